@@ -1,0 +1,227 @@
+//! The bench report: what one board measured running one model, as `thimble-device bench --json` writes it and the
+//! host reads it. Bytes are integers, times are milliseconds; what a board does not offer is `null`, never a guess.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The `schema` number this build writes. A reader takes older numbers and refuses newer ones.
+pub const SCHEMA: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub schema: u32,
+    pub model: ModelReport,
+    pub board: BoardReport,
+    pub engine: EngineReport,
+    /// From opening the file to the engine being ready to run.
+    pub load_ms: f64,
+    /// The first run after loading: page faults and cold caches included.
+    pub first_inference_ms: f64,
+    pub latency_ms: Latency,
+    pub memory: Memory,
+    pub faults: Faults,
+    pub thermal: Thermal,
+    pub verdict: Verdict,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelReport {
+    pub file: String,
+    pub sha256: Option<String>,
+    pub bytes: u64,
+    /// Weight name to number format, as in the file.
+    pub formats: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct BoardReport {
+    /// What the device tree calls the board, e.g. "Raspberry Pi 5 Model B Rev 1.0".
+    pub model: Option<String>,
+    /// Implementer's part number of the CPU, e.g. "0xd0b"; on big.LITTLE the distinct ones, joined by "+".
+    pub cpu_part: Option<String>,
+    pub features: Vec<String>,
+    pub cores: Option<u32>,
+    pub mem_total: Option<u64>,
+    pub mem_available: Option<u64>,
+    /// The tightest memory limit of the control groups the process is in.
+    pub cgroup_limit: Option<u64>,
+    pub page_size: Option<u64>,
+    pub kernel: Option<String>,
+    pub governor: Option<String>,
+    /// Frequency of the first core when the bench ended.
+    pub mhz: Option<u32>,
+    /// Set where the board is software ("qemu-user", "qemu-system"): then memory is real and time is not.
+    pub emulated: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EngineReport {
+    /// Version of thimble-device.
+    pub version: String,
+    /// Version of tract it was built with.
+    pub tract: String,
+    /// Names of the matmul kernels chosen on this CPU.
+    pub kernels: Vec<String>,
+    pub threads: u32,
+    /// Whether the model's pages are locked in RAM (`--lock`).
+    pub locked: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    pub seq: u32,
+    pub runs: u32,
+    pub warmup: u32,
+    pub mean: f64,
+    /// Sample standard deviation; 0 for a single run.
+    pub sd: f64,
+    pub min: f64,
+    pub p50: f64,
+    pub p90: f64,
+    pub p95: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+/// Resident bytes of the process. `anon` and `file` are those at the end of the bench.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Before the model is opened: the program itself.
+    pub baseline_rss: Option<u64>,
+    pub peak_rss: Option<u64>,
+    /// Memory only this process holds (heap, stacks): cannot be dropped by the kernel.
+    pub anon: Option<u64>,
+    /// Pages of mapped files: the kernel can drop and reread them unless they are locked.
+    pub file: Option<u64>,
+}
+
+/// Page faults between the end of warm-up and the end of the timed runs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Faults {
+    pub major: Option<u64>,
+    pub minor: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Thermal {
+    pub start_c: Option<f64>,
+    pub end_c: Option<f64>,
+    pub throttled: Option<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub fits: bool,
+    /// One line per limit that was asked for and not met.
+    pub reasons: Vec<String>,
+}
+
+impl Default for Verdict {
+    fn default() -> Self {
+        Verdict {
+            fits: true,
+            reasons: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Report {
+        Report {
+            schema: SCHEMA,
+            model: ModelReport {
+                file: "model.onnx".into(),
+                sha256: None,
+                bytes: 12_000_000,
+                formats: [("word".to_string(), "i8".to_string())].into(),
+            },
+            board: BoardReport::default(),
+            engine: EngineReport {
+                threads: 1,
+                ..Default::default()
+            },
+            load_ms: 1.5,
+            first_inference_ms: 20.0,
+            latency_ms: Latency {
+                seq: 16,
+                runs: 3,
+                ..Default::default()
+            },
+            memory: Memory::default(),
+            faults: Faults::default(),
+            thermal: Thermal::default(),
+            verdict: Verdict::default(),
+        }
+    }
+
+    #[test]
+    fn what_a_board_does_not_offer_is_null_and_reads_back() {
+        let text = serde_json::to_string(&sample()).unwrap();
+        for field in [
+            "\"cgroup_limit\":null",
+            "\"throttled\":null",
+            "\"sha256\":null",
+            "\"major\":null",
+        ] {
+            assert!(text.contains(field), "{field} in {text}");
+        }
+        assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), sample());
+    }
+
+    #[test]
+    fn every_field_of_the_contract_is_there() {
+        let value = serde_json::to_value(sample()).unwrap();
+        let contract: [(&str, &[&str]); 9] = [
+            ("model", &["file", "sha256", "bytes", "formats"]),
+            (
+                "board",
+                &[
+                    "cpu_part",
+                    "features",
+                    "cores",
+                    "mem_total",
+                    "mem_available",
+                    "cgroup_limit",
+                    "page_size",
+                    "kernel",
+                    "governor",
+                    "mhz",
+                ],
+            ),
+            ("engine", &["tract", "kernels", "threads", "locked"]),
+            (
+                "latency_ms",
+                &[
+                    "seq", "runs", "warmup", "mean", "sd", "min", "p50", "p90", "p95", "p99", "max",
+                ],
+            ),
+            ("memory", &["baseline_rss", "peak_rss", "anon", "file"]),
+            ("faults", &["major", "minor"]),
+            ("thermal", &["start_c", "end_c", "throttled"]),
+            ("verdict", &["fits", "reasons"]),
+            ("", &["schema", "load_ms", "first_inference_ms"]),
+        ];
+        for (section, fields) in contract {
+            let object = if section.is_empty() {
+                &value
+            } else {
+                &value[section]
+            };
+            for field in fields {
+                assert!(object.get(field).is_some(), "{section}.{field}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_older_report_without_the_added_fields_still_reads() {
+        let mut value = serde_json::to_value(sample()).unwrap();
+        value["board"].as_object_mut().unwrap().remove("emulated");
+        value["board"].as_object_mut().unwrap().remove("model");
+        assert_eq!(serde_json::from_value::<Report>(value).unwrap(), sample());
+    }
+}

@@ -1,0 +1,184 @@
+//! A target profile: what is known of one board, as `targets/*.toml` say it. Every figure carries where it was read
+//! and how far it can be trusted, so a verdict can say what it rests on. Sizes are bytes.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// How the command line calls it; the file's name without `.toml`.
+    pub name: String,
+    pub board: String,
+    pub soc: String,
+    /// The core's design, e.g. "Cortex-A72".
+    pub cpu: String,
+    /// The part number Linux prints in /proc/cpuinfo, e.g. "0xd08": how a report is matched with a target.
+    pub cpu_part: Figure<String>,
+    pub cores: Figure<u32>,
+    pub clock_mhz: Figure<u32>,
+    /// Linux's hwcap names that matter to the kernels.
+    pub features: Figure<Vec<String>>,
+    pub l1d: Figure<u64>,
+    pub l2: Figure<u64>,
+    #[serde(default)]
+    pub l3: Option<Figure<u64>>,
+    /// RAM on the board; of a board sold in several sizes the smallest.
+    pub ram_total: Figure<u64>,
+    /// The other sizes the board is sold in.
+    #[serde(default)]
+    pub ram_variants: Option<Figure<Vec<u64>>>,
+    /// What Linux sees of it (`MemTotal`), after the firmware's share.
+    #[serde(default)]
+    pub ram_seen: Option<Figure<u64>>,
+    /// What an idle system leaves (`MemAvailable`).
+    #[serde(default)]
+    pub ram_available: Option<Figure<u64>>,
+    pub page_size: Figure<u64>,
+    /// Bytes per second of DRAM.
+    #[serde(default)]
+    pub bandwidth: Option<Figure<u64>>,
+    #[serde(default)]
+    pub f32_gflops_per_core: Option<Figure<f64>>,
+    pub rustc_target: String,
+    /// The nearest CPU qemu offers.
+    pub qemu_cpu: String,
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Figure<T> {
+    pub value: T,
+    pub source: String,
+    pub confidence: Confidence,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confidence {
+    /// Read in a source: a device tree, a data sheet, a published measurement.
+    Verified,
+    /// Common knowledge nobody here checked: the device's own report wins.
+    Unverified,
+}
+
+impl Target {
+    /// What is wrong with the profile itself; empty when nothing is.
+    pub fn problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut check = |holds: bool, what: &str| {
+            if !holds {
+                found.push(format!("{}: {what}", self.name));
+            }
+        };
+        check(!self.name.is_empty(), "name is empty");
+        check(
+            self.name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+            "name is not lower-case letters, digits and dashes",
+        );
+        check(self.cores.value > 0, "cores is 0");
+        check(self.ram_total.value > 0, "ram_total is 0");
+        check(
+            self.page_size.value.is_power_of_two(),
+            "page_size is not a power of two",
+        );
+        let seen = self
+            .ram_seen
+            .as_ref()
+            .map_or(self.ram_total.value, |f| f.value);
+        check(
+            seen <= self.ram_total.value,
+            "ram_seen is more than ram_total",
+        );
+        check(
+            self.ram_available.as_ref().is_none_or(|f| f.value <= seen),
+            "ram_available is more than Linux sees",
+        );
+        check(
+            self.cpu_part
+                .value
+                .strip_prefix("0x")
+                .is_some_and(|d| u32::from_str_radix(d, 16).is_ok()),
+            "cpu_part is not a hexadecimal number",
+        );
+        found
+    }
+
+    /// Whether the CPU has the int8 dot product (SDOT), which decides the int8 kernel.
+    pub fn has_dotprod(&self) -> bool {
+        self.features.value.iter().any(|f| f == "asimddp")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every file in targets/ parses, is free of problems and is named as it calls itself.
+    #[test]
+    fn the_targets_of_this_repository_are_sound() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../targets");
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|e| e != "toml") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let target: Target =
+                toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            assert_eq!(target.problems(), Vec::<String>::new());
+            assert_eq!(
+                Some(target.name.as_str()),
+                path.file_stem().and_then(|s| s.to_str())
+            );
+            names.push(target.name);
+        }
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                "jetson-nano",
+                "jetson-orin-nano",
+                "pi-3b-plus",
+                "pi-4",
+                "pi-5",
+                "pi-cm4",
+                "pi-zero-2w"
+            ]
+        );
+    }
+
+    #[test]
+    fn problems_are_named() {
+        let text =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../targets/pi-4.toml"))
+                .unwrap();
+        let good: Target = toml::from_str(&text).unwrap();
+        let cases: [(fn(&mut Target), &str); 4] = [
+            (
+                |t| t.page_size.value = 5000,
+                "page_size is not a power of two",
+            ),
+            (|t| t.cores.value = 0, "cores is 0"),
+            (
+                |t| t.cpu_part.value = "d08".into(),
+                "cpu_part is not a hexadecimal number",
+            ),
+            (|t| t.ram_total.value = 1, "ram_seen is more than ram_total"),
+        ];
+        for (spoil, message) in cases {
+            let mut target = good.clone();
+            spoil(&mut target);
+            let problems = target.problems();
+            assert!(
+                problems.iter().any(|p| p.contains(message)),
+                "{message}: {problems:?}"
+            );
+        }
+        assert!(toml::from_str::<Target>(&text.replace("cores =", "corse =")).is_err());
+    }
+}
