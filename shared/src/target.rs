@@ -154,9 +154,11 @@ mod tests {
 
     #[test]
     fn problems_are_named() {
-        let text =
-            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../targets/pi-4.toml"))
-                .unwrap();
+        let text = std::fs::read_to_string(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../targets/pi-zero-2w.toml"
+        ))
+        .unwrap();
         let good: Target = toml::from_str(&text).unwrap();
         let cases: [(fn(&mut Target), &str); 4] = [
             (
