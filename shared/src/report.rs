@@ -206,11 +206,7 @@ mod tests {
             ("", &["schema", "load_ms", "first_inference_ms"]),
         ];
         for (section, fields) in contract {
-            let object = if section.is_empty() {
-                &value
-            } else {
-                &value[section]
-            };
+            let object = if section.is_empty() { &value } else { &value[section] };
             for field in fields {
                 assert!(object.get(field).is_some(), "{section}.{field}");
             }

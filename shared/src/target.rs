@@ -85,14 +85,8 @@ impl Target {
             self.page_size.value.is_power_of_two(),
             "page_size is not a power of two",
         );
-        let seen = self
-            .ram_seen
-            .as_ref()
-            .map_or(self.ram_total.value, |f| f.value);
-        check(
-            seen <= self.ram_total.value,
-            "ram_seen is more than ram_total",
-        );
+        let seen = self.ram_seen.as_ref().map_or(self.ram_total.value, |f| f.value);
+        check(seen <= self.ram_total.value, "ram_seen is more than ram_total");
         check(
             self.ram_available.as_ref().is_none_or(|f| f.value <= seen),
             "ram_available is more than Linux sees",
@@ -128,13 +122,9 @@ mod tests {
                 continue;
             }
             let text = std::fs::read_to_string(&path).unwrap();
-            let target: Target =
-                toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let target: Target = toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             assert_eq!(target.problems(), Vec::<String>::new());
-            assert_eq!(
-                Some(target.name.as_str()),
-                path.file_stem().and_then(|s| s.to_str())
-            );
+            assert_eq!(Some(target.name.as_str()), path.file_stem().and_then(|s| s.to_str()));
             names.push(target.name);
         }
         names.sort();
@@ -154,17 +144,10 @@ mod tests {
 
     #[test]
     fn problems_are_named() {
-        let text = std::fs::read_to_string(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../targets/pi-zero-2w.toml"
-        ))
-        .unwrap();
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../targets/pi-zero-2w.toml")).unwrap();
         let good: Target = toml::from_str(&text).unwrap();
         let cases: [(fn(&mut Target), &str); 4] = [
-            (
-                |t| t.page_size.value = 5000,
-                "page_size is not a power of two",
-            ),
+            (|t| t.page_size.value = 5000, "page_size is not a power of two"),
             (|t| t.cores.value = 0, "cores is 0"),
             (
                 |t| t.cpu_part.value = "d08".into(),
@@ -176,10 +159,7 @@ mod tests {
             let mut target = good.clone();
             spoil(&mut target);
             let problems = target.problems();
-            assert!(
-                problems.iter().any(|p| p.contains(message)),
-                "{message}: {problems:?}"
-            );
+            assert!(problems.iter().any(|p| p.contains(message)), "{message}: {problems:?}");
         }
         assert!(toml::from_str::<Target>(&text.replace("cores =", "corse =")).is_err());
     }

@@ -1,0 +1,687 @@
+//! The one file that is both valid ONNX and the image the board maps. Writing: a [`Model`] becomes aligned payloads, the
+//! nodes `lower` states, and the Graph in `metadata_props`. Opening: metadata and initializers are checked against each
+//! other, and every tensor becomes a byte range. [`audit`] holds the nodes to the Graph. docs/format.md describes the bytes.
+
+use crate::graph::{Config, ConfigError, Graph, Kind, Model, WeightSpec};
+use crate::lower::{LowerOptions, OPSETS, lower, scale};
+use crate::number::{Format, Values};
+use crate::onnx_read::{self, ModelView, ReadError, TensorView};
+use crate::onnx_write::{self, DataType, Mapped, OnnxModel};
+use crate::panel::{self, ALIGNMENT, PanelLayout, TAIL};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+/// Version of the `thimble.graph` text.
+pub const SCHEMA: u32 = 1;
+
+pub const KEY_GRAPH: &str = "thimble.graph";
+const KEY_VERSION: &str = "thimble.version";
+const KEY_FORMATS: &str = "thimble.formats";
+const KEY_SOURCE: &str = "thimble.source_sha256";
+const KEY_TOKENIZER: &str = "thimble.tokenizer_sha256";
+const KEY_LABELS: &str = "thimble.labels";
+
+/// Where a model came from; hexadecimal SHA-256 digests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Provenance {
+    pub source_sha256: Option<String>,
+    pub tokenizer_sha256: Option<String>,
+}
+
+/// A tensor's place in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub data_type: DataType,
+    pub dims: Vec<usize>,
+    pub range: Range<usize>,
+}
+
+/// A checked file: what it says of itself, and where its numbers lie.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Artifact {
+    pub graph: Graph,
+    pub options: LowerOptions,
+    pub version: String,
+    pub provenance: Provenance,
+    /// Payloads by weight name, scales by `NAME.scale`.
+    pub tensors: BTreeMap<String, Stored>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    #[error("{0}; the file is truncated, damaged or something else")]
+    Read(#[from] ReadError),
+    #[error("an ONNX file, but not thimble's: metadata_props has no '{KEY_GRAPH}'; make one with `thimble export`")]
+    NotThimble,
+    #[error("metadata '{key}': {problem}")]
+    Metadata { key: &'static str, problem: String },
+    #[error("metadata '{KEY_GRAPH}', {0}")]
+    Config(#[from] ConfigError),
+    #[error("opset {0} is outside {min} to {max}", min = OPSETS.start(), max = OPSETS.end())]
+    Opset(i64),
+    #[error("seq {seq} is outside 1 to the model's max_position_embeddings {max}")]
+    Seq { seq: usize, max: usize },
+    #[error("tensor '{name}': {problem}")]
+    Tensor { name: String, problem: String },
+    #[error(
+        "tensor '{name}' starts at byte {offset}, not at a multiple of {ALIGNMENT}: the file was re-saved by another tool; \
+         run `thimble export` on it or on its checkpoint again"
+    )]
+    Misaligned { name: String, offset: usize },
+    #[error(
+        "fewer than {TAIL} bytes follow the last payload: the file was re-saved by another tool; run `thimble export` again"
+    )]
+    NoTail,
+}
+
+fn tensor_error(name: &str, problem: impl Into<String>) -> ArtifactError {
+    ArtifactError::Tensor {
+        name: name.to_string(),
+        problem: problem.into(),
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GraphText {
+    schema: u32,
+    opset: i64,
+    seq: Option<usize>,
+    config: Config,
+    weights: Vec<WeightText>,
+}
+
+#[derive(Serialize, Deserialize, PartialEq, Debug)]
+#[serde(deny_unknown_fields)]
+struct WeightText {
+    name: String,
+    shape: Vec<usize>,
+    format: Format,
+}
+
+/// The initializers a Graph needs, in file order: small vectors and scales together, then tables, then linear weights.
+pub fn stored_tensors(graph: &Graph) -> Vec<Mapped> {
+    let specs = graph.config.weights();
+    let mut tensors: Vec<Mapped> = Vec::new();
+    for spec in &specs {
+        if spec.kind == Kind::Vector {
+            tensors.push(Mapped {
+                name: spec.name.clone(),
+                data_type: DataType::F32,
+                dims: spec.shape.clone(),
+            });
+        } else if graph.format(&spec.name).has_scales() {
+            tensors.push(Mapped {
+                name: scale(&spec.name),
+                data_type: DataType::F32,
+                dims: vec![spec.rows()],
+            });
+        }
+    }
+    tensors.extend(
+        specs
+            .iter()
+            .filter(|s| s.kind != Kind::Vector)
+            .map(|s| payload_tensor(s, graph.format(&s.name))),
+    );
+    tensors
+}
+
+fn payload_tensor(spec: &WeightSpec, format: Format) -> Mapped {
+    let data_type = match format {
+        Format::F32 => DataType::F32,
+        Format::F16 => DataType::F16,
+        Format::I8 => DataType::I8,
+    };
+    let dims = match spec.kind {
+        Kind::Linear => PanelLayout::new(format, spec.shape[0], spec.shape[1]).dims(),
+        Kind::Table | Kind::Vector => spec.shape.clone(),
+    };
+    Mapped {
+        name: spec.name.clone(),
+        data_type,
+        dims,
+    }
+}
+
+/// Bytes a weight takes in a format, scales included; alignment and node text come on top.
+pub fn weight_bytes(spec: &WeightSpec, format: Format) -> usize {
+    payload_tensor(spec, format).bytes() + if format.has_scales() { spec.rows() * 4 } else { 0 }
+}
+
+fn assemble(graph: &Graph, options: LowerOptions, provenance: &Provenance) -> Result<OnnxModel, ArtifactError> {
+    graph.config.check()?;
+    if !OPSETS.contains(&options.opset) {
+        return Err(ArtifactError::Opset(options.opset));
+    }
+    if let Some(seq) = options.seq
+        && !(1..=graph.config.max_position_embeddings).contains(&seq)
+    {
+        return Err(ArtifactError::Seq {
+            seq,
+            max: graph.config.max_position_embeddings,
+        });
+    }
+    let weights: Vec<WeightText> = graph
+        .config
+        .weights()
+        .into_iter()
+        .filter(|w| w.kind != Kind::Vector)
+        .map(|w| WeightText {
+            format: graph.format(&w.name),
+            name: w.name,
+            shape: w.shape,
+        })
+        .collect();
+    let mut formats: Vec<String> = weights.iter().map(|w| w.format.to_string()).collect();
+    formats.sort();
+    formats.dedup();
+    let text = GraphText {
+        schema: SCHEMA,
+        opset: options.opset,
+        seq: options.seq,
+        config: graph.config.clone(),
+        weights,
+    };
+    let json = |key, value: serde_json::Result<String>| {
+        value.map_err(|e| ArtifactError::Metadata {
+            key,
+            problem: e.to_string(),
+        })
+    };
+    let mut metadata = vec![
+        (KEY_GRAPH.to_string(), json(KEY_GRAPH, serde_json::to_string(&text))?),
+        (KEY_VERSION.to_string(), env!("CARGO_PKG_VERSION").to_string()),
+        (KEY_FORMATS.to_string(), formats.join(",")),
+    ];
+    for (key, value) in [
+        (KEY_SOURCE, &provenance.source_sha256),
+        (KEY_TOKENIZER, &provenance.tokenizer_sha256),
+    ] {
+        metadata.extend(value.iter().map(|v| (key.to_string(), v.clone())));
+    }
+    if !graph.config.labels.is_empty() {
+        metadata.push((
+            KEY_LABELS.to_string(),
+            json(KEY_LABELS, serde_json::to_string(&graph.config.labels))?,
+        ));
+    }
+    let lowered = lower(graph, options);
+    Ok(OnnxModel {
+        opset: options.opset,
+        producer_version: env!("CARGO_PKG_VERSION").to_string(),
+        metadata,
+        nodes: lowered.nodes,
+        constants: lowered.constants,
+        mapped: stored_tensors(graph),
+        inputs: lowered.inputs,
+        outputs: lowered.outputs,
+    })
+}
+
+/// The exact size of the file [`write`] makes of a model with this graph.
+pub fn size(graph: &Graph, options: LowerOptions, provenance: &Provenance) -> Result<usize, ArtifactError> {
+    Ok(onnx_write::size(&assemble(graph, options, provenance)?))
+}
+
+/// The whole file. Same model and options, same bytes.
+pub fn write(model: &Model, options: LowerOptions, provenance: &Provenance) -> Result<Vec<u8>, ArtifactError> {
+    model.config.check()?;
+    check_values(model)?;
+    let graph = model.graph();
+    let onnx = assemble(&graph, options, provenance)?;
+    let specs: HashMap<String, WeightSpec> = graph
+        .config
+        .weights()
+        .into_iter()
+        .map(|w| (w.name.clone(), w))
+        .collect();
+    Ok(onnx_write::write(&onnx, |tensor| match specs.get(&tensor.name) {
+        Some(spec) => {
+            let values = &model.weights[&tensor.name];
+            match spec.kind {
+                Kind::Linear => panel::pack(PanelLayout::new(values.format(), spec.shape[0], spec.shape[1]), values),
+                Kind::Table | Kind::Vector => panel::plain(values),
+            }
+        }
+        None => match tensor
+            .name
+            .strip_suffix(".scale")
+            .and_then(|weight| model.weights.get(weight))
+        {
+            Some(Values::I8 { scales, .. }) => panel::plain(&Values::F32(scales.clone())),
+            _ => Vec::new(),
+        },
+    }))
+}
+
+/// Every weight present, of its shape, finite, and int8 within [-127, 127].
+fn check_values(model: &Model) -> Result<(), ArtifactError> {
+    for spec in model.config.weights() {
+        let name = &spec.name;
+        let values = model
+            .weights
+            .get(name)
+            .ok_or_else(|| tensor_error(name, "is missing"))?;
+        if values.len() != spec.elements() {
+            return Err(tensor_error(
+                name,
+                format!("{} values for shape {:?}", values.len(), spec.shape),
+            ));
+        }
+        let good = match values {
+            Values::F32(v) => v.iter().all(|x| x.is_finite()),
+            Values::F16(v) => v.iter().all(|x| x.is_finite()),
+            Values::I8 { q, scales } => {
+                if scales.len() != spec.rows() {
+                    return Err(tensor_error(
+                        name,
+                        format!("{} scales for {} rows", scales.len(), spec.rows()),
+                    ));
+                }
+                if q.contains(&i8::MIN) {
+                    return Err(tensor_error(name, "holds -128; int8 weights lie in [-127, 127]"));
+                }
+                scales.iter().all(|x| x.is_finite() && *x >= 0.0)
+            }
+        };
+        if !good {
+            let problem = match values.format() {
+                Format::F16 => "holds NaN or a value beyond fp16's ±65504; store it as f32 or i8",
+                Format::F32 => "holds NaN or an infinity",
+                Format::I8 => "has a scale that is negative, NaN or infinite",
+            };
+            return Err(tensor_error(name, problem));
+        }
+        if spec.kind == Kind::Vector && values.format() != Format::F32 {
+            return Err(tensor_error(name, "vectors are stored as f32"));
+        }
+    }
+    Ok(())
+}
+
+/// Opens a file: checks that metadata and initializers agree and that every payload can be mapped.
+pub fn open(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
+    open_view(&onnx_read::model(bytes)?, bytes.len())
+}
+
+fn open_view(view: &ModelView<'_>, file_len: usize) -> Result<Artifact, ArtifactError> {
+    let meta = |key: &str| {
+        view.metadata
+            .iter()
+            .find(|(k, _)| *k == key)
+            .map(|(_, v)| v.to_string())
+    };
+    let bad = |problem: String| ArtifactError::Metadata {
+        key: KEY_GRAPH,
+        problem,
+    };
+    let text = meta(KEY_GRAPH).ok_or(ArtifactError::NotThimble)?;
+    let raw: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+    match raw.get("schema").and_then(|s| s.as_u64()) {
+        Some(schema) if schema == u64::from(SCHEMA) => {}
+        Some(schema) => {
+            return Err(bad(format!(
+                "schema {schema}, this program reads {SCHEMA}; use a newer thimble"
+            )));
+        }
+        None => return Err(bad("no schema number".into())),
+    }
+    let text: GraphText = serde_json::from_value(raw).map_err(|e| bad(e.to_string()))?;
+    text.config.check()?;
+    if text.opset != view.opset {
+        return Err(bad(format!("opset {} but the file imports {}", text.opset, view.opset)));
+    }
+    let options = LowerOptions {
+        opset: text.opset,
+        seq: text.seq,
+    };
+    let specs: Vec<WeightSpec> = text
+        .config
+        .weights()
+        .into_iter()
+        .filter(|w| w.kind != Kind::Vector)
+        .collect();
+    if specs.len() != text.weights.len() {
+        return Err(bad(format!(
+            "{} weights listed, the config has {}",
+            text.weights.len(),
+            specs.len()
+        )));
+    }
+    let mut formats = BTreeMap::new();
+    for (spec, said) in specs.iter().zip(&text.weights) {
+        if spec.name != said.name || spec.shape != said.shape {
+            return Err(bad(format!(
+                "weight '{}' {:?} stands where the config has '{}' {:?}",
+                said.name, said.shape, spec.name, spec.shape
+            )));
+        }
+        formats.insert(said.name.clone(), said.format);
+    }
+    let graph = Graph {
+        config: text.config,
+        formats,
+    };
+    let tensors = locate(view, &graph, file_len)?;
+    Ok(Artifact {
+        graph,
+        options,
+        version: meta(KEY_VERSION).unwrap_or_default(),
+        provenance: Provenance {
+            source_sha256: meta(KEY_SOURCE),
+            tokenizer_sha256: meta(KEY_TOKENIZER),
+        },
+        tensors,
+    })
+}
+
+/// Finds every stored tensor among the initializers.
+fn locate(view: &ModelView<'_>, graph: &Graph, file_len: usize) -> Result<BTreeMap<String, Stored>, ArtifactError> {
+    let mut by_name: HashMap<&str, &TensorView> = HashMap::with_capacity(view.initializers.len());
+    for tensor in &view.initializers {
+        if by_name.insert(tensor.name, tensor).is_some() {
+            return Err(tensor_error(tensor.name, "stands twice among the initializers"));
+        }
+    }
+    let mut stored = BTreeMap::new();
+    for want in stored_tensors(graph) {
+        let name = want.name.as_str();
+        let tensor = by_name
+            .get(name)
+            .ok_or_else(|| tensor_error(name, "is missing from the initializers"))?;
+        let dims: Vec<i64> = want.dims.iter().map(|&d| d as i64).collect();
+        if tensor.dims != dims || tensor.data_type != want.data_type.code() {
+            return Err(tensor_error(
+                name,
+                format!(
+                    "has ONNX type {} and dims {:?}, the graph needs type {} and {:?}",
+                    tensor.data_type,
+                    tensor.dims,
+                    want.data_type.code(),
+                    dims
+                ),
+            ));
+        }
+        if tensor.external {
+            return Err(tensor_error(
+                name,
+                "keeps its numbers in another file; thimble's are one file: run `thimble export` again",
+            ));
+        }
+        let range = tensor
+            .raw
+            .clone()
+            .ok_or_else(|| tensor_error(name, "has no raw_data; the file was re-saved by another tool"))?;
+        if range.len() != want.bytes() {
+            return Err(tensor_error(
+                name,
+                format!("has {} bytes, its dims need {}", range.len(), want.bytes()),
+            ));
+        }
+        if !range.start.is_multiple_of(ALIGNMENT) {
+            return Err(ArtifactError::Misaligned {
+                name: want.name,
+                offset: range.start,
+            });
+        }
+        if file_len - range.end < TAIL {
+            return Err(ArtifactError::NoTail);
+        }
+        stored.insert(
+            want.name,
+            Stored {
+                data_type: want.data_type,
+                dims: want.dims,
+                range,
+            },
+        );
+    }
+    Ok(stored)
+}
+
+impl Artifact {
+    /// The bytes of a stored tensor. `file` must be the file this artifact was opened from.
+    pub fn payload<'a>(&self, file: &'a [u8], name: &str) -> Option<&'a [u8]> {
+        file.get(self.tensors.get(name)?.range.clone())
+    }
+
+    /// Reads every number back into logical order.
+    pub fn model(&self, file: &[u8]) -> Result<Model, ArtifactError> {
+        let bytes = |name: &str| {
+            self.payload(file, name)
+                .ok_or_else(|| tensor_error(name, "is not in the file"))
+        };
+        let mut weights = BTreeMap::new();
+        for spec in self.graph.config.weights() {
+            let format = if spec.kind == Kind::Vector {
+                Format::F32
+            } else {
+                self.graph.format(&spec.name)
+            };
+            let scales = if format.has_scales() {
+                panel::f32s(bytes(&scale(&spec.name))?)
+            } else {
+                vec![]
+            };
+            let payload = bytes(&spec.name)?;
+            let values = match spec.kind {
+                Kind::Linear => panel::unpack(PanelLayout::new(format, spec.shape[0], spec.shape[1]), payload, scales)
+                    .ok_or_else(|| tensor_error(&spec.name, "has another size than its layout"))?,
+                Kind::Table | Kind::Vector => panel::unplain(format, payload, scales),
+            };
+            weights.insert(spec.name, values);
+        }
+        let model = Model {
+            config: self.graph.config.clone(),
+            weights,
+        };
+        check_values(&model)?;
+        Ok(model)
+    }
+}
+
+/// Whether the file states what its Graph says: the Graph is lowered again and compared with the nodes, constants and
+/// ports, and the stored numbers are checked. Each difference is one line; an empty list means the two truths are one.
+pub fn audit(bytes: &[u8]) -> Result<Vec<String>, ArtifactError> {
+    let view = onnx_read::model(bytes)?;
+    let artifact = open_view(&view, bytes.len())?;
+    let mut differences = Vec::new();
+    if let Err(e) = artifact.model(bytes) {
+        differences.push(e.to_string());
+    }
+    // The nodes as they should be, read back through the same reader so that like is compared with like.
+    let mut should = assemble(&artifact.graph, artifact.options, &artifact.provenance)?;
+    let mapped = std::mem::take(&mut should.mapped);
+    let should_bytes = onnx_write::write(&should, |_| Vec::new());
+    let should_view = onnx_read::model(&should_bytes)?;
+    compare_nodes(&view, &should_view, &mut differences);
+    compare_constants(bytes, &view, &should_bytes, &should_view, &mapped, &mut differences);
+    if view.inputs != should_view.inputs || view.outputs != should_view.outputs {
+        differences.push("the graph's inputs or outputs were changed".into());
+    }
+    let json_labels = serde_json::to_string(&artifact.graph.config.labels).unwrap_or_default();
+    if let Some((_, labels)) = view.metadata.iter().find(|(k, _)| *k == KEY_LABELS)
+        && *labels != json_labels
+    {
+        differences.push(format!(
+            "metadata '{KEY_LABELS}' says {labels}, '{KEY_GRAPH}' says {json_labels}"
+        ));
+    }
+    Ok(differences)
+}
+
+fn compare_nodes(is: &ModelView<'_>, should: &ModelView<'_>, differences: &mut Vec<String>) {
+    let found: HashMap<&str, &onnx_read::NodeView> =
+        is.nodes.iter().filter_map(|n| Some((*n.outputs.first()?, n))).collect();
+    for want in &should.nodes {
+        match found.get(want.outputs[0]) {
+            None => differences.push(format!("node '{}' ({}) is missing", want.name, want.op)),
+            Some(node) if (node.op, node.domain) != (want.op, want.domain) => {
+                differences.push(format!(
+                    "node '{}' is {}, the Graph states {}",
+                    want.name, node.op, want.op
+                ));
+            }
+            Some(node) if node.inputs != want.inputs || node.outputs != want.outputs => {
+                differences.push(format!(
+                    "node '{}' reads {:?}, the Graph states {:?}",
+                    want.name, node.inputs, want.inputs
+                ));
+            }
+            Some(node) if !same_attributes(&node.attributes, &want.attributes) => {
+                differences.push(format!(
+                    "node '{}' ({}) has other attributes than the Graph states",
+                    want.name, want.op
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    if is.nodes.len() != should.nodes.len() {
+        differences.push(format!(
+            "{} nodes, the Graph states {}",
+            is.nodes.len(),
+            should.nodes.len()
+        ));
+    }
+}
+
+fn same_attributes(a: &[&[u8]], b: &[&[u8]]) -> bool {
+    let sorted = |list: &[&[u8]]| {
+        let mut list: Vec<Vec<u8>> = list.iter().map(|x| x.to_vec()).collect();
+        list.sort();
+        list
+    };
+    sorted(a) == sorted(b)
+}
+
+fn compare_constants(
+    is_bytes: &[u8],
+    is: &ModelView<'_>,
+    should_bytes: &[u8],
+    should: &ModelView<'_>,
+    mapped: &[Mapped],
+    differences: &mut Vec<String>,
+) {
+    let data = |file: &[u8], t: &TensorView| t.raw.clone().and_then(|r| file.get(r)).map(<[u8]>::to_vec);
+    let found: HashMap<&str, &TensorView> = is.initializers.iter().map(|t| (t.name, t)).collect();
+    for want in &should.initializers {
+        let same = found.get(want.name).is_some_and(|t| {
+            t.data_type == want.data_type && t.dims == want.dims && data(is_bytes, t) == data(should_bytes, want)
+        });
+        if !same {
+            differences.push(format!(
+                "constant '{}' is missing or has another value than the Graph states",
+                want.name
+            ));
+        }
+    }
+    let known: std::collections::HashSet<&str> = should
+        .initializers
+        .iter()
+        .map(|t| t.name)
+        .chain(mapped.iter().map(|m| m.name.as_str()))
+        .collect();
+    differences.extend(
+        is.initializers
+            .iter()
+            .filter(|t| !known.contains(t.name))
+            .map(|t| format!("initializer '{}' is not the Graph's", t.name)),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Head, tests::tiny};
+
+    fn model(head: Head, format: Format) -> Model {
+        let config = tiny(head);
+        let weights = config
+            .weights()
+            .into_iter()
+            .map(|w| {
+                let data: Vec<f32> = (0..w.elements())
+                    .map(|i| ((i * 7919 + w.name.len()) % 1000) as f32 / 500.0 - 1.0)
+                    .collect();
+                let format = if w.kind == Kind::Vector { Format::F32 } else { format };
+                (w.name.clone(), Values::round_to_nearest(format, &data, w.rows()))
+            })
+            .collect();
+        Model { config, weights }
+    }
+
+    fn file(head: Head, format: Format) -> Vec<u8> {
+        write(&model(head, format), LowerOptions::default(), &Provenance::default()).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_for_every_head_and_format() {
+        for head in [
+            Head::None,
+            Head::MaskedLm,
+            Head::PreTraining,
+            Head::SequenceClassification,
+            Head::QuestionAnswering,
+        ] {
+            for format in Format::ALL {
+                let model = model(head, format);
+                let file = file(head, format);
+                let artifact = open(&file).unwrap();
+                assert_eq!(artifact.model(&file).unwrap(), model);
+                assert_eq!(
+                    file.len(),
+                    size(&model.graph(), LowerOptions::default(), &Provenance::default()).unwrap()
+                );
+                assert_eq!(audit(&file).unwrap(), Vec::<String>::new());
+            }
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let file = file(Head::SequenceClassification, Format::I8);
+        for len in (0..file.len()).step_by(97).chain(file.len() - 200..file.len()) {
+            assert!(open(&file[..len]).is_err(), "{len} of {} bytes opened", file.len());
+        }
+    }
+
+    #[test]
+    fn every_flipped_byte_is_an_error_or_opens_without_a_panic() {
+        let whole = file(Head::None, Format::I8);
+        for at in (0..whole.len().min(20_000)).step_by(3) {
+            let mut file = whole.clone();
+            file[at] ^= 0x55;
+            if open(&file).is_ok() {
+                let _ = audit(&file);
+            }
+        }
+    }
+
+    #[test]
+    fn edited_nodes_and_metadata_are_named() {
+        let whole = file(Head::None, Format::F32);
+        let swap = |from: &str, to: &str| {
+            let at = whole.windows(from.len()).position(|w| w == from.as_bytes()).unwrap();
+            let mut file = whole.clone();
+            file[at..at + to.len()].copy_from_slice(to.as_bytes());
+            file
+        };
+        let cases = [
+            ("Softmax", "Hardmax", "L0.probs"),
+            ("LayerNormalization", "layerNormalization", "embed"),
+        ];
+        for (from, to, node) in cases {
+            let differences = audit(&swap(from, to)).unwrap();
+            assert!(differences.iter().any(|d| d.contains(node)), "{from}: {differences:?}");
+        }
+        let error = open(&swap("\"hidden_size\":24", "\"hidden_size\":48"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("weight"), "{error}");
+        let error = open(&swap("\"gelu_new\"", "\"gelu_old\"")).unwrap_err().to_string();
+        assert!(error.contains("gelu_old"), "{error}");
+    }
+}

@@ -1,0 +1,399 @@
+//! ALBERT said once, in its own terms: hyperparameters, the sharing of layers, the head, and the table of weights with
+//! their logical shapes. Nothing here knows a file; `lower` turns it into ONNX, the device into tract plans.
+
+use crate::number::{Format, Values};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// x · Φ(x) by erf.
+    Gelu,
+    /// The tanh form: 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))).
+    GeluNew,
+    Relu,
+    Silu,
+    Tanh,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    None,
+    MaskedLm,
+    PreTraining,
+    SequenceClassification,
+    TokenClassification,
+    QuestionAnswering,
+    MultipleChoice,
+}
+
+impl Head {
+    /// Whether the head itself reads the pooled first token.
+    pub fn needs_pooler(self) -> bool {
+        matches!(
+            self,
+            Head::PreTraining | Head::SequenceClassification | Head::MultipleChoice
+        )
+    }
+
+    pub fn has_decoder(self) -> bool {
+        matches!(self, Head::MaskedLm | Head::PreTraining)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Head::None => "none",
+            Head::MaskedLm => "masked LM",
+            Head::PreTraining => "pre-training",
+            Head::SequenceClassification => "sequence classification",
+            Head::TokenClassification => "token classification",
+            Head::QuestionAnswering => "question answering",
+            Head::MultipleChoice => "multiple choice",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub vocab_size: usize,
+    pub embedding_size: usize,
+    pub hidden_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_hidden_groups: usize,
+    pub inner_group_num: usize,
+    pub num_attention_heads: usize,
+    pub intermediate_size: usize,
+    pub max_position_embeddings: usize,
+    pub type_vocab_size: usize,
+    pub layer_norm_eps: f32,
+    pub activation: Activation,
+    pub head: Head,
+    /// The masked-LM decoder is the word embedding, stored once.
+    pub tied_decoder: bool,
+    /// Whether the model computes `pooler_output` (head none) or a head that reads it.
+    pub pooler: bool,
+    /// One name per classifier output (sequence and token classification), in order; empty for other heads.
+    pub labels: Vec<String>,
+}
+
+/// What a weight is to the network; decides how it is stored and used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A lookup table `[rows, cols]`, read row by row.
+    Table,
+    /// A linear map `[out, in]`, stored in panels. A tied word table is one: the lookup reads rows inside its panels.
+    Linear,
+    /// A bias or LayerNorm vector, always f32.
+    Vector,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightSpec {
+    pub name: String,
+    /// `[rows, cols]` of a table, `[out, in]` of a linear map, `[len]` of a vector.
+    pub shape: Vec<usize>,
+    pub kind: Kind,
+}
+
+impl WeightSpec {
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Rows of a table, output channels of a linear map: what one int8 scale belongs to.
+    pub fn rows(&self) -> usize {
+        self.shape[0]
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct ConfigError {
+    pub field: &'static str,
+    pub problem: String,
+}
+
+/// The largest value any size field may take: keeps every product of two within u64 and refuses absurd files early.
+const MAX_DIM: usize = 1 << 24;
+const MAX_LAYERS: usize = 1024;
+
+impl Config {
+    /// Everything that must hold before shapes are derived from the fields.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let bad = |field, problem: String| Err(ConfigError { field, problem });
+        let sizes = [
+            ("vocab_size", self.vocab_size, MAX_DIM),
+            ("embedding_size", self.embedding_size, MAX_DIM),
+            ("hidden_size", self.hidden_size, MAX_DIM),
+            ("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS),
+            ("num_hidden_groups", self.num_hidden_groups, MAX_LAYERS),
+            ("inner_group_num", self.inner_group_num, MAX_LAYERS),
+            ("num_attention_heads", self.num_attention_heads, MAX_DIM),
+            ("intermediate_size", self.intermediate_size, MAX_DIM),
+            ("max_position_embeddings", self.max_position_embeddings, MAX_DIM),
+            ("type_vocab_size", self.type_vocab_size, MAX_DIM),
+        ];
+        for (field, value, max) in sizes {
+            if value == 0 || value > max {
+                return bad(field, format!("is {value}, must be 1 to {max}"));
+            }
+        }
+        if self.hidden_size % self.num_attention_heads != 0 {
+            return bad(
+                "num_attention_heads",
+                format!(
+                    "{} does not divide hidden_size {}",
+                    self.num_attention_heads, self.hidden_size
+                ),
+            );
+        }
+        if self.num_hidden_groups > self.num_hidden_layers {
+            return bad(
+                "num_hidden_groups",
+                format!(
+                    "{} groups for {} layers leave some unused",
+                    self.num_hidden_groups, self.num_hidden_layers
+                ),
+            );
+        }
+        if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps >= 0.0) {
+            return bad(
+                "layer_norm_eps",
+                format!("is {}, must be finite and not negative", self.layer_norm_eps),
+            );
+        }
+        if self.head.needs_pooler() && !self.pooler {
+            return bad("pooler", format!("the {} head needs it", self.head.name()));
+        }
+        if self.tied_decoder && !self.head.has_decoder() {
+            return bad("tied_decoder", format!("the {} head has no decoder", self.head.name()));
+        }
+        let labelled = matches!(self.head, Head::SequenceClassification | Head::TokenClassification);
+        if labelled == self.labels.is_empty() {
+            return bad(
+                "labels",
+                format!("{} names for a {} head", self.labels.len(), self.head.name()),
+            );
+        }
+        Ok(())
+    }
+
+    pub fn head_size(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    /// Group of each layer, by Hugging Face's rule: `int(i / (layers / groups))` in floating point.
+    pub fn layer_groups(&self) -> Vec<usize> {
+        let per_group = self.num_hidden_layers as f64 / self.num_hidden_groups as f64;
+        (0..self.num_hidden_layers)
+            .map(|i| ((i as f64 / per_group) as usize).min(self.num_hidden_groups - 1))
+            .collect()
+    }
+
+    /// Every weight of the model, in the order files store them.
+    pub fn weights(&self) -> Vec<WeightSpec> {
+        let (h, e, ffn) = (self.hidden_size, self.embedding_size, self.intermediate_size);
+        let mut table = Table(Vec::new());
+        let word = if self.tied_decoder { Kind::Linear } else { Kind::Table };
+        table.push("word", &[self.vocab_size, e], word);
+        table.push("position", &[self.max_position_embeddings, e], Kind::Table);
+        table.push("type", &[self.type_vocab_size, e], Kind::Table);
+        table.norm("embed_norm", e);
+        table.linear("map", h, e);
+        for group in 0..self.num_hidden_groups {
+            for inner in 0..self.inner_group_num {
+                let at = |part: &str| layer_weight(group, inner, part);
+                for part in ["q", "k", "v", "o"] {
+                    table.linear(&at(part), h, h);
+                }
+                table.norm(&at("attn_norm"), h);
+                table.linear(&at("up"), ffn, h);
+                table.linear(&at("down"), h, ffn);
+                table.norm(&at("ffn_norm"), h);
+            }
+        }
+        if self.pooler {
+            table.linear("pooler", h, h);
+        }
+        match self.head {
+            Head::None => {}
+            Head::MaskedLm | Head::PreTraining => {
+                table.linear("mlm.dense", e, h);
+                table.norm("mlm.norm", e);
+                if self.tied_decoder {
+                    table.push("mlm.decoder.bias", &[self.vocab_size], Kind::Vector);
+                } else {
+                    table.linear("mlm.decoder", self.vocab_size, e);
+                }
+                if self.head == Head::PreTraining {
+                    table.linear("sop", 2, h);
+                }
+            }
+            Head::SequenceClassification | Head::TokenClassification => {
+                table.linear("classifier", self.labels.len(), h)
+            }
+            Head::MultipleChoice => table.linear("classifier", 1, h),
+            Head::QuestionAnswering => table.linear("qa", 2, h),
+        }
+        table.0
+    }
+}
+
+struct Table(Vec<WeightSpec>);
+
+impl Table {
+    fn push(&mut self, name: &str, shape: &[usize], kind: Kind) {
+        self.0.push(WeightSpec {
+            name: name.to_string(),
+            shape: shape.to_vec(),
+            kind,
+        });
+    }
+
+    fn linear(&mut self, name: &str, out: usize, inp: usize) {
+        self.push(name, &[out, inp], Kind::Linear);
+        self.push(&format!("{name}.bias"), &[out], Kind::Vector);
+    }
+
+    fn norm(&mut self, name: &str, len: usize) {
+        self.push(&format!("{name}.weight"), &[len], Kind::Vector);
+        self.push(&format!("{name}.bias"), &[len], Kind::Vector);
+    }
+}
+
+/// Name of a weight of one shared layer, e.g. `0.0.q`.
+pub fn layer_weight(group: usize, inner: usize, part: &str) -> String {
+    format!("{group}.{inner}.{part}")
+}
+
+/// The network and the format of each table and linear map. Vectors are f32 and not listed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Graph {
+    pub config: Config,
+    pub formats: BTreeMap<String, Format>,
+}
+
+impl Graph {
+    /// The same format for every table and linear map.
+    pub fn uniform(config: Config, format: Format) -> Graph {
+        let formats = config
+            .weights()
+            .into_iter()
+            .filter(|w| w.kind != Kind::Vector)
+            .map(|w| (w.name, format))
+            .collect();
+        Graph { config, formats }
+    }
+
+    pub fn format(&self, name: &str) -> Format {
+        self.formats.get(name).copied().unwrap_or(Format::F32)
+    }
+}
+
+/// A Graph with its numbers, in logical order: what is written to a file and read back from one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    pub config: Config,
+    pub weights: BTreeMap<String, Values>,
+}
+
+impl Model {
+    pub fn graph(&self) -> Graph {
+        let formats = self
+            .config
+            .weights()
+            .into_iter()
+            .filter(|w| w.kind != Kind::Vector)
+            .filter_map(|w| self.weights.get(&w.name).map(|v| (w.name, v.format())))
+            .collect();
+        Graph {
+            config: self.config.clone(),
+            formats,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn tiny(head: Head) -> Config {
+        Config {
+            vocab_size: 97,
+            embedding_size: 12,
+            hidden_size: 24,
+            num_hidden_layers: 3,
+            num_hidden_groups: 1,
+            inner_group_num: 1,
+            num_attention_heads: 2,
+            intermediate_size: 40,
+            max_position_embeddings: 32,
+            type_vocab_size: 2,
+            layer_norm_eps: 1e-12,
+            activation: Activation::GeluNew,
+            head,
+            tied_decoder: head.has_decoder(),
+            pooler: head.needs_pooler(),
+            labels: match head {
+                Head::SequenceClassification | Head::TokenClassification => vec!["a".into(), "b".into(), "c".into()],
+                _ => vec![],
+            },
+        }
+    }
+
+    #[test]
+    fn layers_fall_into_groups_as_in_hugging_face() {
+        let cases: [(usize, usize, &[usize]); 4] = [
+            (5, 2, &[0, 0, 0, 1, 1]),
+            (12, 1, &[0; 12]),
+            (4, 4, &[0, 1, 2, 3]),
+            (7, 3, &[0, 0, 0, 1, 1, 2, 2]),
+        ];
+        for (layers, groups, want) in cases {
+            let config = Config {
+                num_hidden_layers: layers,
+                num_hidden_groups: groups,
+                ..tiny(Head::None)
+            };
+            assert_eq!(config.layer_groups(), want, "{layers} layers, {groups} groups");
+        }
+    }
+
+    #[test]
+    fn albert_base_has_its_published_parameter_count() {
+        let config = Config {
+            vocab_size: 30000,
+            embedding_size: 128,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            max_position_embeddings: 512,
+            pooler: true,
+            ..tiny(Head::None)
+        };
+        assert_eq!(
+            config.weights().iter().map(WeightSpec::elements).sum::<usize>(),
+            11_683_584
+        );
+    }
+
+    #[test]
+    fn impossible_configs_are_refused_by_field() {
+        let cases: [(&str, fn(&mut Config)); 5] = [
+            ("num_attention_heads", |c| c.num_attention_heads = 5),
+            ("hidden_size", |c| c.hidden_size = usize::MAX),
+            ("num_hidden_groups", |c| c.num_hidden_groups = 4),
+            ("layer_norm_eps", |c| c.layer_norm_eps = f32::NAN),
+            ("labels", |c| c.labels = vec!["x".into()]),
+        ];
+        for (field, spoil) in cases {
+            let mut config = tiny(Head::MaskedLm);
+            spoil(&mut config);
+            assert_eq!(config.check().unwrap_err().field, field);
+        }
+    }
+}

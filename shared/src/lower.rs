@@ -1,0 +1,632 @@
+//! Graph → ONNX nodes: the statement, in standard operators, of exactly the arithmetic the device performs. Weights are
+//! undone from their panels once (`Transpose`, `Reshape`) and shared by all layers; int8 linears quantise their input per
+//! token, multiply in int8 and rescale. In: a [`Graph`]; out: nodes, small constants and ports, deterministic.
+
+use crate::graph::{Activation, Config, Graph, Head, Kind, layer_weight};
+use crate::number::{ACTIVATION_FLOOR, Format, I8_MAX};
+use crate::onnx_write::{Attr, Constant, DataType, Dim, Node, Port};
+use crate::panel::PanelLayout;
+use std::collections::{BTreeSet, HashMap};
+
+/// Operator set versions the lowering can state itself in.
+pub const OPSETS: std::ops::RangeInclusive<i64> = 13..=18;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LowerOptions {
+    pub opset: i64,
+    /// A fixed sequence length, or symbolic.
+    pub seq: Option<usize>,
+}
+
+impl Default for LowerOptions {
+    fn default() -> Self {
+        LowerOptions { opset: 17, seq: None }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lowered {
+    pub nodes: Vec<Node>,
+    pub constants: Vec<Constant>,
+    pub inputs: Vec<Port>,
+    pub outputs: Vec<Port>,
+}
+
+/// States `graph` in ONNX. The initializers named after weights (and `NAME.scale`) are the caller's to provide.
+pub fn lower(graph: &Graph, options: LowerOptions) -> Lowered {
+    let mut l = Lowering {
+        graph,
+        config: &graph.config,
+        options,
+        nodes: vec![],
+        constants: vec![],
+        made: HashMap::new(),
+        used: BTreeSet::new(),
+    };
+    let (ids, mask, types) = l.inputs();
+    let mut h = l.embed(&ids, &types);
+    let mask = l.mask(&mask);
+    let layers = graph.config.layer_groups();
+    for (layer, &group) in layers.iter().enumerate() {
+        for inner in 0..graph.config.inner_group_num {
+            let at = if graph.config.inner_group_num == 1 {
+                format!("L{layer}")
+            } else {
+                format!("L{layer}.{inner}")
+            };
+            let last = layer + 1 == layers.len() && inner + 1 == graph.config.inner_group_num;
+            let out = if last && graph.config.head == Head::None {
+                "last_hidden_state".to_string()
+            } else {
+                format!("{at}.out")
+            };
+            h = l.layer(&h, &mask, group, inner, &at, &out);
+        }
+    }
+    let outputs = l.head(&h);
+    let inputs = l.input_ports();
+    Lowered {
+        nodes: l.nodes,
+        constants: l.constants,
+        inputs,
+        outputs,
+    }
+}
+
+struct Lowering<'g> {
+    graph: &'g Graph,
+    config: &'g Config,
+    options: LowerOptions,
+    nodes: Vec<Node>,
+    constants: Vec<Constant>,
+    /// What has been emitted already: a weight's plain form, a value's quantised form.
+    made: HashMap<String, String>,
+    used: BTreeSet<String>,
+}
+
+impl Lowering<'_> {
+    fn node(&mut self, op: &'static str, inputs: &[&str], out: &str, attributes: &[Attr]) -> String {
+        self.nodes.push(Node {
+            op,
+            inputs: inputs.iter().map(|s| s.to_string()).collect(),
+            outputs: vec![out.to_string()],
+            attributes: attributes.to_vec(),
+        });
+        out.to_string()
+    }
+
+    fn constant(&mut self, name: &str, data_type: DataType, dims: &[usize], data: Vec<u8>) -> String {
+        if self.used.insert(name.to_string()) {
+            self.constants.push(Constant {
+                name: name.to_string(),
+                data_type,
+                dims: dims.to_vec(),
+                data,
+            });
+        }
+        name.to_string()
+    }
+
+    /// A scalar f32 constant, named by what it is for.
+    fn float(&mut self, name: &str, value: f32) -> String {
+        self.constant(name, DataType::F32, &[], value.to_le_bytes().to_vec())
+    }
+
+    /// A 1-D i64 constant.
+    fn ints(&mut self, name: &str, values: &[i64]) -> String {
+        self.constant(
+            name,
+            DataType::I64,
+            &[values.len()],
+            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        )
+    }
+
+    fn int(&mut self, name: &str, value: i64) -> String {
+        self.constant(name, DataType::I64, &[], value.to_le_bytes().to_vec())
+    }
+
+    fn choices(&self) -> bool {
+        self.config.head == Head::MultipleChoice
+    }
+
+    fn input_ports(&self) -> Vec<Port> {
+        let seq = self.options.seq.map_or(Dim::Symbol("seq"), Dim::Fixed);
+        let dims = if self.choices() {
+            vec![Dim::Symbol("batch"), Dim::Symbol("choices"), seq]
+        } else {
+            vec![Dim::Symbol("batch"), seq]
+        };
+        ["input_ids", "attention_mask", "token_type_ids"]
+            .map(|name| Port {
+                name,
+                data_type: DataType::I64,
+                dims: dims.clone(),
+            })
+            .into()
+    }
+
+    /// Names of ids, mask and types as `[rows, seq]`.
+    fn inputs(&mut self) -> (String, String, String) {
+        if !self.choices() {
+            return ("input_ids".into(), "attention_mask".into(), "token_type_ids".into());
+        }
+        let shape = match self.options.seq {
+            Some(seq) => self.ints("rows_shape", &[-1, seq as i64]),
+            None => {
+                let last = self.ints("last_dim", &[2]);
+                let all = self.node("Shape", &["input_ids"], "choice_dims", &[]);
+                let seq = self.node("Gather", &[&all, &last], "choice_seq", &[Attr::Int("axis", 0)]);
+                let minus = self.ints("any", &[-1]);
+                self.node("Concat", &[&minus, &seq], "rows_shape", &[Attr::Int("axis", 0)])
+            }
+        };
+        let mut flat = |name: &str, out: &str| self.node("Reshape", &[name, &shape], out, &[]);
+        (
+            flat("input_ids", "ids"),
+            flat("attention_mask", "mask"),
+            flat("token_type_ids", "types"),
+        )
+    }
+
+    fn embed(&mut self, ids: &str, types: &str) -> String {
+        let word = self.lookup("word", ids);
+        let kind = self.lookup("type", types);
+        let position = self.positions(ids);
+        let sum = self.node("Add", &[&word, &kind], "embed.word_type", &[]);
+        let sum = self.node("Add", &[&sum, &position], "embed.sum", &[]);
+        let normed = self.layer_norm(&sum, "embed_norm", "embed");
+        self.linear(&normed, "map", "hidden")
+    }
+
+    /// Rows of a table by index, in f32.
+    fn lookup(&mut self, table: &str, ids: &str) -> String {
+        let tied = table == "word" && self.config.tied_decoder;
+        let rows = if tied {
+            // The decoder's panels give [embedding, vocab]: a row of the table is a column here.
+            let columns = self.stored_matrix(table);
+            let picked = self.node("Gather", &[&columns, ids], "word.picked", &[Attr::Int("axis", 1)]);
+            self.node(
+                "Transpose",
+                &[&picked],
+                "word.rows",
+                &[Attr::Ints("perm", vec![1, 2, 0])],
+            )
+        } else {
+            self.node(
+                "Gather",
+                &[table, ids],
+                &format!("{table}.rows"),
+                &[Attr::Int("axis", 0)],
+            )
+        };
+        self.widen(table, &rows, |l| {
+            l.node(
+                "Gather",
+                &[&scale(table), ids],
+                &format!("{table}.row_scale"),
+                &[Attr::Int("axis", 0)],
+            )
+        })
+    }
+
+    /// The first `seq` rows of the position table, in f32.
+    fn positions(&mut self, ids: &str) -> String {
+        let zero = self.ints("zero", &[0]);
+        let seq = match self.options.seq {
+            Some(seq) => self.ints("seq", &[seq as i64]),
+            None => {
+                let dims = self.node("Shape", &[ids], "dims", &[]);
+                let one = self.ints("one", &[1]);
+                self.node("Gather", &[&dims, &one], "seq", &[Attr::Int("axis", 0)])
+            }
+        };
+        let rows = self.node("Slice", &["position", &zero, &seq, &zero], "position.rows", &[]);
+        self.widen("position", &rows, |l| {
+            l.node(
+                "Slice",
+                &["position.scale", &zero, &seq, &zero],
+                "position.row_scale",
+                &[],
+            )
+        })
+    }
+
+    /// f32 from stored table rows; `row_scale` emits the rows' int8 scales when they are needed.
+    fn widen(&mut self, table: &str, rows: &str, row_scale: impl FnOnce(&mut Self) -> String) -> String {
+        match self.graph.format(table) {
+            Format::F32 => rows.to_string(),
+            Format::F16 => self.cast(rows, DataType::F32, &format!("{table}.f32")),
+            Format::I8 => {
+                let wide = self.cast(rows, DataType::F32, &format!("{table}.f32"));
+                let scale = row_scale(self);
+                let axis = self.ints("last", &[-1]);
+                let scale = self.node("Unsqueeze", &[&scale, &axis], &format!("{table}.scales"), &[]);
+                self.node("Mul", &[&wide, &scale], &format!("{table}.values"), &[])
+            }
+        }
+    }
+
+    fn cast(&mut self, x: &str, to: DataType, out: &str) -> String {
+        self.node("Cast", &[x], out, &[Attr::Int("to", to.code())])
+    }
+
+    /// Additive attention mask `[rows, 1, 1, seq]`: 0 where the mask is 1, the least f32 where it is 0.
+    fn mask(&mut self, mask: &str) -> String {
+        let one = self.float("one_f", 1.0);
+        let least = self.float("least", f32::MIN);
+        let axes = self.ints("mask_axes", &[1, 2]);
+        let real = self.cast(mask, DataType::F32, "mask.real");
+        let padding = self.node("Sub", &[&one, &real], "mask.padding", &[]);
+        let bias = self.node("Mul", &[&padding, &least], "mask.bias", &[]);
+        self.node("Unsqueeze", &[&bias, &axes], "mask.scores", &[])
+    }
+
+    fn layer(&mut self, x: &str, mask: &str, group: usize, inner: usize, at: &str, out: &str) -> String {
+        let weight = |part: &str| layer_weight(group, inner, part);
+        let context = self.attention(x, mask, &weight, at);
+        let o = self.linear(&context, &weight("o"), &format!("{at}.o"));
+        let sum = self.node("Add", &[&o, x], &format!("{at}.attn"), &[]);
+        let attended = self.layer_norm(&sum, &weight("attn_norm"), &format!("{at}.mid"));
+        let up = self.linear(&attended, &weight("up"), &format!("{at}.up"));
+        let act = self.activate(&up, self.config.activation, &format!("{at}.act"));
+        let down = self.linear(&act, &weight("down"), &format!("{at}.down"));
+        let sum = self.node("Add", &[&down, &attended], &format!("{at}.ffn"), &[]);
+        self.layer_norm(&sum, &weight("ffn_norm"), out)
+    }
+
+    fn attention(&mut self, x: &str, mask: &str, weight: &dyn Fn(&str) -> String, at: &str) -> String {
+        let (heads, size) = (self.config.num_attention_heads as i64, self.config.head_size() as i64);
+        let split = self.ints("heads", &[0, 0, heads, size]);
+        let merge = self.ints("merged", &[0, 0, heads * size]);
+        let mut head = |part: &str, perm: [i64; 4]| {
+            let y = self.linear(x, &weight(part), &format!("{at}.{part}"));
+            let y = self.node("Reshape", &[&y, &split], &format!("{at}.{part}s"), &[]);
+            self.node(
+                "Transpose",
+                &[&y],
+                &format!("{at}.{part}h"),
+                &[Attr::Ints("perm", perm.to_vec())],
+            )
+        };
+        let q = head("q", [0, 2, 1, 3]);
+        let k = head("k", [0, 2, 3, 1]);
+        let v = head("v", [0, 2, 1, 3]);
+        let scale = self.float("score_scale", 1.0 / (size as f32).sqrt());
+        let scores = self.node("MatMul", &[&q, &k], &format!("{at}.qk"), &[]);
+        let scores = self.node("Mul", &[&scores, &scale], &format!("{at}.scaled"), &[]);
+        let scores = self.node("Add", &[&scores, mask], &format!("{at}.scores"), &[]);
+        let probs = self.node("Softmax", &[&scores], &format!("{at}.probs"), &[Attr::Int("axis", -1)]);
+        let context = self.node("MatMul", &[&probs, &v], &format!("{at}.pv"), &[]);
+        let context = self.node(
+            "Transpose",
+            &[&context],
+            &format!("{at}.pvt"),
+            &[Attr::Ints("perm", vec![0, 2, 1, 3])],
+        );
+        self.node("Reshape", &[&context, &merge], &format!("{at}.ctx"), &[])
+    }
+
+    /// `x · Wᵀ + b` in the weight's format.
+    fn linear(&mut self, x: &str, weight: &str, out: &str) -> String {
+        self.linear_with(x, weight, &format!("{weight}.bias"), out)
+    }
+
+    fn linear_with(&mut self, x: &str, weight: &str, bias: &str, out: &str) -> String {
+        let product = match self.graph.format(weight) {
+            Format::F32 | Format::F16 => {
+                let w = self.weight_matrix(weight);
+                self.node("MatMul", &[x, &w], &format!("{out}.mm"), &[])
+            }
+            Format::I8 => {
+                let w = self.weight_matrix(weight);
+                let (q, step) = self.quantise(x);
+                let acc = self.node("MatMulInteger", &[&q, &w], &format!("{out}.acc"), &[]);
+                let acc = self.cast(&acc, DataType::F32, &format!("{out}.accf"));
+                let scaled = self.node("Mul", &[&acc, &step], &format!("{out}.tok"), &[]);
+                self.node("Mul", &[&scaled, &scale(weight)], &format!("{out}.mm"), &[])
+            }
+        };
+        self.node("Add", &[&product, bias], out, &[])
+    }
+
+    /// int8 values of `x` and their step per token: a = max|x| raised to a floor, q = round(x · 127/a), step = a/127.
+    fn quantise(&mut self, x: &str) -> (String, String) {
+        let (q, step) = (format!("{x}.q8"), format!("{x}.step"));
+        if self.made.insert(q.clone(), step.clone()).is_some() {
+            return (q, step);
+        }
+        let top = self.float("top", I8_MAX);
+        let floor = self.float("floor", ACTIVATION_FLOOR);
+        let abs = self.node("Abs", &[x], &format!("{x}.abs"), &[]);
+        let max = if self.options.opset >= 18 {
+            let axes = self.ints("last", &[-1]);
+            self.node(
+                "ReduceMax",
+                &[&abs, &axes],
+                &format!("{x}.max"),
+                &[Attr::Int("keepdims", 1)],
+            )
+        } else {
+            self.node(
+                "ReduceMax",
+                &[&abs],
+                &format!("{x}.max"),
+                &[Attr::Ints("axes", vec![-1]), Attr::Int("keepdims", 1)],
+            )
+        };
+        let max = self.node("Max", &[&max, &floor], &format!("{x}.amax"), &[]);
+        let inverse = self.node("Div", &[&top, &max], &format!("{x}.inv"), &[]);
+        let wide = self.node("Mul", &[x, &inverse], &format!("{x}.wide"), &[]);
+        let whole = self.node("Round", &[&wide], &format!("{x}.round"), &[]);
+        self.cast(&whole, DataType::I8, &q);
+        self.node("Div", &[&max, &top], &step, &[]);
+        (q, step)
+    }
+
+    /// `[in, out]` as the multiplication takes it, undone from its panels once however often it is used.
+    fn weight_matrix(&mut self, weight: &str) -> String {
+        let stored = self.stored_matrix(weight);
+        if self.graph.format(weight) != Format::F16 {
+            return stored;
+        }
+        let name = format!("{weight}.w32");
+        if self.made.insert(name.clone(), String::new()).is_none() {
+            self.cast(&stored, DataType::F32, &name);
+        }
+        name
+    }
+
+    /// `[in, out]` in the stored element type.
+    fn stored_matrix(&mut self, weight: &str) -> String {
+        let name = format!("{weight}.w");
+        if self.made.insert(name.clone(), String::new()).is_some() {
+            return name;
+        }
+        let shape = self.shape(weight);
+        let layout = PanelLayout::new(self.graph.format(weight), shape[0], shape[1]);
+        let perm = match layout.format {
+            Format::I8 => vec![1, 3, 0, 2],
+            Format::F32 | Format::F16 => vec![1, 0, 2],
+        };
+        let (k, n) = (layout.padded_in() as i64, layout.padded_out() as i64);
+        let padded = (k, n) != (layout.inp as i64, layout.out as i64);
+        let t = self.node(
+            "Transpose",
+            &[weight],
+            &format!("{weight}.t"),
+            &[Attr::Ints("perm", perm)],
+        );
+        let dims = self.ints(&format!("dims_{k}x{n}"), &[k, n]);
+        let whole = self.node(
+            "Reshape",
+            &[&t, &dims],
+            &if padded { format!("{weight}.p") } else { name.clone() },
+            &[],
+        );
+        if padded {
+            let zeros = self.ints("zeros2", &[0, 0]);
+            let (inp, out) = (layout.inp as i64, layout.out as i64);
+            let ends = self.ints(&format!("dims_{inp}x{out}"), &[inp, out]);
+            let axes = self.ints("axes2", &[0, 1]);
+            self.node("Slice", &[&whole, &zeros, &ends, &axes], &name, &[]);
+        }
+        name
+    }
+
+    fn shape(&self, weight: &str) -> Vec<usize> {
+        // A weight the lowering names is in the config's own table: both derive from the same config.
+        let spec = self
+            .config
+            .weights()
+            .into_iter()
+            .find(|w| w.name == weight && w.kind != Kind::Vector);
+        spec.map(|w| w.shape).unwrap_or_else(|| vec![1, 1])
+    }
+
+    fn layer_norm(&mut self, x: &str, norm: &str, out: &str) -> String {
+        let (weight, bias) = (format!("{norm}.weight"), format!("{norm}.bias"));
+        let eps = self.config.layer_norm_eps;
+        if self.options.opset >= 17 {
+            return self.node(
+                "LayerNormalization",
+                &[x, &weight, &bias],
+                out,
+                &[Attr::Int("axis", -1), Attr::Float("epsilon", eps)],
+            );
+        }
+        let mean_attrs = [Attr::Ints("axes", vec![-1]), Attr::Int("keepdims", 1)];
+        let eps = self.float("eps", eps);
+        let mean = self.node("ReduceMean", &[x], &format!("{out}.mean"), &mean_attrs);
+        let centred = self.node("Sub", &[x, &mean], &format!("{out}.centred"), &[]);
+        let square = self.node("Mul", &[&centred, &centred], &format!("{out}.square"), &[]);
+        let variance = self.node("ReduceMean", &[&square], &format!("{out}.var"), &mean_attrs);
+        let variance = self.node("Add", &[&variance, &eps], &format!("{out}.vareps"), &[]);
+        let deviation = self.node("Sqrt", &[&variance], &format!("{out}.dev"), &[]);
+        let normed = self.node("Div", &[&centred, &deviation], &format!("{out}.normed"), &[]);
+        let scaled = self.node("Mul", &[&normed, &weight], &format!("{out}.gain"), &[]);
+        self.node("Add", &[&scaled, &bias], out, &[])
+    }
+
+    fn activate(&mut self, x: &str, activation: Activation, out: &str) -> String {
+        match activation {
+            Activation::Relu => self.node("Relu", &[x], out, &[]),
+            Activation::Tanh => self.node("Tanh", &[x], out, &[]),
+            Activation::Silu => {
+                let gate = self.node("Sigmoid", &[x], &format!("{out}.gate"), &[]);
+                self.node("Mul", &[x, &gate], out, &[])
+            }
+            Activation::Gelu => {
+                let root = self.float("rsqrt2", std::f32::consts::FRAC_1_SQRT_2);
+                let y = self.node("Mul", &[x, &root], &format!("{out}.a"), &[]);
+                let y = self.node("Erf", &[&y], &format!("{out}.b"), &[]);
+                self.half_gate(x, &y, out)
+            }
+            Activation::GeluNew => {
+                let cubic = self.float("cubic", 0.044715);
+                let root = self.float("root2pi", (2.0 / std::f64::consts::PI).sqrt() as f32);
+                let square = self.node("Mul", &[x, x], &format!("{out}.a"), &[]);
+                let cube = self.node("Mul", &[&square, x], &format!("{out}.b"), &[]);
+                let y = self.node("Mul", &[&cube, &cubic], &format!("{out}.c"), &[]);
+                let y = self.node("Add", &[x, &y], &format!("{out}.d"), &[]);
+                let y = self.node("Mul", &[&y, &root], &format!("{out}.e"), &[]);
+                let y = self.node("Tanh", &[&y], &format!("{out}.f"), &[]);
+                self.half_gate(x, &y, out)
+            }
+        }
+    }
+
+    /// 0.5 · x · (1 + gate).
+    fn half_gate(&mut self, x: &str, gate: &str, out: &str) -> String {
+        let (one, half) = (self.float("one_f", 1.0), self.float("half", 0.5));
+        let y = self.node("Add", &[gate, &one], &format!("{out}.g"), &[]);
+        let x = self.node("Mul", &[x, &half], &format!("{out}.h"), &[]);
+        self.node("Mul", &[&x, &y], out, &[])
+    }
+
+    /// tanh(W · first token + b), under the name `out`.
+    fn pooled(&mut self, h: &str, out: &str) -> String {
+        let zero = self.int("first", 0);
+        let first = self.node("Gather", &[h, &zero], "first_token", &[Attr::Int("axis", 1)]);
+        let y = self.linear(&first, "pooler", "pool");
+        self.node("Tanh", &[&y], out, &[])
+    }
+
+    fn head(&mut self, h: &str) -> Vec<Port> {
+        let seq = self.options.seq.map_or(Dim::Symbol("seq"), Dim::Fixed);
+        let batch = Dim::Symbol("batch");
+        let config = self.config;
+        let port = |name, dims: &[Dim]| Port {
+            name,
+            data_type: DataType::F32,
+            dims: dims.to_vec(),
+        };
+        let token_dims = |last: usize| [batch.clone(), seq.clone(), Dim::Fixed(last)];
+        match config.head {
+            Head::None => {
+                let mut ports = vec![port("last_hidden_state", &token_dims(config.hidden_size))];
+                if config.pooler {
+                    self.pooled(h, "pooler_output");
+                    ports.push(port("pooler_output", &[batch.clone(), Dim::Fixed(config.hidden_size)]));
+                }
+                ports
+            }
+            Head::SequenceClassification => {
+                let pooled = self.pooled(h, "pooled");
+                self.linear(&pooled, "classifier", "logits");
+                vec![port("logits", &[batch.clone(), Dim::Fixed(config.labels.len())])]
+            }
+            Head::TokenClassification => {
+                self.linear(h, "classifier", "logits");
+                vec![port("logits", &token_dims(config.labels.len()))]
+            }
+            Head::QuestionAnswering => {
+                let spans = self.linear(h, "qa", "spans");
+                for (name, index) in [("start_logits", 0), ("end_logits", 1)] {
+                    let column = self.int(if index == 0 { "first" } else { "second" }, index);
+                    self.node("Gather", &[&spans, &column], name, &[Attr::Int("axis", 2)]);
+                }
+                ["start_logits", "end_logits"]
+                    .map(|name| port(name, &[batch.clone(), seq.clone()]))
+                    .into()
+            }
+            Head::MultipleChoice => {
+                let pooled = self.pooled(h, "pooled");
+                let scores = self.linear(&pooled, "classifier", "choice_scores");
+                let (from, to) = (self.ints("zero", &[0]), self.ints("two", &[2]));
+                let all = self.node("Shape", &["input_ids"], "question_dims", &[]);
+                let dims = self.node("Slice", &[&all, &from, &to, &from], "logits_dims", &[]);
+                self.node("Reshape", &[&scores, &dims], "logits", &[]);
+                vec![port("logits", &[batch.clone(), Dim::Symbol("choices")])]
+            }
+            Head::MaskedLm => {
+                self.masked_lm(h, "logits");
+                vec![port("logits", &token_dims(config.vocab_size))]
+            }
+            Head::PreTraining => {
+                self.masked_lm(h, "prediction_logits");
+                let pooled = self.pooled(h, "pooled");
+                self.linear(&pooled, "sop", "sop_logits");
+                vec![
+                    port("prediction_logits", &token_dims(config.vocab_size)),
+                    port("sop_logits", &[batch.clone(), Dim::Fixed(2)]),
+                ]
+            }
+        }
+    }
+
+    fn masked_lm(&mut self, h: &str, out: &str) {
+        let y = self.linear(h, "mlm.dense", "mlm.hidden");
+        let y = self.activate(&y, self.config.activation, "mlm.act");
+        let y = self.layer_norm(&y, "mlm.norm", "mlm.normed");
+        let decoder = if self.config.tied_decoder {
+            "word"
+        } else {
+            "mlm.decoder"
+        };
+        self.linear_with(&y, decoder, "mlm.decoder.bias", out);
+    }
+}
+
+/// Name of the initializer that holds a weight's int8 scales.
+pub fn scale(weight: &str) -> String {
+    format!("{weight}.scale")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::tests::tiny;
+
+    #[test]
+    fn every_value_is_made_once_and_before_its_use() {
+        let heads = [
+            Head::None,
+            Head::MaskedLm,
+            Head::PreTraining,
+            Head::SequenceClassification,
+            Head::TokenClassification,
+            Head::QuestionAnswering,
+            Head::MultipleChoice,
+        ];
+        for head in heads {
+            for format in Format::ALL {
+                for options in [
+                    LowerOptions::default(),
+                    LowerOptions {
+                        opset: 13,
+                        seq: Some(8),
+                    },
+                    LowerOptions { opset: 18, seq: None },
+                ] {
+                    let graph = Graph::uniform(tiny(head), format);
+                    let lowered = lower(&graph, options);
+                    let mut known: BTreeSet<String> = lowered.constants.iter().map(|c| c.name.clone()).collect();
+                    known.extend(lowered.inputs.iter().map(|p| p.name.to_string()));
+                    for weight in graph.config.weights() {
+                        known.insert(scale(&weight.name));
+                        known.insert(weight.name);
+                    }
+                    for node in &lowered.nodes {
+                        for input in &node.inputs {
+                            assert!(
+                                known.contains(input),
+                                "{head:?} {format}: {} reads {input} before it is made",
+                                node.outputs[0]
+                            );
+                        }
+                        for output in &node.outputs {
+                            assert!(
+                                known.insert(output.clone()),
+                                "{head:?} {format}: {output} is made twice"
+                            );
+                        }
+                    }
+                    for port in &lowered.outputs {
+                        assert!(known.contains(port.name), "{head:?} {format}: output {}", port.name);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! A borrowed view of an ONNX `ModelProto`: names, shapes and byte ranges, no payload copied. It reads any ONNX file's
+//! structure; what thimble's own files must look like beyond that is `artifact`'s business.
+//! Field numbers: <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>.
+
+use crate::wire::{Fields, WireError};
+use std::ops::Range;
+
+#[derive(Clone, Debug, Default)]
+pub struct ModelView<'a> {
+    pub ir_version: i64,
+    pub producer: &'a str,
+    /// Version of the default operator set; 0 when none is imported.
+    pub opset: i64,
+    pub metadata: Vec<(&'a str, &'a str)>,
+    pub nodes: Vec<NodeView<'a>>,
+    pub initializers: Vec<TensorView<'a>>,
+    /// Encoded `ValueInfoProto`s.
+    pub inputs: Vec<&'a [u8]>,
+    pub outputs: Vec<&'a [u8]>,
+    has_graph: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeView<'a> {
+    pub name: &'a str,
+    pub op: &'a str,
+    pub domain: &'a str,
+    pub inputs: Vec<&'a str>,
+    pub outputs: Vec<&'a str>,
+    /// Encoded `AttributeProto`s.
+    pub attributes: Vec<&'a [u8]>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TensorView<'a> {
+    pub name: &'a str,
+    pub data_type: i64,
+    pub dims: Vec<i64>,
+    /// Where `raw_data` lies in the file.
+    pub raw: Option<Range<usize>>,
+    /// Whether numbers stand in `float_data`, `int32_data` and their like instead.
+    pub typed_data: bool,
+    pub external: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ReadError {
+    #[error("not an ONNX file: {0}")]
+    Wire(#[from] WireError),
+    #[error("not an ONNX file: it holds no graph")]
+    NoGraph,
+}
+
+/// Reads the structure of a whole file.
+pub fn model(bytes: &[u8]) -> Result<ModelView<'_>, ReadError> {
+    let mut model = ModelView::default();
+    for field in Fields::new(bytes) {
+        let field = field?;
+        match field.number {
+            1 => model.ir_version = field.int()?,
+            2 => model.producer = field.text()?,
+            7 => {
+                model.has_graph = true;
+                graph(&mut model, field.fields()?)?;
+            }
+            8 => {
+                let (domain, version) = opset(field.fields()?)?;
+                if domain.is_empty() || domain == "ai.onnx" {
+                    model.opset = version;
+                }
+            }
+            14 => model.metadata.push(entry(field.fields()?)?),
+            _ => {}
+        }
+    }
+    if model.has_graph {
+        Ok(model)
+    } else {
+        Err(ReadError::NoGraph)
+    }
+}
+
+fn graph<'a>(model: &mut ModelView<'a>, fields: Fields<'a>) -> Result<(), WireError> {
+    for field in fields {
+        let field = field?;
+        match field.number {
+            1 => model.nodes.push(node(field.fields()?)?),
+            5 => model.initializers.push(tensor(field.fields()?)?),
+            11 => model.inputs.push(field.bytes()?),
+            12 => model.outputs.push(field.bytes()?),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn node(fields: Fields<'_>) -> Result<NodeView<'_>, WireError> {
+    let mut node = NodeView::default();
+    for field in fields {
+        let field = field?;
+        match field.number {
+            1 => node.inputs.push(field.text()?),
+            2 => node.outputs.push(field.text()?),
+            3 => node.name = field.text()?,
+            4 => node.op = field.text()?,
+            5 => node.attributes.push(field.bytes()?),
+            7 => node.domain = field.text()?,
+            _ => {}
+        }
+    }
+    Ok(node)
+}
+
+fn tensor(fields: Fields<'_>) -> Result<TensorView<'_>, WireError> {
+    let mut tensor = TensorView::default();
+    for field in fields {
+        let field = field?;
+        match field.number {
+            1 => field.ints(|d| tensor.dims.push(d))?,
+            2 => tensor.data_type = field.int()?,
+            4..=7 | 10 | 11 => tensor.typed_data = true,
+            8 => tensor.name = field.text()?,
+            9 => tensor.raw = Some(field.at..field.at + field.bytes()?.len()),
+            13 => tensor.external = true,
+            14 => tensor.external |= field.int()? == 1,
+            _ => {}
+        }
+    }
+    Ok(tensor)
+}
+
+fn opset(fields: Fields<'_>) -> Result<(&str, i64), WireError> {
+    let (mut domain, mut version) = ("", 0);
+    for field in fields {
+        let field = field?;
+        match field.number {
+            1 => domain = field.text()?,
+            2 => version = field.int()?,
+            _ => {}
+        }
+    }
+    Ok((domain, version))
+}
+
+fn entry(fields: Fields<'_>) -> Result<(&str, &str), WireError> {
+    let (mut key, mut value) = ("", "");
+    for field in fields {
+        let field = field?;
+        match field.number {
+            1 => key = field.text()?,
+            2 => value = field.text()?,
+            _ => {}
+        }
+    }
+    Ok((key, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_files_are_told_apart() {
+        for bytes in [
+            &b"PK\x03\x04rest of a zip"[..],
+            b"\x7fELF",
+            b"",
+            b"{\"json\": 1}",
+            &[8, 8],
+        ] {
+            assert!(model(bytes).is_err(), "{bytes:?}");
+        }
+    }
+}

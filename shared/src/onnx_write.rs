@@ -1,0 +1,322 @@
+//! Lays out and writes an ONNX `ModelProto` whose large initializers can be mapped: each payload starts at a multiple of
+//! 64 bytes in the file, reached by padding `TensorProto.doc_string` before `raw_data`, and zero bytes follow the last one.
+//! The layout is computed before any payload exists, so the exact size of a file is known without making it.
+
+use crate::panel::{ALIGNMENT, TAIL};
+use crate::wire::{Message, varint_len};
+
+pub const IR_VERSION: i64 = 8;
+
+/// `TensorProto.DataType`, as far as thimble writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataType {
+    F32,
+    U8,
+    I8,
+    I32,
+    I64,
+    F16,
+}
+
+impl DataType {
+    pub fn code(self) -> i64 {
+        match self {
+            DataType::F32 => 1,
+            DataType::U8 => 2,
+            DataType::I8 => 3,
+            DataType::I32 => 6,
+            DataType::I64 => 7,
+            DataType::F16 => 10,
+        }
+    }
+
+    pub fn bytes(self) -> usize {
+        match self {
+            DataType::U8 | DataType::I8 => 1,
+            DataType::F16 => 2,
+            DataType::F32 | DataType::I32 => 4,
+            DataType::I64 => 8,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Attr {
+    Int(&'static str, i64),
+    Ints(&'static str, Vec<i64>),
+    Float(&'static str, f32),
+}
+
+/// One node; its name is its first output's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    pub op: &'static str,
+    pub inputs: Vec<String>,
+    pub outputs: Vec<String>,
+    pub attributes: Vec<Attr>,
+}
+
+/// A small initializer, written with its data and without alignment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Constant {
+    pub name: String,
+    pub data_type: DataType,
+    pub dims: Vec<usize>,
+    pub data: Vec<u8>,
+}
+
+/// An initializer the device maps: its bytes are asked for when the file is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    pub name: String,
+    pub data_type: DataType,
+    pub dims: Vec<usize>,
+}
+
+impl Mapped {
+    pub fn bytes(&self) -> usize {
+        self.dims.iter().product::<usize>() * self.data_type.bytes()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Dim {
+    Fixed(usize),
+    Symbol(&'static str),
+}
+
+/// A graph input or output.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    pub name: &'static str,
+    pub data_type: DataType,
+    pub dims: Vec<Dim>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct OnnxModel {
+    pub opset: i64,
+    pub producer_version: String,
+    pub metadata: Vec<(String, String)>,
+    pub nodes: Vec<Node>,
+    pub constants: Vec<Constant>,
+    pub mapped: Vec<Mapped>,
+    pub inputs: Vec<Port>,
+    pub outputs: Vec<Port>,
+}
+
+/// Where everything goes.
+struct Layout {
+    head: Message,
+    graph_prefix: Message,
+    graph_len: usize,
+    /// Per mapped tensor: the bytes before its payload.
+    headers: Vec<Message>,
+    total: usize,
+}
+
+/// The exact size of the file [`write`] makes.
+pub fn size(model: &OnnxModel) -> usize {
+    layout(model).total
+}
+
+/// The whole file. `payload` gives each mapped initializer's bytes; their count must be [`Mapped::bytes`].
+pub fn write(model: &OnnxModel, mut payload: impl FnMut(&Mapped) -> Vec<u8>) -> Vec<u8> {
+    let layout = layout(model);
+    let mut out = Message(Vec::with_capacity(layout.total));
+    out.0.extend_from_slice(&layout.head.0);
+    out.header(7, layout.graph_len);
+    out.0.extend_from_slice(&layout.graph_prefix.0);
+    for (tensor, header) in model.mapped.iter().zip(&layout.headers) {
+        out.0.extend_from_slice(&header.0);
+        let bytes = payload(tensor);
+        assert_eq!(bytes.len(), tensor.bytes(), "payload of {}", tensor.name);
+        debug_assert_eq!(out.0.len() % ALIGNMENT, 0);
+        out.0.extend_from_slice(&bytes);
+    }
+    if !model.mapped.is_empty() {
+        out.bytes(12, &[0; TAIL]);
+    }
+    assert_eq!(out.0.len(), layout.total, "the layout states the file's size");
+    out.0
+}
+
+fn layout(model: &OnnxModel) -> Layout {
+    let mut head = Message::default();
+    head.int(1, IR_VERSION);
+    head.text(2, "thimble");
+    head.text(3, &model.producer_version);
+    let mut opset = Message::default();
+    opset.text(1, "");
+    opset.int(2, model.opset);
+    head.message(8, &opset);
+    for (key, value) in &model.metadata {
+        let mut entry = Message::default();
+        entry.text(1, key);
+        entry.text(2, value);
+        head.message(14, &entry);
+    }
+
+    let mut graph = Message::default();
+    model.nodes.iter().for_each(|n| graph.message(1, &node(n)));
+    graph.text(2, "albert");
+    for constant in &model.constants {
+        let mut tensor = tensor_head(&constant.name, constant.data_type, &constant.dims);
+        tensor.bytes(9, &constant.data);
+        graph.message(5, &tensor);
+    }
+    model.inputs.iter().for_each(|p| graph.message(11, &port(p)));
+    model.outputs.iter().for_each(|p| graph.message(12, &port(p)));
+
+    // The graph's length is a varint whose own width moves every payload: try each width until it is the right one.
+    for width in 1.. {
+        let start = head.0.len() + 1 + width;
+        let (headers, end) = place(&model.mapped, start + graph.0.len());
+        if varint_len((end - start) as u64) == width {
+            return Layout {
+                head,
+                graph_prefix: graph,
+                graph_len: end - start,
+                headers,
+                total: end,
+            };
+        }
+    }
+    unreachable!("a varint of some width holds the length")
+}
+
+/// Headers of the mapped tensors when the first starts at `pos`, and the position after the last one.
+fn place(mapped: &[Mapped], mut pos: usize) -> (Vec<Message>, usize) {
+    let mut headers = Vec::with_capacity(mapped.len());
+    for (i, tensor) in mapped.iter().enumerate() {
+        let tail = if i + 1 == mapped.len() {
+            1 + varint_len(TAIL as u64) + TAIL
+        } else {
+            0
+        };
+        let header = aligned_header(tensor, pos, tail);
+        pos += header.0.len() + tensor.bytes() + tail;
+        headers.push(header);
+    }
+    (headers, pos)
+}
+
+/// Everything of a `TensorProto` up to its payload, padded so that the payload is aligned when the header starts at `pos`.
+fn aligned_header(tensor: &Mapped, pos: usize, tail: usize) -> Message {
+    let fields = tensor_head(&tensor.name, tensor.data_type, &tensor.dims);
+    let mut raw = Message::default();
+    raw.header(9, tensor.bytes());
+    for padding in std::iter::once(None).chain((0..2 * ALIGNMENT).map(Some)) {
+        let mut body = fields.clone();
+        if let Some(spaces) = padding {
+            body.text(12, &" ".repeat(spaces));
+        }
+        body.0.extend_from_slice(&raw.0);
+        let mut header = Message::default();
+        header.header(5, body.0.len() + tensor.bytes() + tail);
+        if (pos + header.0.len() + body.0.len()).is_multiple_of(ALIGNMENT) {
+            header.0.extend_from_slice(&body.0);
+            return header;
+        }
+    }
+    unreachable!("128 paddings in steps of one byte meet every residue of 64")
+}
+
+fn tensor_head(name: &str, data_type: DataType, dims: &[usize]) -> Message {
+    let mut tensor = Message::default();
+    if !dims.is_empty() {
+        tensor.packed(1, &dims.iter().map(|&d| d as i64).collect::<Vec<_>>());
+    }
+    tensor.int(2, data_type.code());
+    tensor.text(8, name);
+    tensor
+}
+
+fn node(node: &Node) -> Message {
+    let mut m = Message::default();
+    node.inputs.iter().for_each(|i| m.text(1, i));
+    node.outputs.iter().for_each(|o| m.text(2, o));
+    m.text(3, &node.outputs[0]);
+    m.text(4, node.op);
+    for attribute in &node.attributes {
+        let mut a = Message::default();
+        match attribute {
+            Attr::Float(name, value) => {
+                a.text(1, name);
+                a.float(2, *value);
+                a.int(20, 1);
+            }
+            Attr::Int(name, value) => {
+                a.text(1, name);
+                a.int(3, *value);
+                a.int(20, 2);
+            }
+            Attr::Ints(name, values) => {
+                a.text(1, name);
+                values.iter().for_each(|&v| a.int(8, v));
+                a.int(20, 7);
+            }
+        }
+        m.message(5, &a);
+    }
+    m
+}
+
+fn port(port: &Port) -> Message {
+    let mut shape = Message::default();
+    for dim in &port.dims {
+        let mut d = Message::default();
+        match dim {
+            Dim::Fixed(value) => d.int(1, *value as i64),
+            Dim::Symbol(name) => d.text(2, name),
+        }
+        shape.message(1, &d);
+    }
+    let mut tensor = Message::default();
+    tensor.int(1, port.data_type.code());
+    tensor.message(2, &shape);
+    let mut kind = Message::default();
+    kind.message(1, &tensor);
+    let mut info = Message::default();
+    info.text(1, port.name);
+    info.message(2, &kind);
+    info
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx_read;
+
+    #[test]
+    fn payloads_are_aligned_whatever_surrounds_them() {
+        for (name_len, bytes) in [(1, 1), (3, 64), (63, 127), (64, 128), (65, 16384), (7, 300_000)] {
+            let mapped: Vec<Mapped> = (0..5)
+                .map(|i| Mapped {
+                    name: format!("{i}{}", "n".repeat(name_len)),
+                    data_type: DataType::I8,
+                    dims: vec![bytes + i],
+                })
+                .collect();
+            let model = OnnxModel {
+                opset: 17,
+                producer_version: "0".into(),
+                metadata: vec![],
+                nodes: vec![],
+                constants: vec![],
+                mapped,
+                inputs: vec![],
+                outputs: vec![],
+            };
+            let file = write(&model, |t| vec![7; t.bytes()]);
+            assert_eq!(file.len(), size(&model));
+            let view = onnx_read::model(&file).unwrap();
+            for (tensor, want) in view.initializers.iter().zip(&model.mapped) {
+                let raw = tensor.raw.clone().unwrap();
+                assert_eq!(raw.start % ALIGNMENT, 0);
+                assert_eq!(file[raw], vec![7; want.bytes()]);
+            }
+            assert_eq!(file[file.len() - TAIL..], [0; TAIL]);
+        }
+    }
+}
