@@ -1,0 +1,380 @@
+//! The command line of thimble-device: one table of options says what is parsed, what the help shows and which command
+//! takes what. Raw arguments go in, a typed request comes out; sizes are bytes, times milliseconds.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use lexopt::{Arg, Parser, ValueExt};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    Info,
+    Run,
+    Bench,
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Request {
+    Help,
+    Version,
+    Do(Command, Options),
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub struct Options {
+    /// Absent only for `info`, which then tells of the board alone.
+    pub file: Option<PathBuf>,
+    pub ids: Option<Vec<i64>>,
+    pub input: Option<PathBuf>,
+    pub output: Option<PathBuf>,
+    pub seq: Option<usize>,
+    pub runs: Option<u32>,
+    pub warmup: Option<u32>,
+    pub threads: Option<usize>,
+    pub max_ram: Option<u64>,
+    pub max_p95_ms: Option<f64>,
+    pub lock: bool,
+    pub json: bool,
+}
+
+/// One line; the program adds nothing but its name.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UsageError(pub String);
+
+struct Flag {
+    name: &'static str,
+    value: &'static str,
+    takes: &'static [Command],
+    help: &'static str,
+}
+
+use Command::{Bench, Info, Run};
+
+const FLAGS: [Flag; 11] = [
+    Flag {
+        name: "ids",
+        value: "2,17,3",
+        takes: &[Run, Bench],
+        help: "token ids of one sequence, all of them real",
+    },
+    Flag {
+        name: "input",
+        value: "X.safetensors",
+        takes: &[Run, Bench],
+        help: "input_ids, attention_mask, token_type_ids (I64, [batch, seq]; the last two may be left out)",
+    },
+    Flag {
+        name: "output",
+        value: "Y.safetensors",
+        takes: &[Run],
+        help: "write every output there, as F32",
+    },
+    Flag {
+        name: "seq",
+        value: "N",
+        takes: &[Run, Bench],
+        help: "pad --ids to N tokens; without ids or input, make up a sequence of N (default 128)",
+    },
+    Flag {
+        name: "runs",
+        value: "N",
+        takes: &[Bench],
+        help: "timed runs (default 50)",
+    },
+    Flag {
+        name: "warmup",
+        value: "N",
+        takes: &[Bench],
+        help: "runs before them that are not timed (default 5)",
+    },
+    Flag {
+        name: "threads",
+        value: "N",
+        takes: &[Run, Bench, Info],
+        help: "threads to compute on (default: physical cores)",
+    },
+    Flag {
+        name: "max-ram",
+        value: "SIZE",
+        takes: &[Bench],
+        help: "say no when peak memory is over this: 24MiB, 30MB, or bytes",
+    },
+    Flag {
+        name: "max-p95",
+        value: "MS",
+        takes: &[Bench],
+        help: "say no when 95 % of the runs are not within this",
+    },
+    Flag {
+        name: "lock",
+        value: "",
+        takes: &[Run, Bench],
+        help: "lock the model's pages in RAM, so none is evicted and read again",
+    },
+    Flag {
+        name: "json",
+        value: "",
+        takes: &[Info, Run, Bench],
+        help: "print one JSON object",
+    },
+];
+
+pub fn help() -> String {
+    let mut text = String::from(
+        "thimble-device: runs and measures a thimble model on this board\n\n\
+         Usage:\n  \
+         thimble-device info [FILE] [options]   the board, and what a model holds\n  \
+         thimble-device run FILE [options]      one pass, outputs shown or written\n  \
+         thimble-device bench FILE [options]    latency, memory, faults, temperature\n\nOptions:\n",
+    );
+    for flag in &FLAGS {
+        let takers: Vec<&str> = flag.takes.iter().map(|c| name_of(*c)).collect();
+        let left = format!("--{} {}", flag.name, flag.value);
+        text += &format!("  {left:<22} {} [{}]\n", flag.help, takers.join(", "));
+    }
+    text + "  -h, --help             this text\n  -V, --version          version\n\n\
+            Exit codes: 0 yes, 1 a limit does not hold, 2 usage, I/O or malformed input.\n"
+}
+
+fn name_of(command: Command) -> &'static str {
+    match command {
+        Info => "info",
+        Run => "run",
+        Bench => "bench",
+    }
+}
+
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, UsageError> {
+    let mut parser = Parser::from_args(arguments);
+    let mut command = None;
+    let mut options = Options::default();
+    let said = |e: lexopt::Error| UsageError(e.to_string());
+    while let Some(argument) = parser.next().map_err(said)? {
+        match argument {
+            Arg::Short('h') | Arg::Long("help") => return Ok(Request::Help),
+            Arg::Short('V') | Arg::Long("version") => return Ok(Request::Version),
+            Arg::Value(word) if command.is_none() => {
+                let known = [Info, Run, Bench]
+                    .into_iter()
+                    .find(|c| word.to_str() == Some(name_of(*c)));
+                command = Some(known.ok_or_else(|| {
+                    UsageError(format!(
+                        "no command {:?}; it is info, run or bench",
+                        word.to_string_lossy()
+                    ))
+                })?);
+            }
+            Arg::Value(word) if options.file.is_none() => options.file = Some(PathBuf::from(word)),
+            Arg::Value(word) => {
+                return Err(UsageError(format!(
+                    "one FILE at a time; {:?} is too many",
+                    word.to_string_lossy()
+                )));
+            }
+            Arg::Long(long) => {
+                let Some(flag) = FLAGS.iter().find(|f| f.name == long) else {
+                    return Err(UsageError(format!("no option --{long}; see --help")));
+                };
+                let command = command.ok_or_else(|| UsageError(format!("the command comes before --{}", flag.name)))?;
+                if !flag.takes.contains(&command) {
+                    return Err(UsageError(format!(
+                        "--{} means nothing to {}",
+                        flag.name,
+                        name_of(command)
+                    )));
+                }
+                set(flag.name, &mut options, &mut parser)?;
+            }
+            Arg::Short(short) => return Err(UsageError(format!("no option -{short}; see --help"))),
+        }
+    }
+    let command =
+        command.ok_or_else(|| UsageError("a command is needed: info, run or bench; see --help".to_string()))?;
+    check(command, &options)?;
+    Ok(Request::Do(command, options))
+}
+
+/// Stores the value of `flag`, read from the arguments.
+fn set(flag: &'static str, options: &mut Options, parser: &mut Parser) -> Result<(), UsageError> {
+    if flag == "lock" || flag == "json" {
+        match flag {
+            "lock" => options.lock = true,
+            _ => options.json = true,
+        }
+        return Ok(());
+    }
+    let raw = parser.value().map_err(|e| UsageError(e.to_string()))?;
+    match flag {
+        "input" => options.input = Some(PathBuf::from(raw)),
+        "output" => options.output = Some(PathBuf::from(raw)),
+        _ => {
+            let text = raw.string().map_err(|e| UsageError(format!("--{flag}: {e}")))?;
+            set_text(flag, options, &text).map_err(|wanted| UsageError(format!("--{flag} {text:?}: {wanted}")))?;
+        }
+    }
+    Ok(())
+}
+
+/// On failure, what would have been right.
+fn set_text(flag: &str, options: &mut Options, text: &str) -> Result<(), String> {
+    let positive = |most: usize| match text.parse::<usize>() {
+        Ok(n) if (1..=most).contains(&n) => Ok(n),
+        _ => Err(format!("a whole number from 1 to {most} is needed")),
+    };
+    // Each timed run is remembered for the percentiles.
+    const MOST_RUNS: usize = 10_000_000;
+    match flag {
+        "ids" => {
+            let ids = text
+                .split(',')
+                .map(|id| id.trim().parse::<i64>())
+                .collect::<Result<Vec<_>, _>>();
+            options.ids =
+                Some(ids.map_err(|_| "token ids are whole numbers with commas between, like 2,17,3".to_string())?);
+        }
+        "seq" => options.seq = Some(positive(1 << 24)?),
+        "threads" => options.threads = Some(positive(1024)?),
+        "runs" => options.runs = Some(positive(MOST_RUNS)? as u32),
+        "warmup" => {
+            options.warmup = Some(match text {
+                "0" => 0,
+                _ => positive(MOST_RUNS)? as u32,
+            });
+        }
+        "max-ram" => options.max_ram = Some(size(text)?),
+        "max-p95" => {
+            let ms = text.parse::<f64>().ok().filter(|ms| ms.is_finite() && *ms >= 0.0);
+            options.max_p95_ms = Some(ms.ok_or("milliseconds are needed, like 120 or 0.5")?);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A number of bytes: "12MiB" is 12 · 1024², "12MB" 12 · 1000², a bare number bytes.
+fn size(text: &str) -> Result<u64, String> {
+    text.parse::<bytesize::ByteSize>()
+        .map(|size| size.as_u64())
+        .map_err(|_| "a size is needed, like 24MiB (of 1024), 24MB (of 1000), or bytes".to_string())
+}
+
+fn check(command: Command, options: &Options) -> Result<(), UsageError> {
+    let refuse = |text: &str| Err(UsageError(text.to_string()));
+    if options.file.is_none() && command != Info {
+        return refuse(&format!("{} needs a model FILE", name_of(command)));
+    }
+    if options.ids.is_some() && options.input.is_some() {
+        return refuse("--ids and --input both say what goes in; give one");
+    }
+    if options.seq.is_some() && options.input.is_some() {
+        return refuse("--seq pads --ids or makes up a sequence; the tensors of --input have their own length");
+    }
+    if let (Some(ids), Some(seq)) = (&options.ids, options.seq)
+        && ids.len() > seq
+    {
+        return refuse(&format!("--ids has {} tokens, more than --seq {seq}", ids.len()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Request, String> {
+        parse(line.split_whitespace().map(OsString::from)).map_err(|e| e.0)
+    }
+
+    #[test]
+    fn a_whole_bench_line() {
+        let line = "bench m.onnx --ids 2,17,3 --seq 16 --runs 7 --warmup 0 --threads 2 --max-ram 24MiB --max-p95 12.5 --lock --json";
+        let expected = Options {
+            file: Some("m.onnx".into()),
+            ids: Some(vec![2, 17, 3]),
+            seq: Some(16),
+            runs: Some(7),
+            warmup: Some(0),
+            threads: Some(2),
+            max_ram: Some(24 << 20),
+            max_p95_ms: Some(12.5),
+            lock: true,
+            json: true,
+            ..Options::default()
+        };
+        assert_eq!(parsed(line), Ok(Request::Do(Bench, expected)));
+        let out = parsed("run --input=a.safetensors m.onnx --output b.safetensors").unwrap();
+        assert!(matches!(
+            out,
+            Request::Do(
+                Run,
+                Options {
+                    input: Some(_),
+                    output: Some(_),
+                    file: Some(_),
+                    ..
+                }
+            )
+        ));
+        assert_eq!(parsed("info"), Ok(Request::Do(Info, Options::default())));
+        assert_eq!(parsed("bench --help"), Ok(Request::Help));
+        assert_eq!(parsed("-V"), Ok(Request::Version));
+    }
+
+    #[test]
+    fn every_wrong_line_says_what_is_right() {
+        let cases = [
+            ("", "a command is needed"),
+            ("race m.onnx", "info, run or bench"),
+            ("--json bench m.onnx", "comes before --json"),
+            ("bench", "needs a model FILE"),
+            ("run a b", "one FILE at a time"),
+            ("run m --runs 3", "--runs means nothing to run"),
+            ("run m --frobnicate", "no option --frobnicate"),
+            ("run m -x", "no option -x"),
+            ("run m --ids", "missing"),
+            ("run m --ids 2,,3", "token ids are"),
+            ("run m --ids 99999999999999999999", "token ids are"),
+            ("run m --ids 1 --input x", "give one"),
+            ("run m --input x --seq 3", "their own length"),
+            ("run m --ids 1,2,3 --seq 2", "3 tokens, more than --seq 2"),
+            ("bench m --seq 0", "from 1 to"),
+            ("bench m --runs -1", "from 1 to"),
+            ("bench m --threads 5000", "from 1 to 1024"),
+            ("bench m --max-ram lots", "a size is needed"),
+            ("bench m --max-p95 nan", "milliseconds"),
+            ("bench m --max-p95 -3", "milliseconds"),
+            ("bench m --lock=yes", "unexpected"),
+        ];
+        for (line, expected) in cases {
+            let message = parsed(line).expect_err(line);
+            assert!(message.contains(expected), "{line}: {message}");
+            assert!(!message.contains('\n'), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn sizes_of_1000_and_of_1024_differ() {
+        let cases = [
+            ("0", Some(0)),
+            ("123", Some(123)),
+            ("12MB", Some(12_000_000)),
+            ("12MiB", Some(12 << 20)),
+            ("12 MiB", Some(12 << 20)),
+            ("1.5KiB", Some(1536)),
+            ("12mib", Some(12 << 20)),
+            ("-1", None),
+            ("", None),
+            ("MiB", None),
+            ("12 apples", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(size(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_help_names_every_option() {
+        let help = help();
+        assert!(FLAGS.iter().all(|f| help.contains(&format!("--{}", f.name))));
+    }
+}

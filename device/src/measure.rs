@@ -1,0 +1,529 @@
+//! What the operating system knows of this process and this board: resident memory, page faults, the CPU and its
+//! features, RAM and its limits, clock and temperature. Read as text from /proc and /sys; bytes, MHz and °C come out,
+//! and `None` where a board does not say.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use thimble_shared::report::{BoardReport, Memory};
+
+fn read(path: impl AsRef<Path>) -> Option<String> {
+    // Device-tree files end in NUL, and a broken one may hold anything.
+    let bytes = fs::read(path).ok()?;
+    Some(
+        String::from_utf8_lossy(&bytes)
+            .trim_matches(['\0', '\n', ' ', '\t'])
+            .to_string(),
+    )
+}
+
+fn read_number<T: std::str::FromStr>(path: impl AsRef<Path>) -> Option<T> {
+    read(path)?.parse().ok()
+}
+
+/// The value of a "Name:   123 kB" line, in bytes.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let rest = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    rest.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
+}
+
+/// Resident memory of this process now, and at its highest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resident {
+    pub total: Option<u64>,
+    pub peak: Option<u64>,
+    pub anon: Option<u64>,
+    pub file: Option<u64>,
+}
+
+impl Resident {
+    pub fn now() -> Resident {
+        if emulator() == Some("qemu-user") {
+            // The figures would be those of the emulator.
+            return Resident::default();
+        }
+        Resident::parse(
+            &read("/proc/self/smaps_rollup").unwrap_or_default(),
+            &read("/proc/self/status").unwrap_or_default(),
+        )
+    }
+
+    /// smaps_rollup counts pages, status sums per-thread counters that lag: the former wins where the kernel has it.
+    fn parse(rollup: &str, status: &str) -> Resident {
+        let total = kilobytes(rollup, "Rss").or_else(|| kilobytes(status, "VmRSS"));
+        let anon = kilobytes(rollup, "Anonymous").or_else(|| kilobytes(status, "RssAnon"));
+        let file = match (kilobytes(rollup, "Rss"), kilobytes(rollup, "Anonymous")) {
+            (Some(rss), Some(anon)) => rss.checked_sub(anon),
+            _ => kilobytes(status, "RssFile"),
+        };
+        let peak = kilobytes(status, "VmHWM").max(total);
+        Resident {
+            total,
+            peak,
+            anon,
+            file,
+        }
+    }
+
+    /// The report's figures, given what was resident before the model was opened.
+    pub fn since(self, baseline: Resident) -> Memory {
+        Memory {
+            baseline_rss: baseline.total,
+            peak_rss: self.peak,
+            anon: self.anon,
+            file: self.file,
+        }
+    }
+}
+
+/// Page faults of this process since it started: (major, minor). A major one waited for storage.
+pub fn faults() -> Option<(u64, u64)> {
+    if emulator() == Some("qemu-user") {
+        return None;
+    }
+    parse_faults(&read("/proc/self/stat")?)
+}
+
+fn parse_faults(stat: &str) -> Option<(u64, u64)> {
+    // The command's name stands in parentheses and may hold blanks and parentheses itself.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    Some((fields.get(9)?.parse().ok()?, fields.get(7)?.parse().ok()?))
+}
+
+/// What a processor says of itself in /proc/cpuinfo.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct CpuInfo {
+    part: Option<String>,
+    features: Vec<String>,
+    logical: u32,
+    /// Distinct (package, core) pairs; 0 where not said, as on ARM.
+    physical: u32,
+    mhz: Option<u32>,
+}
+
+/// x86 lists over a hundred flags: these are the ones kernels are chosen by.
+const X86_FEATURES: [&str; 8] = [
+    "sse4_1",
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+];
+
+fn parse_cpuinfo(text: &str) -> CpuInfo {
+    let mut info = CpuInfo::default();
+    let (mut parts, mut cores) = (Vec::<String>::new(), BTreeSet::new());
+    let mut package = String::new();
+    for line in text.lines() {
+        let Some((name, value)) = line.split_once(':') else {
+            continue;
+        };
+        let value = value.trim();
+        match name.trim() {
+            "processor" if value.parse::<u32>().is_ok() => info.logical += 1,
+            "CPU part" if !parts.iter().any(|p| p == value) => parts.push(value.to_string()),
+            "Features" if info.features.is_empty() => {
+                info.features = value.split_whitespace().map(str::to_string).collect();
+            }
+            "flags" if info.features.is_empty() => {
+                let known = value.split_whitespace().filter(|f| X86_FEATURES.contains(f));
+                info.features = known.map(str::to_string).collect();
+            }
+            "physical id" => package = value.to_string(),
+            "core id" => {
+                cores.insert((package.clone(), value.to_string()));
+            }
+            "cpu MHz" if info.mhz.is_none() => info.mhz = value.parse::<f64>().ok().map(|m| m.round() as u32),
+            _ => {}
+        }
+    }
+    info.part = (!parts.is_empty()).then(|| parts.join("+"));
+    info.physical = cores.len() as u32;
+    info
+}
+
+/// Hardware capabilities the kernel hands every program (auxiliary vector), by bit: (word, bit, name). Unlike
+/// /proc/cpuinfo they are right under an emulator too.
+#[cfg(target_arch = "aarch64")]
+const HWCAPS: [(usize, u32, &str); 12] = [
+    (0, 0, "fp"),
+    (0, 1, "asimd"),
+    (0, 7, "crc32"),
+    (0, 8, "atomics"),
+    (0, 9, "fphp"),
+    (0, 10, "asimdhp"),
+    (0, 12, "asimdrdm"),
+    (0, 20, "asimddp"),
+    (0, 22, "sve"),
+    (1, 1, "sve2"),
+    (1, 13, "i8mm"),
+    (1, 14, "bf16"),
+];
+
+const AT_PAGESZ: u64 = 6;
+#[cfg(target_arch = "aarch64")]
+const AT_HWCAP: [u64; 2] = [16, 26];
+
+/// The entry of this process's auxiliary vector under `key`.
+fn auxiliary(key: u64) -> Option<u64> {
+    let bytes = fs::read("/proc/self/auxv").ok()?;
+    let words: Vec<u64> = bytes
+        .chunks_exact(8)
+        .filter_map(|b| Some(u64::from_ne_bytes(b.try_into().ok()?)))
+        .collect();
+    words.chunks_exact(2).find(|pair| pair[0] == key).map(|pair| pair[1])
+}
+
+#[cfg(target_arch = "aarch64")]
+fn features(_: &CpuInfo) -> Vec<String> {
+    let words = AT_HWCAP.map(|key| auxiliary(key).unwrap_or(0));
+    HWCAPS
+        .iter()
+        .filter(|(word, bit, _)| words[*word] >> bit & 1 == 1)
+        .map(|(_, _, name)| name.to_string())
+        .collect()
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn features(info: &CpuInfo) -> Vec<String> {
+    info.features.clone()
+}
+
+/// The part number in a MIDR register's value, e.g. 0x410fd083 → "0xd08".
+fn part_of_midr(text: &str) -> Option<String> {
+    let midr = u64::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()?;
+    Some(format!("0x{:03x}", midr >> 4 & 0xfff))
+}
+
+/// Whether the board is software, and which.
+fn emulator() -> Option<&'static str> {
+    use std::sync::OnceLock;
+    static FOUND: OnceLock<Option<&'static str>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let info = read("/proc/cpuinfo").unwrap_or_default();
+        let arch = read("/proc/sys/kernel/arch");
+        if cfg!(target_arch = "aarch64") && is_foreign_kernel(&info, arch.as_deref()) {
+            return Some("qemu-user");
+        }
+        let compatible = read("/proc/device-tree/compatible").unwrap_or_default();
+        compatible.contains("linux,dummy-virt").then_some("qemu-system")
+    })
+}
+
+/// Whether a kernel of another architecture runs below this aarch64 program: a user-mode emulator hands through the
+/// host's /proc/cpuinfo, or at least its name.
+fn is_foreign_kernel(cpuinfo: &str, arch: Option<&str>) -> bool {
+    arch.is_some_and(|a| a != "aarch64") || cpuinfo.lines().any(|l| l.starts_with("vendor_id"))
+}
+
+/// The tightest memory limit over this process's control group and the ones above it. `membership` is the text of
+/// /proc/self/cgroup, `root` where the hierarchies are mounted.
+fn cgroup_limit(membership: &str, root: &Path) -> Option<u64> {
+    let mut files = Vec::<PathBuf>::new();
+    for line in membership.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let (mount, file) = if controllers.is_empty() {
+            (root.to_path_buf(), "memory.max")
+        } else if controllers.split(',').any(|c| c == "memory") {
+            (root.join("memory"), "memory.limit_in_bytes")
+        } else {
+            continue;
+        };
+        // A container may see its group's path from outside but mount only its own part: the root covers that.
+        let group = Path::new(group.trim_start_matches('/'));
+        if group.components().all(|c| matches!(c, std::path::Component::Normal(_))) {
+            files.extend(group.ancestors().map(|g| mount.join(g).join(file)));
+        } else {
+            files.push(mount.join(file));
+        }
+    }
+    // cgroup v1 writes "no limit" as the largest multiple of the page size.
+    const UNLIMITED: u64 = 1 << 60;
+    files
+        .iter()
+        .filter_map(read_number::<u64>)
+        .filter(|&limit| limit < UNLIMITED)
+        .min()
+}
+
+/// Temperature of the hottest zone that names the CPU or SoC, or of the hottest zone at all.
+fn temperature(thermal: &Path) -> Option<f64> {
+    let mut zones = Vec::new();
+    for entry in fs::read_dir(thermal).ok()?.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with("thermal_zone") {
+            continue;
+        }
+        let Some(milli) = read_number::<i64>(entry.path().join("temp")) else {
+            continue;
+        };
+        let kind = read(entry.path().join("type")).unwrap_or_default().to_lowercase();
+        if (-40_000..150_000).contains(&milli) {
+            zones.push((["cpu", "soc", "pkg"].iter().any(|name| kind.contains(name)), milli));
+        }
+    }
+    let named = zones.iter().any(|(cpu, _)| *cpu);
+    zones
+        .iter()
+        .filter(|(cpu, _)| *cpu == named)
+        .map(|(_, milli)| *milli as f64 / 1000.0)
+        .reduce(f64::max)
+}
+
+pub fn celsius() -> Option<f64> {
+    temperature(Path::new("/sys/class/thermal"))
+}
+
+/// Signs that the clock is held down, at one moment. Compare two with [`Throttle::since`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Throttle {
+    /// The Raspberry Pi firmware's word: bits 0-3 now, 16-19 since boot.
+    firmware: Option<u32>,
+    /// Whether a CPU cooling device of the kernel is active.
+    cooling: Option<bool>,
+}
+
+impl Throttle {
+    pub fn now() -> Throttle {
+        let firmware = [
+            "/sys/devices/platform/soc/soc:firmware",
+            "/sys/devices/platform/soc@107c000000/soc@107c000000:firmware",
+        ]
+        .iter()
+        .find_map(|dir| read(format!("{dir}/get_throttled")))
+        .and_then(|hex| u32::from_str_radix(hex.trim_start_matches("0x"), 16).ok());
+        Throttle {
+            firmware,
+            cooling: cpu_cooling(Path::new("/sys/class/thermal")),
+        }
+    }
+
+    /// Whether the board was held down between `start` and now; `None` where nothing tells.
+    pub fn since(self, start: Throttle) -> Option<bool> {
+        let firmware = self.firmware.map(|now| {
+            let new = now & !start.firmware.unwrap_or(0);
+            now & 0xf != 0 || new & 0xf_0000 != 0
+        });
+        let cooling = self.cooling.map(|now| now || start.cooling == Some(true));
+        match (firmware, cooling) {
+            (None, None) => None,
+            (a, b) => Some(a.unwrap_or(false) || b.unwrap_or(false)),
+        }
+    }
+}
+
+fn cpu_cooling(thermal: &Path) -> Option<bool> {
+    let mut found = None;
+    for entry in fs::read_dir(thermal).ok()?.flatten() {
+        let kind = read(entry.path().join("type")).unwrap_or_default().to_lowercase();
+        if entry.file_name().to_string_lossy().starts_with("cooling_device") && kind.contains("cpu") {
+            let active = read_number::<u64>(entry.path().join("cur_state")).is_some_and(|state| state > 0);
+            found = Some(found.unwrap_or(false) || active);
+        }
+    }
+    found
+}
+
+/// Cores to compute on when nobody says: physical ones, as far as this process may use them.
+pub fn default_threads() -> usize {
+    let allowed = std::thread::available_parallelism().map_or(1, usize::from);
+    let physical = parse_cpuinfo(&read("/proc/cpuinfo").unwrap_or_default()).physical as usize;
+    if physical == 0 { allowed } else { allowed.min(physical) }
+}
+
+/// Everything the report says of the board, as of now.
+pub fn board() -> BoardReport {
+    let info = parse_cpuinfo(&read("/proc/cpuinfo").unwrap_or_default());
+    let meminfo = read("/proc/meminfo").unwrap_or_default();
+    let cpu = Path::new("/sys/devices/system/cpu/cpu0");
+    let midr = || part_of_midr(&read(cpu.join("regs/identification/midr_el1"))?);
+    BoardReport {
+        model: read("/proc/device-tree/model").or_else(|| read("/sys/firmware/devicetree/base/model")),
+        cpu_part: info.part.clone().or_else(midr),
+        features: features(&info),
+        cores: (info.logical > 0).then_some(info.logical).or_else(|| {
+            std::thread::available_parallelism()
+                .ok()
+                .and_then(|n| u32::try_from(n.get()).ok())
+        }),
+        mem_total: kilobytes(&meminfo, "MemTotal"),
+        mem_available: kilobytes(&meminfo, "MemAvailable"),
+        cgroup_limit: read("/proc/self/cgroup").and_then(|text| cgroup_limit(&text, Path::new("/sys/fs/cgroup"))),
+        page_size: auxiliary(AT_PAGESZ),
+        kernel: read("/proc/sys/kernel/osrelease"),
+        governor: read(cpu.join("cpufreq/scaling_governor")),
+        mhz: read_number::<u32>(cpu.join("cpufreq/scaling_cur_freq"))
+            .map(|khz| khz / 1000)
+            .or(info.mhz),
+        emulated: emulator().map(str::to_string),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PI4: &str = "processor\t: 0\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd08\nCPU revision\t: 3\n\nprocessor\t: 1\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\nCPU implementer\t: 0x41\nCPU part\t: 0xd08\n\nRevision\t: c03111\nSerial\t\t: 1000\nModel\t\t: Raspberry Pi 4 Model B Rev 1.1\n";
+    const BIG_LITTLE: &str =
+        "processor\t: 0\nCPU part\t: 0xd03\n\nprocessor\t: 1\nCPU part\t: 0xd03\n\nprocessor\t: 2\nCPU part\t: 0xd08\n";
+    const X86: &str = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu MHz\t\t: 2600.4\nphysical id\t: 0\ncore id\t\t: 0\nflags\t\t: fpu avx avx2 fma nx\n\nprocessor\t: 1\nvendor_id\t: GenuineIntel\nphysical id\t: 0\ncore id\t\t: 0\nflags\t\t: fpu avx avx2 fma nx\n";
+
+    #[test]
+    fn cpuinfo_of_several_machines() {
+        let pi = parse_cpuinfo(PI4);
+        assert_eq!(
+            (pi.part.as_deref(), pi.logical, pi.physical, pi.mhz),
+            (Some("0xd08"), 2, 0, None)
+        );
+        assert_eq!(pi.features, ["fp", "asimd", "evtstrm", "crc32", "cpuid"]);
+        assert_eq!(parse_cpuinfo(BIG_LITTLE).part.as_deref(), Some("0xd03+0xd08"));
+        let x86 = parse_cpuinfo(X86);
+        assert_eq!((x86.part, x86.logical, x86.physical, x86.mhz), (None, 2, 1, Some(2600)));
+        assert_eq!(x86.features, ["avx", "avx2", "fma"]);
+        assert_eq!(parse_cpuinfo(""), CpuInfo::default());
+        assert_eq!(part_of_midr("0x00000000410fd083\n").as_deref(), Some("0xd08"));
+        assert_eq!(part_of_midr("nonsense"), None);
+    }
+
+    #[test]
+    fn an_emulator_is_known_by_the_kernel_below() {
+        assert!(is_foreign_kernel(X86, None));
+        assert!(is_foreign_kernel(PI4, Some("x86_64")));
+        assert!(!is_foreign_kernel(PI4, Some("aarch64")));
+        assert!(!is_foreign_kernel(PI4, None));
+    }
+
+    #[test]
+    fn resident_memory_from_either_file() {
+        let status =
+            "Name:\tx\nVmHWM:\t    3000 kB\nVmRSS:\t    2000 kB\nRssAnon:\t     500 kB\nRssFile:\t    1500 kB\n";
+        let rollup = "00400000-7ffc ---p 00000000 00:00 0    [rollup]\nRss:                2100 kB\nPss:                 900 kB\nAnonymous:           600 kB\n";
+        let kb = |n: u64| Some(n * 1024);
+        assert_eq!(
+            Resident::parse("", status),
+            Resident {
+                total: kb(2000),
+                peak: kb(3000),
+                anon: kb(500),
+                file: kb(1500)
+            }
+        );
+        assert_eq!(
+            Resident::parse(rollup, status),
+            Resident {
+                total: kb(2100),
+                peak: kb(3000),
+                anon: kb(600),
+                file: kb(1500)
+            }
+        );
+        assert_eq!(Resident::parse("", ""), Resident::default());
+        // An overflowing or foreign line is no figure.
+        assert_eq!(kilobytes("Rss: 99999999999999999999 kB", "Rss"), None);
+        assert_eq!(kilobytes("Rss: 5 MB", "Rss"), None);
+    }
+
+    #[test]
+    fn faults_survive_a_hostile_process_name() {
+        let stat = "12 (a) 9 (b)) S 1 2 3 4 5 6 700 8 90 10 11";
+        assert_eq!(parse_faults(stat), Some((90, 700)));
+        assert_eq!(parse_faults("12 (x) S 1"), None);
+    }
+
+    #[test]
+    fn this_machine_has_memory_and_faults() {
+        if emulator() == Some("qemu-user") {
+            assert_eq!((Resident::now(), faults()), (Resident::default(), None));
+            return;
+        }
+        let now = Resident::now();
+        assert!(now.peak >= now.total && now.total > Some(100_000), "{now:?}");
+        assert!(faults().unwrap().1 > 10);
+        let board = board();
+        assert!(
+            board.mem_total > board.mem_available && board.page_size >= Some(4096),
+            "{board:?}"
+        );
+        assert!(default_threads() >= 1);
+    }
+
+    #[test]
+    fn the_tightest_group_limits() {
+        let root = std::env::temp_dir().join(format!("thimble-cgroup-{}", std::process::id()));
+        let write = |path: &str, text: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("memory.max", "max\n");
+        write("a/memory.max", "1000\n");
+        write("a/b/memory.max", "2000\n");
+        write("memory/memory.limit_in_bytes", "9223372036854771712\n");
+        write("memory/c/memory.limit_in_bytes", "500\n");
+        let cases = [
+            ("0::/a/b\n", Some(1000)),
+            ("0::/\n", None),
+            ("5:cpu,cpuacct:/c\n4:memory:/c\n0::/\n", Some(500)),
+            ("4:memory:/\n", None),
+            ("0::/../../a\n", None),
+            ("nonsense\n", None),
+        ];
+        for (membership, expected) in cases {
+            assert_eq!(cgroup_limit(membership, &root), expected, "{membership}");
+        }
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn the_cpu_zone_wins_over_hotter_others() {
+        let root = std::env::temp_dir().join(format!("thimble-thermal-{}", std::process::id()));
+        for (zone, kind, temp) in [
+            ("thermal_zone0", "cpu-thermal", "48312"),
+            ("thermal_zone1", "pmic", "60000"),
+            ("thermal_zone2", "cpu", "-274000"),
+        ] {
+            fs::create_dir_all(root.join(zone)).unwrap();
+            fs::write(root.join(zone).join("type"), kind).unwrap();
+            fs::write(root.join(zone).join("temp"), temp).unwrap();
+        }
+        assert_eq!(temperature(&root), Some(48.312));
+        assert_eq!(cpu_cooling(&root), None);
+        fs::create_dir_all(root.join("cooling_device0")).unwrap();
+        fs::write(root.join("cooling_device0/type"), "cpufreq-cpu0").unwrap();
+        fs::write(root.join("cooling_device0/cur_state"), "2").unwrap();
+        assert_eq!(cpu_cooling(&root), Some(true));
+        assert_eq!(temperature(Path::new("/nonexistent")), None);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn throttling_counts_only_what_is_new_or_now() {
+        let at = |firmware, cooling| Throttle { firmware, cooling };
+        let cases = [
+            (at(None, None), at(None, None), None),
+            (at(Some(0), None), at(Some(0), None), Some(false)),
+            // It was throttled before the bench: not this bench's doing.
+            (at(Some(0x5_0000), None), at(Some(0x5_0000), None), Some(false)),
+            (at(Some(0), None), at(Some(0x4_0000), None), Some(true)),
+            (at(Some(0), None), at(Some(0x2), None), Some(true)),
+            (at(None, Some(false)), at(None, Some(true)), Some(true)),
+            (at(None, Some(false)), at(None, Some(false)), Some(false)),
+        ];
+        for (start, end, expected) in cases {
+            assert_eq!(end.since(start), expected, "{start:?} {end:?}");
+        }
+    }
+}
