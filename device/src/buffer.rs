@@ -1,0 +1,44 @@
+//! Heap memory aligned to 64 bytes, for what kernels read with vector loads: packed activations, expanded panels and
+//! model images built in memory. Sizes are in elements of the viewed type; fresh memory is zero.
+
+use bytemuck::{Pod, Zeroable};
+
+pub const ALIGNMENT: usize = 64;
+
+/// One cache line; a `Vec` of these is aligned without an allocator of our own.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; ALIGNMENT]);
+
+/// A growable, 64-byte aligned buffer that is reused between calls.
+#[derive(Default)]
+pub struct Buffer(Vec<Line>);
+
+impl Buffer {
+    pub fn from_bytes(bytes: &[u8]) -> Buffer {
+        let mut buffer = Buffer::default();
+        buffer.take::<u8>(bytes.len()).copy_from_slice(bytes);
+        buffer
+    }
+
+    /// `len` elements whose content is whatever the last user left; grows when needed.
+    pub fn take<T: Pod>(&mut self, len: usize) -> &mut [T] {
+        let lines = (len * size_of::<T>()).div_ceil(ALIGNMENT);
+        if self.0.len() < lines {
+            self.0.clear();
+            self.0.resize(lines, Line::zeroed());
+        }
+        &mut bytemuck::cast_slice_mut(&mut self.0)[..len]
+    }
+
+    /// The first `len` elements as they are. Panics when [`Buffer::take`] did not provide as many.
+    pub fn view<T: Pod>(&self, len: usize) -> &[T] {
+        &bytemuck::cast_slice(&self.0)[..len]
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({} bytes)", self.0.len() * ALIGNMENT)
+    }
+}

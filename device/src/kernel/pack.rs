@@ -1,0 +1,218 @@
+//! Activations as the kernels read them. Rows `x[token, k]` go in; tiles of a few tokens come out, the tokens of one
+//! `k` (f32) or of one group of four `k` (int8) side by side: `[tile][k][token]` and `[tile][k/4][token][4]`.
+
+use crate::buffer::Buffer;
+use crate::pool::Pool;
+use thimble_shared::number::{ACTIVATION_FLOOR, I8_MAX};
+use thimble_shared::panel::{I8_DEPTH, I8_GROUP};
+
+/// How many tokens lie side by side, and what happens to the last few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiling {
+    pub tokens: usize,
+    /// The last tile is filled up with zeros (tract's kernels) instead of being narrower (ours).
+    pub padded: bool,
+}
+
+impl Tiling {
+    pub fn tiles(self, rows: usize) -> usize {
+        rows.div_ceil(self.tokens)
+    }
+
+    /// Tokens of tile `i` that are real.
+    pub fn real(self, rows: usize, tile: usize) -> usize {
+        self.tokens.min(rows - tile * self.tokens)
+    }
+
+    /// Tokens tile `i` has room for.
+    pub fn width(self, rows: usize, tile: usize) -> usize {
+        if self.padded { self.tokens } else { self.real(rows, tile) }
+    }
+}
+
+/// f32 activations in tiles.
+#[derive(Debug, Default)]
+pub struct PackedF32 {
+    data: Buffer,
+    pub rows: usize,
+    pub k: usize,
+}
+
+impl PackedF32 {
+    /// Packs `rows` rows of `k` values; row `t` starts at `x[t * stride]`.
+    pub fn pack(&mut self, pool: &Pool, tiling: Tiling, x: &[f32], rows: usize, k: usize, stride: usize) {
+        self.rows = rows;
+        self.k = k;
+        let room = tiling.tiles(rows) * tiling.tokens * k;
+        let tiles = self.data.take::<f32>(room);
+        pool.chunks(tiles, tiling.tokens * k, |i, tile| {
+            let (real, width) = (tiling.real(rows, i), tiling.width(rows, i));
+            let first = i * tiling.tokens;
+            if width > real {
+                tile.fill(0.0);
+            }
+            // Blocks of k keep the strided stores within a few cache lines per token.
+            for from in (0..k).step_by(16) {
+                let to = k.min(from + 16);
+                for t in 0..real {
+                    let row = &x[(first + t) * stride..][from..to];
+                    for (slot, &value) in tile[from * width + t..].iter_mut().step_by(width).zip(row) {
+                        *slot = value;
+                    }
+                }
+            }
+        });
+    }
+
+    pub fn tile(&self, tiling: Tiling, i: usize) -> &[f32] {
+        let start = i * tiling.tokens * self.k;
+        let len = tiling.width(self.rows, i) * self.k;
+        &self.data.view::<f32>(start + len)[start..]
+    }
+
+    /// All tiles, one after another, for kernels that take a whole padded operand.
+    pub fn all(&self, tiling: Tiling) -> &[f32] {
+        self.data.view(tiling.tiles(self.rows) * tiling.tokens * self.k)
+    }
+}
+
+/// What one token needs besides its quantised values.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Token {
+    /// `a / 127`, `a` being the token's largest magnitude.
+    pub scale: f32,
+    /// Sum of the quantised values, which undoes the +128 of unsigned × signed kernels.
+    pub sum: i32,
+}
+
+/// int8 activations in tiles, with the scale each token was quantised by.
+#[derive(Debug, Default)]
+pub struct PackedI8 {
+    data: Buffer,
+    pub tokens: Vec<Token>,
+    /// Input channels rounded up to the panel's depth.
+    pub depth: usize,
+    wide: bool,
+}
+
+impl PackedI8 {
+    /// Quantises each row symmetrically by its own maximum and packs it; `wide` stores i16, for kernels that multiply so.
+    pub fn quantise(&mut self, pool: &Pool, tiling: Tiling, wide: bool, x: &[f32], rows: usize, k: usize) {
+        let depth = k.next_multiple_of(I8_DEPTH);
+        (self.depth, self.wide) = (depth, wide);
+        self.tokens.resize(rows, Token::default());
+        let tile_bytes = tiling.tokens * depth * self.element();
+        let data = self.data.take::<u8>(tiling.tiles(rows) * tile_bytes);
+        pool.chunks2(data, tile_bytes, &mut self.tokens, tiling.tokens, |i, tile, tokens| {
+            let width = tiling.width(rows, i);
+            if width > tokens.len() {
+                tile.fill(0);
+            }
+            let mut row = vec![0i8; depth];
+            for (t, token) in tokens.iter_mut().enumerate() {
+                token.scale = quantise_row(&x[(i * tiling.tokens + t) * k..][..k], &mut row[..k]);
+                token.sum = row.iter().map(|&v| i32::from(v)).sum();
+                let groups = row.as_chunks::<I8_GROUP>().0;
+                if wide {
+                    let tile: &mut [[i16; I8_GROUP]] = bytemuck::cast_slice_mut(tile);
+                    for (slot, group) in tile[t..].iter_mut().step_by(width).zip(groups) {
+                        *slot = group.map(i16::from);
+                    }
+                } else {
+                    let tile: &mut [[i8; I8_GROUP]] = bytemuck::cast_slice_mut(tile);
+                    for (slot, group) in tile[t..].iter_mut().step_by(width).zip(groups) {
+                        *slot = *group;
+                    }
+                }
+            }
+        });
+    }
+
+    fn element(&self) -> usize {
+        if self.wide { 2 } else { 1 }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Tile `i` as bytes: int8, or i16 when packed wide.
+    pub fn tile(&self, tiling: Tiling, i: usize) -> &[u8] {
+        let start = i * tiling.tokens * self.depth * self.element();
+        let len = tiling.width(self.rows(), i) * self.depth * self.element();
+        &self.data.view::<u8>(start + len)[start..]
+    }
+
+    /// All tiles, one after another, for kernels that take a whole padded operand.
+    pub fn all(&self, tiling: Tiling) -> &[u8] {
+        self.data.view(tiling.tiles(self.rows()) * tiling.tokens * self.depth * self.element())
+    }
+}
+
+crate::elementwise::multiversion! {
+    /// Quantises one row to [-127, 127] and returns its scale. Ties go to even, as ONNX's Round.
+    pub fn quantise_row(x: &[f32], q: &mut [i8]) -> f32 {
+        let a = crate::elementwise::max_abs(x).max(ACTIVATION_FLOOR);
+        let inverse = I8_MAX / a;
+        // Adding 1.5 * 2^23 leaves the rounded integer in the low mantissa bits: the addition itself rounds to even, and
+        // unlike a call to rint it vectorises on every target.
+        const MAGIC: f32 = 12_582_912.0;
+        for (q, &x) in q.iter_mut().zip(x) {
+            *q = ((x * inverse + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32) as i8;
+        }
+        a / I8_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_half_to_even_and_the_scale_is_the_maximum_over_127() {
+        let x = [127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -126.5, 126.49, -127.0, 0.0];
+        let mut q = [0i8; 10];
+        assert_eq!(quantise_row(&x, &mut q), 1.0);
+        assert_eq!(q, [127, 0, 2, 2, 0, -2, -126, 126, -127, 0]);
+        let mut rng = crate::kernel::tests::Random(9);
+        for _ in 0..200 {
+            let x: Vec<f32> = (0..100).map(|_| rng.normal() * 3.7).collect();
+            let mut q = vec![0; 100];
+            let scale = quantise_row(&x, &mut q);
+            let a = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+            let inverse = 127.0 / a;
+            assert_eq!(scale, a / 127.0);
+            for (q, x) in q.iter().zip(&x) {
+                assert_eq!(*q as f32, (x * inverse).round_ties_even());
+            }
+        }
+        let mut zeros = [1i8; 5];
+        quantise_row(&[0.0; 5], &mut zeros);
+        assert_eq!(zeros, [0; 5]);
+    }
+
+    #[test]
+    fn tiles_hold_the_tokens_of_one_group_side_by_side() {
+        let pool = Pool::inline();
+        let (rows, k) = (5, 18);
+        let x: Vec<f32> = (0..rows * k).map(|i| if i % k == 0 { 127.0 } else { (i % 100) as f32 }).collect();
+        for tiling in [Tiling { tokens: 4, padded: false }, Tiling { tokens: 4, padded: true }] {
+            let mut f = PackedF32::default();
+            f.pack(&pool, tiling, &x, rows, k, k);
+            let mut q = PackedI8::default();
+            q.quantise(&pool, tiling, false, &x, rows, k);
+            let mut wide = PackedI8::default();
+            wide.quantise(&pool, tiling, true, &x, rows, k);
+            for t in 0..rows {
+                let (tile, at) = (t / 4, t % 4);
+                let width = tiling.width(rows, tile);
+                for j in 0..k {
+                    assert_eq!(f.tile(tiling, tile)[j * width + at], x[t * k + j]);
+                    let index = (j / 4 * width + at) * 4 + j % 4;
+                    assert_eq!(q.tile(tiling, tile)[index] as i8 as f32, x[t * k + j]);
+                    assert_eq!(bytemuck::cast_slice::<u8, i16>(wide.tile(tiling, tile))[index] as f32, x[t * k + j]);
+                }
+            }
+        }
+    }
+}

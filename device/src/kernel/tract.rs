@@ -1,0 +1,167 @@
+//! Glue to tract-linalg's matrix kernels: finds one by name and runs it over weight panels and activation tiles that stay
+//! where they are, in the mapped file or in scratch. Results are rows of `[token][channel]`, f32 or i32.
+
+use std::fmt;
+use thimble_shared::panel::PANEL_ROWS;
+use tract_core::internal::*;
+use tract_linalg::mmm::{
+    AsInputValue, FusedSpec, MMMInputFormat, MMMInputValue, MatMatMul, OutputStoreSpec, PackedExoticFact, ScratchSpace,
+};
+
+/// A kernel of tract's, with the position of the packing it is called with.
+#[derive(Clone)]
+pub struct TractKernel {
+    kernel: Box<dyn MatMatMul>,
+    packing: usize,
+}
+
+/// Two packed operands, `k` deep: whole weight panels, and tiles filled up to the kernel's width.
+#[derive(Clone, Copy)]
+pub struct Operands<'a> {
+    pub w: &'a [u8],
+    pub channels: usize,
+    pub x: &'a [u8],
+    pub tokens: usize,
+    pub k: usize,
+    /// Bytes of one element of either operand.
+    pub element: usize,
+}
+
+/// Where a kernel of tract's works and leaves its result. Reused between calls of one kernel.
+pub struct Workspace {
+    scratch: Box<dyn ScratchSpace>,
+    out: Tensor,
+}
+
+impl TractKernel {
+    /// The kernel called `name`, if this build has it, this CPU runs it, and it takes panels of eight channels.
+    pub fn find(name: &str, packing: usize) -> Option<TractKernel> {
+        let mut all = tract_linalg::mmm_routines::declared().map(|r| (r.make)());
+        let kernel = all.find(|k| k.name() == name && k.runnable())?;
+        let fits = kernel.packings().get(packing).is_some_and(|(a, _)| a.r() == PANEL_ROWS);
+        fits.then_some(TractKernel { kernel, packing })
+    }
+
+    pub fn name(&self) -> &str {
+        self.kernel.name()
+    }
+
+    /// Tokens per tile of packed activations.
+    pub fn tokens(&self) -> usize {
+        self.kernel.nr()
+    }
+
+    pub fn workspace(&self) -> Workspace {
+        // SAFETY: the scratch space is only ever handed back to the kernel it came from: `multiply` checks the result's
+        // element type, and an engine has one kernel per type.
+        let scratch = unsafe { self.kernel.allocate_scratch_space() };
+        Workspace { scratch, out: Tensor::default() }
+    }
+
+    /// Multiplies into the workspace and returns `tokens` rows of `channels` numbers.
+    pub fn multiply<'w, T: Datum>(&self, operands: Operands<'_>, work: &'w mut Workspace) -> TractResult<&'w [T]> {
+        let Operands { w, channels, x, tokens, k, element } = operands;
+        let (format_w, format_x) = &self.kernel.packings()[self.packing];
+        ensure!(T::datum_type() == self.kernel.internal_type(), "{} computes another type", self.name());
+        ensure!(channels % PANEL_ROWS == 0 && w.len() >= channels * k * element, "weight panels are too short");
+        ensure!(x.len() >= tokens.next_multiple_of(format_x.r()) * k * element, "activation tiles are too short");
+        if work.out.datum_type() != T::datum_type() || work.out.len() < tokens * channels {
+            work.out = Tensor::zero_dt(T::datum_type(), &[tokens * channels])?;
+        }
+        let a = Panels::new(format_w, w, channels, k, element);
+        let b = Panels::new(format_x, x, tokens, k, element);
+        let store = OutputStoreSpec::Strides {
+            row_byte_stride: 4,
+            col_byte_stride: (channels * 4) as isize,
+            mr: self.kernel.mr(),
+            nr: self.kernel.nr(),
+        };
+        // SAFETY: the operands were checked against the shapes the kernel is told and outlive the call; the output tensor
+        // holds at least tokens × channels elements, which are the strides of `store`; on the scratch see `workspace`.
+        unsafe {
+            if !self.kernel.can_use_scratch_space(&*work.scratch) {
+                work.scratch = self.kernel.allocate_scratch_space();
+            }
+            let specs = [
+                FusedSpec::AddMatMul {
+                    a: AsInputValue::Borrowed(&a),
+                    b: AsInputValue::Borrowed(&b),
+                    packing: self.packing,
+                },
+                FusedSpec::Store(store.wrap(&work.out.view_mut())),
+            ];
+            self.kernel.run_with_scratch_space(channels, tokens, &mut *work.scratch, &specs)?;
+            Ok(&work.out.as_slice_unchecked::<T>()[..tokens * channels])
+        }
+    }
+}
+
+impl fmt::Debug for TractKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One packed operand as tract's kernels see it: a row of panels at a fixed address. tract wants operands that own their
+/// data (`'static`); this one is alive only inside [`TractKernel::multiply`], which holds the borrow.
+#[derive(Clone, Hash, PartialEq, Eq)]
+struct Panels {
+    fact: PackedExoticFact,
+    start: usize,
+    panel_bytes: usize,
+    mn: usize,
+}
+
+impl Panels {
+    #[allow(clippy::borrowed_box)] // what tract hands out, and what can be cloned
+    fn new(format: &Box<dyn MMMInputFormat>, data: &[u8], mn: usize, k: usize, element: usize) -> Panels {
+        let fact = PackedExoticFact { format: format.clone(), mn: mn.to_dim(), k };
+        Panels { panel_bytes: format.r() * k * element, fact, start: data.as_ptr().expose_provenance(), mn }
+    }
+}
+
+impl MMMInputValue for Panels {
+    fn format(&self) -> &dyn MMMInputFormat {
+        &*self.fact.format
+    }
+
+    fn scratch_panel_buffer_layout(&self) -> Option<std::alloc::Layout> {
+        None
+    }
+
+    fn panel_bytes(&self, i: usize, _buffer: Option<*mut u8>) -> TractResult<*const u8> {
+        Ok(std::ptr::with_exposed_provenance(self.start + i * self.panel_bytes))
+    }
+
+    fn mn(&self) -> usize {
+        self.mn
+    }
+
+    fn k(&self) -> usize {
+        self.fact.k
+    }
+
+    fn exotic_fact(&self) -> &dyn ExoticFact {
+        &self.fact
+    }
+
+    fn extract_at_mn_f16(&self, _: usize, _: &mut [f16]) -> TractResult<()> {
+        bail!("panels of a mapped file are only read by kernels")
+    }
+
+    fn extract_at_mn_f32(&self, _: usize, _: &mut [f32]) -> TractResult<()> {
+        bail!("panels of a mapped file are only read by kernels")
+    }
+}
+
+impl fmt::Display for Panels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} × {} {}", self.mn, self.fact.k, self.fact.format)
+    }
+}
+
+impl fmt::Debug for Panels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
