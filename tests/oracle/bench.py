@@ -1,0 +1,162 @@
+"""The workbench of the oracle tests: runs thimble's programs as a user would, exports each artifact once, reads the
+golden cases of Hugging Face, and asks ONNX Runtime. Nothing here knows thimble's code; only its command line.
+"""
+
+import dataclasses
+import pathlib
+import subprocess
+import tempfile
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from safetensors.numpy import load_file, save_file
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FIXTURES = ROOT / "tests" / "fixtures"
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+PRECISIONS = ("fp32", "fp16", "int8")
+OPSETS = range(13, 19)
+
+# Every model with golden values; albert-base-rand's weights are made, the others lie in their folders.
+GOLDEN = (
+    "albert-base-rand",
+    "albert-choice-tiny",
+    "albert-deb",
+    "albert-mlm-tiny",
+    "albert-pretraining-tiny",
+    "albert-qa-tiny",
+    "albert-seq-tiny",
+    "albert-tiny-groups",
+    "albert-tok-tiny",
+)
+SMALL = tuple(name for name in GOLDEN if name != "albert-base-rand")
+
+
+class Thimble:
+    """The two programs."""
+
+    def __init__(self, folder):
+        folder = pathlib.Path(folder).resolve()
+        self.host = folder / "thimble"
+        self.device = folder / "thimble-device"
+        for program in (self.host, self.device):
+            assert program.is_file(), f"{program} is missing"
+
+    def run(self, *args, code=0, program=None, **options):
+        """Runs the host program (or another) and insists on its exit code."""
+        command = [str(program or self.host), *map(str, args)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
+        assert done.returncode == code, (
+            f"{' '.join(command)}\nended with {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}"
+        )
+        return done
+
+    def infer(self, model, feeds):
+        """What the engine says, by output name."""
+        with tempfile.TemporaryDirectory() as folder:
+            into, out = f"{folder}/in.safetensors", f"{folder}/out.safetensors"
+            save_file({name: np.ascontiguousarray(value) for name, value in feeds.items()}, into)
+            self.run("run", model, "--input", into, "--output", out, program=self.device)
+            return load_file(out)
+
+
+class Models:
+    """Checkpoints by name, and the artifacts made of them, each made once."""
+
+    def __init__(self, thimble, folder):
+        self.thimble = thimble
+        self.folder = folder
+        self.made = {}
+
+    def source(self, name):
+        if name != "albert-base-rand":
+            return FIXTURES / name
+        if name not in self.made:
+            folder = self.folder / name
+            command = ["cargo", "run", "--release", "--locked", "-q", "-p", "thimble", "--example", "albert_base_rand"]
+            subprocess.run([*command, "--", str(folder)], cwd=ROOT, check=True, timeout=1200)
+            self.made[name] = folder
+        return self.made[name]
+
+    def export(self, name, precision="fp32", opset=None, seq=None):
+        key = (name, precision, opset, seq)
+        if key not in self.made:
+            out = self.folder / ("-".join(str(part) for part in key if part is not None) + ".onnx")
+            extra = [] if opset is None else ["--opset", opset]
+            extra += [] if seq is None else ["--seq", seq]
+            self.thimble.run("export", self.source(name), "-o", out, "--precision", precision, *extra)
+            self.made[key] = out
+        return self.made[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One golden case: what goes in and what Hugging Face said."""
+
+    model: str
+    prefix: str
+    feeds: dict
+    golden: dict
+
+    def __str__(self):
+        return f"{self.model}-{self.prefix}"
+
+
+def cases(model):
+    tensors = load_file(FIXTURES / model / "golden.safetensors")
+    found = []
+    for prefix in sorted({name.split(".")[0] for name in tensors}):
+        case = {name.split(".", 1)[1]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
+        feeds = {name: case.pop(name) for name in INPUTS}
+        if "choice" in model:
+            # The stored rows are the choices of one question.
+            feeds = {name: value[None] for name, value in feeds.items()}
+        found.append(Case(model, prefix, feeds, case))
+    return found
+
+
+def all_cases(names=GOLDEN):
+    return [case for name in names for case in cases(name)]
+
+
+def session(model, outputs=None):
+    """An ONNX Runtime session on a file, a ModelProto or bytes; `outputs` names inner values to return as well."""
+    if outputs:
+        proto = onnx.load(model)
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        model = proto
+    if isinstance(model, onnx.ModelProto):
+        model = model.SerializeToString()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 2
+    options.log_severity_level = 3
+    return ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, ["CPUExecutionProvider"])
+
+
+def ask(session, feeds):
+    """What ONNX Runtime says, by output name."""
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def real(value, mask):
+    """The values anyone promises: those of positions whose mask is 1, or all of a value that has no positions."""
+    if value.shape[: mask.ndim] == mask.shape:
+        return value[mask == 1]
+    return value
+
+
+def gap(ours, theirs, mask):
+    """Largest difference over the promised values."""
+    assert ours.shape == theirs.shape, f"{ours.shape} against {theirs.shape}"
+    a, b = real(ours, mask).astype(np.float64), real(theirs, mask).astype(np.float64)
+    assert np.isfinite(a).all()
+    return float(np.abs(a - b).max(initial=0))
+
+
+def assert_close(ours, theirs, mask, limit):
+    assert set(theirs) <= set(ours), f"outputs {sorted(ours)}, expected {sorted(theirs)}"
+    for name, value in theirs.items():
+        difference = gap(ours[name], value, mask)
+        assert difference <= limit, f"{name} differs by {difference:.3g}, more than {limit:g}"

@@ -1,0 +1,139 @@
+"""What was verified on the desk is what runs on the board: the ONNX states the engine's arithmetic, so ONNX Runtime on the
+same file must say what the engine says. fp16 is nearly exact. int8 rounds activations, and a rounding flipped in one
+block is carried through the rest, so whole int8 models are judged by RMS, cosine and labels, and blocks one by one.
+"""
+
+import json
+import subprocess
+
+import numpy as np
+import onnx
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from bench import FIXTURES, GOLDEN, INPUTS, ROOT, all_cases, ask, cases, gap, real, session
+
+
+def rows(name):
+    """A trained model's whole test set, as feeds and the fp32 logits of Hugging Face."""
+    ids = np.load(FIXTURES / name / "test_input_ids_i16.npy").astype(np.int64)
+    feeds = {"input_ids": ids, "attention_mask": (ids != 0).astype(np.int64), "token_type_ids": np.zeros_like(ids)}
+    return feeds, np.load(FIXTURES / name / "test_logits_fp32.npy")
+
+
+def in_parts(ask_one, feeds, output="logits", size=100):
+    count = len(feeds["input_ids"])
+    parts = [
+        ask_one({name: value[at : at + size] for name, value in feeds.items()})[output] for at in range(0, count, size)
+    ]
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("name", ["albert-deb", "albert-brackets"])
+def test_fp32_gives_the_logits_of_a_whole_test_set(thimble, models, name):
+    feeds, golden = rows(name)
+    path = models.export(name)
+    runtime = session(path)
+    for judge in (lambda part: ask(runtime, part), lambda part: thimble.infer(path, part)):
+        assert gap(in_parts(judge, feeds), golden, feeds["attention_mask"]) <= 1e-4
+
+
+@pytest.mark.parametrize("case", all_cases(), ids=str)
+def test_fp16_engine_and_onnx_runtime_agree(thimble, models, case):
+    path = models.export(case.model, "fp16")
+    theirs = ask(session(path), case.feeds)
+    ours = thimble.infer(path, case.feeds)
+    mask = case.feeds["attention_mask"]
+    for name, value in theirs.items():
+        # A single number (one choice, one pair) has no spread of its own worth dividing by.
+        scale = max(real(value, mask).std(), 1e-2)
+        assert gap(ours[name], value, mask) <= 1e-3 * scale, name
+
+
+@pytest.mark.parametrize("case", cases("albert-base-rand"), ids=str)
+def test_int8_albert_base_stays_with_onnx_runtime_through_twelve_layers(thimble, models, case):
+    path = models.export(case.model, "int8")
+    mask = case.feeds["attention_mask"]
+    theirs = real(ask(session(path), case.feeds)["last_hidden_state"], mask).astype(np.float64)
+    ours = real(thimble.infer(path, case.feeds)["last_hidden_state"], mask).astype(np.float64)
+    std = theirs.std()
+    rms = np.sqrt(np.mean((ours - theirs) ** 2)) / std
+    most = np.abs(ours - theirs).max() / std
+    cosine = (ours * theirs).sum() / np.linalg.norm(ours) / np.linalg.norm(theirs)
+    print(f"{case}: rms {rms:.4f} max {most:.4f} cosine {cosine:.6f}")
+    assert rms <= 0.03
+    assert most <= 0.12
+    assert cosine >= 0.9998
+
+
+def test_int8_albert_deb_gives_onnx_runtimes_labels(thimble, models):
+    feeds, _ = rows("albert-deb")
+    path = models.export("albert-deb", "int8")
+    runtime = session(path)
+    theirs = in_parts(lambda part: ask(runtime, part), feeds)
+    ours = in_parts(lambda part: thimble.infer(path, part), feeds)
+    assert len(theirs) == 1284
+    measured = np.abs(ours - theirs).max()
+    assert measured / theirs.std() <= 0.02
+    top_two = np.sort(theirs, axis=1)[:, -2:]
+    near_tie = top_two[:, 1] - top_two[:, 0] <= measured
+    changed = ours.argmax(axis=1) != theirs.argmax(axis=1)
+    print(f"gap {measured / theirs.std():.5f} std, {changed.sum()} labels changed, {near_tie.sum()} near ties")
+    assert not (changed & ~near_tie).any()
+
+
+def cut(path, source, target):
+    """The part of a file that makes `target` from `source` and the attention mask, as a model of its own."""
+    whole = onnx.load(path)
+    made_by = {name: node for node in whole.graph.node for name in node.output}
+    wanted, stack = set(), [target]
+    while stack:
+        name = stack.pop()
+        node = made_by.get(name)
+        if name == source or node is None or id(node) in wanted:
+            continue
+        wanted.add(id(node))
+        stack += node.input
+    mask = [port for port in whole.graph.input if port.name == "attention_mask"]
+    inner = onnx.helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, ["batch", "seq", None])
+    out = onnx.helper.make_tensor_value_info(target, onnx.TensorProto.FLOAT, None)
+    nodes = [node for node in whole.graph.node if id(node) in wanted]
+    used = {name for node in nodes for name in node.input}
+    weights = [tensor for tensor in whole.graph.initializer if tensor.name in used]
+    graph = onnx.helper.make_graph(nodes, "block", [inner, *mask], [out], weights)
+    return onnx.helper.make_model(graph, opset_imports=whole.opset_import, ir_version=whole.ir_version)
+
+
+def blocks(path):
+    """Names of the block outputs in order, the first being the first block's input."""
+    graph = onnx.load(path).graph
+    names = ["hidden"] + [node.output[0] for node in graph.node if node.output[0].endswith(".out")]
+    if any(port.name == "last_hidden_state" for port in graph.output):
+        names.append("last_hidden_state")
+    return names
+
+
+BLOCK_CASES = [case for name in GOLDEN for case in cases(name)[-1:]]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("case", BLOCK_CASES, ids=str)
+def test_every_block_fed_the_same_input(models, tmp_path, case, precision):
+    path = models.export(case.model, precision)
+    # The engine's own block inputs and outputs, `0` being the first input and `i` what block i made of it.
+    save_file({name: np.ascontiguousarray(value) for name, value in case.feeds.items()}, tmp_path / "in.safetensors")
+    command = ["cargo", "run", "--release", "--locked", "-q", "-p", "thimble-device", "--example", "blocks", "--"]
+    command += [str(path), str(tmp_path / "in.safetensors"), str(tmp_path / "out.safetensors")]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=600)
+    seen = load_file(tmp_path / "out.safetensors")
+    names = blocks(path)
+    assert len(seen) == len(names)
+    mask = case.feeds["attention_mask"].reshape(-1, case.feeds["attention_mask"].shape[-1])
+    limit = 5e-3 if precision == "int8" else 1e-4
+    for index, (source, target) in enumerate(zip(names, names[1:])):
+        given, ours = seen[str(index)], seen[str(index + 1)]
+        # Tokens past the longest real one are not computed by the engine.
+        length = given.shape[1]
+        theirs = ask(session(cut(path, source, target)), {source: given, "attention_mask": mask[:, :length]})[target]
+        std = real(theirs, mask[:, :length]).std()
+        assert gap(ours, theirs, mask[:, :length]) <= limit * std, f"block {index}"

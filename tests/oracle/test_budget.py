@@ -1,0 +1,64 @@
+"""`thimble shrink` keeps its word: the file on disk is within the budget, the budget is used, more bytes never cost more
+loss, and a budget that cannot be met is refused with the floor and what sets it.
+"""
+
+import json
+
+import pytest
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def shrunk(thimble, models, tmp_path_factory):
+    """albert-base-rand under each budget: the file's size and what the command said."""
+    folder = tmp_path_factory.mktemp("budget")
+    made = {}
+    for mib in (12, 14, 16, 20, 24, 32):
+        out = folder / f"{mib}.onnx"
+        done = thimble.run("shrink", models.source("albert-base-rand"), "--budget", f"{mib}MiB", "-o", out, "--json")
+        made[mib] = (out, json.loads(done.stdout), done.stderr)
+    return made
+
+
+def test_twelve_mebibytes_are_twelve_mebibytes(shrunk):
+    out, _, _ = shrunk[12]
+    assert out.stat().st_size <= 12_582_912
+
+
+def test_every_budget_is_kept_and_used(shrunk):
+    for mib, (out, said, _) in shrunk.items():
+        size = out.stat().st_size
+        assert size <= mib * MIB
+        assert said["bytes"] == size
+        step = said["next_step"]
+        print(f"{mib} MiB: {size} bytes, {size / mib / MIB:.1%}, loss {said['measured_loss']:.3g}, next {step}")
+        if size < 0.95 * mib * MIB:
+            assert step, f"{size} of {mib * MIB} bytes used, and nothing says why"
+        if step:
+            assert step["bytes"] > mib * MIB, "a step that would fit was not taken"
+
+
+def test_more_bytes_never_cost_more_loss(shrunk):
+    losses = [said["measured_loss"] for _, said, _ in shrunk.values()]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_shrunk_files_run(thimble, shrunk):
+    for out, _, _ in shrunk.values():
+        thimble.run("inspect", out)
+        thimble.run("run", out, "--ids", "2,17,3", program=thimble.device)
+
+
+def test_loss_on_made_up_text_is_said_to_be_that(shrunk):
+    for _, said, stderr in shrunk.values():
+        assert said["calibrated"] is False
+        assert "calibrat" in stderr
+
+
+def test_a_budget_below_the_floor_is_refused_with_the_floor(thimble, models, tmp_path):
+    out = tmp_path / "never.onnx"
+    said = thimble.run("shrink", models.source("albert-base-rand"), "--budget", "3MiB", "-o", out, code=1)
+    assert "floor" in said.stdout and "MiB" in said.stdout and "word" in said.stdout
+    assert "panicked" not in said.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,101 @@
+"""The model is mapped, not loaded: its weights are pages of the file that every process shares, and what a process keeps
+for itself is small. The kernel is the judge (/proc/PID/smaps, status), on an albert-base-shaped int8 model.
+"""
+
+import contextlib
+import re
+import subprocess
+import time
+
+import pytest
+
+MIB = 1 << 20
+
+
+@contextlib.contextmanager
+def busy(thimble, model, *options):
+    """A device process that has loaded `model` and keeps inferring until the block ends."""
+    command = [str(thimble.device), "bench", str(model), "--seq", "16", "--runs", "1000000", "--threads", "1", *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        settle(process, model)
+        yield process.pid
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def settle(process, model):
+    """Waits until the model's resident pages have stopped growing: every weight has been read."""
+    before, still = -1, 0
+    for _ in range(600):
+        assert process.poll() is None, process.stderr.read()
+        now = sum(area["Rss"] for area in of_file(process.pid, model))
+        still = still + 1 if now == before and now else 0
+        if still == 10:
+            return
+        before = now
+        time.sleep(0.1)
+    raise AssertionError("the model's pages never settled")
+
+
+def areas(pid):
+    """The mappings of a process: what each maps, its permissions, and its kernel figures in bytes."""
+    found = []
+    with open(f"/proc/{pid}/smaps") as lines:
+        for line in lines:
+            head = re.match(r"[0-9a-f]+-[0-9a-f]+ (\S+) \S+ \S+ \d+ *(.*)$", line)
+            if head:
+                found.append({"flags": head[1], "path": head[2]})
+            elif part := re.match(r"(\w+): +(\d+) kB", line):
+                found[-1][part[1]] = int(part[2]) * 1024
+    return found
+
+
+def of_file(pid, path):
+    return [area for area in areas(pid) if area["path"] == str(path)]
+
+
+def status(pid, name):
+    with open(f"/proc/{pid}/status") as lines:
+        return int(re.search(rf"{name}:\s+(\d+) kB", lines.read())[1]) * 1024
+
+
+def pss(pid):
+    return sum(area["Pss"] for area in areas(pid))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_weights_are_pages_of_the_file(thimble, models, precision):
+    model = models.export("albert-base-rand", precision)
+    with busy(thimble, model) as pid:
+        mapped = of_file(pid, model)
+        resident = sum(area["Rss"] for area in mapped)
+        anonymous = status(pid, "RssAnon")
+        print(f"{precision}: {resident / MIB:.1f} MiB of the file resident, {anonymous / MIB:.2f} MiB anonymous")
+        assert mapped and all(area["flags"].startswith("r-") for area in mapped)
+        assert sum(area["Anonymous"] + area.get("Private_Dirty", 0) for area in mapped) == 0
+        assert sum(area["Size"] for area in mapped) >= model.stat().st_size
+        # The linear weights are all read; the word table only where a token asked.
+        linear = {"fp32": 4, "fp16": 2, "int8": 1}[precision] * 7_087_872
+        assert resident >= linear
+        assert anonymous < 4 * MIB
+
+
+def test_a_second_process_adds_little(thimble, models):
+    model = models.export("albert-base-rand", "int8")
+    with busy(thimble, model) as first:
+        alone = pss(first)
+        with busy(thimble, model) as second:
+            added = pss(first) + pss(second) - alone
+            print(f"first {alone / MIB:.2f} MiB, a second adds {added / MIB:.2f} MiB")
+            assert added < 6 * MIB
+
+
+def test_locked_pages_are_the_same_pages(thimble, models):
+    """--lock keeps the file's pages in RAM; it must not copy them."""
+    model = models.export("albert-deb", "int8")
+    with busy(thimble, model, "--lock") as pid:
+        mapped = of_file(pid, model)
+        assert sum(area["Locked"] for area in mapped) >= model.stat().st_size - 4096
+        assert sum(area["Anonymous"] for area in mapped) == 0
