@@ -1,0 +1,326 @@
+//! Matches stored tensor names with thimble's: undoes prefixes and old spellings, pairs every weight the graph needs with its
+//! tensor, and reports all that do not fit in one error. In come raw tensors, out go f32 values by thimble's names.
+
+use super::checkpoint::RawTensor;
+use super::config::Described;
+use super::error::{Mismatch, Misshapen};
+use super::{SourceError, Weight};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// Prefixes that wrappers put before every name: DataParallel, torch.compile, and the head classes themselves.
+const PREFIXES: [&str; 3] = ["module.", "_orig_mod.", "albert."];
+
+/// Index buffers some versions of transformers store; they hold 0, 1, 2 ... and zeros.
+const BUFFERS: [&str; 2] = ["embeddings.position_ids", "embeddings.token_type_ids"];
+
+/// Parts of ALBERT that not every head reads.
+const OPTIONAL_PARTS: [&str; 5] = ["pooler", "predictions", "sop_classifier", "classifier", "qa_outputs"];
+
+const DECODER: &str = "predictions.decoder.weight";
+const DECODER_BIAS: &str = "predictions.decoder.bias";
+const BIAS: &str = "predictions.bias";
+const WORD: &str = "embeddings.word_embeddings.weight";
+
+/// The stored tensors by canonical name: that of the bare `AlbertModel`, with `weight` and `bias`.
+#[derive(Debug)]
+pub struct Stored<'a> {
+    tensors: BTreeMap<String, RawTensor<'a>>,
+    /// Whether names carried `albert.`, so that errors name tensors as this file would.
+    prefixed: bool,
+}
+
+impl<'a> Stored<'a> {
+    pub fn new(raw: Vec<RawTensor<'a>>) -> Result<Stored<'a>, SourceError> {
+        let mut tensors: BTreeMap<String, RawTensor<'a>> = BTreeMap::new();
+        let mut prefixed = false;
+        for tensor in raw {
+            let (name, albert) = canonical(&tensor.name);
+            prefixed |= albert;
+            if BUFFERS.contains(&name.as_str()) {
+                continue;
+            }
+            if let Some(first) = tensors.get(&name) {
+                return Err(SourceError::Tensor {
+                    path: tensor.path.to_path_buf(),
+                    problem: format!("is the same weight as {}", first.name),
+                    tensor: tensor.name,
+                });
+            }
+            tensors.insert(name, tensor);
+        }
+        Ok(Stored { tensors, prefixed })
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    pub fn count(&self) -> usize {
+        self.tensors.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &RawTensor<'a>> {
+        self.tensors.values()
+    }
+
+    /// A canonical name as this file would spell it.
+    fn spelled(&self, name: &str) -> String {
+        let part = name.split('.').next().unwrap_or(name);
+        let base = ["embeddings", "encoder", "pooler"].contains(&part);
+        if self.prefixed && base {
+            format!("albert.{name}")
+        } else {
+            name.to_string()
+        }
+    }
+}
+
+/// The canonical name, and whether `albert.` was taken off.
+fn canonical(stored: &str) -> (String, bool) {
+    let mut name = stored;
+    let mut albert = false;
+    while let Some((prefix, rest)) = PREFIXES.iter().find_map(|p| Some((*p, name.strip_prefix(p)?))) {
+        albert |= prefix == "albert.";
+        name = rest;
+    }
+    // TensorFlow's spelling of LayerNorm's parameters, kept by the first PyTorch ports.
+    for (old, new) in [(".gamma", ".weight"), (".beta", ".bias")] {
+        if let Some(base) = name.strip_suffix(old) {
+            if base.ends_with("LayerNorm") || base.ends_with("layer_norm") {
+                return (format!("{base}{new}"), albert);
+            }
+        }
+    }
+    (name.to_string(), albert)
+}
+
+/// The canonical Hugging Face name of one of thimble's weights.
+fn hugging_face(name: &str) -> String {
+    if name == "mlm.decoder.bias" {
+        return BIAS.into();
+    }
+    let (base, parameter) = match name.rsplit_once('.') {
+        Some((base, parameter @ ("weight" | "bias"))) => (base, parameter),
+        _ => (name, "weight"),
+    };
+    let module = match base {
+        "word" => "embeddings.word_embeddings".to_string(),
+        "position" => "embeddings.position_embeddings".into(),
+        "type" => "embeddings.token_type_embeddings".into(),
+        "embed_norm" => "embeddings.LayerNorm".into(),
+        "map" => "encoder.embedding_hidden_mapping_in".into(),
+        "qa" => "qa_outputs".into(),
+        "mlm.dense" => "predictions.dense".into(),
+        "mlm.norm" => "predictions.LayerNorm".into(),
+        "mlm.decoder" => "predictions.decoder".into(),
+        "sop" => "sop_classifier.classifier".into(),
+        _ => match base.split('.').collect::<Vec<_>>().as_slice() {
+            [group, inner, part] => {
+                let part = match *part {
+                    "q" => "attention.query",
+                    "k" => "attention.key",
+                    "v" => "attention.value",
+                    "o" => "attention.dense",
+                    "attn_norm" => "attention.LayerNorm",
+                    "up" => "ffn",
+                    "down" => "ffn_output",
+                    "ffn_norm" => "full_layer_layer_norm",
+                    other => other,
+                };
+                format!("encoder.albert_layer_groups.{group}.albert_layers.{inner}.{part}")
+            }
+            _ => base.to_string(),
+        },
+    };
+    format!("{module}.{parameter}")
+}
+
+/// Settles whether the decoder is tied, then takes every weight of `described.config` out of `stored`.
+pub fn assemble(
+    stored: &Stored,
+    described: &mut Described,
+    path: &Path,
+) -> Result<BTreeMap<String, Weight>, SourceError> {
+    let mut used = BTreeSet::new();
+    if described.config.head.has_decoder() {
+        described.config.tied_decoder = tied(stored, described)?;
+        used.extend([DECODER.to_string(), DECODER_BIAS.to_string()]);
+    }
+    let mut mismatch = Mismatch {
+        architecture: described.architecture.to_string(),
+        ..Mismatch::default()
+    };
+    let mut pairs = Vec::new();
+    for spec in described.config.weights() {
+        let name = hugging_face(&spec.name);
+        // The decoder's bias is one parameter with two names.
+        let found = stored
+            .tensors
+            .get(&name)
+            .or_else(|| stored.tensors.get(DECODER_BIAS).filter(|_| name == BIAS));
+        match found {
+            None => mismatch.missing.push((stored.spelled(&name), spec.shape)),
+            Some(tensor) if tensor.shape != spec.shape => mismatch.misshapen.push(Misshapen {
+                name: tensor.name.clone(),
+                expected: spec.shape,
+                found: tensor.shape.clone(),
+            }),
+            Some(tensor) => pairs.push((spec.name, tensor)),
+        }
+        used.insert(name);
+    }
+    let mut left_out = BTreeSet::new();
+    for (name, tensor) in stored.tensors.iter().filter(|(name, _)| !used.contains(*name)) {
+        match OPTIONAL_PARTS
+            .iter()
+            .find(|part| name.split('.').next() == Some(**part))
+        {
+            Some(part) => drop(left_out.insert(*part)),
+            None => mismatch.extra.push((tensor.name.clone(), tensor.shape.clone())),
+        }
+    }
+    if !mismatch.is_empty() {
+        return Err(SourceError::Mismatch {
+            path: path.to_path_buf(),
+            source: mismatch,
+        });
+    }
+    for part in left_out {
+        described.notes.push(format!(
+            "{part} left out: no output of {} needs it",
+            described.architecture
+        ));
+    }
+    same_bias(stored, described)?;
+    pairs
+        .into_iter()
+        .map(|(name, tensor)| {
+            Ok((
+                name,
+                Weight {
+                    shape: tensor.shape.clone(),
+                    data: values(tensor)?,
+                },
+            ))
+        })
+        .collect()
+}
+
+/// Whether the masked-LM decoder is the word embedding: it is when the file does not store it (and the configuration ties),
+/// or stores an exact duplicate.
+fn tied(stored: &Stored, described: &mut Described) -> Result<bool, SourceError> {
+    let Some(decoder) = stored.tensors.get(DECODER) else {
+        return Ok(described.tie);
+    };
+    let same = match stored.tensors.get(WORD) {
+        Some(word) if word.shape == decoder.shape => bits_equal(&values(word)?, &values(decoder)?),
+        _ => false,
+    };
+    if same && !described.tie {
+        described.notes.push(format!(
+            "tie_word_embeddings is false, but {DECODER} equals the word embedding: stored once"
+        ));
+    }
+    if !same && described.tie {
+        described.notes.push(format!(
+            "{DECODER} differs from the word embedding: kept as a weight of its own"
+        ));
+    }
+    Ok(same)
+}
+
+fn same_bias(stored: &Stored, described: &Described) -> Result<(), SourceError> {
+    if !described.config.head.has_decoder() {
+        return Ok(());
+    }
+    match (stored.tensors.get(BIAS), stored.tensors.get(DECODER_BIAS)) {
+        (Some(bias), Some(other)) if !bits_equal(&values(bias)?, &values(other)?) => Err(SourceError::Tensor {
+            path: other.path.to_path_buf(),
+            tensor: other.name.clone(),
+            problem: format!(
+                "differs from {}; the model has one such bias, and which is meant cannot be told",
+                bias.name
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn bits_equal(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits())
+}
+
+/// The tensor as f32, every number finite.
+fn values(tensor: &RawTensor) -> Result<Vec<f32>, SourceError> {
+    let problem = |problem| SourceError::Tensor {
+        path: tensor.path.to_path_buf(),
+        tensor: tensor.name.clone(),
+        problem,
+    };
+    let data = tensor.to_f32().map_err(problem)?;
+    match data.iter().position(|x| !x.is_finite()) {
+        None => Ok(data),
+        Some(first) => {
+            let count = data.iter().filter(|x| !x.is_finite()).count();
+            Err(problem(format!(
+                "{count} of {} numbers are not finite in f32, the first at index {first}: {}",
+                data.len(),
+                data[first]
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrappers_and_old_spellings_come_off() {
+        let cases = [
+            ("albert.embeddings.word_embeddings.weight", WORD),
+            ("module.albert.embeddings.word_embeddings.weight", WORD),
+            ("_orig_mod.module.embeddings.word_embeddings.weight", WORD),
+            ("albert.embeddings.LayerNorm.gamma", "embeddings.LayerNorm.weight"),
+            ("predictions.LayerNorm.beta", "predictions.LayerNorm.bias"),
+            (
+                "encoder.albert_layer_groups.0.albert_layers.0.full_layer_layer_norm.beta",
+                "encoder.albert_layer_groups.0.albert_layers.0.full_layer_layer_norm.bias",
+            ),
+            ("head.gamma", "head.gamma"),
+        ];
+        for (stored, want) in cases {
+            assert_eq!(canonical(stored).0, want);
+        }
+    }
+
+    #[test]
+    fn every_weight_has_its_hugging_face_name() {
+        let cases = [
+            ("word", WORD),
+            ("map.bias", "encoder.embedding_hidden_mapping_in.bias"),
+            ("embed_norm.weight", "embeddings.LayerNorm.weight"),
+            (
+                "1.0.q",
+                "encoder.albert_layer_groups.1.albert_layers.0.attention.query.weight",
+            ),
+            (
+                "0.1.down.bias",
+                "encoder.albert_layer_groups.0.albert_layers.1.ffn_output.bias",
+            ),
+            (
+                "0.0.ffn_norm.weight",
+                "encoder.albert_layer_groups.0.albert_layers.0.full_layer_layer_norm.weight",
+            ),
+            ("pooler", "pooler.weight"),
+            ("classifier.bias", "classifier.bias"),
+            ("mlm.decoder", DECODER),
+            ("mlm.decoder.bias", BIAS),
+            ("sop.bias", "sop_classifier.classifier.bias"),
+        ];
+        for (name, want) in cases {
+            assert_eq!(hugging_face(name), want);
+        }
+    }
+}
