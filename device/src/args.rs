@@ -31,6 +31,7 @@ pub struct Options {
     pub runs: Option<u32>,
     pub warmup: Option<u32>,
     pub threads: Option<usize>,
+    pub kernel: Option<String>,
     pub max_ram: Option<u64>,
     pub max_p95_ms: Option<f64>,
     pub lock: bool,
@@ -50,7 +51,7 @@ struct Flag {
 
 use Command::{Bench, Info, Run};
 
-const FLAGS: [Flag; 11] = [
+const FLAGS: [Flag; 12] = [
     Flag {
         name: "ids",
         value: "2,17,3",
@@ -90,8 +91,14 @@ const FLAGS: [Flag; 11] = [
     Flag {
         name: "threads",
         value: "N",
-        takes: &[Run, Bench, Info],
+        takes: &[Run, Bench],
         help: "threads to compute on (default: physical cores)",
+    },
+    Flag {
+        name: "kernel",
+        value: "NAME",
+        takes: &[Info, Run, Bench],
+        help: "compute with this kernel instead of the best one (info lists them)",
     },
     Flag {
         name: "max-ram",
@@ -234,6 +241,7 @@ fn set_text(flag: &str, options: &mut Options, text: &str) -> Result<(), String>
         }
         "seq" => options.seq = Some(positive(1 << 24)?),
         "threads" => options.threads = Some(positive(1024)?),
+        "kernel" => options.kernel = Some(text.to_string()),
         "runs" => options.runs = Some(positive(MOST_RUNS)? as u32),
         "warmup" => {
             options.warmup = Some(match text {

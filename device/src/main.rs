@@ -1,0 +1,100 @@
+//! thimble-device, the program that runs on the board: parses its arguments, does one of info, run and bench, prints
+//! the result on stdout. Exit code 0 is yes, 1 a limit that does not hold, 2 anything that could not be done.
+
+mod args;
+mod session;
+mod show;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use args::{Command, Options, Request};
+use session::{Session, SessionError, Start};
+use thimble_device::{measure, tensors};
+
+const NO: u8 = 1;
+const FAILED: u8 = 2;
+
+fn main() -> ExitCode {
+    let request = match args::parse(std::env::args_os().skip(1)) {
+        Ok(request) => request,
+        Err(args::UsageError(message)) => return fail(&message),
+    };
+    let (text, code) = match request {
+        Request::Help => (args::help(), 0),
+        Request::Version => (
+            format!(
+                "thimble-device {} (tract {})\n",
+                env!("CARGO_PKG_VERSION"),
+                session::TRACT
+            ),
+            0,
+        ),
+        Request::Do(command, options) => match perform(command, &options) {
+            Ok(done) => done,
+            Err(error) => return fail(&error.to_string()),
+        },
+    };
+    match io::stdout()
+        .lock()
+        .write_all(text.as_bytes())
+        .and_then(|()| io::stdout().flush())
+    {
+        // Whoever read the output has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&format!("stdout: {error}")),
+        _ => ExitCode::from(code),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    // Nothing is left to do when stderr is gone as well.
+    let _ = writeln!(io::stderr(), "thimble-device: {message}");
+    ExitCode::from(FAILED)
+}
+
+fn perform(command: Command, options: &Options) -> Result<(String, u8), SessionError> {
+    let start = Start::now();
+    let Some(file) = &options.file else {
+        return Ok((show::board(&measure::board(), options.json), 0));
+    };
+    let session = Session::open(file, options)?;
+    let config = session.engine.config();
+    let text = match command {
+        Command::Info => {
+            let (model, engine) = (session.model(), session.engine_report());
+            show::info(
+                &measure::board(),
+                &model,
+                &engine,
+                config,
+                session.load_ms,
+                options.json,
+            )
+        }
+        Command::Run => {
+            let input = session.input(options)?;
+            let begin = Instant::now();
+            let outputs = session.run(&input)?;
+            let ms = session::milliseconds(begin);
+            if let Some(path) = &options.output {
+                tensors::write(
+                    path,
+                    outputs
+                        .0
+                        .iter()
+                        .map(|(n, t)| (n.as_str(), t.shape.as_slice(), t.data.as_slice())),
+                )?;
+                let names: Vec<&str> = outputs.0.iter().map(|(n, _)| n.as_str()).collect();
+                return Ok((format!("wrote {} to {}\n", names.join(", "), path.display()), 0));
+            }
+            show::outputs(&outputs, config, &session.model(), ms, options.json)
+        }
+        Command::Bench => {
+            let report = session.bench(options, &start)?;
+            let code = if report.verdict.fits { 0 } else { NO };
+            return Ok((show::report(&report, options.json), code));
+        }
+    };
+    Ok((text, 0))
+}

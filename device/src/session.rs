@@ -1,0 +1,383 @@
+//! What the three commands do, without printing: open a model, make the input that was asked for, run it or bench it.
+//! Times are milliseconds, sizes bytes; errors name the file they are about.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+use thimble_device::bench::{Limits, Runs, judge, summarise, time};
+use thimble_device::map::{MapError, ModelMap};
+use thimble_device::measure::{self, Resident, Throttle};
+use thimble_device::tensors::{Tensor, TensorError, TensorFile};
+use thimble_device::{Engine, EngineError, EngineOptions, Image, Input, Outputs, heap};
+use thimble_shared::graph::{Config, Head};
+use thimble_shared::report::{self, EngineReport, Faults, ModelReport, Report, Thermal};
+
+use crate::args::Options;
+
+/// Version of tract in the workspace's Cargo.toml; a test holds them together.
+pub const TRACT: &str = "0.23.9";
+
+/// Tokens of a sequence nobody chose the length of.
+const DEFAULT_SEQ: usize = 128;
+
+/// Tokens computed in one pass of `run`: rows beyond it wait their turn, so that memory stays bounded.
+const TOKENS_AT_ONCE: usize = 2048;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error(transparent)]
+    Map(#[from] MapError),
+    #[error("{file}: {source}")]
+    Model { file: PathBuf, source: EngineError },
+    #[error(transparent)]
+    Run(EngineError),
+    #[error(transparent)]
+    Tensors(#[from] TensorError),
+    #[error("{file} has no input_ids; it has {found}")]
+    NoIds { file: PathBuf, found: String },
+    #[error("{file}: {tensor} has shape {found:?}, input_ids {wanted:?}")]
+    Shape {
+        file: PathBuf,
+        tensor: &'static str,
+        found: Vec<usize>,
+        wanted: Vec<usize>,
+    },
+    #[error("bench times one sequence at a time, {file} has {rows}")]
+    OneSequence { file: PathBuf, rows: usize },
+    #[error("{file}: {source}")]
+    Digest { file: PathBuf, source: io::Error },
+}
+
+pub struct Session {
+    pub engine: Engine,
+    pub file: PathBuf,
+    pub bytes: u64,
+    pub locked: bool,
+    pub load_ms: f64,
+}
+
+impl Session {
+    pub fn open(file: &Path, options: &Options) -> Result<Session, SessionError> {
+        let start = Instant::now();
+        heap::loading();
+        let map = ModelMap::open(file, options.lock)?;
+        let (bytes, locked) = (map.bytes().len() as u64, map.locked());
+        let wanted = EngineOptions {
+            threads: options.threads.unwrap_or_else(measure::default_threads),
+            force_kernel: options.kernel.clone(),
+        };
+        let engine = Engine::new(Image::new(map), wanted).map_err(|source| SessionError::Model {
+            file: file.to_path_buf(),
+            source,
+        })?;
+        heap::repeating();
+        let load_ms = milliseconds(start);
+        Ok(Session {
+            engine,
+            file: file.to_path_buf(),
+            bytes,
+            locked,
+            load_ms,
+        })
+    }
+
+    /// The input the options ask for: a file's, the given ids, or a made-up sequence.
+    pub fn input(&self, options: &Options) -> Result<Input, SessionError> {
+        match &options.input {
+            Some(path) => read_input(path),
+            None => Ok(ids_input(self.engine.config(), options)),
+        }
+    }
+
+    /// Runs all rows, a bounded number of tokens at a time.
+    pub fn run(&self, input: &Input) -> Result<Outputs, SessionError> {
+        let row = input
+            .shape
+            .iter()
+            .skip(1)
+            .try_fold(1usize, |n, &d| n.checked_mul(d))
+            .unwrap_or(usize::MAX);
+        let rows = input.shape.first().copied().unwrap_or(0);
+        let at_once = (TOKENS_AT_ONCE / row.max(1)).max(1);
+        if rows <= at_once {
+            return self.engine.run(input).map_err(SessionError::Run);
+        }
+        let mut all = Outputs::default();
+        for first in (0..rows).step_by(at_once) {
+            let part = slice(input, first, at_once.min(rows - first), row);
+            let outputs = self.engine.run(&part).map_err(SessionError::Run)?;
+            append(&mut all, outputs);
+        }
+        Ok(all)
+    }
+
+    /// Times one input and says everything of the board. `baseline` and `start` were taken before the model was opened.
+    pub fn bench(&self, options: &Options, start: &Start) -> Result<Report, SessionError> {
+        let input = self.input(options)?;
+        let rows = input.shape.first().copied().unwrap_or(0);
+        if let (Some(file), true) = (&options.input, rows > 1) {
+            return Err(SessionError::OneSequence {
+                file: file.clone(),
+                rows,
+            });
+        }
+        let runs = Runs {
+            warmup: options.warmup.unwrap_or(5),
+            timed: options.runs.unwrap_or(50),
+        };
+        let mut before = None;
+        let timings = time(
+            runs,
+            || self.engine.run(&input).map(drop).map_err(SessionError::Run),
+            || before = measure::faults(),
+        )?;
+        let during = |pick: fn((u64, u64)) -> u64| Some(pick(measure::faults()?).saturating_sub(pick(before?)));
+        let faults = Faults {
+            major: during(|f| f.0),
+            minor: during(|f| f.1),
+        };
+        let memory = Resident::now().since(start.resident);
+        let thermal = Thermal {
+            start_c: start.celsius,
+            end_c: measure::celsius(),
+            throttled: Throttle::now().since(start.throttle),
+        };
+        let board = measure::board();
+        let seq = input.shape.last().copied().unwrap_or(0);
+        let latency_ms = summarise(&timings.timed_ms, u32::try_from(seq).unwrap_or(u32::MAX), runs.warmup);
+        let limits = Limits {
+            max_ram: options.max_ram,
+            max_p95_ms: options.max_p95_ms,
+        };
+        let verdict = judge(limits, memory.peak_rss, &latency_ms);
+        Ok(Report {
+            schema: report::SCHEMA,
+            // Last of all: reading the whole file would warm the page cache and change what was measured.
+            model: ModelReport {
+                sha256: Some(digest(&self.file)?),
+                ..self.model()
+            },
+            board,
+            engine: self.engine_report(),
+            load_ms: self.load_ms,
+            first_inference_ms: timings.first_ms,
+            latency_ms,
+            memory,
+            faults,
+            thermal,
+            verdict,
+        })
+    }
+
+    pub fn model(&self) -> ModelReport {
+        let formats = &self.engine.artifact().graph.formats;
+        ModelReport {
+            file: self.file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            sha256: None,
+            bytes: self.bytes,
+            formats: formats
+                .iter()
+                .map(|(name, format)| (name.clone(), format.name().to_string()))
+                .collect(),
+        }
+    }
+
+    pub fn engine_report(&self) -> EngineReport {
+        let kernels = self.engine.kernels();
+        EngineReport {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            tract: TRACT.to_string(),
+            kernels: vec![
+                format!("f32 {}", kernels.f32.name()),
+                format!("i8 {}", kernels.i8.name()),
+            ],
+            threads: u32::try_from(self.engine.threads()).unwrap_or(u32::MAX),
+            locked: self.locked,
+        }
+    }
+}
+
+/// The state of process and board before anything is loaded.
+pub struct Start {
+    resident: Resident,
+    celsius: Option<f64>,
+    throttle: Throttle,
+}
+
+impl Start {
+    pub fn now() -> Start {
+        Start {
+            resident: Resident::now(),
+            celsius: measure::celsius(),
+            throttle: Throttle::now(),
+        }
+    }
+}
+
+pub fn milliseconds(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}
+
+fn ids_input(config: &Config, options: &Options) -> Input {
+    let seq = options.seq.unwrap_or(DEFAULT_SEQ.min(config.max_position_embeddings));
+    let (mut ids, real) = match &options.ids {
+        Some(ids) => (ids.clone(), ids.len()),
+        None => (made_up(config.vocab_size, seq), seq),
+    };
+    if options.seq.is_some() {
+        ids.resize(seq.max(real), 0);
+    }
+    let mask: Vec<i64> = (0..ids.len()).map(|at| i64::from(at < real)).collect();
+    let shape = if config.head == Head::MultipleChoice {
+        vec![1, 1, ids.len()]
+    } else {
+        vec![1, ids.len()]
+    };
+    Input {
+        shape,
+        attention_mask: (real < ids.len()).then_some(mask),
+        input_ids: ids,
+        token_type_ids: None,
+    }
+}
+
+/// ALBERT's [CLS] 2 and [SEP] 3 around ids spread over the vocabulary: the same on every board.
+fn made_up(vocab: usize, seq: usize) -> Vec<i64> {
+    let id = |at: usize| match at {
+        0 => 2,
+        _ if at + 1 == seq => 3,
+        _ => 5 + at.wrapping_mul(7919),
+    };
+    (0..seq).map(|at| (id(at) % vocab.max(1)) as i64).collect()
+}
+
+fn read_input(path: &Path) -> Result<Input, SessionError> {
+    let file = TensorFile::read(path)?;
+    let Some(ids) = file.integers("input_ids")? else {
+        let found = file.names().collect::<Vec<_>>().join(", ");
+        return Err(SessionError::NoIds {
+            file: path.to_path_buf(),
+            found,
+        });
+    };
+    let like_ids = |tensor: &'static str| -> Result<Option<Vec<i64>>, SessionError> {
+        match file.integers(tensor)? {
+            Some(Tensor { shape, .. }) if shape != ids.shape => Err(SessionError::Shape {
+                file: path.to_path_buf(),
+                tensor,
+                found: shape,
+                wanted: ids.shape.clone(),
+            }),
+            found => Ok(found.map(|t| t.data)),
+        }
+    };
+    let (attention_mask, token_type_ids) = (like_ids("attention_mask")?, like_ids("token_type_ids")?);
+    Ok(Input {
+        shape: ids.shape,
+        input_ids: ids.data,
+        attention_mask,
+        token_type_ids,
+    })
+}
+
+/// `count` rows of `row` tokens each, from row `first`.
+fn slice(input: &Input, first: usize, count: usize, row: usize) -> Input {
+    let cut = |values: &[i64]| values.get(first * row..(first + count) * row).unwrap_or(&[]).to_vec();
+    let mut shape = input.shape.clone();
+    shape[0] = count;
+    Input {
+        shape,
+        input_ids: cut(&input.input_ids),
+        attention_mask: input.attention_mask.as_deref().map(cut),
+        token_type_ids: input.token_type_ids.as_deref().map(cut),
+    }
+}
+
+fn append(all: &mut Outputs, part: Outputs) {
+    if all.0.is_empty() {
+        *all = part;
+        return;
+    }
+    for ((_, to), (_, from)) in all.0.iter_mut().zip(part.0) {
+        to.shape[0] += from.shape[0];
+        to.data.extend(from.data);
+    }
+}
+
+/// Hexadecimal SHA-256 of a file, read in small pieces: mapping it would make all of it resident.
+fn digest(path: &Path) -> Result<String, SessionError> {
+    let error = |source| SessionError::Digest {
+        file: path.to_path_buf(),
+        source,
+    };
+    let mut file = File::open(path).map_err(error)?;
+    let (mut hasher, mut piece) = (Sha256::new(), [0u8; 16 << 10]);
+    loop {
+        match file.read(&mut piece).map_err(error)? {
+            0 => break,
+            n => hasher.update(&piece[..n]),
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tract_named_is_the_tract_pinned() {
+        let manifest = include_str!("../../Cargo.toml");
+        assert!(manifest.contains(&format!("tract-core = \"={TRACT}\"")));
+    }
+
+    #[test]
+    fn made_up_ids_stay_in_the_vocabulary() {
+        for (vocab, seq) in [(30_000, 128), (97, 300), (1, 4), (3, 1)] {
+            let ids = made_up(vocab, seq);
+            assert_eq!(ids.len(), seq);
+            assert!(ids.iter().all(|&id| (id as usize) < vocab), "{vocab}");
+        }
+        assert_eq!(made_up(30_000, 4), [2, 7924, 15_843, 3]);
+    }
+
+    #[test]
+    fn rows_cut_apart_and_put_together() {
+        let input = Input {
+            shape: vec![3, 2],
+            input_ids: vec![1, 2, 3, 4, 5, 6],
+            attention_mask: Some(vec![1, 1, 1, 0, 1, 1]),
+            token_type_ids: None,
+        };
+        let part = slice(&input, 1, 2, 2);
+        assert_eq!(
+            (part.shape, part.input_ids, part.attention_mask),
+            (vec![2, 2], vec![3, 4, 5, 6], Some(vec![1, 0, 1, 1]))
+        );
+        let logits = |rows: usize, data: &[f32]| {
+            Outputs(vec![(
+                "logits".to_string(),
+                Tensor {
+                    shape: vec![rows, 1],
+                    data: data.to_vec(),
+                },
+            )])
+        };
+        let mut all = Outputs::default();
+        append(&mut all, logits(2, &[1.0, 2.0]));
+        append(&mut all, logits(1, &[3.0]));
+        assert_eq!(all, logits(3, &[1.0, 2.0, 3.0]));
+    }
+
+    #[test]
+    fn a_digest_is_sha256() {
+        let path = std::env::temp_dir().join(format!("thimble-digest-{}", std::process::id()));
+        std::fs::write(&path, b"abc").unwrap();
+        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(digest(&path).unwrap(), expected);
+        std::fs::remove_file(path).unwrap();
+    }
+}

@@ -1,0 +1,253 @@
+//! Prints what the device program found, for people or as one JSON object. Sizes are shown in MiB (1024²), times in
+//! milliseconds; what is not known is a dash here and null in JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use thimble_device::tensors::Tensor;
+use thimble_device::{Outputs, kernel::Kernels};
+use thimble_shared::graph::{Config, Head};
+use thimble_shared::report::{BoardReport, EngineReport, ModelReport, Report};
+
+fn size(bytes: impl Into<Option<u64>>) -> String {
+    bytes.into().map_or("-".to_string(), |b| {
+        bytesize::ByteSize::b(b).display().iec().to_string()
+    })
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or("-".to_string(), |v| v.to_string())
+}
+
+/// "12 of i8, 3 of f32"
+fn formats(model: &ModelReport) -> String {
+    let mut count = BTreeMap::<&str, usize>::new();
+    for format in model.formats.values() {
+        *count.entry(format).or_default() += 1;
+    }
+    count
+        .iter()
+        .map(|(format, n)| format!("{n} of {format}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn model_lines(text: &mut String, model: &ModelReport) {
+    let _ = writeln!(
+        text,
+        "model    {}  {}  weights: {}",
+        model.file,
+        size(model.bytes),
+        formats(model)
+    );
+}
+
+fn board_lines(text: &mut String, board: &BoardReport) {
+    let name = board.model.as_deref().unwrap_or("unnamed board");
+    let part = board
+        .cpu_part
+        .as_deref()
+        .map_or(String::new(), |p| format!(", CPU part {p}"));
+    let _ = writeln!(
+        text,
+        "board    {name}{part}, {} cores, {} MHz",
+        or_dash(board.cores),
+        or_dash(board.mhz)
+    );
+    let _ = writeln!(text, "features {}", board.features.join(" "));
+    let limit = board
+        .cgroup_limit
+        .map_or(String::new(), |b| format!(", group limit {}", size(b)));
+    let _ = writeln!(
+        text,
+        "memory   {} in all, {} available{limit}, pages of {}",
+        size(board.mem_total),
+        size(board.mem_available),
+        size(board.page_size)
+    );
+    let governor = board
+        .governor
+        .as_deref()
+        .map_or(String::new(), |g| format!(", governor {g}"));
+    let _ = writeln!(text, "kernel   {}{governor}", or_dash(board.kernel.as_deref()));
+    if let Some(emulator) = &board.emulated {
+        let _ = writeln!(text, "note     this board is {emulator}: times mean nothing here");
+    }
+}
+
+pub fn board(board: &BoardReport, json: bool) -> String {
+    let (f32s, i8s) = Kernels::available();
+    if json {
+        return line(json!({
+            "schema": 1, "version": env!("CARGO_PKG_VERSION"), "board": board,
+            "kernels": {"f32": f32s, "i8": i8s}, "model": null,
+        }));
+    }
+    let mut text = String::new();
+    board_lines(&mut text, board);
+    kernel_lines(&mut text, &f32s, &i8s);
+    text
+}
+
+fn kernel_lines(text: &mut String, f32s: &[String], i8s: &[String]) {
+    let _ = writeln!(
+        text,
+        "kernels  f32: {}; int8: {} (best first)",
+        f32s.join(", "),
+        i8s.join(", ")
+    );
+}
+
+pub fn info(
+    board: &BoardReport,
+    model: &ModelReport,
+    engine: &EngineReport,
+    config: &Config,
+    load_ms: f64,
+    json: bool,
+) -> String {
+    let (f32s, i8s) = Kernels::available();
+    if json {
+        return line(json!({
+            "schema": 1, "version": env!("CARGO_PKG_VERSION"), "board": board,
+            "kernels": {"f32": f32s, "i8": i8s}, "model": model, "config": config,
+            "engine": engine, "load_ms": load_ms,
+        }));
+    }
+    let mut text = String::new();
+    model_lines(&mut text, model);
+    let _ = writeln!(
+        text,
+        "network  {} layers in {} groups, hidden {}, heads {}, vocabulary {}, up to {} tokens, head: {}",
+        config.num_hidden_layers,
+        config.num_hidden_groups,
+        config.hidden_size,
+        config.num_attention_heads,
+        config.vocab_size,
+        config.max_position_embeddings,
+        config.head.name()
+    );
+    let _ = writeln!(
+        text,
+        "engine   tract {}, {}, {} threads, loaded in {load_ms:.2} ms",
+        engine.tract,
+        engine.kernels.join(", "),
+        engine.threads
+    );
+    board_lines(&mut text, board);
+    kernel_lines(&mut text, &f32s, &i8s);
+    text
+}
+
+pub fn outputs(outputs: &Outputs, config: &Config, model: &ModelReport, ms: f64, json: bool) -> String {
+    if json {
+        let all: serde_json::Map<String, Value> = outputs
+            .0
+            .iter()
+            .map(|(name, t)| (name.clone(), json!({"shape": t.shape, "data": t.data})))
+            .collect();
+        return line(json!({"schema": 1, "model": model, "ms": ms, "labels": labels(outputs, config), "outputs": all}));
+    }
+    let mut text = String::new();
+    for (row, (label, probability)) in labels(outputs, config).iter().flatten().enumerate() {
+        let _ = writeln!(text, "row {row}: {label} ({:.1} %)", probability * 100.0);
+    }
+    for (name, tensor) in &outputs.0 {
+        let _ = writeln!(text, "{name} {:?}: {}", tensor.shape, first_values(tensor));
+    }
+    let _ = writeln!(text, "{ms:.2} ms");
+    text
+}
+
+fn first_values(tensor: &Tensor<f32>) -> String {
+    const SHOWN: usize = 12;
+    let shown: Vec<String> = tensor.data.iter().take(SHOWN).map(|v| format!("{v:.5}")).collect();
+    shown.join(" ") + if tensor.data.len() > SHOWN { " …" } else { "" }
+}
+
+/// The likeliest label of each row and its probability, where the head classifies sequences.
+fn labels<'a>(outputs: &Outputs, config: &'a Config) -> Option<Vec<(&'a str, f64)>> {
+    let logits = outputs
+        .get("logits")
+        .filter(|_| config.head == Head::SequenceClassification)?;
+    let best = |row: &[f32]| {
+        let (at, &top) = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
+        let sum: f64 = row.iter().map(|&v| f64::from(v - top).exp()).sum();
+        Some((config.labels.get(at)?.as_str(), 1.0 / sum))
+    };
+    logits.data.chunks_exact(config.labels.len().max(1)).map(best).collect()
+}
+
+pub fn report(report: &Report, json: bool) -> String {
+    if json {
+        return line(serde_json::to_value(report).unwrap_or(Value::Null));
+    }
+    let mut text = String::new();
+    model_lines(&mut text, &report.model);
+    board_lines(&mut text, &report.board);
+    let (e, l, m, f, t) = (
+        &report.engine,
+        &report.latency_ms,
+        &report.memory,
+        &report.faults,
+        &report.thermal,
+    );
+    let locked = if e.locked { ", pages locked" } else { "" };
+    let _ = writeln!(
+        text,
+        "engine   tract {}, {}, {} threads{locked}",
+        e.tract,
+        e.kernels.join(", "),
+        e.threads
+    );
+    let _ = writeln!(
+        text,
+        "load     {:.2} ms, first inference {:.2} ms",
+        report.load_ms, report.first_inference_ms
+    );
+    let _ = writeln!(
+        text,
+        "latency  {} tokens, {} runs after {} to warm up: mean {:.2} ± {:.2} ms",
+        l.seq, l.runs, l.warmup, l.mean, l.sd
+    );
+    let _ = writeln!(
+        text,
+        "         min {:.2}  p50 {:.2}  p90 {:.2}  p95 {:.2}  p99 {:.2}  max {:.2}",
+        l.min, l.p50, l.p90, l.p95, l.p99, l.max
+    );
+    let _ = writeln!(
+        text,
+        "RAM      peak {}, {} before loading; now {} of its own, {} of files",
+        size(m.peak_rss),
+        size(m.baseline_rss),
+        size(m.anon),
+        size(m.file)
+    );
+    let _ = writeln!(
+        text,
+        "faults   {} major, {} minor in the timed runs",
+        or_dash(f.major),
+        or_dash(f.minor)
+    );
+    let throttled = t.throttled.map(|t| if t { "throttled" } else { "not throttled" });
+    let degrees = |c: Option<f64>| c.map_or("-".to_string(), |c| format!("{c:.1}"));
+    let _ = writeln!(
+        text,
+        "thermal  {} °C to {} °C, {}",
+        degrees(t.start_c),
+        degrees(t.end_c),
+        throttled.unwrap_or("throttling not told")
+    );
+    if report.verdict.fits {
+        text += "verdict  yes\n";
+    }
+    for reason in &report.verdict.reasons {
+        let _ = writeln!(text, "verdict  no: {reason}");
+    }
+    text
+}
+
+fn line(value: Value) -> String {
+    format!("{value}\n")
+}
