@@ -15,8 +15,6 @@ pub struct Described {
     pub architecture: &'static str,
     /// `tie_word_embeddings`: whether a masked-LM decoder may be the word embedding.
     pub tie: bool,
-    /// `problem_type` is `multi_label_classification`: each label has a probability of its own.
-    pub multi_label: bool,
     pub notes: Vec<String>,
 }
 
@@ -81,6 +79,8 @@ pub fn read(path: &Path, json: &Value, stored: &Stored) -> Result<Described, Sou
         tied_decoder: false,
         pooler,
         labels,
+        multi_label: head == Head::SequenceClassification
+            && fields.text("problem_type")? == Some("multi_label_classification"),
     };
     let bad = |field: &str, problem| SourceError::Config {
         path: path.to_path_buf(),
@@ -100,13 +100,10 @@ pub fn read(path: &Path, json: &Value, stored: &Stored) -> Result<Described, Sou
             ),
         ));
     }
-    let multi_label =
-        head == Head::SequenceClassification && fields.text("problem_type")? == Some("multi_label_classification");
     Ok(Described {
         config,
         architecture,
         tie: fields.flag("tie_word_embeddings", true)?,
-        multi_label,
         notes,
     })
 }

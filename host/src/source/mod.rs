@@ -41,8 +41,6 @@ pub struct Source {
     pub sha256: String,
     /// Element types the weights are stored in, e.g. `f16`.
     pub stored_as: Vec<String>,
-    /// Classification into labels that do not exclude each other: probabilities by sigmoid instead of softmax.
-    pub multi_label: bool,
     /// The tokenizer.json beside the weights, when there is one.
     pub tokenizer: Option<PathBuf>,
 }
@@ -62,7 +60,7 @@ pub fn read(path: &Path) -> Result<Source, SourceError> {
     let stored_as: BTreeSet<_> = stored.iter().map(|t| t.dtype.to_string()).collect();
     let mut notes = located.notes;
     notes.append(&mut described.notes);
-    if described.multi_label {
+    if described.config.multi_label {
         notes.push("problem_type is multi_label_classification: each label has a probability of its own".into());
     }
     Ok(Source {
@@ -74,7 +72,6 @@ pub fn read(path: &Path) -> Result<Source, SourceError> {
         sha256: sha256(&files),
         files: located.weights,
         stored_as: stored_as.into_iter().collect(),
-        multi_label: described.multi_label,
         tokenizer: located.tokenizer,
     })
 }
