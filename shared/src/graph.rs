@@ -77,6 +77,9 @@ pub struct Config {
     pub pooler: bool,
     /// One name per classifier output (sequence and token classification), in order; empty for other heads.
     pub labels: Vec<String>,
+    /// The labels do not exclude each other: each has a probability of its own (sigmoid instead of softmax).
+    #[serde(default)]
+    pub multi_label: bool,
 }
 
 /// What a weight is to the network; decides how it is stored and used.
@@ -337,6 +340,7 @@ pub(crate) mod tests {
             head,
             tied_decoder: head.has_decoder(),
             pooler: head.needs_pooler(),
+            multi_label: false,
             labels: match head {
                 Head::SequenceClassification | Head::TokenClassification => vec!["a".into(), "b".into(), "c".into()],
                 _ => vec![],

@@ -1,0 +1,67 @@
+//! The boards thimble knows: the profiles of `targets/`, built into the program, and a user's own by path.
+
+use std::path::Path;
+use thimble_shared::target::Target;
+
+/// File name and text of every profile in `targets/`.
+const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/targets.rs"));
+
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    #[error("no target '{name}'; known are {known}, or give the path of a .toml file")]
+    Unknown { name: String, known: String },
+    #[error("{file}: {problem}")]
+    File { file: String, problem: String },
+}
+
+/// All built-in profiles, by name.
+pub fn all() -> Result<Vec<Target>, TargetError> {
+    BUILT_IN.iter().map(|(file, text)| parse(file, text)).collect()
+}
+
+/// The profile called `name`, or the file at that path.
+pub fn find(name: &str) -> Result<Target, TargetError> {
+    let path = Path::new(name);
+    if path.extension().is_some_and(|e| e == "toml") {
+        let text = std::fs::read_to_string(path).map_err(|e| TargetError::File {
+            file: name.to_string(),
+            problem: e.to_string(),
+        })?;
+        return parse(name, &text);
+    }
+    let all = all()?;
+    let known = all.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", ");
+    all.into_iter()
+        .find(|t| t.name == name)
+        .ok_or_else(|| TargetError::Unknown {
+            name: name.to_string(),
+            known,
+        })
+}
+
+fn parse(file: &str, text: &str) -> Result<Target, TargetError> {
+    let error = |problem: String| TargetError::File {
+        file: file.to_string(),
+        problem,
+    };
+    let target: Target = toml::from_str(text).map_err(|e| error(e.to_string().trim_end().to_string()))?;
+    match target.problems() {
+        problems if problems.is_empty() => Ok(target),
+        problems => Err(error(problems.join("; "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_profile_is_found_by_its_name() {
+        let all = all().unwrap();
+        assert!(all.len() >= 7);
+        for target in all {
+            assert_eq!(find(&target.name).unwrap(), target);
+        }
+        assert!(find("pi-9").unwrap_err().to_string().contains("pi-zero-2w"));
+    }
+}

@@ -1,0 +1,270 @@
+//! The command line: one place for every flag and its help. Raw arguments are parsed into typed ones here; each
+//! subcommand's work lies in `cmd`. Exit codes: 0 yes, 1 a clear no, 2 usage, I/O or malformed input.
+
+use crate::cmd;
+use bytesize::ByteSize;
+use clap::{Parser, Subcommand, ValueEnum};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use thimble_shared::number::Format;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "thimble",
+    version,
+    about = "Fits ALBERT on an ARM board: one ONNX file under a byte budget, with the least measured loss",
+    after_help = "Exit codes: 0 yes; 1 a clear no (over budget, below agreement, different); 2 usage, I/O or malformed input."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Checkpoint → one ONNX file, in one number format throughout
+    Export(ExportArgs),
+    /// Checkpoint → the ONNX file with the least measured loss under a byte budget
+    Shrink(ShrinkArgs),
+    /// Where the bytes of a file are, and whether its nodes state what it says of itself
+    Inspect(InspectArgs),
+    /// How far apart two models are
+    Verify(VerifyArgs),
+    /// One inference on this machine, answered as a person would read it
+    Run(RunArgs),
+    /// The boards thimble knows
+    Targets(TargetsArgs),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    Fp32,
+    Fp16,
+    Int8,
+}
+
+impl Precision {
+    pub fn format(self) -> Format {
+        match self {
+            Precision::Fp32 => Format::F32,
+            Precision::Fp16 => Format::F16,
+            Precision::Int8 => Format::I8,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// Hugging Face directory (config.json with model.safetensors or pytorch_model.bin), or a file of thimble's
+    pub source: PathBuf,
+    /// The ONNX file to write; the tokenizer goes beside it
+    #[arg(short, long, value_name = "OUT.onnx")]
+    pub output: PathBuf,
+    /// Format of every table and linear weight [default: fp32, or what a file of thimble's already has]
+    #[arg(long, value_enum)]
+    pub precision: Option<Precision>,
+    #[command(flatten)]
+    pub onnx: OnnxArgs,
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct OnnxArgs {
+    /// ONNX operator set, 13 to 18
+    #[arg(long, default_value_t = 17)]
+    pub opset: i64,
+    /// Fix the sequence length instead of leaving it symbolic
+    #[arg(long, value_name = "N")]
+    pub seq: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ShrinkArgs {
+    /// Hugging Face directory, or a file of thimble's
+    pub source: PathBuf,
+    /// Most bytes the file may have: 12MiB (1024²), 12MB (1000²) or a plain number of bytes
+    #[arg(long, value_parser = size)]
+    pub budget: ByteSize,
+    /// The ONNX file to write; the tokenizer goes beside it
+    #[arg(short, long, value_name = "OUT.onnx", required_unless_present = "dry_run")]
+    pub output: Option<PathBuf>,
+    /// Inputs to measure the loss on: JSON lines with "text" (and "text_pair", "label") or "input_ids", or safetensors
+    #[arg(long, value_name = "X.jsonl")]
+    pub calibrate: Option<PathBuf>,
+    /// Most calibration rows used
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub rows: usize,
+    /// Refuse a result whose decisions agree with the original's less often than this, 0 to 1
+    #[arg(long, value_name = "F", value_parser = share)]
+    pub min_agreement: Option<f64>,
+    /// Formats the solver may use
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "f32,f16,i8")]
+    pub formats: Vec<Format>,
+    /// Board the file is for: its RAM is held against the file's size
+    #[arg(long, value_name = "NAME")]
+    pub target: Option<String>,
+    /// Say what would be written and its size, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub onnx: OnnxArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct InspectArgs {
+    /// An ONNX file
+    pub file: PathBuf,
+    /// The checkpoint it came from, to compare sizes with
+    #[arg(long, value_name = "SRC")]
+    pub against: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// The model to compare with: a checkpoint directory or a file of thimble's
+    pub reference: PathBuf,
+    /// The model to judge
+    pub candidate: PathBuf,
+    /// Inputs: JSON lines or safetensors; without them, made-up token sequences
+    #[arg(long, value_name = "X")]
+    pub inputs: Option<PathBuf>,
+    /// Most rows used
+    #[arg(long, value_name = "N")]
+    pub rows: Option<usize>,
+    /// Exit 1 when decisions agree less often than this, 0 to 1
+    #[arg(long, value_name = "F", value_parser = share)]
+    pub min_agreement: Option<f64>,
+    /// Exit 1 when any output differs by more than this
+    #[arg(long, value_name = "X")]
+    pub max_abs: Option<f64>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// A file of thimble's, or a checkpoint directory
+    pub file: PathBuf,
+    /// Text to run on; [MASK] marks what a masked LM shall fill
+    #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
+    pub text: Option<String>,
+    /// Second text: the context of a question; for multiple choice, once per choice
+    #[arg(long, requires = "text")]
+    pub pair: Vec<String>,
+    /// Token ids, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    pub ids: Option<Vec<i64>>,
+    /// tokenizer.json to use instead of the one beside the model
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct TargetsArgs {
+    /// A board's name or the path of a target file: prints all that is known of it
+    pub name: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn size(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = text
+        .parse()
+        .map_err(|_| format!("'{text}' is not a size; write 12MiB (1024²), 12MB (1000²) or bytes"))?;
+    if size.as_u64() == 0 {
+        Err("a budget of 0 bytes holds nothing".into())
+    } else {
+        Ok(size)
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if (0.0..=1.0).contains(&x) => Ok(x),
+        _ => Err(format!("'{text}' is not a share; write a number from 0 to 1")),
+    }
+}
+
+/// What a command has to say, and whether it is a yes.
+#[derive(Debug)]
+pub struct Outcome {
+    pub text: String,
+    pub yes: bool,
+}
+
+impl Outcome {
+    pub fn yes(text: impl Into<String>) -> Self {
+        Outcome {
+            text: text.into(),
+            yes: true,
+        }
+    }
+
+    pub fn no(text: impl Into<String>) -> Self {
+        Outcome {
+            text: text.into(),
+            yes: false,
+        }
+    }
+}
+
+/// Parses the arguments, runs the command, prints its outcome.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Export(args) => cmd::export::run(&args),
+        Command::Shrink(args) => cmd::shrink::run(&args),
+        Command::Inspect(args) => cmd::inspect::run(&args),
+        Command::Verify(args) => cmd::verify::run(&args),
+        Command::Run(args) => cmd::run::run(&args),
+        Command::Targets(args) => cmd::targets::run(&args),
+    };
+    match result {
+        Ok(outcome) => {
+            // A reader that went away (`thimble inspect … | head`) is no error.
+            let mut out = std::io::stdout().lock();
+            match out.write_all(outcome.text.as_bytes()).and_then(|()| out.flush()) {
+                Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+                    eprintln!("error: cannot print the result: {e}");
+                    ExitCode::from(2)
+                }
+                _ => ExitCode::from(u8::from(!outcome.yes)),
+            }
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_in_mb_and_mib_differ_and_zero_is_refused() {
+        assert_eq!(size("12MiB").unwrap().as_u64(), 12 << 20);
+        assert_eq!(size("12MB").unwrap().as_u64(), 12_000_000);
+        assert_eq!(size("4096").unwrap().as_u64(), 4096);
+        for bad in ["0", "0MiB", "twelve", "-1", "12 parsecs", ""] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

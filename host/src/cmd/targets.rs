@@ -1,0 +1,103 @@
+//! `thimble targets`: the boards known, or all that is known of one.
+
+use crate::board;
+use crate::cli::{Outcome, TargetsArgs};
+use crate::text::{Align, size, table};
+use anyhow::Result;
+use thimble_shared::target::{Confidence, Figure, Target};
+
+pub fn run(args: &TargetsArgs) -> Result<Outcome> {
+    match &args.name {
+        Some(name) => {
+            let target = board::find(name)?;
+            Ok(Outcome::yes(if args.json {
+                format!("{:#}\n", serde_json::to_value(&target)?)
+            } else {
+                one(&target)
+            }))
+        }
+        None => {
+            let all = board::all()?;
+            if args.json {
+                let json = serde_json::json!({ "schema": 1, "targets": all });
+                return Ok(Outcome::yes(format!("{json:#}\n")));
+            }
+            let rows = all
+                .iter()
+                .map(|t| {
+                    vec![
+                        t.name.clone(),
+                        t.board.clone(),
+                        format!("{} × {}", t.cores.value, t.cpu),
+                        size(t.ram_total.value),
+                        t.ram_available.as_ref().map_or("unknown".into(), |f| size(f.value)),
+                        t.features.value.join(" "),
+                    ]
+                })
+                .collect::<Vec<_>>();
+            let heads = ["name", "board", "cores", "RAM", "available", "features"];
+            let aligns = [
+                Align::Left,
+                Align::Left,
+                Align::Left,
+                Align::Right,
+                Align::Right,
+                Align::Left,
+            ];
+            Ok(Outcome::yes(table(&heads, &aligns, &rows)))
+        }
+    }
+}
+
+fn one(t: &Target) -> String {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut row = |what: &str, value: String, confidence: Confidence, source: &str| {
+        let trust = match confidence {
+            Confidence::Verified => "",
+            Confidence::Unverified => "unverified: ",
+        };
+        rows.push(vec![what.to_string(), value, format!("{trust}{source}")]);
+    };
+    let bytes = |f: &Figure<u64>| (size(f.value), f.confidence, f.source.clone());
+    let (c, s) = (t.cores.value.to_string(), &t.cores);
+    row("cores", format!("{c} × {}", t.cpu), s.confidence, &s.source);
+    row(
+        "clock",
+        format!("{} MHz", t.clock_mhz.value),
+        t.clock_mhz.confidence,
+        &t.clock_mhz.source,
+    );
+    row(
+        "features",
+        t.features.value.join(" "),
+        t.features.confidence,
+        &t.features.source,
+    );
+    let sizes = [
+        ("RAM", Some(&t.ram_total)),
+        ("RAM seen by Linux", t.ram_seen.as_ref()),
+        ("RAM available", t.ram_available.as_ref()),
+        ("page", Some(&t.page_size)),
+        ("L1d", Some(&t.l1d)),
+        ("L2", Some(&t.l2)),
+        ("L3", t.l3.as_ref()),
+    ];
+    for (what, figure) in sizes.into_iter().filter_map(|(w, f)| Some((w, f?))) {
+        let (value, confidence, source) = bytes(figure);
+        row(what, value, confidence, &source);
+    }
+    let notes: String = t.notes.iter().map(|n| format!("note: {n}\n")).collect();
+    format!(
+        "{} ({}), {}\nbuilt for {}, emulated as {}\n\n{}{notes}",
+        t.board,
+        t.name,
+        t.soc,
+        t.rustc_target,
+        t.qemu_cpu,
+        table(
+            &["figure", "value", "source"],
+            &[Align::Left, Align::Left, Align::Left],
+            &rows
+        )
+    )
+}

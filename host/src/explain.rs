@@ -1,0 +1,156 @@
+//! Where the bytes of an ONNX file are. For thimble's own files: per weight, its format, bytes and share, with whatever the
+//! file's nodes state differently from its Graph; for any other ONNX: its initializers by size. Sizes are bytes.
+
+use serde::Serialize;
+use std::collections::BTreeMap;
+use thimble_shared::artifact::{self, Artifact, ArtifactError};
+use thimble_shared::graph::Kind;
+use thimble_shared::lower::scale;
+use thimble_shared::onnx_read;
+
+/// One row of the table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Part {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub format: String,
+    /// Bytes in the file, scales included.
+    pub bytes: u64,
+    /// How many times the layers use it.
+    pub uses: usize,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    pub schema: u32,
+    pub file: String,
+    pub bytes: u64,
+    /// "thimble" or "onnx".
+    pub kind: &'static str,
+    pub producer: String,
+    pub opset: i64,
+    pub head: Option<String>,
+    pub layers: Option<usize>,
+    pub parts: Vec<Part>,
+    /// Bytes that are no weight's: nodes, names, metadata, alignment.
+    pub rest: u64,
+    pub source_sha256: Option<String>,
+    pub tokenizer_sha256: Option<String>,
+    /// What the nodes state differently from the Graph, or a stored number that may not stand there.
+    pub differences: Vec<String>,
+}
+
+impl Explanation {
+    /// What the same weights take in f32, row-major.
+    pub fn parameters(&self) -> u64 {
+        self.parts
+            .iter()
+            .map(|p| p.shape.iter().product::<usize>() as u64)
+            .sum()
+    }
+}
+
+/// Explains the file `bytes`, called `file`.
+pub fn explain(file: &str, bytes: &[u8]) -> Result<Explanation, ArtifactError> {
+    let view = onnx_read::model(bytes)?;
+    let mut explanation = match artifact::open(bytes) {
+        Ok(artifact) => own(&artifact, bytes)?,
+        Err(ArtifactError::NotThimble) => foreign(&view),
+        Err(other) => return Err(other),
+    };
+    explanation.file = file.to_string();
+    explanation.bytes = bytes.len() as u64;
+    explanation.producer = view.producer.to_string();
+    explanation.opset = view.opset;
+    explanation.rest = explanation.bytes - explanation.parts.iter().map(|p| p.bytes).sum::<u64>();
+    Ok(explanation)
+}
+
+fn empty(kind: &'static str) -> Explanation {
+    Explanation {
+        schema: 1,
+        file: String::new(),
+        bytes: 0,
+        kind,
+        producer: String::new(),
+        opset: 0,
+        head: None,
+        layers: None,
+        parts: vec![],
+        rest: 0,
+        source_sha256: None,
+        tokenizer_sha256: None,
+        differences: vec![],
+    }
+}
+
+fn own(artifact: &Artifact, bytes: &[u8]) -> Result<Explanation, ArtifactError> {
+    let config = &artifact.graph.config;
+    let stored = |name: &str| artifact.tensors.get(name).map_or(0, |s| s.range.len() as u64);
+    let groups = config.layer_groups();
+    let parts = config
+        .weights()
+        .into_iter()
+        .map(|spec| {
+            let layer_group = spec.name.split('.').next().and_then(|g| g.parse::<usize>().ok());
+            let uses = layer_group.map_or(1, |group| groups.iter().filter(|&&g| g == group).count());
+            let format = if spec.kind == Kind::Vector {
+                "f32".into()
+            } else {
+                artifact.graph.format(&spec.name).to_string()
+            };
+            Part {
+                bytes: stored(&spec.name) + stored(&scale(&spec.name)),
+                name: spec.name,
+                shape: spec.shape,
+                format,
+                uses,
+            }
+        })
+        .collect();
+    Ok(Explanation {
+        head: Some(config.head.name().to_string()),
+        layers: Some(config.num_hidden_layers),
+        parts,
+        source_sha256: artifact.provenance.source_sha256.clone(),
+        tokenizer_sha256: artifact.provenance.tokenizer_sha256.clone(),
+        differences: artifact::audit(bytes)?,
+        ..empty("thimble")
+    })
+}
+
+fn foreign(view: &onnx_read::ModelView<'_>) -> Explanation {
+    let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
+    for input in view.nodes.iter().flat_map(|n| &n.inputs) {
+        *uses.entry(input).or_default() += 1;
+    }
+    let mut parts: Vec<Part> = view
+        .initializers
+        .iter()
+        .map(|t| Part {
+            name: t.name.to_string(),
+            shape: t.dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect(),
+            format: element_type(t.data_type).to_string(),
+            bytes: t.raw.as_ref().map_or(0, |r| r.len() as u64),
+            uses: uses.get(t.name).copied().unwrap_or(0),
+        })
+        .collect();
+    parts.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.name.cmp(&b.name)));
+    Explanation { parts, ..empty("onnx") }
+}
+
+/// ONNX's name of a `TensorProto.DataType`, shortened.
+fn element_type(code: i64) -> &'static str {
+    match code {
+        1 => "f32",
+        2 => "u8",
+        3 => "i8",
+        6 => "i32",
+        7 => "i64",
+        9 => "bool",
+        10 => "f16",
+        11 => "f64",
+        16 => "bf16",
+        _ => "other",
+    }
+}

@@ -1,0 +1,19 @@
+//! thimble's host side: reads ALBERT checkpoints, solves the byte budget with measured loss, writes the one file that is
+//! ONNX and memory image, and judges what it made. The program `thimble` is a thin wrapper over [`cli::main`].
+
+pub mod answer;
+pub mod board;
+pub mod budget;
+pub mod cli;
+pub mod cmd;
+pub mod evaluate;
+pub mod explain;
+pub mod inputs;
+pub mod loss;
+pub mod quantise;
+pub mod solve;
+pub mod source;
+pub mod store;
+pub mod subject;
+pub mod text;
+pub mod tokenise;

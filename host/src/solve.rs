@@ -1,0 +1,199 @@
+//! The main job: the model with the least measured loss within a byte budget. Each family of weights is tried alone in each
+//! format and its loss measured with the engine; all combinations are ranked by the sum; the best few that fit are run, and
+//! the one that measures best is the answer.
+
+use crate::budget::{Choice, Family, Problem, families};
+use crate::evaluate;
+use crate::inputs::Row;
+use crate::loss::{Loss, Outputs};
+use crate::quantise::{QuantiseError, Quantiser};
+use crate::subject::image_of;
+use anyhow::Result;
+use std::collections::{BTreeMap, HashMap};
+use thimble_shared::artifact::{self, Provenance};
+use thimble_shared::graph::{Graph, Model};
+use thimble_shared::lower::LowerOptions;
+use thimble_shared::number::Format;
+
+/// How many of the best-predicted choices are run before one is taken. Predictions add up the families' losses, so choices
+/// whose errors help or hurt each other are told apart only by running them.
+const VERIFIED: usize = 6;
+
+/// The question.
+pub struct Task<'a> {
+    /// The model as it came; what the result is compared with.
+    pub source: &'a Model,
+    /// Rows the choice is made on.
+    pub tune: &'a [Row],
+    /// Rows its loss is reported on.
+    pub report: &'a [Row],
+    pub formats: &'a [Format],
+    pub budget: u64,
+    pub onnx: LowerOptions,
+    pub provenance: &'a Provenance,
+}
+
+/// The answer within the budget.
+pub struct Plan {
+    pub model: Model,
+    pub problem: Problem,
+    pub choice: Choice,
+    pub bytes: u64,
+    /// Sum of the families' losses.
+    pub predicted: f64,
+    /// The loss on the tuning rows, and how many choices were run to find the least.
+    pub measured: f64,
+    pub verified: usize,
+    /// As the user feels it, on the report rows.
+    pub loss: Loss,
+    /// What a larger budget would buy next: family, format, size of the file.
+    pub next: Option<(&'static str, Format, u64)>,
+}
+
+/// No choice fits.
+pub struct Floor {
+    pub bytes: u64,
+    pub formats: Vec<(Family, Format)>,
+}
+
+pub fn solve(task: &Task, mut progress: impl FnMut(&str)) -> Result<Result<Plan, Floor>> {
+    let mut sizes = Sizes {
+        task,
+        known: HashMap::new(),
+    };
+    let families = families(&task.source.config);
+    let unmeasured = Problem {
+        loss: vec![vec![0.0; task.formats.len()]; families.len()],
+        families,
+        formats: task.formats.to_vec(),
+    };
+    let floor = unmeasured.floor();
+    let bytes = sizes.exact(&unmeasured, &floor);
+    if bytes > task.budget {
+        let formats = floor.iter().map(|&i| task.formats[i]);
+        return Ok(Err(Floor {
+            bytes,
+            formats: unmeasured.families.iter().cloned().zip(formats).collect(),
+        }));
+    }
+
+    let bench = Bench::new(task)?;
+    let problem = bench.measure(unmeasured, &mut progress)?;
+    let finalists = problem.best_within(task.budget, VERIFIED, |c| sizes.exact(&problem, c));
+    let verified = finalists.len();
+    let mut best: Option<(Choice, f64, f64, u64)> = None;
+    for (i, (candidate, bytes)) in finalists.into_iter().enumerate() {
+        progress(&format!("running finalist {} of {verified}", i + 1));
+        let measured = bench.loss(&problem.formats_of(&candidate.choice))?;
+        if best.as_ref().is_none_or(|b| measured < b.2) {
+            best = Some((candidate.choice, candidate.loss, measured, bytes));
+        }
+    }
+    // The floor fits, so there is at least one finalist unless every choice has an infinite loss and was still listed.
+    let (choice, predicted, measured, bytes) =
+        best.ok_or_else(|| anyhow::anyhow!("no combination of formats gives a finite loss"))?;
+    progress("measuring the result");
+    let model = bench.quantiser.model(&problem.formats_of(&choice))?;
+    let loss = bench.report(&model)?;
+    let next = problem.next_step(&choice, |c| sizes.exact(&problem, c));
+    let next = next.map(|(family, format, bytes)| (problem.families[family].name, problem.formats[format], bytes));
+    Ok(Ok(Plan {
+        model,
+        choice,
+        bytes,
+        predicted,
+        measured,
+        verified,
+        loss,
+        next,
+        problem,
+    }))
+}
+
+/// Exact file sizes, remembered.
+struct Sizes<'a> {
+    task: &'a Task<'a>,
+    known: HashMap<Choice, u64>,
+}
+
+impl Sizes<'_> {
+    fn exact(&mut self, problem: &Problem, choice: &Choice) -> u64 {
+        if let Some(&bytes) = self.known.get(choice) {
+            return bytes;
+        }
+        let graph = Graph {
+            config: self.task.source.config.clone(),
+            formats: problem.formats_of(choice),
+        };
+        // Only an impossible config or option fails, and both were checked when the task was made.
+        let bytes = artifact::size(&graph, self.task.onnx, self.task.provenance).map_or(u64::MAX, |n| n as u64);
+        self.known.insert(choice.clone(), bytes);
+        bytes
+    }
+}
+
+/// Runs candidates and compares them with the f32 model.
+struct Bench<'a> {
+    task: &'a Task<'a>,
+    quantiser: Quantiser<'a>,
+    reference: Vec<Outputs>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(task: &'a Task<'a>) -> Result<Self> {
+        let quantiser = Quantiser::new(task.source);
+        let reference = evaluate::outputs(&image_of(task.source)?, task.tune)?;
+        Ok(Bench {
+            task,
+            quantiser,
+            reference,
+        })
+    }
+
+    fn loss(&self, formats: &BTreeMap<String, Format>) -> Result<f64> {
+        let model = match self.quantiser.model(formats) {
+            Ok(model) => model,
+            // A family that does not fit fp16 is a choice nobody takes, not a failure.
+            Err(QuantiseError::F16Overflow { .. }) => return Ok(f64::INFINITY),
+            Err(other) => return Err(other.into()),
+        };
+        let outputs = evaluate::outputs(&image_of(&model)?, self.task.tune)?;
+        Ok(evaluate::compare(self.task.source.config.head, self.task.tune, &self.reference, &outputs).objective())
+    }
+
+    /// Fills in the loss of every family alone in every format.
+    fn measure(&self, mut problem: Problem, progress: &mut impl FnMut(&str)) -> Result<Problem> {
+        let total = problem.families.len() * problem.formats.iter().filter(|&&f| f != Format::F32).count();
+        let mut done = 0;
+        for family in 0..problem.families.len() {
+            for (i, format) in problem.formats.clone().into_iter().enumerate() {
+                if format == Format::F32 {
+                    continue;
+                }
+                done += 1;
+                progress(&format!(
+                    "measuring {done} of {total}: {} in {format}",
+                    problem.families[family].name
+                ));
+                let formats = problem.families[family]
+                    .weights
+                    .iter()
+                    .map(|w| (w.name.clone(), format))
+                    .collect();
+                problem.loss[family][i] = self.loss(&formats)?;
+            }
+        }
+        Ok(problem)
+    }
+
+    fn report(&self, model: &Model) -> Result<Loss> {
+        let reference = evaluate::outputs(&image_of(self.task.source)?, self.task.report)?;
+        let outputs = evaluate::outputs(&image_of(model)?, self.task.report)?;
+        Ok(evaluate::compare(
+            self.task.source.config.head,
+            self.task.report,
+            &reference,
+            &outputs,
+        ))
+    }
+}

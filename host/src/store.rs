@@ -1,0 +1,72 @@
+//! Writing a file so that nobody ever sees half of it: a temporary file beside the target, flushed to disk, renamed over
+//! the target, and the directory flushed. A file that is mapped by a running program keeps its old contents for it.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}: {source}", path.display())]
+pub struct WriteError {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+/// Writes `bytes` to `path`, wholly or not at all.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    try_write(path, bytes).map_err(|source| WriteError {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+fn try_write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    if path.is_dir() {
+        return Err(std::io::Error::other("it is a directory"));
+    }
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".thimble-").suffix(".part");
+    // Temporary files are private by default; a model is to be read by the service that runs it.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    let mut temp = builder.tempfile_in(dir)?;
+    temp.write_all(bytes)?;
+    temp.as_file().sync_all()?;
+    temp.persist(path).map_err(|e| e.error)?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapped_old_file_keeps_its_contents() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.onnx");
+        write_whole(&path, b"old").unwrap();
+        let file = File::open(&path).unwrap();
+        // SAFETY: the file is only ever replaced by rename, which leaves the mapped inode as it is.
+        let map = unsafe { memmap2::Mmap::map(&file) }.unwrap();
+        write_whole(&path, b"new and longer").unwrap();
+        assert_eq!(&map[..], b"old");
+        assert_eq!(std::fs::read(&path).unwrap(), b"new and longer");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "nothing is left behind"
+        );
+    }
+
+    #[test]
+    fn a_directory_in_the_way_is_an_error_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = write_whole(dir.path(), b"x").unwrap_err().to_string();
+        assert!(error.contains("directory"), "{error}");
+        assert!(write_whole(&dir.path().join("no/such/dir.onnx"), b"x").is_err());
+    }
+}

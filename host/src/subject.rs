@@ -1,0 +1,138 @@
+//! A model named on the command line: a checkpoint directory, or a file of thimble's. Either gives a [`Model`] to
+//! export, or bytes for the engine; a tokenizer that stands beside it is found here.
+
+use crate::source::{self, Source};
+use anyhow::{Context, Result, bail};
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use thimble_device::image::Image;
+use thimble_device::map::ModelMap;
+use thimble_shared::artifact::{self, Artifact, Provenance};
+use thimble_shared::graph::{Config, Model};
+use thimble_shared::lower::LowerOptions;
+use thimble_shared::number::Values;
+
+pub enum Subject {
+    Checkpoint(Checkpoint),
+    File(File),
+}
+
+/// A checkpoint, its weights in f32.
+pub struct Checkpoint {
+    pub model: Model,
+    sha256: String,
+    tokenizer: Option<PathBuf>,
+}
+
+impl From<Source> for Checkpoint {
+    fn from(source: Source) -> Self {
+        let weights = source
+            .weights
+            .into_iter()
+            .map(|(name, w)| (name, Values::F32(w.data)))
+            .collect();
+        let model = Model {
+            config: source.config,
+            weights,
+        };
+        Checkpoint {
+            model,
+            sha256: source.sha256,
+            tokenizer: source.tokenizer,
+        }
+    }
+}
+
+/// A file of thimble's.
+pub struct File {
+    pub artifact: Artifact,
+    pub map: ModelMap,
+    tokenizer: Option<PathBuf>,
+}
+
+/// The bytes of any file; a directory, an empty file or a device is one clear error.
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    // The map is only a way to the bytes here: an inspected file may be rewritten while we look at it.
+    Ok(ModelMap::open(path, false)?.bytes().to_vec())
+}
+
+/// Where a model's tokenizer stands: `model.onnx` has `model.tokenizer.json` beside it.
+pub fn tokenizer_beside(model: &Path) -> PathBuf {
+    model.with_extension("tokenizer.json")
+}
+
+impl Subject {
+    /// Opens what `path` names. Checkpoint notes go to stderr.
+    pub fn open(path: &Path) -> Result<Subject> {
+        let is_weights = path.extension().is_some_and(|e| e == "safetensors" || e == "bin");
+        if path.is_dir() || is_weights {
+            let source = source::read(path)?;
+            source.notes.iter().for_each(|note| eprintln!("note: {note}"));
+            return Ok(Subject::Checkpoint(source.into()));
+        }
+        let map = ModelMap::open(path, false)?;
+        let artifact = artifact::open(map.bytes()).with_context(|| path.display().to_string())?;
+        let differences = artifact::audit(map.bytes())?;
+        if !differences.is_empty() {
+            bail!(
+                "{}: nodes and metadata contradict each other: {}",
+                path.display(),
+                differences.join("; ")
+            );
+        }
+        let tokenizer = Some(tokenizer_beside(path)).filter(|p| p.exists());
+        Ok(Subject::File(File {
+            artifact,
+            map,
+            tokenizer,
+        }))
+    }
+
+    pub fn config(&self) -> &Config {
+        match self {
+            Subject::Checkpoint(source) => &source.model.config,
+            Subject::File(file) => &file.artifact.graph.config,
+        }
+    }
+
+    pub fn tokenizer(&self) -> Option<&Path> {
+        match self {
+            Subject::Checkpoint(source) => source.tokenizer.as_deref(),
+            Subject::File(file) => file.tokenizer.as_deref(),
+        }
+    }
+
+    /// SHA-256 of the weights the model was made from.
+    pub fn source_sha256(&self) -> Option<String> {
+        match self {
+            Subject::Checkpoint(source) => Some(source.sha256.clone()),
+            Subject::File(file) => file.artifact.provenance.source_sha256.clone(),
+        }
+    }
+
+    /// The model as it is: a checkpoint in f32, a file in its own formats.
+    pub fn model(&self) -> Result<Cow<'_, Model>> {
+        match self {
+            Subject::Checkpoint(source) => Ok(Cow::Borrowed(&source.model)),
+            Subject::File(file) => Ok(Cow::Owned(file.artifact.model(file.map.bytes())?)),
+        }
+    }
+
+    /// What the engine runs.
+    pub fn image(self) -> Result<Arc<Image>> {
+        match self {
+            Subject::File(file) => Ok(Image::new(file.map)),
+            Subject::Checkpoint(source) => image_of(&source.model),
+        }
+    }
+}
+
+/// A model in memory, as the engine would map it from a file.
+pub fn image_of(model: &Model) -> Result<Arc<Image>> {
+    Ok(Image::copy(&artifact::write(
+        model,
+        LowerOptions::default(),
+        &Provenance::default(),
+    )?))
+}

@@ -1,0 +1,89 @@
+//! Text for terminals: aligned tables and sizes. Sizes are printed in binary units, beside exact bytes where they decide.
+
+use bytesize::ByteSize;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    Left,
+    Right,
+}
+
+/// A table with a header line; columns are as wide as their widest cell.
+pub fn table(heads: &[&str], aligns: &[Align], rows: &[Vec<String>]) -> String {
+    let columns = heads.len();
+    let width = |c: usize| {
+        let cells = rows.iter().map(|r| r.get(c).map_or(0, |s| s.chars().count()));
+        cells.chain([heads[c].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let mut out = String::new();
+        for (c, cell) in cells.iter().enumerate() {
+            let fill = " ".repeat(widths[c].saturating_sub(cell.chars().count()));
+            match aligns.get(c) {
+                Some(Align::Right) => out.push_str(&format!("{fill}{cell}  ")),
+                _ => out.push_str(&format!("{cell}{fill}  ")),
+            }
+        }
+        out.trim_end().to_string() + "\n"
+    };
+    let mut out = line(heads.to_vec());
+    for row in rows {
+        out.push_str(&line(row.iter().map(String::as_str).collect()));
+    }
+    out
+}
+
+/// 12.3 MiB.
+pub fn size(bytes: u64) -> String {
+    ByteSize::b(bytes).display().iec().to_string()
+}
+
+/// 12.3 MiB (12,897,485 bytes).
+pub fn exact(bytes: u64) -> String {
+    format!("{} ({} bytes)", size(bytes), thousands(bytes))
+}
+
+/// 12,897,485.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+pub fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        "-".into()
+    } else {
+        format!("{:.1} %", part as f64 / whole as f64 * 100.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_as_people_write_them() {
+        assert_eq!(thousands(0), "0");
+        assert_eq!(thousands(999), "999");
+        assert_eq!(thousands(12_582_912), "12,582,912");
+        assert_eq!(size(12 << 20), "12.0 MiB");
+        assert_eq!(percent(1, 3), "33.3 %");
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["word".into(), "7".into()], vec!["q".into(), "1234".into()]];
+        assert_eq!(
+            table(&["weight", "bytes"], &[Align::Left, Align::Right], &rows),
+            "weight  bytes\nword        7\nq        1234\n"
+        );
+    }
+}
