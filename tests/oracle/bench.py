@@ -43,6 +43,9 @@ class Thimble:
         for program in (self.host, self.device):
             assert program.is_file(), f"{program} is missing"
 
+    def example(self, name):
+        return self.device.parent / "examples" / name
+
     def run(self, *args, code=0, program=None, **options):
         """Runs the host program (or another) and insists on its exit code."""
         command = [str(program or self.host), *map(str, args)]
@@ -74,7 +77,8 @@ class Models:
             return FIXTURES / name
         if name not in self.made:
             folder = self.folder / name
-            command = ["cargo", "run", "--release", "--locked", "-q", "-p", "thimble", "--example", "albert_base_rand"]
+            # The development profile, which the Rust tests have built already.
+            command = ["cargo", "run", "--locked", "-q", "-p", "thimble", "--example", "albert_base_rand"]
             subprocess.run([*command, "--", str(folder)], cwd=ROOT, check=True, timeout=1200)
             self.made[name] = folder
         return self.made[name]

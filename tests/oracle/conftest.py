@@ -1,6 +1,6 @@
 """What every oracle test needs, once per session: the release binaries, the fixtures, and artifacts exported from them.
 
-THIMBLE_BIN names a folder that already holds `thimble` and `thimble-device`; otherwise cargo builds them.
+THIMBLE_BIN names a folder that already holds `thimble`, `thimble-device` and `examples/`; otherwise cargo builds them.
 """
 
 import os
@@ -15,8 +15,9 @@ from bench import ROOT, Models, Thimble
 def thimble():
     folder = os.environ.get("THIMBLE_BIN")
     if not folder:
-        build = ["cargo", "build", "--release", "--locked", "-q", "-p", "thimble", "-p", "thimble-device"]
-        subprocess.run(build, cwd=ROOT, check=True)
+        build = ["cargo", "build", "--release", "--locked", "-q"]
+        subprocess.run([*build, "-p", "thimble", "-p", "thimble-device", "--bins"], cwd=ROOT, check=True)
+        subprocess.run([*build, "-p", "thimble-device", "--examples"], cwd=ROOT, check=True)
         folder = os.path.join(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"), "release")
     return Thimble(folder)
 

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import onnx
+import onnx.reference
 import pytest
 from safetensors.numpy import load_file
 

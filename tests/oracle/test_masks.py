@@ -42,6 +42,9 @@ MODELS = (
     "albert-tok-tiny",
 )
 EXPORTED = {"albert-tiny-groups": "groups_torch2.6_dyn.onnx", "albert-mlm-tiny": "mlm_torch1.8_dyn.onnx"}
+# The older of the two adds -10000 to masked scores, not the least f32: the same wherever a token is real, but a row of
+# zeros only then attends as if nothing were masked.
+ADDS_LEAST = {"albert-tiny-groups"}
 
 
 def feeds_of(name, kind):
@@ -69,8 +72,9 @@ def test_engine_and_onnx_runtime_agree_on_odd_masks(thimble, models, name, kind)
         assert gap(ours[output], value, promised(feeds["attention_mask"])) <= LIMIT, output
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name in EXPORTED for kind in KINDS if name in ADDS_LEAST or "zero" not in kind]
+)
 def test_hugging_faces_own_graph_agrees_on_odd_masks(thimble, models, name, kind):
     feeds = feeds_of(name, kind)
     feeds["token_type_ids"] = np.zeros_like(feeds["input_ids"])
