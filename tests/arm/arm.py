@@ -1,0 +1,25 @@
+"""The cross-built device as the CPU of each board, behind the same face as this machine's own programs."""
+
+import os
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "oracle"))
+
+from bench import Models, Thimble  # noqa: E402, F401
+
+# Zero 2 W and 3B+, Jetson Nano, Pi 4 and CM4, Pi 5 (and nearest to the Orin Nano).
+CPUS = ("cortex-a53", "cortex-a57", "cortex-a72", "cortex-a76")
+
+
+class Arm(Thimble):
+    """The aarch64 device as one CPU; the host program stays this machine's."""
+
+    def __init__(self, folder, binary, cpu):
+        super().__init__(folder)
+        self.device = ROOT / "scripts" / "device-on-arm"
+        self.environment = {**os.environ, "THIMBLE_DEVICE": str(binary), "THIMBLE_CPU": cpu}
+
+    def run(self, *args, **options):
+        return super().run(*args, env=self.environment, **options)
