@@ -474,3 +474,54 @@ fn torch(file: &Mapped) -> Result<Vec<RawTensor<'_>>, SourceError> {
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_followed_within_their_storage_only() {
+        let bytes: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        let cases: [(&[usize], u64, &[u64], Result<&[f32], &str>); 12] = [
+            (&[2, 3], 0, &[3, 1], Ok(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0])),
+            (&[3, 2], 0, &[1, 3], Ok(&[0.0, 3.0, 1.0, 4.0, 2.0, 5.0])),
+            (&[2], 4, &[1], Ok(&[4.0, 5.0])),
+            (&[3], 1, &[2], Ok(&[1.0, 3.0, 5.0])),
+            (&[1, 2], 0, &[u64::MAX, 1], Ok(&[0.0, 1.0])),
+            (&[], 3, &[], Ok(&[3.0])),
+            (&[0, 9], 0, &[1, 1], Ok(&[])),
+            (&[2], 5, &[1], Err("reach outside")),
+            (&[2], 0, &[u64::MAX], Err("reach outside")),
+            (&[2, 2], u64::MAX, &[1, 1], Err("reach outside")),
+            (&[7], 0, &[0], Err("covers 7 elements, its storage holds 6")),
+            (&[usize::MAX, 2], 0, &[0, 0], Err("overflows")),
+        ];
+        for (shape, offset, strides, want) in cases {
+            let view = Some((offset, strides.to_vec()));
+            let (name, shape) = ("w".to_string(), shape.to_vec());
+            let tensor = RawTensor {
+                path: Path::new("x"),
+                name,
+                dtype: Dtype::F32,
+                shape,
+                bytes: &bytes,
+                view,
+            };
+            match (tensor.to_f32(), want) {
+                (Ok(got), Ok(want)) => assert_eq!(got, want),
+                (Err(got), Err(want)) => assert!(got.contains(want), "{got}"),
+                (got, want) => panic!("{:?} {offset} {strides:?}: {got:?}, expected {want:?}", tensor.shape),
+            }
+        }
+        let view = None;
+        let int = RawTensor {
+            path: Path::new("x"),
+            name: "w".into(),
+            dtype: Dtype::Other("int8"),
+            shape: vec![2],
+            bytes: &bytes,
+            view,
+        };
+        assert!(int.to_f32().unwrap_err().contains("its type is int8"));
+    }
+}

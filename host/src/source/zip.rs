@@ -162,3 +162,120 @@ fn u32_at(bytes: &[u8], at: usize) -> Result<u32, String> {
 fn u64_at(bytes: &[u8], at: usize) -> Result<u64, String> {
     Ok(u64::from_le_bytes(array(bytes, at)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An archive with one stored entry; `zip64` moves its sizes and offsets to the wide fields, as files above 4 GiB have.
+    fn archive(name: &str, payload: &[u8], zip64: bool) -> Vec<u8> {
+        let len = payload.len() as u32;
+        let (short, extra) = if zip64 {
+            let wide = [u64::from(len), u64::from(len), 0].map(u64::to_le_bytes).concat();
+            (
+                u32::MAX,
+                [&1u16.to_le_bytes()[..], &24u16.to_le_bytes(), &wide].concat(),
+            )
+        } else {
+            (len, Vec::new())
+        };
+        let mut out = [
+            &LOCAL.to_le_bytes()[..],
+            &[0; 14],
+            &len.to_le_bytes(),
+            &len.to_le_bytes(),
+        ]
+        .concat();
+        out.extend(
+            [
+                &(name.len() as u16).to_le_bytes()[..],
+                &3u16.to_le_bytes(),
+                name.as_bytes(),
+                b"pad",
+                payload,
+            ]
+            .concat(),
+        );
+        let start = out.len();
+        out.extend(
+            [
+                &CENTRAL.to_le_bytes()[..],
+                &[0; 16],
+                &short.to_le_bytes(),
+                &short.to_le_bytes(),
+            ]
+            .concat(),
+        );
+        out.extend(
+            [
+                &(name.len() as u16).to_le_bytes()[..],
+                &(extra.len() as u16).to_le_bytes(),
+                &[0; 10],
+            ]
+            .concat(),
+        );
+        out.extend([if zip64 { &[0xff; 4] } else { &[0; 4] }, name.as_bytes(), &extra].concat());
+        let size = out.len() - start;
+        if zip64 {
+            let end64 = out.len() as u64;
+            out.extend([&END64.to_le_bytes()[..], &44u64.to_le_bytes(), &[0; 12]].concat());
+            out.extend([1, 1, size as u64, start as u64].map(u64::to_le_bytes).concat());
+            out.extend(
+                [
+                    &END64_LOCATOR.to_le_bytes()[..],
+                    &[0; 4],
+                    &end64.to_le_bytes(),
+                    &[1, 0, 0, 0],
+                ]
+                .concat(),
+            );
+        }
+        out.extend([&END.to_le_bytes()[..], &[0, 0, 0, 0, 1, 0, 1, 0]].concat());
+        let directory = if zip64 {
+            [u32::MAX; 2]
+        } else {
+            [size as u32, start as u32]
+        };
+        out.extend(directory.map(u32::to_le_bytes).concat());
+        out.extend([0, 0]);
+        out
+    }
+
+    #[test]
+    fn plain_and_zip64_archives_read_alike() {
+        for zip64 in [false, true] {
+            let bytes = archive("model/data.pkl", b"payload", zip64);
+            let entries = read(&bytes).unwrap_or_else(|e| panic!("zip64 {zip64}: {e}"));
+            assert_eq!(entries["model/data.pkl"], b"payload");
+        }
+    }
+
+    #[test]
+    fn a_cut_or_changed_archive_is_an_error_or_a_read() {
+        for zip64 in [false, true] {
+            let whole = archive("a/data.pkl", b"payload", zip64);
+            for len in 0..whole.len() {
+                assert!(read(&whole[..len]).is_err(), "{len} bytes");
+            }
+            for at in 0..whole.len() {
+                for flip in [1, 0x80, 0xff] {
+                    let mut changed = whole.clone();
+                    changed[at] ^= flip;
+                    let _ = read(&changed);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn compressed_and_encrypted_entries_are_refused() {
+        let whole = archive("a", b"payload", false);
+        let central = whole.windows(4).position(|w| w == CENTRAL.to_le_bytes()).unwrap();
+        for (at, want) in [(central + 8, "encrypted"), (central + 10, "compressed (method 1)")] {
+            let mut changed = whole.clone();
+            changed[at] = 1;
+            let message = read(&changed).unwrap_err();
+            assert!(message.contains(want), "{message}");
+        }
+    }
+}
