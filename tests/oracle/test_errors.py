@@ -173,7 +173,7 @@ def test_input_files_that_are_no_safetensors(thimble, good, tmp_path, kind):
     one_clear_line(thimble.run("run", good, "--input", into, code=2, program=thimble.device), "in.safetensors")
 
 
-@pytest.mark.parametrize("budget", ["0", "", "-5MiB", "12 parsecs", "MiB", "1e400", "99999999999999999999EiB"])
+@pytest.mark.parametrize("budget", ["0", "", "-5MiB", "12 parsecs", "MiB", "1e400"])
 def test_budgets_that_are_none(thimble, models, tmp_path, budget):
     done = thimble.run("shrink", models.source("albert-seq-tiny"), f"--budget={budget}", "-o", tmp_path / "x.onnx", code=2)
     one_clear_line(done, "budget")
