@@ -51,7 +51,13 @@ pub enum KernelError {
     #[error("no kernel '{name}' on this CPU; it has {known}")]
     Unknown { name: String, known: String },
     #[error("kernel '{kernel}' fails its self-test: token {token}, channel {channel} is {found}, must be {wanted}")]
-    SelfTest { kernel: String, token: usize, channel: usize, found: f64, wanted: f64 },
+    SelfTest {
+        kernel: String,
+        token: usize,
+        channel: usize,
+        found: f64,
+        wanted: f64,
+    },
     #[error("kernel '{kernel}': {problem}")]
     Failed { kernel: String, problem: String },
 }
@@ -63,15 +69,19 @@ pub struct Work {
     i32: Vec<i32>,
     tract_f32: Option<Workspace>,
     tract_i32: Option<Workspace>,
-    /// Panels widened to f32, or packed on the fly.
-    pub panels: Buffer,
 }
 
 /// One cache line of f32 activations per step.
 #[cfg(target_arch = "x86_64")]
-const OWN_16: Tiling = Tiling { tokens: 16, padded: false };
+const OWN_16: Tiling = Tiling {
+    tokens: 16,
+    padded: false,
+};
 /// Two accumulators per token leave room in 16 registers.
-const OWN_4: Tiling = Tiling { tokens: 4, padded: false };
+const OWN_4: Tiling = Tiling {
+    tokens: 4,
+    padded: false,
+};
 
 impl F32Kernel {
     /// Best first.
@@ -81,7 +91,12 @@ impl F32Kernel {
         {
             all.extend(x86::has_avx512().then_some(F32Kernel::Avx512));
             let names = ["fma_mmm_f32_8x8", "avx_mmm_f32_8x8"];
-            all.extend(names.iter().filter_map(|n| TractKernel::find(n, 0)).map(F32Kernel::Tract));
+            all.extend(
+                names
+                    .iter()
+                    .filter_map(|n| TractKernel::find(n, 0))
+                    .map(F32Kernel::Tract),
+            );
         }
         #[cfg(target_arch = "aarch64")]
         {
@@ -91,8 +106,18 @@ impl F32Kernel {
                 _ => "gen",
             };
             let mut names = vec![format!("arm64simd_mmm_f32_8x8_{variant}")];
-            names.extend(["gen", "a53", "a55"].iter().filter(|v| **v != variant).map(|v| format!("arm64simd_mmm_f32_8x8_{v}")));
-            all.extend(names.iter().filter_map(|n| TractKernel::find(n, 0)).map(F32Kernel::Tract));
+            names.extend(
+                ["gen", "a53", "a55"]
+                    .iter()
+                    .filter(|v| **v != variant)
+                    .map(|v| format!("arm64simd_mmm_f32_8x8_{v}")),
+            );
+            all.extend(
+                names
+                    .iter()
+                    .filter_map(|n| TractKernel::find(n, 0))
+                    .map(F32Kernel::Tract),
+            );
         }
         all.push(F32Kernel::Portable);
         all
@@ -111,20 +136,33 @@ impl F32Kernel {
         match self {
             #[cfg(target_arch = "x86_64")]
             F32Kernel::Avx512 => OWN_16,
-            F32Kernel::Tract(kernel) => Tiling { tokens: kernel.tokens(), padded: true },
+            F32Kernel::Tract(kernel) => Tiling {
+                tokens: kernel.tokens(),
+                padded: true,
+            },
             F32Kernel::Portable => OWN_4,
         }
     }
 
     /// `w` is whole panels `[x.k][8]`; returns one row of their channels per token.
-    pub fn multiply<'w>(&self, w: &[f32], x: &PackedF32, work: &'w mut Work) -> TractResult<&'w [f32]> {
+    pub fn multiply<'w>(&self, w: &[f32], x: &PackedF32, work: &'w mut Work) -> TractResult<&'w mut [f32]> {
         let (rows, k) = (x.rows, x.k);
         let channels = w.len() / k;
         let tiling = self.tiling();
         if let F32Kernel::Tract(kernel) = self {
             let work = work.tract_f32.get_or_insert_with(|| kernel.workspace());
             let (w, x) = (bytemuck::cast_slice(w), bytemuck::cast_slice(x.all(tiling)));
-            return kernel.multiply(Operands { w, channels, x, tokens: rows, k, element: 4 }, work);
+            return kernel.multiply(
+                Operands {
+                    w,
+                    channels,
+                    x,
+                    tokens: rows,
+                    k,
+                    element: 4,
+                },
+                work,
+            );
         }
         let out = room(&mut work.f32, rows * channels);
         // Pairs of panels outermost: they stay in the first cache while all tiles pass.
@@ -152,10 +190,14 @@ impl F32Kernel {
         let mut packed = PackedF32::default();
         packed.pack(&crate::pool::Pool::inline(), self.tiling(), &x, rows, k, k);
         let mut work = Work::default();
-        let found = self.multiply(w, &packed, &mut work).map_err(|e| failed(self.name(), &e))?;
+        let found = self
+            .multiply(w, &packed, &mut work)
+            .map_err(|e| failed(self.name(), &e))?;
         compare(self.name(), panels * PANEL_ROWS, found, 1e-4, |t, n| {
             let panel = &w[n / PANEL_ROWS * PANEL_ROWS * k..];
-            (0..k).map(|j| f64::from(panel[j * PANEL_ROWS + n % PANEL_ROWS]) * f64::from(x[t * k + j])).sum()
+            (0..k)
+                .map(|j| f64::from(panel[j * PANEL_ROWS + n % PANEL_ROWS]) * f64::from(x[t * k + j]))
+                .sum()
         })
     }
 }
@@ -198,8 +240,14 @@ impl I8Kernel {
             #[cfg(target_arch = "x86_64")]
             I8Kernel::Avx2 => OWN_4,
             #[cfg(target_arch = "aarch64")]
-            I8Kernel::Smull => Tiling { tokens: arm::TOKENS, padded: true },
-            I8Kernel::Tract(kernel) => Tiling { tokens: kernel.tokens(), padded: true },
+            I8Kernel::Smull => Tiling {
+                tokens: arm::TOKENS,
+                padded: true,
+            },
+            I8Kernel::Tract(kernel) => Tiling {
+                tokens: kernel.tokens(),
+                padded: true,
+            },
             I8Kernel::Portable => OWN_4,
         }
     }
@@ -214,14 +262,24 @@ impl I8Kernel {
     }
 
     /// `w` is whole panels `[x.depth/4][8][4]`; returns one row of their channels per token.
-    pub fn multiply<'w>(&self, w: &[i8], x: &PackedI8, work: &'w mut Work) -> TractResult<&'w [i32]> {
+    pub fn multiply<'w>(&self, w: &[i8], x: &PackedI8, work: &'w mut Work) -> TractResult<&'w mut [i32]> {
         let (rows, depth) = (x.rows(), x.depth);
         let channels = w.len() / depth;
         let tiling = self.tiling();
         if let I8Kernel::Tract(kernel) = self {
             let work = work.tract_i32.get_or_insert_with(|| kernel.workspace());
             let (w, x) = (bytemuck::cast_slice(w), x.all(tiling));
-            return kernel.multiply(Operands { w, channels, x, tokens: rows, k: depth, element: 1 }, work);
+            return kernel.multiply(
+                Operands {
+                    w,
+                    channels,
+                    x,
+                    tokens: rows,
+                    k: depth,
+                    element: 1,
+                },
+                work,
+            );
         }
         let out = room(&mut work.i32, rows * channels);
         for (pair, w) in w.chunks(2 * PANEL_ROWS * depth).enumerate() {
@@ -253,17 +311,28 @@ impl I8Kernel {
         let w = w.view::<i8>(panels * PANEL_ROWS * k);
         // Every row holds a 127, so quantising keeps the whole numbers as they are.
         let x: Vec<f32> = (0..rows * k)
-            .map(|i| if i % k == 0 || i < k { 127.0 } else { f32::from(random.int8()) })
+            .map(|i| {
+                if i % k == 0 || i < k {
+                    127.0
+                } else {
+                    f32::from(random.int8())
+                }
+            })
             .collect();
         let mut packed = PackedI8::default();
         packed.quantise(&crate::pool::Pool::inline(), self.tiling(), self.wide(), &x, rows, k);
         let mut work = Work::default();
-        let found = self.multiply(w, &packed, &mut work).map_err(|e| failed(self.name(), &e))?;
-        let layout = thimble_shared::panel::PanelLayout::new(thimble_shared::number::Format::I8, panels * PANEL_ROWS, k);
+        let found = self
+            .multiply(w, &packed, &mut work)
+            .map_err(|e| failed(self.name(), &e))?;
+        let layout =
+            thimble_shared::panel::PanelLayout::new(thimble_shared::number::Format::I8, panels * PANEL_ROWS, k);
         let found: Vec<f32> = found.iter().map(|&v| v as f32).collect();
         // All sums stay below 2^24, so f32 holds them exactly.
         compare(self.name(), panels * PANEL_ROWS, &found, 0.0, |t, n| {
-            (0..k).map(|j| f64::from(w[layout.index(n, j)]) * f64::from(x[t * k + j])).sum()
+            (0..k)
+                .map(|j| f64::from(w[layout.index(n, j)]) * f64::from(x[t * k + j]))
+                .sum()
         })
     }
 }
@@ -276,7 +345,10 @@ fn room<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
 }
 
 fn failed(kernel: &str, error: &dyn std::fmt::Display) -> KernelError {
-    KernelError::Failed { kernel: kernel.to_string(), problem: error.to_string() }
+    KernelError::Failed {
+        kernel: kernel.to_string(),
+        problem: error.to_string(),
+    }
 }
 
 fn compare(
@@ -290,7 +362,13 @@ fn compare(
         let (token, channel) = (i / channels, i % channels);
         let (found, wanted) = (f64::from(found), wanted(token, channel));
         if (found - wanted).abs() > tolerance || found.is_nan() {
-            return Err(KernelError::SelfTest { kernel: kernel.to_string(), token, channel, found, wanted });
+            return Err(KernelError::SelfTest {
+                kernel: kernel.to_string(),
+                token,
+                channel,
+                found,
+                wanted,
+            });
         }
     }
     Ok(())
@@ -301,18 +379,35 @@ impl Kernels {
     /// chosen has passed its self-test.
     pub fn choose(forced: Option<&str>) -> Result<Kernels, KernelError> {
         let (f32s, i8s) = (F32Kernel::available(), I8Kernel::available());
-        let mut known: Vec<&str> = f32s.iter().map(F32Kernel::name).chain(i8s.iter().map(I8Kernel::name)).collect();
+        let mut known: Vec<&str> = f32s
+            .iter()
+            .map(F32Kernel::name)
+            .chain(i8s.iter().map(I8Kernel::name))
+            .collect();
         known.sort_unstable();
         known.dedup();
         if let Some(name) = forced
             && !known.contains(&name)
         {
-            return Err(KernelError::Unknown { name: name.to_string(), known: known.join(", ") });
+            return Err(KernelError::Unknown {
+                name: name.to_string(),
+                known: known.join(", "),
+            });
         }
         let is = |name: &str| Some(name) == forced;
         // Both lists end with the portable kernel, so there is a first.
-        let f32 = f32s.iter().find(|k| is(k.name())).or(f32s.first()).cloned().unwrap_or(F32Kernel::Portable);
-        let i8 = i8s.iter().find(|k| is(k.name())).or(i8s.first()).cloned().unwrap_or(I8Kernel::Portable);
+        let f32 = f32s
+            .iter()
+            .find(|k| is(k.name()))
+            .or(f32s.first())
+            .cloned()
+            .unwrap_or(F32Kernel::Portable);
+        let i8 = i8s
+            .iter()
+            .find(|k| is(k.name()))
+            .or(i8s.first())
+            .cloned()
+            .unwrap_or(I8Kernel::Portable);
         f32.self_test()?;
         i8.self_test()?;
         Ok(Kernels { f32, i8 })
@@ -322,7 +417,10 @@ impl Kernels {
     pub fn available() -> (Vec<String>, Vec<String>) {
         let names = |all: Vec<&str>| all.into_iter().map(str::to_string).collect();
         let (f32s, i8s) = (F32Kernel::available(), I8Kernel::available());
-        (names(f32s.iter().map(F32Kernel::name).collect()), names(i8s.iter().map(I8Kernel::name).collect()))
+        (
+            names(f32s.iter().map(F32Kernel::name).collect()),
+            names(i8s.iter().map(I8Kernel::name).collect()),
+        )
     }
 }
 
@@ -376,8 +474,17 @@ pub(crate) mod tests {
     use thimble_shared::number::Format;
     use thimble_shared::panel::{I8_DEPTH, PanelLayout};
 
-    const SHAPES: [(usize, usize, usize); 9] =
-        [(1, 16, 1), (8, 16, 16), (24, 48, 3), (16, 768, 17), (40, 96, 8), (32, 80, 33), (64, 3072, 5), (8, 128, 40), (48, 12, 12)];
+    const SHAPES: [(usize, usize, usize); 9] = [
+        (1, 16, 1),
+        (8, 16, 16),
+        (24, 48, 3),
+        (16, 768, 17),
+        (40, 96, 8),
+        (32, 80, 33),
+        (64, 3072, 5),
+        (8, 128, 40),
+        (48, 12, 12),
+    ];
 
     #[test]
     fn every_int8_kernel_gives_the_exact_sums() {
@@ -401,7 +508,12 @@ pub(crate) mod tests {
                         let want: i32 = (0..layout.padded_in())
                             .map(|j| i32::from(w[layout.index(c, j)]) * i32::from(q[j]))
                             .sum();
-                        assert_eq!(got[t * layout.padded_out() + c], want, "{} {n}x{k}x{rows}: {t},{c}", kernel.name());
+                        assert_eq!(
+                            got[t * layout.padded_out() + c],
+                            want,
+                            "{} {n}x{k}x{rows}: {t},{c}",
+                            kernel.name()
+                        );
                     }
                 }
             }
@@ -425,10 +537,15 @@ pub(crate) mod tests {
                 let got = kernel.multiply(w, &packed, &mut work).unwrap();
                 for t in 0..rows {
                     for c in 0..layout.padded_out() {
-                        let want: f64 =
-                            (0..k).map(|j| f64::from(w[layout.index(c, j)]) * f64::from(x[t * k + j])).sum();
+                        let want: f64 = (0..k)
+                            .map(|j| f64::from(w[layout.index(c, j)]) * f64::from(x[t * k + j]))
+                            .sum();
                         let got = f64::from(got[t * layout.padded_out() + c]);
-                        assert!((got - want).abs() < 1e-5 * k as f64, "{} {n}x{k}x{rows}: {got} not {want}", kernel.name());
+                        assert!(
+                            (got - want).abs() < 1e-5 * k as f64,
+                            "{} {n}x{k}x{rows}: {got} not {want}",
+                            kernel.name()
+                        );
                     }
                 }
             }

@@ -1,12 +1,24 @@
 //! The engine that maps a thimble model and computes it in tract plans, as a library: the board's program and the host's
 //! calibration both run it in process. Kernels read weight panels where the file has them; nothing is copied or repacked.
 
+pub mod attention;
 pub mod bench;
 pub mod buffer;
+pub mod context;
 pub mod elementwise;
+pub mod embed;
+pub mod engine;
+pub mod heap;
 pub mod image;
 pub mod kernel;
+pub mod linear;
 pub mod map;
 pub mod measure;
+pub mod norm;
+pub mod plan;
 pub mod pool;
 pub mod tensors;
+pub mod weight;
+
+pub use engine::{Engine, EngineError, EngineOptions, Input, InputError, Outputs};
+pub use image::Image;

@@ -26,7 +26,11 @@ impl Tiling {
 
     /// Tokens tile `i` has room for.
     pub fn width(self, rows: usize, tile: usize) -> usize {
-        if self.padded { self.tokens } else { self.real(rows, tile) }
+        if self.padded {
+            self.tokens
+        } else {
+            self.real(rows, tile)
+        }
     }
 }
 
@@ -145,7 +149,8 @@ impl PackedI8 {
 
     /// All tiles, one after another, for kernels that take a whole padded operand.
     pub fn all(&self, tiling: Tiling) -> &[u8] {
-        self.data.view(tiling.tiles(self.rows()) * tiling.tokens * self.depth * self.element())
+        self.data
+            .view(tiling.tiles(self.rows()) * tiling.tokens * self.depth * self.element())
     }
 }
 
@@ -195,8 +200,19 @@ mod tests {
     fn tiles_hold_the_tokens_of_one_group_side_by_side() {
         let pool = Pool::inline();
         let (rows, k) = (5, 18);
-        let x: Vec<f32> = (0..rows * k).map(|i| if i % k == 0 { 127.0 } else { (i % 100) as f32 }).collect();
-        for tiling in [Tiling { tokens: 4, padded: false }, Tiling { tokens: 4, padded: true }] {
+        let x: Vec<f32> = (0..rows * k)
+            .map(|i| if i % k == 0 { 127.0 } else { (i % 100) as f32 })
+            .collect();
+        for tiling in [
+            Tiling {
+                tokens: 4,
+                padded: false,
+            },
+            Tiling {
+                tokens: 4,
+                padded: true,
+            },
+        ] {
             let mut f = PackedF32::default();
             f.pack(&pool, tiling, &x, rows, k, k);
             let mut q = PackedI8::default();
@@ -210,7 +226,10 @@ mod tests {
                     assert_eq!(f.tile(tiling, tile)[j * width + at], x[t * k + j]);
                     let index = (j / 4 * width + at) * 4 + j % 4;
                     assert_eq!(q.tile(tiling, tile)[index] as i8 as f32, x[t * k + j]);
-                    assert_eq!(bytemuck::cast_slice::<u8, i16>(wide.tile(tiling, tile))[index] as f32, x[t * k + j]);
+                    assert_eq!(
+                        bytemuck::cast_slice::<u8, i16>(wide.tile(tiling, tile))[index] as f32,
+                        x[t * k + j]
+                    );
                 }
             }
         }

@@ -8,7 +8,12 @@ pub fn f32_tile(w: &[f32], x: &[f32], k: usize, tokens: usize, out: &mut [f32], 
     for (p, panel) in w.chunks_exact(k * PANEL_ROWS).enumerate() {
         for t in 0..tokens {
             let mut acc = [0f32; PANEL_ROWS];
-            for (row, x) in panel.as_chunks::<PANEL_ROWS>().0.iter().zip(x[t..].iter().step_by(tokens)) {
+            for (row, x) in panel
+                .as_chunks::<PANEL_ROWS>()
+                .0
+                .iter()
+                .zip(x[t..].iter().step_by(tokens))
+            {
                 for (a, w) in acc.iter_mut().zip(row) {
                     *a += w * x;
                 }

@@ -55,16 +55,36 @@ impl TractKernel {
         // SAFETY: the scratch space is only ever handed back to the kernel it came from: `multiply` checks the result's
         // element type, and an engine has one kernel per type.
         let scratch = unsafe { self.kernel.allocate_scratch_space() };
-        Workspace { scratch, out: Tensor::default() }
+        Workspace {
+            scratch,
+            out: Tensor::default(),
+        }
     }
 
     /// Multiplies into the workspace and returns `tokens` rows of `channels` numbers.
-    pub fn multiply<'w, T: Datum>(&self, operands: Operands<'_>, work: &'w mut Workspace) -> TractResult<&'w [T]> {
-        let Operands { w, channels, x, tokens, k, element } = operands;
+    pub fn multiply<'w, T: Datum>(&self, operands: Operands<'_>, work: &'w mut Workspace) -> TractResult<&'w mut [T]> {
+        let Operands {
+            w,
+            channels,
+            x,
+            tokens,
+            k,
+            element,
+        } = operands;
         let (format_w, format_x) = &self.kernel.packings()[self.packing];
-        ensure!(T::datum_type() == self.kernel.internal_type(), "{} computes another type", self.name());
-        ensure!(channels % PANEL_ROWS == 0 && w.len() >= channels * k * element, "weight panels are too short");
-        ensure!(x.len() >= tokens.next_multiple_of(format_x.r()) * k * element, "activation tiles are too short");
+        ensure!(
+            T::datum_type() == self.kernel.internal_type(),
+            "{} computes another type",
+            self.name()
+        );
+        ensure!(
+            channels % PANEL_ROWS == 0 && w.len() >= channels * k * element,
+            "weight panels are too short"
+        );
+        ensure!(
+            x.len() >= tokens.next_multiple_of(format_x.r()) * k * element,
+            "activation tiles are too short"
+        );
         if work.out.datum_type() != T::datum_type() || work.out.len() < tokens * channels {
             work.out = Tensor::zero_dt(T::datum_type(), &[tokens * channels])?;
         }
@@ -90,8 +110,9 @@ impl TractKernel {
                 },
                 FusedSpec::Store(store.wrap(&work.out.view_mut())),
             ];
-            self.kernel.run_with_scratch_space(channels, tokens, &mut *work.scratch, &specs)?;
-            Ok(&work.out.as_slice_unchecked::<T>()[..tokens * channels])
+            self.kernel
+                .run_with_scratch_space(channels, tokens, &mut *work.scratch, &specs)?;
+            Ok(&mut work.out.as_slice_mut_unchecked::<T>()[..tokens * channels])
         }
     }
 }
@@ -115,8 +136,17 @@ struct Panels {
 impl Panels {
     #[allow(clippy::borrowed_box)] // what tract hands out, and what can be cloned
     fn new(format: &Box<dyn MMMInputFormat>, data: &[u8], mn: usize, k: usize, element: usize) -> Panels {
-        let fact = PackedExoticFact { format: format.clone(), mn: mn.to_dim(), k };
-        Panels { panel_bytes: format.r() * k * element, fact, start: data.as_ptr().expose_provenance(), mn }
+        let fact = PackedExoticFact {
+            format: format.clone(),
+            mn: mn.to_dim(),
+            k,
+        };
+        Panels {
+            panel_bytes: format.r() * k * element,
+            fact,
+            start: data.as_ptr().expose_provenance(),
+            mn,
+        }
     }
 }
 

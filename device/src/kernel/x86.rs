@@ -165,7 +165,10 @@ unsafe fn i8_panel_avx2<const T: usize>(w: *const i8, x: *const i16, groups: usi
         for t in 0..T {
             // hadd works within 128-bit halves: [0 1 4 5 | 2 3 6 7], put in order by one permutation of pairs.
             let sums = _mm256_hadd_epi32(low[t], high[t]);
-            _mm256_storeu_si256(out.add(t * stride).cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(sums));
+            _mm256_storeu_si256(
+                out.add(t * stride).cast(),
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(sums),
+            );
         }
     }
 }

@@ -1,0 +1,168 @@
+//! The tract op of masked self-attention: query, key and value `[batch, seq, hidden]` and `keep` `[batch, seq]` (1 = real
+//! token) in, `[batch, seq, hidden]` out, all f32. Each head packs its keys and values as panels and multiplies with the
+//! linear maps' f32 kernel, so no transposed or masked copy of a whole tensor is made.
+
+use crate::context::{Context, Scratch};
+use crate::elementwise::masked_softmax;
+use crate::linear::Columns;
+use crate::pool::Pool;
+use std::sync::{Arc, Mutex};
+use thimble_shared::panel::PANEL_ROWS;
+use tract_core::internal::*;
+
+/// Queries that share one matrix of scores; bounds scratch memory at long sequences.
+const QUERIES: usize = 128;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attention {
+    pub heads: usize,
+    pub context: Arc<Context>,
+}
+
+impl Op for Attention {
+    fn name(&self) -> StaticName {
+        "thimble.Attention".into()
+    }
+
+    fn info(&self) -> TractResult<Vec<String>> {
+        Ok(vec![format!(
+            "{} heads, f32 by {}",
+            self.heads,
+            self.context.kernels.f32.name()
+        )])
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Attention {
+    not_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let (query, key, value, keep) = args_4!(inputs);
+        let &[batch, seq, hidden] = query.shape() else {
+            bail!("queries are {:?}", query.shape())
+        };
+        ensure!(key.shape() == query.shape() && value.shape() == query.shape() && keep.shape() == [batch, seq]);
+        ensure!(hidden % self.heads == 0, "{} heads do not divide {hidden}", self.heads);
+        let (query, key) = (query.try_as_plain_ram()?, key.try_as_plain_ram()?);
+        let (value, keep) = (value.try_as_plain_ram()?, keep.try_as_plain_ram()?);
+        let (query, key) = (query.as_slice::<f32>()?, key.as_slice::<f32>()?);
+        let (value, keep) = (value.as_slice::<f32>()?, keep.as_slice::<f32>()?);
+        // SAFETY: every element is written below, one head's columns of one sequence per task; an error drops it unread.
+        let mut out = unsafe { Tensor::uninitialized::<f32>(&[batch, seq, hidden])? };
+        let columns = Columns {
+            start: out.as_ptr_mut::<f32>()?,
+            rows: batch * seq,
+            stride: hidden,
+        };
+        let size = hidden / self.heads;
+        let failure = Mutex::new(None);
+        self.context.pool.each(batch * self.heads, |task| {
+            let (sequence, head) = (task / self.heads, task % self.heads);
+            let from = sequence * seq * hidden + head * size;
+            let one = Head {
+                query: &query[from..],
+                key: &key[from..],
+                value: &value[from..],
+                keep: &keep[sequence * seq..][..seq],
+                seq,
+                size,
+                stride: hidden,
+            };
+            let done = self.context.with_scratch(|scratch| {
+                one.attend(&self.context, scratch, |row, values| {
+                    columns.write(sequence * seq + row, head * size, values);
+                })
+            });
+            if let (Err(e), Ok(mut failure)) = (done, failure.lock()) {
+                *failure = Some(e);
+            }
+        });
+        failure.into_inner().ok().flatten().map_or(Ok(()), Err)?;
+        Ok(tvec!(out.into_tvalue()))
+    }
+}
+
+impl TypedOp for Attention {
+    as_op!();
+
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(f32::fact(inputs[0].shape.clone())))
+    }
+}
+
+/// One head of one sequence; rows are `stride` apart.
+struct Head<'a> {
+    query: &'a [f32],
+    key: &'a [f32],
+    value: &'a [f32],
+    keep: &'a [f32],
+    seq: usize,
+    size: usize,
+    stride: usize,
+}
+
+impl Head<'_> {
+    fn attend(&self, context: &Context, scratch: &mut Scratch, write: impl Fn(usize, &[f32])) -> TractResult<()> {
+        let &Head { seq, size, stride, .. } = self;
+        let kernel = &context.kernels.f32;
+        let Scratch { work, panels, x, y, .. } = scratch;
+        let scale = 1.0 / (size as f32).sqrt();
+        // Keys are the output channels of the scores, the head's dimensions those of the result.
+        let (padded_seq, padded_size) = (seq.next_multiple_of(PANEL_ROWS), size.next_multiple_of(PANEL_ROWS));
+        let (keys, values) = panels
+            .take::<f32>(padded_seq * size + padded_size * seq)
+            .split_at_mut(padded_seq * size);
+        pack_keys(self.key, seq, size, stride, keys);
+        pack_values(self.value, seq, size, stride, values);
+        for first in (0..seq).step_by(QUERIES) {
+            let rows = QUERIES.min(seq - first);
+            x.pack(
+                &Pool::inline(),
+                kernel.tiling(),
+                &self.query[first * stride..],
+                rows,
+                size,
+                stride,
+            );
+            let scores = kernel.multiply(keys, x, work)?;
+            for row in scores.chunks_exact_mut(padded_seq) {
+                masked_softmax(&mut row[..seq], self.keep, scale);
+            }
+            y.pack(&Pool::inline(), kernel.tiling(), scores, rows, seq, padded_seq);
+            let result = kernel.multiply(values, y, work)?;
+            for (row, values) in result.chunks_exact(padded_size).enumerate() {
+                write(first + row, &values[..size]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `[seq/8][size][8]`: eight keys side by side.
+fn pack_keys(key: &[f32], seq: usize, size: usize, stride: usize, panels: &mut [f32]) {
+    for (p, panel) in panels.chunks_exact_mut(size * PANEL_ROWS).enumerate() {
+        for lane in 0..PANEL_ROWS {
+            let slots = panel[lane..].iter_mut().step_by(PANEL_ROWS);
+            let row = p * PANEL_ROWS + lane;
+            if row < seq {
+                slots.zip(&key[row * stride..][..size]).for_each(|(slot, &k)| *slot = k);
+            } else {
+                slots.for_each(|slot| *slot = 0.0);
+            }
+        }
+    }
+}
+
+/// `[size/8][seq][8]`: eight dimensions side by side.
+fn pack_values(value: &[f32], seq: usize, size: usize, stride: usize, panels: &mut [f32]) {
+    for (p, panel) in panels.chunks_exact_mut(seq * PANEL_ROWS).enumerate() {
+        let from = p * PANEL_ROWS;
+        let lanes = PANEL_ROWS.min(size - from);
+        for (row, slot) in panel.chunks_exact_mut(PANEL_ROWS).enumerate() {
+            slot[..lanes].copy_from_slice(&value[row * stride + from..][..lanes]);
+            slot[lanes..].fill(0.0);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The tract op of linear maps: `[.., in]` f32 in, one `[.., out]` f32 per weight out, with bias and activation done while
+//! a group of channels is still in the cache. int8 weights quantise the input per token; it is packed once for all weights.
+
+use crate::context::{Context, LinearInput, Packed, Scratch};
+use crate::elementwise::{activate, multiversion};
+use crate::kernel::pack::Token;
+use crate::kernel::{GROUP, widen};
+use crate::weight::LinearWeight;
+use half::f16;
+use std::sync::{Arc, Mutex};
+use thimble_shared::graph::Activation;
+use thimble_shared::number::Format;
+use thimble_shared::panel::PANEL_ROWS;
+use tract_core::internal::*;
+
+/// Channels of one group of panels.
+const WIDTH: usize = GROUP * PANEL_ROWS;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Linear {
+    /// Maps of the same input, e.g. query, key and value.
+    pub weights: Vec<LinearWeight>,
+    pub activation: Option<Activation>,
+    pub context: Arc<Context>,
+}
+
+impl Op for Linear {
+    fn name(&self) -> StaticName {
+        "thimble.Linear".into()
+    }
+
+    fn info(&self) -> TractResult<Vec<String>> {
+        let mut lines: Vec<String> = self
+            .weights
+            .iter()
+            .map(|w| {
+                let kernels = &self.context.kernels;
+                let kernel = if w.layout.format == Format::I8 {
+                    kernels.i8.name()
+                } else {
+                    kernels.f32.name()
+                };
+                format!("{w:?} by {kernel}")
+            })
+            .collect();
+        lines.extend(self.activation.map(|a| format!("then {a:?}")));
+        Ok(lines)
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Linear {
+    not_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let input = args_1!(inputs);
+        let plain = input.try_as_plain_ram()?;
+        let x = plain.as_slice::<f32>()?;
+        let shape = input.shape();
+        let width = shape.last().copied().unwrap_or(0);
+        for w in &self.weights {
+            ensure!(
+                w.layout.inp == width && width > 0,
+                "{} takes {} inputs, got {width}",
+                w.name,
+                w.layout.inp
+            );
+        }
+        if let Some(observer) = self.context.observer() {
+            for w in &self.weights {
+                observer(&LinearInput {
+                    weight: &w.name,
+                    layer: self.context.layer(),
+                    x,
+                    width,
+                });
+            }
+        }
+        let rows = x.len() / width;
+        let mut outputs: Vec<Tensor> = self
+            .weights
+            .iter()
+            .map(|w| {
+                let mut shape: TVec<usize> = shape.into();
+                shape.pop();
+                shape.push(w.layout.out);
+                // SAFETY: every element is written below: each task writes its channels of all rows, and the tasks cover
+                // all channels. An error on the way drops the tensor unread.
+                unsafe { Tensor::uninitialized::<f32>(&shape) }
+            })
+            .collect::<TractResult<_>>()?;
+        let columns: Vec<Columns> = outputs
+            .iter_mut()
+            .zip(&self.weights)
+            .map(|(t, w)| {
+                Ok(Columns {
+                    start: t.as_ptr_mut::<f32>()?,
+                    rows,
+                    stride: w.layout.out,
+                })
+            })
+            .collect::<TractResult<_>>()?;
+        if rows > 0 {
+            self.context.with_packed(|packed| {
+                self.pack(x, rows, width, packed);
+                self.multiply(packed, &columns)
+            })?;
+        }
+        Ok(outputs.into_iter().map(IntoTValue::into_tvalue).collect())
+    }
+}
+
+impl TypedOp for Linear {
+    as_op!();
+
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let facts = self.weights.iter().map(|w| {
+            let mut shape = inputs[0].shape.to_tvec();
+            shape.pop();
+            shape.push(w.layout.out.to_dim());
+            f32::fact(shape)
+        });
+        Ok(facts.collect())
+    }
+
+    fn cost(&self, inputs: &[&TypedFact]) -> TractResult<TVec<(Cost, TDim)>> {
+        let rows: TDim = inputs[0].shape.iter().rev().skip(1).cloned().product();
+        let macs: usize = self.weights.iter().map(|w| w.layout.out * w.layout.inp).sum();
+        Ok(tvec!((Cost::FMA(f32::datum_type()), rows * macs)))
+    }
+}
+
+impl Linear {
+    fn pack(&self, x: &[f32], rows: usize, width: usize, packed: &mut Packed) {
+        let Context { kernels, pool, .. } = &*self.context;
+        if self.weights.iter().any(|w| w.layout.format == Format::I8) {
+            packed
+                .i8
+                .quantise(pool, kernels.i8.tiling(), kernels.i8.wide(), x, rows, width);
+        }
+        if self.weights.iter().any(|w| w.layout.format != Format::I8) {
+            packed.f32.pack(pool, kernels.f32.tiling(), x, rows, width, width);
+        }
+    }
+
+    fn multiply(&self, packed: &Packed, columns: &[Columns]) -> TractResult<()> {
+        let groups: Vec<(usize, usize)> = self
+            .weights
+            .iter()
+            .enumerate()
+            .flat_map(|(i, w)| (0..w.layout.panels()).step_by(GROUP).map(move |p| (i, p)))
+            .collect();
+        let failure = Mutex::new(None);
+        self.context.pool.each(groups.len(), |task| {
+            let (i, first) = groups[task];
+            let done = self
+                .context
+                .with_scratch(|s| self.group(&self.weights[i], first, packed, &columns[i], s));
+            if let (Err(e), Ok(mut failure)) = (done, failure.lock()) {
+                *failure = Some(e);
+            }
+        });
+        failure.into_inner().ok().flatten().map_or(Ok(()), Err)
+    }
+
+    /// Computes the channels of up to [`GROUP`] panels for all rows.
+    fn group(
+        &self,
+        weight: &LinearWeight,
+        first: usize,
+        packed: &Packed,
+        out: &Columns,
+        scratch: &mut Scratch,
+    ) -> TractResult<()> {
+        let layout = weight.layout;
+        let last = layout.panels().min(first + GROUP);
+        let width = (last - first) * PANEL_ROWS;
+        let channels = first * PANEL_ROWS..layout.out.min(last * PANEL_ROWS);
+        let Scratch { work, panels, tile, .. } = scratch;
+        let kernels = &self.context.kernels;
+        let bias = padded(&weight.bias()[channels.clone()]);
+        tile.resize(out.rows * width, 0.0);
+        match layout.format {
+            Format::F32 => {
+                let product = kernels.f32.multiply(weight.panels(first..last), &packed.f32, work)?;
+                add_bias(product, &bias[..width], tile);
+            }
+            Format::F16 => {
+                let halves = weight.panels::<f16>(first..last);
+                let wide = panels.take(halves.len());
+                widen(halves, wide);
+                let product = kernels.f32.multiply(wide, &packed.f32, work)?;
+                add_bias(product, &bias[..width], tile);
+            }
+            Format::I8 => {
+                let sums = kernels.i8.multiply(weight.panels(first..last), &packed.i8, work)?;
+                let scales = padded(&weight.scales()[channels.clone()]);
+                rescale(sums, &packed.i8.tokens, &scales[..width], &bias[..width], tile);
+            }
+        }
+        if let Some(activation) = self.activation {
+            activate(activation, tile);
+        }
+        for (row, values) in tile.chunks_exact(width).enumerate() {
+            out.write(row, channels.start, &values[..channels.len()]);
+        }
+        Ok(())
+    }
+}
+
+/// Per-channel values of one group; channels that only pad the last panel get zeros.
+fn padded(values: &[f32]) -> [f32; WIDTH] {
+    let mut all = [0.0; WIDTH];
+    all[..values.len()].copy_from_slice(values);
+    all
+}
+
+multiversion! {
+    fn add_bias(product: &[f32], bias: &[f32], to: &mut [f32]) {
+        for (product, to) in product.chunks_exact(bias.len()).zip(to.chunks_exact_mut(bias.len())) {
+            for ((to, p), b) in to.iter_mut().zip(product).zip(bias) {
+                *to = p + b;
+            }
+        }
+    }
+}
+
+multiversion! {
+    // In the order the ONNX states: by the token's step, by the channel's scale, plus bias.
+    fn rescale(sums: &[i32], tokens: &[Token], scales: &[f32], bias: &[f32], to: &mut [f32]) {
+        let width = scales.len();
+        for ((sums, to), token) in sums.chunks_exact(width).zip(to.chunks_exact_mut(width)).zip(tokens) {
+            for (((to, &sum), scale), bias) in to.iter_mut().zip(sums).zip(scales).zip(bias) {
+                *to = sum as f32 * token.scale * scale + bias;
+            }
+        }
+    }
+}
+
+/// An output `[rows, stride]` that several tasks fill at the same time, each its own columns.
+pub(crate) struct Columns {
+    pub start: *mut f32,
+    pub rows: usize,
+    pub stride: usize,
+}
+
+// SAFETY: the memory is written only through `write`, whose callers never share columns.
+unsafe impl Send for Columns {}
+// SAFETY: as above.
+unsafe impl Sync for Columns {}
+
+impl Columns {
+    /// Writes part of one row. Two tasks must not write the same columns: ours own disjoint channels.
+    pub fn write(&self, row: usize, column: usize, values: &[f32]) {
+        assert!(row < self.rows && column + values.len() <= self.stride);
+        // SAFETY: inside the allocation by the assertion, and written by this task alone.
+        unsafe {
+            let to = self.start.add(row * self.stride + column);
+            std::ptr::copy_nonoverlapping(values.as_ptr(), to, values.len());
+        }
+    }
+}
