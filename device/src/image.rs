@@ -42,7 +42,12 @@ impl Image {
 
     /// An aligned copy on the heap.
     pub fn copy(bytes: &[u8]) -> Arc<Image> {
-        Arc::new(Image { bytes: Box::new(Heap { buffer: Buffer::from_bytes(bytes), len: bytes.len() }) })
+        Arc::new(Image {
+            bytes: Box::new(Heap {
+                buffer: Buffer::from_bytes(bytes),
+                len: bytes.len(),
+            }),
+        })
     }
 
     pub fn bytes(&self) -> &[u8] {

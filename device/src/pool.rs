@@ -71,7 +71,11 @@ impl Pool {
                     .enumerate()
                     .for_each(|(i, (a, b))| f(i, a, b));
             }),
-            _ => a.chunks_mut(size_a).zip(b.chunks_mut(size_b)).enumerate().for_each(|(i, (a, b))| f(i, a, b)),
+            _ => a
+                .chunks_mut(size_a)
+                .zip(b.chunks_mut(size_b))
+                .enumerate()
+                .for_each(|(i, (a, b))| f(i, a, b)),
         }
     }
 }
