@@ -99,13 +99,13 @@ pub fn judge(limits: Limits, peak_rss: Option<u64>, latency: &Latency) -> Verdic
             Some(_) => {}
         }
     }
-    if let Some(limit) = limits.max_p95_ms {
-        if latency.p95 > limit {
-            reasons.push(format!(
-                "p95 latency {:.2} ms is over the {limit} ms of --max-p95",
-                latency.p95
-            ));
-        }
+    if let Some(limit) = limits.max_p95_ms
+        && latency.p95 > limit
+    {
+        reasons.push(format!(
+            "p95 latency {:.2} ms is over the {limit} ms of --max-p95",
+            latency.p95
+        ));
     }
     Verdict {
         fits: reasons.is_empty(),
