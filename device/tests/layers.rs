@@ -1,0 +1,234 @@
+//! One layer at a time against plain arithmetic written here in f64: every format and mixtures of them, masks with holes,
+//! left padding and nothing but padding. int8 follows what the ONNX states; single roundings may fall the other way.
+
+mod fixture;
+
+use fixture::{Checkpoint, engine};
+use std::collections::BTreeMap;
+use thimble_device::tensors::Tensor;
+use thimble_device::{EngineOptions, Input};
+use thimble_shared::graph::{Activation, Config, Model};
+use thimble_shared::number::{Format, Values};
+
+struct Reference<'a> {
+    config: &'a Config,
+    weights: &'a BTreeMap<String, Values>,
+}
+
+impl Reference<'_> {
+    fn linear(&self, name: &str, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let bias = self.weights[&format!("{name}.bias")].to_f32();
+        let row = |x: &Vec<f64>| -> Vec<f64> {
+            let k = x.len();
+            match &self.weights[name] {
+                Values::I8 { q, scales } => {
+                    let x: Vec<f32> = x.iter().map(|&v| v as f32).collect();
+                    let a = x.iter().fold(0f32, |m, v| m.max(v.abs())).max(1e-30);
+                    let (inverse, step) = (127.0 / a, a / 127.0);
+                    let x: Vec<i32> = x.iter().map(|v| (v * inverse).round_ties_even() as i32).collect();
+                    let channel = |n: usize| {
+                        let sum: i32 = q[n * k..][..k].iter().zip(&x).map(|(&w, &x)| i32::from(w) * x).sum();
+                        f64::from(sum as f32 * step * scales[n] + bias[n])
+                    };
+                    (0..bias.len()).map(channel).collect()
+                }
+                other => {
+                    let w = other.to_f32();
+                    let dot = |n: usize| -> f64 { w[n * k..][..k].iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum() };
+                    (0..bias.len()).map(|n| dot(n) + f64::from(bias[n])).collect()
+                }
+            }
+        };
+        x.iter().map(row).collect()
+    }
+
+    fn norm(&self, name: &str, x: &[Vec<f64>], residual: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let (w, b) = (self.weights[&format!("{name}.weight")].to_f32(), self.weights[&format!("{name}.bias")].to_f32());
+        let row = |(x, r): (&Vec<f64>, &Vec<f64>)| -> Vec<f64> {
+            let x: Vec<f64> = x.iter().zip(r).map(|(a, b)| a + b).collect();
+            let mean = x.iter().sum::<f64>() / x.len() as f64;
+            let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64;
+            let scale = 1.0 / (variance + f64::from(self.config.layer_norm_eps)).sqrt();
+            x.iter().zip(&w).zip(&b).map(|((v, &w), &b)| (v - mean) * scale * f64::from(w) + f64::from(b)).collect()
+        };
+        x.iter().zip(residual).map(row).collect()
+    }
+
+    fn activate(&self, x: f64) -> f64 {
+        match self.config.activation {
+            Activation::GeluNew => {
+                0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+            }
+            Activation::Gelu => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
+            Activation::Relu => x.max(0.0),
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::Tanh => x.tanh(),
+        }
+    }
+
+    /// All rows of one sequence through group `group`.
+    fn layer(&self, group: usize, x: &[Vec<f64>], keep: &[f32]) -> Vec<Vec<f64>> {
+        let mut h = x.to_vec();
+        let size = self.config.head_size();
+        for inner in 0..self.config.inner_group_num {
+            let at = |part: &str| format!("{group}.{inner}.{part}");
+            let (q, k, v) = (self.linear(&at("q"), &h), self.linear(&at("k"), &h), self.linear(&at("v"), &h));
+            let mut context = vec![vec![0.0; self.config.hidden_size]; h.len()];
+            for head in 0..self.config.num_attention_heads {
+                let span = head * size..(head + 1) * size;
+                for (i, out) in context.iter_mut().enumerate() {
+                    // A sequence without real tokens looks at all of its positions alike.
+                    let scores: Vec<f64> = k
+                        .iter()
+                        .zip(keep)
+                        .map(|(k, &keep)| {
+                            let dot: f64 = q[i][span.clone()].iter().zip(&k[span.clone()]).map(|(a, b)| a * b).sum();
+                            let score = dot / (size as f64).sqrt();
+                            if keep == 0.0 { f64::from(f32::MIN) } else { score }
+                        })
+                        .collect();
+                    let max = scores.iter().copied().fold(f64::MIN, f64::max);
+                    let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+                    let total: f64 = weights.iter().sum();
+                    for (weight, v) in weights.iter().zip(&v) {
+                        for (o, v) in out[span.clone()].iter_mut().zip(&v[span.clone()]) {
+                            *o += weight / total * v;
+                        }
+                    }
+                }
+            }
+            let attended = self.norm(&at("attn_norm"), &self.linear(&at("o"), &context), &h);
+            let mut up = self.linear(&at("up"), &attended);
+            up.iter_mut().flatten().for_each(|v| *v = self.activate(*v));
+            h = self.norm(&at("ffn_norm"), &self.linear(&at("down"), &up), &attended);
+        }
+        h
+    }
+}
+
+fn erf(x: f64) -> f64 {
+    let (mut term, mut sum, mut n) = (x, x, 0.0);
+    while n < 300.0 {
+        n += 1.0;
+        term *= -x * x / n;
+        sum += term / (2.0 * n + 1.0);
+    }
+    if x.abs() > 5.0 { x.signum() } else { sum * 2.0 / std::f64::consts::PI.sqrt() }
+}
+
+/// Hidden states of two sequences of eleven tokens, from the model's own embedding.
+fn hidden(model: &Model) -> Tensor<f32> {
+    let (rows, seq) = (2, 11);
+    let ids: Vec<i64> = (0..rows * seq).map(|i| (i * 37 % model.config.vocab_size) as i64).collect();
+    let mut shape = vec![rows, seq];
+    if model.config.head == thimble_shared::graph::Head::MultipleChoice {
+        shape.insert(0, 1);
+    }
+    let input = Input { shape, input_ids: ids, ..Input::default() };
+    engine(model).hidden_states(&input).unwrap().swap_remove(0)
+}
+
+/// Largest and root-mean-square difference of one layer from the reference, over both sequences.
+fn compare(model: &Model, kernel: Option<&str>, keep: &[f32]) -> (f64, f64) {
+    let options = EngineOptions { force_kernel: kernel.map(str::to_string), threads: 2 };
+    let engine = thimble_device::Engine::new(fixture::image(model), options).unwrap();
+    let hidden = hidden(model);
+    let (seq, width) = (hidden.shape[1], hidden.shape[2]);
+    let reference = Reference { config: &model.config, weights: &model.weights };
+    let layer = engine.layers() - 1;
+    let got = engine.run_layer(layer, &hidden, keep).unwrap();
+    let group = model.config.layer_groups()[layer];
+    let (mut max, mut squares) = (0f64, 0f64);
+    for (i, one) in hidden.data.chunks(seq * width).enumerate() {
+        let rows: Vec<Vec<f64>> = one.chunks(width).map(|r| r.iter().map(|&v| f64::from(v)).collect()).collect();
+        let want = reference.layer(group, &rows, &keep[i * seq..][..seq]);
+        for (g, w) in got.data[i * seq * width..].iter().zip(want.iter().flatten()) {
+            max = max.max((f64::from(*g) - w).abs());
+            squares += (f64::from(*g) - w).powi(2);
+        }
+    }
+    (max, (squares / hidden.data.len() as f64).sqrt())
+}
+
+fn keeps() -> Vec<(&'static str, Vec<f32>)> {
+    let mask = |a: &str, b: &str| format!("{a}{b}").bytes().map(|c| f32::from(c - b'0')).collect();
+    vec![
+        ("all real", mask("11111111111", "11111111111")),
+        ("right padding", mask("11111111111", "11110000000")),
+        ("left padding", mask("00001111111", "11111111111")),
+        ("holes", mask("10110100101", "01111011110")),
+        ("nothing real", mask("00000000000", "11111000000")),
+    ]
+}
+
+#[test]
+fn f32_and_f16_layers_agree_for_every_mask() {
+    for name in fixture::TINY {
+        let checkpoint = Checkpoint::read(name);
+        for format in [Format::F32, Format::F16] {
+            for (mask, keep) in keeps() {
+                let (max, _) = compare(&checkpoint.model(format), None, &keep);
+                assert!(max < 1e-5, "{name} {format} {mask}: {max}");
+            }
+        }
+    }
+}
+
+#[test]
+fn int8_layers_agree_but_for_single_roundings() {
+    for name in fixture::TINY.iter().chain(&["albert-deb", "albert-brackets"]) {
+        let model = Checkpoint::read(name).model(Format::I8);
+        for (mask, keep) in keeps() {
+            let (max, rms) = compare(&model, None, &keep);
+            assert!(max < 0.05 && rms < 2e-3, "{name} {mask}: max {max}, rms {rms}");
+        }
+    }
+}
+
+#[test]
+fn layers_of_mixed_formats_agree() {
+    let pick = |name: &str| match name.bytes().map(usize::from).sum::<usize>() % 3 {
+        0 => Format::F32,
+        1 => Format::F16,
+        _ => Format::I8,
+    };
+    for name in ["albert-tiny-groups", "albert-mlm-tiny", "albert-seq-tiny"] {
+        for (mask, keep) in keeps() {
+            let (max, rms) = compare(&Checkpoint::read(name).mixed(pick), None, &keep);
+            assert!(max < 0.05 && rms < 2e-3, "{name} {mask}: max {max}, rms {rms}");
+        }
+    }
+}
+
+#[test]
+fn every_int8_kernel_gives_the_same_layer_bit_for_bit() {
+    let model = Checkpoint::read("albert-deb").model(Format::I8);
+    let hidden = hidden(&model);
+    let keep = vec![1.0; hidden.shape[0] * hidden.shape[1]];
+    let (_, names) = thimble_device::kernel::Kernels::available();
+    // The f32 kernel must stay the same one, since attention runs on it: only names that are no f32 kernel's qualify.
+    let (f32s, _) = thimble_device::kernel::Kernels::available();
+    let run = |name: Option<&String>, threads| {
+        let options = EngineOptions { force_kernel: name.cloned(), threads };
+        let engine = thimble_device::Engine::new(fixture::image(&model), options).unwrap();
+        engine.run_layer(0, &hidden, &keep).unwrap()
+    };
+    let want = run(None, 1);
+    for name in names.iter().filter(|n| !f32s.contains(n)) {
+        for threads in [1, 2, 5] {
+            assert_eq!(run(Some(name), threads), want, "{name}, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn a_layer_of_albert_base_agrees_in_every_format() {
+    let checkpoint = Checkpoint::base();
+    for (format, max_allowed, rms_allowed) in
+        [(Format::F32, 2e-5, 1e-6), (Format::F16, 2e-5, 1e-6), (Format::I8, 0.05, 1e-3)]
+    {
+        let (max, rms) = compare(&checkpoint.model(format), None, &[1.0; 22]);
+        println!("{format}: max {max:.2e}, rms {rms:.2e}");
+        assert!(max < max_allowed && rms < rms_allowed, "{format}: max {max}, rms {rms}");
+    }
+}
