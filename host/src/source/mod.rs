@@ -7,6 +7,8 @@ mod error;
 mod map;
 mod names;
 mod pickle;
+mod raw;
+mod torch;
 mod zip;
 
 pub use error::{Mismatch, Misshapen, PickleError, SourceError};

@@ -1,9 +1,9 @@
 //! Matches stored tensor names with thimble's: undoes prefixes and old spellings, pairs every weight the graph needs with its
 //! tensor, and reports all that do not fit in one error. In come raw tensors, out go f32 values by thimble's names.
 
-use super::checkpoint::RawTensor;
 use super::config::Described;
 use super::error::{Mismatch, Misshapen};
+use super::raw::RawTensor;
 use super::{SourceError, Weight};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -86,10 +86,10 @@ fn canonical(stored: &str) -> (String, bool) {
     }
     // TensorFlow's spelling of LayerNorm's parameters, kept by the first PyTorch ports.
     for (old, new) in [(".gamma", ".weight"), (".beta", ".bias")] {
-        if let Some(base) = name.strip_suffix(old) {
-            if base.ends_with("LayerNorm") || base.ends_with("layer_norm") {
-                return (format!("{base}{new}"), albert);
-            }
+        if let Some(base) = name.strip_suffix(old)
+            && (base.ends_with("LayerNorm") || base.ends_with("layer_norm"))
+        {
+            return (format!("{base}{new}"), albert);
         }
     }
     (name.to_string(), albert)
