@@ -11,13 +11,15 @@ use crate::subject::image_of;
 use anyhow::Result;
 use std::collections::{BTreeMap, HashMap};
 use thimble_shared::artifact::{self, Provenance};
-use thimble_shared::graph::{Graph, Model};
+use thimble_shared::graph::{Graph, Kind, Model};
 use thimble_shared::lower::LowerOptions;
 use thimble_shared::number::Format;
 
-/// How many of the best-predicted choices are run before one is taken. Predictions add up the families' losses, so choices
-/// whose errors help or hurt each other are told apart only by running them.
-const VERIFIED: usize = 6;
+/// How many of the best-predicted choices are run before one is taken: as many as this many multiply-accumulates allow,
+/// within bounds. Predictions add up the families' losses, so choices whose errors help or hurt each other are told apart
+/// only by running them. Counted in work and not in seconds, so that the answer is the same on every machine.
+const VERIFY_WORK: usize = 500_000_000_000;
+const VERIFY_BOUNDS: (usize, usize) = (6, 64);
 
 /// The question.
 pub struct Task<'a> {
@@ -79,7 +81,7 @@ pub fn solve(task: &Task, mut progress: impl FnMut(&str)) -> Result<Result<Plan,
 
     let bench = Bench::new(task)?;
     let problem = bench.measure(unmeasured, &mut progress)?;
-    let finalists = problem.best_within(task.budget, VERIFIED, |c| sizes.exact(&problem, c));
+    let finalists = problem.best_within(task.budget, finalists(task), |c| sizes.exact(&problem, c));
     let verified = finalists.len();
     let mut best: Option<(Choice, f64, f64, u64)> = None;
     for (i, (candidate, bytes)) in finalists.into_iter().enumerate() {
@@ -108,6 +110,15 @@ pub fn solve(task: &Task, mut progress: impl FnMut(&str)) -> Result<Result<Plan,
         next,
         problem,
     }))
+}
+
+/// How many choices to run.
+fn finalists(task: &Task) -> usize {
+    let tokens: usize = task.tune.iter().map(|row| row.input_ids.len()).sum();
+    let config = &task.source.config;
+    let linear: usize = config.weights().iter().filter(|w| w.kind == Kind::Linear).map(|w| w.elements()).sum();
+    let work = linear.saturating_mul(config.num_hidden_layers).saturating_mul(tokens);
+    (VERIFY_WORK / work.max(1)).clamp(VERIFY_BOUNDS.0, VERIFY_BOUNDS.1)
 }
 
 /// Exact file sizes, remembered.

@@ -1,0 +1,95 @@
+//! The solver against brute force: every combination of family and format of a real model is run, and within each budget
+//! the combination the solver picked must lose no more than the best one found, up to the precision of the losses.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use thimble::budget::{Choice, families};
+use thimble::quantise::Quantiser;
+use thimble::solve::{Task, solve};
+use thimble::subject::{Subject, image_of};
+use thimble::{evaluate, inputs};
+use thimble_shared::artifact::{self, Provenance};
+use thimble_shared::graph::Graph;
+use thimble_shared::lower::LowerOptions;
+use thimble_shared::number::Format;
+
+/// Every combination runs on all of these.
+const ROWS: usize = 6;
+
+#[test]
+fn the_solver_finds_what_brute_force_finds() {
+    compare(&[Format::F16, Format::I8], &[560_000, 640_000, 760_000, 900_000]);
+}
+
+/// 6561 models, some five minutes: `cargo test --release -p thimble --test brute_force -- --ignored --nocapture`.
+#[test]
+#[ignore = "takes minutes"]
+fn the_solver_finds_what_brute_force_finds_in_all_formats() {
+    compare(&Format::ALL, &[560_000, 640_000, 760_000, 900_000, 1_200_000, 1_600_000]);
+}
+
+fn compare(offered: &[Format], budgets: &[u64]) {
+    let model_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/albert-deb");
+    let subject = Subject::open(&model_dir).unwrap();
+    let source = subject.model().unwrap();
+    let jsonl = model_dir.join("test.jsonl");
+    let rows = inputs::load(Some(&jsonl), &source.config, subject.tokenizer(), Some(ROWS))
+        .unwrap()
+        .rows;
+    let families = families(&source.config);
+    let quantiser = Quantiser::new(&source);
+    let reference = evaluate::outputs(&image_of(&source).unwrap(), &rows).unwrap();
+
+    let mut all: Vec<(u64, f64)> = Vec::new();
+    let mut choice: Choice = vec![0; families.len()];
+    loop {
+        let formats: BTreeMap<String, Format> = families
+            .iter()
+            .zip(&choice)
+            .flat_map(|(f, &i)| f.weights.iter().map(move |w| (w.name.clone(), offered[i])))
+            .collect();
+        let graph = Graph {
+            config: source.config.clone(),
+            formats: formats.clone(),
+        };
+        let bytes = artifact::size(&graph, LowerOptions::default(), &Provenance::default()).unwrap() as u64;
+        let outputs = evaluate::outputs(&image_of(&quantiser.model(&formats).unwrap()).unwrap(), &rows).unwrap();
+        all.push((
+            bytes,
+            evaluate::compare(source.config.head, &rows, &reference, &outputs).objective(),
+        ));
+        let Some(at) = choice.iter().position(|&i| i + 1 < offered.len()) else {
+            break;
+        };
+        choice[at] += 1;
+        choice[..at].fill(0);
+    }
+    assert_eq!(all.len(), offered.len().pow(families.len() as u32));
+
+    for &budget in budgets {
+        let task = Task {
+            source: &source,
+            tune: &rows,
+            report: &rows,
+            formats: offered,
+            budget,
+            onnx: LowerOptions::default(),
+            provenance: &Provenance::default(),
+        };
+        let Ok(plan) = solve(&task, |_| {}).unwrap() else {
+            panic!("{budget} bytes are above the floor")
+        };
+        let fitting = all.iter().filter(|(bytes, _)| *bytes <= budget);
+        let best = fitting.map(|(_, loss)| *loss).fold(f64::INFINITY, f64::min);
+        println!(
+            "{budget}: solver {:.4e} in {} bytes, brute force {best:.4e}",
+            plan.measured, plan.bytes
+        );
+        assert!(plan.bytes <= budget);
+        assert!(
+            plan.measured <= best * 1.10 + 1e-9,
+            "budget {budget}: {:.4e}, brute force finds {best:.4e}",
+            plan.measured
+        );
+    }
+}
