@@ -181,7 +181,8 @@ fn labels<'a>(outputs: &Outputs, config: &'a Config) -> Option<Vec<(&'a str, f64
 
 pub fn report(report: &Report, json: bool) -> String {
     if json {
-        return line(serde_json::to_value(report).unwrap_or(Value::Null));
+        // Not by way of a Value, which would sort the fields: the contract's order reads better.
+        return serde_json::to_string(report).unwrap_or_default() + "\n";
     }
     let mut text = String::new();
     model_lines(&mut text, &report.model);
@@ -230,14 +231,17 @@ pub fn report(report: &Report, json: bool) -> String {
         or_dash(f.major),
         or_dash(f.minor)
     );
-    let throttled = t.throttled.map(|t| if t { "throttled" } else { "not throttled" });
     let degrees = |c: Option<f64>| c.map_or("-".to_string(), |c| format!("{c:.1}"));
+    let throttled = match t.throttled {
+        Some(true) => "throttled",
+        Some(false) => "not throttled",
+        None => "throttling not told",
+    };
     let _ = writeln!(
         text,
-        "thermal  {} °C to {} °C, {}",
+        "thermal  {} °C to {} °C, {throttled}",
         degrees(t.start_c),
-        degrees(t.end_c),
-        throttled.unwrap_or("throttling not told")
+        degrees(t.end_c)
     );
     if report.verdict.fits {
         text += "verdict  yes\n";
