@@ -11,8 +11,8 @@ use thimble_shared::graph::{Config, Head};
 
 #[derive(Debug, thiserror::Error)]
 pub enum InputsError {
-    #[error("{path}: {source}", path = .path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {cause}", path = .path.display())]
+    Io { path: PathBuf, cause: std::io::Error },
     #[error("{path}, line {line}: {problem}", path = .path.display())]
     Line {
         path: PathBuf,
@@ -210,9 +210,9 @@ pub fn load(
     if path.extension().is_some_and(|e| e == "safetensors") {
         return tensors(path, config, most);
     }
-    let bytes = std::fs::read(path).map_err(|source| InputsError::Io {
+    let bytes = std::fs::read(path).map_err(|cause| InputsError::Io {
         path: path.to_path_buf(),
-        source,
+        cause,
     })?;
     let tokeniser = tokenizer.map(|t| Tokeniser::open(t, config)).transpose()?;
     lines(path, &bytes, config, tokeniser.as_ref(), most)

@@ -10,8 +10,8 @@ use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationParams};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TokeniseError {
-    #[error("{path}: {source}", path = .path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {cause}", path = .path.display())]
+    Io { path: PathBuf, cause: std::io::Error },
     #[error("{path}: not a tokenizer: {problem}", path = .path.display())]
     Format { path: PathBuf, problem: String },
     #[error("{path}: {problem}", path = .path.display())]
@@ -77,9 +77,9 @@ impl Encoded {
 impl Tokeniser {
     /// Reads the tokenizer at `path` for a model of `config`. Truncation and padding set in the file are replaced.
     pub fn open(path: &Path, config: &Config) -> Result<Tokeniser, TokeniseError> {
-        let bytes = std::fs::read(path).map_err(|source| TokeniseError::Io {
+        let bytes = std::fs::read(path).map_err(|cause| TokeniseError::Io {
             path: path.to_path_buf(),
-            source,
+            cause,
         })?;
         let format = |problem| TokeniseError::Format {
             path: path.to_path_buf(),
@@ -198,9 +198,9 @@ const MAX_BYTES: u64 = 256 << 20;
 
 /// The tokenizer.json at `path` as minified JSON that says exactly the same.
 pub fn compact(path: &Path) -> Result<String, TokeniseError> {
-    let io = |source| TokeniseError::Io {
+    let io = |cause| TokeniseError::Io {
         path: path.to_path_buf(),
-        source,
+        cause,
     };
     let format = |problem: String| TokeniseError::Format {
         path: path.to_path_buf(),

@@ -24,9 +24,9 @@ const SHARDED: [&str; 2] = ["model.safetensors.index.json", "pytorch_model.bin.i
 
 /// Finds the files of the checkpoint at `path`: a directory, a weights file or a shard index.
 pub fn locate(path: &Path) -> Result<Located, SourceError> {
-    let meta = std::fs::metadata(path).map_err(|source| SourceError::Io {
+    let meta = std::fs::metadata(path).map_err(|cause| SourceError::Io {
         path: path.to_path_buf(),
-        source,
+        cause,
     })?;
     let mut notes = Vec::new();
     let (dir, weights) = if meta.is_dir() {
@@ -124,9 +124,9 @@ fn foreign_hint(dir: &Path) -> String {
 const MAX_JSON: u64 = 64 << 20;
 
 pub fn read_json(path: &Path) -> Result<serde_json::Value, SourceError> {
-    let io = |source| SourceError::Io {
+    let io = |cause| SourceError::Io {
         path: path.to_path_buf(),
-        source,
+        cause,
     };
     let len = std::fs::metadata(path).map_err(io)?.len();
     let format = |problem: String| SourceError::Format {
@@ -233,9 +233,9 @@ fn safetensors(file: &Mapped) -> Result<Vec<RawTensor<'_>>, SourceError> {
             problem: "neither a safetensors file nor a zip archive of torch.save".into(),
         });
     }
-    let views = SafeTensors::deserialize(bytes).map_err(|source| SourceError::Safetensors {
+    let views = SafeTensors::deserialize(bytes).map_err(|cause| SourceError::Safetensors {
         path: file.path.clone(),
-        source,
+        cause,
     })?;
     let raw = views.iter().map(|(name, view)| RawTensor {
         path: &file.path,

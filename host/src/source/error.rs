@@ -1,13 +1,13 @@
 //! Every way reading a checkpoint can fail, with the file, the tensor and the field it failed at. The texts say what was
-//! found and what would work; the caller adds nothing but its own hint.
+//! found and what would work, causes included: no error has a `source()` that a printer of chains would say again.
 
 use std::fmt;
 use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    #[error("{path}: {source}", path = .path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {cause}", path = .path.display())]
+    Io { path: PathBuf, cause: std::io::Error },
     #[error("{dir}: no checkpoint here: expected config.json with model.safetensors or pytorch_model.bin{hint}", dir = .dir.display())]
     NoCheckpoint { dir: PathBuf, hint: String },
     #[error("{path}: no such file; a checkpoint's config.json must stand beside its weights", path = .path.display())]
@@ -20,18 +20,18 @@ pub enum SourceError {
         field: String,
         problem: String,
     },
-    #[error("{path}: {source}", path = .path.display())]
+    #[error("{path}: {cause}", path = .path.display())]
     Safetensors {
         path: PathBuf,
-        source: safetensors::SafeTensorError,
+        cause: safetensors::SafeTensorError,
     },
     #[error("{path}: zip archive: {problem}", path = .path.display())]
     Zip { path: PathBuf, problem: String },
-    #[error("{path}: pickle at byte {at}: {source}", path = .path.display())]
+    #[error("{path}: pickle at byte {at}: {cause}", path = .path.display())]
     Pickle {
         path: PathBuf,
         at: usize,
-        source: PickleError,
+        cause: PickleError,
     },
     #[error("{path}: tensor {tensor}: {problem}", path = .path.display())]
     Tensor {
@@ -39,8 +39,8 @@ pub enum SourceError {
         tensor: String,
         problem: String,
     },
-    #[error("{path}: {source}", path = .path.display())]
-    Mismatch { path: PathBuf, source: Mismatch },
+    #[error("{path}: {cause}", path = .path.display())]
+    Mismatch { path: PathBuf, cause: Mismatch },
 }
 
 /// What the pickle interpreter refuses. Nothing in a pickle is ever executed.

@@ -15,9 +15,9 @@ pub struct Mapped {
 
 impl Mapped {
     pub fn open(path: &Path) -> Result<Mapped, SourceError> {
-        let io = |source| SourceError::Io {
+        let io = |cause| SourceError::Io {
             path: path.to_path_buf(),
-            source,
+            cause,
         };
         let file = File::open(path).map_err(io)?;
         let meta = file.metadata().map_err(io)?;

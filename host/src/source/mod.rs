@@ -82,10 +82,9 @@ pub fn read(path: &Path) -> Result<Source, SourceError> {
 pub fn weight_file_bytes(path: &Path) -> Result<u64, SourceError> {
     let located = checkpoint::locate(path)?;
     let size = |p: &PathBuf| {
-        std::fs::metadata(p).map(|m| m.len()).map_err(|source| SourceError::Io {
-            path: p.clone(),
-            source,
-        })
+        std::fs::metadata(p)
+            .map(|m| m.len())
+            .map_err(|cause| SourceError::Io { path: p.clone(), cause })
     };
     located.weights.iter().map(size).sum()
 }

@@ -183,7 +183,7 @@ pub fn assemble(
     if !mismatch.is_empty() {
         return Err(SourceError::Mismatch {
             path: path.to_path_buf(),
-            source: mismatch,
+            cause: mismatch,
         });
     }
     for part in left_out {

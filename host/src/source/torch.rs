@@ -39,10 +39,10 @@ pub fn tensors(file: &Mapped) -> Result<Vec<RawTensor<'_>>, SourceError> {
             data.len()
         )));
     }
-    let dict = pickle::state_dict(data).map_err(|(at, source)| SourceError::Pickle {
+    let dict = pickle::state_dict(data).map_err(|(at, cause)| SourceError::Pickle {
         path: file.path.clone(),
         at,
-        source,
+        cause,
     })?;
     let mut out = Vec::with_capacity(dict.len());
     for (name, strided) in dict {
