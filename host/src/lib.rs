@@ -10,6 +10,7 @@ pub mod evaluate;
 pub mod explain;
 pub mod inputs;
 pub mod loss;
+pub mod memo;
 pub mod quantise;
 pub mod solve;
 pub mod source;

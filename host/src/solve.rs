@@ -6,6 +6,7 @@ use crate::budget::{Choice, Family, Problem, families};
 use crate::evaluate;
 use crate::inputs::Row;
 use crate::loss::{Loss, Outputs};
+use crate::memo::Memo;
 use crate::quantise::{QuantiseError, Quantiser};
 use crate::subject::image_of;
 use anyhow::Result;
@@ -91,6 +92,7 @@ pub fn solve(task: &Task, mut progress: impl FnMut(&str)) -> Result<Result<Plan,
             best = Some((candidate.choice, candidate.loss, measured, bytes));
         }
     }
+    bench.memo.save();
     // The floor fits, so there is at least one finalist unless every choice has an infinite loss and was still listed.
     let (choice, predicted, measured, bytes) =
         best.ok_or_else(|| anyhow::anyhow!("no combination of formats gives a finite loss"))?;
@@ -116,7 +118,12 @@ pub fn solve(task: &Task, mut progress: impl FnMut(&str)) -> Result<Result<Plan,
 fn finalists(task: &Task) -> usize {
     let tokens: usize = task.tune.iter().map(|row| row.input_ids.len()).sum();
     let config = &task.source.config;
-    let linear: usize = config.weights().iter().filter(|w| w.kind == Kind::Linear).map(|w| w.elements()).sum();
+    let linear: usize = config
+        .weights()
+        .iter()
+        .filter(|w| w.kind == Kind::Linear)
+        .map(|w| w.elements())
+        .sum();
     let work = linear.saturating_mul(config.num_hidden_layers).saturating_mul(tokens);
     (VERIFY_WORK / work.max(1)).clamp(VERIFY_BOUNDS.0, VERIFY_BOUNDS.1)
 }
@@ -148,28 +155,34 @@ struct Bench<'a> {
     task: &'a Task<'a>,
     quantiser: Quantiser<'a>,
     reference: Vec<Outputs>,
+    memo: Memo,
 }
 
 impl<'a> Bench<'a> {
     fn new(task: &'a Task<'a>) -> Result<Self> {
         let quantiser = Quantiser::new(task.source);
         let reference = evaluate::outputs(&image_of(task.source)?, task.tune)?;
+        let memo = Memo::open(task.source, task.tune);
         Ok(Bench {
             task,
             quantiser,
             reference,
+            memo,
         })
     }
 
     fn loss(&self, formats: &BTreeMap<String, Format>) -> Result<f64> {
-        let model = match self.quantiser.model(formats) {
-            Ok(model) => model,
-            // A family that does not fit fp16 is a choice nobody takes, not a failure.
-            Err(QuantiseError::F16Overflow { .. }) => return Ok(f64::INFINITY),
-            Err(other) => return Err(other.into()),
-        };
-        let outputs = evaluate::outputs(&image_of(&model)?, self.task.tune)?;
-        Ok(evaluate::compare(self.task.source.config.head, self.task.tune, &self.reference, &outputs).objective())
+        self.memo.loss(formats, || {
+            let model = match self.quantiser.model(formats) {
+                Ok(model) => model,
+                // A family that does not fit fp16 is a choice nobody takes, not a failure.
+                Err(QuantiseError::F16Overflow { .. }) => return Ok(f64::INFINITY),
+                Err(other) => return Err(other.into()),
+            };
+            let outputs = evaluate::outputs(&image_of(&model)?, self.task.tune)?;
+            let head = self.task.source.config.head;
+            Ok(evaluate::compare(head, self.task.tune, &self.reference, &outputs).objective())
+        })
     }
 
     /// Fills in the loss of every family alone in every format.

@@ -25,7 +25,10 @@ fn the_solver_finds_what_brute_force_finds() {
 #[test]
 #[ignore = "takes minutes"]
 fn the_solver_finds_what_brute_force_finds_in_all_formats() {
-    compare(&Format::ALL, &[560_000, 640_000, 760_000, 900_000, 1_200_000, 1_600_000]);
+    compare(
+        &Format::ALL,
+        &[560_000, 640_000, 760_000, 900_000, 1_200_000, 1_600_000],
+    );
 }
 
 fn compare(offered: &[Format], budgets: &[u64]) {
