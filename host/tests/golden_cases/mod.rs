@@ -122,9 +122,9 @@ fn base_rand() -> &'static Path {
         let out = folder().join("albert-base-rand");
         let bin = Path::new(env!("CARGO_BIN_EXE_thimble"));
         let example = bin.with_file_name("examples").join("albert_base_rand");
-        let made = Command::new(&example).arg(&out).status();
+        let made = Command::new(&example).arg(&out).output();
         assert!(
-            made.is_ok_and(|s| s.success()),
+            made.is_ok_and(|done| done.status.success()),
             "{} makes albert-base-rand (cargo builds it with the tests)",
             example.display()
         );
