@@ -6,6 +6,7 @@ pub mod board;
 pub mod budget;
 pub mod cli;
 pub mod cmd;
+pub mod equalise;
 pub mod evaluate;
 pub mod explain;
 pub mod inputs;

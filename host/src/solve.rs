@@ -1,8 +1,9 @@
-//! The main job: the model with the least measured loss within a byte budget. Each family of weights is tried alone in each
+//! The main job: the model with the least measured loss within a byte budget. Channels are equalised first if that helps. Each family of weights is tried alone in each
 //! format and its loss measured with the engine; all combinations are ranked by the sum; the best few that fit are run, and
 //! the one that measures best is the answer.
 
 use crate::budget::{Choice, Family, Problem, families};
+use crate::equalise::equalise;
 use crate::evaluate;
 use crate::inputs::Row;
 use crate::loss::{Loss, Outputs};
@@ -49,8 +50,18 @@ pub struct Plan {
     pub verified: usize,
     /// As the user feels it, on the report rows.
     pub loss: Loss,
+    /// Whether channels were rescaled between adjacent weights, because the smallest model loses less so.
+    pub equalised: bool,
+    pub floor_loss: FloorLoss,
     /// What a larger budget would buy next: family, format, size of the file.
     pub next: Option<(&'static str, Format, u64)>,
+}
+
+/// Loss of the smallest model on the tuning rows, without and with rescaled channels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FloorLoss {
+    pub plain: f64,
+    pub equalised: f64,
 }
 
 /// No choice fits.
@@ -80,7 +91,16 @@ pub fn solve(task: &Task, mut progress: impl FnMut(&str)) -> Result<Result<Plan,
         }));
     }
 
-    let bench = Bench::new(task)?;
+    progress("running the original");
+    let reference = evaluate::outputs(&image_of(task.source)?, task.tune)?;
+    let smallest = unmeasured.formats_of(&floor);
+    let plain = Bench::new(task, task.source, &reference);
+    let equal = equalise(task.source);
+    let balanced = Bench::new(task, &equal, &reference);
+    progress("running the smallest model, plain and equalised");
+    let (plain_loss, equalised_loss) = (plain.loss(&smallest)?, balanced.loss(&smallest)?);
+    let equalised = equalised_loss < plain_loss;
+    let bench = if equalised { balanced } else { plain };
     let problem = bench.measure(unmeasured, &mut progress)?;
     let finalists = problem.best_within(task.budget, finalists(task), |c| sizes.exact(&problem, c));
     let verified = finalists.len();
@@ -99,6 +119,10 @@ pub fn solve(task: &Task, mut progress: impl FnMut(&str)) -> Result<Result<Plan,
     progress("measuring the result");
     let model = bench.quantiser.model(&problem.formats_of(&choice))?;
     let loss = bench.report(&model)?;
+    let floor_loss = FloorLoss {
+        plain: plain_loss,
+        equalised: equalised_loss,
+    };
     let next = problem.next_step(&choice, |c| sizes.exact(&problem, c));
     let next = next.map(|(family, format, bytes)| (problem.families[family].name, problem.formats[format], bytes));
     Ok(Ok(Plan {
@@ -111,6 +135,8 @@ pub fn solve(task: &Task, mut progress: impl FnMut(&str)) -> Result<Result<Plan,
         loss,
         next,
         problem,
+        equalised,
+        floor_loss,
     }))
 }
 
@@ -154,21 +180,20 @@ impl Sizes<'_> {
 struct Bench<'a> {
     task: &'a Task<'a>,
     quantiser: Quantiser<'a>,
-    reference: Vec<Outputs>,
+    /// The original's outputs on the tuning rows.
+    reference: &'a [Outputs],
     memo: Memo,
 }
 
 impl<'a> Bench<'a> {
-    fn new(task: &'a Task<'a>) -> Result<Self> {
-        let quantiser = Quantiser::new(task.source);
-        let reference = evaluate::outputs(&image_of(task.source)?, task.tune)?;
-        let memo = Memo::open(task.source, task.tune);
-        Ok(Bench {
+    /// `model` computes the same as the task's source, perhaps with other weights.
+    fn new(task: &'a Task<'a>, model: &'a Model, reference: &'a [Outputs]) -> Self {
+        Bench {
             task,
-            quantiser,
+            quantiser: Quantiser::new(model),
             reference,
-            memo,
-        })
+            memo: Memo::open(model, task.tune),
+        }
     }
 
     fn loss(&self, formats: &BTreeMap<String, Format>) -> Result<f64> {
@@ -181,7 +206,7 @@ impl<'a> Bench<'a> {
             };
             let outputs = evaluate::outputs(&image_of(&model)?, self.task.tune)?;
             let head = self.task.source.config.head;
-            Ok(evaluate::compare(head, self.task.tune, &self.reference, &outputs).objective())
+            Ok(evaluate::compare(head, self.task.tune, self.reference, &outputs).objective())
         })
     }
 

@@ -65,7 +65,9 @@ pub fn tokenizer_beside(model: &Path) -> PathBuf {
 impl Subject {
     /// Opens what `path` names. Checkpoint notes go to stderr.
     pub fn open(path: &Path) -> Result<Subject> {
-        let is_weights = path.extension().is_some_and(|e| e == "safetensors" || e == "bin" || e == "json");
+        let is_weights = path
+            .extension()
+            .is_some_and(|e| e == "safetensors" || e == "bin" || e == "json");
         if path.is_dir() || is_weights {
             let source = source::read(path)?;
             source.notes.iter().for_each(|note| eprintln!("note: {note}"));

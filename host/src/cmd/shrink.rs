@@ -124,7 +124,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
 }
 
 /// Rows to choose on and rows to report on: apart where there are enough, so that no loss is reported on rows tuned on.
-fn split(inputs: &Inputs, tune: usize) -> (Vec<Row>, Vec<Row>) {
+pub fn split(inputs: &Inputs, tune: usize) -> (Vec<Row>, Vec<Row>) {
     let rows = &inputs.rows;
     if rows.len() < SPLIT_FROM {
         return (rows.clone(), rows.clone());
@@ -221,6 +221,12 @@ fn as_text(args: &ShrinkArgs, plan: &Plan, tuned: usize, reported: usize) -> Str
         plan.predicted, plan.measured, plan.verified
     ));
     text.push_str(&format!(
+        "channels {}: the smallest model's loss is {:.3e} as it came, {:.3e} with channels rescaled between adjacent weights\n",
+        if plan.equalised { "rescaled" } else { "left as they were" },
+        plan.floor_loss.plain,
+        plan.floor_loss.equalised
+    ));
+    text.push_str(&format!(
         "\non {reported} rows for the report:\n{}\n",
         verify::describe(&plan.loss)
     ));
@@ -263,6 +269,8 @@ fn as_json(
         "families": families,
         "predicted_loss": plan.predicted,
         "measured_loss": plan.measured,
+        "equalised": plan.equalised,
+        "floor_loss": { "plain": plan.floor_loss.plain, "equalised": plan.floor_loss.equalised },
         "next_step": plan.next.as_ref().map(|(family, format, bytes)| json!({"family": family, "format": format.to_string(), "bytes": bytes})),
         "loss": plan.loss,
     })

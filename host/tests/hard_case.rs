@@ -1,0 +1,175 @@
+//! Outlier channels: albert-deb with adjacent weights rescaled by random powers of two computes the same in f32, to the
+//! last bit, but round-to-nearest int8 of it loses its mind. The solver must not.
+
+use std::path::{Path, PathBuf};
+use thimble::cmd::shrink::split;
+use thimble::equalise::equalise;
+use thimble::evaluate;
+use thimble::inputs::{self, Row};
+use thimble::loss::Loss;
+use thimble::quantise::{Quantiser, uniform};
+use thimble::solve::{Task, solve};
+use thimble::subject::{Subject, image_of};
+use thimble_shared::artifact::Provenance;
+use thimble_shared::graph::Model;
+use thimble_shared::lower::LowerOptions;
+use thimble_shared::number::{Format, Values};
+
+fn albert_deb() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/albert-deb")
+}
+
+fn f32s<'a>(model: &'a mut Model, name: &str) -> &'a mut Vec<f32> {
+    match model.weights.get_mut(name) {
+        Some(Values::F32(values)) => values,
+        _ => panic!("{name} is an f32 weight"),
+    }
+}
+
+/// Multiplies channel j by `factor(j)` where it is produced and divides it where it is consumed.
+fn spoil(model: &mut Model, produced: &[&str], consumed: &str, channels: usize, factor: impl Fn(usize) -> f32) {
+    for name in produced {
+        let values = f32s(model, name);
+        let width = values.len() / channels;
+        values
+            .chunks_mut(width)
+            .enumerate()
+            .for_each(|(j, row)| row.iter_mut().for_each(|x| *x *= factor(j)));
+    }
+    f32s(model, consumed)
+        .chunks_mut(channels)
+        .for_each(|row| row.iter_mut().enumerate().for_each(|(j, x)| *x /= factor(j)));
+}
+
+/// The hard case: value against output map, query against key, embedding LayerNorm against map.
+fn hard(source: &Model, factor: impl Fn(u64) -> f32) -> Model {
+    let mut model = source.clone();
+    let (hidden, embedding) = (model.config.hidden_size, model.config.embedding_size);
+    spoil(&mut model, &["0.0.v", "0.0.v.bias"], "0.0.o", hidden, |j| {
+        factor(j as u64)
+    });
+    spoil(
+        &mut model,
+        &["embed_norm.weight", "embed_norm.bias"],
+        "map",
+        embedding,
+        |j| factor(1000 + j as u64),
+    );
+    // q against k: both produce, so one is multiplied and the other divided.
+    for (name, sign) in [("0.0.q", 1), ("0.0.q.bias", 1), ("0.0.k", -1), ("0.0.k.bias", -1)] {
+        let values = f32s(&mut model, name);
+        let width = values.len() / hidden;
+        for (j, row) in values.chunks_mut(width).enumerate() {
+            let f = factor(2000 + j as u64);
+            row.iter_mut().for_each(|x| if sign > 0 { *x *= f } else { *x /= f });
+        }
+    }
+    model
+}
+
+fn random(i: u64) -> u64 {
+    let mut z = (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+fn loss(reference: &Model, candidate: &Model, rows: &[Row]) -> Loss {
+    let outputs = |model: &Model| evaluate::outputs(&image_of(model).unwrap(), rows).unwrap();
+    evaluate::compare(reference.config.head, rows, &outputs(reference), &outputs(candidate))
+}
+
+/// The solver at int8's size, tuned on some rows, judged on all the others.
+fn shrunk(model: &Model, rows: &inputs::Inputs) -> (Loss, Loss) {
+    let (tune, judge) = split(rows, 48);
+    let int8 = Quantiser::new(model)
+        .model(&uniform(&model.config, Format::I8))
+        .unwrap();
+    let formats = [Format::F32, Format::F16, Format::I8];
+    let onnx = LowerOptions::default();
+    let provenance = Provenance::default();
+    let budget = thimble_shared::artifact::size(&int8.graph(), onnx, &provenance).unwrap() as u64;
+    let task = Task {
+        source: model,
+        tune: &tune,
+        report: &judge,
+        formats: &formats,
+        budget,
+        onnx,
+        provenance: &provenance,
+    };
+    let Ok(plan) = solve(&task, |_| {}).unwrap() else {
+        panic!("int8's own size is no less than the floor")
+    };
+    assert!(plan.bytes <= budget);
+    (loss(model, &int8, &judge), plan.loss)
+}
+
+#[test]
+fn powers_of_two_between_adjacent_weights_cost_nothing() {
+    let subject = Subject::open(&albert_deb()).unwrap();
+    let source = subject.model().unwrap();
+    let rows = inputs::load(
+        Some(&albert_deb().join("test.jsonl")),
+        &source.config,
+        subject.tokenizer(),
+        None,
+    )
+    .unwrap();
+    let power = |i: u64| 2f32.powi((random(i) % 13) as i32 - 6);
+    let model = hard(&source, power);
+
+    let same = loss(&source, &model, &rows.rows[..50]);
+    assert!(
+        same.outputs.values().all(|d| d.max_abs == 0.0),
+        "the function is the same to the last bit: {same:?}"
+    );
+    let same = loss(&model, &equalise(&model), &rows.rows[..50]);
+    assert!(
+        same.outputs.values().all(|d| d.max_abs == 0.0),
+        "equalising keeps it so: {same:?}"
+    );
+
+    let (nearest, solved) = shrunk(&model, &rows);
+    println!(
+        "round to nearest: {:?} agree, {:?} right",
+        nearest.agreement, nearest.accuracy
+    );
+    println!(
+        "solver:           {:?} agree, {:?} right",
+        solved.agreement, solved.accuracy
+    );
+    assert!(
+        nearest.agreement.unwrap() < 0.97,
+        "the case is hard: {:?}",
+        nearest.agreement
+    );
+    assert!(solved.agreement.unwrap() >= 0.99, "{:?}", solved.agreement);
+    assert!(solved.accuracy.unwrap() >= 0.835, "{:?}", solved.accuracy);
+}
+
+#[test]
+fn factors_that_are_no_powers_of_two_cost_nothing_either() {
+    let subject = Subject::open(&albert_deb()).unwrap();
+    let source = subject.model().unwrap();
+    let rows = inputs::load(
+        Some(&albert_deb().join("test.jsonl")),
+        &source.config,
+        subject.tokenizer(),
+        Some(600),
+    )
+    .unwrap();
+    let factor = |i: u64| ((random(i ^ 77) % 8001) as f32 / 1000.0 - 4.0).exp();
+    let model = hard(&source, factor);
+    let (nearest, solved) = shrunk(&model, &rows);
+    println!(
+        "round to nearest: {:?} agree, solver {:?}",
+        nearest.agreement, solved.agreement
+    );
+    assert!(
+        nearest.agreement.unwrap() < 0.97,
+        "the case is hard: {:?}",
+        nearest.agreement
+    );
+    assert!(solved.agreement.unwrap() >= 0.985, "{:?}", solved.agreement);
+}
