@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thimble_device::image::Image;
 use thimble_device::map::ModelMap;
-use thimble_shared::artifact::{self, Artifact, Provenance};
+use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance};
 use thimble_shared::graph::{Config, Model};
 use thimble_shared::lower::LowerOptions;
 use thimble_shared::number::Values;
@@ -18,10 +18,11 @@ pub enum Subject {
     File(File),
 }
 
-/// A checkpoint, its weights in f32.
+/// A model that must be written before it can be mapped: a checkpoint, its weights in f32, or a file of thimble's that
+/// another tool has saved again, its weights in the file's formats.
 pub struct Checkpoint {
     pub model: Model,
-    sha256: String,
+    sha256: Option<String>,
     tokenizer: Option<PathBuf>,
 }
 
@@ -38,7 +39,7 @@ impl From<Source> for Checkpoint {
         };
         Checkpoint {
             model,
-            sha256: source.sha256,
+            sha256: Some(source.sha256),
             tokenizer: source.tokenizer,
         }
     }
@@ -74,7 +75,14 @@ impl Subject {
             return Ok(Subject::Checkpoint(source.into()));
         }
         let map = ModelMap::open(path, false)?;
-        let artifact = artifact::open(map.bytes()).with_context(|| path.display().to_string())?;
+        let opened = artifact::open(map.bytes());
+        let resaved = matches!(opened, Err(ArtifactError::Misaligned { .. } | ArtifactError::NoTail));
+        let artifact = if resaved {
+            artifact::open_resaved(map.bytes())
+        } else {
+            opened
+        }
+        .with_context(|| path.display().to_string())?;
         let differences = artifact::audit(map.bytes())?;
         if !differences.is_empty() {
             bail!(
@@ -84,6 +92,17 @@ impl Subject {
             );
         }
         let tokenizer = Some(tokenizer_beside(path)).filter(|p| p.exists());
+        if resaved {
+            eprintln!(
+                "note: {} was saved again by another tool; its numbers are read, its layout is not",
+                path.display()
+            );
+            return Ok(Subject::Checkpoint(Checkpoint {
+                model: artifact.model(map.bytes())?,
+                sha256: artifact.provenance.source_sha256,
+                tokenizer,
+            }));
+        }
         Ok(Subject::File(File {
             artifact,
             map,
@@ -108,7 +127,7 @@ impl Subject {
     /// SHA-256 of the weights the model was made from.
     pub fn source_sha256(&self) -> Option<String> {
         match self {
-            Subject::Checkpoint(source) => Some(source.sha256.clone()),
+            Subject::Checkpoint(source) => source.sha256.clone(),
             Subject::File(file) => file.artifact.provenance.source_sha256.clone(),
         }
     }

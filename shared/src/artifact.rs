@@ -303,10 +303,24 @@ fn check_values(model: &Model) -> Result<(), ArtifactError> {
 
 /// Opens a file: checks that metadata and initializers agree and that every payload can be mapped.
 pub fn open(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
-    open_view(&onnx_read::model(bytes)?, bytes.len())
+    open_view(&onnx_read::model(bytes)?, bytes.len(), Placement::Mapped)
 }
 
-fn open_view(view: &ModelView<'_>, file_len: usize) -> Result<Artifact, ArtifactError> {
+/// Opens a file that another tool has saved again: all of [`open`] but where payloads lie. It can be read and written
+/// anew, not mapped.
+pub fn open_resaved(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
+    open_view(&onnx_read::model(bytes)?, bytes.len(), Placement::Anywhere)
+}
+
+/// Where payloads may lie in a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Placement {
+    /// Aligned and followed by the tail: kernels can compute from a map.
+    Mapped,
+    Anywhere,
+}
+
+fn open_view(view: &ModelView<'_>, file_len: usize, placement: Placement) -> Result<Artifact, ArtifactError> {
     let meta = |key: &str| {
         view.metadata
             .iter()
@@ -364,7 +378,7 @@ fn open_view(view: &ModelView<'_>, file_len: usize) -> Result<Artifact, Artifact
         config: text.config,
         formats,
     };
-    let tensors = locate(view, &graph, file_len)?;
+    let tensors = locate(view, &graph, file_len, placement)?;
     Ok(Artifact {
         graph,
         options,
@@ -378,7 +392,12 @@ fn open_view(view: &ModelView<'_>, file_len: usize) -> Result<Artifact, Artifact
 }
 
 /// Finds every stored tensor among the initializers.
-fn locate(view: &ModelView<'_>, graph: &Graph, file_len: usize) -> Result<BTreeMap<String, Stored>, ArtifactError> {
+fn locate(
+    view: &ModelView<'_>,
+    graph: &Graph,
+    file_len: usize,
+    placement: Placement,
+) -> Result<BTreeMap<String, Stored>, ArtifactError> {
     let mut by_name: HashMap<&str, &TensorView> = HashMap::with_capacity(view.initializers.len());
     for tensor in &view.initializers {
         if by_name.insert(tensor.name, tensor).is_some() {
@@ -420,13 +439,13 @@ fn locate(view: &ModelView<'_>, graph: &Graph, file_len: usize) -> Result<BTreeM
                 format!("has {} bytes, its dims need {}", range.len(), want.bytes()),
             ));
         }
-        if !range.start.is_multiple_of(ALIGNMENT) {
+        if placement == Placement::Mapped && !range.start.is_multiple_of(ALIGNMENT) {
             return Err(ArtifactError::Misaligned {
                 name: want.name,
                 offset: range.start,
             });
         }
-        if file_len - range.end < TAIL {
+        if placement == Placement::Mapped && file_len - range.end < TAIL {
             return Err(ArtifactError::NoTail);
         }
         stored.insert(
@@ -484,9 +503,10 @@ impl Artifact {
 
 /// Whether the file states what its Graph says: the Graph is lowered again and compared with the nodes, constants and
 /// ports, and the stored numbers are checked. Each difference is one line; an empty list means the two truths are one.
+/// Where payloads lie is [`open`]'s business.
 pub fn audit(bytes: &[u8]) -> Result<Vec<String>, ArtifactError> {
     let view = onnx_read::model(bytes)?;
-    let artifact = open_view(&view, bytes.len())?;
+    let artifact = open_view(&view, bytes.len(), Placement::Anywhere)?;
     let mut differences = Vec::new();
     if let Err(e) = artifact.model(bytes) {
         differences.push(e.to_string());
