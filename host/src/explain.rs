@@ -4,6 +4,7 @@
 use serde::Serialize;
 use std::collections::BTreeMap;
 use thimble_shared::artifact::{self, Artifact, ArtifactError};
+use thimble_shared::audit;
 use thimble_shared::graph::Kind;
 use thimble_shared::lower::scale;
 use thimble_shared::onnx_read;
@@ -114,7 +115,7 @@ fn own(artifact: &Artifact, bytes: &[u8]) -> Result<Explanation, ArtifactError> 
         parts,
         source_sha256: artifact.provenance.source_sha256.clone(),
         tokenizer_sha256: artifact.provenance.tokenizer_sha256.clone(),
-        differences: artifact::audit(bytes)?,
+        differences: audit::differences(bytes)?,
         ..empty("thimble")
     })
 }

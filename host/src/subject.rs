@@ -9,6 +9,7 @@ use std::sync::Arc;
 use thimble_device::image::Image;
 use thimble_device::map::ModelMap;
 use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance};
+use thimble_shared::audit;
 use thimble_shared::graph::{Config, Model};
 use thimble_shared::lower::LowerOptions;
 use thimble_shared::number::Values;
@@ -83,7 +84,7 @@ impl Subject {
             opened
         }
         .with_context(|| path.display().to_string())?;
-        let differences = artifact::audit(map.bytes())?;
+        let differences = audit::differences(map.bytes())?;
         if !differences.is_empty() {
             bail!(
                 "{}: nodes and metadata contradict each other: {}",

@@ -1,6 +1,6 @@
 //! The one file that is both valid ONNX and the image the board maps. Writing: a [`Model`] becomes aligned payloads, the
 //! nodes `lower` states, and the Graph in `metadata_props`. Opening: metadata and initializers are checked against each
-//! other, and every tensor becomes a byte range. [`audit`] holds the nodes to the Graph. docs/format.md describes the bytes.
+//! other, and every tensor becomes a byte range. [`crate::audit`] holds the nodes to the Graph. docs/format.md describes the bytes.
 
 use crate::graph::{Config, ConfigError, Graph, Kind, Model, WeightSpec};
 use crate::lower::{LowerOptions, OPSETS, lower, scale};
@@ -20,7 +20,7 @@ const KEY_VERSION: &str = "thimble.version";
 const KEY_FORMATS: &str = "thimble.formats";
 const KEY_SOURCE: &str = "thimble.source_sha256";
 const KEY_TOKENIZER: &str = "thimble.tokenizer_sha256";
-const KEY_LABELS: &str = "thimble.labels";
+pub(crate) const KEY_LABELS: &str = "thimble.labels";
 
 /// Where a model came from; hexadecimal SHA-256 digests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -150,7 +150,11 @@ pub fn weight_bytes(spec: &WeightSpec, format: Format) -> usize {
     payload_tensor(spec, format).bytes() + if format.has_scales() { spec.rows() * 4 } else { 0 }
 }
 
-fn assemble(graph: &Graph, options: LowerOptions, provenance: &Provenance) -> Result<OnnxModel, ArtifactError> {
+pub(crate) fn assemble(
+    graph: &Graph,
+    options: LowerOptions,
+    provenance: &Provenance,
+) -> Result<OnnxModel, ArtifactError> {
     graph.config.check()?;
     if !OPSETS.contains(&options.opset) {
         return Err(ArtifactError::Opset(options.opset));
@@ -314,13 +318,17 @@ pub fn open_resaved(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
 
 /// Where payloads may lie in a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Placement {
+pub(crate) enum Placement {
     /// Aligned and followed by the tail: kernels can compute from a map.
     Mapped,
     Anywhere,
 }
 
-fn open_view(view: &ModelView<'_>, file_len: usize, placement: Placement) -> Result<Artifact, ArtifactError> {
+pub(crate) fn open_view(
+    view: &ModelView<'_>,
+    file_len: usize,
+    placement: Placement,
+) -> Result<Artifact, ArtifactError> {
     let meta = |key: &str| {
         view.metadata
             .iter()
@@ -501,120 +509,10 @@ impl Artifact {
     }
 }
 
-/// Whether the file states what its Graph says: the Graph is lowered again and compared with the nodes, constants and
-/// ports, and the stored numbers are checked. Each difference is one line; an empty list means the two truths are one.
-/// Where payloads lie is [`open`]'s business.
-pub fn audit(bytes: &[u8]) -> Result<Vec<String>, ArtifactError> {
-    let view = onnx_read::model(bytes)?;
-    let artifact = open_view(&view, bytes.len(), Placement::Anywhere)?;
-    let mut differences = Vec::new();
-    if let Err(e) = artifact.model(bytes) {
-        differences.push(e.to_string());
-    }
-    // The nodes as they should be, read back through the same reader so that like is compared with like.
-    let mut should = assemble(&artifact.graph, artifact.options, &artifact.provenance)?;
-    let mapped = std::mem::take(&mut should.mapped);
-    let should_bytes = onnx_write::write(&should, |_| Vec::new());
-    let should_view = onnx_read::model(&should_bytes)?;
-    compare_nodes(&view, &should_view, &mut differences);
-    compare_constants(bytes, &view, &should_bytes, &should_view, &mapped, &mut differences);
-    if view.inputs != should_view.inputs || view.outputs != should_view.outputs {
-        differences.push("the graph's inputs or outputs were changed".into());
-    }
-    let json_labels = serde_json::to_string(&artifact.graph.config.labels).unwrap_or_default();
-    if let Some((_, labels)) = view.metadata.iter().find(|(k, _)| *k == KEY_LABELS)
-        && *labels != json_labels
-    {
-        differences.push(format!(
-            "metadata '{KEY_LABELS}' says {labels}, '{KEY_GRAPH}' says {json_labels}"
-        ));
-    }
-    Ok(differences)
-}
-
-fn compare_nodes(is: &ModelView<'_>, should: &ModelView<'_>, differences: &mut Vec<String>) {
-    let found: HashMap<&str, &onnx_read::NodeView> =
-        is.nodes.iter().filter_map(|n| Some((*n.outputs.first()?, n))).collect();
-    for want in &should.nodes {
-        match found.get(want.outputs[0]) {
-            None => differences.push(format!("node '{}' ({}) is missing", want.name, want.op)),
-            Some(node) if (node.op, node.domain) != (want.op, want.domain) => {
-                differences.push(format!(
-                    "node '{}' is {}, the Graph states {}",
-                    want.name, node.op, want.op
-                ));
-            }
-            Some(node) if node.inputs != want.inputs || node.outputs != want.outputs => {
-                differences.push(format!(
-                    "node '{}' reads {:?}, the Graph states {:?}",
-                    want.name, node.inputs, want.inputs
-                ));
-            }
-            Some(node) if !same_attributes(&node.attributes, &want.attributes) => {
-                differences.push(format!(
-                    "node '{}' ({}) has other attributes than the Graph states",
-                    want.name, want.op
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    if is.nodes.len() != should.nodes.len() {
-        differences.push(format!(
-            "{} nodes, the Graph states {}",
-            is.nodes.len(),
-            should.nodes.len()
-        ));
-    }
-}
-
-fn same_attributes(a: &[&[u8]], b: &[&[u8]]) -> bool {
-    let sorted = |list: &[&[u8]]| {
-        let mut list: Vec<Vec<u8>> = list.iter().map(|x| x.to_vec()).collect();
-        list.sort();
-        list
-    };
-    sorted(a) == sorted(b)
-}
-
-fn compare_constants(
-    is_bytes: &[u8],
-    is: &ModelView<'_>,
-    should_bytes: &[u8],
-    should: &ModelView<'_>,
-    mapped: &[Mapped],
-    differences: &mut Vec<String>,
-) {
-    let data = |file: &[u8], t: &TensorView| t.raw.clone().and_then(|r| file.get(r)).map(<[u8]>::to_vec);
-    let found: HashMap<&str, &TensorView> = is.initializers.iter().map(|t| (t.name, t)).collect();
-    for want in &should.initializers {
-        let same = found.get(want.name).is_some_and(|t| {
-            t.data_type == want.data_type && t.dims == want.dims && data(is_bytes, t) == data(should_bytes, want)
-        });
-        if !same {
-            differences.push(format!(
-                "constant '{}' is missing or has another value than the Graph states",
-                want.name
-            ));
-        }
-    }
-    let known: std::collections::HashSet<&str> = should
-        .initializers
-        .iter()
-        .map(|t| t.name)
-        .chain(mapped.iter().map(|m| m.name.as_str()))
-        .collect();
-    differences.extend(
-        is.initializers
-            .iter()
-            .filter(|t| !known.contains(t.name))
-            .map(|t| format!("initializer '{}' is not the Graph's", t.name)),
-    );
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit;
     use crate::graph::{Head, tests::tiny};
 
     fn model(head: Head, format: Format) -> Model {
@@ -655,7 +553,7 @@ mod tests {
                     file.len(),
                     size(&model.graph(), LowerOptions::default(), &Provenance::default()).unwrap()
                 );
-                assert_eq!(audit(&file).unwrap(), Vec::<String>::new());
+                assert_eq!(audit::differences(&file).unwrap(), Vec::<String>::new());
             }
         }
     }
@@ -675,7 +573,7 @@ mod tests {
             let mut file = whole.clone();
             file[at] ^= 0x55;
             if open(&file).is_ok() {
-                let _ = audit(&file);
+                let _ = audit::differences(&file);
             }
         }
     }
@@ -694,7 +592,7 @@ mod tests {
             ("LayerNormalization", "layerNormalization", "embed"),
         ];
         for (from, to, node) in cases {
-            let differences = audit(&swap(from, to)).unwrap();
+            let differences = audit::differences(&swap(from, to)).unwrap();
             assert!(differences.iter().any(|d| d.contains(node)), "{from}: {differences:?}");
         }
         let error = open(&swap("\"hidden_size\":24", "\"hidden_size\":48"))

@@ -144,7 +144,14 @@ impl Config {
                 return bad(field, format!("is {value}, must be 1 to {max}"));
             }
         }
-        if self.hidden_size % self.num_attention_heads != 0 {
+        let steps = self.num_hidden_layers.saturating_mul(self.inner_group_num);
+        if steps > MAX_LAYERS {
+            return bad(
+                "inner_group_num",
+                format!("{steps} layers in all, at most {MAX_LAYERS} are built"),
+            );
+        }
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return bad(
                 "num_attention_heads",
                 format!(
@@ -387,7 +394,9 @@ pub(crate) mod tests {
 
     #[test]
     fn impossible_configs_are_refused_by_field() {
-        let cases: [(&str, fn(&mut Config)); 5] = [
+        type Spoil = fn(&mut Config);
+        let cases: [(&str, Spoil); 6] = [
+            ("inner_group_num", |c| c.inner_group_num = 1000),
             ("num_attention_heads", |c| c.num_attention_heads = 5),
             ("hidden_size", |c| c.hidden_size = usize::MAX),
             ("num_hidden_groups", |c| c.num_hidden_groups = 4),

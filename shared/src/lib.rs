@@ -2,6 +2,7 @@
 //! board maps ([`artifact`]), and the schemas of reports and targets. No network, no terminal, no inference engine here.
 
 pub mod artifact;
+pub mod audit;
 pub mod graph;
 pub mod lower;
 pub mod number;

@@ -146,7 +146,8 @@ mod tests {
     fn problems_are_named() {
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../targets/pi-zero-2w.toml")).unwrap();
         let good: Target = toml::from_str(&text).unwrap();
-        let cases: [(fn(&mut Target), &str); 4] = [
+        type Spoil = fn(&mut Target);
+        let cases: [(Spoil, &str); 4] = [
             (|t| t.page_size.value = 5000, "page_size is not a power of two"),
             (|t| t.cores.value = 0, "cores is 0"),
             (

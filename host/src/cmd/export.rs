@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
 use std::path::Path;
 use thimble_shared::artifact::{self, Provenance};
+use thimble_shared::audit;
 use thimble_shared::graph::Model;
 use thimble_shared::lower::LowerOptions;
 
@@ -63,7 +64,7 @@ pub fn provenance(subject: &Subject) -> Result<(Provenance, Option<String>)> {
 pub fn write(subject: &Subject, model: &Model, onnx: &OnnxArgs, output: &Path) -> Result<Written> {
     let (provenance, tokenizer) = provenance(subject)?;
     let bytes = artifact::write(model, onnx.into(), &provenance)?;
-    if let Some(difference) = artifact::audit(&bytes)?.first() {
+    if let Some(difference) = audit::differences(&bytes)?.first() {
         bail!("the file made does not state its Graph: {difference}");
     }
     let beside = tokenizer_beside(output);

@@ -2,10 +2,12 @@
 //! undone from their panels once (`Transpose`, `Reshape`) and shared by all layers; int8 linears quantise their input per
 //! token, multiply in int8 and rescale. In: a [`Graph`]; out: nodes, small constants and ports, deterministic.
 
-use crate::graph::{Activation, Config, Graph, Head, Kind, layer_weight};
-use crate::number::{ACTIVATION_FLOOR, Format, I8_MAX};
+mod head;
+mod linear;
+
+use crate::graph::{Activation, Config, Graph, Head, layer_weight};
+use crate::number::Format;
 use crate::onnx_write::{Attr, Constant, DataType, Dim, Node, Port};
-use crate::panel::PanelLayout;
 use std::collections::{BTreeSet, HashMap};
 
 /// Operator set versions the lowering can state itself in.
@@ -42,6 +44,7 @@ pub fn lower(graph: &Graph, options: LowerOptions) -> Lowered {
         constants: vec![],
         made: HashMap::new(),
         used: BTreeSet::new(),
+        shapes: graph.config.weights().into_iter().map(|w| (w.name, w.shape)).collect(),
     };
     let (ids, mask, types) = l.inputs();
     let mut h = l.embed(&ids, &types);
@@ -82,6 +85,7 @@ struct Lowering<'g> {
     /// What has been emitted already: a weight's plain form, a value's quantised form.
     made: HashMap<String, String>,
     used: BTreeSet<String>,
+    shapes: HashMap<String, Vec<usize>>,
 }
 
 impl Lowering<'_> {
@@ -307,123 +311,6 @@ impl Lowering<'_> {
         self.node("Reshape", &[&context, &merge], &format!("{at}.ctx"), &[])
     }
 
-    /// `x · Wᵀ + b` in the weight's format.
-    fn linear(&mut self, x: &str, weight: &str, out: &str) -> String {
-        self.linear_with(x, weight, &format!("{weight}.bias"), out)
-    }
-
-    fn linear_with(&mut self, x: &str, weight: &str, bias: &str, out: &str) -> String {
-        let product = match self.graph.format(weight) {
-            Format::F32 | Format::F16 => {
-                let w = self.weight_matrix(weight);
-                self.node("MatMul", &[x, &w], &format!("{out}.mm"), &[])
-            }
-            Format::I8 => {
-                let w = self.weight_matrix(weight);
-                let (q, step) = self.quantise(x);
-                let acc = self.node("MatMulInteger", &[&q, &w], &format!("{out}.acc"), &[]);
-                let acc = self.cast(&acc, DataType::F32, &format!("{out}.accf"));
-                let scaled = self.node("Mul", &[&acc, &step], &format!("{out}.tok"), &[]);
-                self.node("Mul", &[&scaled, &scale(weight)], &format!("{out}.mm"), &[])
-            }
-        };
-        self.node("Add", &[&product, bias], out, &[])
-    }
-
-    /// int8 values of `x` and their step per token: a = max|x| raised to a floor, q = round(x · 127/a), step = a/127.
-    fn quantise(&mut self, x: &str) -> (String, String) {
-        let (q, step) = (format!("{x}.q8"), format!("{x}.step"));
-        if self.made.insert(q.clone(), step.clone()).is_some() {
-            return (q, step);
-        }
-        let top = self.float("top", I8_MAX);
-        let floor = self.float("floor", ACTIVATION_FLOOR);
-        let abs = self.node("Abs", &[x], &format!("{x}.abs"), &[]);
-        let max = if self.options.opset >= 18 {
-            let axes = self.ints("last", &[-1]);
-            self.node(
-                "ReduceMax",
-                &[&abs, &axes],
-                &format!("{x}.max"),
-                &[Attr::Int("keepdims", 1)],
-            )
-        } else {
-            self.node(
-                "ReduceMax",
-                &[&abs],
-                &format!("{x}.max"),
-                &[Attr::Ints("axes", vec![-1]), Attr::Int("keepdims", 1)],
-            )
-        };
-        let max = self.node("Max", &[&max, &floor], &format!("{x}.amax"), &[]);
-        let inverse = self.node("Div", &[&top, &max], &format!("{x}.inv"), &[]);
-        let wide = self.node("Mul", &[x, &inverse], &format!("{x}.wide"), &[]);
-        let whole = self.node("Round", &[&wide], &format!("{x}.round"), &[]);
-        self.cast(&whole, DataType::I8, &q);
-        self.node("Div", &[&max, &top], &step, &[]);
-        (q, step)
-    }
-
-    /// `[in, out]` as the multiplication takes it, undone from its panels once however often it is used.
-    fn weight_matrix(&mut self, weight: &str) -> String {
-        let stored = self.stored_matrix(weight);
-        if self.graph.format(weight) != Format::F16 {
-            return stored;
-        }
-        let name = format!("{weight}.w32");
-        if self.made.insert(name.clone(), String::new()).is_none() {
-            self.cast(&stored, DataType::F32, &name);
-        }
-        name
-    }
-
-    /// `[in, out]` in the stored element type.
-    fn stored_matrix(&mut self, weight: &str) -> String {
-        let name = format!("{weight}.w");
-        if self.made.insert(name.clone(), String::new()).is_some() {
-            return name;
-        }
-        let shape = self.shape(weight);
-        let layout = PanelLayout::new(self.graph.format(weight), shape[0], shape[1]);
-        let perm = match layout.format {
-            Format::I8 => vec![1, 3, 0, 2],
-            Format::F32 | Format::F16 => vec![1, 0, 2],
-        };
-        let (k, n) = (layout.padded_in() as i64, layout.padded_out() as i64);
-        let padded = (k, n) != (layout.inp as i64, layout.out as i64);
-        let t = self.node(
-            "Transpose",
-            &[weight],
-            &format!("{weight}.t"),
-            &[Attr::Ints("perm", perm)],
-        );
-        let dims = self.ints(&format!("dims_{k}x{n}"), &[k, n]);
-        let whole = self.node(
-            "Reshape",
-            &[&t, &dims],
-            &if padded { format!("{weight}.p") } else { name.clone() },
-            &[],
-        );
-        if padded {
-            let zeros = self.ints("zeros2", &[0, 0]);
-            let (inp, out) = (layout.inp as i64, layout.out as i64);
-            let ends = self.ints(&format!("dims_{inp}x{out}"), &[inp, out]);
-            let axes = self.ints("axes2", &[0, 1]);
-            self.node("Slice", &[&whole, &zeros, &ends, &axes], &name, &[]);
-        }
-        name
-    }
-
-    fn shape(&self, weight: &str) -> Vec<usize> {
-        // A weight the lowering names is in the config's own table: both derive from the same config.
-        let spec = self
-            .config
-            .weights()
-            .into_iter()
-            .find(|w| w.name == weight && w.kind != Kind::Vector);
-        spec.map(|w| w.shape).unwrap_or_else(|| vec![1, 1])
-    }
-
     fn layer_norm(&mut self, x: &str, norm: &str, out: &str) -> String {
         let (weight, bias) = (format!("{norm}.weight"), format!("{norm}.bias"));
         let eps = self.config.layer_norm_eps;
@@ -482,89 +369,6 @@ impl Lowering<'_> {
         let y = self.node("Add", &[gate, &one], &format!("{out}.g"), &[]);
         let x = self.node("Mul", &[x, &half], &format!("{out}.h"), &[]);
         self.node("Mul", &[&x, &y], out, &[])
-    }
-
-    /// tanh(W · first token + b), under the name `out`.
-    fn pooled(&mut self, h: &str, out: &str) -> String {
-        let zero = self.int("first", 0);
-        let first = self.node("Gather", &[h, &zero], "first_token", &[Attr::Int("axis", 1)]);
-        let y = self.linear(&first, "pooler", "pool");
-        self.node("Tanh", &[&y], out, &[])
-    }
-
-    fn head(&mut self, h: &str) -> Vec<Port> {
-        let seq = self.options.seq.map_or(Dim::Symbol("seq"), Dim::Fixed);
-        let batch = Dim::Symbol("batch");
-        let config = self.config;
-        let port = |name, dims: &[Dim]| Port {
-            name,
-            data_type: DataType::F32,
-            dims: dims.to_vec(),
-        };
-        let token_dims = |last: usize| [batch.clone(), seq.clone(), Dim::Fixed(last)];
-        match config.head {
-            Head::None => {
-                let mut ports = vec![port("last_hidden_state", &token_dims(config.hidden_size))];
-                if config.pooler {
-                    self.pooled(h, "pooler_output");
-                    ports.push(port("pooler_output", &[batch.clone(), Dim::Fixed(config.hidden_size)]));
-                }
-                ports
-            }
-            Head::SequenceClassification => {
-                let pooled = self.pooled(h, "pooled");
-                self.linear(&pooled, "classifier", "logits");
-                vec![port("logits", &[batch.clone(), Dim::Fixed(config.labels.len())])]
-            }
-            Head::TokenClassification => {
-                self.linear(h, "classifier", "logits");
-                vec![port("logits", &token_dims(config.labels.len()))]
-            }
-            Head::QuestionAnswering => {
-                let spans = self.linear(h, "qa", "spans");
-                for (name, index) in [("start_logits", 0), ("end_logits", 1)] {
-                    let column = self.int(if index == 0 { "first" } else { "second" }, index);
-                    self.node("Gather", &[&spans, &column], name, &[Attr::Int("axis", 2)]);
-                }
-                ["start_logits", "end_logits"]
-                    .map(|name| port(name, &[batch.clone(), seq.clone()]))
-                    .into()
-            }
-            Head::MultipleChoice => {
-                let pooled = self.pooled(h, "pooled");
-                let scores = self.linear(&pooled, "classifier", "choice_scores");
-                let (from, to) = (self.ints("zero", &[0]), self.ints("two", &[2]));
-                let all = self.node("Shape", &["input_ids"], "question_dims", &[]);
-                let dims = self.node("Slice", &[&all, &from, &to, &from], "logits_dims", &[]);
-                self.node("Reshape", &[&scores, &dims], "logits", &[]);
-                vec![port("logits", &[batch.clone(), Dim::Symbol("choices")])]
-            }
-            Head::MaskedLm => {
-                self.masked_lm(h, "logits");
-                vec![port("logits", &token_dims(config.vocab_size))]
-            }
-            Head::PreTraining => {
-                self.masked_lm(h, "prediction_logits");
-                let pooled = self.pooled(h, "pooled");
-                self.linear(&pooled, "sop", "sop_logits");
-                vec![
-                    port("prediction_logits", &token_dims(config.vocab_size)),
-                    port("sop_logits", &[batch.clone(), Dim::Fixed(2)]),
-                ]
-            }
-        }
-    }
-
-    fn masked_lm(&mut self, h: &str, out: &str) {
-        let y = self.linear(h, "mlm.dense", "mlm.hidden");
-        let y = self.activate(&y, self.config.activation, "mlm.act");
-        let y = self.layer_norm(&y, "mlm.norm", "mlm.normed");
-        let decoder = if self.config.tied_decoder {
-            "word"
-        } else {
-            "mlm.decoder"
-        };
-        self.linear_with(&y, decoder, "mlm.decoder.bias", out);
     }
 }
 

@@ -1,0 +1,118 @@
+//! Whether a file states what its Graph says. Two truths live in one file, the nodes any ONNX reader runs and the Graph the
+//! device runs; here the Graph is lowered again and compared with the nodes, constants and ports, one line a difference.
+
+use crate::artifact::{ArtifactError, KEY_GRAPH, KEY_LABELS, Placement, assemble, open_view};
+use crate::onnx_read::{self, ModelView, TensorView};
+use crate::onnx_write::{self, Mapped};
+use std::collections::{HashMap, HashSet};
+
+/// Whether the file states what its Graph says: the Graph is lowered again and compared with the nodes, constants and
+/// ports, and the stored numbers are checked. Each difference is one line; an empty list means the two truths are one.
+/// Where payloads lie is [`crate::artifact::open`]'s business.
+pub fn differences(bytes: &[u8]) -> Result<Vec<String>, ArtifactError> {
+    let view = onnx_read::model(bytes)?;
+    let artifact = open_view(&view, bytes.len(), Placement::Anywhere)?;
+    let mut differences = Vec::new();
+    if let Err(e) = artifact.model(bytes) {
+        differences.push(e.to_string());
+    }
+    // The nodes as they should be, read back through the same reader so that like is compared with like.
+    let mut should = assemble(&artifact.graph, artifact.options, &artifact.provenance)?;
+    let mapped = std::mem::take(&mut should.mapped);
+    let should_bytes = onnx_write::write(&should, |_| Vec::new());
+    let should_view = onnx_read::model(&should_bytes)?;
+    compare_nodes(&view, &should_view, &mut differences);
+    compare_constants(bytes, &view, &should_bytes, &should_view, &mapped, &mut differences);
+    if view.inputs != should_view.inputs || view.outputs != should_view.outputs {
+        differences.push("the graph's inputs or outputs were changed".into());
+    }
+    let json_labels = serde_json::to_string(&artifact.graph.config.labels).unwrap_or_default();
+    if let Some((_, labels)) = view.metadata.iter().find(|(k, _)| *k == KEY_LABELS)
+        && *labels != json_labels
+    {
+        differences.push(format!(
+            "metadata '{KEY_LABELS}' says {labels}, '{KEY_GRAPH}' says {json_labels}"
+        ));
+    }
+    Ok(differences)
+}
+
+fn compare_nodes(is: &ModelView<'_>, should: &ModelView<'_>, differences: &mut Vec<String>) {
+    let found: HashMap<&str, &onnx_read::NodeView> =
+        is.nodes.iter().filter_map(|n| Some((*n.outputs.first()?, n))).collect();
+    for want in &should.nodes {
+        match found.get(want.outputs[0]) {
+            None => differences.push(format!("node '{}' ({}) is missing", want.name, want.op)),
+            Some(node) if (node.op, node.domain) != (want.op, want.domain) => {
+                differences.push(format!(
+                    "node '{}' is {}, the Graph states {}",
+                    want.name, node.op, want.op
+                ));
+            }
+            Some(node) if node.inputs != want.inputs || node.outputs != want.outputs => {
+                differences.push(format!(
+                    "node '{}' reads {:?}, the Graph states {:?}",
+                    want.name, node.inputs, want.inputs
+                ));
+            }
+            Some(node) if !same_attributes(&node.attributes, &want.attributes) => {
+                differences.push(format!(
+                    "node '{}' ({}) has other attributes than the Graph states",
+                    want.name, want.op
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    if is.nodes.len() != should.nodes.len() {
+        differences.push(format!(
+            "{} nodes, the Graph states {}",
+            is.nodes.len(),
+            should.nodes.len()
+        ));
+    }
+}
+
+fn same_attributes(a: &[&[u8]], b: &[&[u8]]) -> bool {
+    let sorted = |list: &[&[u8]]| {
+        let mut list: Vec<Vec<u8>> = list.iter().map(|x| x.to_vec()).collect();
+        list.sort();
+        list
+    };
+    sorted(a) == sorted(b)
+}
+
+fn compare_constants(
+    is_bytes: &[u8],
+    is: &ModelView<'_>,
+    should_bytes: &[u8],
+    should: &ModelView<'_>,
+    mapped: &[Mapped],
+    differences: &mut Vec<String>,
+) {
+    let data = |file: &[u8], t: &TensorView| t.raw.clone().and_then(|r| file.get(r)).map(<[u8]>::to_vec);
+    let found: HashMap<&str, &TensorView> = is.initializers.iter().map(|t| (t.name, t)).collect();
+    for want in &should.initializers {
+        let same = found.get(want.name).is_some_and(|t| {
+            t.data_type == want.data_type && t.dims == want.dims && data(is_bytes, t) == data(should_bytes, want)
+        });
+        if !same {
+            differences.push(format!(
+                "constant '{}' is missing or has another value than the Graph states",
+                want.name
+            ));
+        }
+    }
+    let known: HashSet<&str> = should
+        .initializers
+        .iter()
+        .map(|t| t.name)
+        .chain(mapped.iter().map(|m| m.name.as_str()))
+        .collect();
+    differences.extend(
+        is.initializers
+            .iter()
+            .filter(|t| !known.contains(t.name))
+            .map(|t| format!("initializer '{}' is not the Graph's", t.name)),
+    );
+}
