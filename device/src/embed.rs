@@ -56,7 +56,6 @@ impl EvalOp for Embed {
             self.kind.add_row(index(types[i], &self.kind)?, row);
             self.position.add_row(i % seq, row);
         }
-        drop(plain);
         Ok(tvec!(out.into_tvalue()))
     }
 }

@@ -34,7 +34,7 @@ impl AsRef<[u8]> for Heap {
 impl Image {
     /// Takes a memory map (or anything alike). Bytes that do not start on a 64-byte boundary are copied to ones that do.
     pub fn new(bytes: impl Bytes) -> Arc<Image> {
-        if bytes.bytes().as_ptr().addr() % ALIGNMENT != 0 {
+        if !bytes.bytes().as_ptr().addr().is_multiple_of(ALIGNMENT) {
             return Image::copy(bytes.bytes());
         }
         Arc::new(Image { bytes: Box::new(bytes) })

@@ -73,7 +73,6 @@ impl EvalOp for Norm {
                     layer_norm(row, weight, bias, self.eps);
                 }
             });
-        drop(plain);
         Ok(tvec!(x.into_tvalue()))
     }
 }

@@ -26,7 +26,7 @@ pub fn has_vnni() -> bool {
 /// f32, 16 channels at a time. Call only when [`has_avx512`].
 pub fn f32_avx512(w: &[f32], x: &[f32], k: usize, tokens: usize, out: &mut [f32], stride: usize) {
     let panel = k * PANEL_ROWS;
-    assert!(has_avx512() && x.len() == k * tokens && w.len() % panel.max(1) == 0 && k > 0);
+    assert!(has_avx512() && x.len() == k * tokens && w.len().is_multiple_of(panel.max(1)) && k > 0);
     for (pair, w) in w.chunks(2 * panel).enumerate() {
         let out = &mut out[pair * 2 * PANEL_ROWS..];
         let second = w.len() / panel - 1;
@@ -76,7 +76,13 @@ unsafe fn f32_pair<const T: usize>(
 /// flipped bit) and 128 × the token's sum is taken off at the end. Call only when [`has_vnni`].
 pub fn i8_vnni(w: &[i8], x: &[i8], tokens: &[Token], depth: usize, out: &mut [i32], stride: usize) {
     let (panel, rows) = (depth * PANEL_ROWS, tokens.len());
-    assert!(has_vnni() && x.len() == depth * rows && w.len() % panel.max(1) == 0 && depth > 0 && depth % I8_GROUP == 0);
+    assert!(
+        has_vnni()
+            && x.len() == depth * rows
+            && w.len().is_multiple_of(panel.max(1))
+            && depth > 0
+            && depth.is_multiple_of(I8_GROUP)
+    );
     for (pair, w) in w.chunks(2 * panel).enumerate() {
         let out = &mut out[pair * 2 * PANEL_ROWS..];
         let second = w.len() / panel - 1;
@@ -133,7 +139,9 @@ unsafe fn i8_pair<const T: usize>(
 /// Call only when AVX2 is there.
 pub fn i8_avx2(w: &[i8], x: &[i16], depth: usize, tokens: usize, out: &mut [i32], stride: usize) {
     let panel = depth * PANEL_ROWS;
-    assert!(is_x86_feature_detected!("avx2") && x.len() == depth * tokens && depth > 0 && depth % I8_GROUP == 0);
+    assert!(
+        is_x86_feature_detected!("avx2") && x.len() == depth * tokens && depth > 0 && depth.is_multiple_of(I8_GROUP)
+    );
     for (p, w) in w.chunks_exact(panel).enumerate() {
         let out = &mut out[p * PANEL_ROWS..];
         assert!(out.len() >= (tokens - 1) * stride + PANEL_ROWS);

@@ -159,7 +159,7 @@ fn refuse(args: &ShrinkArgs, formats: &[Format], floor: &Floor) -> Outcome {
         .iter()
         .map(|(f, format)| (format!("{} in {format}", f.name), f.bytes(*format) as u64))
         .collect();
-    parts.sort_by(|a, b| b.1.cmp(&a.1));
+    parts.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
     let text = if args.json {
         let json = json!({
             "schema": 1, "verdict": "over budget", "written": false, "budget": args.budget.as_u64(), "floor": floor.bytes,
