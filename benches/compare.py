@@ -25,7 +25,8 @@ from safetensors.numpy import load_file
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HERE = ROOT / "benches"
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-HOST, DEVICE = TARGET / "release" / "thimble", TARGET / "dist" / "thimble-device"
+PROFILE = os.environ.get("THIMBLE_PROFILE", "dist")
+HOST, DEVICE = TARGET / "release" / "thimble", TARGET / PROFILE / "thimble-device"
 PEERS = TARGET / "peers" / "release"
 FOLDABLE = {"Transpose", "Reshape", "Slice", "Identity", "Cast", "Squeeze", "Unsqueeze"}
 MIB = 1 << 20
@@ -203,6 +204,7 @@ def main():
         "kernel": platform.release(),
         "python": platform.python_version(),
         "commit": sh("git", "rev-parse", "--short", "HEAD", cwd=ROOT).strip(),
+        "profile": PROFILE,
         "files": {name: path.stat().st_size for name, path in files.items()},
         "arguments": vars(args),
         "seq": {},
