@@ -16,11 +16,11 @@ use std::ops::Range;
 pub const SCHEMA: u32 = 1;
 
 pub const KEY_GRAPH: &str = "thimble.graph";
-const KEY_VERSION: &str = "thimble.version";
+pub(crate) const KEY_VERSION: &str = "thimble.version";
 const KEY_FORMATS: &str = "thimble.formats";
 const KEY_SOURCE: &str = "thimble.source_sha256";
 const KEY_TOKENIZER: &str = "thimble.tokenizer_sha256";
-pub(crate) const KEY_LABELS: &str = "thimble.labels";
+const KEY_LABELS: &str = "thimble.labels";
 
 /// Where a model came from; hexadecimal SHA-256 digests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -150,23 +150,28 @@ pub fn weight_bytes(spec: &WeightSpec, format: Format) -> usize {
     payload_tensor(spec, format).bytes() + if format.has_scales() { spec.rows() * 4 } else { 0 }
 }
 
+fn check_options(config: &Config, options: LowerOptions) -> Result<(), ArtifactError> {
+    if !OPSETS.contains(&options.opset) {
+        return Err(ArtifactError::Opset(options.opset));
+    }
+    if let Some(seq) = options.seq
+        && !(1..=config.max_position_embeddings).contains(&seq)
+    {
+        return Err(ArtifactError::Seq {
+            seq,
+            max: config.max_position_embeddings,
+        });
+    }
+    Ok(())
+}
+
 pub(crate) fn assemble(
     graph: &Graph,
     options: LowerOptions,
     provenance: &Provenance,
 ) -> Result<OnnxModel, ArtifactError> {
     graph.config.check()?;
-    if !OPSETS.contains(&options.opset) {
-        return Err(ArtifactError::Opset(options.opset));
-    }
-    if let Some(seq) = options.seq
-        && !(1..=graph.config.max_position_embeddings).contains(&seq)
-    {
-        return Err(ArtifactError::Seq {
-            seq,
-            max: graph.config.max_position_embeddings,
-        });
-    }
+    check_options(&graph.config, options)?;
     let weights: Vec<WeightText> = graph
         .config
         .weights()
@@ -359,6 +364,7 @@ pub(crate) fn open_view(
         opset: text.opset,
         seq: text.seq,
     };
+    check_options(&text.config, options)?;
     let specs: Vec<WeightSpec> = text
         .config
         .weights()

@@ -1,7 +1,7 @@
 //! Whether a file states what its Graph says. Two truths live in one file, the nodes any ONNX reader runs and the Graph the
 //! device runs; here the Graph is lowered again and compared with the nodes, constants and ports, one line a difference.
 
-use crate::artifact::{ArtifactError, KEY_GRAPH, KEY_LABELS, Placement, assemble, open_view};
+use crate::artifact::{ArtifactError, KEY_GRAPH, KEY_VERSION, Placement, assemble, open_view};
 use crate::onnx_read::{self, ModelView, TensorView};
 use crate::onnx_write::{self, Mapped};
 use std::collections::{HashMap, HashSet};
@@ -26,15 +26,31 @@ pub fn differences(bytes: &[u8]) -> Result<Vec<String>, ArtifactError> {
     if view.inputs != should_view.inputs || view.outputs != should_view.outputs {
         differences.push("the graph's inputs or outputs were changed".into());
     }
-    let json_labels = serde_json::to_string(&artifact.graph.config.labels).unwrap_or_default();
-    if let Some((_, labels)) = view.metadata.iter().find(|(k, _)| *k == KEY_LABELS)
-        && *labels != json_labels
-    {
-        differences.push(format!(
-            "metadata '{KEY_LABELS}' says {labels}, '{KEY_GRAPH}' says {json_labels}"
-        ));
-    }
+    compare_metadata(&view, &should_view, &mut differences);
     Ok(differences)
+}
+
+/// Everything but the version of the program that wrote the file.
+fn compare_metadata(is: &ModelView<'_>, should: &ModelView<'_>, differences: &mut Vec<String>) {
+    let known = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+        let ours = list.iter().filter(|(key, _)| *key != KEY_VERSION);
+        ours.map(|(key, value)| (key.to_string(), value.to_string())).collect()
+    };
+    let (is, should) = (known(&is.metadata), known(&should.metadata));
+    for (key, want) in &should {
+        match is.iter().find(|(k, _)| k == key) {
+            None => differences.push(format!("metadata '{key}' is missing")),
+            Some((_, value)) if value != want => {
+                differences.push(format!("metadata '{key}' says {value}, '{KEY_GRAPH}' says {want}"));
+            }
+            Some(_) => {}
+        }
+    }
+    if is.len() > should.len() {
+        let extra = is.iter().filter(|entry| !should.contains(entry));
+        let extra: Vec<&str> = extra.map(|(key, _)| key.as_str()).collect();
+        differences.push(format!("metadata that is not thimble's or stands twice: {extra:?}"));
+    }
 }
 
 fn compare_nodes(is: &ModelView<'_>, should: &ModelView<'_>, differences: &mut Vec<String>) {
@@ -48,6 +64,9 @@ fn compare_nodes(is: &ModelView<'_>, should: &ModelView<'_>, differences: &mut V
                     "node '{}' is {}, the Graph states {}",
                     want.name, node.op, want.op
                 ));
+            }
+            Some(node) if node.name != want.name => {
+                differences.push(format!("node '{}' is called '{}'", want.name, node.name));
             }
             Some(node) if node.inputs != want.inputs || node.outputs != want.outputs => {
                 differences.push(format!(
@@ -63,6 +82,15 @@ fn compare_nodes(is: &ModelView<'_>, should: &ModelView<'_>, differences: &mut V
             }
             Some(_) => {}
         }
+    }
+    let order = |view: &ModelView<'_>| -> Vec<String> {
+        view.nodes
+            .iter()
+            .map(|n| n.outputs.first().copied().unwrap_or_default().to_string())
+            .collect()
+    };
+    if differences.is_empty() && is.nodes.len() == should.nodes.len() && order(is) != order(should) {
+        differences.push("the nodes stand in another order than the Graph states them".into());
     }
     if is.nodes.len() != should.nodes.len() {
         differences.push(format!(

@@ -38,8 +38,8 @@ pub struct TensorView<'a> {
     pub dims: Vec<i64>,
     /// Where `raw_data` lies in the file.
     pub raw: Option<Range<usize>>,
-    /// Whether numbers stand in `float_data`, `int32_data` and their like instead.
-    pub typed_data: bool,
+    /// Bytes of `float_data`, `int32_data` and their like, where numbers stand there instead.
+    pub typed_bytes: usize,
     pub external: bool,
 }
 
@@ -118,7 +118,7 @@ fn tensor(fields: Fields<'_>) -> Result<TensorView<'_>, WireError> {
         match field.number {
             1 => field.ints(|d| tensor.dims.push(d))?,
             2 => tensor.data_type = field.int()?,
-            4..=7 | 10 | 11 => tensor.typed_data = true,
+            4..=7 | 10 | 11 => tensor.typed_bytes += field.len(),
             8 => tensor.name = field.text()?,
             9 => tensor.raw = Some(field.at..field.at + field.bytes()?.len()),
             13 => tensor.external = true,

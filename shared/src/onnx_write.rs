@@ -11,9 +11,7 @@ pub const IR_VERSION: i64 = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataType {
     F32,
-    U8,
     I8,
-    I32,
     I64,
     F16,
 }
@@ -22,9 +20,7 @@ impl DataType {
     pub fn code(self) -> i64 {
         match self {
             DataType::F32 => 1,
-            DataType::U8 => 2,
             DataType::I8 => 3,
-            DataType::I32 => 6,
             DataType::I64 => 7,
             DataType::F16 => 10,
         }
@@ -32,9 +28,9 @@ impl DataType {
 
     pub fn bytes(self) -> usize {
         match self {
-            DataType::U8 | DataType::I8 => 1,
+            DataType::I8 => 1,
             DataType::F16 => 2,
-            DataType::F32 | DataType::I32 => 4,
+            DataType::F32 => 4,
             DataType::I64 => 8,
         }
     }
@@ -110,6 +106,8 @@ struct Layout {
     head: Message,
     graph_prefix: Message,
     graph_len: usize,
+    /// Bytes of the varint that states it.
+    graph_len_width: usize,
     /// Per mapped tensor: the bytes before its payload.
     headers: Vec<Message>,
     total: usize,
@@ -125,7 +123,7 @@ pub fn write(model: &OnnxModel, mut payload: impl FnMut(&Mapped) -> Vec<u8>) -> 
     let layout = layout(model);
     let mut out = Message(Vec::with_capacity(layout.total));
     out.0.extend_from_slice(&layout.head.0);
-    out.header(7, layout.graph_len);
+    out.header_of_width(7, layout.graph_len, layout.graph_len_width);
     out.0.extend_from_slice(&layout.graph_prefix.0);
     for (tensor, header) in model.mapped.iter().zip(&layout.headers) {
         out.0.extend_from_slice(&header.0);
@@ -168,21 +166,25 @@ fn layout(model: &OnnxModel) -> Layout {
     model.inputs.iter().for_each(|p| graph.message(11, &port(p)));
     model.outputs.iter().for_each(|p| graph.message(12, &port(p)));
 
-    // The graph's length is a varint whose own width moves every payload: try each width until it is the right one.
-    for width in 1.. {
+    // The graph's length is a varint whose own width moves every payload. At the edge between two widths each can make the
+    // graph fit the other only, so the first width that is wide enough is taken.
+    let mut width = 1;
+    loop {
         let start = head.0.len() + 1 + width;
-        let (headers, end) = place(&model.mapped, start + graph.0.len());
-        if varint_len((end - start) as u64) == width {
+        let (headers, total) = place(&model.mapped, start + graph.0.len());
+        let graph_len = total - start;
+        if varint_len(graph_len as u64) <= width {
             return Layout {
                 head,
                 graph_prefix: graph,
-                graph_len: end - start,
+                graph_len,
+                graph_len_width: width,
                 headers,
-                total: end,
+                total,
             };
         }
+        width += 1;
     }
-    unreachable!("a varint of some width holds the length")
 }
 
 /// Headers of the mapped tensors when the first starts at `pos`, and the position after the last one.
@@ -287,6 +289,33 @@ fn port(port: &Port) -> Message {
 mod tests {
     use super::*;
     use crate::onnx_read;
+
+    #[test]
+    fn a_graph_whose_length_is_at_the_edge_of_a_varint_is_written() {
+        let file = |bytes: usize| {
+            let model = OnnxModel {
+                opset: 17,
+                producer_version: "0".into(),
+                metadata: vec![],
+                nodes: vec![],
+                constants: vec![],
+                mapped: vec![Mapped {
+                    name: "w".into(),
+                    data_type: DataType::I8,
+                    dims: vec![bytes],
+                }],
+                inputs: vec![],
+                outputs: vec![],
+            };
+            write(&model, |t| vec![7; t.bytes()])
+        };
+        for bytes in (1 << 14) - 400..(1 << 14) + 20 {
+            let file = file(bytes);
+            let view = onnx_read::model(&file).unwrap();
+            let raw = view.initializers[0].raw.clone().unwrap();
+            assert_eq!((raw.start % ALIGNMENT, raw.len()), (0, bytes));
+        }
+    }
 
     #[test]
     fn payloads_are_aligned_whatever_surrounds_them() {

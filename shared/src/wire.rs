@@ -48,6 +48,20 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// Bytes of the value as it stands in the file, without its key and declared length.
+    pub fn len(&self) -> usize {
+        match self.value {
+            Value::Varint(v) => varint_len(v),
+            Value::Fixed32(_) => 4,
+            Value::Fixed64(_) => 8,
+            Value::Bytes(b) => b.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     pub fn text(&self) -> Result<&'a str, WireError> {
         std::str::from_utf8(self.bytes()?).map_err(|_| WireError::Utf8 {
             field: self.number,
@@ -236,6 +250,17 @@ impl Message {
     pub fn header(&mut self, number: u32, len: usize) {
         self.key(number, 2);
         self.varint(len as u64);
+    }
+
+    /// The same with the length spread over exactly `width` bytes: longer than need be, which every reader accepts.
+    pub fn header_of_width(&mut self, number: u32, len: usize, width: usize) {
+        self.key(number, 2);
+        let mut len = len as u64;
+        for _ in 1..width {
+            self.0.push(len as u8 | 0x80);
+            len >>= 7;
+        }
+        self.0.push(len as u8 & 0x7f);
     }
 
     pub fn bytes(&mut self, number: u32, bytes: &[u8]) {
