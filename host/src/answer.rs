@@ -3,6 +3,7 @@
 
 use crate::inputs::{MASK, Row};
 use crate::loss::Outputs;
+use crate::text::printable;
 use crate::tokenise::{Encoded, Tokeniser};
 use serde::Serialize;
 use std::fmt;
@@ -364,12 +365,23 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Answer::Labels { labels } => scores(f, labels, None),
-            Answer::Value { name, value } => writeln!(f, "{name} = {value}"),
+            Answer::Value { name, value } => writeln!(f, "{} = {value}", printable(name)),
             Answer::Tags { words, tokens } => {
                 let tags = if words.is_empty() { tokens } else { words };
-                let width = tags.iter().map(|t| t.text.chars().count()).max().unwrap_or(0);
-                tags.iter()
-                    .try_for_each(|t| writeln!(f, "{:width$}  {}  {:.2} %", t.text, t.label, t.score * 100.0))
+                let width = tags
+                    .iter()
+                    .map(|t| printable(&t.text).chars().count())
+                    .max()
+                    .unwrap_or(0);
+                tags.iter().try_for_each(|t| {
+                    writeln!(
+                        f,
+                        "{:width$}  {}  {:.2} %",
+                        printable(&t.text),
+                        printable(&t.label),
+                        t.score * 100.0
+                    )
+                })
             }
             Answer::Fills { blanks } => print_blanks(f, blanks),
             Answer::PreTraining {
@@ -392,7 +404,7 @@ impl fmt::Display for Answer {
                 score,
             } => {
                 if let Some(text) = text {
-                    writeln!(f, "{text}")?;
+                    writeln!(f, "{}", printable(text))?;
                 }
                 writeln!(f, "tokens {first} to {last}, {:.2} %", score * 100.0)
             }
@@ -430,14 +442,18 @@ fn scores(f: &mut fmt::Formatter<'_>, all: &[Scored], chosen: Option<usize>) -> 
     } else {
         all.len().min(PRINTED)
     };
-    let width = all[..shown].iter().map(|s| s.label.chars().count()).max().unwrap_or(0);
+    let width = all[..shown]
+        .iter()
+        .map(|s| printable(&s.label).chars().count())
+        .max()
+        .unwrap_or(0);
     for (i, one) in all[..shown].iter().enumerate() {
         let mark = match chosen {
             Some(chosen) if chosen == i => "> ",
             Some(_) => "  ",
             None => "",
         };
-        writeln!(f, "{mark}{:width$}  {:6.2} %", one.label, one.score * 100.0)?;
+        writeln!(f, "{mark}{:width$}  {:6.2} %", printable(&one.label), one.score * 100.0)?;
     }
     if shown < all.len() {
         writeln!(f, "... and {} more", all.len() - shown)?;
@@ -452,7 +468,7 @@ fn print_blanks(f: &mut fmt::Formatter<'_>, blanks: &[Blank]) -> fmt::Result {
             let token = c
                 .token
                 .as_ref()
-                .map_or(c.id.to_string(), |t| t.trim_start_matches('▁').to_string());
+                .map_or(c.id.to_string(), |t| printable(t.trim_start_matches('▁')));
             format!("{token} {:.2} %", c.score * 100.0)
         };
         let fills: Vec<String> = blank.fills.iter().map(fill).collect();

@@ -106,22 +106,58 @@ impl Problem {
         all
     }
 
+    /// The sum of the families' losses.
+    pub fn predicted(&self, choice: &Choice) -> f64 {
+        self.loss
+            .iter()
+            .zip(choice)
+            .map(|(losses, &i)| losses[i].max(0.0))
+            .sum::<f64>()
+            + 0.0
+    }
+
     /// The `count` best-predicted choices whose exact size (which `exact` computes) is within `budget`.
-    pub fn best_within(
+    pub fn best_within<E>(
         &self,
         budget: u64,
         count: usize,
-        mut exact: impl FnMut(&Choice) -> u64,
-    ) -> Vec<(Candidate, u64)> {
-        self.candidates()
-            .into_iter()
-            .filter(|c| c.bytes as u64 <= budget)
-            .filter_map(|c| {
-                let size = exact(&c.choice);
-                (size <= budget).then_some((c, size))
-            })
-            .take(count)
-            .collect()
+        mut exact: impl FnMut(&Choice) -> Result<u64, E>,
+    ) -> Result<Vec<(Candidate, u64)>, E> {
+        let mut found = Vec::new();
+        for candidate in self.candidates() {
+            if found.len() == count {
+                break;
+            }
+            if candidate.bytes as u64 <= budget && candidate.loss.is_finite() {
+                let size = exact(&candidate.choice)?;
+                if size <= budget {
+                    found.push((candidate, size));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Changes of one family that predict less loss, the most helpful first.
+    pub fn upgrades(&self, choice: &Choice) -> Vec<(usize, usize)> {
+        let mut found: Vec<(f64, usize, usize)> = Vec::new();
+        for (family, losses) in self.loss.iter().enumerate() {
+            let now = losses[choice[family]];
+            let better = (0..losses.len()).filter(|&format| losses[format] < now);
+            found.extend(better.map(|format| (losses[format] - now, family, format)));
+        }
+        found.sort_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+        found.into_iter().map(|(_, family, format)| (family, format)).collect()
+    }
+
+    /// The choice that gives every weight the format `formats` has for it, if the families can express it.
+    pub fn choice_of(&self, formats: &BTreeMap<String, Format>) -> Option<Choice> {
+        let of = |family: &Family| {
+            let format = formats.get(&family.weights.first()?.name)?;
+            let same = family.weights.iter().all(|w| formats.get(&w.name) == Some(format));
+            self.formats.iter().position(|f| same && f == format)
+        };
+        self.families.iter().map(of).collect()
     }
 
     /// The choice with the fewest bytes.
@@ -136,23 +172,23 @@ impl Problem {
             .collect()
     }
 
-    /// The cheapest change of one family that makes the file larger: what a bigger budget would buy next.
-    pub fn next_step(&self, choice: &Choice, mut exact: impl FnMut(&Choice) -> u64) -> Option<(usize, usize, u64)> {
-        let here = exact(choice);
-        let mut steps = Vec::new();
-        for family in 0..self.families.len() {
-            for format in 0..self.formats.len() {
-                if self.loss[family][format] < self.loss[family][choice[family]] {
-                    let mut next = choice.clone();
-                    next[family] = format;
-                    let size = exact(&next);
-                    if size > here {
-                        steps.push((family, format, size));
-                    }
-                }
+    /// The cheapest change of one family that predicts less loss and does not fit `budget`: what a larger one would buy.
+    pub fn next_step<E>(
+        &self,
+        choice: &Choice,
+        budget: u64,
+        mut exact: impl FnMut(&Choice) -> Result<u64, E>,
+    ) -> Result<Option<(usize, usize, u64)>, E> {
+        let mut next: Option<(usize, usize, u64)> = None;
+        for (family, format) in self.upgrades(choice) {
+            let mut larger = choice.clone();
+            larger[family] = format;
+            let size = exact(&larger)?;
+            if size > budget && next.is_none_or(|(_, _, least)| size < least) {
+                next = Some((family, format, size));
             }
         }
-        steps.into_iter().min_by_key(|&(_, _, size)| size)
+        Ok(next)
     }
 
     /// The format of each weight under a choice.
@@ -237,7 +273,7 @@ mod tests {
         let mut before = f64::INFINITY;
         for step in 0..=40 {
             let budget = least + (most - least) * step / 40;
-            let best = problem.best_within(budget, 1, bytes);
+            let best = problem.best_within(budget, 1, |c| Ok::<_, ()>(bytes(c))).unwrap();
             let (candidate, size) = best.first().expect("the floor fits");
             assert!(*size <= budget);
             assert!(
@@ -248,7 +284,10 @@ mod tests {
             before = candidate.loss;
         }
         assert!(
-            problem.best_within(least - 1, 1, bytes).is_empty(),
+            problem
+                .best_within(least - 1, 1, |c| Ok::<_, ()>(bytes(c)))
+                .unwrap()
+                .is_empty(),
             "nothing fits below the floor"
         );
         assert_eq!(before, 0.0, "the whole budget buys f32 throughout");

@@ -2,6 +2,7 @@
 //! subcommand's work lies in `cmd`. Exit codes: 0 yes, 1 a clear no, 2 usage, I/O or malformed input.
 
 use crate::cmd;
+use crate::text::{one_line, printable, say};
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::Write;
@@ -70,10 +71,10 @@ pub struct ExportArgs {
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct OnnxArgs {
-    /// ONNX operator set, 13 to 18
-    #[arg(long, default_value_t = 17)]
-    pub opset: i64,
-    /// Fix the sequence length instead of leaving it symbolic
+    /// ONNX operator set, 13 to 18 [default: 17, or what a file of thimble's already has]
+    #[arg(long)]
+    pub opset: Option<i64>,
+    /// Fix the sequence length [default: symbolic, or what a file of thimble's already has]
     #[arg(long, value_name = "N")]
     pub seq: Option<usize>,
 }
@@ -92,7 +93,7 @@ pub struct ShrinkArgs {
     #[arg(long, value_name = "X.jsonl")]
     pub calibrate: Option<PathBuf>,
     /// Most calibration rows used
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = rows)]
     pub rows: usize,
     /// Refuse a result whose decisions agree with the original's less often than this, 0 to 1
     #[arg(long, value_name = "F", value_parser = share)]
@@ -135,13 +136,13 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "X")]
     pub inputs: Option<PathBuf>,
     /// Most rows used
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = rows)]
     pub rows: Option<usize>,
     /// Exit 1 when decisions agree less often than this, 0 to 1
     #[arg(long, value_name = "F", value_parser = share)]
     pub min_agreement: Option<f64>,
     /// Exit 1 when any output differs by more than this
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = difference)]
     pub max_abs: Option<f64>,
     /// Print one JSON object
     #[arg(long)]
@@ -196,25 +197,52 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// What a command has to say, and whether it is a yes.
+fn rows(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(n) if (1..=1_000_000).contains(&n) => Ok(n),
+        _ => Err(format!("'{text}' is not a number of rows; write 1 to 1000000")),
+    }
+}
+
+fn difference(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if x.is_finite() && x >= 0.0 => Ok(x),
+        _ => Err(format!("'{text}' is not a difference; write a number of at least 0")),
+    }
+}
+
+/// What a command has to say, and its exit code.
 #[derive(Debug)]
 pub struct Outcome {
     pub text: String,
-    pub yes: bool,
+    code: u8,
+    /// What is wrong with the input, on stderr beside the text.
+    error: Option<String>,
 }
 
 impl Outcome {
     pub fn yes(text: impl Into<String>) -> Self {
         Outcome {
             text: text.into(),
-            yes: true,
+            code: 0,
+            error: None,
         }
     }
 
     pub fn no(text: impl Into<String>) -> Self {
         Outcome {
             text: text.into(),
-            yes: false,
+            code: 1,
+            error: None,
+        }
+    }
+
+    /// The answer could be given, but it is that the input is malformed.
+    pub fn malformed(text: impl Into<String>, error: String) -> Self {
+        Outcome {
+            text: text.into(),
+            code: 2,
+            error: Some(error),
         }
     }
 }
@@ -235,14 +263,19 @@ pub fn main() -> ExitCode {
             let mut out = std::io::stdout().lock();
             match out.write_all(outcome.text.as_bytes()).and_then(|()| out.flush()) {
                 Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-                    eprintln!("error: cannot print the result: {e}");
+                    say(&format!("error: cannot print the result: {e}"));
                     ExitCode::from(2)
                 }
-                _ => ExitCode::from(u8::from(!outcome.yes)),
+                _ => {
+                    if let Some(error) = outcome.error {
+                        say(&format!("error: {}", printable(&error)));
+                    }
+                    ExitCode::from(outcome.code)
+                }
             }
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            say(&format!("error: {}", one_line(&error)));
             ExitCode::from(2)
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_device::image::Image;
-use thimble_shared::graph::Head;
+use thimble_shared::graph::Config;
 
 /// Outputs of every row, in order.
 pub fn outputs(image: &Arc<Image>, rows: &[Row]) -> Result<Vec<Outputs>> {
@@ -47,10 +47,12 @@ pub fn run(engine: &Engine, row: &Row) -> Result<Outputs> {
 }
 
 /// How far `candidate`'s outputs are from `reference`'s.
-pub fn compare(head: Head, rows: &[Row], reference: &[Outputs], candidate: &[Outputs]) -> Loss {
-    let mut meter = Meter::new(head);
-    for ((row, a), b) in rows.iter().zip(reference).zip(candidate) {
-        meter.add(&row.attention_mask, row.labels.as_deref(), a, b);
+pub fn compare(config: &Config, rows: &[Row], reference: &[Outputs], candidate: &[Outputs]) -> Result<Loss> {
+    let mut meter = Meter::new(config);
+    for (i, ((row, a), b)) in rows.iter().zip(reference).zip(candidate).enumerate() {
+        meter
+            .add(&row.attention_mask, row.labels.as_deref(), a, b)
+            .with_context(|| format!("input row {}", i + 1))?;
     }
-    meter.finish()
+    Ok(meter.finish())
 }

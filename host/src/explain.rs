@@ -131,8 +131,11 @@ fn foreign(view: &onnx_read::ModelView<'_>) -> Explanation {
         .map(|t| Part {
             name: t.name.to_string(),
             shape: t.dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect(),
-            format: element_type(t.data_type).to_string(),
-            bytes: t.raw.as_ref().map_or(0, |r| r.len() as u64),
+            format: match t.external {
+                true => format!("{}, in another file", element_type(t.data_type)),
+                false => element_type(t.data_type).to_string(),
+            },
+            bytes: (t.raw.as_ref().map_or(0, |r| r.len()) + t.typed_bytes) as u64,
             uses: uses.get(t.name).copied().unwrap_or(0),
         })
         .collect();

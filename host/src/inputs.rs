@@ -151,6 +151,7 @@ impl Row {
         let (wanted, classes) = match config.head {
             Head::TokenClassification => (self.seq(), config.labels.len()),
             Head::MaskedLm => (self.seq(), config.vocab_size),
+            Head::SequenceClassification if config.multi_label => (config.labels.len(), 2),
             Head::SequenceClassification => (1, config.labels.len()),
             Head::MultipleChoice => (1, self.shape.get(1).copied().unwrap_or(0)),
             Head::QuestionAnswering => (2, self.seq()),
@@ -180,7 +181,7 @@ impl Row {
 fn compares_labels(config: &Config) -> bool {
     match config.head {
         Head::None | Head::PreTraining => false,
-        Head::SequenceClassification => config.labels.len() > 1,
+        Head::SequenceClassification => config.multi_label || config.labels.len() > 1,
         _ => true,
     }
 }
@@ -193,7 +194,7 @@ const MADE_UP: usize = 64;
 /// Longest made-up sequence.
 const MADE_UP_TOKENS: usize = 64;
 
-/// At most `most` rows of the file at `path`, evenly spread over it, or made-up ones without a path.
+/// At most `most` rows of the file at `path`, drawn from all of it, or made-up ones without a path.
 pub fn load(
     path: Option<&Path>,
     config: &Config,
@@ -235,7 +236,7 @@ fn lines(
         given: true,
         ..Inputs::default()
     };
-    for i in spread(all.len(), most) {
+    for i in sample(all.len(), most) {
         let (number, line) = all[i];
         let bad = |problem| InputsError::Line {
             path: path.to_path_buf(),
@@ -273,10 +274,14 @@ fn lines(
     Ok(inputs)
 }
 
-/// `most` of `count` indices, evenly spread: a file sorted by label must not lose the labels at its end.
-fn spread(count: usize, most: usize) -> impl Iterator<Item = usize> {
-    let taken = count.min(most);
-    (0..taken).map(move |i| (i as u128 * count as u128 / taken.max(1) as u128) as usize)
+/// `most` of `count` indices in order, drawn at random but the same every time: whatever order a file has, sorted by label
+/// or alternating, must not decide what is drawn.
+pub fn sample(count: usize, most: usize) -> Vec<usize> {
+    let mut drawn: Vec<(u64, usize)> = (0..count).map(|i| (SplitMix(SEED ^ i as u64).next(), i)).collect();
+    drawn.sort_unstable();
+    let mut indices: Vec<usize> = drawn.into_iter().take(most).map(|(_, i)| i).collect();
+    indices.sort_unstable();
+    indices
 }
 
 /// One line of a JSONL file.
@@ -466,7 +471,7 @@ fn tensors(path: &Path, config: &Config, most: usize) -> Result<Inputs, InputsEr
             expected: "expected a tensor input_ids",
         });
     }
-    let rows = spread(rows.len(), most).map(|i| rows[i].clone()).collect();
+    let rows = sample(rows.len(), most).into_iter().map(|i| rows[i].clone()).collect();
     Ok(Inputs {
         given: true,
         rows,

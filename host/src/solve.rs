@@ -10,9 +10,9 @@ use crate::loss::{Loss, Outputs};
 use crate::memo::Memo;
 use crate::quantise::{QuantiseError, Quantiser};
 use crate::subject::image_of;
-use anyhow::Result;
-use std::collections::{BTreeMap, HashMap};
-use thimble_shared::artifact::{self, Provenance};
+use anyhow::{Result, bail};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use thimble_shared::artifact::{self, ArtifactError, Provenance};
 use thimble_shared::graph::{Graph, Kind, Model};
 use thimble_shared::lower::LowerOptions;
 use thimble_shared::number::Format;
@@ -82,7 +82,7 @@ pub fn solve(task: &Task, mut progress: impl FnMut(&str)) -> Result<Result<Plan,
         formats: task.formats.to_vec(),
     };
     let floor = unmeasured.floor();
-    let bytes = sizes.exact(&unmeasured, &floor);
+    let bytes = sizes.exact(&unmeasured, &floor)?;
     if bytes > task.budget {
         let formats = floor.iter().map(|&i| task.formats[i]);
         return Ok(Err(Floor {
@@ -98,38 +98,66 @@ pub fn solve(task: &Task, mut progress: impl FnMut(&str)) -> Result<Result<Plan,
     let equal = equalise(task.source);
     let balanced = Bench::new(task, &equal, &reference);
     progress("running the smallest model, plain and equalised");
-    let (plain_loss, equalised_loss) = (plain.loss(&smallest)?, balanced.loss(&smallest)?);
-    let equalised = equalised_loss < plain_loss;
+    let floor_loss = FloorLoss {
+        plain: plain.loss(&smallest)?,
+        equalised: balanced.loss(&smallest)?,
+    };
+    let equalised = floor_loss.equalised < floor_loss.plain;
     let bench = if equalised { balanced } else { plain };
     let problem = bench.measure(unmeasured, &mut progress)?;
-    let finalists = problem.best_within(task.budget, finalists(task), |c| sizes.exact(&problem, c));
-    let verified = finalists.len();
-    let mut best: Option<(Choice, f64, f64, u64)> = None;
-    for (i, (candidate, bytes)) in finalists.into_iter().enumerate() {
-        progress(&format!("running finalist {} of {verified}", i + 1));
-        let measured = bench.loss(&problem.formats_of(&candidate.choice))?;
-        if best.as_ref().is_none_or(|b| measured < b.2) {
-            best = Some((candidate.choice, candidate.loss, measured, bytes));
+
+    let mut search = Search {
+        bench: &bench,
+        problem: &problem,
+        best: None,
+        run: BTreeSet::new(),
+    };
+    let finalists = problem.best_within(task.budget, finalists(task), |c| sizes.exact(&problem, c))?;
+    let count = finalists.len();
+    for (i, choice) in finalists.into_iter().map(|(c, _)| c.choice).enumerate() {
+        progress(&format!("running finalist {} of {count}", i + 1));
+        search.run(&choice)?;
+    }
+    search.run(&floor)?;
+    if let Some(own) = problem.choice_of(&task.source.graph().formats)
+        && sizes.exact(&problem, &own)? <= task.budget
+    {
+        search.run(&own)?;
+    }
+    // What the sum of losses cannot see: whether bytes that are left would still help.
+    let upgrades = search
+        .best
+        .iter()
+        .flat_map(|(choice, _)| problem.upgrades(choice))
+        .collect::<Vec<_>>();
+    for (family, format) in upgrades {
+        let Some((mut choice, _)) = search.best.clone() else {
+            break;
+        };
+        choice[family] = format;
+        if sizes.exact(&problem, &choice)? <= task.budget {
+            progress(&format!(
+                "trying {} in {}",
+                problem.families[family].name, problem.formats[format]
+            ));
+            search.run(&choice)?;
         }
     }
     bench.memo.save();
-    // The floor fits, so there is at least one finalist unless every choice has an infinite loss and was still listed.
-    let (choice, predicted, measured, bytes) =
-        best.ok_or_else(|| anyhow::anyhow!("no combination of formats gives a finite loss"))?;
+    let verified = search.run.len();
+    let Some((choice, measured)) = search.best else {
+        bail!("no combination of the formats gives finite outputs on these inputs");
+    };
     progress("measuring the result");
     let model = bench.quantiser.model(&problem.formats_of(&choice))?;
     let loss = bench.report(&model)?;
-    let floor_loss = FloorLoss {
-        plain: plain_loss,
-        equalised: equalised_loss,
-    };
-    let next = problem.next_step(&choice, |c| sizes.exact(&problem, c));
+    let next = problem.next_step(&choice, task.budget, |c| sizes.exact(&problem, c))?;
     let next = next.map(|(family, format, bytes)| (problem.families[family].name, problem.formats[format], bytes));
     Ok(Ok(Plan {
         model,
+        bytes: sizes.exact(&problem, &choice)?,
+        predicted: problem.predicted(&choice),
         choice,
-        bytes,
-        predicted,
         measured,
         verified,
         loss,
@@ -138,6 +166,26 @@ pub fn solve(task: &Task, mut progress: impl FnMut(&str)) -> Result<Result<Plan,
         equalised,
         floor_loss,
     }))
+}
+
+/// The choices run so far, and the one that measured least.
+struct Search<'a> {
+    bench: &'a Bench<'a>,
+    problem: &'a Problem,
+    best: Option<(Choice, f64)>,
+    run: BTreeSet<Choice>,
+}
+
+impl Search<'_> {
+    fn run(&mut self, choice: &Choice) -> Result<()> {
+        if self.run.insert(choice.clone()) {
+            let loss = self.bench.loss(&self.problem.formats_of(choice))?;
+            if loss.is_finite() && self.best.as_ref().is_none_or(|(_, least)| loss < *least) {
+                self.best = Some((choice.clone(), loss));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How many choices to run.
@@ -161,18 +209,17 @@ struct Sizes<'a> {
 }
 
 impl Sizes<'_> {
-    fn exact(&mut self, problem: &Problem, choice: &Choice) -> u64 {
+    fn exact(&mut self, problem: &Problem, choice: &Choice) -> Result<u64, ArtifactError> {
         if let Some(&bytes) = self.known.get(choice) {
-            return bytes;
+            return Ok(bytes);
         }
         let graph = Graph {
             config: self.task.source.config.clone(),
             formats: problem.formats_of(choice),
         };
-        // Only an impossible config or option fails, and both were checked when the task was made.
-        let bytes = artifact::size(&graph, self.task.onnx, self.task.provenance).map_or(u64::MAX, |n| n as u64);
+        let bytes = artifact::size(&graph, self.task.onnx, self.task.provenance)? as u64;
         self.known.insert(choice.clone(), bytes);
-        bytes
+        Ok(bytes)
     }
 }
 
@@ -205,44 +252,38 @@ impl<'a> Bench<'a> {
                 Err(other) => return Err(other.into()),
             };
             let outputs = evaluate::outputs(&image_of(&model)?, self.task.tune)?;
-            let head = self.task.source.config.head;
-            Ok(evaluate::compare(head, self.task.tune, self.reference, &outputs).objective())
+            let config = &self.task.source.config;
+            Ok(evaluate::compare(config, self.task.tune, self.reference, &outputs)?.objective())
         })
     }
 
-    /// Fills in the loss of every family alone in every format.
+    /// Fills in the loss of every family alone in every format, all others as they came.
     fn measure(&self, mut problem: Problem, progress: &mut impl FnMut(&str)) -> Result<Problem> {
-        let total = problem.families.len() * problem.formats.iter().filter(|&&f| f != Format::F32).count();
-        let mut done = 0;
+        let own = self.task.source.graph().formats;
+        let total = problem.families.len() * problem.formats.len();
         for family in 0..problem.families.len() {
             for (i, format) in problem.formats.clone().into_iter().enumerate() {
-                if format == Format::F32 {
-                    continue;
-                }
-                done += 1;
-                progress(&format!(
-                    "measuring {done} of {total}: {} in {format}",
-                    problem.families[family].name
-                ));
-                let formats = problem.families[family]
-                    .weights
-                    .iter()
-                    .map(|w| (w.name.clone(), format))
-                    .collect();
-                problem.loss[family][i] = self.loss(&formats)?;
+                let done = family * problem.formats.len() + i + 1;
+                let name = problem.families[family].name;
+                progress(&format!("measuring {done} of {total}: {name} in {format}"));
+                let mut formats = own.clone();
+                formats.extend(
+                    problem.families[family]
+                        .weights
+                        .iter()
+                        .map(|w| (w.name.clone(), format)),
+                );
+                // As it came is the reference itself.
+                problem.loss[family][i] = if formats == own { 0.0 } else { self.loss(&formats)? };
             }
         }
         Ok(problem)
     }
 
     fn report(&self, model: &Model) -> Result<Loss> {
-        let reference = evaluate::outputs(&image_of(self.task.source)?, self.task.report)?;
-        let outputs = evaluate::outputs(&image_of(model)?, self.task.report)?;
-        Ok(evaluate::compare(
-            self.task.source.config.head,
-            self.task.report,
-            &reference,
-            &outputs,
-        ))
+        let (source, rows) = (self.task.source, self.task.report);
+        let reference = evaluate::outputs(&image_of(source)?, rows)?;
+        let outputs = evaluate::outputs(&image_of(model)?, rows)?;
+        evaluate::compare(&source.config, rows, &reference, &outputs)
     }
 }

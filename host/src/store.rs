@@ -14,30 +14,54 @@ pub struct WriteError {
 
 /// Writes `bytes` to `path`, wholly or not at all.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
-    try_write(path, bytes).map_err(|source| WriteError {
-        path: path.to_path_buf(),
-        source,
-    })
+    write_together(&[(path, bytes)])
 }
 
-fn try_write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    if path.is_dir() {
-        return Err(std::io::Error::other("it is a directory"));
+/// Writes several files: all are on disk under temporary names before the first takes its place.
+pub fn write_together(files: &[(&Path, &[u8])]) -> Result<(), WriteError> {
+    let at = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| WriteError { path, source }
+    };
+    let mut staged = Vec::with_capacity(files.len());
+    for (path, bytes) in files {
+        staged.push((*path, stage(path, bytes).map_err(at(path))?));
     }
-    let dir = match path.parent() {
+    for (path, temp) in staged {
+        temp.persist(path).map_err(|e| at(path)(e.error))?;
+        File::open(folder(path))
+            .and_then(|dir| dir.sync_all())
+            .map_err(at(path))?;
+    }
+    Ok(())
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
-    };
+    }
+}
+
+fn stage(path: &Path, bytes: &[u8]) -> std::io::Result<tempfile::NamedTempFile> {
+    // A rename would silently turn a device or FIFO into a file.
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => return Err(std::io::Error::other("it is a directory")),
+        Ok(meta) if !meta.is_file() => return Err(std::io::Error::other("it is not a regular file")),
+        _ => {}
+    }
     let mut builder = tempfile::Builder::new();
     builder.prefix(".thimble-").suffix(".part");
     // Temporary files are private by default; a model is to be read by the service that runs it.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-    let mut temp = builder.tempfile_in(dir)?;
+    // The library's error names its temporary file, which tells a user nothing.
+    let mut temp = builder
+        .tempfile_in(folder(path))
+        .map_err(|e| std::io::Error::from(e.kind()))?;
     temp.write_all(bytes)?;
     temp.as_file().sync_all()?;
-    temp.persist(path).map_err(|e| e.error)?;
-    File::open(dir)?.sync_all()
+    Ok(temp)
 }
 
 #[cfg(test)]
@@ -60,6 +84,16 @@ mod tests {
             1,
             "nothing is left behind"
         );
+    }
+
+    #[test]
+    fn of_two_files_neither_is_written_when_one_cannot_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let (good, bad) = (dir.path().join("good"), dir.path().join("bad"));
+        std::fs::create_dir(&bad).unwrap();
+        assert!(write_together(&[(&good, b"x"), (&bad, b"y")]).is_err());
+        assert!(!good.exists());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

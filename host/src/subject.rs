@@ -2,6 +2,8 @@
 //! export, or bytes for the engine; a tokenizer that stands beside it is found here.
 
 use crate::source::{self, Source};
+use crate::text::{printable, say};
+use crate::tokenise;
 use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -23,8 +25,11 @@ pub enum Subject {
 /// another tool has saved again, its weights in the file's formats.
 pub struct Checkpoint {
     pub model: Model,
+    options: LowerOptions,
     sha256: Option<String>,
     tokenizer: Option<PathBuf>,
+    /// Every file it was read from.
+    files: Vec<PathBuf>,
 }
 
 impl From<Source> for Checkpoint {
@@ -38,10 +43,14 @@ impl From<Source> for Checkpoint {
             config: source.config,
             weights,
         };
+        let mut files = source.files;
+        files.push(source.config_file);
         Checkpoint {
             model,
+            options: LowerOptions::default(),
             sha256: Some(source.sha256),
             tokenizer: source.tokenizer,
+            files,
         }
     }
 }
@@ -50,6 +59,7 @@ impl From<Source> for Checkpoint {
 pub struct File {
     pub artifact: Artifact,
     pub map: ModelMap,
+    path: PathBuf,
     tokenizer: Option<PathBuf>,
 }
 
@@ -61,18 +71,46 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
 
 /// Where a model's tokenizer stands: `model.onnx` has `model.tokenizer.json` beside it.
 pub fn tokenizer_beside(model: &Path) -> PathBuf {
-    model.with_extension("tokenizer.json")
+    let mut name = match model.extension() {
+        Some(e) if e == "onnx" => model.with_extension("").into_os_string(),
+        _ => model.as_os_str().to_os_string(),
+    };
+    name.push(".tokenizer.json");
+    name.into()
+}
+
+/// The tokenizer beside a file of thimble's, if it is the one the file was written with.
+fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<PathBuf>> {
+    let beside = tokenizer_beside(model);
+    if !beside.exists() {
+        return Ok(None);
+    }
+    let bytes = std::fs::read(&beside).with_context(|| beside.display().to_string())?;
+    if provenance.tokenizer_sha256.as_ref() == Some(&tokenise::sha256(&bytes)) {
+        return Ok(Some(beside));
+    }
+    say(&format!(
+        "note: {} is not the tokenizer {} was written with and is left alone; --tokenizer takes any",
+        beside.display(),
+        model.display()
+    ));
+    Ok(None)
 }
 
 impl Subject {
     /// Opens what `path` names. Checkpoint notes go to stderr.
     pub fn open(path: &Path) -> Result<Subject> {
-        let is_weights = path
-            .extension()
-            .is_some_and(|e| e == "safetensors" || e == "bin" || e == "json");
+        let is_weights = path.extension().is_some_and(|e| {
+            ["safetensors", "bin", "pt", "pth", "json"]
+                .iter()
+                .any(|known| e == *known)
+        });
         if path.is_dir() || is_weights {
             let source = source::read(path)?;
-            source.notes.iter().for_each(|note| eprintln!("note: {note}"));
+            source
+                .notes
+                .iter()
+                .for_each(|note| say(&format!("note: {}", printable(note))));
             return Ok(Subject::Checkpoint(source.into()));
         }
         let map = ModelMap::open(path, false)?;
@@ -84,7 +122,8 @@ impl Subject {
             opened
         }
         .with_context(|| path.display().to_string())?;
-        let differences = audit::differences(map.bytes())?;
+        let named = || path.display().to_string();
+        let differences = audit::differences(map.bytes()).with_context(named)?;
         if !differences.is_empty() {
             bail!(
                 "{}: nodes and metadata contradict each other: {}",
@@ -92,21 +131,24 @@ impl Subject {
                 differences.join("; ")
             );
         }
-        let tokenizer = Some(tokenizer_beside(path)).filter(|p| p.exists());
+        let tokenizer = own_tokenizer(path, &artifact.provenance)?;
         if resaved {
-            eprintln!(
+            say(&format!(
                 "note: {} was saved again by another tool; its numbers are read, its layout is not",
                 path.display()
-            );
+            ));
             return Ok(Subject::Checkpoint(Checkpoint {
-                model: artifact.model(map.bytes())?,
+                model: artifact.model(map.bytes()).with_context(named)?,
+                options: artifact.options,
                 sha256: artifact.provenance.source_sha256,
                 tokenizer,
+                files: vec![path.to_path_buf()],
             }));
         }
         Ok(Subject::File(File {
             artifact,
             map,
+            path: path.to_path_buf(),
             tokenizer,
         }))
     }
@@ -123,6 +165,23 @@ impl Subject {
             Subject::Checkpoint(source) => source.tokenizer.as_deref(),
             Subject::File(file) => file.tokenizer.as_deref(),
         }
+    }
+
+    /// The opset and sequence length a file already has; the defaults for a checkpoint.
+    pub fn options(&self) -> LowerOptions {
+        match self {
+            Subject::Checkpoint(source) => source.options,
+            Subject::File(file) => file.artifact.options,
+        }
+    }
+
+    /// Every file the model and its tokenizer were read from: what an output must not replace.
+    pub fn files(&self) -> Vec<&Path> {
+        let read: Vec<&Path> = match self {
+            Subject::Checkpoint(source) => source.files.iter().map(PathBuf::as_path).collect(),
+            Subject::File(file) => vec![&file.path],
+        };
+        read.into_iter().chain(self.tokenizer()).collect()
     }
 
     /// SHA-256 of the weights the model was made from.

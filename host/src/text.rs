@@ -1,6 +1,7 @@
 //! Text for terminals: aligned tables and sizes. Sizes are printed in binary units, beside exact bytes where they decide.
 
 use bytesize::ByteSize;
+use std::io::Write;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
@@ -32,6 +33,37 @@ pub fn table(heads: &[&str], aligns: &[Align], rows: &[Vec<String>]) -> String {
         out.push_str(&line(row.iter().map(String::as_str).collect()));
     }
     out
+}
+
+/// A note or warning on stderr. A closed or full stderr must not stop the work.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Text from a file as a terminal may show it: control characters are spelt out.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect()
+            } else {
+                vec![c]
+            }
+        })
+        .collect()
+}
+
+/// An error and its causes on one line, each said once: many errors already say their cause.
+pub fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&cause);
+        }
+    }
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    printable(&lines.join(" "))
 }
 
 /// 12.3 MiB.
@@ -76,6 +108,16 @@ mod tests {
         assert_eq!(thousands(12_582_912), "12,582,912");
         assert_eq!(size(12 << 20), "12.0 MiB");
         assert_eq!(percent(1, 3), "33.3 %");
+    }
+
+    #[test]
+    fn errors_are_one_line_and_say_each_cause_once() {
+        let io = std::io::Error::other("disk\nfull");
+        let error = anyhow::Error::new(io)
+            .context("cannot write x: disk\nfull")
+            .context("x.onnx");
+        assert_eq!(one_line(&error), "x.onnx: cannot write x: disk full");
+        assert_eq!(printable("a\u{1b}[31m\n"), "a\\u{1b}[31m\\n");
     }
 
     #[test]

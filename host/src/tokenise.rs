@@ -187,7 +187,12 @@ impl Tokeniser {
 /// Runs the tokenizer library; tables in a tokenizer.json that contradict each other make it panic, which is an error of the
 /// file like any other.
 fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(work)) {
+    // The hook would print the panic as if thimble had broken.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = catch_unwind(AssertUnwindSafe(work));
+    std::panic::set_hook(hook);
+    match result {
         Ok(result) => result.map_err(|e| e.to_string()),
         Err(_) => Err("its tables contradict each other".into()),
     }

@@ -59,7 +59,9 @@ fn compare(offered: &[Format], budgets: &[u64]) {
         let outputs = evaluate::outputs(&image_of(&quantiser.model(&formats).unwrap()).unwrap(), &rows).unwrap();
         all.push((
             bytes,
-            evaluate::compare(source.config.head, &rows, &reference, &outputs).objective(),
+            evaluate::compare(&source.config, &rows, &reference, &outputs)
+                .unwrap()
+                .objective(),
         ));
         let Some(at) = choice.iter().position(|&i| i + 1 < offered.len()) else {
             break;

@@ -76,7 +76,7 @@ fn random(i: u64) -> u64 {
 
 fn loss(reference: &Model, candidate: &Model, rows: &[Row]) -> Loss {
     let outputs = |model: &Model| evaluate::outputs(&image_of(model).unwrap(), rows).unwrap();
-    evaluate::compare(reference.config.head, rows, &outputs(reference), &outputs(candidate))
+    evaluate::compare(&reference.config, rows, &outputs(reference), &outputs(candidate)).unwrap()
 }
 
 /// The solver at int8's size, tuned on some rows, judged on all the others.

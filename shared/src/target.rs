@@ -100,11 +100,6 @@ impl Target {
         );
         found
     }
-
-    /// Whether the CPU has the int8 dot product (SDOT), which decides the int8 kernel.
-    pub fn has_dotprod(&self) -> bool {
-        self.features.value.iter().any(|f| f == "asimddp")
-    }
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use crate::cli::{ExportArgs, OnnxArgs, Outcome};
 use crate::quantise::{Quantiser, uniform};
-use crate::store::write_whole;
+use crate::store::write_together;
 use crate::subject::{Subject, tokenizer_beside};
 use crate::text::exact;
 use crate::tokenise;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use std::borrow::Cow;
 use std::path::Path;
 use thimble_shared::artifact::{self, Provenance};
@@ -15,13 +15,13 @@ use thimble_shared::graph::Model;
 use thimble_shared::lower::LowerOptions;
 
 pub fn run(args: &ExportArgs) -> Result<Outcome> {
-    refuse_same_file(&args.source, &args.output)?;
     let subject = Subject::open(&args.source)?;
+    refuse_inputs(&subject, &args.output)?;
     let mut model = subject.model()?;
     if let Some(precision) = args.precision {
         model = Cow::Owned(Quantiser::new(&model).model(&uniform(&model.config, precision.format()))?);
     }
-    let written = write(&subject, &model, &args.onnx, &args.output)?;
+    let written = write(&subject, &model, args.onnx.over(subject.options()), &args.output)?;
     Ok(Outcome::yes(written.report()))
 }
 
@@ -41,11 +41,12 @@ impl Written {
     }
 }
 
-impl From<&OnnxArgs> for LowerOptions {
-    fn from(args: &OnnxArgs) -> Self {
+impl OnnxArgs {
+    /// What was asked for, and otherwise what the source has.
+    pub fn over(&self, source: LowerOptions) -> LowerOptions {
         LowerOptions {
-            opset: args.opset,
-            seq: args.seq,
+            opset: self.opset.unwrap_or(source.opset),
+            seq: self.seq.or(source.seq),
         }
     }
 }
@@ -60,30 +61,33 @@ pub fn provenance(subject: &Subject) -> Result<(Provenance, Option<String>)> {
     Ok((provenance, tokenizer))
 }
 
-/// Writes the model and its tokenizer, each wholly or not at all, and checks the file against its own Graph first.
-pub fn write(subject: &Subject, model: &Model, onnx: &OnnxArgs, output: &Path) -> Result<Written> {
+/// Writes the model and its tokenizer, both or neither, and checks the file against its own Graph first.
+pub fn write(subject: &Subject, model: &Model, onnx: LowerOptions, output: &Path) -> Result<Written> {
     let (provenance, tokenizer) = provenance(subject)?;
-    let bytes = artifact::write(model, onnx.into(), &provenance)?;
+    let bytes = artifact::write(model, onnx, &provenance)?;
     if let Some(difference) = audit::differences(&bytes)?.first() {
         bail!("the file made does not state its Graph: {difference}");
     }
     let beside = tokenizer_beside(output);
-    if let Some(text) = &tokenizer {
-        write_whole(&beside, text.as_bytes())?;
-    }
-    write_whole(output, &bytes)?;
+    let mut files: Vec<(&Path, &[u8])> = vec![(output, &bytes)];
+    files.extend(tokenizer.as_ref().map(|text| (beside.as_path(), text.as_bytes())));
+    write_together(&files)?;
     Ok(Written {
         model: (output.display().to_string(), bytes.len() as u64),
         tokenizer: tokenizer.map(|t| (beside.display().to_string(), t.len() as u64)),
     })
 }
 
-/// The output may replace an older one, but not the input: it may be mapped, and a failed write must lose nothing.
-pub fn refuse_same_file(source: &Path, output: &Path) -> Result<()> {
-    if output.exists() {
-        let same = |p: &Path| p.canonicalize().with_context(|| p.display().to_string());
-        if same(source)? == same(output)? {
-            bail!("{} is the input; name another output file", output.display());
+/// An output may replace an older one, but nothing that was read: a failed or wrong write must lose nothing.
+pub fn refuse_inputs(subject: &Subject, output: &Path) -> Result<()> {
+    let beside = tokenizer_beside(output);
+    for output in [output, &beside] {
+        // A path that does not exist yet is nobody's input.
+        let Ok(target) = output.canonicalize() else { continue };
+        for input in subject.files() {
+            if input.canonicalize().is_ok_and(|input| input == target) {
+                bail!("{} is an input; name another output file", output.display());
+            }
         }
     }
     Ok(())

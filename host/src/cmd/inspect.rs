@@ -6,6 +6,7 @@ use crate::source;
 use crate::subject::read_file;
 use crate::text::{Align, exact, percent, table, thousands};
 use anyhow::{Context, Result};
+use std::path::Path;
 
 /// Rows of a foreign file worth printing; `--json` has them all.
 const MOST_ROWS: usize = 60;
@@ -14,7 +15,7 @@ pub fn run(args: &InspectArgs) -> Result<Outcome> {
     let file = read_file(&args.file)?;
     let explanation =
         explain(&args.file.display().to_string(), &file).with_context(|| args.file.display().to_string())?;
-    let against = args.against.as_deref().map(source::weight_file_bytes).transpose()?;
+    let against = args.against.as_deref().map(bytes_of).transpose()?;
     let text = if args.json {
         let mut json = serde_json::to_value(&explanation)?;
         json["against_bytes"] = against.into();
@@ -25,12 +26,22 @@ pub fn run(args: &InspectArgs) -> Result<Outcome> {
     if explanation.differences.is_empty() {
         return Ok(Outcome::yes(text));
     }
-    eprint!("{text}");
-    anyhow::bail!(
-        "{}: nodes and metadata contradict each other: {}",
-        args.file.display(),
-        explanation.differences.join("; ")
-    )
+    let differences = explanation.differences.join("; ");
+    let file = args.file.display();
+    Ok(Outcome::malformed(
+        text,
+        format!("{file}: nodes and metadata contradict each other: {differences}"),
+    ))
+}
+
+/// Size of the model to compare with: a checkpoint's weights, or an ONNX file.
+fn bytes_of(path: &Path) -> Result<u64> {
+    if path.extension().is_some_and(|e| e == "onnx") {
+        return Ok(std::fs::metadata(path)
+            .with_context(|| path.display().to_string())?
+            .len());
+    }
+    Ok(source::weight_file_bytes(path)?)
 }
 
 fn print(e: &Explanation, against: Option<u64>) -> String {
@@ -48,7 +59,7 @@ fn print(e: &Explanation, against: Option<u64>) -> String {
     }
     if let Some(bytes) = against {
         text.push_str(&format!(
-            "the checkpoint's weights: {}; this file is {:.3} times that\n",
+            "compared with: {}; this file is {:.3} times that\n",
             exact(bytes),
             e.bytes as f64 / bytes as f64
         ));

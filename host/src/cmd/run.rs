@@ -5,6 +5,7 @@ use crate::cli::{Outcome, RunArgs};
 use crate::evaluate;
 use crate::inputs::Row;
 use crate::subject::Subject;
+use crate::text::say;
 use crate::tokenise::{Encoded, Tokeniser};
 use anyhow::{Context, Result, bail};
 use thimble_device::engine::{Engine, EngineOptions};
@@ -25,10 +26,10 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
             };
             let encoded = encode(tokeniser, &config, text, &args.pair)?;
             if encoded.iter().any(|e| e.truncated) {
-                eprintln!(
+                say(&format!(
                     "warning: the text is longer than the model's {} positions and was cut",
                     tokeniser.max_length()
-                );
+                ));
             }
             (
                 Row::of(&encoded, tokeniser.pad_id(), config.head == Head::MultipleChoice),

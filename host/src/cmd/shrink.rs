@@ -4,11 +4,13 @@ use crate::board;
 use crate::cli::{Outcome, ShrinkArgs};
 use crate::cmd::{export, verify};
 use crate::inputs::{self, Inputs, Row};
+use crate::loss::decides;
 use crate::solve::{Floor, Plan, Task, solve};
 use crate::subject::Subject;
-use crate::text::{Align, exact, percent, size, table, thousands};
+use crate::text::{Align, exact, percent, say, size, table, thousands};
 use anyhow::{Result, bail};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use thimble_shared::number::Format;
 
@@ -18,23 +20,34 @@ const REPORT_ROWS: usize = 256;
 const SPLIT_FROM: usize = 16;
 
 pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
-    if let Some(output) = &args.output {
-        export::refuse_same_file(&args.source, output)?;
-    }
     let target = args.target.as_deref().map(board::find).transpose()?;
     let subject = Subject::open(&args.source)?;
+    if let Some(output) = &args.output {
+        export::refuse_inputs(&subject, output)?;
+    }
     let config = subject.config().clone();
+    if args.min_agreement.is_some() && !decides(&config) {
+        bail!(
+            "--min-agreement: a model with head {} decides nothing",
+            config.head.name()
+        );
+    }
+    let onnx = args.onnx.over(subject.options());
     let (provenance, tokenizer) = export::provenance(&subject)?;
     let inputs = inputs::load(
         args.calibrate.as_deref(),
         &config,
         subject.tokenizer(),
-        Some(args.rows + REPORT_ROWS),
+        Some(args.rows.saturating_add(REPORT_ROWS)),
     )?;
     if !inputs.given {
-        eprintln!(
-            "warning: no --calibrate: the loss is measured on made-up token sequences and says little about real text"
-        );
+        say("warning: no --calibrate: the loss is measured on made-up token sequences and says little about real text");
+    }
+    if inputs.truncated > 0 {
+        say(&format!(
+            "warning: {} texts were longer than the model's positions and were cut",
+            inputs.truncated
+        ));
     }
     let mut formats = args.formats.clone();
     formats.sort();
@@ -47,7 +60,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         report: &report,
         formats: &formats,
         budget: args.budget.as_u64(),
-        onnx: (&args.onnx).into(),
+        onnx,
         provenance: &provenance,
     };
     let plan = match solve(&task, progress)? {
@@ -58,17 +71,11 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
 
     let mut reasons = Vec::new();
     if let Some(least) = args.min_agreement {
-        match plan.loss.agreement {
-            Some(share) if share < least => {
-                reasons.push(format!(
-                    "agreement {share:.4} is below --min-agreement {least}; a larger budget may keep it"
-                ));
-            }
-            Some(_) => {}
-            None => bail!(
-                "--min-agreement: a model with head {} decides nothing",
-                config.head.name()
-            ),
+        let share = plan.loss.agreement.unwrap_or(0.0);
+        if share < least {
+            reasons.push(format!(
+                "agreement {share:.4} is below --min-agreement {least}; a larger budget may keep it"
+            ));
         }
     }
     let ram = target.as_ref().and_then(|t| Some((t, t.ram_available.as_ref()?.value)));
@@ -82,7 +89,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     }
     let write = reasons.is_empty() && !args.dry_run;
     let written = match &args.output {
-        Some(output) if write => Some(export::write(&subject, &plan.model, &args.onnx, output)?),
+        Some(output) if write => Some(export::write(&subject, &plan.model, onnx, output)?),
         _ => None,
     };
     let text = if args.json {
@@ -129,16 +136,12 @@ pub fn split(inputs: &Inputs, tune: usize) -> (Vec<Row>, Vec<Row>) {
     if rows.len() < SPLIT_FROM {
         return (rows.clone(), rows.clone());
     }
-    let tune = tune.clamp(1, rows.len() / 2);
-    // Every n-th row: a file sorted by label must not put whole labels on one side.
-    let every = rows.len() / tune;
-    let chosen = |i: usize| i.is_multiple_of(every) && i / every < tune;
+    let chosen: BTreeSet<usize> = inputs::sample(rows.len(), tune.min(rows.len() / 2))
+        .into_iter()
+        .collect();
     let pick = |want: bool| {
-        rows.iter()
-            .enumerate()
-            .filter(|(i, _)| chosen(*i) == want)
-            .map(|(_, r)| r.clone())
-            .collect()
+        let side = rows.iter().enumerate().filter(|(i, _)| chosen.contains(i) == want);
+        side.map(|(_, row)| row.clone()).collect()
     };
     (pick(true), pick(false))
 }

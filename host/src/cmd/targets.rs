@@ -11,7 +11,7 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
         Some(name) => {
             let target = board::find(name)?;
             Ok(Outcome::yes(if args.json {
-                format!("{:#}\n", serde_json::to_value(&target)?)
+                format!("{:#}\n", serde_json::json!({ "schema": 1, "target": target }))
             } else {
                 one(&target)
             }))

@@ -3,36 +3,41 @@
 use crate::cli::{Outcome, VerifyArgs};
 use crate::evaluate;
 use crate::inputs;
-use crate::loss::Loss;
+use crate::loss::{Loss, decides};
 use crate::subject::Subject;
-use crate::text::{Align, table};
-use anyhow::{Result, bail};
+use crate::text::{Align, say, table};
+use anyhow::{Result, anyhow, bail};
+use thimble_shared::graph::Config;
 
 pub fn run(args: &VerifyArgs) -> Result<Outcome> {
     let reference = Subject::open(&args.reference)?;
     let candidate = Subject::open(&args.candidate)?;
     let config = reference.config().clone();
-    if config.head != candidate.config().head {
+    refuse_strangers(&config, candidate.config())?;
+    if args.min_agreement.is_some() && !decides(&config) {
         bail!(
-            "the reference's head is {}, the candidate's {}",
-            config.head.name(),
-            candidate.config().head.name()
+            "--min-agreement: a model with head {} decides nothing; use --max-abs",
+            config.head.name()
         );
     }
     let inputs = inputs::load(args.inputs.as_deref(), &config, reference.tokenizer(), args.rows)?;
+    if inputs.truncated > 0 {
+        say(&format!(
+            "warning: {} texts were longer than the model's positions and were cut",
+            inputs.truncated
+        ));
+    }
     let a = evaluate::outputs(&reference.image()?, &inputs.rows)?;
     let b = evaluate::outputs(&candidate.image()?, &inputs.rows)?;
-    let loss = evaluate::compare(config.head, &inputs.rows, &a, &b);
+    let loss = evaluate::compare(&config, &inputs.rows, &a, &b)?;
+    if loss.outputs.values().all(|d| d.values == 0) {
+        bail!("nothing was compared: no input has a position whose mask is 1");
+    }
     let mut reasons = Vec::new();
-    if let Some(least) = args.min_agreement {
-        match loss.agreement {
-            Some(share) if share < least => reasons.push(format!("agreement {share:.4} is below {least}")),
-            Some(_) => {}
-            None => bail!(
-                "--min-agreement: a model with head {} decides nothing; use --max-abs",
-                config.head.name()
-            ),
-        }
+    if let (Some(least), share) = (args.min_agreement, loss.agreement.unwrap_or(0.0))
+        && share < least
+    {
+        reasons.push(format!("agreement {share:.4} is below {least}"));
     }
     if let Some(most) = args.max_abs {
         for (name, d) in loss.outputs.iter().filter(|(_, d)| d.max_abs > most) {
@@ -54,6 +59,28 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
     } else {
         Outcome::no(text)
     })
+}
+
+/// Models are compared on the same inputs, output by output: what both must have in common.
+fn refuse_strangers(a: &Config, b: &Config) -> Result<()> {
+    let differs = |what: &str, a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| {
+        anyhow!("the models cannot be compared: {what} is {a:?} in the reference and {b:?} in the candidate")
+    };
+    if a.head != b.head {
+        return Err(differs("the head", &a.head.name(), &b.head.name()));
+    }
+    if a.labels != b.labels {
+        return Err(differs("the list of labels", &a.labels, &b.labels));
+    }
+    let sizes = [
+        ("vocab_size", a.vocab_size, b.vocab_size),
+        ("hidden_size", a.hidden_size, b.hidden_size),
+        ("type_vocab_size", a.type_vocab_size, b.type_vocab_size),
+    ];
+    match sizes.into_iter().find(|(_, a, b)| a != b) {
+        Some((what, a, b)) => Err(differs(what, &a, &b)),
+        None => Ok(()),
+    }
 }
 
 /// The loss as a person reads it.

@@ -37,6 +37,8 @@ pub struct Source {
     pub notes: Vec<String>,
     /// The weights file(s) read.
     pub files: Vec<PathBuf>,
+    /// The config.json read.
+    pub config_file: PathBuf,
     /// Their size in bytes.
     pub bytes: u64,
     /// SHA-256 in hex of the weights file; of several shards, of their `sha256sum` lines in order of name.
@@ -73,6 +75,7 @@ pub fn read(path: &Path) -> Result<Source, SourceError> {
         bytes: files.iter().map(|f| f.bytes().len() as u64).sum(),
         sha256: sha256(&files),
         files: located.weights,
+        config_file: located.config,
         stored_as: stored_as.into_iter().collect(),
         tokenizer: located.tokenizer,
     })
