@@ -66,7 +66,8 @@ fn spoilt_checkpoints_are_refused_in_words() {
             "vocab_size: is 1152921504606846976",
         ),
         (set("num_hidden_groups", json!(1000)), "num_hidden_groups"),
-        (set("inner_group_num", json!(1000)), "1000 layers to store"),
+        (set("inner_group_num", json!(300)), "300 layers to store"),
+        (set("inner_group_num", json!(1000)), "3000 layers in all, at most 1024"),
         (
             set("layer_norm_eps", json!("tiny")),
             "layer_norm_eps: is \"tiny\", must be a number",
