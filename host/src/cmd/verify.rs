@@ -39,6 +39,9 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
     {
         reasons.push(format!("agreement {share:.4} is below {least}"));
     }
+    for (name, _) in loss.outputs.iter().filter(|(_, d)| d.max_abs.is_infinite()) {
+        reasons.push(format!("the candidate's {name} holds NaN or an infinity"));
+    }
     if let Some(most) = args.max_abs {
         for (name, d) in loss.outputs.iter().filter(|(_, d)| d.max_abs > most) {
             reasons.push(format!("{name} differs by {:.3e}, more than {most:e}", d.max_abs));
