@@ -12,7 +12,9 @@ from bench import ROOT, Models, Thimble
 
 
 @pytest.fixture(scope="session")
-def thimble():
+def thimble(tmp_path_factory):
+    # Losses remembered from another day must not decide a test.
+    os.environ["THIMBLE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     folder = os.environ.get("THIMBLE_BIN")
     if not folder:
         build = ["cargo", "build", "--release", "--locked", "-q"]

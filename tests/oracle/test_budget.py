@@ -42,6 +42,16 @@ def test_more_bytes_never_cost_more_loss(shrunk):
     assert losses == sorted(losses, reverse=True)
 
 
+def test_the_same_question_gives_the_same_bytes_cached_or_not(thimble, models, tmp_path, monkeypatch):
+    made = []
+    for cache in ("", tmp_path / "cache", tmp_path / "cache"):
+        monkeypatch.setenv("THIMBLE_CACHE", str(cache))
+        out = tmp_path / f"{len(made)}.onnx"
+        thimble.run("shrink", models.source("albert-tiny-groups"), "--budget", "200KiB", "-o", out)
+        made.append(out.read_bytes())
+    assert made[0] == made[1] == made[2]
+
+
 def test_shrunk_files_run(thimble, shrunk):
     for out, _, _ in shrunk.values():
         thimble.run("inspect", out)

@@ -94,6 +94,10 @@ def test_a_fixed_sequence_length(thimble, models, name, precision):
     for port in model.graph.input:
         assert port.type.tensor_type.shape.dim[-1].dim_value == seq
     symbolic = ask(session(models.export(name, precision)), case.feeds)
-    assert_close(ask(session(path), case.feeds), symbolic, case.feeds["attention_mask"], 1e-5)
+    fixed = ask(session(path), case.feeds)
+    for output, value in symbolic.items():
+        # ONNX Runtime fuses other nodes when shapes are known; in int8 that may flip a rounding.
+        limit = 0.02 * value.std() if precision == "int8" else 1e-5
+        assert_close({output: fixed[output]}, {output: value}, case.feeds["attention_mask"], limit)
     if precision == "fp32":
         assert_close(thimble.infer(path, case.feeds), outputs_of(case), case.feeds["attention_mask"], LIMIT)
