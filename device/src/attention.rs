@@ -45,24 +45,28 @@ impl EvalOp for Attention {
         };
         ensure!(key.shape() == query.shape() && value.shape() == query.shape() && keep.shape() == [batch, seq]);
         ensure!(hidden % self.heads == 0, "{} heads do not divide {hidden}", self.heads);
-        let (query, key) = (query.try_as_plain_ram()?, key.try_as_plain_ram()?);
-        let (value, keep) = (value.try_as_plain_ram()?, keep.try_as_plain_ram()?);
-        let (query, key) = (query.as_slice::<f32>()?, key.as_slice::<f32>()?);
-        let (value, keep) = (value.as_slice::<f32>()?, keep.as_slice::<f32>()?);
-        // SAFETY: every element is written below, one head's columns of one sequence per task; an error drops it unread.
-        let mut out = unsafe { Tensor::uninitialized::<f32>(&[batch, seq, hidden])? };
-        let columns = Columns {
-            start: out.as_ptr_mut::<f32>()?,
-            rows: batch * seq,
-            stride: hidden,
-        };
+        let (key, value, keep) = (
+            key.try_as_plain_ram()?,
+            value.try_as_plain_ram()?,
+            keep.try_as_plain_ram()?,
+        );
+        let (key, value, keep) = (
+            key.as_slice::<f32>()?,
+            value.as_slice::<f32>()?,
+            keep.as_slice::<f32>()?,
+        );
+        // A head reads its columns of the queries block by block and nobody else does: the result takes their place.
+        let mut queries = query.into_tensor();
+        let columns = Columns::of(&mut queries, batch * seq)?;
         let size = hidden / self.heads;
         let failure = Mutex::new(None);
         self.context.pool.each(batch * self.heads, |task| {
             let (sequence, head) = (task / self.heads, task % self.heads);
             let from = sequence * seq * hidden + head * size;
             let one = Head {
-                query: &query[from..],
+                queries: &columns,
+                row: sequence * seq,
+                column: head * size,
                 key: &key[from..],
                 value: &value[from..],
                 keep: &keep[sequence * seq..][..seq],
@@ -70,17 +74,13 @@ impl EvalOp for Attention {
                 size,
                 stride: hidden,
             };
-            let done = self.context.with_scratch(|scratch| {
-                one.attend(&self.context, scratch, |row, values| {
-                    columns.write(sequence * seq + row, head * size, values);
-                })
-            });
+            let done = self.context.with_scratch(|scratch| one.attend(&self.context, scratch));
             if let (Err(e), Ok(mut failure)) = (done, failure.lock()) {
                 *failure = Some(e);
             }
         });
         failure.into_inner().ok().flatten().map_or(Ok(()), Err)?;
-        Ok(tvec!(out.into_tvalue()))
+        Ok(tvec!(queries.into_tvalue()))
     }
 }
 
@@ -92,9 +92,12 @@ impl TypedOp for Attention {
     }
 }
 
-/// One head of one sequence; rows are `stride` apart.
+/// One head of one sequence. Its queries stand in `queries` from `row` and `column`, where the result goes; rows of keys
+/// and values are `stride` apart.
 struct Head<'a> {
-    query: &'a [f32],
+    queries: &'a Columns,
+    row: usize,
+    column: usize,
     key: &'a [f32],
     value: &'a [f32],
     keep: &'a [f32],
@@ -104,10 +107,10 @@ struct Head<'a> {
 }
 
 impl Head<'_> {
-    fn attend(&self, context: &Context, scratch: &mut Scratch, write: impl Fn(usize, &[f32])) -> TractResult<()> {
+    fn attend(&self, context: &Context, scratch: &mut Scratch) -> TractResult<()> {
         let &Head { seq, size, stride, .. } = self;
         let kernel = &context.kernels.f32;
-        let Scratch { work, panels, x, y, .. } = scratch;
+        let Scratch { work, panels, tile, x, y } = scratch;
         let scale = 1.0 / (size as f32).sqrt();
         // Keys are the output channels of the scores, the head's dimensions those of the result.
         let (padded_seq, padded_size) = (seq.next_multiple_of(PANEL_ROWS), size.next_multiple_of(PANEL_ROWS));
@@ -118,14 +121,11 @@ impl Head<'_> {
         pack_values(self.value, seq, size, stride, values);
         for first in (0..seq).step_by(QUERIES) {
             let rows = QUERIES.min(seq - first);
-            x.pack(
-                &Pool::inline(),
-                kernel.tiling(),
-                &self.query[first * stride..],
-                rows,
-                size,
-                stride,
-            );
+            tile.resize(rows * size, 0.0);
+            for (row, query) in tile.chunks_exact_mut(size).enumerate() {
+                self.queries.read(self.row + first + row, self.column, query);
+            }
+            x.pack(&Pool::inline(), kernel.tiling(), tile, rows, size, size);
             let scores = kernel.multiply(keys, x, work)?;
             for row in scores.chunks_exact_mut(padded_seq) {
                 masked_softmax(&mut row[..seq], self.keep, scale);
@@ -133,7 +133,7 @@ impl Head<'_> {
             y.pack(&Pool::inline(), kernel.tiling(), scores, rows, seq, padded_seq);
             let result = kernel.multiply(values, y, work)?;
             for (row, values) in result.chunks_exact(padded_size).enumerate() {
-                write(first + row, &values[..size]);
+                self.queries.write(self.row + first + row, self.column, &values[..size]);
             }
         }
         Ok(())

@@ -55,58 +55,29 @@ impl EvalOp for Linear {
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let input = args_1!(inputs);
-        let plain = input.try_as_plain_ram()?;
-        let x = plain.as_slice::<f32>()?;
-        let shape = input.shape();
+        let shape: TVec<usize> = input.shape().into();
         let width = shape.last().copied().unwrap_or(0);
         for w in &self.weights {
-            ensure!(
-                w.layout.inp == width && width > 0,
-                "{} takes {} inputs, got {width}",
-                w.name,
-                w.layout.inp
-            );
+            let inp = w.layout.inp;
+            ensure!(inp == width && width > 0, "{} takes {inp} inputs, got {width}", w.name);
         }
-        if let Some(observer) = self.context.observer() {
-            for w in &self.weights {
-                observer(&LinearInput {
-                    weight: &w.name,
-                    layer: self.context.layer(),
-                    x,
-                    width,
-                });
-            }
-        }
-        let rows = x.len() / width;
-        let mut outputs: Vec<Tensor> = self
-            .weights
-            .iter()
-            .map(|w| {
-                let mut shape: TVec<usize> = shape.into();
-                shape.pop();
-                shape.push(w.layout.out);
-                // SAFETY: every element is written below: each task writes its channels of all rows, and the tasks cover
-                // all channels. An error on the way drops the tensor unread.
-                unsafe { Tensor::uninitialized::<f32>(&shape) }
-            })
-            .collect::<TractResult<_>>()?;
-        let columns: Vec<Columns> = outputs
-            .iter_mut()
-            .zip(&self.weights)
-            .map(|(t, w)| {
-                Ok(Columns {
-                    start: t.as_ptr_mut::<f32>()?,
-                    rows,
-                    stride: w.layout.out,
-                })
-            })
-            .collect::<TractResult<_>>()?;
-        if rows > 0 {
-            self.context.with_packed(|packed| {
-                self.pack(x, rows, width, packed);
-                self.multiply(packed, &columns)
-            })?;
-        }
+        let rows = input.len() / width;
+        let outputs = self.context.with_packed(|packed| {
+            self.pack(input.try_as_plain_ram()?.as_slice::<f32>()?, rows, width, packed);
+            // Packing is the last that reads the input, so a square map can leave its result in the same memory.
+            let square = self.weights.len() == 1 && self.weights[0].layout.out == width;
+            let mut outputs = if square {
+                vec![input.into_tensor()]
+            } else {
+                self.outputs(&shape)?
+            };
+            let columns: Vec<Columns> = outputs
+                .iter_mut()
+                .map(|t| Columns::of(t, rows))
+                .collect::<TractResult<_>>()?;
+            self.multiply(packed, &columns)?;
+            TractResult::Ok(outputs)
+        })?;
         Ok(outputs.into_iter().map(IntoTValue::into_tvalue).collect())
     }
 }
@@ -132,12 +103,32 @@ impl TypedOp for Linear {
 }
 
 impl Linear {
+    /// One tensor per weight, of `shape` but for the last dimension, not yet written.
+    fn outputs(&self, shape: &[usize]) -> TractResult<Vec<Tensor>> {
+        let one = |w: &LinearWeight| {
+            let mut shape: TVec<usize> = shape.into();
+            shape.pop();
+            shape.push(w.layout.out);
+            // SAFETY: `multiply` writes every element: each task writes its channels of all rows, and the tasks cover all
+            // channels. An error on the way drops the tensor unread.
+            unsafe { Tensor::uninitialized::<f32>(&shape) }
+        };
+        self.weights.iter().map(one).collect()
+    }
+
+    /// Packs the input for the kernels of the weights' formats, and shows it to whoever observes.
     fn pack(&self, x: &[f32], rows: usize, width: usize, packed: &mut Packed) {
         let Context { kernels, pool, .. } = &*self.context;
+        if let Some(observer) = self.context.observer() {
+            let layer = self.context.layer();
+            for w in &self.weights {
+                let weight = &w.name;
+                observer(&LinearInput { weight, layer, x, width });
+            }
+        }
         if self.weights.iter().any(|w| w.layout.format == Format::I8) {
-            packed
-                .i8
-                .quantise(pool, kernels.i8.tiling(), kernels.i8.wide(), x, rows, width);
+            let tiling = kernels.i8.tiling();
+            packed.i8.quantise(pool, tiling, kernels.i8.wide(), x, rows, width);
         }
         if self.weights.iter().any(|w| w.layout.format != Format::I8) {
             packed.f32.pack(pool, kernels.f32.tiling(), x, rows, width, width);
@@ -238,23 +229,40 @@ multiversion! {
     }
 }
 
-/// An output `[rows, stride]` that several tasks fill at the same time, each its own columns.
+/// A tensor `[rows, stride]` that several tasks read and fill at the same time, each its own columns.
 pub(crate) struct Columns {
-    pub start: *mut f32,
-    pub rows: usize,
-    pub stride: usize,
+    start: *mut f32,
+    rows: usize,
+    stride: usize,
 }
 
-// SAFETY: the memory is written only through `write`, whose callers never share columns.
+// SAFETY: the memory is reached only through `read` and `write`, whose callers never share columns.
 unsafe impl Send for Columns {}
 // SAFETY: as above.
 unsafe impl Sync for Columns {}
 
 impl Columns {
-    /// Writes part of one row. Two tasks must not write the same columns: ours own disjoint channels.
+    /// The columns of a tensor whose leading dimensions make `rows`. It must outlive what is made of it.
+    pub fn of(tensor: &mut Tensor, rows: usize) -> TractResult<Columns> {
+        let stride = tensor.shape().last().copied().unwrap_or(0);
+        ensure!(tensor.len() == rows * stride, "{:?} has not {rows} rows", tensor.shape());
+        Ok(Columns { start: tensor.as_ptr_mut::<f32>()?, rows, stride })
+    }
+
+    /// Reads part of one row, of columns this task owns.
+    pub fn read(&self, row: usize, column: usize, to: &mut [f32]) {
+        assert!(row < self.rows && column + to.len() <= self.stride);
+        // SAFETY: inside the allocation by the assertion, and nobody else writes these columns.
+        unsafe {
+            let from = self.start.add(row * self.stride + column);
+            std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len());
+        }
+    }
+
+    /// Writes part of one row, of columns this task owns.
     pub fn write(&self, row: usize, column: usize, values: &[f32]) {
         assert!(row < self.rows && column + values.len() <= self.stride);
-        // SAFETY: inside the allocation by the assertion, and written by this task alone.
+        // SAFETY: inside the allocation by the assertion, and nobody else reads or writes these columns.
         unsafe {
             let to = self.start.add(row * self.stride + column);
             std::ptr::copy_nonoverlapping(values.as_ptr(), to, values.len());

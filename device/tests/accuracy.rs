@@ -9,23 +9,39 @@ use thimble_shared::number::Format;
 
 /// Data of a little-endian C-order .npy file and its last dimension.
 fn npy(name: &str, file: &str) -> (Vec<u8>, usize) {
-    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../tests/fixtures", name, file].iter().collect();
+    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../tests/fixtures", name, file]
+        .iter()
+        .collect();
     let bytes = std::fs::read(path).unwrap();
     let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
     let text = std::str::from_utf8(&bytes[10..header]).unwrap();
     let shape = text.split("'shape': (").nth(1).unwrap().split(')').next().unwrap();
-    let last = shape.split(',').filter_map(|d| d.trim().parse().ok()).next_back().unwrap();
+    let last = shape
+        .split(',')
+        .filter_map(|d| d.trim().parse().ok())
+        .next_back()
+        .unwrap();
     (bytes[header..].to_vec(), last)
 }
 
 fn ids(name: &str) -> (Vec<i64>, usize) {
     let (data, seq) = npy(name, "test_input_ids_i16.npy");
-    (data.chunks_exact(2).map(|b| i64::from(i16::from_le_bytes([b[0], b[1]]))).collect(), seq)
+    (
+        data.chunks_exact(2)
+            .map(|b| i64::from(i16::from_le_bytes([b[0], b[1]])))
+            .collect(),
+        seq,
+    )
 }
 
 fn logits(name: &str) -> (Vec<f32>, usize) {
     let (data, width) = npy(name, "test_logits_fp32.npy");
-    (data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(), width)
+    (
+        data.chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect(),
+        width,
+    )
 }
 
 fn argmax(row: &[f32]) -> usize {
@@ -51,13 +67,24 @@ fn the_section_classifier_keeps_its_labels() {
     let (ids, seq) = ids("albert-deb");
     let (want, width) = logits("albert-deb");
     let rows = 320;
-    for (format, floor, apart) in [(Format::F32, 1.0, 2e-4), (Format::F16, 0.99, 0.1), (Format::I8, 0.97, 1.5)] {
+    for (format, floor, apart) in [
+        (Format::F32, 1.0, 2e-4),
+        (Format::F16, 0.99, 0.1),
+        (Format::I8, 0.97, 1.5),
+    ] {
         let engine = engine(&Checkpoint::read("albert-deb").model(format));
         let got = run(&engine, &ids[..rows * seq], seq);
-        let same = got.chunks(width).zip(want.chunks(width)).filter(|(a, b)| argmax(a) == argmax(b)).count();
+        let same = got
+            .chunks(width)
+            .zip(want.chunks(width))
+            .filter(|(a, b)| argmax(a) == argmax(b))
+            .count();
         let max = got.iter().zip(&want).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
         println!("{format}: {same} of {rows} labels agree, logits at most {max:.2e} apart");
-        assert!(same as f64 >= floor * rows as f64 && max < apart, "{format}: {same} of {rows}, {max}");
+        assert!(
+            same as f64 >= floor * rows as f64 && max < apart,
+            "{format}: {same} of {rows}, {max}"
+        );
     }
 }
 
@@ -73,6 +100,10 @@ fn the_bracket_matcher_keeps_its_answers() {
         let label = |values: &[f32], i: usize| argmax(&values[i * width..][..width]);
         let same = real.iter().filter(|&&i| label(&got, i) == label(&want, i)).count();
         println!("{format}: {same} of {} tokens agree", real.len());
-        assert!(same as f64 >= floor * real.len() as f64, "{format}: {same} of {}", real.len());
+        assert!(
+            same as f64 >= floor * real.len() as f64,
+            "{format}: {same} of {}",
+            real.len()
+        );
     }
 }

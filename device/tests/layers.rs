@@ -43,13 +43,20 @@ impl Reference<'_> {
     }
 
     fn norm(&self, name: &str, x: &[Vec<f64>], residual: &[Vec<f64>]) -> Vec<Vec<f64>> {
-        let (w, b) = (self.weights[&format!("{name}.weight")].to_f32(), self.weights[&format!("{name}.bias")].to_f32());
+        let (w, b) = (
+            self.weights[&format!("{name}.weight")].to_f32(),
+            self.weights[&format!("{name}.bias")].to_f32(),
+        );
         let row = |(x, r): (&Vec<f64>, &Vec<f64>)| -> Vec<f64> {
             let x: Vec<f64> = x.iter().zip(r).map(|(a, b)| a + b).collect();
             let mean = x.iter().sum::<f64>() / x.len() as f64;
             let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64;
             let scale = 1.0 / (variance + f64::from(self.config.layer_norm_eps)).sqrt();
-            x.iter().zip(&w).zip(&b).map(|((v, &w), &b)| (v - mean) * scale * f64::from(w) + f64::from(b)).collect()
+            x.iter()
+                .zip(&w)
+                .zip(&b)
+                .map(|((v, &w), &b)| (v - mean) * scale * f64::from(w) + f64::from(b))
+                .collect()
         };
         x.iter().zip(residual).map(row).collect()
     }
@@ -72,7 +79,11 @@ impl Reference<'_> {
         let size = self.config.head_size();
         for inner in 0..self.config.inner_group_num {
             let at = |part: &str| format!("{group}.{inner}.{part}");
-            let (q, k, v) = (self.linear(&at("q"), &h), self.linear(&at("k"), &h), self.linear(&at("v"), &h));
+            let (q, k, v) = (
+                self.linear(&at("q"), &h),
+                self.linear(&at("k"), &h),
+                self.linear(&at("v"), &h),
+            );
             let mut context = vec![vec![0.0; self.config.hidden_size]; h.len()];
             for head in 0..self.config.num_attention_heads {
                 let span = head * size..(head + 1) * size;
@@ -82,7 +93,11 @@ impl Reference<'_> {
                         .iter()
                         .zip(keep)
                         .map(|(k, &keep)| {
-                            let dot: f64 = q[i][span.clone()].iter().zip(&k[span.clone()]).map(|(a, b)| a * b).sum();
+                            let dot: f64 = q[i][span.clone()]
+                                .iter()
+                                .zip(&k[span.clone()])
+                                .map(|(a, b)| a * b)
+                                .sum();
                             let score = dot / (size as f64).sqrt();
                             if keep == 0.0 { f64::from(f32::MIN) } else { score }
                         })
@@ -113,34 +128,53 @@ fn erf(x: f64) -> f64 {
         term *= -x * x / n;
         sum += term / (2.0 * n + 1.0);
     }
-    if x.abs() > 5.0 { x.signum() } else { sum * 2.0 / std::f64::consts::PI.sqrt() }
+    if x.abs() > 5.0 {
+        x.signum()
+    } else {
+        sum * 2.0 / std::f64::consts::PI.sqrt()
+    }
 }
 
 /// Hidden states of two sequences of eleven tokens, from the model's own embedding.
 fn hidden(model: &Model) -> Tensor<f32> {
     let (rows, seq) = (2, 11);
-    let ids: Vec<i64> = (0..rows * seq).map(|i| (i * 37 % model.config.vocab_size) as i64).collect();
+    let ids: Vec<i64> = (0..rows * seq)
+        .map(|i| (i * 37 % model.config.vocab_size) as i64)
+        .collect();
     let mut shape = vec![rows, seq];
     if model.config.head == thimble_shared::graph::Head::MultipleChoice {
         shape.insert(0, 1);
     }
-    let input = Input { shape, input_ids: ids, ..Input::default() };
+    let input = Input {
+        shape,
+        input_ids: ids,
+        ..Input::default()
+    };
     engine(model).hidden_states(&input).unwrap().swap_remove(0)
 }
 
 /// Largest and root-mean-square difference of one layer from the reference, over both sequences.
 fn compare(model: &Model, kernel: Option<&str>, keep: &[f32]) -> (f64, f64) {
-    let options = EngineOptions { force_kernel: kernel.map(str::to_string), threads: 2 };
+    let options = EngineOptions {
+        force_kernel: kernel.map(str::to_string),
+        threads: 2,
+    };
     let engine = thimble_device::Engine::new(fixture::image(model), options).unwrap();
     let hidden = hidden(model);
     let (seq, width) = (hidden.shape[1], hidden.shape[2]);
-    let reference = Reference { config: &model.config, weights: &model.weights };
+    let reference = Reference {
+        config: &model.config,
+        weights: &model.weights,
+    };
     let layer = engine.layers() - 1;
     let got = engine.run_layer(layer, &hidden, keep).unwrap();
     let group = model.config.layer_groups()[layer];
     let (mut max, mut squares) = (0f64, 0f64);
     for (i, one) in hidden.data.chunks(seq * width).enumerate() {
-        let rows: Vec<Vec<f64>> = one.chunks(width).map(|r| r.iter().map(|&v| f64::from(v)).collect()).collect();
+        let rows: Vec<Vec<f64>> = one
+            .chunks(width)
+            .map(|r| r.iter().map(|&v| f64::from(v)).collect())
+            .collect();
         let want = reference.layer(group, &rows, &keep[i * seq..][..seq]);
         for (g, w) in got.data[i * seq * width..].iter().zip(want.iter().flatten()) {
             max = max.max((f64::from(*g) - w).abs());
@@ -209,7 +243,10 @@ fn every_int8_kernel_gives_the_same_layer_bit_for_bit() {
     // The f32 kernel must stay the same one, since attention runs on it: only names that are no f32 kernel's qualify.
     let (f32s, _) = thimble_device::kernel::Kernels::available();
     let run = |name: Option<&String>, threads| {
-        let options = EngineOptions { force_kernel: name.cloned(), threads };
+        let options = EngineOptions {
+            force_kernel: name.cloned(),
+            threads,
+        };
         let engine = thimble_device::Engine::new(fixture::image(&model), options).unwrap();
         engine.run_layer(0, &hidden, &keep).unwrap()
     };
@@ -224,9 +261,11 @@ fn every_int8_kernel_gives_the_same_layer_bit_for_bit() {
 #[test]
 fn a_layer_of_albert_base_agrees_in_every_format() {
     let checkpoint = Checkpoint::base();
-    for (format, max_allowed, rms_allowed) in
-        [(Format::F32, 2e-5, 1e-6), (Format::F16, 2e-5, 1e-6), (Format::I8, 0.05, 1e-3)]
-    {
+    for (format, max_allowed, rms_allowed) in [
+        (Format::F32, 2e-5, 1e-6),
+        (Format::F16, 2e-5, 1e-6),
+        (Format::I8, 0.05, 1e-3),
+    ] {
         let (max, rms) = compare(&checkpoint.model(format), None, &[1.0; 22]);
         println!("{format}: max {max:.2e}, rms {rms:.2e}");
         assert!(max < max_allowed && rms < rms_allowed, "{format}: max {max}, rms {rms}");

@@ -13,8 +13,16 @@ use thimble_shared::number::Format;
 
 fn sequence(engine: &Engine, seq: usize) -> Input {
     let ids = (0..seq).map(|i| (i * 13 % engine.config().vocab_size) as i64).collect();
-    let shape = if engine.config().head == Head::MultipleChoice { vec![1, 1, seq] } else { vec![1, seq] };
-    Input { shape, input_ids: ids, ..Input::default() }
+    let shape = if engine.config().head == Head::MultipleChoice {
+        vec![1, 1, seq]
+    } else {
+        vec![1, seq]
+    };
+    Input {
+        shape,
+        input_ids: ids,
+        ..Input::default()
+    }
 }
 
 /// Prints the plans, and fails when a weight of the network is used by no node of a plan, by more than one, or when a node
@@ -43,10 +51,17 @@ fn every_weight_is_used_inside_a_plan() {
             if linear_bias {
                 continue; // part of its linear map
             }
-            let want = if spec.name == "word" && config.tied_decoder { 2 } else { 1 };
+            let want = if spec.name == "word" && config.tied_decoder {
+                2
+            } else {
+                1
+            };
             assert_eq!(uses.get(&spec.name), Some(&want), "{name}: {}", spec.name);
         }
-        let inner: usize = engine.plans().map(|p| p.to_string().matches("thimble.Attention").count()).sum();
+        let inner: usize = engine
+            .plans()
+            .map(|p| p.to_string().matches("thimble.Attention").count())
+            .sum();
         assert_eq!(inner, config.num_hidden_groups * config.inner_group_num, "{name}");
     }
 }
@@ -60,7 +75,11 @@ fn each_linear_map_is_observed_once_per_layer_it_runs_in() {
         engine.observe(Some(Arc::new(move |input| {
             let key = (input.weight.to_string(), input.layer);
             let entry = (input.x.len() / input.width, input.width);
-            assert!(sink.lock().unwrap().insert(key, entry).is_none(), "{} twice", input.weight);
+            assert!(
+                sink.lock().unwrap().insert(key, entry).is_none(),
+                "{} twice",
+                input.weight
+            );
         })));
         engine.run(&sequence(&engine, 7)).unwrap();
         engine.observe(None);
@@ -68,8 +87,16 @@ fn each_linear_map_is_observed_once_per_layer_it_runs_in() {
         let seen = seen.lock().unwrap();
         let config = engine.config();
         let mut expected = 0;
-        for spec in config.weights().iter().filter(|s| s.kind == Kind::Linear && s.name != "word") {
-            match spec.name.split_once('.').and_then(|(group, _)| group.parse::<usize>().ok()) {
+        for spec in config
+            .weights()
+            .iter()
+            .filter(|s| s.kind == Kind::Linear && s.name != "word")
+        {
+            match spec
+                .name
+                .split_once('.')
+                .and_then(|(group, _)| group.parse::<usize>().ok())
+            {
                 Some(group) => {
                     for (layer, _) in config.layer_groups().iter().enumerate().filter(|(_, g)| **g == group) {
                         assert_eq!(seen[&(spec.name.clone(), Some(layer))], (7, spec.shape[1]));
@@ -89,7 +116,12 @@ fn each_linear_map_is_observed_once_per_layer_it_runs_in() {
 
 #[test]
 fn padding_changes_nothing_and_comes_back_as_zeros() {
-    for name in ["albert-tiny-groups", "albert-tok-tiny", "albert-qa-tiny", "albert-mlm-tiny"] {
+    for name in [
+        "albert-tiny-groups",
+        "albert-tok-tiny",
+        "albert-qa-tiny",
+        "albert-mlm-tiny",
+    ] {
         for format in Format::ALL {
             let engine = engine(&Checkpoint::read(name).model(format));
             let short = sequence(&engine, 6);
@@ -133,7 +165,10 @@ fn a_row_does_not_depend_on_its_neighbours() {
                 token_type_ids: None,
             };
             let one = engine.run(&one).unwrap();
-            let (a, b) = (one.get("last_hidden_state").unwrap(), both.get("last_hidden_state").unwrap());
+            let (a, b) = (
+                one.get("last_hidden_state").unwrap(),
+                both.get("last_hidden_state").unwrap(),
+            );
             let real = mask[span.clone()].iter().rposition(|&m| m == 1).unwrap() + 1;
             let width = 48;
             for (x, y) in a.data[..real * width].iter().zip(&b.data[row * 12 * width..]) {
@@ -191,7 +226,10 @@ fn damaged_files_and_unknown_kernels_are_errors() {
     for len in [0, 10, file.len() / 2, file.len() - 1] {
         assert!(Engine::new(Image::copy(&file[..len]), EngineOptions::default()).is_err());
     }
-    let options = EngineOptions { force_kernel: Some("warp".into()), threads: 1 };
+    let options = EngineOptions {
+        force_kernel: Some("warp".into()),
+        threads: 1,
+    };
     let error = Engine::new(Image::copy(&file), options).err().unwrap().to_string();
     let (f32s, _) = Kernels::available();
     assert!(error.contains("warp") && error.contains(&f32s[0]), "{error}");

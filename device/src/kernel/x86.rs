@@ -15,8 +15,12 @@ macro_rules! by_tokens {
     };
 }
 
+/// The VL part is what lets 256-bit halves live in all 32 registers.
 pub fn has_avx512() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx2")
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx2")
 }
 
 pub fn has_vnni() -> bool {
@@ -42,7 +46,7 @@ pub fn f32_avx512(w: &[f32], x: &[f32], k: usize, tokens: usize, out: &mut [f32]
 }
 
 /// SAFETY: see the only caller, [`f32_avx512`].
-#[target_feature(enable = "avx2,avx512f,avx512dq")]
+#[target_feature(enable = "avx2,avx512f,avx512dq,avx512vl")]
 unsafe fn f32_pair<const T: usize>(
     w0: *const f32,
     w1: *const f32,
@@ -54,10 +58,13 @@ unsafe fn f32_pair<const T: usize>(
 ) {
     // SAFETY: all offsets stay below what the caller promises.
     unsafe {
+        // The next pair of panels follows in memory and is asked for a pair ahead: panels are too short for the hardware's
+        // prefetcher to learn them. Asking past the last one is harmless.
         let mut acc = [_mm512_setzero_ps(); T];
         for i in 0..k {
             let low = _mm512_castps256_ps512(_mm256_loadu_ps(w0.add(i * PANEL_ROWS)));
             let w = _mm512_insertf32x8::<1>(low, _mm256_loadu_ps(w1.add(i * PANEL_ROWS)));
+            _mm_prefetch::<_MM_HINT_T1>(w0.wrapping_add(2 * (k + i) * PANEL_ROWS).cast());
             for (t, acc) in acc.iter_mut().enumerate() {
                 *acc = _mm512_fmadd_ps(w, _mm512_set1_ps(*x.add(i * T + t)), *acc);
             }
@@ -98,7 +105,7 @@ pub fn i8_vnni(w: &[i8], x: &[i8], tokens: &[Token], depth: usize, out: &mut [i3
 }
 
 /// SAFETY: see the only caller, [`i8_vnni`].
-#[target_feature(enable = "avx2,avx512f,avx512dq,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx2,avx512f,avx512dq,avx512vl,avx512bw,avx512vnni")]
 #[allow(clippy::too_many_arguments)]
 unsafe fn i8_pair<const T: usize>(
     w0: *const i8,
@@ -119,6 +126,7 @@ unsafe fn i8_pair<const T: usize>(
             let low = _mm512_castsi256_si512(_mm256_loadu_si256(w0.add(i * STEP).cast()));
             let w = _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(w1.add(i * STEP).cast()));
             let w = _mm512_xor_si512(w, flip);
+            _mm_prefetch::<_MM_HINT_T1>(w0.wrapping_add(2 * (groups + i) * STEP));
             for (t, acc) in acc.iter_mut().enumerate() {
                 let x = x.add((i * T + t) * I8_GROUP).cast::<i32>().read_unaligned();
                 *acc = _mm512_dpbusd_epi32(*acc, w, _mm512_set1_epi32(x));
