@@ -110,7 +110,13 @@ impl Head<'_> {
     fn attend(&self, context: &Context, scratch: &mut Scratch) -> TractResult<()> {
         let &Head { seq, size, stride, .. } = self;
         let kernel = &context.kernels.f32;
-        let Scratch { work, panels, tile, x, y } = scratch;
+        let Scratch {
+            work,
+            panels,
+            tile,
+            x,
+            y,
+        } = scratch;
         let scale = 1.0 / (size as f32).sqrt();
         // Keys are the output channels of the scores, the head's dimensions those of the result.
         let (padded_seq, padded_size) = (seq.next_multiple_of(PANEL_ROWS), size.next_multiple_of(PANEL_ROWS));

@@ -123,7 +123,12 @@ impl Linear {
             let layer = self.context.layer();
             for w in &self.weights {
                 let weight = &w.name;
-                observer(&LinearInput { weight, layer, x, width });
+                observer(&LinearInput {
+                    weight,
+                    layer,
+                    x,
+                    width,
+                });
             }
         }
         if self.weights.iter().any(|w| w.layout.format == Format::I8) {
@@ -245,8 +250,16 @@ impl Columns {
     /// The columns of a tensor whose leading dimensions make `rows`. It must outlive what is made of it.
     pub fn of(tensor: &mut Tensor, rows: usize) -> TractResult<Columns> {
         let stride = tensor.shape().last().copied().unwrap_or(0);
-        ensure!(tensor.len() == rows * stride, "{:?} has not {rows} rows", tensor.shape());
-        Ok(Columns { start: tensor.as_ptr_mut::<f32>()?, rows, stride })
+        ensure!(
+            tensor.len() == rows * stride,
+            "{:?} has not {rows} rows",
+            tensor.shape()
+        );
+        Ok(Columns {
+            start: tensor.as_ptr_mut::<f32>()?,
+            rows,
+            stride,
+        })
     }
 
     /// Reads part of one row, of columns this task owns.
