@@ -5,6 +5,9 @@
 mod arm;
 pub mod pack;
 mod portable;
+mod selftest;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod tract;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -15,9 +18,6 @@ use pack::{PackedF32, PackedI8, Tiling};
 use thimble_shared::panel::PANEL_ROWS;
 use tract::{Operands, TractKernel, Workspace};
 use tract_core::internal::TractResult;
-
-/// Panels multiplied in one call: enough to spread a call's cost, few enough that the result stays in the first cache.
-pub const GROUP: usize = 4;
 
 #[derive(Clone, Debug)]
 pub enum F32Kernel {
@@ -149,56 +149,61 @@ impl F32Kernel {
         let (rows, k) = (x.rows, x.k);
         let channels = w.len() / k;
         let tiling = self.tiling();
-        if let F32Kernel::Tract(kernel) = self {
-            let work = work.tract_f32.get_or_insert_with(|| kernel.workspace());
-            let (w, x) = (bytemuck::cast_slice(w), bytemuck::cast_slice(x.all(tiling)));
-            return kernel.multiply(
-                Operands {
+        match self {
+            F32Kernel::Tract(kernel) => {
+                let work = work.tract_f32.get_or_insert_with(|| kernel.workspace());
+                let (w, x) = (bytemuck::cast_slice(w), bytemuck::cast_slice(x.all(tiling)));
+                let operands = Operands {
                     w,
                     channels,
                     x,
                     tokens: rows,
                     k,
                     element: 4,
-                },
-                work,
-            );
-        }
-        let out = room(&mut work.f32, rows * channels);
-        // Pairs of panels outermost: they stay in the first cache while all tiles pass.
-        for (pair, w) in w.chunks(2 * PANEL_ROWS * k).enumerate() {
-            for i in 0..tiling.tiles(rows) {
-                let out = &mut out[i * tiling.tokens * channels + pair * 2 * PANEL_ROWS..];
-                let (x, tokens) = (x.tile(tiling, i), tiling.real(rows, i));
-                match self {
-                    #[cfg(target_arch = "x86_64")]
-                    F32Kernel::Avx512 => x86::f32_avx512(w, x, k, tokens, out, channels),
-                    _ => portable::f32_tile(w, x, k, tokens, out, channels),
-                }
+                };
+                kernel.multiply(operands, work)
+            }
+            #[cfg(target_arch = "x86_64")]
+            F32Kernel::Avx512 => {
+                let out = room(&mut work.f32, rows * channels);
+                let w: &[u8] = bytemuck::cast_slice(w);
+                by_pairs(w, 4 * k, tiling, rows, |w, tile, tokens, at| {
+                    x86::f32_avx512::<false>(w, x.tile(tiling, tile), k, tokens, &mut out[at..], channels);
+                });
+                Ok(out)
+            }
+            F32Kernel::Portable => {
+                let out = room(&mut work.f32, rows * channels);
+                by_pairs(w, k, tiling, rows, |w, tile, tokens, at| {
+                    portable::f32_tile(w, x.tile(tiling, tile), k, tokens, &mut out[at..], channels);
+                });
+                Ok(out)
             }
         }
-        Ok(out)
     }
 
-    fn self_test(&self) -> Result<(), KernelError> {
-        let (panels, k, rows) = (3, 37, 21);
-        let mut random = Random(1);
-        let mut w = Buffer::default();
-        w.take::<f32>(panels * PANEL_ROWS * k).fill_with(|| random.normal());
-        let w = w.view::<f32>(panels * PANEL_ROWS * k);
-        let x: Vec<f32> = (0..rows * k).map(|_| random.normal()).collect();
-        let mut packed = PackedF32::default();
-        packed.pack(&crate::pool::Pool::inline(), self.tiling(), &x, rows, k, k);
-        let mut work = Work::default();
-        let found = self
-            .multiply(w, &packed, &mut work)
-            .map_err(|e| failed(self.name(), &e))?;
-        compare(self.name(), panels * PANEL_ROWS, found, 1e-4, |t, n| {
-            let panel = &w[n / PANEL_ROWS * PANEL_ROWS * k..];
-            (0..k)
-                .map(|j| f64::from(panel[j * PANEL_ROWS + n % PANEL_ROWS]) * f64::from(x[t * k + j]))
-                .sum()
-        })
+    /// The same over f16 panels, widened to f32: by the kernel as it reads them, or beforehand into `wide`.
+    pub fn multiply_f16<'w>(
+        &self,
+        w: &[f16],
+        x: &PackedF32,
+        wide: &mut Buffer,
+        work: &'w mut Work,
+    ) -> TractResult<&'w mut [f32]> {
+        #[cfg(target_arch = "x86_64")]
+        if matches!(self, F32Kernel::Avx512) {
+            let (rows, k, tiling) = (x.rows, x.k, self.tiling());
+            let channels = w.len() / k;
+            let out = room(&mut work.f32, rows * channels);
+            let w: &[u8] = bytemuck::cast_slice(w);
+            by_pairs(w, 2 * k, tiling, rows, |w, tile, tokens, at| {
+                x86::f32_avx512::<true>(w, x.tile(tiling, tile), k, tokens, &mut out[at..], channels);
+            });
+            return Ok(out);
+        }
+        let wide = wide.take(w.len());
+        widen(w, wide);
+        self.multiply(wide, x, work)
     }
 }
 
@@ -282,58 +287,32 @@ impl I8Kernel {
             );
         }
         let out = room(&mut work.i32, rows * channels);
-        for (pair, w) in w.chunks(2 * PANEL_ROWS * depth).enumerate() {
-            for i in 0..tiling.tiles(rows) {
-                let out = &mut out[i * tiling.tokens * channels + pair * 2 * PANEL_ROWS..];
-                let tokens = &x.tokens[i * tiling.tokens..][..tiling.real(rows, i)];
-                let tile = x.tile(tiling, i);
-                match self {
-                    #[cfg(target_arch = "x86_64")]
-                    I8Kernel::Vnni => x86::i8_vnni(w, bytemuck::cast_slice(tile), tokens, depth, out, channels),
-                    #[cfg(target_arch = "x86_64")]
-                    I8Kernel::Avx2 => x86::i8_avx2(w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels),
-                    #[cfg(target_arch = "aarch64")]
-                    I8Kernel::Smull => arm::i8_smull(w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels),
-                    _ => portable::i8_tile(w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels),
-                }
+        by_pairs(w, depth, tiling, rows, |w, tile, count, at| {
+            let tokens = &x.tokens[tile * tiling.tokens..][..count];
+            let (tile, out) = (x.tile(tiling, tile), &mut out[at..]);
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                I8Kernel::Vnni => x86::i8_vnni(w, bytemuck::cast_slice(tile), tokens, depth, out, channels),
+                #[cfg(target_arch = "x86_64")]
+                I8Kernel::Avx2 => x86::i8_avx2(w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels),
+                #[cfg(target_arch = "aarch64")]
+                I8Kernel::Smull => arm::i8_smull(w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels),
+                _ => portable::i8_tile(w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels),
             }
-        }
+        });
         Ok(out)
     }
+}
 
-    fn self_test(&self) -> Result<(), KernelError> {
-        let (panels, k, rows) = (3, 80, 21);
-        let mut random = Random(2);
-        let mut w = Buffer::default();
-        w.take::<i8>(panels * PANEL_ROWS * k).fill_with(|| random.int8());
-        // The largest products there are, all of one sign: what overflows first in a kernel that can overflow.
-        w.take::<i8>(panels * PANEL_ROWS * k)[..PANEL_ROWS * k].fill(127);
-        let w = w.view::<i8>(panels * PANEL_ROWS * k);
-        // Every row holds a 127, so quantising keeps the whole numbers as they are.
-        let x: Vec<f32> = (0..rows * k)
-            .map(|i| {
-                if i % k == 0 || i < k {
-                    127.0
-                } else {
-                    f32::from(random.int8())
-                }
-            })
-            .collect();
-        let mut packed = PackedI8::default();
-        packed.quantise(&crate::pool::Pool::inline(), self.tiling(), self.wide(), &x, rows, k);
-        let mut work = Work::default();
-        let found = self
-            .multiply(w, &packed, &mut work)
-            .map_err(|e| failed(self.name(), &e))?;
-        let layout =
-            thimble_shared::panel::PanelLayout::new(thimble_shared::number::Format::I8, panels * PANEL_ROWS, k);
-        let found: Vec<f32> = found.iter().map(|&v| v as f32).collect();
-        // All sums stay below 2^24, so f32 holds them exactly.
-        compare(self.name(), panels * PANEL_ROWS, &found, 0.0, |t, n| {
-            (0..k)
-                .map(|j| f64::from(w[layout.index(n, j)]) * f64::from(x[t * k + j]))
-                .sum()
-        })
+/// Calls `f(panels, tile, tokens, offset)` for two panels at a time and every tile of tokens; the pair is outermost, so it
+/// stays in the first cache while all tiles pass. `row` is elements of one channel, `offset` where the result starts.
+fn by_pairs<T>(w: &[T], row: usize, tiling: Tiling, rows: usize, mut f: impl FnMut(&[T], usize, usize, usize)) {
+    let channels = w.len() / row;
+    for (pair, w) in w.chunks(2 * PANEL_ROWS * row).enumerate() {
+        for tile in 0..tiling.tiles(rows) {
+            let at = tile * tiling.tokens * channels + pair * 2 * PANEL_ROWS;
+            f(w, tile, tiling.real(rows, tile), at);
+        }
     }
 }
 
@@ -342,36 +321,6 @@ fn room<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
         buffer.resize(len, T::default());
     }
     &mut buffer[..len]
-}
-
-fn failed(kernel: &str, error: &dyn std::fmt::Display) -> KernelError {
-    KernelError::Failed {
-        kernel: kernel.to_string(),
-        problem: error.to_string(),
-    }
-}
-
-fn compare(
-    kernel: &str,
-    channels: usize,
-    found: &[f32],
-    tolerance: f64,
-    wanted: impl Fn(usize, usize) -> f64,
-) -> Result<(), KernelError> {
-    for (i, &found) in found.iter().enumerate() {
-        let (token, channel) = (i / channels, i % channels);
-        let (found, wanted) = (f64::from(found), wanted(token, channel));
-        if (found - wanted).abs() > tolerance || found.is_nan() {
-            return Err(KernelError::SelfTest {
-                kernel: kernel.to_string(),
-                token,
-                channel,
-                found,
-                wanted,
-            });
-        }
-    }
-    Ok(())
 }
 
 impl Kernels {
@@ -438,136 +387,4 @@ fn cpu_part() -> Option<String> {
     let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = info.lines().find(|l| l.starts_with("CPU part"))?;
     Some(line.split(':').nth(1)?.trim().to_string())
-}
-
-/// A small generator for self-tests and tests: splitmix64.
-pub(crate) struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in [-1, 1).
-    pub fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    /// Roughly normal, standard deviation 1.
-    pub fn normal(&mut self) -> f32 {
-        self.unit() + self.unit() + self.unit()
-    }
-
-    pub fn int8(&mut self) -> i8 {
-        ((self.next() % 255) as i32 - 127) as i8
-    }
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    pub(crate) use super::Random;
-    use super::*;
-    use crate::pool::Pool;
-    use thimble_shared::number::Format;
-    use thimble_shared::panel::{I8_DEPTH, PanelLayout};
-
-    const SHAPES: [(usize, usize, usize); 9] = [
-        (1, 16, 1),
-        (8, 16, 16),
-        (24, 48, 3),
-        (16, 768, 17),
-        (40, 96, 8),
-        (32, 80, 33),
-        (64, 3072, 5),
-        (8, 128, 40),
-        (48, 12, 12),
-    ];
-
-    #[test]
-    fn every_int8_kernel_gives_the_exact_sums() {
-        let mut random = Random(3);
-        for kernel in I8Kernel::available() {
-            for (n, k, rows) in SHAPES {
-                let layout = PanelLayout::new(Format::I8, n, k);
-                let mut w = Buffer::default();
-                let len = layout.bytes();
-                w.take::<i8>(len).fill_with(|| random.int8());
-                let w = w.view::<i8>(len);
-                let x: Vec<f32> = (0..rows * k).map(|_| random.normal()).collect();
-                let mut packed = PackedI8::default();
-                packed.quantise(&Pool::inline(), kernel.tiling(), kernel.wide(), &x, rows, k);
-                let mut work = Work::default();
-                let got = kernel.multiply(w, &packed, &mut work).unwrap();
-                let mut q = vec![0i8; k.next_multiple_of(I8_DEPTH)];
-                for t in 0..rows {
-                    pack::quantise_row(&x[t * k..][..k], &mut q[..k]);
-                    for c in 0..layout.padded_out() {
-                        let want: i32 = (0..layout.padded_in())
-                            .map(|j| i32::from(w[layout.index(c, j)]) * i32::from(q[j]))
-                            .sum();
-                        assert_eq!(
-                            got[t * layout.padded_out() + c],
-                            want,
-                            "{} {n}x{k}x{rows}: {t},{c}",
-                            kernel.name()
-                        );
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_f32_kernel_agrees_with_f64() {
-        let mut random = Random(4);
-        for kernel in F32Kernel::available() {
-            for (n, k, rows) in SHAPES {
-                let layout = PanelLayout::new(Format::F32, n, k);
-                let len = layout.padded_out() * k;
-                let mut w = Buffer::default();
-                w.take::<f32>(len).fill_with(|| random.normal());
-                let w = w.view::<f32>(len);
-                let x: Vec<f32> = (0..rows * k).map(|_| random.normal()).collect();
-                let mut packed = PackedF32::default();
-                packed.pack(&Pool::inline(), kernel.tiling(), &x, rows, k, k);
-                let mut work = Work::default();
-                let got = kernel.multiply(w, &packed, &mut work).unwrap();
-                for t in 0..rows {
-                    for c in 0..layout.padded_out() {
-                        let want: f64 = (0..k)
-                            .map(|j| f64::from(w[layout.index(c, j)]) * f64::from(x[t * k + j]))
-                            .sum();
-                        let got = f64::from(got[t * layout.padded_out() + c]);
-                        assert!(
-                            (got - want).abs() < 1e-5 * k as f64,
-                            "{} {n}x{k}x{rows}: {got} not {want}",
-                            kernel.name()
-                        );
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_half_is_widened_exactly() {
-        let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|h| !h.is_nan()).collect();
-        let mut wide = vec![0f32; all.len()];
-        widen(&all, &mut wide);
-        assert!(all.iter().zip(&wide).all(|(h, w)| h.to_f32().to_bits() == w.to_bits()));
-    }
-
-    #[test]
-    fn kernels_are_chosen_by_name_and_unknown_names_are_refused() {
-        assert_eq!(Kernels::choose(Some("portable")).unwrap().i8.name(), "portable");
-        let error = Kernels::choose(Some("warp")).unwrap_err().to_string();
-        assert!(error.contains("warp") && error.contains("portable"), "{error}");
-        let (f32s, i8s) = Kernels::available();
-        for name in f32s.iter().chain(&i8s) {
-            Kernels::choose(Some(name)).unwrap();
-        }
-    }
 }

@@ -4,17 +4,21 @@
 use crate::context::{Context, LinearInput, Packed, Scratch};
 use crate::elementwise::{activate, multiversion};
 use crate::kernel::pack::Token;
-use crate::kernel::{GROUP, widen};
 use crate::weight::LinearWeight;
 use half::f16;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use thimble_shared::graph::Activation;
 use thimble_shared::number::Format;
 use thimble_shared::panel::PANEL_ROWS;
 use tract_core::internal::*;
 
-/// Channels of one group of panels.
-const WIDTH: usize = GROUP * PANEL_ROWS;
+/// Most panels multiplied in one call.
+const MOST: usize = 16;
+/// Channels of the largest group of panels.
+const WIDTH: usize = MOST * PANEL_ROWS;
+/// Numbers a group's result may have: 16 KiB, half of a small first cache.
+const RESULT: usize = 4096;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Linear {
@@ -140,19 +144,31 @@ impl Linear {
         }
     }
 
+    /// Panels of one weight multiplied in one call: many, to spread what a call costs, but so few that the result stays in
+    /// the first cache and that every thread gets some.
+    fn group_size(&self, weight: &LinearWeight, rows: usize) -> usize {
+        let threads = self.context.pool.threads();
+        let all: usize = self.weights.iter().map(|w| w.layout.panels()).sum();
+        let shared = if threads > 1 { all / (4 * threads) } else { MOST };
+        // f16 panels are widened a group at a time, into memory that should stay in the second cache.
+        let most = if weight.layout.format == Format::F16 { 4 } else { MOST };
+        // Even, since kernels of ours take panels in pairs.
+        let size = (RESULT / (rows * PANEL_ROWS).max(1)).min(shared).min(most);
+        (size & !1).max(2)
+    }
+
     fn multiply(&self, packed: &Packed, columns: &[Columns]) -> TractResult<()> {
-        let groups: Vec<(usize, usize)> = self
-            .weights
-            .iter()
-            .enumerate()
-            .flat_map(|(i, w)| (0..w.layout.panels()).step_by(GROUP).map(move |p| (i, p)))
-            .collect();
+        let mut groups = vec![];
+        for (i, (w, columns)) in self.weights.iter().zip(columns).enumerate() {
+            let (panels, size) = (w.layout.panels(), self.group_size(w, columns.rows));
+            groups.extend((0..panels).step_by(size).map(|p| (i, p..panels.min(p + size))));
+        }
         let failure = Mutex::new(None);
         self.context.pool.each(groups.len(), |task| {
-            let (i, first) = groups[task];
+            let (i, panels) = groups[task].clone();
             let done = self
                 .context
-                .with_scratch(|s| self.group(&self.weights[i], first, packed, &columns[i], s));
+                .with_scratch(|s| self.group(&self.weights[i], panels, packed, &columns[i], s));
             if let (Err(e), Ok(mut failure)) = (done, failure.lock()) {
                 *failure = Some(e);
             }
@@ -160,37 +176,34 @@ impl Linear {
         failure.into_inner().ok().flatten().map_or(Ok(()), Err)
     }
 
-    /// Computes the channels of up to [`GROUP`] panels for all rows.
+    /// Computes the channels of up to [`MOST`] panels for all rows.
     fn group(
         &self,
         weight: &LinearWeight,
-        first: usize,
+        group: Range<usize>,
         packed: &Packed,
         out: &Columns,
         scratch: &mut Scratch,
     ) -> TractResult<()> {
         let layout = weight.layout;
-        let last = layout.panels().min(first + GROUP);
-        let width = (last - first) * PANEL_ROWS;
-        let channels = first * PANEL_ROWS..layout.out.min(last * PANEL_ROWS);
+        let width = group.len() * PANEL_ROWS;
+        let channels = group.start * PANEL_ROWS..layout.out.min(group.end * PANEL_ROWS);
         let Scratch { work, panels, tile, .. } = scratch;
         let kernels = &self.context.kernels;
         let bias = padded(&weight.bias()[channels.clone()]);
         tile.resize(out.rows * width, 0.0);
         match layout.format {
             Format::F32 => {
-                let product = kernels.f32.multiply(weight.panels(first..last), &packed.f32, work)?;
+                let product = kernels.f32.multiply(weight.panels(group), &packed.f32, work)?;
                 add_bias(product, &bias[..width], tile);
             }
             Format::F16 => {
-                let halves = weight.panels::<f16>(first..last);
-                let wide = panels.take(halves.len());
-                widen(halves, wide);
-                let product = kernels.f32.multiply(wide, &packed.f32, work)?;
+                let halves = weight.panels::<f16>(group);
+                let product = kernels.f32.multiply_f16(halves, &packed.f32, panels, work)?;
                 add_bias(product, &bias[..width], tile);
             }
             Format::I8 => {
-                let sums = kernels.i8.multiply(weight.panels(first..last), &packed.i8, work)?;
+                let sums = kernels.i8.multiply(weight.panels(group), &packed.i8, work)?;
                 let scales = padded(&weight.scales()[channels.clone()]);
                 rescale(sums, &packed.i8.tokens, &scales[..width], &bias[..width], tile);
             }

@@ -5,11 +5,26 @@ use super::pack::Token;
 use std::arch::x86_64::*;
 use thimble_shared::panel::{I8_GROUP, PANEL_ROWS};
 
-/// Calls `$kernel::<T>` for the `T` that equals `$tokens`, 1 to 16.
+/// Calls `$kernel::<T>` for the `T` that equals `$tokens`, 1 to 16; a further constant follows it in brackets.
 macro_rules! by_tokens {
-    ($tokens:expr, $kernel:ident, $args:tt, [$($t:literal)*]) => {
+    ($tokens:expr, $kernel:ident[$($more:ident)?], $args:tt) => {
         match $tokens {
-            $($t => $kernel::<$t> $args,)*
+            1 => $kernel::<1 $(, $more)?> $args,
+            2 => $kernel::<2 $(, $more)?> $args,
+            3 => $kernel::<3 $(, $more)?> $args,
+            4 => $kernel::<4 $(, $more)?> $args,
+            5 => $kernel::<5 $(, $more)?> $args,
+            6 => $kernel::<6 $(, $more)?> $args,
+            7 => $kernel::<7 $(, $more)?> $args,
+            8 => $kernel::<8 $(, $more)?> $args,
+            9 => $kernel::<9 $(, $more)?> $args,
+            10 => $kernel::<10 $(, $more)?> $args,
+            11 => $kernel::<11 $(, $more)?> $args,
+            12 => $kernel::<12 $(, $more)?> $args,
+            13 => $kernel::<13 $(, $more)?> $args,
+            14 => $kernel::<14 $(, $more)?> $args,
+            15 => $kernel::<15 $(, $more)?> $args,
+            16 => $kernel::<16 $(, $more)?> $args,
             _ => unreachable!("tiles hold at most 16 tokens"),
         }
     };
@@ -27,44 +42,47 @@ pub fn has_vnni() -> bool {
     has_avx512() && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw")
 }
 
-/// f32, 16 channels at a time. Call only when [`has_avx512`].
-pub fn f32_avx512(w: &[f32], x: &[f32], k: usize, tokens: usize, out: &mut [f32], stride: usize) {
-    let panel = k * PANEL_ROWS;
+/// f32 arithmetic, 16 channels at a time; `w` is f32, or f16 (`HALF`), widened as it is read. Only when [`has_avx512`].
+pub fn f32_avx512<const HALF: bool>(w: &[u8], x: &[f32], k: usize, tokens: usize, out: &mut [f32], stride: usize) {
+    let panel = k * PANEL_ROWS * if HALF { 2 } else { 4 };
     assert!(has_avx512() && x.len() == k * tokens && w.len().is_multiple_of(panel.max(1)) && k > 0);
     for (pair, w) in w.chunks(2 * panel).enumerate() {
         let out = &mut out[pair * 2 * PANEL_ROWS..];
         let second = w.len() / panel - 1;
         assert!(out.len() >= (tokens - 1) * stride + PANEL_ROWS * (1 + second));
-        let (w0, w1) = (w.as_ptr(), w[second * panel..].as_ptr());
-        // SAFETY: the CPU has the features; `w0` and `w1` start k*8 floats each, `x` has k*tokens, and `out` was checked
+        let (w0, w1, x, out) = (w.as_ptr(), w[second * panel..].as_ptr(), x.as_ptr(), out.as_mut_ptr());
+        // SAFETY: the CPU has the features; `w0` and `w1` start k*8 numbers each, `x` has k*tokens, and `out` was checked
         // to hold `tokens` rows of 8, or of 16 when there is a second panel.
-        unsafe {
-            by_tokens!(tokens, f32_pair, (w0, w1, x.as_ptr(), k, out.as_mut_ptr(), stride, second == 1),
-                [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16]);
-        }
+        unsafe { by_tokens!(tokens, f32_pair[HALF], (w0, w1, x, k, out, stride, second == 1)) }
     }
 }
 
 /// SAFETY: see the only caller, [`f32_avx512`].
 #[target_feature(enable = "avx2,avx512f,avx512dq,avx512vl")]
-unsafe fn f32_pair<const T: usize>(
-    w0: *const f32,
-    w1: *const f32,
+unsafe fn f32_pair<const T: usize, const HALF: bool>(
+    w0: *const u8,
+    w1: *const u8,
     x: *const f32,
     k: usize,
     out: *mut f32,
     stride: usize,
     both: bool,
 ) {
-    // SAFETY: all offsets stay below what the caller promises.
+    // SAFETY: all offsets stay below what the caller promises; unaligned loads are used throughout.
     unsafe {
-        // The next pair of panels follows in memory and is asked for a pair ahead: panels are too short for the hardware's
-        // prefetcher to learn them. Asking past the last one is harmless.
+        let step = PANEL_ROWS * if HALF { 2 } else { 4 };
         let mut acc = [_mm512_setzero_ps(); T];
         for i in 0..k {
-            let low = _mm512_castps256_ps512(_mm256_loadu_ps(w0.add(i * PANEL_ROWS)));
-            let w = _mm512_insertf32x8::<1>(low, _mm256_loadu_ps(w1.add(i * PANEL_ROWS)));
-            _mm_prefetch::<_MM_HINT_T1>(w0.wrapping_add(2 * (k + i) * PANEL_ROWS).cast());
+            let (w0, w1) = (w0.add(i * step), w1.add(i * step));
+            let w = if HALF {
+                _mm512_cvtph_ps(_mm256_set_m128i(_mm_loadu_si128(w1.cast()), _mm_loadu_si128(w0.cast())))
+            } else {
+                let low = _mm512_castps256_ps512(_mm256_loadu_ps(w0.cast()));
+                _mm512_insertf32x8::<1>(low, _mm256_loadu_ps(w1.cast()))
+            };
+            // The next pair of panels follows in memory and is asked for a pair ahead: panels are too short for the
+            // hardware's prefetcher to learn them. Asking past the last one is harmless.
+            _mm_prefetch::<_MM_HINT_T1>(w0.wrapping_add((2 * k + i) * step).cast());
             for (t, acc) in acc.iter_mut().enumerate() {
                 *acc = _mm512_fmadd_ps(w, _mm512_set1_ps(*x.add(i * T + t)), *acc);
             }
@@ -98,8 +116,7 @@ pub fn i8_vnni(w: &[i8], x: &[i8], tokens: &[Token], depth: usize, out: &mut [i3
         // SAFETY: the CPU has the features; `w0` and `w1` start depth*8 bytes each, `x` has depth*rows, `tokens` has rows,
         // and `out` was checked to hold as many rows of 8, or of 16 when there is a second panel.
         unsafe {
-            by_tokens!(rows, i8_pair, (w0, w1, x.as_ptr(), tokens.as_ptr(), depth / I8_GROUP, out.as_mut_ptr(), stride, second == 1),
-                [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16]);
+            by_tokens!(rows, i8_pair[], (w0, w1, x.as_ptr(), tokens.as_ptr(), depth / I8_GROUP, out.as_mut_ptr(), stride, second == 1));
         }
     }
 }
@@ -155,7 +172,7 @@ pub fn i8_avx2(w: &[i8], x: &[i16], depth: usize, tokens: usize, out: &mut [i32]
         assert!(out.len() >= (tokens - 1) * stride + PANEL_ROWS);
         let (w, x, groups, out) = (w.as_ptr(), x.as_ptr(), depth / I8_GROUP, out.as_mut_ptr());
         // SAFETY: the CPU has AVX2; `w` starts depth*8 bytes, `x` has depth*tokens i16, `out` holds `tokens` rows of 8.
-        unsafe { by_tokens!(tokens, i8_panel_avx2, (w, x, groups, out, stride), [1 2 3 4]) }
+        unsafe { by_tokens!(tokens, i8_panel_avx2[], (w, x, groups, out, stride)) }
     }
 }
 

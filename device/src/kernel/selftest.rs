@@ -1,0 +1,133 @@
+//! The proof, at every start, that a kernel computes what it should: a few panels and tokens multiplied and compared with
+//! plain arithmetic. tract's panel order is no documented interface, and a CPU may promise more than it does.
+
+use super::pack::{PackedF32, PackedI8};
+use super::{F32Kernel, I8Kernel, KernelError, Work, widen};
+use crate::buffer::Buffer;
+use half::f16;
+use thimble_shared::panel::PANEL_ROWS;
+
+impl F32Kernel {
+    pub(super) fn self_test(&self) -> Result<(), KernelError> {
+        let (panels, k, rows) = (3, 37, 21);
+        let mut random = Random(1);
+        // Values that f16 holds exactly, so that both ways of storing them must give the same sums.
+        let (mut halves, mut w) = (Buffer::default(), Buffer::default());
+        let len = panels * PANEL_ROWS * k;
+        halves.take::<f16>(len).fill_with(|| f16::from_f32(random.normal()));
+        let halves = halves.view::<f16>(len);
+        widen(halves, w.take::<f32>(len));
+        let w = w.view::<f32>(len);
+        let x: Vec<f32> = (0..rows * k).map(|_| random.normal()).collect();
+        let mut packed = PackedF32::default();
+        packed.pack(&crate::pool::Pool::inline(), self.tiling(), &x, rows, k, k);
+        let wanted = |t: usize, n: usize| {
+            let panel = &w[n / PANEL_ROWS * PANEL_ROWS * k..];
+            (0..k)
+                .map(|j| f64::from(panel[j * PANEL_ROWS + n % PANEL_ROWS]) * f64::from(x[t * k + j]))
+                .sum()
+        };
+        let mut work = Work::default();
+        let found = self
+            .multiply(w, &packed, &mut work)
+            .map_err(|e| failed(self.name(), &e))?;
+        compare(self.name(), panels * PANEL_ROWS, found, 1e-4, wanted)?;
+        let found = self
+            .multiply_f16(halves, &packed, &mut Buffer::default(), &mut work)
+            .map_err(|e| failed(self.name(), &e))?;
+        compare(self.name(), panels * PANEL_ROWS, found, 1e-4, wanted)
+    }
+}
+
+impl I8Kernel {
+    pub(super) fn self_test(&self) -> Result<(), KernelError> {
+        let (panels, k, rows) = (3, 80, 21);
+        let mut random = Random(2);
+        let mut w = Buffer::default();
+        w.take::<i8>(panels * PANEL_ROWS * k).fill_with(|| random.int8());
+        // The largest products there are, all of one sign: what overflows first in a kernel that can overflow.
+        w.take::<i8>(panels * PANEL_ROWS * k)[..PANEL_ROWS * k].fill(127);
+        let w = w.view::<i8>(panels * PANEL_ROWS * k);
+        // Every row holds a 127, so quantising keeps the whole numbers as they are.
+        let x: Vec<f32> = (0..rows * k)
+            .map(|i| {
+                if i % k == 0 || i < k {
+                    127.0
+                } else {
+                    f32::from(random.int8())
+                }
+            })
+            .collect();
+        let mut packed = PackedI8::default();
+        packed.quantise(&crate::pool::Pool::inline(), self.tiling(), self.wide(), &x, rows, k);
+        let mut work = Work::default();
+        let found = self
+            .multiply(w, &packed, &mut work)
+            .map_err(|e| failed(self.name(), &e))?;
+        let layout =
+            thimble_shared::panel::PanelLayout::new(thimble_shared::number::Format::I8, panels * PANEL_ROWS, k);
+        let found: Vec<f32> = found.iter().map(|&v| v as f32).collect();
+        // All sums stay below 2^24, so f32 holds them exactly.
+        compare(self.name(), panels * PANEL_ROWS, &found, 0.0, |t, n| {
+            (0..k)
+                .map(|j| f64::from(w[layout.index(n, j)]) * f64::from(x[t * k + j]))
+                .sum()
+        })
+    }
+}
+
+fn failed(kernel: &str, error: &dyn std::fmt::Display) -> KernelError {
+    KernelError::Failed {
+        kernel: kernel.to_string(),
+        problem: error.to_string(),
+    }
+}
+
+fn compare(
+    kernel: &str,
+    channels: usize,
+    found: &[f32],
+    tolerance: f64,
+    wanted: impl Fn(usize, usize) -> f64,
+) -> Result<(), KernelError> {
+    for (i, &found) in found.iter().enumerate() {
+        let (token, channel) = (i / channels, i % channels);
+        let (found, wanted) = (f64::from(found), wanted(token, channel));
+        if (found - wanted).abs() > tolerance || found.is_nan() {
+            return Err(KernelError::SelfTest {
+                kernel: kernel.to_string(),
+                token,
+                channel,
+                found,
+                wanted,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A small generator for self-tests and tests: splitmix64.
+pub(crate) struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in [-1, 1).
+    pub fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// Roughly normal, standard deviation 1.
+    pub fn normal(&mut self) -> f32 {
+        self.unit() + self.unit() + self.unit()
+    }
+
+    pub fn int8(&mut self) -> i8 {
+        ((self.next() % 255) as i32 - 127) as i8
+    }
+}

@@ -1,0 +1,112 @@
+//! Kernels against plain arithmetic on awkward shapes: int8 exactly, f32 within rounding.
+
+pub(crate) use super::selftest::Random;
+use super::*;
+use crate::pool::Pool;
+use thimble_shared::number::Format;
+use thimble_shared::panel::{I8_DEPTH, PanelLayout};
+
+const SHAPES: [(usize, usize, usize); 9] = [
+    (1, 16, 1),
+    (8, 16, 16),
+    (24, 48, 3),
+    (16, 768, 17),
+    (40, 96, 8),
+    (32, 80, 33),
+    (64, 3072, 5),
+    (8, 128, 40),
+    (48, 12, 12),
+];
+
+#[test]
+fn every_int8_kernel_gives_the_exact_sums() {
+    let mut random = Random(3);
+    for kernel in I8Kernel::available() {
+        for (n, k, rows) in SHAPES {
+            let layout = PanelLayout::new(Format::I8, n, k);
+            let mut w = Buffer::default();
+            let len = layout.bytes();
+            w.take::<i8>(len).fill_with(|| random.int8());
+            let w = w.view::<i8>(len);
+            let x: Vec<f32> = (0..rows * k).map(|_| random.normal()).collect();
+            let mut packed = PackedI8::default();
+            packed.quantise(&Pool::inline(), kernel.tiling(), kernel.wide(), &x, rows, k);
+            let mut work = Work::default();
+            let got = kernel.multiply(w, &packed, &mut work).unwrap();
+            let mut q = vec![0i8; k.next_multiple_of(I8_DEPTH)];
+            for t in 0..rows {
+                pack::quantise_row(&x[t * k..][..k], &mut q[..k]);
+                for c in 0..layout.padded_out() {
+                    let want: i32 = (0..layout.padded_in())
+                        .map(|j| i32::from(w[layout.index(c, j)]) * i32::from(q[j]))
+                        .sum();
+                    assert_eq!(
+                        got[t * layout.padded_out() + c],
+                        want,
+                        "{} {n}x{k}x{rows}: {t},{c}",
+                        kernel.name()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_f32_kernel_agrees_with_f64() {
+    let mut random = Random(4);
+    for kernel in F32Kernel::available() {
+        for (n, k, rows) in SHAPES {
+            let layout = PanelLayout::new(Format::F32, n, k);
+            let len = layout.padded_out() * k;
+            let mut w = Buffer::default();
+            let mut halves = Buffer::default();
+            halves.take::<f16>(len).fill_with(|| f16::from_f32(random.normal()));
+            let halves = halves.view::<f16>(len);
+            widen(halves, w.take::<f32>(len));
+            let w = w.view::<f32>(len);
+            let x: Vec<f32> = (0..rows * k).map(|_| random.normal()).collect();
+            let mut packed = PackedF32::default();
+            packed.pack(&Pool::inline(), kernel.tiling(), &x, rows, k, k);
+            let mut work = Work::default();
+            let got = kernel.multiply(w, &packed, &mut work).unwrap().to_vec();
+            let from_halves = kernel
+                .multiply_f16(halves, &packed, &mut Buffer::default(), &mut work)
+                .unwrap();
+            for t in 0..rows {
+                for c in 0..layout.padded_out() {
+                    let want: f64 = (0..k)
+                        .map(|j| f64::from(w[layout.index(c, j)]) * f64::from(x[t * k + j]))
+                        .sum();
+                    let at = t * layout.padded_out() + c;
+                    for got in [f64::from(got[at]), f64::from(from_halves[at])] {
+                        let name = kernel.name();
+                        assert!(
+                            (got - want).abs() < 1e-5 * k as f64,
+                            "{name} {n}x{k}x{rows}: {got} not {want}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_half_is_widened_exactly() {
+    let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|h| !h.is_nan()).collect();
+    let mut wide = vec![0f32; all.len()];
+    widen(&all, &mut wide);
+    assert!(all.iter().zip(&wide).all(|(h, w)| h.to_f32().to_bits() == w.to_bits()));
+}
+
+#[test]
+fn kernels_are_chosen_by_name_and_unknown_names_are_refused() {
+    assert_eq!(Kernels::choose(Some("portable")).unwrap().i8.name(), "portable");
+    let error = Kernels::choose(Some("warp")).unwrap_err().to_string();
+    assert!(error.contains("warp") && error.contains("portable"), "{error}");
+    let (f32s, i8s) = Kernels::available();
+    for name in f32s.iter().chain(&i8s) {
+        Kernels::choose(Some(name)).unwrap();
+    }
+}
