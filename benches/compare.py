@@ -242,11 +242,14 @@ def main():
         raw["seq"][seq] = results
         text += table(everyone, results, seq)
     raw["versions"] = versions
+    loads = [line["load_average"] for results in raw["seq"].values() for r in results.values() for line in r["rounds"]]
     head = [
         f"# thimble and its peers, albert-base's shape, {datetime.date.today()}\n",
         f"{raw['cpu']}, {raw['cores']} cores, Linux {raw['kernel']}; commit {raw['commit']}; "
         + ", ".join(f"{peer} {version}" for peer, version in versions.items())
         + f". One thread; {args.rounds} rounds of {args.runs} runs after {args.warmup}; made by `benches/compare`.\n",
+        f"Load average while measuring: {min(loads):.1f} to {max(loads):.1f}"
+        + ("; the machine was busy with other work: read the ratios, not the times.\n" if min(loads) > 1.5 else ".\n"),
         "int8 of ONNX Runtime, tract and rten: `quantize_dynamic` (per channel, QInt8) of the fp32 model with plain row-major weights, "
         "the repair by hand that makes it quantise every layer; its activations are quantised per tensor, thimble's per token.",
     ]
