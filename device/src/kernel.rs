@@ -14,9 +14,8 @@ mod x86;
 
 use crate::buffer::Buffer;
 use half::f16;
-use pack::{Order, PackedF32, PackedI8, Tiling};
-use thimble_shared::number::I8_MAX;
-use thimble_shared::panel::{I8_DEPTH, PANEL_ROWS};
+use pack::{PackedF32, PackedI8, Tiling};
+use thimble_shared::panel::PANEL_ROWS;
 use tract::{Operands, TractKernel, Workspace};
 use tract_core::internal::TractResult;
 
@@ -258,35 +257,17 @@ impl I8Kernel {
         }
     }
 
-    /// How it reads activations.
-    pub fn order(&self) -> Order {
+    /// Whether activations are packed as i16.
+    pub fn wide(&self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            I8Kernel::Avx2 => Order::WideGroups,
-            #[cfg(target_arch = "aarch64")]
-            I8Kernel::Smull => Order::Blocks,
-            _ => Order::Groups,
-        }
-    }
-
-    /// Whether it computes faster when told which panels pass [`fits_four`].
-    pub fn asks_for_chains(&self) -> bool {
-        match self {
-            #[cfg(target_arch = "aarch64")]
-            I8Kernel::Smull => true,
+            I8Kernel::Avx2 => true,
             _ => false,
         }
     }
 
-    /// `w` is whole panels `[x.depth/4][8][4]`; returns one row of their channels per token. `chains` says of each panel
-    /// whether it passes [`fits_four`]; left empty, none is taken to.
-    pub fn multiply<'w>(
-        &self,
-        w: &[i8],
-        #[cfg_attr(not(target_arch = "aarch64"), allow(unused_variables))] chains: &[bool],
-        x: &PackedI8,
-        work: &'w mut Work,
-    ) -> TractResult<&'w mut [i32]> {
+    /// `w` is whole panels `[x.depth/4][8][4]`; returns one row of their channels per token.
+    pub fn multiply<'w>(&self, w: &[i8], x: &PackedI8, work: &'w mut Work) -> TractResult<&'w mut [i32]> {
         let (rows, depth) = (x.rows(), x.depth);
         let channels = w.len() / depth;
         let tiling = self.tiling();
@@ -315,34 +296,12 @@ impl I8Kernel {
                 #[cfg(target_arch = "x86_64")]
                 I8Kernel::Avx2 => x86::i8_avx2(w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels),
                 #[cfg(target_arch = "aarch64")]
-                I8Kernel::Smull => {
-                    let chains = chains.get(at % channels / PANEL_ROWS..).unwrap_or_default();
-                    arm::i8_smull(
-                        w,
-                        chains,
-                        bytemuck::cast_slice(tile),
-                        depth,
-                        tokens.len(),
-                        out,
-                        channels,
-                    );
-                }
+                I8Kernel::Smull => arm::i8_smull(w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels),
                 _ => portable::i8_tile(w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels),
             }
         });
         Ok(out)
     }
-}
-
-/// Whether in every 16 inputs of an int8 panel the four products that share an i16 lane fit it whatever the activations
-/// are: 127 × the sum of the four weights' magnitudes stays below 2^15.
-pub fn fits_four(panel: &[i8]) -> bool {
-    const GROUP: usize = I8_DEPTH / 4 * PANEL_ROWS;
-    let most = i16::MAX / I8_MAX as i16;
-    panel.as_chunks::<{ 4 * GROUP }>().0.iter().all(|block| {
-        let (groups, _) = block.as_chunks::<GROUP>();
-        (0..GROUP).all(|lane| groups.iter().map(|g| i16::from(g[lane].unsigned_abs())).sum::<i16>() <= most)
-    })
 }
 
 /// Calls `f(panels, tile, tokens, offset)` for two panels at a time and every tile of tokens; the pair is outermost, so it

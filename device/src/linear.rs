@@ -137,7 +137,7 @@ impl Linear {
         }
         if self.weights.iter().any(|w| w.layout.format == Format::I8) {
             let tiling = kernels.i8.tiling();
-            packed.i8.quantise(pool, tiling, kernels.i8.order(), x, rows, width);
+            packed.i8.quantise(pool, tiling, kernels.i8.wide(), x, rows, width);
         }
         if self.weights.iter().any(|w| w.layout.format != Format::I8) {
             packed.f32.pack(pool, kernels.f32.tiling(), x, rows, width, width);
@@ -203,12 +203,7 @@ impl Linear {
                 add_bias(product, &bias[..width], tile);
             }
             Format::I8 => {
-                let chains = if kernels.i8.asks_for_chains() {
-                    &weight.chains()[group.clone()]
-                } else {
-                    &[]
-                };
-                let sums = kernels.i8.multiply(weight.panels(group), chains, &packed.i8, work)?;
+                let sums = kernels.i8.multiply(weight.panels(group), &packed.i8, work)?;
                 let scales = padded(&weight.scales()[channels.clone()]);
                 rescale(sums, &packed.i8.tokens, &scales[..width], &bias[..width], tile);
             }

@@ -2,11 +2,11 @@
 //! bias and perhaps scales, a table is rows, a vector is f32. Nothing is copied; casts were checked when the view was made.
 
 use crate::image::Image;
-use crate::kernel::{fits_four, widen};
+use crate::kernel::widen;
 use half::f16;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use thimble_shared::artifact::Artifact;
 use thimble_shared::graph::{Kind, WeightSpec};
 use thimble_shared::lower::scale;
@@ -38,8 +38,6 @@ pub struct LinearWeight {
     range: Range<usize>,
     scales: Option<Vector>,
     bias: Vector,
-    /// Of each int8 panel, whether it passes [`fits_four`]; found when first asked for.
-    chains: Arc<OnceLock<Vec<bool>>>,
 }
 
 /// A lookup table `[rows, cols]`: row-major, or the panels of a tied decoder.
@@ -132,7 +130,6 @@ impl<'a> Weights<'a> {
             range: self.range(name, layout.bytes())?,
             scales: self.scales(name, layout.format, out)?,
             bias: self.vector(bias, out)?,
-            chains: Arc::default(),
         })
     }
 
@@ -171,14 +168,6 @@ impl LinearWeight {
         let bytes = self.layout.panel_bytes();
         let all = &self.image.bytes()[self.range.clone()];
         bytemuck::cast_slice(&all[panels.start * bytes..panels.end * bytes])
-    }
-
-    /// Of each int8 panel, whether four of its products fit an i16. Reads the whole weight once.
-    pub fn chains(&self) -> &[bool] {
-        self.chains.get_or_init(|| {
-            let panels = self.panels::<i8>(0..self.layout.panels());
-            panels.chunks_exact(self.layout.panel_bytes()).map(fits_four).collect()
-        })
     }
 
     /// One int8 scale per output channel; empty in other formats.

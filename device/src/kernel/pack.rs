@@ -3,7 +3,6 @@
 
 use crate::buffer::Buffer;
 use crate::pool::Pool;
-use bytemuck::Pod;
 use thimble_shared::number::{ACTIVATION_FLOOR, I8_MAX};
 use thimble_shared::panel::{I8_DEPTH, I8_GROUP};
 
@@ -90,18 +89,6 @@ pub struct Token {
     pub sum: i32,
 }
 
-/// How the int8 activations of one tile lie.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Order {
-    /// `[k/4][token][4]`.
-    #[default]
-    Groups,
-    /// The same in i16, for kernels that multiply so.
-    WideGroups,
-    /// `[k/16][token][16]`.
-    Blocks,
-}
-
 /// int8 activations in tiles, with the scale each token was quantised by.
 #[derive(Debug, Default)]
 pub struct PackedI8 {
@@ -109,14 +96,14 @@ pub struct PackedI8 {
     pub tokens: Vec<Token>,
     /// Input channels rounded up to the panel's depth.
     pub depth: usize,
-    order: Order,
+    wide: bool,
 }
 
 impl PackedI8 {
-    /// Quantises each row symmetrically by its own maximum and packs it.
-    pub fn quantise(&mut self, pool: &Pool, tiling: Tiling, order: Order, x: &[f32], rows: usize, k: usize) {
+    /// Quantises each row symmetrically by its own maximum and packs it; `wide` stores i16, for kernels that multiply so.
+    pub fn quantise(&mut self, pool: &Pool, tiling: Tiling, wide: bool, x: &[f32], rows: usize, k: usize) {
         let depth = k.next_multiple_of(I8_DEPTH);
-        (self.depth, self.order) = (depth, order);
+        (self.depth, self.wide) = (depth, wide);
         self.tokens.resize(rows, Token::default());
         let tile_bytes = tiling.tokens * depth * self.element();
         let data = self.data.take::<u8>(tiling.tiles(rows) * tile_bytes);
@@ -129,17 +116,24 @@ impl PackedI8 {
             for (t, token) in tokens.iter_mut().enumerate() {
                 token.scale = quantise_row(&x[(i * tiling.tokens + t) * k..][..k], &mut row[..k]);
                 token.sum = row.iter().map(|&v| i32::from(v)).sum();
-                match order {
-                    Order::Groups => scatter::<i8, I8_GROUP>(&row, tile, t, width),
-                    Order::WideGroups => scatter::<i16, I8_GROUP>(&row, tile, t, width),
-                    Order::Blocks => scatter::<i8, I8_DEPTH>(&row, tile, t, width),
+                let groups = row.as_chunks::<I8_GROUP>().0;
+                if wide {
+                    let tile: &mut [[i16; I8_GROUP]] = bytemuck::cast_slice_mut(tile);
+                    for (slot, group) in tile[t..].iter_mut().step_by(width).zip(groups) {
+                        *slot = group.map(i16::from);
+                    }
+                } else {
+                    let tile: &mut [[i8; I8_GROUP]] = bytemuck::cast_slice_mut(tile);
+                    for (slot, group) in tile[t..].iter_mut().step_by(width).zip(groups) {
+                        *slot = *group;
+                    }
                 }
             }
         });
     }
 
     fn element(&self) -> usize {
-        if self.order == Order::WideGroups { 2 } else { 1 }
+        if self.wide { 2 } else { 1 }
     }
 
     pub fn rows(&self) -> usize {
@@ -157,15 +151,6 @@ impl PackedI8 {
     pub fn all(&self, tiling: Tiling) -> &[u8] {
         self.data
             .view(tiling.tiles(self.rows()) * tiling.tokens * self.depth * self.element())
-    }
-}
-
-/// Spreads one token's row over its tile, `N` values at a time, as the `t`-th of `width` tokens.
-fn scatter<T: Pod + From<i8>, const N: usize>(row: &[i8], tile: &mut [u8], t: usize, width: usize) {
-    let slots = bytemuck::cast_slice_mut::<u8, T>(tile).as_chunks_mut::<N>().0;
-    let slots = slots[t..].iter_mut().step_by(width);
-    for (slot, group) in slots.zip(row.as_chunks::<N>().0) {
-        *slot = group.map(T::from);
     }
 }
 
@@ -231,9 +216,9 @@ mod tests {
             let mut f = PackedF32::default();
             f.pack(&pool, tiling, &x, rows, k, k);
             let mut q = PackedI8::default();
-            q.quantise(&pool, tiling, Order::Groups, &x, rows, k);
+            q.quantise(&pool, tiling, false, &x, rows, k);
             let mut wide = PackedI8::default();
-            wide.quantise(&pool, tiling, Order::WideGroups, &x, rows, k);
+            wide.quantise(&pool, tiling, true, &x, rows, k);
             for t in 0..rows {
                 let (tile, at) = (t / 4, t % 4);
                 let width = tiling.width(rows, tile);
