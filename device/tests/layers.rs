@@ -21,7 +21,8 @@ impl Reference<'_> {
         let row = |x: &Vec<f64>| -> Vec<f64> {
             let k = x.len();
             match &self.weights[name] {
-                Values::I8 { q, scales } => {
+                values @ (Values::I8 { .. } | Values::I4 { .. }) => {
+                    let (q, scales) = (values.int8s().unwrap(), values.scales());
                     let x: Vec<f32> = x.iter().map(|&v| v as f32).collect();
                     let a = x.iter().fold(0f32, |m, v| m.max(v.abs())).max(1e-30);
                     let (inverse, step) = (127.0 / a, a / 127.0);

@@ -3,9 +3,9 @@
 //! order of predicted loss, found by exhausting all combinations, and for the caller to verify by running them.
 
 use std::collections::BTreeMap;
-use thimble_shared::artifact::weight_bytes;
 use thimble_shared::graph::{Config, Kind, WeightSpec};
 use thimble_shared::number::Format;
+use thimble_shared::stored::weight_bytes;
 
 /// Weights that take the same format.
 #[derive(Clone, Debug)]

@@ -42,7 +42,12 @@ enum Command {
 pub enum Precision {
     Fp32,
     Fp16,
+    /// int8 weights, f32 arithmetic
+    W8,
+    /// int8 weights and activations
     Int8,
+    /// int4 weights in blocks of 32, int8 activations
+    Int4,
 }
 
 impl Precision {
@@ -50,7 +55,9 @@ impl Precision {
         match self {
             Precision::Fp32 => Format::F32,
             Precision::Fp16 => Format::F16,
+            Precision::W8 => Format::W8,
             Precision::Int8 => Format::I8,
+            Precision::Int4 => Format::I4,
         }
     }
 }

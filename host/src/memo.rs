@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use thimble_shared::graph::Model;
 use thimble_shared::number::Format;
+use thimble_shared::stored::{Part, payload};
 
 pub struct Memo {
     /// None when there is nowhere to keep it.
@@ -87,9 +88,13 @@ fn folder() -> Option<PathBuf> {
 fn question(model: &Model, rows: &[Row]) -> Option<String> {
     let program = std::env::current_exe().ok()?.metadata().ok()?;
     let mut hash = Sha256::new();
-    for (name, values) in &model.weights {
-        hash.update(name);
-        hash.update(thimble_shared::panel::plain(values));
+    for spec in model.config.weights() {
+        hash.update(&spec.name);
+        let values = model.weights.get(&spec.name)?;
+        hash.update(values.format().name());
+        Part::ALL
+            .iter()
+            .for_each(|&part| hash.update(payload(&spec, values, part)));
     }
     hash.update(serde_json::to_vec(&model.config).ok()?);
     hash.update(format!("{} {:?}", program.len(), program.modified().ok()?));
