@@ -4,6 +4,7 @@
 pub mod answer;
 pub mod board;
 pub mod budget;
+pub mod calibrate;
 pub mod cli;
 pub mod cmd;
 pub mod equalise;

@@ -15,7 +15,9 @@ from safetensors.numpy import load_file, save_file
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "w8", "int8", "int4")
+# Formats whose linear maps round their inputs: a flipped rounding is carried on.
+ROUNDING = ("int8", "int4")
 OPSETS = range(13, 19)
 
 # Every model with golden values; albert-base-rand's weights are made, the others lie in their folders.
