@@ -5,7 +5,8 @@ use crate::cli::{Outcome, ShrinkArgs};
 use crate::cmd::{export, verify};
 use crate::inputs::{self, Inputs, Row};
 use crate::loss::decides;
-use crate::solve::{Floor, Plan, Task, solve};
+use crate::solve::{Plan, Task, solve};
+use crate::study::Floor;
 use crate::subject::Subject;
 use crate::text::{Align, exact, percent, say, size, table, thousands};
 use anyhow::{Result, bail};
@@ -196,7 +197,7 @@ fn as_text(args: &ShrinkArgs, plan: &Plan, tuned: usize, reported: usize) -> Str
         .zip(&plan.choice)
         .enumerate()
         .map(|(i, (family, &choice))| {
-            let format = plan.problem.formats[choice];
+            let format = plan.problem.options[i][choice];
             let bytes = family.bytes(format) as u64;
             vec![
                 family.name.to_string(),
@@ -251,11 +252,11 @@ fn as_json(
         .zip(&plan.choice)
         .enumerate()
         .map(|(i, (family, &choice))| {
-            let format = plan.problem.formats[choice];
+            let format = plan.problem.options[i][choice];
             json!({
                 "name": family.name, "format": format.to_string(), "bytes": family.bytes(format),
                 "weights": family.weights.iter().map(|w| &w.name).collect::<Vec<_>>(),
-                "loss_alone": plan.problem.formats.iter().zip(&plan.problem.loss[i])
+                "loss_alone": plan.problem.options[i].iter().zip(&plan.problem.loss[i])
                     .map(|(f, l)| (f.to_string(), json!(l))).collect::<serde_json::Map<_, _>>(),
             })
         })
