@@ -190,7 +190,9 @@ impl Problem {
     /// The choice with the fewest bytes.
     pub fn floor(&self) -> Choice {
         let least = |(family, options): (&Family, &Vec<Format>)| {
-            (0..options.len()).min_by_key(|&i| family.bytes(options[i])).unwrap_or(0)
+            (0..options.len())
+                .min_by_key(|&i| family.bytes(options[i]))
+                .unwrap_or(0)
         };
         self.families.iter().zip(&self.options).map(least).collect()
     }
@@ -283,7 +285,8 @@ mod tests {
         let problem = problem();
         let bytes = |choice: &Choice| {
             let each = problem.families.iter().enumerate();
-            each.map(|(i, f)| f.bytes(problem.format(i, choice)) as u64).sum::<u64>()
+            each.map(|(i, f)| f.bytes(problem.format(i, choice)) as u64)
+                .sum::<u64>()
         };
         let (least, most) = (bytes(&problem.floor()), bytes(&vec![0; problem.families.len()]));
         let mut before = f64::INFINITY;

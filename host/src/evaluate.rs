@@ -71,9 +71,7 @@ pub fn compare(config: &Config, rows: &[Row], reference: &[Outputs], candidate: 
     };
     let mut meter = Meter::new(scale);
     for (i, ((row, a), b)) in rows.iter().zip(reference).zip(candidate).enumerate() {
-        meter
-            .add(row, a, b)
-            .with_context(|| format!("input row {}", i + 1))?;
+        meter.add(row, a, b).with_context(|| format!("input row {}", i + 1))?;
     }
     Ok(meter.finish())
 }
@@ -117,7 +115,11 @@ impl<'a> Judge<'a> {
     ) -> Result<Judge<'a>> {
         let config = &original.config;
         let tokens: usize = rows.iter().map(|row| row.input_ids.len()).sum();
-        let width = if config.head.has_decoder() { config.vocab_size } else { config.hidden_size };
+        let width = if config.head.has_decoder() {
+            config.vocab_size
+        } else {
+            config.hidden_size
+        };
         let answers = if tokens.saturating_mul(width) > KEPT {
             Answers::RunAgain(image.clone())
         } else {
@@ -183,7 +185,13 @@ impl<'a> Judge<'a> {
 
     fn seen_by_candidate<'r>(&self, row: &'r Row) -> Cow<'r, Row> {
         let Some(ids) = self.ids else { return Cow::Borrowed(row) };
-        let new = |&id: &i64| usize::try_from(id).ok().and_then(|id| ids.get(id)).copied().unwrap_or(id);
+        let new = |&id: &i64| {
+            usize::try_from(id)
+                .ok()
+                .and_then(|id| ids.get(id))
+                .copied()
+                .unwrap_or(id)
+        };
         Cow::Owned(Row {
             input_ids: row.input_ids.iter().map(new).collect(),
             ..row.clone()

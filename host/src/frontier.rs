@@ -53,12 +53,21 @@ impl Study<'_> {
         let own = self.sizes().of(&self.question().source.graph().formats)?;
         let high = limits.bytes.min(own.max(floor));
         for bytes in budgets(floor, high, count) {
-            self.answer(&Limits { bytes, ..limits.clone() }, watch)?;
+            self.answer(
+                &Limits {
+                    bytes,
+                    ..limits.clone()
+                },
+                watch,
+            )?;
         }
         // Everything is run by now: each budget takes the best there is, a smaller budget's answer where that is better.
         let mut answers: Vec<Answer> = Vec::new();
         for bytes in budgets(floor, high, count) {
-            let best = self.best_run(&Limits { bytes, ..limits.clone() })?;
+            let best = self.best_run(&Limits {
+                bytes,
+                ..limits.clone()
+            })?;
             if let Some(answer) = best.filter(|a| answers.last().is_none_or(|last| last.choice != a.choice)) {
                 answers.push(answer);
             }
@@ -89,7 +98,14 @@ impl Study<'_> {
         let own = self.sizes().of(&self.question().source.graph().formats)?;
         let (mut low, mut high) = (floor, limits.bytes.min(own.max(floor)));
         let mut agrees = |study: &mut Self, bytes: u64| -> Result<Option<Answer>> {
-            let Some(answer) = study.answer(&Limits { bytes, ..limits.clone() }, watch)? else {
+            let Some(answer) = study.answer(
+                &Limits {
+                    bytes,
+                    ..limits.clone()
+                },
+                watch,
+            )?
+            else {
                 return Ok(None);
             };
             if answer.score.agreement().is_none_or(|a| a < share) {
@@ -101,7 +117,9 @@ impl Study<'_> {
         if let Some(answer) = agrees(self, low)? {
             return Ok(Some(answer));
         }
-        let Some(mut best) = agrees(self, high)? else { return Ok(None) };
+        let Some(mut best) = agrees(self, high)? else {
+            return Ok(None);
+        };
         // Halves the gap, in ratio, until it is a two-hundredth of a size.
         while high.min(best.bytes) as f64 > low as f64 * 1.005 {
             high = high.min(best.bytes);

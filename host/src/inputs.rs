@@ -237,7 +237,10 @@ impl Inputs {
         let mask = mask.unwrap_or(MASK);
         for row in &mut self.rows {
             let ids = row.input_ids.iter().zip(&row.attention_mask).enumerate();
-            row.blanks = ids.filter(|(_, (id, m))| **id == mask && **m != 0).map(|(i, _)| i).collect();
+            row.blanks = ids
+                .filter(|(_, (id, m))| **id == mask && **m != 0)
+                .map(|(i, _)| i)
+                .collect();
         }
     }
 

@@ -46,7 +46,10 @@ impl Share {
         let centre = p + z2 / (2.0 * n);
         let spread = Z95 * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
         let scale = 1.0 + z2 / n;
-        Some((((centre - spread) / scale).max(0.0), ((centre + spread) / scale).min(1.0)))
+        Some((
+            ((centre - spread) / scale).max(0.0),
+            ((centre + spread) / scale).min(1.0),
+        ))
     }
 
     pub fn count(&mut self, hit: bool) {
@@ -109,7 +112,11 @@ pub enum Objective {
 impl Objective {
     /// KL for models that decide something, the outputs' error for others.
     pub fn default_of(config: &Config) -> Objective {
-        if decides(config) { Objective::Kl } else { Objective::Error }
+        if decides(config) {
+            Objective::Kl
+        } else {
+            Objective::Error
+        }
     }
 
     pub fn needs_decisions(self) -> bool {
@@ -158,9 +165,7 @@ impl Score {
         }
         match objective {
             // A miss weighs more than any KL, which x / (1 + x) keeps below one.
-            Objective::Agreement => {
-                (self.misses as f64 + self.kl / (1.0 + self.kl)) / self.decisions.max(1) as f64
-            }
+            Objective::Agreement => (self.misses as f64 + self.kl / (1.0 + self.kl)) / self.decisions.max(1) as f64,
             Objective::Kl => self.kl,
             Objective::Cosine => self.one_minus_cosine,
             Objective::Error => self.relative_error,
@@ -169,7 +174,11 @@ impl Score {
 
     pub fn agreement(&self) -> Option<f64> {
         let hits = self.decisions.saturating_sub(self.misses);
-        Share { hits, of: self.decisions }.rate()
+        Share {
+            hits,
+            of: self.decisions,
+        }
+        .rate()
     }
 }
 
@@ -183,14 +192,25 @@ impl Loss {
             decisions: self.decisions,
             kl: self.kl.unwrap_or(0.0),
             // NaN, the cosine of what is no number, must rank last and never be kept.
-            one_minus_cosine: mean(&|d| if d.cosine.is_nan() { f64::INFINITY } else { 1.0 - d.cosine }).max(0.0),
+            one_minus_cosine: mean(&|d| {
+                if d.cosine.is_nan() {
+                    f64::INFINITY
+                } else {
+                    1.0 - d.cosine
+                }
+            })
+            .max(0.0),
             relative_error: mean(&|d| (d.rms / d.reference_std.max(f64::MIN_POSITIVE)).powi(2)),
         }
     }
 
     /// The default objective: KL where the model decides, otherwise the relative squared error.
     pub fn objective(&self) -> f64 {
-        let objective = if self.kl.is_some() { Objective::Kl } else { Objective::Error };
+        let objective = if self.kl.is_some() {
+            Objective::Kl
+        } else {
+            Objective::Error
+        };
         self.score().objective(objective)
     }
 }
@@ -230,7 +250,10 @@ mod tests {
         ];
         for (hits, of, low, high) in cases {
             let (a, b) = Share { hits, of }.interval().unwrap();
-            assert!((a - low).abs() < 5e-5 && (b - high).abs() < 5e-5, "{hits} of {of}: {a} to {b}");
+            assert!(
+                (a - low).abs() < 5e-5 && (b - high).abs() < 5e-5,
+                "{hits} of {of}: {a} to {b}"
+            );
         }
         assert_eq!(Share::default().interval(), None);
     }

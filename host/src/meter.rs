@@ -350,7 +350,6 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
     if kl.is_nan() { f64::INFINITY } else { kl.max(0.0) }
 }
 
-
 /// The five largest, of equals the first.
 fn top(values: &[f32]) -> Vec<usize> {
     let mut best: Vec<usize> = Vec::with_capacity(TOP + 1);
@@ -469,7 +468,9 @@ mod tests {
         let loss = meter.finish();
         assert!(loss.objective().is_infinite() && loss.outputs["logits"].max_abs.is_infinite());
         assert_eq!(loss.agreement, Some(0.0));
-        let error = Meter::new(scale(&config)).add(&row(&[1], None), &nan, &good).unwrap_err();
+        let error = Meter::new(scale(&config))
+            .add(&row(&[1], None), &nan, &good)
+            .unwrap_err();
         assert_eq!(error, LossError::NotFinite { name: "logits".into() });
     }
 
@@ -545,7 +546,12 @@ mod tests {
         row.token_type_ids = vec![0, 0, 1, 1, 1];
         assert_eq!(best_span(&row, &start, &end), Some((2, 2)), "3 to 2 would score more");
         assert_eq!(best_span(&row, &[f32::NAN; 5], &end), None);
-        let cases = [((2, 5), (2, 5), 1.0), ((2, 5), (4, 7), 0.5), ((2, 3), (4, 5), 0.0), ((0, 2), (2, 2), 0.5)];
+        let cases = [
+            ((2, 5), (2, 5), 1.0),
+            ((2, 5), (4, 7), 0.5),
+            ((2, 3), (4, 5), 0.0),
+            ((0, 2), (2, 2), 0.5),
+        ];
         for (a, b, f1) in cases {
             assert_eq!(span_f1(a, b), f1, "{a:?} {b:?}");
         }
@@ -563,10 +569,18 @@ mod tests {
         let mut row = row(&[1, 1], None);
         row.blanks = vec![0];
         for (at_blanks, overlap, positions) in [(true, 0.4, 1), (false, 0.7, 2)] {
-            let mut meter = Meter::new(Scale { at_blanks, ..scale(&config) });
-            meter.add(&row, &one("logits", &[1, 2, 8], &a), &one("logits", &[1, 2, 8], &b)).unwrap();
+            let mut meter = Meter::new(Scale {
+                at_blanks,
+                ..scale(&config)
+            });
+            meter
+                .add(&row, &one("logits", &[1, 2, 8], &a), &one("logits", &[1, 2, 8], &b))
+                .unwrap();
             let top5 = meter.finish().top5.unwrap();
-            assert_eq!((top5.overlap, top5.positions, top5.at_blanks), (overlap, positions, at_blanks));
+            assert_eq!(
+                (top5.overlap, top5.positions, top5.at_blanks),
+                (overlap, positions, at_blanks)
+            );
         }
         assert_eq!(top(&[1.0, 3.0, 3.0, 0.0, 2.0, 5.0, 4.0]), [5, 6, 1, 2, 4]);
     }
@@ -577,7 +591,10 @@ mod tests {
         let reference = one("logits", &[1, 2, 4], &[1.0, 2.0, 3.0, 9.0, 1.0, 2.0, 3.0, 0.0]);
         // Tokens 0 to 2 are left, with the same logits: no divergence among them, one decision lost.
         let candidate = one("logits", &[1, 2, 3], &[1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
-        let mut meter = Meter::new(Scale { kept: Some(&[0, 1, 2]), ..scale(&config) });
+        let mut meter = Meter::new(Scale {
+            kept: Some(&[0, 1, 2]),
+            ..scale(&config)
+        });
         meter.add(&row(&[1, 1], None), &reference, &candidate).unwrap();
         let loss = meter.finish();
         assert_eq!((loss.agreement, loss.kl), (Some(0.5), Some(0.0)));
@@ -588,7 +605,11 @@ mod tests {
     #[test]
     fn meters_add_up() {
         let config = config(Head::SequenceClassification);
-        let rows = [([1.0, 0.0], [0.5, 0.7]), ([2.0, 1.0], [2.5, 0.7]), ([0.0, 1.0], [-1.0, 3.0])];
+        let rows = [
+            ([1.0, 0.0], [0.5, 0.7]),
+            ([2.0, 1.0], [2.5, 0.7]),
+            ([0.0, 1.0], [-1.0, 3.0]),
+        ];
         let (mut whole, mut parts) = (Meter::new(scale(&config)), Meter::new(scale(&config)));
         for (a, b) in rows {
             let (a, b) = (one("logits", &[1, 2], &a), one("logits", &[1, 2], &b));

@@ -14,7 +14,11 @@ const PROGRAM: u64 = 10 << 20;
 /// Peak RAM of the device program beside the model file, whose pages all end up resident.
 pub fn ram_beside_file(config: &Config, seq: usize) -> u64 {
     let per_token = 8 * config.hidden_size + 2 * config.intermediate_size;
-    let logits = if config.head.has_decoder() { config.vocab_size } else { 0 };
+    let logits = if config.head.has_decoder() {
+        config.vocab_size
+    } else {
+        0
+    };
     PROGRAM + 4 * (seq as u64) * (per_token + logits) as u64
 }
 
@@ -24,7 +28,9 @@ pub fn usual_seq(config: &Config) -> usize {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("--max-latency: the profile of {target} has no {field}, which the prediction needs; add it to a copy of the file and give its path")]
+#[error(
+    "--max-latency: the profile of {target} has no {field}, which the prediction needs; add it to a copy of the file and give its path"
+)]
 pub struct NoPace {
     target: String,
     field: &'static str,
@@ -46,7 +52,10 @@ impl Pace {
             target: target.name.clone(),
             field,
         };
-        let flops = target.f32_gflops_per_core.as_ref().ok_or(missing("f32_gflops_per_core"))?;
+        let flops = target
+            .f32_gflops_per_core
+            .as_ref()
+            .ok_or(missing("f32_gflops_per_core"))?;
         if !(flops.value.is_finite() && flops.value > 0.0) {
             return Err(missing("f32_gflops_per_core above 0"));
         }
@@ -111,7 +120,10 @@ fn uses(config: &Config, weight: &WeightSpec, seq: usize) -> (usize, usize) {
     if weight.kind != Kind::Linear {
         return (0, 0);
     }
-    let group = weight.name.split_once('.').and_then(|(group, _)| group.parse::<usize>().ok());
+    let group = weight
+        .name
+        .split_once('.')
+        .and_then(|(group, _)| group.parse::<usize>().ok());
     match (group, weight.name.as_str()) {
         (Some(group), _) => (config.layer_groups().iter().filter(|&&g| g == group).count(), seq),
         // These read the first token only.
@@ -181,7 +193,12 @@ mod tests {
     fn a_profile_without_a_rate_is_no_ground_for_a_prediction() {
         let mut target = board::find("pi-4").unwrap();
         target.f32_gflops_per_core = None;
-        assert!(Pace::of(&target).unwrap_err().to_string().contains("f32_gflops_per_core"));
+        assert!(
+            Pace::of(&target)
+                .unwrap_err()
+                .to_string()
+                .contains("f32_gflops_per_core")
+        );
     }
 
     /// Peak RSS of `thimble-device bench` on x86_64, bytes: the prediction is above it, by less than a third and 4 MiB.
@@ -197,7 +214,10 @@ mod tests {
         ];
         for (file, seq, measured) in cases {
             let predicted = file + ram_beside_file(&base(), seq);
-            assert!(predicted > measured && predicted < measured * 4 / 3 + (4 << 20), "{file} at {seq}: {predicted}");
+            assert!(
+                predicted > measured && predicted < measured * 4 / 3 + (4 << 20),
+                "{file} at {seq}: {predicted}"
+            );
         }
     }
 }

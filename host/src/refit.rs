@@ -61,7 +61,11 @@ fn solve(mut matrix: Vec<Vec<f64>>, mut y: Vec<f64>) -> Vec<f64> {
         for j in 0..=i {
             let sum: f64 = (0..j).map(|k| matrix[i][k] * matrix[j][k]).sum();
             let rest = matrix[i][j] - sum;
-            matrix[i][j] = if i == j { rest.max(1e-12).sqrt() } else { rest / matrix[j][j] };
+            matrix[i][j] = if i == j {
+                rest.max(1e-12).sqrt()
+            } else {
+                rest / matrix[j][j]
+            };
         }
     }
     for i in 0..n {
@@ -81,7 +85,10 @@ mod tests {
 
     #[test]
     fn equations_are_solved() {
-        let x = solve(vec![vec![4.0, 2.0, 0.0], vec![2.0, 5.0, 1.0], vec![0.0, 1.0, 3.0]], vec![8.0, 15.0, 11.0]);
+        let x = solve(
+            vec![vec![4.0, 2.0, 0.0], vec![2.0, 5.0, 1.0], vec![0.0, 1.0, 3.0]],
+            vec![8.0, 15.0, 11.0],
+        );
         for (found, want) in x.iter().zip([1.0, 2.0, 3.0]) {
             assert!((found - want).abs() < 1e-12, "{x:?}");
         }
@@ -96,7 +103,11 @@ mod tests {
         let samples: Vec<Sample> = all
             .iter()
             .step_by(3)
-            .map(|choice| Sample { choice, predicted: 2.0, measured: 2.0 * truth(choice) })
+            .map(|choice| Sample {
+                choice,
+                predicted: 2.0,
+                measured: 2.0 * truth(choice),
+            })
             .collect();
         let refit = Refit::of(&samples);
         let (mut learnt, mut ignored) = (0.0, 0.0);

@@ -67,7 +67,9 @@ impl Ranked {
         let mut bound = (0u128, 0u64);
         for (i, limit) in self.limits.iter().enumerate() {
             let spent = self.cost(i, &choice);
-            let Some(left) = limit.most.checked_sub(spent) else { return };
+            let Some(left) = limit.most.checked_sub(spent) else {
+                return;
+            };
             let rest = &self.rest[i][choice.len()];
             let Some(&(cost, least)) = rest[..rest.partition_point(|p| p.0 <= left)].last() else {
                 return;
@@ -213,7 +215,11 @@ mod tests {
             })
             .collect();
         let loss: Vec<Vec<f64>> = (0..10)
-            .map(|_| (0..7).map(|o| o as f64 * random.below(1 << 30) as f64 * 1e-12).collect())
+            .map(|_| {
+                (0..7)
+                    .map(|o| o as f64 * random.below(1 << 30) as f64 * 1e-12)
+                    .collect()
+            })
             .collect();
         let most = cost.iter().map(|c| c[1]).sum();
         let mut before = 0;

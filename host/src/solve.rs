@@ -70,7 +70,10 @@ impl Study<'_> {
         let config = &self.question().source.config;
         let most = (RUN_WORK / study::work(config, self.question().tune)).clamp(RUNS.0, RUNS.1);
         let mut left = most;
-        watch.stage(&format!("running up to {most} choices within {} bytes", limits.bytes), most);
+        watch.stage(
+            &format!("running up to {most} choices within {} bytes", limits.bytes),
+            most,
+        );
         let mut first: Vec<Choice> = pool.iter().take(most / 2).cloned().collect();
         // Whatever was predicted: the smallest file, and the formats the model came with.
         first.push(self.problem.floor());
@@ -81,7 +84,9 @@ impl Study<'_> {
         // Whether bytes that are left would still help one family.
         let upgrades = self.best(limits)?.map(|(choice, ..)| self.problem.upgrades(&choice));
         for (family, option) in upgrades.unwrap_or_default() {
-            let Some((mut choice, ..)) = self.best(limits)? else { break };
+            let Some((mut choice, ..)) = self.best(limits)? else {
+                break;
+            };
             choice[family] = option;
             self.try_one(&choice, limits, &mut left, watch)?;
         }
@@ -141,9 +146,8 @@ impl Study<'_> {
                 continue;
             }
             let bytes = self.bytes(choice)?;
-            let better = |(least, size, _, _): &(f64, u64, &Choice, Score)| {
-                loss.total_cmp(least).then(bytes.cmp(size)).is_lt()
-            };
+            let better =
+                |(least, size, _, _): &(f64, u64, &Choice, Score)| loss.total_cmp(least).then(bytes.cmp(size)).is_lt();
             if best.as_ref().is_none_or(better) {
                 best = Some((loss, bytes, choice, *score));
             }
@@ -156,11 +160,17 @@ impl Study<'_> {
     fn correct(&mut self, pool: &[Choice], limits: &Limits, left: &mut usize, watch: &mut impl Watch) -> Result<()> {
         let mut patience = PATIENCE;
         while *left > 0 && patience > 0 {
-            let Some((best, _, score)) = self.best(limits)? else { return Ok(()) };
+            let Some((best, _, score)) = self.best(limits)? else {
+                return Ok(());
+            };
             let before = self.objective(&score);
-            let Some(next) = self.promising(pool, &best, limits)? else { return Ok(()) };
+            let Some(next) = self.promising(pool, &best, limits)? else {
+                return Ok(());
+            };
             self.try_one(&next, limits, left, watch)?;
-            let after = self.best(limits)?.map_or(before, |(_, _, score)| self.objective(&score));
+            let after = self
+                .best(limits)?
+                .map_or(before, |(_, _, score)| self.objective(&score));
             patience = if after < before { PATIENCE } else { patience - 1 };
         }
         Ok(())

@@ -99,7 +99,12 @@ impl<'a> Study<'a> {
         let mut problem = sizes.unmeasured()?;
         watch.stage("running the original", 1);
         let original = image_of(question.original)?;
-        let tune = Judge::new(question.original, &original, question.tune.to_vec(), question.vocabulary)?;
+        let tune = Judge::new(
+            question.original,
+            &original,
+            question.tune.to_vec(),
+            question.vocabulary,
+        )?;
         let digest = Digest::of(question.original);
         let benches = variants.iter().map(|v| Bench::new(question, v, &digest, tune.rows()));
         let mut benches: Vec<(bool, Bench)> = variants.iter().map(|v| v.rescaled).zip(benches).collect();
@@ -204,7 +209,10 @@ impl<'a> Study<'a> {
     /// What rounding the source to nearest in the same formats loses, without rescaling: on the tuning and the report rows.
     pub fn baseline(&self, choice: &Choice) -> Result<(f64, Option<Loss>)> {
         let formats = self.problem.formats_of(choice);
-        let tuned = self.plain.score(&self.tune, &formats)?.objective(self.question.objective);
+        let tuned = self
+            .plain
+            .score(&self.tune, &formats)?
+            .objective(self.question.objective);
         match self.plain.quantiser.model(&formats) {
             Ok(model) => Ok((tuned, Some(self.report(&model)?))),
             Err(QuantiseError::F16Overflow { .. }) => Ok((tuned, None)),
