@@ -4,8 +4,9 @@
 
 use crate::calibrate::Statistics;
 use crate::calibrate::round::{Rounder, unweighted};
+use crate::inputs::Row;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use thimble_shared::graph::{Config, Kind, Model, WeightSpec};
 use thimble_shared::number::{Format, Values};
 
@@ -17,6 +18,8 @@ pub enum QuantiseError {
         "weight '{name}' holds {value}, beyond fp16's ±65504; leave it in f32 or i8 (`shrink` may choose; `export --precision fp16` cannot)"
     )]
     F16Overflow { name: String, value: f32 },
+    #[error("calibrating: {0}")]
+    Calibration(String),
 }
 
 /// A weight in one format.
@@ -29,7 +32,9 @@ struct Encoded {
 /// A source model and the encodings made of it so far.
 pub struct Quantiser<'a> {
     source: &'a Model,
-    statistics: Option<&'a Statistics>,
+    /// Rows to calibrate on, and what was seen on them: gathered when a weight is rounded, not when an answer is remembered.
+    rows: Option<Arc<Vec<Row>>>,
+    statistics: OnceLock<Result<Statistics, String>>,
     rounders: Mutex<HashMap<String, Option<Arc<Rounder>>>>,
     made: Mutex<HashMap<(String, Format), Arc<Encoded>>>,
 }
@@ -39,16 +44,17 @@ impl<'a> Quantiser<'a> {
     pub fn new(source: &'a Model) -> Self {
         Quantiser {
             source,
-            statistics: None,
+            rows: None,
+            statistics: OnceLock::new(),
             rounders: Mutex::default(),
             made: Mutex::default(),
         }
     }
 
-    /// Rounds so that outputs on the calibration rows suffer least. `statistics` are those of `source`'s own inputs.
-    pub fn calibrated(source: &'a Model, statistics: &'a Statistics) -> Self {
+    /// Rounds so that outputs on these rows suffer least.
+    pub fn calibrated(source: &'a Model, rows: Arc<Vec<Row>>) -> Self {
         Quantiser {
-            statistics: Some(statistics),
+            rows: Some(rows),
             ..Quantiser::new(source)
         }
     }
@@ -90,7 +96,7 @@ impl<'a> Quantiser<'a> {
                 shortfall: vec![],
             }
         } else {
-            self.round(spec, format, &source.to_f32())
+            self.round(spec, format, &source.to_f32())?
         };
         if let Values::F16(v) = &encoded.values
             && let Some(at) = v.iter().position(|x| !x.is_finite())
@@ -105,30 +111,33 @@ impl<'a> Quantiser<'a> {
         Ok(encoded)
     }
 
-    fn round(&self, spec: &WeightSpec, format: Format, data: &[f32]) -> Encoded {
+    fn round(&self, spec: &WeightSpec, format: Format, data: &[f32]) -> Result<Encoded, QuantiseError> {
         // A tied word table is read by rows as well: rounding it for the decoder's inputs alone would spoil the lookup.
         let multiplied = spec.kind == Kind::Linear && spec.name != "word";
         if multiplied
             && format.has_scales()
-            && let Some(rounder) = self.rounder(&spec.name)
+            && let Some(rounder) = self.rounder(&spec.name)?
             && let Some(values) = rounder.round(format, data)
         {
             let shortfall = rounder.shortfall(data, &values.to_f32());
-            return Encoded { values, shortfall };
+            return Ok(Encoded { values, shortfall });
         }
-        let better = self.statistics.and_then(|_| unweighted(format, data, spec.rows()));
-        Encoded {
+        let better = self.rows.as_ref().and_then(|_| unweighted(format, data, spec.rows()));
+        Ok(Encoded {
             values: better.unwrap_or_else(|| Values::round_to_nearest(format, data, spec.rows())),
             shortfall: vec![],
-        }
+        })
     }
 
     /// The factored moments of a weight's input, made once for all weights that share it.
-    fn rounder(&self, weight: &str) -> Option<Arc<Rounder>> {
-        let statistics = self.statistics?;
+    fn rounder(&self, weight: &str) -> Result<Option<Arc<Rounder>>, QuantiseError> {
+        let Some(rows) = &self.rows else { return Ok(None) };
+        let gather = || Statistics::collect(self.source, rows).map_err(|e| format!("{e:#}"));
+        let statistics = self.statistics.get_or_init(gather).as_ref();
+        let statistics = statistics.map_err(|e| QuantiseError::Calibration(e.clone()))?;
         let mut rounders = lock(&self.rounders);
         let make = || Some(Arc::new(Rounder::new(statistics.of(weight)?)?));
-        rounders.entry(Statistics::key(weight)).or_insert_with(make).clone()
+        Ok(rounders.entry(Statistics::key(weight)).or_insert_with(make).clone())
     }
 }
 

@@ -91,15 +91,32 @@ pub fn describe(loss: &Loss) -> String {
     let mut text = String::new();
     if let (Some(agreement), Some(kl)) = (loss.agreement, loss.kl) {
         text.push_str(&format!(
-            "agreement {:.2} % of {} decisions, KL {kl:.3e} nats\n",
+            "agreement {:.2} % of {} decisions{}, KL {kl:.3e} nats\n",
             agreement * 100.0,
-            loss.decisions
+            loss.decisions,
+            interval(loss.agreement_interval)
         ));
+    }
+    if let Some(top5) = loss.top5 {
+        text.push_str(&format!(
+            "top 5 overlap {:.2} % at {} {}\n",
+            top5.overlap * 100.0,
+            top5.positions,
+            if top5.at_blanks {
+                "blanks"
+            } else {
+                "positions, all that are real"
+            }
+        ));
+    }
+    if let Some(f1) = loss.span_f1 {
+        text.push_str(&format!("answer spans overlap with F1 {f1:.4}\n"));
     }
     if let (Some(before), Some(after)) = (loss.reference_accuracy, loss.accuracy) {
         text.push_str(&format!(
-            "accuracy {:.2} %, the reference's {:.2} %\n",
+            "accuracy {:.2} %{}, the reference's {:.2} %\n",
             after * 100.0,
+            interval(loss.accuracy_interval),
             before * 100.0
         ));
     }
@@ -118,4 +135,10 @@ pub fn describe(loss: &Loss) -> String {
         .collect();
     let aligns = [Align::Left, Align::Right, Align::Right, Align::Right];
     text + &table(&["output", "max |Δ|", "RMS / std", "cosine"], &aligns, &rows)
+}
+
+fn interval(interval: Option<(f64, f64)>) -> String {
+    interval.map_or(String::new(), |(low, high)| {
+        format!(" (95 %: {:.2} to {:.2} %)", low * 100.0, high * 100.0)
+    })
 }
