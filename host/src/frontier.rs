@@ -2,7 +2,7 @@
 //! of size, none of which loses more than a smaller one, because an answer may be any choice that fits, whatever budget it
 //! was run for. The smallest file that agrees often enough is found the same way.
 
-use crate::loss::Loss;
+use crate::loss::{Loss, Share};
 use crate::progress::Watch;
 use crate::solve::{Answer, Limits};
 use crate::study::Study;
@@ -91,8 +91,8 @@ impl Study<'_> {
         Ok(points)
     }
 
-    /// The smallest file within `limits` that agrees with the original on at least `share` of the decisions, of the tuning
-    /// rows and of the report's; None when the largest does not.
+    /// The smallest file within `limits` that agrees with the original on at least `share` of the decisions, of the report's
+    /// rows and of all rows together; None when the largest does not.
     pub fn smallest(&mut self, share: f64, limits: &Limits, watch: &mut impl Watch) -> Result<Option<Answer>> {
         let floor = self.bytes(&self.problem.floor())?;
         let own = self.sizes().of(&self.question().source.graph().formats)?;
@@ -108,11 +108,11 @@ impl Study<'_> {
             else {
                 return Ok(None);
             };
-            if answer.score.agreement().is_none_or(|a| a < share) {
-                return Ok(None);
-            }
             let judged = study.report(&study.model(&answer.choice)?)?;
-            Ok(judged.agreement.is_some_and(|a| a >= share).then_some(answer))
+            let mut all = answer.score.agreement();
+            all.absorb(judged.agreed());
+            let enough = |agreed: Share| agreed.rate().is_some_and(|rate| rate >= share);
+            Ok((enough(judged.agreed()) && enough(all)).then_some(answer))
         };
         if let Some(answer) = agrees(self, low)? {
             return Ok(Some(answer));

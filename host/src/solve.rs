@@ -18,8 +18,8 @@ use thimble_shared::number::Format;
 
 /// Multiply-accumulates one answer may spend on running choices, and bounds on how many it runs. Predictions add up the
 /// families' losses, so choices whose errors help or hurt each other are told apart only by running them.
-const RUN_WORK: usize = 4_000_000_000_000;
-const RUNS: (usize, usize) = (12, 128);
+const RUN_WORK: usize = 1_500_000_000_000;
+const RUNS: (usize, usize) = (8, 64);
 /// Best-predicted choices that are kept at hand.
 const POOL: usize = 256;
 /// Choices looked at for it: where a budget lies within the node text of a few bytes many fit by payload only.

@@ -97,14 +97,8 @@ impl<'a> Study<'a> {
     pub fn measure(sizes: Sizes<'a>, variants: &'a [Variant], watch: &mut impl Watch) -> Result<Study<'a>> {
         let question = sizes.question;
         let mut problem = sizes.unmeasured()?;
-        watch.stage("running the original", 1);
         let original = image_of(question.original)?;
-        let tune = Judge::new(
-            question.original,
-            &original,
-            question.tune.to_vec(),
-            question.vocabulary,
-        )?;
+        let tune = Judge::new(question.original, &original, question.tune.to_vec(), question.vocabulary);
         let digest = Digest::of(question.original);
         let benches = variants.iter().map(|v| Bench::new(question, v, &digest, tune.rows()));
         let mut benches: Vec<(bool, Bench)> = variants.iter().map(|v| v.rescaled).zip(benches).collect();
@@ -113,7 +107,7 @@ impl<'a> Study<'a> {
         };
 
         let smallest = problem.formats_of(&problem.floor());
-        watch.stage("running the smallest model, plain and rescaled", benches.len());
+        watch.stage("running the original and the smallest model, plain and rescaled", benches.len());
         let losses = benches.iter().map(|(rescaled, bench)| {
             watch.step(if *rescaled { "rescaled" } else { "plain" });
             Ok(bench.score(&tune, &smallest)?.objective(question.objective))
@@ -203,7 +197,7 @@ impl<'a> Study<'a> {
 
     /// The loss on the rows kept for the report.
     pub fn report(&self, model: &Model) -> Result<Loss> {
-        self.reporter()?.loss(&image_of(model)?)
+        self.reporter().loss(&image_of(model)?)
     }
 
     /// What rounding the source to nearest in the same formats loses, without rescaling: on the tuning and the report rows.
@@ -220,13 +214,10 @@ impl<'a> Study<'a> {
         }
     }
 
-    fn reporter(&self) -> Result<&Judge<'a>> {
-        if let Some(judge) = self.report.get() {
-            return Ok(judge);
-        }
+    fn reporter(&self) -> &Judge<'a> {
         let q = self.question;
-        let judge = Judge::new(q.original, &self.original, q.report.to_vec(), q.vocabulary)?;
-        Ok(self.report.get_or_init(|| judge))
+        self.report
+            .get_or_init(|| Judge::new(q.original, &self.original, q.report.to_vec(), q.vocabulary))
     }
 }
 
