@@ -28,7 +28,7 @@ enum Command {
     /// Checkpoint → one ONNX file, in one number format throughout
     Export(ExportArgs),
     /// Checkpoint → the ONNX file with the least measured loss under a byte budget
-    Shrink(ShrinkArgs),
+    Shrink(Box<ShrinkArgs>),
     /// Where the bytes of a file are, and whether its nodes state what it says of itself
     Inspect(InspectArgs),
     /// How far apart two models are

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_device::image::Image;
-use thimble_shared::graph::{Config, Model};
+use thimble_shared::graph::Config;
 
 /// `work` on each of `count` rows, on all cores, the results in order. `start` makes what a worker needs.
 fn on_all_cores<W, T: Send>(
@@ -124,16 +124,19 @@ pub struct Vocabulary {
 }
 
 impl<'a> Judge<'a> {
-    /// Candidates are held against the original, `image`, on `rows`. `vocabulary` is that of the candidates, where it was cut.
+    /// Candidates are held against the original, `image` of `config`, on `rows`. `vocabulary` is that of the candidates, where it was cut.
     pub fn new(
-        original: &'a Model,
+        config: &'a Config,
         image: &Arc<Image>,
         rows: Vec<Row>,
         vocabulary: Option<&'a Vocabulary>,
     ) -> Judge<'a> {
-        let config = &original.config;
         let tokens: usize = rows.iter().map(|row| row.input_ids.len()).sum();
-        let width = if config.head.has_decoder() { config.vocab_size } else { config.hidden_size };
+        let width = if config.head.has_decoder() {
+            config.vocab_size
+        } else {
+            config.hidden_size
+        };
         Judge {
             config,
             places: (0..rows.len()).collect(),

@@ -98,7 +98,12 @@ impl<'a> Study<'a> {
         let question = sizes.question;
         let mut problem = sizes.unmeasured()?;
         let original = image_of(question.original)?;
-        let tune = Judge::new(question.original, &original, question.tune.to_vec(), question.vocabulary);
+        let tune = Judge::new(
+            &question.original.config,
+            &original,
+            question.tune.to_vec(),
+            question.vocabulary,
+        );
         let digest = Digest::of(question.original);
         let benches = variants.iter().map(|v| Bench::new(question, v, &digest, tune.rows()));
         let mut benches: Vec<(bool, Bench)> = variants.iter().map(|v| v.rescaled).zip(benches).collect();
@@ -107,7 +112,10 @@ impl<'a> Study<'a> {
         };
 
         let smallest = problem.formats_of(&problem.floor());
-        watch.stage("running the original and the smallest model, plain and rescaled", benches.len());
+        watch.stage(
+            "running the original and the smallest model, plain and rescaled",
+            benches.len(),
+        );
         let losses = benches.iter().map(|(rescaled, bench)| {
             watch.step(if *rescaled { "rescaled" } else { "plain" });
             Ok(bench.score(&tune, &smallest)?.objective(question.objective))
@@ -217,7 +225,7 @@ impl<'a> Study<'a> {
     fn reporter(&self) -> &Judge<'a> {
         let q = self.question;
         self.report
-            .get_or_init(|| Judge::new(q.original, &self.original, q.report.to_vec(), q.vocabulary))
+            .get_or_init(|| Judge::new(&q.original.config, &self.original, q.report.to_vec(), q.vocabulary))
     }
 }
 

@@ -68,27 +68,42 @@ fn a_cut_vocabulary_gives_the_same_outputs_for_its_corpus_to_the_last_bit() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = corpus(folder.path(), 60);
     let cut = vocabulary::cut(&corpus, subject.tokenizer().unwrap(), model.config.vocab_size).unwrap();
-    let rows = inputs::load(Some(&corpus), &model.config, subject.tokenizer(), None).unwrap().rows;
+    let rows = inputs::load(Some(&corpus), &model.config, subject.tokenizer(), None)
+        .unwrap()
+        .rows;
 
     let levers = Levers {
         vocabulary: Some(cut.vocabulary.clone()),
         ..Levers::default()
     };
     let left = levers.apply(&model).unwrap();
-    assert!(left.config.vocab_size < model.config.vocab_size / 2, "{}", left.config.vocab_size);
+    assert!(
+        left.config.vocab_size < model.config.vocab_size / 2,
+        "{}",
+        left.config.vocab_size
+    );
     let mapped = remapped(&rows, &cut.vocabulary);
     assert_eq!(outputs(&left, &mapped), outputs(&model, &rows));
 
     // The tokenizer written for it gives just those ids for the same texts.
     let path = folder.path().join("tokenizer.json");
     std::fs::write(&path, &cut.tokenizer).unwrap();
-    let again = inputs::load(Some(&corpus), &left.config, Some(&path), None).unwrap().rows;
+    let again = inputs::load(Some(&corpus), &left.config, Some(&path), None)
+        .unwrap()
+        .rows;
     assert_eq!(again, mapped);
     // Text of another corpus still encodes, piece by piece.
     let tokeniser = Tokeniser::open(&path, &left.config).unwrap();
     let encoded = tokeniser.encode("Zymurgy 42: quixotic jazz", None).unwrap();
     let unknown = tokeniser.encode("\u{10ffff}", None).unwrap();
-    assert!(encoded.ids.iter().all(|id| !unknown.ids[1..unknown.ids.len() - 1].contains(id)), "{:?}", encoded.tokens);
+    assert!(
+        encoded
+            .ids
+            .iter()
+            .all(|id| !unknown.ids[1..unknown.ids.len() - 1].contains(id)),
+        "{:?}",
+        encoded.tokens
+    );
 }
 
 #[test]
@@ -106,7 +121,7 @@ fn decoder_rows_go_with_a_cut_vocabulary_and_their_logits_stay() {
         };
         let model = filled(config);
         let cut = vocabulary::cut(&corpus, subject.tokenizer().unwrap(), model.config.vocab_size).unwrap();
-        let rows = inputs::load(Some(&corpus), &model.config, subject.tokenizer(), None).unwrap();
+        let rows = inputs::load(Some(&corpus), subject.config(), subject.tokenizer(), None).unwrap();
         let rows: Vec<Row> = rows.rows.into_iter().map(|row| Row { labels: None, ..row }).collect();
         let levers = Levers {
             vocabulary: Some(cut.vocabulary.clone()),
@@ -128,11 +143,14 @@ fn decoder_rows_go_with_a_cut_vocabulary_and_their_logits_stay() {
         }
         // The judge sees the same: no divergence over what both know, and decisions over all tokens.
         let image = image_of(&model).unwrap();
-        let judge = Judge::new(&model, &image, rows, Some(&cut.vocabulary));
+        let judge = Judge::new(&model.config, &image, rows, Some(&cut.vocabulary));
         let loss = judge.loss(&image_of(&left).unwrap()).unwrap();
         assert_eq!(loss.kl, Some(0.0));
         assert_eq!(loss.outputs["logits"].max_abs, 0.0);
-        assert!(loss.agreement.unwrap() < 1.0, "random logits favour tokens that are gone");
+        assert!(
+            loss.agreement.unwrap() < 1.0,
+            "random logits favour tokens that are gone"
+        );
     }
 }
 
@@ -141,9 +159,14 @@ fn decoder_rows_go_with_a_cut_vocabulary_and_their_logits_stay() {
 fn a_wordpiece_vocabulary_is_cut_without_splitting_any_text_otherwise() {
     let folder = tempfile::tempdir().unwrap();
     let (tokenizer, corpus) = (folder.path().join("tokenizer.json"), folder.path().join("corpus.txt"));
-    let vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b", "##c", "ab", "abc", "##d", "##cd", "xyz", "c", "##x"];
-    let vocab: serde_json::Map<String, serde_json::Value> =
-        vocab.iter().enumerate().map(|(i, piece)| (piece.to_string(), i.into())).collect();
+    let vocab = [
+        "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b", "##c", "ab", "abc", "##d", "##cd", "xyz", "c", "##x",
+    ];
+    let vocab: serde_json::Map<String, serde_json::Value> = vocab
+        .iter()
+        .enumerate()
+        .map(|(i, piece)| (piece.to_string(), i.into()))
+        .collect();
     let special = |id: u32, content: &str| {
         serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true})
@@ -162,12 +185,20 @@ fn a_wordpiece_vocabulary_is_cut_without_splitting_any_text_otherwise() {
     std::fs::write(&corpus, "ab cab\nabcxe abcx\n").unwrap();
     let cut = vocabulary::cut(&corpus, &tokenizer, 15).unwrap();
     let kept: BTreeSet<usize> = cut.vocabulary.kept.iter().copied().collect();
-    assert!(!kept.contains(&12) && !kept.contains(&11), "'xyz' and '##cd' are nowhere: {kept:?}");
+    assert!(
+        !kept.contains(&12) && !kept.contains(&11),
+        "'xyz' and '##cd' are nowhere: {kept:?}"
+    );
     let new: serde_json::Value = serde_json::from_str(&cut.tokenizer).unwrap();
     assert_eq!(new["model"]["vocab"].as_object().unwrap().len(), kept.len());
     assert_eq!(new["post_processor"]["sep"][1], cut.vocabulary.ids[3]);
     // Ids beyond the model's rows belong to another model.
-    assert!(vocabulary::cut(&corpus, &tokenizer, 5).unwrap_err().to_string().contains("another model"));
+    assert!(
+        vocabulary::cut(&corpus, &tokenizer, 5)
+            .unwrap_err()
+            .to_string()
+            .contains("another model")
+    );
 }
 
 #[test]
@@ -197,9 +228,15 @@ fn positions_and_a_pooler_nobody_reads_can_go() {
         assert!(a.contains_key("pooler_output") && !b.contains_key("pooler_output"));
     }
     let image = image_of(&left).unwrap();
-    assert!(evaluate::outputs(&image, &[Row::sequence(&[2, 5, 5, 5, 3])]).is_err(), "five tokens are one too many");
+    assert!(
+        evaluate::outputs(&image, &[Row::sequence(&[2, 5, 5, 5, 3])]).is_err(),
+        "five tokens are one too many"
+    );
     // Taken one by one, they are all there is.
-    let one_by_one = levers.each().iter().fold(levers.clone(), |rest, (_, lever)| rest.but(lever));
+    let one_by_one = levers
+        .each()
+        .iter()
+        .fold(levers.clone(), |rest, (_, lever)| rest.but(lever));
     assert!(!one_by_one.any());
 }
 
@@ -230,7 +267,9 @@ fn levers_that_cannot_be_pulled_say_why() {
     let mut encoded = model.into_owned();
     let numbers = encoded.weights["position"].to_f32();
     let rows = encoded.config.max_position_embeddings;
-    encoded.weights.insert("position".into(), Values::round_to_nearest(Format::F16, &numbers, rows));
+    encoded
+        .weights
+        .insert("position".into(), Values::round_to_nearest(Format::F16, &numbers, rows));
     let levers = Levers {
         max_seq: Some(8),
         ..Levers::default()
