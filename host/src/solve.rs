@@ -70,10 +70,11 @@ impl Study<'_> {
         let config = &self.question().source.config;
         let most = (RUN_WORK / study::work(config, self.question().tune)).clamp(RUNS.0, RUNS.1);
         let mut left = most;
-        watch.stage(
-            &format!("running up to {most} choices within {} bytes", limits.bytes),
-            most,
-        );
+        let within = match limits.bytes {
+            u64::MAX => String::new(),
+            bytes => format!(" within {bytes} bytes"),
+        };
+        watch.stage(&format!("running up to {most} choices{within}"), most);
         let mut first: Vec<Choice> = pool.iter().take(most / 2).cloned().collect();
         // Whatever was predicted: the smallest file, and the formats the model came with.
         first.push(self.problem.floor());
@@ -99,7 +100,7 @@ impl Study<'_> {
     pub fn best_run(&self, limits: &Limits) -> Result<Option<Answer>> {
         Ok(self.best(limits)?.map(|(choice, bytes, score)| Answer {
             bytes,
-            predicted: self.problem.predicted(&choice),
+            predicted: self.predicted(&choice),
             measured: self.objective(&score),
             score,
             runs: self.runs().len(),
@@ -117,6 +118,10 @@ impl Study<'_> {
             watch.step(&format!("{} run", self.runs().len()));
             self.run(choice)?;
             *left -= 1;
+            // Nothing loses less than nothing.
+            if self.runs().last().is_some_and(|(_, score)| self.objective(score) <= 0.0) {
+                *left = 0;
+            }
         }
         Ok(())
     }
@@ -185,7 +190,7 @@ impl Study<'_> {
             .zip(&measured)
             .map(|((choice, _), &measured)| Sample {
                 choice,
-                predicted: self.problem.predicted(choice),
+                predicted: self.predicted(choice),
                 measured,
             })
             .collect();
@@ -194,7 +199,7 @@ impl Study<'_> {
         let mut ranked: Vec<(f64, Choice)> = candidates
             .into_iter()
             .filter(|choice| !self.known(choice))
-            .map(|choice| (self.problem.predicted(&choice) * refit.factor(&choice), choice))
+            .map(|choice| (self.predicted(&choice) * refit.factor(&choice), choice))
             .filter(|(loss, _)| loss.is_finite())
             .collect();
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));

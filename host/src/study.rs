@@ -50,19 +50,24 @@ pub struct Question<'a> {
 pub struct Variant {
     pub rescaled: bool,
     pub model: Model,
+    digest: Digest,
+}
+
+impl Variant {
+    pub fn new(rescaled: bool, model: Model) -> Variant {
+        Variant {
+            digest: Digest::of(&model),
+            rescaled,
+            model,
+        }
+    }
 }
 
 /// The source as it is, first, and with channels rescaled between adjacent weights.
 pub fn variants(source: &Model) -> Vec<Variant> {
     vec![
-        Variant {
-            rescaled: false,
-            model: source.clone(),
-        },
-        Variant {
-            rescaled: true,
-            model: equalise(source),
-        },
+        Variant::new(false, source.clone()),
+        Variant::new(true, equalise(source)),
     ]
 }
 
@@ -84,6 +89,8 @@ pub struct Study<'a> {
     plain: Bench<'a>,
     pub rescaled: bool,
     pub floor_loss: FloorLoss,
+    /// What the source loses as it came, because of the levers; on the rows of the sensitivities.
+    base: f64,
     /// Tuning rows the sensitivities were measured on.
     pub sense_rows: usize,
     /// Every choice run on the tuning rows, in the order they were run.
@@ -137,7 +144,7 @@ impl<'a> Study<'a> {
         let some = tune.some(&indices);
         let sense = Bench::new(question, &variants[best], &digest, some.rows());
         watch.stage(&format!("measuring {count} sensitivities on {rows} rows"), count);
-        sense.sensitivities(&some, &mut problem, watch)?;
+        let base = sense.sensitivities(&some, &mut problem, watch)?;
         sense.memo.save();
 
         Ok(Study {
@@ -150,6 +157,7 @@ impl<'a> Study<'a> {
             plain,
             rescaled,
             floor_loss,
+            base,
             sense_rows: rows,
             runs: vec![],
             known: HashMap::new(),
@@ -187,6 +195,11 @@ impl<'a> Study<'a> {
 
     pub fn objective(&self, score: &Score) -> f64 {
         score.objective(self.question.objective)
+    }
+
+    /// The sum of what the levers and the families lose.
+    pub fn predicted(&self, choice: &Choice) -> f64 {
+        self.base + self.problem.predicted(choice)
     }
 
     pub fn known(&self, choice: &Choice) -> bool {
@@ -337,7 +350,7 @@ impl<'a> Bench<'a> {
         Bench {
             question,
             quantiser: Quantiser::new(&variant.model),
-            memo: Memo::open(&[original, &Digest::of(&variant.model)], rows),
+            memo: Memo::open(&[original, &variant.digest], rows),
         }
     }
 
@@ -353,24 +366,95 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Fills in the loss of every family alone in every format, all others as they came.
-    fn sensitivities(&self, judge: &Judge, problem: &mut Problem, watch: &mut impl Watch) -> Result<()> {
-        let own = self.question.source.graph().formats;
-        let original = std::ptr::eq(self.question.source, self.question.original);
+    /// Fills in what every family alone loses in every format, all others as they came, beyond what the source loses as it
+    /// came; gives that.
+    fn sensitivities(&self, judge: &Judge, problem: &mut Problem, watch: &mut impl Watch) -> Result<f64> {
+        let question = self.question;
+        let own = question.source.graph().formats;
+        // As it came is the reference itself, unless levers were pulled.
+        let base = if std::ptr::eq(question.source, question.original) {
+            0.0
+        } else {
+            self.score(judge, &own)?.objective(question.objective)
+        };
         for family in 0..problem.families.len() {
             for (i, format) in problem.options[family].clone().into_iter().enumerate() {
                 watch.step(&format!("{} in {format}", problem.families[family].name));
                 let mut formats = own.clone();
                 let weights = problem.families[family].weights.iter();
                 formats.extend(weights.map(|w| (w.name.clone(), format)));
-                // As it came is the reference itself.
-                problem.loss[family][i] = if formats == own && original {
+                problem.loss[family][i] = if formats == own {
                     0.0
                 } else {
-                    self.score(judge, &formats)?.objective(self.question.objective)
+                    self.score(judge, &formats)?.objective(question.objective) - base
                 };
             }
         }
-        Ok(())
+        Ok(base)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thimble_shared::graph::{Activation, Head};
+
+    /// The search leaves out what cannot fit by payload; it must never leave out what does fit.
+    #[test]
+    fn no_file_has_less_beside_its_payload_than_is_assumed() {
+        for (head, tied_decoder) in [
+            (Head::None, false),
+            (Head::MaskedLm, true),
+            (Head::QuestionAnswering, false),
+        ] {
+            let config = Config {
+                vocab_size: 61,
+                embedding_size: 12,
+                hidden_size: 24,
+                num_hidden_layers: 3,
+                num_hidden_groups: 2,
+                inner_group_num: 1,
+                num_attention_heads: 2,
+                intermediate_size: 40,
+                max_position_embeddings: 16,
+                type_vocab_size: 2,
+                layer_norm_eps: 1e-12,
+                activation: Activation::Gelu,
+                head,
+                tied_decoder,
+                pooler: false,
+                labels: vec![],
+                multi_label: false,
+            };
+            let weights = config.weights().into_iter();
+            let source = Model {
+                weights: weights
+                    .map(|w| {
+                        (
+                            w.name.clone(),
+                            thimble_shared::number::Values::F32(vec![0.0; w.elements()]),
+                        )
+                    })
+                    .collect(),
+                config,
+            };
+            let question = Question {
+                original: &source,
+                source: &source,
+                vocabulary: None,
+                tune: &[],
+                report: &[],
+                formats: &Format::ALL,
+                objective: Objective::Error,
+                onnx: LowerOptions::default(),
+                provenance: &Provenance::default(),
+            };
+            let sizes = Sizes::new(&question).unwrap();
+            let problem = sizes.unmeasured().unwrap();
+            for candidate in problem.ranked(u64::MAX, vec![]).step_by(37) {
+                let exact = sizes.exact(&problem, &candidate.choice).unwrap();
+                assert!(candidate.bytes <= sizes.payload_within(exact), "{:?}", candidate.choice);
+            }
+        }
     }
 }

@@ -139,6 +139,8 @@ def test_levers_make_files_that_run_everywhere(thimble, models, text, tmp_path):
     # The same answer for a text of the corpus, by the rewritten tokenizer.
     first = json.loads(corpus.read_text().splitlines()[0])["text"][:80]
     answers = [json.loads(thimble.run("run", file, "--text", first, "--json").stdout) for file in (whole, out)]
+    for answer in answers:
+        del answer["input_ids"]
     assert answers[0] == answers[1]
     # And ONNX Runtime agrees with the device on the cut file.
     feeds = {"input_ids": np.array([[2, 17, 40, 99, 3]])}
@@ -182,7 +184,7 @@ def test_wrong_flags_are_one_clear_error(thimble, models, tmp_path, what):
 
 
 def test_a_model_that_decides_nothing_cannot_agree(thimble, models, tmp_path):
-    source = models.source("albert-base-rand")
+    source = models.source("albert-tiny-groups")
     for flags in (["--min-agreement", "0.9"], ["--budget", "12MiB", "--objective", "kl"]):
         done = thimble.run("shrink", source, *flags, "--dry-run", code=2)
         assert "decides nothing" in done.stderr

@@ -143,6 +143,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
                 "no file within the limits agrees on {:.2} % of the decisions",
                 share * 100.0
             ),
+            None if bounds.latency.is_some() => "no formats keep to all of the limits together".to_string(),
             None => bail!("{NOTHING_FINITE}"),
         };
         return Ok(Outcome::no(about.refused(&[reason], points.as_deref())));
