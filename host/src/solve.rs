@@ -119,7 +119,11 @@ impl Study<'_> {
             self.run(choice)?;
             *left -= 1;
             // Nothing loses less than nothing.
-            if self.runs().last().is_some_and(|(_, score)| self.objective(score) <= 0.0) {
+            if self
+                .runs()
+                .last()
+                .is_some_and(|(_, score)| self.objective(score) <= 0.0)
+            {
                 *left = 0;
             }
         }

@@ -228,6 +228,11 @@ struct Table {
     unknown: Option<u32>,
 }
 
+/// Special tokens, which not every file lists as added.
+const SPECIAL: [&str; 9] = [
+    "<pad>", "<unk>", "<mask>", "<s>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
+];
+
 /// How the two models mark a piece's place in its word.
 const MARKS: [&str; 2] = ["▁", "##"];
 
@@ -292,6 +297,7 @@ impl Table {
     /// because the unknown token's score is counted from it.
     fn always_kept(&self, tokenizer: &Tokenizer) -> BTreeSet<u32> {
         let mut kept: BTreeSet<u32> = self.added.iter().copied().chain(self.unknown).collect();
+        kept.extend(SPECIAL.iter().filter_map(|token| tokenizer.token_to_id(token)));
         kept.extend(
             tokenizer
                 .encode_fast("", true)
