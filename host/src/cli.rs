@@ -28,7 +28,7 @@ enum Command {
     /// Checkpoint → one ONNX file, in one number format throughout
     Export(ExportArgs),
     /// Checkpoint → the ONNX file with the least measured loss under a byte budget
-    Shrink(ShrinkArgs),
+    Shrink(Box<ShrinkArgs>),
     /// Where the bytes of a file are, and whether its nodes state what it says of itself
     Inspect(InspectArgs),
     /// How far apart two models are
@@ -116,6 +116,9 @@ pub struct ShrinkArgs {
     /// What is minimised [default: kl where the model decides something, error elsewhere]
     #[arg(long, value_enum)]
     pub objective: Option<Objective>,
+    /// Round to nearest: neither rescale channels nor calibrate the rounding, whatever it costs
+    #[arg(long)]
+    pub nearest: bool,
     /// Formats the solver may use
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "f32,f16,i8,i4")]
     pub formats: Vec<Format>,

@@ -7,11 +7,11 @@ use crate::loss::{Loss, Outputs};
 use crate::meter::{Meter, Scale};
 use anyhow::{Context, Result};
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_device::image::Image;
-use thimble_shared::graph::{Config, Model};
+use thimble_shared::graph::Config;
 
 /// `work` on each of `count` rows, on all cores, the results in order. `start` makes what a worker needs.
 fn on_all_cores<W, T: Send>(
@@ -80,17 +80,35 @@ pub fn compare(config: &Config, rows: &[Row], reference: &[Outputs], candidate: 
 pub struct Judge<'a> {
     config: &'a Config,
     rows: Vec<Row>,
-    answers: Answers,
+    /// Where the rows stand among those of `answers`.
+    places: Vec<usize>,
+    answers: Arc<Answers>,
     /// The original's id of each token of a candidate whose vocabulary was cut, and the id of each of the original's tokens
     /// in it (that of the unknown token where it was lost).
     kept: Option<&'a [usize]>,
     ids: Option<&'a [i64]>,
 }
 
-enum Answers {
-    Kept(Vec<Outputs>),
-    /// Outputs over a large vocabulary fill gigabytes; the original runs again instead.
-    RunAgain(Arc<Image>),
+/// The original's outputs, run when they are first needed: a judge whose every verdict is remembered needs none.
+struct Answers {
+    image: Arc<Image>,
+    rows: Vec<Row>,
+    /// Outputs over a large vocabulary fill gigabytes; the original runs again each time instead.
+    run_again: bool,
+    outputs: OnceLock<Vec<Outputs>>,
+}
+
+impl Answers {
+    fn outputs(&self) -> Result<&[Outputs]> {
+        if self.run_again {
+            return Ok(&[]);
+        }
+        if self.outputs.get().is_none() {
+            // Whoever comes second finds the same outputs.
+            let _ = self.outputs.set(outputs(&self.image, &self.rows)?);
+        }
+        Ok(self.outputs.get().map_or(&[], Vec::as_slice))
+    }
 }
 
 /// f32 numbers of outputs that are kept: 512 MiB.
@@ -106,32 +124,32 @@ pub struct Vocabulary {
 }
 
 impl<'a> Judge<'a> {
-    /// Runs the original on `rows`. `vocabulary` is that of the candidates, where it was cut.
+    /// Candidates are held against the original, `image` of `config`, on `rows`. `vocabulary` is that of the candidates, where it was cut.
     pub fn new(
-        original: &'a Model,
+        config: &'a Config,
         image: &Arc<Image>,
         rows: Vec<Row>,
         vocabulary: Option<&'a Vocabulary>,
-    ) -> Result<Judge<'a>> {
-        let config = &original.config;
+    ) -> Judge<'a> {
         let tokens: usize = rows.iter().map(|row| row.input_ids.len()).sum();
         let width = if config.head.has_decoder() {
             config.vocab_size
         } else {
             config.hidden_size
         };
-        let answers = if tokens.saturating_mul(width) > KEPT {
-            Answers::RunAgain(image.clone())
-        } else {
-            Answers::Kept(outputs(image, &rows)?)
-        };
-        Ok(Judge {
+        Judge {
             config,
+            places: (0..rows.len()).collect(),
+            answers: Arc::new(Answers {
+                image: image.clone(),
+                rows: rows.clone(),
+                run_again: tokens.saturating_mul(width) > KEPT,
+                outputs: OnceLock::new(),
+            }),
             rows,
-            answers,
             kept: vocabulary.map(|v| v.kept.as_slice()),
             ids: vocabulary.map(|v| v.ids.as_slice()),
-        })
+        }
     }
 
     pub fn rows(&self) -> &[Row] {
@@ -143,10 +161,8 @@ impl<'a> Judge<'a> {
         Judge {
             config: self.config,
             rows: indices.iter().map(|&i| self.rows[i].clone()).collect(),
-            answers: match &self.answers {
-                Answers::Kept(all) => Answers::Kept(indices.iter().map(|&i| all[i].clone()).collect()),
-                Answers::RunAgain(image) => Answers::RunAgain(image.clone()),
-            },
+            places: indices.iter().map(|&i| self.places[i]).collect(),
+            answers: self.answers.clone(),
             kept: self.kept,
             ids: self.ids,
         }
@@ -160,19 +176,16 @@ impl<'a> Judge<'a> {
             kept: self.kept,
             fewer: true,
         };
+        let known = self.answers.outputs()?;
         let start = || {
-            let original = match &self.answers {
-                Answers::Kept(_) => None,
-                Answers::RunAgain(image) => Some(engine(image)?),
-            };
-            Ok((original, engine(candidate)?))
+            let original = self.answers.run_again.then(|| engine(&self.answers.image));
+            Ok((original.transpose()?, engine(candidate)?))
         };
         let rows = on_all_cores(self.rows.len(), start, |(original, engine), i| {
             let row = &self.rows[i];
-            let reference = match (&self.answers, original) {
-                (Answers::Kept(all), _) => Cow::Borrowed(&all[i]),
-                (Answers::RunAgain(_), Some(original)) => Cow::Owned(run(original, row)?),
-                (Answers::RunAgain(_), None) => anyhow::bail!("the original is not at hand"),
+            let reference = match original {
+                Some(original) => Cow::Owned(run(original, row)?),
+                None => Cow::Borrowed(&known[self.places[i]]),
             };
             let mut meter = Meter::new(scale);
             meter.add(row, &reference, &run(engine, &self.seen_by_candidate(row))?)?;

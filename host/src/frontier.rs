@@ -2,15 +2,18 @@
 //! of size, none of which loses more than a smaller one, because an answer may be any choice that fits, whatever budget it
 //! was run for. The smallest file that agrees often enough is found the same way.
 
-use crate::loss::Loss;
+use crate::loss::{Loss, Share};
 use crate::progress::Watch;
 use crate::solve::{Answer, Limits};
 use crate::study::Study;
 use anyhow::Result;
+use thimble_shared::number::Format;
 
 /// One file of the frontier.
 pub struct Point {
     pub answer: Answer,
+    /// The format of each family.
+    pub formats: Vec<(&'static str, Format)>,
     /// On the rows kept for the report.
     pub loss: Loss,
     pub baseline: Option<Baseline>,
@@ -22,6 +25,22 @@ pub struct Baseline {
     pub measured: f64,
     /// None where a format cannot hold the numbers.
     pub loss: Option<Loss>,
+}
+
+/// Says which of many answers a stage belongs to.
+struct Counted<'w, W> {
+    watch: &'w mut W,
+    place: String,
+}
+
+impl<W: Watch> Watch for Counted<'_, W> {
+    fn stage(&mut self, name: &str, steps: usize) {
+        self.watch.stage(&format!("{}: {name}", self.place), steps);
+    }
+
+    fn step(&mut self, what: &str) {
+        self.watch.step(what);
+    }
 }
 
 /// `count` budgets from `low` to `high`, each the same factor above the one before: the smaller a file, the more a byte
@@ -52,18 +71,23 @@ impl Study<'_> {
         let floor = self.bytes(&self.problem.floor())?;
         let own = self.sizes().of(&self.question().source.graph().formats)?;
         let high = limits.bytes.min(own.max(floor));
-        for bytes in budgets(floor, high, count) {
+        let budgets = budgets(floor, high, count);
+        for (i, &bytes) in budgets.iter().enumerate() {
+            let mut watch = Counted {
+                watch,
+                place: format!("budget {} of {}", i + 1, budgets.len()),
+            };
             self.answer(
                 &Limits {
                     bytes,
                     ..limits.clone()
                 },
-                watch,
+                &mut watch,
             )?;
         }
         // Everything is run by now: each budget takes the best there is, a smaller budget's answer where that is better.
         let mut answers: Vec<Answer> = Vec::new();
-        for bytes in budgets(floor, high, count) {
+        for bytes in budgets {
             let best = self.best_run(&Limits {
                 bytes,
                 ..limits.clone()
@@ -85,14 +109,23 @@ impl Study<'_> {
             } else {
                 None
             };
-            points.push(Point { answer, loss, baseline });
+            let formats = (0..answer.choice.len()).map(|i| {
+                let problem = &self.problem;
+                (problem.families[i].name, problem.format(i, &answer.choice))
+            });
+            points.push(Point {
+                formats: formats.collect(),
+                answer,
+                loss,
+                baseline,
+            });
         }
         self.save();
         Ok(points)
     }
 
-    /// The smallest file within `limits` that agrees with the original on at least `share` of the decisions, of the tuning
-    /// rows and of the report's; None when the largest does not.
+    /// The smallest file within `limits` that agrees with the original on at least `share` of the decisions, of the report's
+    /// rows and of all rows together; None when the largest does not.
     pub fn smallest(&mut self, share: f64, limits: &Limits, watch: &mut impl Watch) -> Result<Option<Answer>> {
         let floor = self.bytes(&self.problem.floor())?;
         let own = self.sizes().of(&self.question().source.graph().formats)?;
@@ -108,11 +141,11 @@ impl Study<'_> {
             else {
                 return Ok(None);
             };
-            if answer.score.agreement().is_none_or(|a| a < share) {
-                return Ok(None);
-            }
             let judged = study.report(&study.model(&answer.choice)?)?;
-            Ok(judged.agreement.is_some_and(|a| a >= share).then_some(answer))
+            let mut all = answer.score.agreement();
+            all.absorb(judged.agreed());
+            let enough = |agreed: Share| agreed.rate().is_some_and(|rate| rate >= share);
+            Ok((enough(judged.agreed()) && enough(all)).then_some(answer))
         };
         if let Some(answer) = agrees(self, low)? {
             return Ok(Some(answer));

@@ -172,17 +172,22 @@ impl Score {
         }
     }
 
-    pub fn agreement(&self) -> Option<f64> {
-        let hits = self.decisions.saturating_sub(self.misses);
+    pub fn agreement(&self) -> Share {
         Share {
-            hits,
+            hits: self.decisions.saturating_sub(self.misses),
             of: self.decisions,
         }
-        .rate()
     }
 }
 
 impl Loss {
+    pub fn agreed(&self) -> Share {
+        Share {
+            hits: self.decisions.saturating_sub(self.misses),
+            of: self.decisions,
+        }
+    }
+
     pub fn score(&self) -> Score {
         let mean = |of: &dyn Fn(&Distance) -> f64| {
             self.outputs.values().map(of).sum::<f64>() / self.outputs.len().max(1) as f64 + 0.0
@@ -271,6 +276,6 @@ mod tests {
         assert!(of(score(1, 1e6)) < of(score(2, 0.0)));
         assert!(of(score(1, 0.1)) < of(score(1, 0.2)));
         assert_eq!(Score::IMPOSSIBLE.objective(Objective::Agreement), f64::INFINITY);
-        assert_eq!(score(3, 0.0).agreement(), Some(0.97));
+        assert_eq!(score(3, 0.0).agreement().rate(), Some(0.97));
     }
 }

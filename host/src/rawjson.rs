@@ -69,7 +69,7 @@ fn value_end(json: &str) -> usize {
             _ => {}
         }
         at += 1;
-        if depth == 0 && matches!(bytes[at - 1], b'"' | b']' | b'}') {
+        if depth == 0 && matches!(bytes.get(at - 1), Some(b'"' | b']' | b'}')) {
             break;
         }
     }

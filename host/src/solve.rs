@@ -19,8 +19,8 @@ use thimble_shared::number::Format;
 
 /// Multiply-accumulates one answer may spend on running choices, and bounds on how many it runs. Predictions add up the
 /// families' losses, so choices whose errors help or hurt each other are told apart only by running them.
-const RUN_WORK: usize = 4_000_000_000_000;
-const RUNS: (usize, usize) = (12, 128);
+const RUN_WORK: usize = 1_500_000_000_000;
+const RUNS: (usize, usize) = (8, 64);
 /// Best-predicted choices that are kept at hand.
 const POOL: usize = 256;
 /// Choices looked at for it: where a budget lies within the node text of a few bytes many fit by payload only.
@@ -71,10 +71,11 @@ impl Study<'_> {
         let config = &self.question().source.config;
         let most = (RUN_WORK / study::work(config, self.question().tune)).clamp(RUNS.0, RUNS.1);
         let mut left = most;
-        watch.stage(
-            &format!("running up to {most} choices within {} bytes", limits.bytes),
-            most,
-        );
+        let within = match limits.bytes {
+            u64::MAX => String::new(),
+            bytes => format!(" within {bytes} bytes"),
+        };
+        watch.stage(&format!("running up to {most} choices{within}"), most);
         let mut first: Vec<Choice> = pool.iter().take(most / 2).cloned().collect();
         // Whatever was predicted: the smallest file, and the formats the model came with.
         first.push(self.problem.floor());
@@ -100,7 +101,7 @@ impl Study<'_> {
     pub fn best_run(&self, limits: &Limits) -> Result<Option<Answer>> {
         Ok(self.best(limits)?.map(|(choice, bytes, score)| Answer {
             bytes,
-            predicted: self.problem.predicted(&choice),
+            predicted: self.predicted(&choice),
             measured: self.objective(&score),
             score,
             runs: self.runs().len(),
@@ -118,6 +119,14 @@ impl Study<'_> {
             watch.step(&format!("{} run", self.runs().len()));
             self.run(choice)?;
             *left -= 1;
+            // Nothing loses less than nothing.
+            if self
+                .runs()
+                .last()
+                .is_some_and(|(_, score)| self.objective(score) <= 0.0)
+            {
+                *left = 0;
+            }
         }
         Ok(())
     }
@@ -186,7 +195,7 @@ impl Study<'_> {
             .zip(&measured)
             .map(|((choice, _), &measured)| Sample {
                 choice,
-                predicted: self.problem.predicted(choice),
+                predicted: self.predicted(choice),
                 measured,
             })
             .collect();
@@ -195,7 +204,7 @@ impl Study<'_> {
         let mut ranked: Vec<(f64, Choice)> = candidates
             .into_iter()
             .filter(|choice| !self.known(choice))
-            .map(|choice| (self.problem.predicted(&choice) * refit.factor(&choice), choice))
+            .map(|choice| (self.predicted(&choice) * refit.factor(&choice), choice))
             .filter(|(loss, _)| loss.is_finite())
             .collect();
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
@@ -290,7 +299,7 @@ pub fn solve(task: &Task, mut watch: impl FnMut(&str)) -> Result<Result<Plan, Fl
     if floor.bytes > task.budget {
         return Ok(Err(floor));
     }
-    let variants = variants(task.source, task.tune, None);
+    let variants = variants(task.source, task.tune, None, false);
     let mut study = Study::measure(sizes, &variants, &mut watch)?;
     match study.answer(&Limits::bytes(task.budget), &mut watch)? {
         Some(answer) => Ok(Ok(study.plan(answer, task.budget)?)),

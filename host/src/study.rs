@@ -62,6 +62,8 @@ pub struct Study<'a> {
     plain: Bench<'a>,
     pub preparation: Preparation,
     pub floor_loss: FloorLoss,
+    /// What the source loses as it came, because of the levers; on the rows of the sensitivities.
+    base: f64,
     /// Tuning rows the sensitivities were measured on.
     pub sense_rows: usize,
     /// Every choice run on the tuning rows, in the order they were run.
@@ -75,14 +77,13 @@ impl<'a> Study<'a> {
     pub fn measure(sizes: Sizes<'a>, variants: &'a [Variant], watch: &mut impl Watch) -> Result<Study<'a>> {
         let question = sizes.question;
         let mut problem = sizes.unmeasured()?;
-        watch.stage("running the original", 1);
         let original = image_of(question.original)?;
         let tune = Judge::new(
-            question.original,
+            &question.original.config,
             &original,
             question.tune.to_vec(),
             question.vocabulary,
-        )?;
+        );
         let digest = Digest::of(question.original);
         let benches: Vec<Bench> = variants
             .iter()
@@ -118,7 +119,7 @@ impl<'a> Study<'a> {
         let some = tune.some(&indices);
         let sense = Bench::new(question, &variants[best], quantiser, &digest, some.rows());
         watch.stage(&format!("measuring {count} sensitivities on {rows} rows"), count);
-        sense.sensitivities(&some, &mut problem, watch)?;
+        let base = sense.sensitivities(&some, &mut problem, watch)?;
         sense.memo.save();
 
         Ok(Study {
@@ -131,6 +132,7 @@ impl<'a> Study<'a> {
             plain,
             preparation,
             floor_loss,
+            base,
             sense_rows: rows,
             runs: vec![],
             known: HashMap::new(),
@@ -170,6 +172,11 @@ impl<'a> Study<'a> {
         score.objective(self.question.objective)
     }
 
+    /// The sum of what the levers and the families lose.
+    pub fn predicted(&self, choice: &Choice) -> f64 {
+        self.base + self.problem.predicted(choice)
+    }
+
     pub fn known(&self, choice: &Choice) -> bool {
         self.known.contains_key(choice)
     }
@@ -186,7 +193,7 @@ impl<'a> Study<'a> {
 
     /// The loss on the rows kept for the report.
     pub fn report(&self, model: &Model) -> Result<Loss> {
-        self.reporter()?.loss(&image_of(model)?)
+        self.reporter().loss(&image_of(model)?)
     }
 
     /// What rounding the source to nearest in the same formats loses, without rescaling: on the tuning and the report rows.
@@ -203,13 +210,10 @@ impl<'a> Study<'a> {
         }
     }
 
-    fn reporter(&self) -> Result<&Judge<'a>> {
-        if let Some(judge) = self.report.get() {
-            return Ok(judge);
-        }
+    fn reporter(&self) -> &Judge<'a> {
         let q = self.question;
-        let judge = Judge::new(q.original, &self.original, q.report.to_vec(), q.vocabulary)?;
-        Ok(self.report.get_or_init(|| judge))
+        self.report
+            .get_or_init(|| Judge::new(&q.original.config, &self.original, q.report.to_vec(), q.vocabulary))
     }
 }
 
@@ -329,7 +333,7 @@ impl<'a> Bench<'a> {
         Bench {
             question,
             quantiser,
-            memo: Memo::open(&[original, &variant.digest()], rows),
+            memo: Memo::open(&[original, &variant.digest], rows),
         }
     }
 
@@ -345,24 +349,95 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Fills in the loss of every family alone in every format, all others as they came.
-    fn sensitivities(&self, judge: &Judge, problem: &mut Problem, watch: &mut impl Watch) -> Result<()> {
-        let own = self.question.source.graph().formats;
-        let original = std::ptr::eq(self.question.source, self.question.original);
+    /// Fills in what every family alone loses in every format, all others as they came, beyond what the source loses as it
+    /// came; gives that.
+    fn sensitivities(&self, judge: &Judge, problem: &mut Problem, watch: &mut impl Watch) -> Result<f64> {
+        let question = self.question;
+        let own = question.source.graph().formats;
+        // As it came is the reference itself, unless levers were pulled.
+        let base = if std::ptr::eq(question.source, question.original) {
+            0.0
+        } else {
+            self.score(judge, &own)?.objective(question.objective)
+        };
         for family in 0..problem.families.len() {
             for (i, format) in problem.options[family].clone().into_iter().enumerate() {
                 watch.step(&format!("{} in {format}", problem.families[family].name));
                 let mut formats = own.clone();
                 let weights = problem.families[family].weights.iter();
                 formats.extend(weights.map(|w| (w.name.clone(), format)));
-                // As it came is the reference itself.
-                problem.loss[family][i] = if formats == own && original {
+                problem.loss[family][i] = if formats == own {
                     0.0
                 } else {
-                    self.score(judge, &formats)?.objective(self.question.objective)
+                    self.score(judge, &formats)?.objective(question.objective) - base
                 };
             }
         }
-        Ok(())
+        Ok(base)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thimble_shared::graph::{Activation, Head};
+
+    /// The search leaves out what cannot fit by payload; it must never leave out what does fit.
+    #[test]
+    fn no_file_has_less_beside_its_payload_than_is_assumed() {
+        for (head, tied_decoder) in [
+            (Head::None, false),
+            (Head::MaskedLm, true),
+            (Head::QuestionAnswering, false),
+        ] {
+            let config = Config {
+                vocab_size: 61,
+                embedding_size: 12,
+                hidden_size: 24,
+                num_hidden_layers: 3,
+                num_hidden_groups: 2,
+                inner_group_num: 1,
+                num_attention_heads: 2,
+                intermediate_size: 40,
+                max_position_embeddings: 16,
+                type_vocab_size: 2,
+                layer_norm_eps: 1e-12,
+                activation: Activation::Gelu,
+                head,
+                tied_decoder,
+                pooler: false,
+                labels: vec![],
+                multi_label: false,
+            };
+            let weights = config.weights().into_iter();
+            let source = Model {
+                weights: weights
+                    .map(|w| {
+                        (
+                            w.name.clone(),
+                            thimble_shared::number::Values::F32(vec![0.0; w.elements()]),
+                        )
+                    })
+                    .collect(),
+                config,
+            };
+            let question = Question {
+                original: &source,
+                source: &source,
+                vocabulary: None,
+                tune: &[],
+                report: &[],
+                formats: &Format::ALL,
+                objective: Objective::Error,
+                onnx: LowerOptions::default(),
+                provenance: &Provenance::default(),
+            };
+            let sizes = Sizes::new(&question).unwrap();
+            let problem = sizes.unmeasured().unwrap();
+            for candidate in problem.ranked(u64::MAX, vec![]).step_by(37) {
+                let exact = sizes.exact(&problem, &candidate.choice).unwrap();
+                assert!(candidate.bytes <= sizes.payload_within(exact), "{:?}", candidate.choice);
+            }
+        }
     }
 }

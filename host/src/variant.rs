@@ -35,21 +35,13 @@ impl fmt::Display for Preparation {
 pub struct Variant {
     pub preparation: Preparation,
     pub model: Arc<Model>,
+    /// Of the numbers, and of the rows if the rounding depends on them.
+    pub digest: Digest,
     /// Rows it is calibrated on, in its own ids.
     rows: Arc<Vec<Row>>,
 }
 
 impl Variant {
-    /// Of the numbers, and of the rows if the rounding depends on them.
-    pub fn digest(&self) -> Digest {
-        let digest = Digest::of(&self.model);
-        if self.preparation.calibrated {
-            digest.with_rows(&self.rows)
-        } else {
-            digest
-        }
-    }
-
     pub fn quantiser(&self) -> Quantiser<'_> {
         if self.preparation.calibrated {
             Quantiser::calibrated(&self.model, self.rows.clone())
@@ -59,17 +51,22 @@ impl Variant {
     }
 }
 
-/// All preparations of `source`, rounding to nearest first. `tune` is in the ids of the model `vocabulary` was cut from.
-pub fn variants(source: &Model, tune: &[Row], vocabulary: Option<&Vocabulary>) -> Vec<Variant> {
+/// All preparations of `source`, rounding to nearest first, or only that. `tune` is in the ids of the model `vocabulary` was cut from.
+pub fn variants(source: &Model, tune: &[Row], vocabulary: Option<&Vocabulary>, nearest: bool) -> Vec<Variant> {
     let own = |row: &Row| vocabulary.map_or_else(|| row.clone(), |v| v.row(row));
     let rows = Arc::new(tune.iter().map(own).collect::<Vec<Row>>());
     let models = [(false, Arc::new(source.clone())), (true, Arc::new(equalise(source)))];
     let both = models.into_iter().flat_map(|(rescaled, model)| {
         [false, true].map(|calibrated| Variant {
             preparation: Preparation { rescaled, calibrated },
+            digest: if calibrated {
+                Digest::of(&model).with_rows(&rows)
+            } else {
+                Digest::of(&model)
+            },
             model: model.clone(),
             rows: rows.clone(),
         })
     });
-    both.collect()
+    both.take(if nearest { 1 } else { usize::MAX }).collect()
 }

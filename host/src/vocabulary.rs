@@ -90,6 +90,37 @@ pub fn cut(corpus: &Path, tokenizer: &Path, vocab_size: usize) -> Result<Cut, Vo
     Err(bad("it cannot be cut".into()))
 }
 
+/// The tokens a candidate's tokenizer has of the reference's, by their text; `sizes` are the models' rows. None where it has a
+/// token the reference does not know.
+pub fn between(
+    reference: &Path,
+    candidate: &Path,
+    sizes: (usize, usize),
+) -> Result<Option<Vocabulary>, VocabularyError> {
+    let open = |path: &Path| {
+        let bad = |problem| VocabularyError::Tokenizer {
+            path: path.to_path_buf(),
+            problem,
+        };
+        plain_tokenizer(&compact(path)?).map_err(bad)
+    };
+    let (old, new) = (open(reference)?, open(candidate)?);
+    let known = |id: usize| {
+        let token = new.id_to_token(u32::try_from(id).ok()?)?;
+        Some(old.token_to_id(&token)? as usize).filter(|&id| id < sizes.0)
+    };
+    let Some(kept) = (0..sizes.1).map(known).collect::<Option<Vec<usize>>>() else {
+        return Ok(None);
+    };
+    let unknown = ["<unk>", "[UNK]"]
+        .iter()
+        .find_map(|token| new.token_to_id(token))
+        .unwrap_or(0);
+    let mut ids = vec![i64::from(unknown); sizes.0];
+    kept.iter().enumerate().for_each(|(new, &old)| ids[old] = new as i64);
+    Ok(Some(Vocabulary { kept, ids }))
+}
+
 fn new_ids(kept: &BTreeSet<u32>) -> HashMap<u32, u32> {
     kept.iter().zip(0..).map(|(&old, new)| (old, new)).collect()
 }
@@ -197,6 +228,11 @@ struct Table {
     unknown: Option<u32>,
 }
 
+/// Special tokens, which not every file lists as added.
+const SPECIAL: [&str; 9] = [
+    "<pad>", "<unk>", "<mask>", "<s>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
+];
+
 /// How the two models mark a piece's place in its word.
 const MARKS: [&str; 2] = ["▁", "##"];
 
@@ -261,6 +297,7 @@ impl Table {
     /// because the unknown token's score is counted from it.
     fn always_kept(&self, tokenizer: &Tokenizer) -> BTreeSet<u32> {
         let mut kept: BTreeSet<u32> = self.added.iter().copied().chain(self.unknown).collect();
+        kept.extend(SPECIAL.iter().filter_map(|token| tokenizer.token_to_id(token)));
         kept.extend(
             tokenizer
                 .encode_fast("", true)

@@ -22,7 +22,7 @@ use crate::vocabulary;
 use anyhow::{Context, Result, bail};
 use bounds::Bounds;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use thimble_shared::graph::Config;
 
 /// Rows the loss is reported on, beside those the choice is made on.
@@ -34,11 +34,21 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     let target = args.target.as_deref().map(board::find).transpose()?;
     let subject = Subject::open(&args.source)?;
     let written = [&args.output, &args.frontier.svg, &args.frontier.html];
-    for output in written.into_iter().flatten() {
+    let written: Vec<&PathBuf> = written.into_iter().flatten().collect();
+    for (i, output) in written.iter().enumerate() {
         export::refuse_inputs(&subject, output)?;
+        if written[..i].contains(output) {
+            bail!("{} is named twice as an output", output.display());
+        }
     }
     let config = subject.config().clone();
     refuse_what_nothing_decides(args, &config)?;
+    let chosen_by = args.budget.is_some() || args.max_ram.is_some() || args.max_latency.is_some();
+    if wants_a_file(args) && !chosen_by && args.min_agreement.is_none() {
+        bail!(
+            "--frontier alone writes no file; to choose one give --budget, --max-ram, --max-latency or --min-agreement"
+        );
+    }
     if let (Some(seq), Some(max)) = (args.onnx.seq, args.levers.max_seq)
         && seq > max
     {
@@ -102,7 +112,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     }
 
     let mut watch = Bar::default();
-    let variants = variants(source, question.tune, question.vocabulary);
+    let variants = variants(source, question.tune, question.vocabulary, args.nearest);
     let mut study = Study::measure(sizes, &variants, &mut watch)?;
     let mut about = about;
     let points = if args.frontier.frontier {
@@ -115,18 +125,10 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         Some(points) => draw(args, &about, points)?,
         None => vec![],
     };
-    let asked = args.output.is_some() || args.dry_run || !args.frontier.frontier;
-    let constrained = bounds.bytes_given || args.min_agreement.is_some() || args.max_latency.is_some();
-    if !(asked && constrained) {
-        if asked {
-            bail!(
-                "--frontier with an output file needs --budget, --max-ram, --max-latency or --min-agreement to choose one"
-            );
-        }
+    if args.frontier.frontier && !wants_a_file(args) {
         drop(watch);
-        return Ok(Outcome::yes(
-            about.frontier(points.as_deref().unwrap_or_default(), &drawn),
-        ));
+        let points = points.as_deref().unwrap_or_default();
+        return Ok(Outcome::yes(about.frontier(points, &drawn)));
     }
 
     let smallest = args
@@ -142,6 +144,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
                 "no file within the limits agrees on {:.2} % of the decisions",
                 share * 100.0
             ),
+            None if bounds.latency.is_some() => "no formats keep to all of the limits together".to_string(),
             None => bail!("{NOTHING_FINITE}"),
         };
         return Ok(Outcome::no(about.refused(&[reason], points.as_deref())));
@@ -172,6 +175,11 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     } else {
         Outcome::no(text)
     })
+}
+
+/// Whether one file is to be chosen, beside or without a frontier.
+fn wants_a_file(args: &ShrinkArgs) -> bool {
+    args.output.is_some() || args.dry_run || !args.frontier.frontier
 }
 
 fn refuse_what_nothing_decides(args: &ShrinkArgs, config: &Config) -> Result<()> {

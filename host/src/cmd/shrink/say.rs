@@ -277,6 +277,7 @@ impl About<'_> {
         let point = |p: &Point| {
             json!({
                 "bytes": p.answer.bytes,
+                "formats": p.formats.iter().map(|(name, f)| (name.to_string(), json!(f.to_string()))).collect::<serde_json::Map<_, _>>(),
                 "measured_loss": p.answer.measured,
                 "reported_loss": p.loss.score().objective(objective),
                 "loss": p.loss,
