@@ -9,6 +9,7 @@ pub mod cmd;
 pub mod equalise;
 pub mod evaluate;
 pub mod explain;
+pub mod import;
 pub mod inputs;
 pub mod loss;
 pub mod memo;

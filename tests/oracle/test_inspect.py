@@ -74,7 +74,7 @@ def strange(folder):
         helper.make_node("DequantizeLinear", ["typed", "scale"], ["wide8"]),
         helper.make_node("MatMul", ["g", "wide8"], ["logits"]),
         helper.make_node("MatMul", ["g", "pooler"], ["1234"]),
-        helper.make_node("MatMul", ["x", "dead"], ["nobody"]),
+        helper.make_node("MatMul", ["dead", "dead"], ["nobody"]),
     ]
     graph = helper.make_graph(
         nodes,
@@ -83,7 +83,6 @@ def strange(folder):
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in (("logits", 16), ("1234", 24))],
         initializers,
     )
-    nodes[-1].input[0] = "a"
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     helper.set_model_props(model, {"pkg.torch.stack": 'File "/home/somebody/model.py", line 7'})
     path = folder / "strange.onnx"
