@@ -23,7 +23,7 @@ def said(path, feeds):
     return session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})
 
 
-def albert_feeds(rng, shape=(2, 11)):
+def albert_feeds(rng, shape=(2, 12)):
     mask = np.ones(shape, np.int64)
     mask[1, 7:] = 0
     return {"input_ids": rng.integers(5, 90, shape), "attention_mask": mask, "token_type_ids": np.zeros(shape, np.int64)}
@@ -45,7 +45,10 @@ def test_exports_get_smaller_and_say_the_same(thimble, tmp_path, name, flags):
     done = json.loads(thimble.run("slim", before, "-o", after, "--json", *flags).stdout)
     assert size(after) == done["after"] < done["before"] == before.stat().st_size
     onnx.checker.check_model(str(after), full_check=True)
-    same_bits(before, after, albert_feeds(np.random.default_rng(1)))
+    feeds = albert_feeds(np.random.default_rng(1))
+    if name.startswith("choice"):
+        feeds = {key: value[None] for key, value in feeds.items()}
+    same_bits(before, after, feeds)
     again = tmp_path / "again.onnx"
     thimble.run("slim", after, "-o", again, *flags)
     assert size(again) <= size(after)

@@ -7,6 +7,7 @@ mod head;
 mod layers;
 mod neighbours;
 mod prove;
+mod sane;
 mod trace;
 mod weights;
 
@@ -125,6 +126,7 @@ fn recognise(file: &OnnxFile) -> Result<(Recognised<'_>, neighbours::Neighbours)
         });
     }
     let trace = Trace::new(file, view)?;
+    sane::check(&trace)?;
     let embedding = embedding::find(&trace)?;
     let body = layers::find(&trace, &embedding)?;
     let head = head::find(&trace, &embedding, &body)?;
