@@ -107,8 +107,15 @@ fn causes(e: &Explanation, against: Option<u64>) -> String {
     let mut substance = 0;
     for (&cause, &bytes) in &e.account.causes {
         substance += if is_substance(cause) { bytes } else { 0 };
-        let grown = if is_substance(cause) { String::new() } else { share(bytes as i64) };
-        rows.push((bytes, vec![title(cause).to_string(), thousands(bytes), percent(bytes, total), grown]));
+        let grown = if is_substance(cause) {
+            String::new()
+        } else {
+            share(bytes as i64)
+        };
+        rows.push((
+            bytes,
+            vec![title(cause).to_string(), thousands(bytes), percent(bytes, total), grown],
+        ));
     }
     rows.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
     let mut rows: Vec<Vec<String>> = rows.into_iter().map(|(_, row)| row).collect();
@@ -149,17 +156,34 @@ fn fixes(e: &Explanation) -> String {
     let rows: Vec<Vec<String>> = e
         .fixes
         .iter()
-        .map(|f| vec![thousands(f.saves), thousands(f.bytes), f.command.clone(), f.what.clone()])
+        .map(|f| {
+            vec![
+                thousands(f.saves),
+                thousands(f.bytes),
+                f.command.clone(),
+                f.what.clone(),
+            ]
+        })
         .collect();
     let aligns = [Align::Right, Align::Right, Align::Left, Align::Left];
-    format!("\n{}", table(&["saves", "leaves", "command", "what it does"], &aligns, &rows))
+    format!(
+        "\n{}",
+        table(&["saves", "leaves", "command", "what it does"], &aligns, &rows)
+    )
 }
 
 fn parts(e: &Explanation) -> String {
     let cut = if e.kind == "onnx" { MOST_ROWS } else { usize::MAX };
     let row = |name: &str, bytes: u64| {
         let empty = String::new;
-        vec![name.to_string(), empty(), empty(), thousands(bytes), percent(bytes, e.bytes), empty()]
+        vec![
+            name.to_string(),
+            empty(),
+            empty(),
+            thousands(bytes),
+            percent(bytes, e.bytes),
+            empty(),
+        ]
     };
     let mut rows: Vec<Vec<String>> = e
         .parts

@@ -65,7 +65,12 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
             text.push_str(&format!("  {count} {what}\n"));
         }
     }
-    text.push_str(&format!("{}: {}, {} of it\n", args.output.display(), exact(after), percent(after, before)));
+    text.push_str(&format!(
+        "{}: {}, {} of it\n",
+        args.output.display(),
+        exact(after),
+        percent(after, before)
+    ));
     if let Some(data) = &slimmed.data {
         text.push_str(&format!("  of that {} in {}\n", exact(data.len), data_path.display()));
     }

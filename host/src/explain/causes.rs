@@ -161,13 +161,35 @@ fn externals(file: &OnnxFile, held: &[Held<'_>], judge: &mut Judge<'_, '_>, acco
         let mut pos = 0;
         for (range, i) in claims {
             let (start, end) = (range.start.max(pos), range.end.max(pos));
-            account.put(piece, &Span { range: pos..start, cause: Cause::Unreferenced, tensor: None }, Cause::Unreferenced, None);
+            account.put(
+                piece,
+                &Span {
+                    range: pos..start,
+                    cause: Cause::Unreferenced,
+                    tensor: None,
+                },
+                Cause::Unreferenced,
+                None,
+            );
             let cause = judge.cause(i, false);
             *account.payload.entry(element_type(held[i].view.data_type)).or_default() += (end - start) as u64;
-            account.put(piece, &Span { range: start..end, cause, tensor: Some(0) }, cause, Some(i));
+            account.put(
+                piece,
+                &Span {
+                    range: start..end,
+                    cause,
+                    tensor: Some(0),
+                },
+                cause,
+                Some(i),
+            );
             pos = end;
         }
-        let rest = Span { range: pos..bytes.len(), cause: Cause::Unreferenced, tensor: None };
+        let rest = Span {
+            range: pos..bytes.len(),
+            cause: Cause::Unreferenced,
+            tensor: None,
+        };
         account.put(piece, &rest, Cause::Unreferenced, None);
         account.causes.retain(|_, bytes| *bytes > 0);
         account.stretches.retain(|s| s.end > s.start);
@@ -190,7 +212,12 @@ impl<'a, 'f> Judge<'a, 'f> {
     fn new(file: &OnnxFile, view: &'f ModelView<'a>, held: &'f [Held<'a>]) -> Result<Self, OnnxError> {
         let wire = |e| file.wire_error(e);
         let flow = Flow::of(view).map_err(wire)?;
-        let outputs = view.outputs.iter().map(|o| port_name(o)).collect::<Result<Vec<_>, _>>().map_err(wire)?;
+        let outputs = view
+            .outputs
+            .iter()
+            .map(|o| port_name(o))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(wire)?;
         let (mut named, mut unnamed): (Vec<&str>, Vec<&str>) = outputs.iter().partition(|name| !made_up(name));
         if named.is_empty() {
             named = std::mem::take(&mut unnamed);
@@ -291,8 +318,12 @@ impl<'a, 'f> Judge<'a, 'f> {
 
 /// Whether an output's name is one an exporter makes up: a number, a module's path, or an operator's name with a number.
 fn made_up(name: &str) -> bool {
-    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_');
-    stem.is_empty() || name.starts_with('/') || ["tanh", "linear", "addmm", "val", "getitem", "layer_norm"].contains(&stem)
+    let stem = name
+        .trim_end_matches(|c: char| c.is_ascii_digit())
+        .trim_end_matches('_');
+    stem.is_empty()
+        || name.starts_with('/')
+        || ["tanh", "linear", "addmm", "val", "getitem", "layer_norm"].contains(&stem)
 }
 
 /// Stack traces in metadata and doc strings carry the paths of the machine the file was made on.

@@ -70,12 +70,23 @@ pub fn page(e: &Explanation, against: Option<u64>) -> String {
         let _ = write!(out, " in {} files", e.account.files.len());
     }
     if let Some(bytes) = against {
-        let _ = write!(out, ", {:.2} times the {} it is compared with", total as f64 / bytes as f64, size(bytes));
+        let _ = write!(
+            out,
+            ", {:.2} times the {} it is compared with",
+            total as f64 / bytes as f64,
+            size(bytes)
+        );
     }
-    let waste: u64 = e.account.causes.iter().filter(|(c, _)| wasted(**c)).map(|(_, b)| b).sum();
-    let _ = write!(
+    let waste: u64 = e
+        .account
+        .causes
+        .iter()
+        .filter(|(c, _)| wasted(**c))
+        .map(|(_, b)| b)
+        .sum();
+    let _ = writeln!(
         out,
-        ". {} of it is the weights themselves, {} is stored again or needed by nothing.</p>\n",
+        ". {} of it is the weights themselves, {} is stored again or needed by nothing.</p>",
         percent(substance(e), total),
         percent(waste, total)
     );
@@ -103,7 +114,12 @@ pub fn page(e: &Explanation, against: Option<u64>) -> String {
 }
 
 fn substance(e: &Explanation) -> u64 {
-    e.account.causes.iter().filter(|(c, _)| is_substance(**c)).map(|(_, b)| b).sum()
+    e.account
+        .causes
+        .iter()
+        .filter(|(c, _)| is_substance(**c))
+        .map(|(_, b)| b)
+        .sum()
 }
 
 fn wasted(cause: Cause) -> bool {
@@ -120,7 +136,12 @@ fn treemap(e: &Explanation) -> String {
     }
     let mut causes: Vec<(Cause, u64)> = e.account.causes.iter().map(|(c, b)| (*c, *b)).collect();
     causes.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    let whole = Area { x: 0.0, y: 0.0, w: WIDTH, h: HEIGHT };
+    let whole = Area {
+        x: 0.0,
+        y: 0.0,
+        w: WIDTH,
+        h: HEIGHT,
+    };
     let sizes: Vec<f64> = causes.iter().map(|(_, b)| *b as f64).collect();
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"Treemap: each area is as large as its share of the bytes\">\n"
@@ -152,7 +173,10 @@ fn tiles(cause: Cause, bytes: u64, tensors: &[&Tensor]) -> Vec<Tile> {
         }
         left -= tensor.bytes;
         let dims: Vec<String> = tensor.dims.iter().map(i64::to_string).collect();
-        let repeats = tensor.repeats.as_ref().map_or(String::new(), |r| format!(", repeats {r}"));
+        let repeats = tensor
+            .repeats
+            .as_ref()
+            .map_or(String::new(), |r| format!(", repeats {r}"));
         tiles.push(Tile {
             label: tensor.name.clone(),
             detail: format!("{} {}{repeats}", dims.join("×"), tensor.element),
@@ -161,7 +185,11 @@ fn tiles(cause: Cause, bytes: u64, tensors: &[&Tensor]) -> Vec<Tile> {
         });
     }
     if left > 0 {
-        let label = if tiles.is_empty() { title(cause).to_string() } else { "smaller ones".to_string() };
+        let label = if tiles.is_empty() {
+            title(cause).to_string()
+        } else {
+            "smaller ones".to_string()
+        };
         tiles.push(Tile {
             label,
             detail: String::new(),
@@ -223,7 +251,9 @@ fn shorten(text: &str, letters: usize) -> String {
 fn legend(e: &Explanation, total: u64) -> String {
     let mut causes: Vec<(Cause, u64)> = e.account.causes.iter().map(|(c, b)| (*c, *b)).collect();
     causes.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    let mut out = String::from("<h2>Bytes by cause</h2>\n<table><thead><tr><th>why</th><th class=\"n\">bytes</th><th class=\"n\">share</th></tr></thead><tbody>\n");
+    let mut out = String::from(
+        "<h2>Bytes by cause</h2>\n<table><thead><tr><th>why</th><th class=\"n\">bytes</th><th class=\"n\">share</th></tr></thead><tbody>\n",
+    );
     for (cause, bytes) in causes {
         let _ = writeln!(
             out,
@@ -234,9 +264,9 @@ fn legend(e: &Explanation, total: u64) -> String {
             percent(bytes, total)
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<tr class=\"sum\"><td>total</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr></tbody></table>\n",
+        "<tr class=\"sum\"><td>total</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr></tbody></table>",
         thousands(total),
         percent(total, total)
     );
@@ -249,7 +279,15 @@ fn squarify(sizes: &[f64], mut left: Area) -> Vec<Area> {
     order.sort_by(|a, b| sizes[*b].total_cmp(&sizes[*a]));
     let total: f64 = sizes.iter().sum();
     let scale = if total > 0.0 { left.w * left.h / total } else { 0.0 };
-    let mut areas = vec![Area { x: 0.0, y: 0.0, w: 0.0, h: 0.0 }; sizes.len()];
+    let mut areas = vec![
+        Area {
+            x: 0.0,
+            y: 0.0,
+            w: 0.0,
+            h: 0.0
+        };
+        sizes.len()
+    ];
     let mut at = 0;
     while at < order.len() {
         let side = left.w.min(left.h).max(f64::MIN_POSITIVE);
@@ -280,9 +318,19 @@ fn squarify(sizes: &[f64], mut left: Area) -> Vec<Area> {
         for &i in members {
             let length = if sum > 0.0 { sizes[i] * scale / sum * side } else { 0.0 };
             areas[i] = if left.w >= left.h {
-                Area { x: left.x, y: left.y + along, w: depth, h: length }
+                Area {
+                    x: left.x,
+                    y: left.y + along,
+                    w: depth,
+                    h: length,
+                }
             } else {
-                Area { x: left.x + along, y: left.y, w: length, h: depth }
+                Area {
+                    x: left.x + along,
+                    y: left.y,
+                    w: length,
+                    h: depth,
+                }
             };
             along += length;
         }
@@ -341,7 +389,12 @@ mod tests {
     #[test]
     fn a_treemap_fills_its_area_in_proportion_and_nothing_overlaps() {
         let sizes = [60.0, 6.0, 4.0, 3.0, 20.0, 2.0, 1.0, 0.0];
-        let whole = Area { x: 0.0, y: 0.0, w: 64.0, h: 24.0 };
+        let whole = Area {
+            x: 0.0,
+            y: 0.0,
+            w: 64.0,
+            h: 24.0,
+        };
         let areas = squarify(&sizes, whole);
         let scale = whole.w * whole.h / sizes.iter().sum::<f64>();
         for (size, a) in sizes.iter().zip(&areas) {

@@ -100,7 +100,9 @@ pub fn explain(path: &Path) -> Result<Explanation, ExplainError> {
     explanation.bytes = bytes.len() as u64;
     explanation.producer = view.producer.to_string();
     explanation.opset = view.opset;
-    explanation.rest = explanation.bytes.saturating_sub(explanation.parts.iter().map(|p| p.bytes).sum::<u64>());
+    explanation.rest = explanation
+        .bytes
+        .saturating_sub(explanation.parts.iter().map(|p| p.bytes).sum::<u64>());
     if explanation.kind == "onnx" {
         explanation.fixes = fixes::of(&file, &explanation.account)?;
     }

@@ -44,7 +44,10 @@ pub fn find<'a>(trace: &Trace<'a>) -> Result<Embedding<'a>, ImportError> {
         return Err(trace.not_albert("there is no LayerNorm over a sum of embeddings"));
     };
     let size = norm.weight.shape()[0];
-    let map = trace.linears.iter().find(|l| trace.source(l.x) == norm.out && l.size().0 == size);
+    let map = trace
+        .linears
+        .iter()
+        .find(|l| trace.source(l.x) == norm.out && l.size().0 == size);
     let Some(map) = map else {
         return Err(trace.not_albert("nothing maps its embeddings"));
     };
@@ -90,7 +93,11 @@ fn assemble<'a>(
         return Err(trace.not_albert("no table is indexed by an input of token ids"));
     };
     inputs.ids = ids;
-    let known: Vec<&str> = ports.iter().copied().filter(|p| *p != ids && Some(*p) != inputs.types).collect();
+    let known: Vec<&str> = ports
+        .iter()
+        .copied()
+        .filter(|p| *p != ids && Some(*p) != inputs.types)
+        .collect();
     match known.as_slice() {
         [] => {}
         [mask] => inputs.mask = Some(mask),
@@ -135,7 +142,12 @@ fn assemble<'a>(
 }
 
 /// Adds what `name` sums up; false if something else is in it.
-fn collect<'a>(trace: &Trace<'a>, name: &'a str, addends: &mut Vec<Addend<'a>>, depth: usize) -> Result<bool, ImportError> {
+fn collect<'a>(
+    trace: &Trace<'a>,
+    name: &'a str,
+    addends: &mut Vec<Addend<'a>>,
+    depth: usize,
+) -> Result<bool, ImportError> {
     if let Some(rows) = trace.matrix(name)? {
         addends.push(Addend::Folded(rows));
         return Ok(true);
@@ -158,7 +170,12 @@ fn collect<'a>(trace: &Trace<'a>, name: &'a str, addends: &mut Vec<Addend<'a>>, 
 }
 
 /// A table of what the exporter looked up already: the first `seq` positions, or one token type repeated.
-fn settle<'a>(trace: &Trace<'a>, rows: Matrix<'a>, width: usize, notes: &mut Vec<String>) -> Result<Matrix<'a>, ImportError> {
+fn settle<'a>(
+    trace: &Trace<'a>,
+    rows: Matrix<'a>,
+    width: usize,
+    notes: &mut Vec<String>,
+) -> Result<Matrix<'a>, ImportError> {
     let numbers = rows.floats(trace.file)?;
     if width == 0 || numbers.is_empty() || !numbers.len().is_multiple_of(width) {
         return Err(trace.not_albert("a constant of another width is added to its embeddings"));

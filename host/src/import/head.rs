@@ -46,7 +46,10 @@ pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>, body: &Body<'a>) -
         match origin(trace, name, last) {
             Some(origin) => origins.push((name, origin)),
             None if body.states.contains(&trace.source(name)) => {
-                notes.push(format!("output '{}', an inner hidden state, is left out", printable(name)));
+                notes.push(format!(
+                    "output '{}', an inner hidden state, is left out",
+                    printable(name)
+                ));
             }
             None => {
                 return Err(trace.unsupported(format!(
@@ -94,14 +97,18 @@ impl<'a> Top<'a> {
         });
         match (decoder, of_pooled, of_tokens) {
             (Some((dense, norm, decoder)), sop, _) => {
-                self.head = if sop.is_some() { Head::PreTraining } else { Head::MaskedLm };
+                self.head = if sop.is_some() {
+                    Head::PreTraining
+                } else {
+                    Head::MaskedLm
+                };
                 self.linear(trace, "mlm.dense", dense)?;
                 self.weights.insert("mlm.norm.weight".into(), norm.weight.clone());
                 self.weights.insert("mlm.norm.bias".into(), norm.bias.clone());
                 self.linear(trace, "mlm.decoder", decoder)?;
                 let same_shape = decoder.weight.shape() == embedding.word.shape();
-                self.tied = same_shape
-                    && decoder.weight.fingerprint(trace.file)? == embedding.word.fingerprint(trace.file)?;
+                self.tied =
+                    same_shape && decoder.weight.fingerprint(trace.file)? == embedding.word.fingerprint(trace.file)?;
                 if self.tied {
                     self.weights.remove("mlm.decoder");
                 }
@@ -185,7 +192,9 @@ fn strip<'a>(trace: &Trace<'a>, name: &'a str) -> (&'a str, bool) {
     for _ in 0..16 {
         match trace.node(name) {
             Some(node)
-                if matches!(node.op, "Slice" | "Split" | "Gather") && !trace.by_out.contains_key(name) && !node.inputs.is_empty() =>
+                if matches!(node.op, "Slice" | "Split" | "Gather")
+                    && !trace.by_out.contains_key(name)
+                    && !node.inputs.is_empty() =>
             {
                 cut = true;
                 name = trace.source(node.inputs[0]);

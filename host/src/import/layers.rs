@@ -55,7 +55,11 @@ pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Body<'a>
             )));
         }
     }
-    let Some(head_size) = found.iter().find_map(|l| l.head_size).filter(|&d| embedding.hidden_size.is_multiple_of(d)) else {
+    let Some(head_size) = found
+        .iter()
+        .find_map(|l| l.head_size)
+        .filter(|&d| embedding.hidden_size.is_multiple_of(d))
+    else {
         return Err(trace.unsupported("the number of attention heads is written nowhere in the file".into()));
     };
     let base = Config {
@@ -149,7 +153,12 @@ fn share<'a>(
 fn layer<'a>(trace: &Trace<'a>, at: &'a str, hidden: usize, number: usize) -> Result<Option<Layer<'a>>, ImportError> {
     let reads = |i: usize| trace.source(trace.linears[i].x) == at && trace.linears[i].size() == (hidden, hidden);
     let (mut scores, mut value) = (None, None);
-    for node in trace.view.nodes.iter().filter(|n| n.op == "MatMul" && n.inputs.len() == 2) {
+    for node in trace
+        .view
+        .nodes
+        .iter()
+        .filter(|n| n.op == "MatMul" && n.inputs.len() == 2)
+    {
         let (a, b) = (trace.linear_behind(node.inputs[0]), trace.linear_behind(node.inputs[1]));
         match (a, b) {
             (Some(q), Some(k)) if q != k && reads(q) && reads(k) => scores = Some((q, k, node)),
@@ -187,7 +196,8 @@ fn layer<'a>(trace: &Trace<'a>, at: &'a str, hidden: usize, number: usize) -> Re
     let fed = trace
         .norm_of_sum(down.out, attended.out)
         .ok_or_else(|| stuck("no LayerNorm follows the feed-forward part and its residual"))?;
-    let activation = activation(trace, up.out, down.x, &ops).map_err(|what| trace.unsupported(format!("layer {number}: {what}")))?;
+    let activation =
+        activation(trace, up.out, down.x, &ops).map_err(|what| trace.unsupported(format!("layer {number}: {what}")))?;
     let mut parts = Vec::new();
     let linears: [(&str, &str, &Linear<'a>); 6] = [
         ("q", "q.bias", &trace.linears[q]),
@@ -198,7 +208,10 @@ fn layer<'a>(trace: &Trace<'a>, at: &'a str, hidden: usize, number: usize) -> Re
         ("down", "down.bias", down),
     ];
     for (name, bias_name, linear) in linears {
-        let bias = linear.bias.clone().ok_or_else(|| stuck(&format!("its map {name} has no bias")))?;
+        let bias = linear
+            .bias
+            .clone()
+            .ok_or_else(|| stuck(&format!("its map {name} has no bias")))?;
         parts.extend([(name, linear.weight.clone()), (bias_name, bias)]);
     }
     parts.extend([
@@ -221,7 +234,11 @@ fn layer<'a>(trace: &Trace<'a>, at: &'a str, hidden: usize, number: usize) -> Re
 fn head_size<'a>(trace: &Trace<'a>, queries: &'a str) -> Result<Option<usize>, ImportError> {
     let mut open = vec![queries];
     for _ in 0..32 {
-        let Some(node) = open.pop().filter(|n| !trace.by_out.contains_key(n)).and_then(|n| trace.node(n)) else {
+        let Some(node) = open
+            .pop()
+            .filter(|n| !trace.by_out.contains_key(n))
+            .and_then(|n| trace.node(n))
+        else {
             continue;
         };
         if node.op == "Reshape"
@@ -243,11 +260,27 @@ fn head_size<'a>(trace: &Trace<'a>, queries: &'a str) -> Result<Option<usize>, I
 /// The function between the two feed-forward maps, by the operators it is spelt in.
 fn activation(trace: &Trace<'_>, from: &str, to: &str, ops: &BTreeMap<&str, usize>) -> Result<Activation, String> {
     let has = |op: &str| ops.contains_key(op);
-    if let Some(op) = ["HardSwish", "Elu", "LeakyRelu", "Selu", "Softplus", "PRelu", "Clip", "Mish"].iter().find(|op| has(op)) {
+    if let Some(op) = [
+        "HardSwish",
+        "Elu",
+        "LeakyRelu",
+        "Selu",
+        "Softplus",
+        "PRelu",
+        "Clip",
+        "Mish",
+    ]
+    .iter()
+    .find(|op| has(op))
+    {
         return Err(format!("its activation is {op}, which thimble does not compute"));
     }
     if has("Gelu") {
-        let node = trace.view.nodes.iter().find(|n| n.op == "Gelu" && n.inputs.first() == Some(&from));
+        let node = trace
+            .view
+            .nodes
+            .iter()
+            .find(|n| n.op == "Gelu" && n.inputs.first() == Some(&from));
         let tanh = match node {
             Some(node) => trace
                 .attribute(node, "approximate")
@@ -261,20 +294,34 @@ fn activation(trace: &Trace<'_>, from: &str, to: &str, ops: &BTreeMap<&str, usiz
         return Ok(Activation::Gelu);
     }
     if has("Tanh") {
-        return Ok(if has("Mul") { Activation::GeluNew } else { Activation::Tanh });
+        return Ok(if has("Mul") {
+            Activation::GeluNew
+        } else {
+            Activation::Tanh
+        });
     }
     if has("Sigmoid") {
-        let sigmoid = trace.view.nodes.iter().find(|n| n.op == "Sigmoid" && n.inputs.first() == Some(&from));
+        let sigmoid = trace
+            .view
+            .nodes
+            .iter()
+            .find(|n| n.op == "Sigmoid" && n.inputs.first() == Some(&from));
         return match sigmoid {
             Some(_) => Ok(Activation::Silu),
-            None => Err("its activation is a sigmoid of something scaled (quick_gelu), which thimble does not compute".into()),
+            None => Err(
+                "its activation is a sigmoid of something scaled (quick_gelu), which thimble does not compute".into(),
+            ),
         };
     }
     if has("Relu") {
         return Ok(Activation::Relu);
     }
     let list: Vec<String> = ops.iter().map(|(op, n)| format!("{n} {}", printable(op))).collect();
-    let shown = if list.is_empty() { "nothing".to_string() } else { list.join(", ") };
+    let shown = if list.is_empty() {
+        "nothing".to_string()
+    } else {
+        list.join(", ")
+    };
     Err(format!(
         "its activation, between '{}' and '{}', is spelt in {shown}; thimble knows gelu, gelu_new, relu, silu and tanh",
         printable(from),

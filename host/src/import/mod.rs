@@ -31,13 +31,17 @@ pub enum ImportError {
         problem: String,
         looks: String,
     },
-    #[error("{file}: its weights are already quantised ({how}); import the file it was quantised from, and let thimble quantise")]
+    #[error(
+        "{file}: its weights are already quantised ({how}); import the file it was quantised from, and let thimble quantise"
+    )]
     Quantised { file: String, how: String },
     #[error("{file}: {problem}")]
     Unsupported { file: String, problem: String },
     #[error("{file}: tract-onnx, which must run the file for the proof, cannot: {problem}")]
     Runner { file: String, problem: String },
-    #[error("{file}: read as ALBERT, but the proof fails: the file and the model read out of it part at {place} (by {gap:.3e}, at most {limit:.1e} is rounding)")]
+    #[error(
+        "{file}: read as ALBERT, but the proof fails: the file and the model read out of it part at {place} (by {gap:.3e}, at most {limit:.1e} is rounding)"
+    )]
     Parts {
         file: String,
         place: String,
@@ -91,7 +95,10 @@ pub fn open(path: &Path) -> Result<Imported, ImportError> {
     let mut files = vec![path.to_path_buf()];
     files.extend(file.externals().map(|(name, _)| folder.join(name)));
     files.extend(beside.config);
-    let sha256 = Sha256::digest(file.bytes()).iter().map(|b| format!("{b:02x}")).collect();
+    let sha256 = Sha256::digest(file.bytes())
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
     recognised.notes.insert(
         0,
         format!(
@@ -111,14 +118,30 @@ pub fn open(path: &Path) -> Result<Imported, ImportError> {
     })
 }
 
-/// The configuration a file would be imported with, without reading more of it than that takes and without proof.
-pub fn config(file: &OnnxFile) -> Result<Config, ImportError> {
-    Ok(recognise(file)?.0.config)
+/// What a file would be imported as: read from its structure, without proof.
+pub struct Outline {
+    pub config: Config,
+    pub seq: Option<usize>,
+    pub tokenizer: Option<PathBuf>,
+}
+
+pub fn outline(file: &OnnxFile) -> Result<Outline, ImportError> {
+    let (recognised, beside) = recognise(file)?;
+    Ok(Outline {
+        seq: recognised.inputs.shape.last().copied().flatten(),
+        config: recognised.config,
+        tokenizer: beside.tokenizer,
+    })
 }
 
 fn recognise(file: &OnnxFile) -> Result<(Recognised<'_>, neighbours::Neighbours), ImportError> {
     let view = file.view()?;
-    let quantised: Vec<&str> = view.nodes.iter().map(|n| n.op).filter(|op| QUANTISED.contains(op)).collect();
+    let quantised: Vec<&str> = view
+        .nodes
+        .iter()
+        .map(|n| n.op)
+        .filter(|op| QUANTISED.contains(op))
+        .collect();
     if let Some(first) = quantised.first() {
         return Err(ImportError::Quantised {
             file: file.path.display().to_string(),
@@ -219,4 +242,3 @@ fn model(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<Model, ImportEr
         weights,
     })
 }
-

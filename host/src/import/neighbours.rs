@@ -15,14 +15,19 @@ pub struct Neighbours {
 
 pub fn read(model: &Path, config: &mut Config, notes: &mut Vec<String>) -> Neighbours {
     let beside = |name: &str| model.parent().unwrap_or(Path::new("")).join(name);
-    let tokenizer = [tokenizer_beside(model), beside("tokenizer.json")].into_iter().find(|p| p.is_file());
+    let tokenizer = [tokenizer_beside(model), beside("tokenizer.json")]
+        .into_iter()
+        .find(|p| p.is_file());
     let mut found = Neighbours {
         tokenizer,
         config: None,
     };
     let labelled = matches!(config.head, Head::SequenceClassification | Head::TokenClassification);
     let path = beside("config.json");
-    let Some(json) = std::fs::read(&path).ok().and_then(|b| serde_json::from_slice::<Value>(&b).ok()) else {
+    let Some(json) = std::fs::read(&path)
+        .ok()
+        .and_then(|b| serde_json::from_slice::<Value>(&b).ok())
+    else {
         return found;
     };
     if !labelled {
@@ -33,7 +38,10 @@ pub fn read(model: &Path, config: &mut Config, notes: &mut Vec<String>) -> Neigh
             .map(|i| map.get(i.to_string())?.as_str().map(str::to_string))
             .collect::<Option<Vec<String>>>()
     });
-    let count = json.get("id2label").and_then(Value::as_object).map_or(0, serde_json::Map::len);
+    let count = json
+        .get("id2label")
+        .and_then(Value::as_object)
+        .map_or(0, serde_json::Map::len);
     match names.filter(|n| n.len() == count) {
         Some(names) => {
             config.labels = names;

@@ -68,7 +68,9 @@ fn inputs(recognised: &Recognised<'_>) -> Vec<Input> {
     let longest = config.max_position_embeddings;
     let mut random = 0x7468_696d_626c_6532u64;
     let mut draw = |n: usize| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         ((random >> 33) as usize % n.max(1)) as i64
     };
     let mut all = Vec::new();
@@ -123,7 +125,11 @@ fn proto(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<pb::ModelProto>
     }
     // Declared shapes name symbols that the concrete ones below would contradict.
     graph.value_info.clear();
-    let wanted = recognised.states.iter().copied().chain(recognised.outputs.iter().map(|(name, _)| *name));
+    let wanted = recognised
+        .states
+        .iter()
+        .copied()
+        .chain(recognised.outputs.iter().map(|(name, _)| *name));
     graph.output = wanted
         .map(|name| pb::ValueInfoProto {
             name: name.to_string(),
@@ -149,7 +155,9 @@ fn widen(tensor: &mut pb::TensorProto, view: &onnx_read::TensorView<'_>, file: &
 
 /// What the file says under tract: hidden states, then outputs.
 fn foreign(proto: &pb::ModelProto, recognised: &Recognised<'_>, input: &Input) -> Result<Vec<Values>> {
-    let onnx = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
+    let onnx = tract_onnx::onnx()
+        .with_ignore_value_info(true)
+        .with_ignore_output_shapes(true);
     let mut model = onnx.with_ignore_output_types(true).model_for_proto_model(proto)?;
     let mut feeds = tvec![];
     let count = input.input_ids.len();
@@ -166,7 +174,11 @@ fn foreign(proto: &pb::ModelProto, recognised: &Recognised<'_>, input: &Input) -
         };
         let narrow = is_i32(proto, &name);
         let tensor = Tensor::from_shape(&input.shape, &values)?;
-        let tensor = if narrow { tensor.cast_to::<i32>()?.into_owned() } else { tensor };
+        let tensor = if narrow {
+            tensor.cast_to::<i32>()?.into_owned()
+        } else {
+            tensor
+        };
         let kind = tensor.datum_type();
         model.set_input_fact(port, kind.fact(&input.shape).into())?;
         feeds.push(tensor.into_tvalue());
@@ -196,7 +208,11 @@ fn ours(engine: &Engine, recognised: &Recognised<'_>, input: &Input) -> Result<V
     // The engine takes hidden states of plain sequences; choices are rows.
     let seq = *input.shape.last().ok_or_else(|| anyhow!("the input has no shape"))?;
     for (i, state) in engine.hidden_states(input)?.into_iter().enumerate() {
-        let place = if i == 0 { "the embedding".to_string() } else { format!("layer {i}") };
+        let place = if i == 0 {
+            "the embedding".to_string()
+        } else {
+            format!("layer {i}")
+        };
         all.push((
             place,
             Values {
@@ -227,10 +243,15 @@ fn gap(input: &Input, ours: &Values, theirs: &Values) -> f64 {
     let count = input.input_ids.len();
     let computed = ours.shape.iter().rev().nth(1).copied().unwrap_or(0);
     let mut pairs: Vec<(f64, f64)> = Vec::new();
-    let per_token = theirs.data.len().is_multiple_of(count) && theirs.shape.contains(&seq) && theirs.data.len() > count / seq;
+    let per_token =
+        theirs.data.len().is_multiple_of(count) && theirs.shape.contains(&seq) && theirs.data.len() > count / seq;
     if per_token && theirs.shape.len() >= input.shape.len() {
         let width = theirs.data.len() / count;
-        let ours_seq = if ours.data.len() == theirs.data.len() { seq } else { computed };
+        let ours_seq = if ours.data.len() == theirs.data.len() {
+            seq
+        } else {
+            computed
+        };
         for i in 0..count {
             let (row, at) = (i / seq, i % seq);
             let real = input.attention_mask.as_ref().is_none_or(|m| m[i] == 1);
@@ -240,11 +261,19 @@ fn gap(input: &Input, ours: &Values, theirs: &Values) -> f64 {
             for c in 0..width {
                 let a = ours.data.get((row * ours_seq + at) * width + c);
                 let b = theirs.data.get(i * width + c);
-                pairs.push((f64::from(a.copied().unwrap_or(f32::NAN)), f64::from(b.copied().unwrap_or(f32::NAN))));
+                pairs.push((
+                    f64::from(a.copied().unwrap_or(f32::NAN)),
+                    f64::from(b.copied().unwrap_or(f32::NAN)),
+                ));
             }
         }
     } else if ours.data.len() == theirs.data.len() {
-        pairs = ours.data.iter().zip(&theirs.data).map(|(a, b)| (f64::from(*a), f64::from(*b))).collect();
+        pairs = ours
+            .data
+            .iter()
+            .zip(&theirs.data)
+            .map(|(a, b)| (f64::from(*a), f64::from(*b)))
+            .collect();
     }
     if pairs.is_empty() {
         return f64::NAN;
@@ -253,7 +282,10 @@ fn gap(input: &Input, ours: &Values, theirs: &Values) -> f64 {
     let variance = pairs.iter().map(|(_, b)| (b - mean).powi(2)).sum::<f64>() / pairs.len() as f64;
     // A handful of logits may lie close together by chance.
     let scale = variance.sqrt().max(0.05);
-    pairs.iter().map(|(a, b)| (a - b).abs() / scale).fold(0.0, |most: f64, gap| if gap.is_nan() { f64::NAN } else { most.max(gap) })
+    pairs.iter().map(|(a, b)| (a - b).abs() / scale).fold(
+        0.0,
+        |most: f64, gap| if gap.is_nan() { f64::NAN } else { most.max(gap) },
+    )
 }
 
 /// Runs what may panic inside tract, and makes an error of it.

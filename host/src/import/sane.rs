@@ -30,7 +30,11 @@ pub fn check(trace: &Trace<'_>) -> Result<(), ImportError> {
     for node in &trace.view.nodes {
         let bad = |problem: String| {
             let name = node.outputs.first().copied().unwrap_or_default();
-            trace.unsupported(format!("node '{}' ({}): {problem}", printable(name), printable(node.op)))
+            trace.unsupported(format!(
+                "node '{}' ({}): {problem}",
+                printable(name),
+                printable(node.op)
+            ))
         };
         if node.op == "Transpose"
             && let Some(perm) = trace.attribute(node, "perm")?

@@ -185,17 +185,17 @@ impl<'a> Trace<'a> {
 
     /// A Constant node that says its value without a tensor.
     fn constant(&self, node: &NodeView<'a>) -> Result<Option<Vec<f64>>, ImportError> {
-        for encoded in &node.attributes {
-            let a = onnx_read::attribute(encoded).map_err(|e| self.file.wire_error(e))?;
-            return Ok(match a.name {
-                "value_float" => Some(vec![f64::from(a.float)]),
-                "value_int" => Some(vec![a.int as f64]),
-                "value_floats" => Some(a.floats.iter().map(|&f| f64::from(f)).collect()),
-                "value_ints" => Some(a.ints.iter().map(|&i| i as f64).collect()),
-                _ => None,
-            });
-        }
-        Ok(None)
+        let Some(encoded) = node.attributes.first() else {
+            return Ok(None);
+        };
+        let a = onnx_read::attribute(encoded).map_err(|e| self.file.wire_error(e))?;
+        Ok(match a.name {
+            "value_float" => Some(vec![f64::from(a.float)]),
+            "value_int" => Some(vec![a.int as f64]),
+            "value_floats" => Some(a.floats.iter().map(|&f| f64::from(f)).collect()),
+            "value_ints" => Some(a.ints.iter().map(|&i| i as f64).collect()),
+            _ => None,
+        })
     }
 
     fn small(&self, held: &Held<'a>) -> Result<Option<Vec<f64>>, ImportError> {
@@ -265,7 +265,11 @@ impl<'a> Trace<'a> {
         let node = self.node(name)?;
         match node.op {
             op if PLUMBING.contains(&op) => self.linear_within(node.inputs.first()?, steps - 1),
-            "Mul" | "Div" => node.inputs.clone().iter().find_map(|i| self.linear_within(i, steps - 1)),
+            "Mul" | "Div" => node
+                .inputs
+                .clone()
+                .iter()
+                .find_map(|i| self.linear_within(i, steps - 1)),
             _ => None,
         }
     }
@@ -323,7 +327,11 @@ impl<'a> Trace<'a> {
                 if add.op != "Add" || add.inputs.len() != 2 {
                     continue;
                 }
-                let other = if add.inputs[0] == at { add.inputs[1] } else { add.inputs[0] };
+                let other = if add.inputs[0] == at {
+                    add.inputs[1]
+                } else {
+                    add.inputs[0]
+                };
                 if let Some(bias) = self.matrix(other)?.filter(|b| b.shape() == [weight.shape()[0]])
                     && let Some(&out) = add.outputs.first()
                 {
@@ -376,14 +384,18 @@ impl<'a> Trace<'a> {
         let (Some((scaled, bias)), Some(&out)) = (self.with_vector(add, "Add")?, add.outputs.first()) else {
             return Ok(None);
         };
-        let Some(mul) = self.behind(scaled, "Mul") else { return Ok(None) };
+        let Some(mul) = self.behind(scaled, "Mul") else {
+            return Ok(None);
+        };
         let Some((ratio, weight)) = self.with_vector(mul, "Mul")? else {
             return Ok(None);
         };
         let Some(&[centred, deviation]) = self.behind(ratio, "Div").map(|n| n.inputs.as_slice()) else {
             return Ok(None);
         };
-        let Some(sqrt) = self.behind(deviation, "Sqrt") else { return Ok(None) };
+        let Some(sqrt) = self.behind(deviation, "Sqrt") else {
+            return Ok(None);
+        };
         let Some(plus) = sqrt.inputs.first().and_then(|x| self.behind(x, "Add")) else {
             return Ok(None);
         };
@@ -393,7 +405,9 @@ impl<'a> Trace<'a> {
                 eps = Some(number as f32);
             }
         }
-        let Some(sub) = self.behind(centred, "Sub") else { return Ok(None) };
+        let Some(sub) = self.behind(centred, "Sub") else {
+            return Ok(None);
+        };
         let (Some(&x), Some(eps)) = (sub.inputs.first(), eps) else {
             return Ok(None);
         };
@@ -415,7 +429,10 @@ impl<'a> Trace<'a> {
             return Ok(None);
         }
         for (value, vector) in [(a, b), (b, a)] {
-            if let Some(matrix) = self.matrix(vector)?.filter(|m| m.shape().len() == 1 && m.shape()[0] > 1) {
+            if let Some(matrix) = self
+                .matrix(vector)?
+                .filter(|m| m.shape().len() == 1 && m.shape()[0] > 1)
+            {
                 return Ok(Some((value, matrix)));
             }
         }
@@ -465,24 +482,41 @@ impl<'a> Trace<'a> {
         }
         let attention = count("Softmax");
         let named = |part: &str| self.view.initializers.iter().any(|t| t.name.contains(part));
-        let fused = self.view.nodes.iter().find(|n| n.domain == "com.microsoft").map(|n| n.op);
+        let fused = self
+            .view
+            .nodes
+            .iter()
+            .find(|n| n.domain == "com.microsoft")
+            .map(|n| n.op);
         if let Some(op) = fused {
             return format!("a file onnxruntime has optimised already ({op} nodes); import the one it was made from");
         }
         if count("Conv") > 4 && attention == 0 {
             return format!("a convolutional network ({} Conv nodes)", count("Conv"));
         }
-        for (part, name) in [("bert.encoder.layer", "BERT"), ("roberta", "RoBERTa"), ("distilbert", "DistilBERT"), ("gpt", "GPT")] {
+        for (part, name) in [
+            ("bert.encoder.layer", "BERT"),
+            ("roberta", "RoBERTa"),
+            ("distilbert", "DistilBERT"),
+            ("gpt", "GPT"),
+        ] {
             if named(part) {
                 return format!("{name} (by the names of its weights)");
             }
         }
         if attention > 0 && !self.linears.is_empty() {
-            return format!("a transformer with {attention} attentions and {} linear maps", self.linears.len());
+            return format!(
+                "a transformer with {attention} attentions and {} linear maps",
+                self.linears.len()
+            );
         }
         let mut most: Vec<(&str, usize)> = ops.into_iter().filter(|(op, _)| *op != "Constant").collect();
         most.sort_by_key(|(op, n)| (std::cmp::Reverse(*n), *op));
-        let list: Vec<String> = most.iter().take(3).map(|(op, n)| format!("{n} {}", printable(op))).collect();
+        let list: Vec<String> = most
+            .iter()
+            .take(3)
+            .map(|(op, n)| format!("{n} {}", printable(op)))
+            .collect();
         match list.as_slice() {
             [] => "a graph without nodes".into(),
             list => format!("a graph of {}", list.join(", ")),

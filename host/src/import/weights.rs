@@ -44,7 +44,12 @@ impl<'a> Matrix<'a> {
     fn stored_shape(&self) -> Vec<usize> {
         match &self.reshaped {
             Some(shape) => shape.clone(),
-            None => self.tensor.dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect(),
+            None => self
+                .tensor
+                .dims
+                .iter()
+                .map(|&d| usize::try_from(d).unwrap_or(0))
+                .collect(),
         }
     }
 
@@ -84,7 +89,12 @@ impl<'a> Matrix<'a> {
         let this: Matrix<'_> = self.clone();
         let bytes = this.bytes(file)?;
         Ok(if self.tensor.data_type == 10 {
-            Values::F16(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]])).collect())
+            Values::F16(
+                bytes
+                    .chunks_exact(2)
+                    .map(|b| f16::from_le_bytes([b[0], b[1]]))
+                    .collect(),
+            )
         } else {
             Values::F32(
                 bytes

@@ -6,7 +6,7 @@ pub mod same;
 
 use crate::text::printable;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 use thimble_device::map::{MapError, ModelMap};
 use thimble_shared::onnx_read::{self, ModelView, ReadError, TensorView};
@@ -53,15 +53,13 @@ impl OnnxFile {
             map,
             externals: BTreeMap::new(),
         };
-        let mut locations: Vec<String> = Vec::new();
+        let mut locations: BTreeSet<String> = BTreeSet::new();
         for tensor in file.tensors(&file.view()?)? {
             locations.extend(tensor.view.location().map(str::to_string));
         }
         for location in locations {
-            if !file.externals.contains_key(&location) {
-                let opened = open_beside(path, &location);
-                file.externals.insert(location, opened);
-            }
+            let opened = open_beside(path, &location);
+            file.externals.entry(location).or_insert(opened);
         }
         Ok(file)
     }
@@ -128,14 +126,17 @@ impl OnnxFile {
                 Some(length) => range.0.checked_add(length),
                 None => Some(bytes.len()),
             };
-            return end.and_then(|end| bytes.get(range.0..end)).map(Cow::Borrowed).ok_or_else(|| {
-                bad(format!(
-                    "lies at byte {} of '{}', which has {} bytes",
-                    range.0,
-                    printable(location),
-                    bytes.len()
-                ))
-            });
+            return end
+                .and_then(|end| bytes.get(range.0..end))
+                .map(Cow::Borrowed)
+                .ok_or_else(|| {
+                    bad(format!(
+                        "lies at byte {} of '{}', which has {} bytes",
+                        range.0,
+                        printable(location),
+                        bytes.len()
+                    ))
+                });
         }
         match tensor.payload {
             Some(raw) => Ok(Cow::Borrowed(raw)),
@@ -187,11 +188,7 @@ pub struct Held<'a> {
     pub view: TensorView<'a>,
 }
 
-fn node_tensors<'a>(
-    node: &onnx_read::NodeView<'a>,
-    held: &mut Vec<Held<'a>>,
-    depth: usize,
-) -> Result<(), WireError> {
+fn node_tensors<'a>(node: &onnx_read::NodeView<'a>, held: &mut Vec<Held<'a>>, depth: usize) -> Result<(), WireError> {
     let name = node.outputs.first().copied().unwrap_or_default();
     for encoded in &node.attributes {
         let attribute = onnx_read::attribute(encoded)?;
@@ -388,7 +385,14 @@ mod tests {
         std::os::unix::fs::symlink("../out.bin", inner.join("link.bin")).unwrap();
         let model = inner.join("model.onnx");
         assert!(open_beside(&model, "in.bin").is_ok());
-        for bad in ["../out.bin", "/etc/passwd", "link.bin", "", "none.bin", "a/../../out.bin"] {
+        for bad in [
+            "../out.bin",
+            "/etc/passwd",
+            "link.bin",
+            "",
+            "none.bin",
+            "a/../../out.bin",
+        ] {
             assert!(open_beside(&model, bad).is_err(), "{bad}");
         }
     }

@@ -30,7 +30,9 @@ pub enum SlimError {
     Onnx(#[from] OnnxError),
     #[error("{file}: has no output '{name}'; it has {has}")]
     NoOutput { file: String, name: String, has: String },
-    #[error("{file}: in one file it would take {bytes} bytes, and an ONNX file holds at most 2 GiB; leave --one-file out")]
+    #[error(
+        "{file}: in one file it would take {bytes} bytes, and an ONNX file holds at most 2 GiB; leave --one-file out"
+    )]
     TooLarge { file: String, bytes: u64 },
 }
 
@@ -219,7 +221,11 @@ impl<'a> Plan<'a> {
             }
         }
         // An Identity may have been renamed to a tensor that goes by another name itself.
-        let settled: Vec<(&str, &str)> = self.renamed.iter().map(|(from, to)| (*from, self.resolve(to))).collect();
+        let settled: Vec<(&str, &str)> = self
+            .renamed
+            .iter()
+            .map(|(from, to)| (*from, self.resolve(to)))
+            .collect();
         self.renamed.extend(settled);
         Ok(())
     }
@@ -239,8 +245,8 @@ impl<'a> Plan<'a> {
             }
         }
         for (i, node) in view.nodes.iter().enumerate() {
-            let makes = |o: &&str| self.needed.contains(o) && !self.dropped.contains(o);
-            if self.nodes[i] && !node.outputs.iter().any(|o| makes(&o)) {
+            let makes = |o: &&'a str| self.needed.contains(o) && !self.dropped.contains(o);
+            if self.nodes[i] && !node.outputs.iter().any(makes) {
                 self.nodes[i] = false;
                 let constant = node.outputs.first().is_some_and(|o| self.dropped.contains(o));
                 self.done.dead_nodes += usize::from(!constant);

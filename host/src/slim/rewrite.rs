@@ -84,7 +84,11 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         let file = self.file;
         let wire = |e: WireError| SlimError::Onnx(file.wire_error(e));
         // Declared shapes of inner values can be inferred again, unless an operator is nobody's standard.
-        let standard = self.view.nodes.iter().all(|n| matches!(n.domain, "" | "ai.onnx" | "ai.onnx.ml"));
+        let standard = self
+            .view
+            .nodes
+            .iter()
+            .all(|n| matches!(n.domain, "" | "ai.onnx" | "ai.onnx.ml"));
         let mut out = Rope::default();
         let mut nodes = 0;
         for (name, source) in &self.plan.turned {
@@ -96,7 +100,9 @@ impl<'a, 'p> Rewriter<'a, 'p> {
             match field.number {
                 1 => {
                     if self.plan.nodes.get(nodes).copied().unwrap_or(true) {
-                        let node = self.node(field.bytes().map_err(wire)?, &HashSet::new(), 0).map_err(wire)?;
+                        let node = self
+                            .node(field.bytes().map_err(wire)?, &HashSet::new(), 0)
+                            .map_err(wire)?;
                         let mut m = Message::default();
                         m.message(1, &node);
                         out.push(Cow::Owned(m.0));
@@ -312,11 +318,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
 }
 
 /// The next field and the bytes it takes, key included; `base` is where `bytes` starts for the iterator.
-fn next<'a>(
-    fields: &mut Fields<'a>,
-    bytes: &'a [u8],
-    base: usize,
-) -> Result<Option<(Field<'a>, &'a [u8])>, WireError> {
+fn next<'a>(fields: &mut Fields<'a>, bytes: &'a [u8], base: usize) -> Result<Option<(Field<'a>, &'a [u8])>, WireError> {
     let start = fields.here() - base;
     let Some(field) = fields.next().transpose()? else {
         return Ok(None);
