@@ -72,7 +72,7 @@ impl<'a> Trace<'a> {
         if view.functions {
             return Err(ImportError::Unsupported {
                 file: file.path.display().to_string(),
-                problem: "holds local functions; export it without them (or inline them with onnx.inliner)".into(),
+                problem: "holds local functions, which torch 2.5 and 2.6 leave in with dynamo=True; export it with optimize=True, or inline them with onnx.inliner".into(),
             });
         }
         let flow = Flow::of(&view).map_err(|e| file.wire_error(e))?;
