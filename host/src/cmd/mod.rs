@@ -1,7 +1,9 @@
 //! One module per subcommand: parse → call → print. The work lies in the modules they name.
 
+pub mod emulate;
 pub mod export;
 pub mod inspect;
+pub mod report;
 pub mod run;
 pub mod shrink;
 pub mod targets;
