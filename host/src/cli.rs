@@ -38,8 +38,14 @@ enum Command {
     Targets(TargetsArgs),
     /// Boots the virtual board of a target with a model: memory as a real kernel counts it
     Emulate(EmulateArgs),
+    /// Checks a board over ssh, sends program and model, measures, compares
+    Deploy(DeployArgs),
     /// Bench reports side by side: a table, Markdown or one HTML page
     Report(ReportArgs),
+    /// An arm64 Debian package of device program, model and unit
+    Package(PackageArgs),
+    /// Device program, model and unit into a mounted root file system
+    Install(InstallArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -414,7 +420,10 @@ pub fn main() -> ExitCode {
         Command::Run(args) => cmd::run::run(&args),
         Command::Targets(args) => cmd::targets::run(&args),
         Command::Emulate(args) => cmd::emulate::run(&args),
+        Command::Deploy(args) => cmd::deploy::run(&args),
         Command::Report(args) => cmd::report::run(&args),
+        Command::Package(args) => cmd::package::run(&args),
+        Command::Install(args) => cmd::install::run(&args),
     };
     match result {
         Ok(outcome) => {
