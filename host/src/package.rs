@@ -1,6 +1,6 @@
 //! What a board gets and where it lies: device program, model, tokenizer, a systemd unit, licences. The same list of files
 //! goes into a mounted root file system or into an arm64 Debian package, which is written here: an `ar` archive of two gzip
-//! tars with times 0 and entries in a fixed order, so the same input gives the same bytes.
+//! tars with one fixed date and entries in a fixed order, so the same input gives the same bytes.
 
 use crate::subject::tokenizer_beside;
 use flate2::{Compression, GzBuilder};
@@ -143,7 +143,7 @@ pub fn deb(payload: &Payload, control: &Control) -> Result<Vec<u8>, PackageError
          is in /usr/share/common-licenses/Apache-2.0.\n"
     );
     let changelog = format!(
-        "{} ({}) unstable; urgency=medium\n\n  * Packaged by thimble.\n\n -- {}  Thu, 01 Jan 1970 00:00:00 +0000\n",
+        "{} ({}) unstable; urgency=medium\n\n  * Packaged by thimble.\n\n -- {}  Sat, 01 Jan 2000 00:00:00 +0000\n",
         control.name, control.version, control.maintainer
     );
     let overrides = overrides(payload, control.name);
@@ -161,8 +161,8 @@ pub fn deb(payload: &Payload, control: &Control) -> Result<Vec<u8>, PackageError
     files.sort();
     let kilobytes: u64 = files.iter().map(|f| (f.2.len() as u64).div_ceil(1024)).sum();
     let description = format!(
-        "{}\n Made by thimble: one ONNX file that the board maps and computes from, the static\n \
-         program that runs it, and a unit that measures both at boot.",
+        "{}\n Made by thimble: one ONNX file that the board maps and computes from,\n \
+         the static program that runs it, and a unit that measures both at boot.",
         control.description
     );
     let fields = format!(
@@ -283,6 +283,9 @@ fn check(control: &Control) -> Result<(), PackageError> {
     Ok(())
 }
 
+/// 2000-01-01: the same at every build, and not so old that Debian takes it for a mistake.
+const STAMP: u64 = 946_684_800;
+
 fn gzip(bytes: &[u8], level: Compression) -> std::io::Result<Vec<u8>> {
     let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), level);
     encoder.write_all(bytes)?;
@@ -320,7 +323,7 @@ fn header(out: &mut Vec<u8>, name: &str, mode: u32, size: u64, kind: u8) -> std:
     put(108, "0000000");
     put(116, "0000000");
     put(124, &format!("{size:011o}"));
-    put(136, "00000000000");
+    put(136, &format!("{STAMP:011o}"));
     put(148, "        ");
     put(257, "ustar\0");
     put(263, "00");

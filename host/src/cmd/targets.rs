@@ -43,15 +43,20 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
                         format!("{} × {}", t.cores.value, t.cpu),
                         size(t.ram_total.value),
                         t.ram_available.as_ref().map_or("unknown".into(), |f| size(f.value)),
-                        percent(
-                            need.total(),
-                            t.ram_available.as_ref().unwrap_or(&t.ram_total).value,
-                        ),
+                        percent(need.total(), t.ram_available.as_ref().unwrap_or(&t.ram_total).value),
                         t.features.value.join(" "),
                     ]
                 })
                 .collect::<Vec<_>>();
-            let heads = ["name", "board", "cores", "RAM", "available", "ALBERT-base int8", "features"];
+            let heads = [
+                "name",
+                "board",
+                "cores",
+                "RAM",
+                "available",
+                "ALBERT-base int8",
+                "features",
+            ];
             let aligns = [
                 Align::Left,
                 Align::Left,
