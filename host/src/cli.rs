@@ -31,6 +31,8 @@ enum Command {
     Shrink(Box<ShrinkArgs>),
     /// Where the bytes of a file are, and whether its nodes state what it says of itself
     Inspect(InspectArgs),
+    /// A smaller ONNX file that computes the same, for any ONNX
+    Slim(SlimArgs),
     /// How far apart two models are
     Verify(VerifyArgs),
     /// One inference on this machine, answered as a person would read it
@@ -177,9 +179,36 @@ pub struct LeverArgs {
 pub struct InspectArgs {
     /// An ONNX file
     pub file: PathBuf,
-    /// The checkpoint it came from, to compare sizes with
+    /// The checkpoint it came from (or another ONNX file), to compare sizes with
     #[arg(long, value_name = "SRC")]
     pub against: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Write a page with a map of the file, too; it needs nothing but a browser
+    #[arg(long, value_name = "OUT.html")]
+    pub html: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct SlimArgs {
+    /// An ONNX file, ALBERT or not
+    pub file: PathBuf,
+    /// The ONNX file to write; external data goes to OUT.onnx.data
+    #[arg(short, long, value_name = "OUT.onnx")]
+    pub output: PathBuf,
+    /// Keep only these outputs, and only what they need
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub outputs: Vec<String>,
+    /// Give inner values short names and nodes none
+    #[arg(long)]
+    pub short_names: bool,
+    /// Leave the model's own metadata out as well; programs may read it
+    #[arg(long)]
+    pub strip_metadata: bool,
+    /// Put external data into the file
+    #[arg(long)]
+    pub one_file: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -326,6 +355,7 @@ pub fn main() -> ExitCode {
         Command::Export(args) => cmd::export::run(&args),
         Command::Shrink(args) => cmd::shrink::run(&args),
         Command::Inspect(args) => cmd::inspect::run(&args),
+        Command::Slim(args) => cmd::slim::run(&args),
         Command::Verify(args) => cmd::verify::run(&args),
         Command::Run(args) => cmd::run::run(&args),
         Command::Targets(args) => cmd::targets::run(&args),

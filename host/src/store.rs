@@ -1,6 +1,7 @@
 //! Writing a file so that nobody ever sees half of it: a temporary file beside the target, flushed to disk, renamed over
 //! the target, and the directory flushed. A file that is mapped by a running program keeps its old contents for it.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,15 +18,27 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     write_together(&[(path, bytes)])
 }
 
+/// The same for files whose bytes lie in several places.
+pub fn write_pieces(files: &[(&Path, &[Cow<'_, [u8]>])]) -> Result<(), WriteError> {
+    write_staged(files, |path, pieces| stage(path, pieces.iter().map(AsRef::as_ref)))
+}
+
 /// Writes several files: all are on disk under temporary names before the first takes its place.
 pub fn write_together(files: &[(&Path, &[u8])]) -> Result<(), WriteError> {
+    write_staged(files, |path, bytes| stage(path, [bytes].into_iter()))
+}
+
+fn write_staged<B: Copy>(
+    files: &[(&Path, B)],
+    stage: impl Fn(&Path, B) -> std::io::Result<tempfile::NamedTempFile>,
+) -> Result<(), WriteError> {
     let at = |path: &Path| {
         let path = path.to_path_buf();
         move |source| WriteError { path, source }
     };
     let mut staged = Vec::with_capacity(files.len());
-    for (path, bytes) in files {
-        staged.push((*path, stage(path, bytes).map_err(at(path))?));
+    for &(path, bytes) in files {
+        staged.push((path, stage(path, bytes).map_err(at(path))?));
     }
     for (path, temp) in staged {
         temp.persist(path).map_err(|e| at(path)(e.error))?;
@@ -43,7 +56,7 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
-fn stage(path: &Path, bytes: &[u8]) -> std::io::Result<tempfile::NamedTempFile> {
+fn stage<'a>(path: &Path, pieces: impl Iterator<Item = &'a [u8]>) -> std::io::Result<tempfile::NamedTempFile> {
     // A rename would silently turn a device or FIFO into a file.
     match std::fs::metadata(path) {
         Ok(meta) if meta.is_dir() => return Err(std::io::Error::other("it is a directory")),
@@ -59,7 +72,9 @@ fn stage(path: &Path, bytes: &[u8]) -> std::io::Result<tempfile::NamedTempFile> 
     let mut temp = builder
         .tempfile_in(folder(path))
         .map_err(|e| std::io::Error::from(e.kind()))?;
-    temp.write_all(bytes)?;
+    for piece in pieces {
+        temp.write_all(piece)?;
+    }
     temp.as_file().sync_all()?;
     Ok(temp)
 }

@@ -1,6 +1,7 @@
-//! A model named on the command line: a checkpoint directory, or a file of thimble's. Either gives a [`Model`] to
+//! A model named on the command line: a checkpoint directory, a file of thimble's, or another tool's ONNX. Any gives a [`Model`] to
 //! export, or bytes for the engine; a tokenizer that stands beside it is found here.
 
+use crate::import::{self, Imported};
 use crate::source::{self, Source};
 use crate::text::{printable, say};
 use crate::tokenise;
@@ -21,8 +22,8 @@ pub enum Subject {
     File(File),
 }
 
-/// A model that must be written before it can be mapped: a checkpoint, its weights in f32, or a file of thimble's that
-/// another tool has saved again, its weights in the file's formats.
+/// A model that must be written before it can be mapped: a checkpoint, its weights in f32; another tool's ONNX; or a file of
+/// thimble's that another tool has saved again, its weights in the file's formats.
 pub struct Checkpoint {
     pub model: Model,
     options: LowerOptions,
@@ -51,6 +52,21 @@ impl From<Source> for Checkpoint {
             sha256: Some(source.sha256),
             tokenizer: source.tokenizer,
             files,
+        }
+    }
+}
+
+impl From<Imported> for Checkpoint {
+    fn from(imported: Imported) -> Self {
+        Checkpoint {
+            model: imported.model,
+            options: LowerOptions {
+                seq: imported.seq,
+                ..LowerOptions::default()
+            },
+            sha256: Some(imported.sha256),
+            tokenizer: imported.tokenizer,
+            files: imported.files,
         }
     }
 }
@@ -115,6 +131,14 @@ impl Subject {
         }
         let map = ModelMap::open(path, false)?;
         let opened = artifact::open(map.bytes());
+        if let Err(ArtifactError::NotThimble) = opened {
+            let imported = import::open(path)?;
+            imported
+                .notes
+                .iter()
+                .for_each(|note| say(&format!("note: {}", printable(note))));
+            return Ok(Subject::Checkpoint(imported.into()));
+        }
         let resaved = matches!(opened, Err(ArtifactError::Misaligned { .. } | ArtifactError::NoTail));
         let artifact = if resaved {
             artifact::open_resaved(map.bytes())

@@ -1,7 +1,7 @@
 //! Text for terminals: aligned tables and sizes. Sizes are printed in binary units, beside exact bytes where they decide.
 
 use bytesize::ByteSize;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
@@ -38,6 +38,48 @@ pub fn table(heads: &[&str], aligns: &[Align], rows: &[Vec<String>]) -> String {
 /// A note or warning on stderr. A closed or full stderr must not stop the work.
 pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// A line on stderr that says how far long work is; nothing where stderr is no terminal or the work is short.
+pub struct Progress {
+    what: &'static str,
+    done: u64,
+    total: u64,
+    shown: u64,
+}
+
+/// Bytes of work below which nobody waits long enough to want a progress line.
+const LEAST_SHOWN: u64 = 256 << 20;
+
+impl Progress {
+    pub fn new(what: &'static str, total: u64) -> Progress {
+        let wanted = total >= LEAST_SHOWN && std::io::stderr().is_terminal();
+        Progress {
+            what,
+            done: 0,
+            total: if wanted { total } else { 0 },
+            shown: u64::MAX,
+        }
+    }
+
+    pub fn add(&mut self, bytes: u64) {
+        self.done = self.done.saturating_add(bytes);
+        let Some(percent) = self.done.saturating_mul(100).checked_div(self.total) else {
+            return;
+        };
+        if percent != self.shown {
+            self.shown = percent;
+            let _ = write!(std::io::stderr(), "\r{}: {percent} %", self.what);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.total > 0 {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
 }
 
 /// Text from a file as a terminal may show it: control characters are spelt out.

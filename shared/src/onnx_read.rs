@@ -2,7 +2,7 @@
 //! structure; what thimble's own files must look like beyond that is `artifact`'s business.
 //! Field numbers: <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>.
 
-use crate::wire::{Fields, WireError};
+use crate::wire::{Fields, Value, WireError};
 use std::ops::Range;
 
 #[derive(Clone, Debug, Default)]
@@ -13,6 +13,9 @@ pub struct ModelView<'a> {
     pub opset: i64,
     pub metadata: Vec<(&'a str, &'a str)>,
     pub nodes: Vec<NodeView<'a>>,
+    /// Whether the file holds local functions or sparse initializers, which nothing here looks into.
+    pub functions: bool,
+    pub sparse: bool,
     pub initializers: Vec<TensorView<'a>>,
     /// Encoded `ValueInfoProto`s.
     pub inputs: Vec<&'a [u8]>,
@@ -41,6 +44,26 @@ pub struct TensorView<'a> {
     /// Bytes of `float_data`, `int32_data` and their like, where numbers stand there instead.
     pub typed_bytes: usize,
     pub external: bool,
+    /// `raw_data` itself.
+    pub payload: Option<&'a [u8]>,
+    /// Where the numbers lie when they are in another file: `location`, `offset`, `length`.
+    pub external_data: Vec<(&'a str, &'a str)>,
+    /// The whole encoded `TensorProto`.
+    pub encoded: &'a [u8],
+}
+
+/// One attribute of a node, decoded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AttributeView<'a> {
+    pub name: &'a str,
+    pub float: f32,
+    pub int: i64,
+    pub string: &'a [u8],
+    pub tensor: Option<TensorView<'a>>,
+    pub floats: Vec<f32>,
+    pub ints: Vec<i64>,
+    /// Encoded `GraphProto`s, of one graph or several.
+    pub graphs: Vec<&'a [u8]>,
 }
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -57,6 +80,7 @@ pub fn model(bytes: &[u8]) -> Result<ModelView<'_>, ReadError> {
     for field in Fields::new(bytes) {
         let field = field?;
         match field.number {
+            25 => model.functions = true,
             1 => model.ir_version = field.int()?,
             2 => model.producer = field.text()?,
             7 => {
@@ -85,16 +109,18 @@ fn graph<'a>(model: &mut ModelView<'a>, fields: Fields<'a>) -> Result<(), WireEr
         let field = field?;
         match field.number {
             1 => model.nodes.push(node(field.fields()?)?),
-            5 => model.initializers.push(tensor(field.fields()?)?),
+            5 => model.initializers.push(tensor(field.bytes()?, field.at)?),
             11 => model.inputs.push(field.bytes()?),
             12 => model.outputs.push(field.bytes()?),
+            15 => model.sparse = true,
             _ => {}
         }
     }
     Ok(())
 }
 
-fn node(fields: Fields<'_>) -> Result<NodeView<'_>, WireError> {
+/// Decodes a `NodeProto`.
+pub fn node(fields: Fields<'_>) -> Result<NodeView<'_>, WireError> {
     let mut node = NodeView::default();
     for field in fields {
         let field = field?;
@@ -111,17 +137,54 @@ fn node(fields: Fields<'_>) -> Result<NodeView<'_>, WireError> {
     Ok(node)
 }
 
-fn tensor(fields: Fields<'_>) -> Result<TensorView<'_>, WireError> {
-    let mut tensor = TensorView::default();
-    for field in fields {
+/// Decodes an encoded `AttributeProto`; byte ranges count from its start.
+pub fn attribute(encoded: &[u8]) -> Result<AttributeView<'_>, WireError> {
+    let mut attribute = AttributeView::default();
+    for field in Fields::new(encoded) {
+        let field = field?;
+        match field.number {
+            1 => attribute.name = field.text()?,
+            2 => attribute.float = field.float()?,
+            3 => attribute.int = field.int()?,
+            4 => attribute.string = field.bytes()?,
+            5 => attribute.tensor = Some(tensor(field.bytes()?, field.at)?),
+            6 | 11 => attribute.graphs.push(field.bytes()?),
+            7 => match field.value {
+                Value::Bytes(packed) => attribute.floats.extend(
+                    packed
+                        .chunks_exact(4)
+                        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+                ),
+                _ => attribute.floats.push(field.float()?),
+            },
+            8 => field.ints(|i| attribute.ints.push(i))?,
+            _ => {}
+        }
+    }
+    Ok(attribute)
+}
+
+/// Decodes the `TensorProto` at byte `at` of the file.
+pub fn tensor(encoded: &[u8], at: usize) -> Result<TensorView<'_>, WireError> {
+    let mut tensor = TensorView {
+        encoded,
+        ..TensorView::default()
+    };
+    for field in Fields::at(encoded, at) {
         let field = field?;
         match field.number {
             1 => field.ints(|d| tensor.dims.push(d))?,
             2 => tensor.data_type = field.int()?,
             4..=7 | 10 | 11 => tensor.typed_bytes += field.len(),
             8 => tensor.name = field.text()?,
-            9 => tensor.raw = Some(field.at..field.at + field.bytes()?.len()),
-            13 => tensor.external = true,
+            9 => {
+                tensor.raw = Some(field.at..field.at + field.bytes()?.len());
+                tensor.payload = Some(field.bytes()?);
+            }
+            13 => {
+                tensor.external = true;
+                tensor.external_data.push(entry(field.fields()?)?);
+            }
             14 => tensor.external |= field.int()? == 1,
             _ => {}
         }

@@ -133,6 +133,16 @@ impl<'a> Fields<'a> {
         Fields { bytes, pos: 0, base: 0 }
     }
 
+    /// The same for a message that starts at byte `base` of the file.
+    pub fn at(bytes: &'a [u8], base: usize) -> Self {
+        Fields { bytes, pos: 0, base }
+    }
+
+    /// Where in the file the next field's key starts.
+    pub fn here(&self) -> usize {
+        self.base + self.pos
+    }
+
     fn read(&mut self) -> Result<Field<'a>, WireError> {
         let start = self.base + self.pos;
         let key = varint(self.bytes, &mut self.pos, self.base)?;

@@ -1,24 +1,29 @@
-//! `thimble inspect`: where the bytes of a file are.
+//! `thimble inspect`: where the bytes of a file are, and why.
 
 use crate::cli::{InspectArgs, Outcome};
-use crate::explain::{Explanation, explain};
+use crate::explain::causes::{is_substance, title};
+use crate::explain::{Explanation, explain, html};
 use crate::source;
-use crate::subject::read_file;
-use crate::text::{Align, exact, percent, table, thousands};
-use anyhow::{Context, Result};
+use crate::store::write_whole;
+use crate::text::{Align, exact, percent, printable, say, table, thousands};
+use anyhow::{Context, Result, bail};
 use std::path::Path;
 
 /// Rows of a foreign file worth printing; `--json` has them all.
-const MOST_ROWS: usize = 60;
+const MOST_ROWS: usize = 20;
 
 pub fn run(args: &InspectArgs) -> Result<Outcome> {
-    let file = read_file(&args.file)?;
-    let explanation =
-        explain(&args.file.display().to_string(), &file).with_context(|| args.file.display().to_string())?;
+    let explanation = explain(&args.file)?;
     let against = args.against.as_deref().map(bytes_of).transpose()?;
+    if let Some(page) = &args.html {
+        refuse_inputs(args, page)?;
+        write_whole(page, html::page(&explanation, against).as_bytes())?;
+        say(&format!("{}: written", page.display()));
+    }
     let text = if args.json {
         let mut json = serde_json::to_value(&explanation)?;
         json["against_bytes"] = against.into();
+        json["total_bytes"] = explanation.account.total().into();
         format!("{json:#}\n")
     } else {
         print(&explanation, against)
@@ -34,6 +39,16 @@ pub fn run(args: &InspectArgs) -> Result<Outcome> {
     ))
 }
 
+fn refuse_inputs(args: &InspectArgs, page: &Path) -> Result<()> {
+    let Ok(target) = page.canonicalize() else { return Ok(()) };
+    for input in [Some(&args.file), args.against.as_ref()].into_iter().flatten() {
+        if input.canonicalize().is_ok_and(|input| input == target) {
+            bail!("{} is an input; name another output file", page.display());
+        }
+    }
+    Ok(())
+}
+
 /// Size of the model to compare with: a checkpoint's weights, or an ONNX file.
 fn bytes_of(path: &Path) -> Result<u64> {
     if path.extension().is_some_and(|e| e == "onnx") {
@@ -45,6 +60,7 @@ fn bytes_of(path: &Path) -> Result<u64> {
 }
 
 fn print(e: &Explanation, against: Option<u64>) -> String {
+    let total = e.account.total();
     let mut text = format!("{}: {}\n", e.file, exact(e.bytes));
     match (&e.head, e.layers) {
         (Some(head), Some(layers)) => text.push_str(&format!(
@@ -54,25 +70,129 @@ fn print(e: &Explanation, against: Option<u64>) -> String {
         )),
         _ => text.push_str(&format!(
             "not thimble's: an ONNX file by '{}', opset {}\n",
-            e.producer, e.opset
+            printable(&e.producer),
+            e.opset
         )),
+    }
+    for piece in e.account.files.iter().skip(1) {
+        text.push_str(&format!("with {}: {}\n", piece.name, exact(piece.bytes)));
     }
     if let Some(bytes) = against {
         text.push_str(&format!(
             "compared with: {}; this file is {:.3} times that\n",
             exact(bytes),
-            e.bytes as f64 / bytes as f64
+            total as f64 / bytes as f64
         ));
     }
+    if e.kind == "onnx" {
+        text.push('\n');
+        text.push_str(&causes(e, against));
+        text.push_str(&types(e));
+        text.push_str(&fixes(e));
+    }
     text.push('\n');
+    text.push_str(&parts(e));
+    for note in &e.account.notes {
+        text.push_str(&format!("\n{note}\n"));
+    }
+    text
+}
+
+/// Bytes by cause; against another size, each cause's share of the growth.
+fn causes(e: &Explanation, against: Option<u64>) -> String {
+    let total = e.account.total();
+    let growth = against.map(|bytes| total as i64 - bytes as i64).filter(|g| *g > 0);
+    let share = |bytes: i64| growth.map_or(String::new(), |g| format!("{:.1} %", bytes as f64 / g as f64 * 100.0));
+    let mut rows: Vec<(u64, Vec<String>)> = Vec::new();
+    let mut substance = 0;
+    for (&cause, &bytes) in &e.account.causes {
+        substance += if is_substance(cause) { bytes } else { 0 };
+        let grown = if is_substance(cause) {
+            String::new()
+        } else {
+            share(bytes as i64)
+        };
+        rows.push((
+            bytes,
+            vec![title(cause).to_string(), thousands(bytes), percent(bytes, total), grown],
+        ));
+    }
+    rows.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+    let mut rows: Vec<Vec<String>> = rows.into_iter().map(|(_, row)| row).collect();
+    rows.push(vec![
+        "total".into(),
+        thousands(total),
+        percent(total, total),
+        share(growth.unwrap_or(0)),
+    ]);
+    let aligns = [Align::Left, Align::Right, Align::Right, Align::Right];
+    let mut text = table(&["why", "bytes", "share", "of the growth"], &aligns, &rows);
+    if let (Some(bytes), Some(_)) = (against, growth) {
+        let less = substance as i64 - bytes as i64;
+        let (sign, word) = if less < 0 { ("-", "less") } else { ("", "more") };
+        text.push_str(&format!(
+            "the weights themselves take {} bytes {word} than what it is compared with ({sign}{} of the growth)\n",
+            thousands(less.unsigned_abs()),
+            share(less.abs())
+        ));
+    }
+    text
+}
+
+fn types(e: &Explanation) -> String {
+    let list: Vec<String> = e
+        .account
+        .payload
+        .iter()
+        .map(|(element, bytes)| format!("{element} {}", thousands(*bytes)))
+        .collect();
+    format!("payload by element type: {}\n", list.join(", "))
+}
+
+fn fixes(e: &Explanation) -> String {
+    if e.fixes.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<Vec<String>> = e
+        .fixes
+        .iter()
+        .map(|f| {
+            vec![
+                thousands(f.saves),
+                thousands(f.bytes),
+                f.command.clone(),
+                f.what.clone(),
+            ]
+        })
+        .collect();
+    let aligns = [Align::Right, Align::Right, Align::Left, Align::Left];
+    format!(
+        "\n{}",
+        table(&["saves", "leaves", "command", "what it does"], &aligns, &rows)
+    )
+}
+
+fn parts(e: &Explanation) -> String {
+    let cut = if e.kind == "onnx" { MOST_ROWS } else { usize::MAX };
+    let row = |name: &str, bytes: u64| {
+        let empty = String::new;
+        vec![
+            name.to_string(),
+            empty(),
+            empty(),
+            thousands(bytes),
+            percent(bytes, e.bytes),
+            empty(),
+        ]
+    };
     let mut rows: Vec<Vec<String>> = e
         .parts
         .iter()
-        .take(MOST_ROWS)
+        .take(cut)
         .map(|p| {
             let shape = p.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("×");
             vec![
-                p.name.clone(),
+                printable(&p.name),
                 shape,
                 p.format.clone(),
                 thousands(p.bytes),
@@ -81,34 +201,12 @@ fn print(e: &Explanation, against: Option<u64>) -> String {
             ]
         })
         .collect();
-    if let Some(more) = e.parts.get(MOST_ROWS..).filter(|m| !m.is_empty()) {
+    if let Some(more) = e.parts.get(cut..).filter(|m| !m.is_empty()) {
         let bytes = more.iter().map(|p| p.bytes).sum();
-        rows.push(vec![
-            format!("{} smaller ones", more.len()),
-            String::new(),
-            String::new(),
-            thousands(bytes),
-            percent(bytes, e.bytes),
-            String::new(),
-        ]);
+        rows.push(row(&format!("{} smaller ones", more.len()), bytes));
     }
-    let rest = "nodes, names, metadata, alignment";
-    rows.push(vec![
-        rest.into(),
-        String::new(),
-        String::new(),
-        thousands(e.rest),
-        percent(e.rest, e.bytes),
-        String::new(),
-    ]);
-    rows.push(vec![
-        "total".into(),
-        String::new(),
-        String::new(),
-        thousands(e.bytes),
-        percent(e.bytes, e.bytes),
-        String::new(),
-    ]);
+    rows.push(row("nodes, names, metadata, alignment", e.rest));
+    rows.push(row("total", e.bytes));
     let aligns = [
         Align::Left,
         Align::Right,
@@ -117,10 +215,5 @@ fn print(e: &Explanation, against: Option<u64>) -> String {
         Align::Right,
         Align::Right,
     ];
-    text.push_str(&table(
-        &["weight", "shape", "format", "bytes", "share", "uses"],
-        &aligns,
-        &rows,
-    ));
-    text
+    table(&["weight", "shape", "format", "bytes", "share", "uses"], &aligns, &rows)
 }

@@ -4,5 +4,6 @@ pub mod export;
 pub mod inspect;
 pub mod run;
 pub mod shrink;
+pub mod slim;
 pub mod targets;
 pub mod verify;

@@ -1,5 +1,15 @@
-//! Where the bytes of an ONNX file are. For thimble's own files: per weight, its format, bytes and share, with whatever the
-//! file's nodes state differently from its Graph; for any other ONNX: its initializers by size. Sizes are bytes.
+//! Where the bytes of an ONNX file are, and why. For thimble's own files: per weight, its format, bytes and share, with
+//! whatever the file's nodes state differently from its Graph; for any ONNX: its bytes by cause, what each fix would save,
+//! and its initializers by size. Sizes are bytes.
+
+pub mod causes;
+pub mod fixes;
+pub mod html;
+pub mod ledger;
+
+use crate::onnx::{OnnxError, OnnxFile, element_type};
+use causes::Account;
+use std::path::Path;
 
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -39,6 +49,27 @@ pub struct Explanation {
     pub tokenizer_sha256: Option<String>,
     /// What the nodes state differently from the Graph, or a stored number that may not stand there.
     pub differences: Vec<String>,
+    pub account: Account,
+    /// What would make the file smaller, the most first.
+    pub fixes: Vec<Fix>,
+}
+
+/// One way to a smaller file.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fix {
+    pub what: String,
+    pub command: String,
+    /// Size of the model after it, external files included.
+    pub bytes: u64,
+    pub saves: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    #[error("{path}: {source}")]
+    Artifact { path: String, source: ArtifactError },
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
 }
 
 impl Explanation {
@@ -51,19 +82,30 @@ impl Explanation {
     }
 }
 
-/// Explains the file `bytes`, called `file`.
-pub fn explain(file: &str, bytes: &[u8]) -> Result<Explanation, ArtifactError> {
-    let view = onnx_read::model(bytes)?;
-    let mut explanation = match artifact::open(bytes) {
-        Ok(artifact) => own(&artifact, bytes)?,
-        Err(ArtifactError::NotThimble) => foreign(&view),
-        Err(other) => return Err(other),
+/// Explains the file at `path`.
+pub fn explain(path: &Path) -> Result<Explanation, ExplainError> {
+    let file = OnnxFile::open(path)?;
+    let (bytes, view) = (file.bytes(), file.view()?);
+    let artifact = |source| ExplainError::Artifact {
+        path: path.display().to_string(),
+        source,
     };
-    explanation.file = file.to_string();
+    let mut explanation = match artifact::open(bytes) {
+        Ok(opened) => own(&opened, bytes).map_err(artifact)?,
+        Err(ArtifactError::NotThimble) => foreign(&view),
+        Err(other) => return Err(artifact(other)),
+    };
+    explanation.account = causes::account(&file, &view)?;
+    explanation.file = path.display().to_string();
     explanation.bytes = bytes.len() as u64;
     explanation.producer = view.producer.to_string();
     explanation.opset = view.opset;
-    explanation.rest = explanation.bytes - explanation.parts.iter().map(|p| p.bytes).sum::<u64>();
+    explanation.rest = explanation
+        .bytes
+        .saturating_sub(explanation.parts.iter().map(|p| p.bytes).sum::<u64>());
+    if explanation.kind == "onnx" {
+        explanation.fixes = fixes::of(&file, &explanation.account)?;
+    }
     Ok(explanation)
 }
 
@@ -82,6 +124,8 @@ fn empty(kind: &'static str) -> Explanation {
         source_sha256: None,
         tokenizer_sha256: None,
         differences: vec![],
+        account: Account::default(),
+        fixes: vec![],
     }
 }
 
@@ -141,20 +185,4 @@ fn foreign(view: &onnx_read::ModelView<'_>) -> Explanation {
         .collect();
     parts.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.name.cmp(&b.name)));
     Explanation { parts, ..empty("onnx") }
-}
-
-/// ONNX's name of a `TensorProto.DataType`, shortened.
-fn element_type(code: i64) -> &'static str {
-    match code {
-        1 => "f32",
-        2 => "u8",
-        3 => "i8",
-        6 => "i32",
-        7 => "i64",
-        9 => "bool",
-        10 => "f16",
-        11 => "f64",
-        16 => "bf16",
-        _ => "other",
-    }
 }

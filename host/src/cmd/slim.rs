@@ -1,0 +1,95 @@
+//! `thimble slim`: a smaller ONNX file that computes the same.
+
+use crate::cli::{Outcome, SlimArgs};
+use crate::onnx::OnnxFile;
+use crate::slim::{Options, model_bytes, slim};
+use crate::store::write_pieces;
+use crate::text::{exact, percent, say};
+use anyhow::{Result, bail};
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+pub fn run(args: &SlimArgs) -> Result<Outcome> {
+    let file = OnnxFile::open(&args.file)?;
+    let data_path = PathBuf::from(format!("{}.data", args.output.display()));
+    let Some(data_name) = data_path.file_name().map(|n| n.to_string_lossy().into_owned()) else {
+        bail!("{}: is no file name", args.output.display());
+    };
+    refuse_inputs(&file, &[&args.output, &data_path])?;
+    let options = Options {
+        outputs: args.outputs.clone(),
+        short_names: args.short_names,
+        strip_metadata: args.strip_metadata,
+        one_file: args.one_file,
+    };
+    let slimmed = slim(&file, &options, &data_name)?;
+    let (before, after) = (model_bytes(&file), slimmed.bytes());
+    if after > before {
+        bail!(
+            "{}: nothing to save: it has {before} bytes with its external data and would take {after}; nothing is written",
+            args.file.display()
+        );
+    }
+    let mut files: Vec<(&Path, &[Cow<[u8]>])> = Vec::new();
+    if let Some(data) = &slimmed.data {
+        files.push((&data_path, &data.pieces));
+    }
+    files.push((&args.output, &slimmed.model.pieces));
+    write_pieces(&files)?;
+    if file.bytes().len() as u64 == after && after == before {
+        say("note: nothing could be saved; the file is a copy");
+    }
+    let done = &slimmed.done;
+    if args.json {
+        let json = serde_json::json!({
+            "schema": 1,
+            "input": args.file.display().to_string(),
+            "output": args.output.display().to_string(),
+            "before": before,
+            "after": after,
+            "external": slimmed.data.as_ref().map(|d| d.len),
+            "done": done,
+        });
+        return Ok(Outcome::yes(format!("{json:#}\n")));
+    }
+    let mut text = format!("{}: {}\n", args.file.display(), exact(before));
+    for (count, what) in [
+        (done.duplicates, "byte-identical copies kept once"),
+        (done.transposed, "transposed copies made by a Transpose"),
+        (done.identities, "Identity nodes folded"),
+        (done.dead_nodes, "nodes no output needs cut"),
+        (done.dead_tensors, "tensors no output needs cut"),
+        (done.made_raw, "tensors made raw"),
+    ] {
+        if count > 0 {
+            text.push_str(&format!("  {count} {what}\n"));
+        }
+    }
+    text.push_str(&format!(
+        "{}: {}, {} of it\n",
+        args.output.display(),
+        exact(after),
+        percent(after, before)
+    ));
+    if let Some(data) = &slimmed.data {
+        text.push_str(&format!("  of that {} in {}\n", exact(data.len), data_path.display()));
+    }
+    Ok(Outcome::yes(text))
+}
+
+/// Neither the model nor a file its numbers lie in may be replaced.
+fn refuse_inputs(file: &OnnxFile, outputs: &[&Path]) -> Result<()> {
+    let folder = file.path.parent().unwrap_or(Path::new(""));
+    let inputs: Vec<PathBuf> = file
+        .externals()
+        .map(|(name, _)| folder.join(name))
+        .chain([file.path.clone()])
+        .filter_map(|p| p.canonicalize().ok())
+        .collect();
+    for output in outputs {
+        if output.canonicalize().is_ok_and(|o| inputs.contains(&o)) {
+            bail!("{} is an input; name another output file", output.display());
+        }
+    }
+    Ok(())
+}

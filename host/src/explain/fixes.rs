@@ -1,0 +1,109 @@
+//! What would make a foreign file smaller, by how much to the byte, and the command that does it.
+
+use super::Fix;
+use super::causes::Account;
+use crate::import;
+use crate::onnx::{OnnxError, OnnxFile};
+use crate::slim::{Options, SlimError, slim};
+use thimble_shared::artifact::{self, Provenance};
+use thimble_shared::graph::Graph;
+use thimble_shared::lower::LowerOptions;
+use thimble_shared::number::Format;
+
+/// Fixes that save anything, the most first.
+pub fn of(file: &OnnxFile, account: &Account) -> Result<Vec<Fix>, OnnxError> {
+    let shown = file.path.display();
+    let mut fixes = Vec::new();
+    let kept = account.named_outputs.join(",");
+    let dropped = account.unnamed_outputs.join(", ");
+    let plain = Options::default();
+    let named = Options {
+        outputs: account.named_outputs.clone(),
+        ..plain.clone()
+    };
+    let short = Options {
+        short_names: true,
+        ..plain.clone()
+    };
+    let mut ways = vec![
+        (
+            plain,
+            "copies, dead weights, Identity nodes, doc strings and stack traces taken out; outputs bit-identical"
+                .to_string(),
+            String::new(),
+        ),
+        (
+            short,
+            "the same, and short names for inner values".to_string(),
+            " --short-names".to_string(),
+        ),
+    ];
+    if !account.unnamed_outputs.is_empty() {
+        ways.push((
+            named,
+            format!("the same, and without the output nobody named ({dropped})"),
+            format!(" --outputs {kept}"),
+        ));
+    }
+    let before = account.total();
+    for (options, what, flags) in ways {
+        let bytes = match slim(file, &options, "model.onnx.data") {
+            Ok(slimmed) => slimmed.bytes(),
+            Err(SlimError::Onnx(e)) if account.notes.is_empty() => return Err(e),
+            // A missing external file has been named; there is nothing to count without it.
+            Err(_) => continue,
+        };
+        if bytes < before {
+            fixes.push(Fix {
+                what,
+                command: format!("thimble slim {shown} -o OUT.onnx{flags}"),
+                bytes,
+                saves: before - bytes,
+            });
+        }
+    }
+    fixes.extend(artifacts(file, before));
+    fixes.sort_by_key(|f| std::cmp::Reverse(f.saves));
+    Ok(fixes)
+}
+
+/// What thimble's own files of the same model would take: known from the structure alone, so nothing is proven yet.
+fn artifacts(file: &OnnxFile, before: u64) -> Vec<Fix> {
+    let Ok(outline) = import::outline(file) else {
+        return Vec::new();
+    };
+    let shown = file.path.display();
+    let formats = [
+        (Format::F32, "fp32", "one file, every weight once, fp32"),
+        (Format::F16, "fp16", "the same in fp16"),
+        (
+            Format::I8,
+            "int8",
+            "the same in int8; thimble shrink finds what that costs, and mixes formats under a budget",
+        ),
+    ];
+    let options = LowerOptions {
+        seq: outline.seq,
+        ..LowerOptions::default()
+    };
+    let mut fixes = Vec::new();
+    for (format, flag, what) in formats {
+        let graph = Graph::uniform(outline.config.clone(), format);
+        let provenance = Provenance {
+            source_sha256: Some("0".repeat(64)),
+            tokenizer_sha256: outline.tokenizer.is_some().then(|| "0".repeat(64)),
+        };
+        let Ok(bytes) = artifact::size(&graph, options, &provenance) else {
+            continue;
+        };
+        if (bytes as u64) < before {
+            fixes.push(Fix {
+                what: what.to_string(),
+                command: format!("thimble export {shown} -o OUT.onnx --precision {flag}"),
+                bytes: bytes as u64,
+                saves: before - bytes as u64,
+            });
+        }
+    }
+    fixes
+}

@@ -1,0 +1,238 @@
+//! Finds what a foreign ALBERT makes of its last hidden state: the pooler, a classifier, a masked-LM decoder. Which head it
+//! is follows from what its outputs are computed from; their names are only said back to the user.
+
+use super::ImportError;
+use super::embedding::Embedding;
+use super::layers::Body;
+use super::trace::{Linear, Norm, Trace};
+use super::weights::Matrix;
+use crate::onnx::flow::port_name;
+use crate::text::printable;
+use std::collections::BTreeMap;
+use thimble_shared::graph::Head;
+
+pub struct Top<'a> {
+    pub weights: BTreeMap<String, Matrix<'a>>,
+    pub head: Head,
+    pub pooler: bool,
+    /// The decoder is the word embedding.
+    pub tied: bool,
+    /// Made-up names, one per class.
+    pub labels: Vec<String>,
+    /// The file's outputs, and thimble's names of them.
+    pub outputs: Vec<(&'a str, &'static str)>,
+    pub notes: Vec<String>,
+}
+
+/// What an output is computed from.
+#[derive(Clone, Copy)]
+enum Origin<'t, 'a> {
+    Hidden,
+    Pooled(&'t Linear<'a>),
+    /// A map of the pooled token.
+    OfPooled(&'t Linear<'a>, &'t Linear<'a>),
+    /// A map of every token; whether only some of its channels.
+    OfTokens(&'t Linear<'a>, bool),
+    /// Dense, LayerNorm, decoder.
+    Decoded(&'t Linear<'a>, &'t Norm<'a>, &'t Linear<'a>),
+}
+
+pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>, body: &Body<'a>) -> Result<Top<'a>, ImportError> {
+    let last = body.states.last().copied().unwrap_or(embedding.out);
+    let mut origins: Vec<(&'a str, Origin<'_, 'a>)> = Vec::new();
+    let mut notes = Vec::new();
+    for port in &trace.view.outputs {
+        let name = port_name(port).map_err(|e| trace.file.wire_error(e))?;
+        match origin(trace, name, last) {
+            Some(origin) => origins.push((name, origin)),
+            None if body.states.contains(&trace.source(name)) => {
+                notes.push(format!(
+                    "output '{}', an inner hidden state, is left out",
+                    printable(name)
+                ));
+            }
+            None => {
+                return Err(trace.unsupported(format!(
+                    "its output '{}' is computed in a way no head of ALBERT's computes it",
+                    printable(name)
+                )));
+            }
+        }
+    }
+    let mut top = Top {
+        weights: BTreeMap::new(),
+        head: Head::None,
+        pooler: false,
+        tied: false,
+        labels: vec![],
+        outputs: vec![],
+        notes,
+    };
+    top.settle(trace, embedding, &origins)?;
+    Ok(top)
+}
+
+impl<'a> Top<'a> {
+    fn settle(
+        &mut self,
+        trace: &Trace<'a>,
+        embedding: &Embedding<'a>,
+        origins: &[(&'a str, Origin<'_, 'a>)],
+    ) -> Result<(), ImportError> {
+        let decoder = origins.iter().find_map(|(_, o)| match o {
+            Origin::Decoded(dense, norm, decoder) => Some((*dense, *norm, *decoder)),
+            _ => None,
+        });
+        let of_pooled = origins.iter().find_map(|(_, o)| match o {
+            Origin::OfPooled(pooler, map) => Some((*pooler, *map)),
+            _ => None,
+        });
+        let of_tokens = origins.iter().find_map(|(_, o)| match o {
+            Origin::OfTokens(map, cut) => Some((*map, *cut)),
+            _ => None,
+        });
+        let pooled = origins.iter().find_map(|(_, o)| match o {
+            Origin::Pooled(pooler) => Some(*pooler),
+            _ => None,
+        });
+        match (decoder, of_pooled, of_tokens) {
+            (Some((dense, norm, decoder)), sop, _) => {
+                self.head = if sop.is_some() {
+                    Head::PreTraining
+                } else {
+                    Head::MaskedLm
+                };
+                self.linear(trace, "mlm.dense", dense)?;
+                self.weights.insert("mlm.norm.weight".into(), norm.weight.clone());
+                self.weights.insert("mlm.norm.bias".into(), norm.bias.clone());
+                self.linear(trace, "mlm.decoder", decoder)?;
+                let same_shape = decoder.weight.shape() == embedding.word.shape();
+                self.tied =
+                    same_shape && decoder.weight.fingerprint(trace.file)? == embedding.word.fingerprint(trace.file)?;
+                if self.tied {
+                    self.weights.remove("mlm.decoder");
+                }
+                if let Some((pooler, map)) = sop {
+                    self.pooler(trace, pooler)?;
+                    self.linear(trace, "sop", map)?;
+                }
+            }
+            (None, Some((pooler, map)), _) => {
+                self.pooler(trace, pooler)?;
+                self.linear(trace, "classifier", map)?;
+                if embedding.inputs.shape.len() == 3 {
+                    self.head = Head::MultipleChoice;
+                } else {
+                    self.head = Head::SequenceClassification;
+                    self.labels = labels(map.size().1);
+                }
+            }
+            (None, None, Some((map, true))) if map.size().1 == 2 => {
+                self.head = Head::QuestionAnswering;
+                self.linear(trace, "qa", map)?;
+            }
+            (None, None, Some((map, _))) => {
+                self.head = Head::TokenClassification;
+                self.linear(trace, "classifier", map)?;
+                self.labels = labels(map.size().1);
+            }
+            (None, None, None) => {
+                self.head = Head::None;
+                if let Some(pooler) = pooled {
+                    self.pooler(trace, pooler)?;
+                }
+            }
+        }
+        let mut spans = ["start_logits", "end_logits"].into_iter();
+        for (name, origin) in origins {
+            let ours = match (self.head, origin) {
+                (Head::None, Origin::Hidden) => Some("last_hidden_state"),
+                (Head::None, Origin::Pooled(_)) => Some("pooler_output"),
+                (Head::PreTraining, Origin::Decoded(..)) => Some("prediction_logits"),
+                (Head::PreTraining, Origin::OfPooled(..)) => Some("sop_logits"),
+                (Head::QuestionAnswering, Origin::OfTokens(..)) => spans.next(),
+                (Head::MaskedLm, Origin::Decoded(..))
+                | (Head::SequenceClassification | Head::MultipleChoice, Origin::OfPooled(..))
+                | (Head::TokenClassification, Origin::OfTokens(..)) => Some("logits"),
+                _ => None,
+            };
+            match ours {
+                Some(ours) => self.outputs.push((name, ours)),
+                None => self.notes.push(format!("output '{}' is left out", printable(name))),
+            }
+        }
+        if self.outputs.is_empty() {
+            return Err(trace.not_albert("it has no output thimble could compare"));
+        }
+        Ok(())
+    }
+
+    fn linear(&mut self, trace: &Trace<'a>, name: &str, linear: &Linear<'a>) -> Result<(), ImportError> {
+        let Some(bias) = linear.bias.clone() else {
+            return Err(trace.not_albert(format!("its head's map {name} has no bias")));
+        };
+        self.weights.insert(name.to_string(), linear.weight.clone());
+        self.weights.insert(format!("{name}.bias"), bias);
+        Ok(())
+    }
+
+    fn pooler(&mut self, trace: &Trace<'a>, pooler: &Linear<'a>) -> Result<(), ImportError> {
+        self.pooler = true;
+        self.linear(trace, "pooler", pooler)
+    }
+}
+
+fn labels(count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("LABEL_{i}")).collect()
+}
+
+/// The value `name` is a view of, and whether only a part of it.
+fn strip<'a>(trace: &Trace<'a>, name: &'a str) -> (&'a str, bool) {
+    let (mut name, mut cut) = (trace.source(name), false);
+    for _ in 0..16 {
+        match trace.node(name) {
+            Some(node)
+                if matches!(node.op, "Slice" | "Split" | "Gather")
+                    && !trace.by_out.contains_key(name)
+                    && !node.inputs.is_empty() =>
+            {
+                cut = true;
+                name = trace.source(node.inputs[0]);
+            }
+            _ => break,
+        }
+    }
+    (name, cut)
+}
+
+fn origin<'t, 'a>(trace: &'t Trace<'a>, name: &'a str, last: &'a str) -> Option<Origin<'t, 'a>> {
+    let (base, cut) = strip(trace, name);
+    if base == last && !cut {
+        return Some(Origin::Hidden);
+    }
+    if let Some(pooler) = pooler(trace, base, last) {
+        return Some(Origin::Pooled(pooler));
+    }
+    let map = &trace.linears[*trace.by_out.get(base)?];
+    let (read, first) = strip(trace, map.x);
+    if read == last && !first {
+        return Some(Origin::OfTokens(map, cut));
+    }
+    if let Some(pooler) = pooler(trace, read, last) {
+        return Some(Origin::OfPooled(pooler, map));
+    }
+    let norm = trace.norms.iter().find(|n| n.out == read)?;
+    let dense = trace
+        .linears
+        .iter()
+        .find(|l| trace.source(l.x) == last && trace.between(l.out, norm.x).is_some())?;
+    Some(Origin::Decoded(dense, norm, map))
+}
+
+/// The map whose tanh `value` is, if it reads one token of the last hidden state.
+fn pooler<'t, 'a>(trace: &'t Trace<'a>, value: &'a str, last: &'a str) -> Option<&'t Linear<'a>> {
+    let tanh = trace.node(value).filter(|n| n.op == "Tanh")?;
+    let map = &trace.linears[*trace.by_out.get(trace.source(tanh.inputs.first()?))?];
+    let (read, first) = strip(trace, map.x);
+    (read == last && first).then_some(map)
+}

@@ -1,0 +1,307 @@
+//! The proof that an import is what the file computes: made-up inputs go through the file itself under tract-onnx and through
+//! the rebuilt model in the engine, and every hidden state and output must agree. f16 files are run with their numbers
+//! widened to f32 on both sides, so that the same arithmetic is compared.
+
+use super::{ImportError, Recognised};
+use crate::onnx::OnnxFile;
+use crate::subject::image_of;
+use crate::text::{one_line, printable};
+use anyhow::{Result, anyhow, bail};
+use half::f16;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use thimble_device::engine::{Engine, EngineOptions, Input};
+use thimble_shared::graph::{Head, Model};
+use thimble_shared::onnx_read;
+use tract_onnx::pb;
+use tract_onnx::prelude::*;
+
+/// Largest difference that rounding explains, in standard deviations of what is compared.
+const LIMIT: f64 = 1e-3;
+
+const F32: i32 = 1;
+const F16: i32 = 10;
+
+pub fn prove(file: &OnnxFile, recognised: &Recognised<'_>, model: &Model) -> Result<(), ImportError> {
+    let shown = || file.path.display().to_string();
+    let proto = proto(file, recognised).map_err(|e| ImportError::Runner {
+        file: shown(),
+        problem: one_line(&e),
+    })?;
+    let unsupported = |e: anyhow::Error| ImportError::Unsupported {
+        file: shown(),
+        problem: one_line(&e),
+    };
+    let image = image_of(model).map_err(unsupported)?;
+    let engine = Engine::new(image, EngineOptions::default()).map_err(|e| unsupported(e.into()))?;
+    for input in inputs(recognised) {
+        let theirs = quiet(|| foreign(&proto, recognised, &input)).map_err(|e| ImportError::Runner {
+            file: shown(),
+            problem: one_line(&e),
+        })?;
+        let ours = ours(&engine, recognised, &input).map_err(unsupported)?;
+        for (i, (place, values)) in ours.iter().enumerate() {
+            let gap = gap(&input, values, &theirs[i]);
+            if gap > LIMIT || gap.is_nan() {
+                return Err(ImportError::Parts {
+                    file: shown(),
+                    place: place.clone(),
+                    gap,
+                    limit: LIMIT,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Values with their shape; the leading dims are the input's where they are per token.
+struct Values {
+    shape: Vec<usize>,
+    data: Vec<f32>,
+}
+
+/// Inputs of different lengths with real padding, of the shape the file fixes.
+fn inputs(recognised: &Recognised<'_>) -> Vec<Input> {
+    let config = &recognised.config;
+    let fixed = |i: usize| recognised.inputs.shape.get(i).copied().flatten();
+    let rank = if config.head == Head::MultipleChoice { 3 } else { 2 };
+    let longest = config.max_position_embeddings;
+    let mut random = 0x7468_696d_626c_6532u64;
+    let mut draw = |n: usize| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        ((random >> 33) as usize % n.max(1)) as i64
+    };
+    let mut all = Vec::new();
+    for (batch, seq) in [(1, 9), (2, 16), (3, 5)] {
+        let mut shape = vec![fixed(0).unwrap_or(batch)];
+        if rank == 3 {
+            shape.push(fixed(1).unwrap_or(2));
+        }
+        shape.push(fixed(rank - 1).unwrap_or(seq.min(longest)));
+        let (count, seq) = (shape.iter().product::<usize>(), shape[rank - 1]);
+        let mask = |i: usize| {
+            // Every row but the first ends early, by another number of tokens.
+            let (row, at) = (i / seq, i % seq);
+            i64::from(at == 0 || at + (row * 2) % seq.max(1) < seq)
+        };
+        let types = recognised.inputs.types.is_some();
+        let masked = recognised.inputs.mask.is_some();
+        all.push(Input {
+            input_ids: (0..count).map(|_| draw(config.vocab_size)).collect(),
+            attention_mask: masked.then(|| (0..count).map(mask).collect()),
+            token_type_ids: types.then(|| (0..count).map(|_| draw(config.type_vocab_size)).collect()),
+            shape,
+        });
+    }
+    all
+}
+
+/// The file as tract takes it: external data in, f16 widened, every hidden state an output.
+fn proto(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<pb::ModelProto> {
+    let mut proto = tract_onnx::onnx().proto_model_for_read(&mut file.bytes())?;
+    let Some(graph) = proto.graph.as_mut() else {
+        bail!("it holds no graph");
+    };
+    let view = file.view()?;
+    for (tensor, view) in graph.initializer.iter_mut().zip(&view.initializers) {
+        if view.external {
+            tensor.raw_data = file.payload(view)?.into_owned();
+            tensor.external_data.clear();
+            tensor.data_location = None;
+        }
+        widen(tensor, view, file)?;
+    }
+    for (node, seen) in graph.node.iter_mut().zip(&view.nodes) {
+        for (attribute, encoded) in node.attribute.iter_mut().zip(&seen.attributes) {
+            if let (Some(tensor), Some(view)) = (attribute.t.as_mut(), onnx_read::attribute(encoded)?.tensor) {
+                widen(tensor, &view, file)?;
+            }
+            if node.op_type == "Cast" && attribute.name == "to" && attribute.i == i64::from(F16) {
+                attribute.i = i64::from(F32);
+            }
+        }
+    }
+    // Declared shapes name symbols that the concrete ones below would contradict.
+    graph.value_info.clear();
+    let wanted = recognised
+        .states
+        .iter()
+        .copied()
+        .chain(recognised.outputs.iter().map(|(name, _)| *name));
+    graph.output = wanted
+        .map(|name| pb::ValueInfoProto {
+            name: name.to_string(),
+            ..Default::default()
+        })
+        .collect();
+    Ok(proto)
+}
+
+fn widen(tensor: &mut pb::TensorProto, view: &onnx_read::TensorView<'_>, file: &OnnxFile) -> Result<()> {
+    if tensor.data_type != F16 {
+        return Ok(());
+    }
+    let bytes = file.payload(view)?;
+    tensor.raw_data = bytes
+        .chunks_exact(2)
+        .flat_map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32().to_le_bytes())
+        .collect();
+    tensor.int32_data.clear();
+    tensor.data_type = F32;
+    Ok(())
+}
+
+/// What the file says under tract: hidden states, then outputs.
+fn foreign(proto: &pb::ModelProto, recognised: &Recognised<'_>, input: &Input) -> Result<Vec<Values>> {
+    let onnx = tract_onnx::onnx()
+        .with_ignore_value_info(true)
+        .with_ignore_output_shapes(true);
+    let mut model = onnx.with_ignore_output_types(true).model_for_proto_model(proto)?;
+    let mut feeds = tvec![];
+    let count = input.input_ids.len();
+    for port in 0..model.inputs.len() {
+        let name = model.node(model.inputs[port].node).name.clone();
+        let values = if name == recognised.inputs.ids {
+            input.input_ids.clone()
+        } else if Some(name.as_str()) == recognised.inputs.types {
+            input.token_type_ids.clone().unwrap_or(vec![0; count])
+        } else if Some(name.as_str()) == recognised.inputs.mask {
+            input.attention_mask.clone().unwrap_or(vec![1; count])
+        } else {
+            bail!("it reads an input '{}'", printable(&name));
+        };
+        let narrow = is_i32(proto, &name);
+        let tensor = Tensor::from_shape(&input.shape, &values)?;
+        let tensor = if narrow {
+            tensor.cast_to::<i32>()?.into_owned()
+        } else {
+            tensor
+        };
+        let kind = tensor.datum_type();
+        model.set_input_fact(port, kind.fact(&input.shape).into())?;
+        feeds.push(tensor.into_tvalue());
+    }
+    let results = model.into_optimized()?.into_runnable()?.run(feeds)?;
+    results
+        .into_iter()
+        .map(|value| {
+            Ok(Values {
+                shape: value.shape().to_vec(),
+                data: value.cast_to::<f32>()?.try_as_plain_ram()?.as_slice::<f32>()?.to_vec(),
+            })
+        })
+        .collect()
+}
+
+fn is_i32(proto: &pb::ModelProto, name: &str) -> bool {
+    const INT32: i32 = 6;
+    let port = proto.graph.iter().flat_map(|g| &g.input).find(|p| p.name == name);
+    let kind = port.and_then(|p| p.r#type.as_ref()).and_then(|t| t.value.as_ref());
+    matches!(kind, Some(pb::type_proto::Value::TensorType(t)) if t.elem_type == INT32)
+}
+
+/// The same in the engine, each with its place in words.
+fn ours(engine: &Engine, recognised: &Recognised<'_>, input: &Input) -> Result<Vec<(String, Values)>> {
+    let mut all = Vec::new();
+    // The engine takes hidden states of plain sequences; choices are rows.
+    let seq = *input.shape.last().ok_or_else(|| anyhow!("the input has no shape"))?;
+    for (i, state) in engine.hidden_states(input)?.into_iter().enumerate() {
+        let place = if i == 0 {
+            "the embedding".to_string()
+        } else {
+            format!("layer {i}")
+        };
+        all.push((
+            place,
+            Values {
+                shape: state.shape,
+                data: state.data,
+            },
+        ));
+    }
+    let outputs = engine.run(input)?;
+    for (_, name) in &recognised.outputs {
+        let value = outputs.get(name).ok_or_else(|| anyhow!("the engine gives no {name}"))?;
+        all.push((
+            format!("the output {name}"),
+            Values {
+                shape: value.shape.clone(),
+                data: value.data.clone(),
+            },
+        ));
+    }
+    debug_assert!(seq > 0);
+    Ok(all)
+}
+
+/// Largest difference over what is promised, in standard deviations of theirs. Tokens whose mask is 0, and tokens the engine
+/// has not computed because all after them are masked, are promised to nobody.
+fn gap(input: &Input, ours: &Values, theirs: &Values) -> f64 {
+    let seq = input.shape.last().copied().unwrap_or(1).max(1);
+    let count = input.input_ids.len();
+    let computed = ours.shape.iter().rev().nth(1).copied().unwrap_or(0);
+    let mut pairs: Vec<(f64, f64)> = Vec::new();
+    let per_token =
+        theirs.data.len().is_multiple_of(count) && theirs.shape.contains(&seq) && theirs.data.len() > count / seq;
+    if per_token && theirs.shape.len() >= input.shape.len() {
+        let width = theirs.data.len() / count;
+        let ours_seq = if ours.data.len() == theirs.data.len() {
+            seq
+        } else {
+            computed
+        };
+        for i in 0..count {
+            let (row, at) = (i / seq, i % seq);
+            let real = input.attention_mask.as_ref().is_none_or(|m| m[i] == 1);
+            if !real || at >= ours_seq {
+                continue;
+            }
+            for c in 0..width {
+                let a = ours.data.get((row * ours_seq + at) * width + c);
+                let b = theirs.data.get(i * width + c);
+                pairs.push((
+                    f64::from(a.copied().unwrap_or(f32::NAN)),
+                    f64::from(b.copied().unwrap_or(f32::NAN)),
+                ));
+            }
+        }
+    } else if ours.data.len() == theirs.data.len() {
+        pairs = ours
+            .data
+            .iter()
+            .zip(&theirs.data)
+            .map(|(a, b)| (f64::from(*a), f64::from(*b)))
+            .collect();
+    }
+    if pairs.is_empty() {
+        return f64::NAN;
+    }
+    let mean = pairs.iter().map(|(_, b)| b).sum::<f64>() / pairs.len() as f64;
+    let variance = pairs.iter().map(|(_, b)| (b - mean).powi(2)).sum::<f64>() / pairs.len() as f64;
+    // A handful of logits may lie close together by chance.
+    let scale = variance.sqrt().max(0.05);
+    pairs.iter().map(|(a, b)| (a - b).abs() / scale).fold(
+        0.0,
+        |most: f64, gap| if gap.is_nan() { f64::NAN } else { most.max(gap) },
+    )
+}
+
+/// Runs what may panic inside tract, and makes an error of it.
+fn quiet<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = catch_unwind(AssertUnwindSafe(work));
+    std::panic::set_hook(before);
+    match result {
+        Ok(result) => result,
+        Err(cause) => {
+            let said = cause
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| cause.downcast_ref::<&str>().copied());
+            Err(anyhow!("it stops inside tract: {}", said.unwrap_or("no reason given")))
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! An ONNX file of anybody's, opened: the file and the files its tensors point to are mapped, and numbers are read only when
+//! asked for. In comes a path, out come borrowed views and payloads as little-endian bytes in the tensor's own order.
+
+pub mod flow;
+pub mod same;
+
+use crate::text::printable;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
+use thimble_device::map::{MapError, ModelMap};
+use thimble_shared::onnx_read::{self, ModelView, ReadError, TensorView};
+use thimble_shared::wire::{Fields, Value, WireError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum OnnxError {
+    #[error(transparent)]
+    Map(#[from] MapError),
+    #[error("{path}: {source}", path = .path.display())]
+    Read { path: PathBuf, source: ReadError },
+    #[error("{path}: tensor '{tensor}': {problem}", path = .path.display())]
+    Tensor {
+        path: PathBuf,
+        tensor: String,
+        problem: String,
+    },
+    #[error("{path}: node '{node}': {problem}", path = .path.display())]
+    Node {
+        path: PathBuf,
+        node: String,
+        problem: String,
+    },
+    #[error("{path}: {problem}", path = .path.display())]
+    File { path: PathBuf, problem: String },
+}
+
+/// Graphs may nest (If, Loop, Scan); no exporter nests them deeper than this.
+pub const MAX_NESTING: usize = 32;
+
+pub struct OnnxFile {
+    pub path: PathBuf,
+    map: ModelMap,
+    /// The files named by external tensors, or why one cannot be used.
+    externals: BTreeMap<String, Result<ModelMap, String>>,
+}
+
+impl OnnxFile {
+    /// Opens the file and what it refers to. A file that cannot be found is an error only when its numbers are asked for.
+    pub fn open(path: &Path) -> Result<OnnxFile, OnnxError> {
+        let map = ModelMap::open(path, false)?;
+        let mut file = OnnxFile {
+            path: path.to_path_buf(),
+            map,
+            externals: BTreeMap::new(),
+        };
+        let mut locations: BTreeSet<String> = BTreeSet::new();
+        for tensor in file.tensors(&file.view()?)? {
+            locations.extend(tensor.view.location().map(str::to_string));
+        }
+        for location in locations {
+            let opened = open_beside(path, &location);
+            file.externals.entry(location).or_insert(opened);
+        }
+        Ok(file)
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        self.map.bytes()
+    }
+
+    pub fn view(&self) -> Result<ModelView<'_>, OnnxError> {
+        onnx_read::model(self.bytes()).map_err(|source| self.read_error(source))
+    }
+
+    fn read_error(&self, source: ReadError) -> OnnxError {
+        OnnxError::Read {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    pub fn wire_error(&self, source: WireError) -> OnnxError {
+        self.read_error(ReadError::Wire(source))
+    }
+
+    /// Names, in order, of the files tensors point to, with their bytes or what is wrong with them.
+    pub fn externals(&self) -> impl Iterator<Item = (&str, Result<&[u8], &str>)> {
+        self.externals
+            .iter()
+            .map(|(name, map)| (name.as_str(), map.as_ref().map(ModelMap::bytes).map_err(String::as_str)))
+    }
+
+    /// Every tensor of the file in the order it stands there: initializers and tensors inside attributes, nested graphs too.
+    pub fn tensors<'a>(&self, view: &ModelView<'a>) -> Result<Vec<Held<'a>>, OnnxError> {
+        let mut held: Vec<Held<'a>> = Vec::new();
+        held.extend(view.initializers.iter().map(|t| Held {
+            name: t.name,
+            place: Place::Initializer,
+            view: t.clone(),
+        }));
+        for node in &view.nodes {
+            node_tensors(node, &mut held, 0).map_err(|e| self.wire_error(e))?;
+        }
+        Ok(held)
+    }
+
+    fn tensor_error(&self, tensor: &str, problem: String) -> OnnxError {
+        OnnxError::Tensor {
+            path: self.path.clone(),
+            tensor: printable(tensor),
+            problem,
+        }
+    }
+
+    /// The stored bytes of a tensor wherever they lie, with no regard to how many there should be.
+    pub fn stored<'a>(&'a self, tensor: &TensorView<'a>) -> Result<Cow<'a, [u8]>, OnnxError> {
+        let bad = |problem: String| self.tensor_error(tensor.name, problem);
+        if tensor.external {
+            let (location, range) = external_range(tensor).map_err(bad)?;
+            let bytes = match self.externals.get(location) {
+                Some(Ok(map)) => map.bytes(),
+                Some(Err(problem)) => return Err(bad(problem.clone())),
+                None => return Err(bad(format!("external file '{}' was not opened", printable(location)))),
+            };
+            let end = match range.1 {
+                Some(length) => range.0.checked_add(length),
+                None => Some(bytes.len()),
+            };
+            return end
+                .and_then(|end| bytes.get(range.0..end))
+                .map(Cow::Borrowed)
+                .ok_or_else(|| {
+                    bad(format!(
+                        "lies at byte {} of '{}', which has {} bytes",
+                        range.0,
+                        printable(location),
+                        bytes.len()
+                    ))
+                });
+        }
+        match tensor.payload {
+            Some(raw) => Ok(Cow::Borrowed(raw)),
+            None => typed(tensor).map(Cow::Owned).map_err(bad),
+        }
+    }
+
+    /// A tensor's numbers as bytes, as many as its dims and element type ask for.
+    pub fn payload<'a>(&'a self, tensor: &TensorView<'a>) -> Result<Cow<'a, [u8]>, OnnxError> {
+        let bytes = self.stored(tensor)?;
+        match tensor_bytes(tensor) {
+            Some(wanted) if wanted == bytes.len() => Ok(bytes),
+            Some(wanted) => Err(self.tensor_error(
+                tensor.name,
+                format!(
+                    "dims {:?} of {} take {wanted} bytes, {} are stored",
+                    tensor.dims,
+                    element_type(tensor.data_type),
+                    bytes.len()
+                ),
+            )),
+            None => Err(self.tensor_error(
+                tensor.name,
+                format!(
+                    "dims {:?} of {} have no size in bytes",
+                    tensor.dims,
+                    element_type(tensor.data_type)
+                ),
+            )),
+        }
+    }
+}
+
+/// Where a tensor stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// An initializer of the main graph.
+    Initializer,
+    /// The value of a `Constant` node of the main graph; its name is the node's output.
+    Constant,
+    /// Any other attribute, or anything in a nested graph.
+    Inner,
+}
+
+#[derive(Clone, Debug)]
+pub struct Held<'a> {
+    pub name: &'a str,
+    pub place: Place,
+    pub view: TensorView<'a>,
+}
+
+fn node_tensors<'a>(node: &onnx_read::NodeView<'a>, held: &mut Vec<Held<'a>>, depth: usize) -> Result<(), WireError> {
+    let name = node.outputs.first().copied().unwrap_or_default();
+    for encoded in &node.attributes {
+        let attribute = onnx_read::attribute(encoded)?;
+        let constant = depth == 0 && node.op == "Constant" && attribute.name == "value";
+        if let Some(view) = attribute.tensor {
+            held.push(Held {
+                name,
+                place: if constant { Place::Constant } else { Place::Inner },
+                view,
+            });
+        }
+        for graph in attribute.graphs {
+            graph_tensors(graph, held, depth + 1)?;
+        }
+    }
+    Ok(())
+}
+
+fn graph_tensors<'a>(graph: &'a [u8], held: &mut Vec<Held<'a>>, depth: usize) -> Result<(), WireError> {
+    if depth > MAX_NESTING {
+        return Err(WireError::Mismatch { field: 6, at: 0 });
+    }
+    for field in Fields::new(graph) {
+        let field = field?;
+        match field.number {
+            1 => node_tensors(&onnx_read::node(field.fields()?)?, held, depth)?,
+            5 => {
+                let view = onnx_read::tensor(field.bytes()?, field.at)?;
+                held.push(Held {
+                    name: view.name,
+                    place: Place::Inner,
+                    view,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What external tensors say of their place.
+pub trait Location<'a> {
+    fn location(&self) -> Option<&'a str>;
+}
+
+impl<'a> Location<'a> for TensorView<'a> {
+    fn location(&self) -> Option<&'a str> {
+        let found = self.external_data.iter().find(|(k, _)| *k == "location");
+        found.map(|(_, v)| *v).filter(|_| self.external)
+    }
+}
+
+/// File, offset and (if stated) length of an external tensor's bytes.
+pub fn external_range<'a>(tensor: &TensorView<'a>) -> Result<(&'a str, (usize, Option<usize>)), String> {
+    let entry = |key: &str| tensor.external_data.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
+    let number = |key: &str| {
+        entry(key)
+            .map(|v| {
+                v.parse::<usize>()
+                    .map_err(|_| format!("external {key} '{}' is no number", printable(v)))
+            })
+            .transpose()
+    };
+    let location = entry("location").ok_or("is external and names no file")?;
+    Ok((location, (number("offset")?.unwrap_or(0), number("length")?)))
+}
+
+/// Opens `location`, which must lie in the folder of `model` or below it, symbolic links resolved.
+fn open_beside(model: &Path, location: &str) -> Result<ModelMap, String> {
+    let shown = printable(location);
+    let relative = Path::new(location);
+    let inside = relative
+        .components()
+        .all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    if !inside || location.is_empty() {
+        return Err(format!("external file '{shown}' points outside the model's folder"));
+    }
+    let folder = match model.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let missing = |e: std::io::Error| format!("external file '{shown}': {e}");
+    let folder = folder.canonicalize().map_err(missing)?;
+    let path = folder.join(relative).canonicalize().map_err(missing)?;
+    if !path.starts_with(&folder) {
+        return Err(format!("external file '{shown}' points outside the model's folder"));
+    }
+    ModelMap::open(&path, false).map_err(|e| format!("external file '{shown}': {e}"))
+}
+
+/// ONNX's name of a `TensorProto.DataType`, shortened, and the bits of one element; 0 where elements have no fixed size.
+const ELEMENTS: [(i64, &str, usize); 22] = [
+    (1, "f32", 32),
+    (2, "u8", 8),
+    (3, "i8", 8),
+    (4, "u16", 16),
+    (5, "i16", 16),
+    (6, "i32", 32),
+    (7, "i64", 64),
+    (8, "string", 0),
+    (9, "bool", 8),
+    (10, "f16", 16),
+    (11, "f64", 64),
+    (12, "u32", 32),
+    (13, "u64", 64),
+    (14, "complex64", 64),
+    (15, "complex128", 128),
+    (16, "bf16", 16),
+    (17, "f8e4m3fn", 8),
+    (18, "f8e4m3fnuz", 8),
+    (19, "f8e5m2", 8),
+    (20, "f8e5m2fnuz", 8),
+    (21, "u4", 4),
+    (22, "i4", 4),
+];
+
+pub fn element_type(code: i64) -> &'static str {
+    ELEMENTS.iter().find(|e| e.0 == code).map_or("other", |e| e.1)
+}
+
+/// Bytes a tensor's dims and element type ask for.
+pub fn tensor_bytes(tensor: &TensorView<'_>) -> Option<usize> {
+    let bits = ELEMENTS.iter().find(|e| e.0 == tensor.data_type && e.2 > 0)?.2;
+    let count = tensor
+        .dims
+        .iter()
+        .try_fold(1usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?))?;
+    Some(count.checked_mul(bits)?.div_ceil(8))
+}
+
+/// `float_data`, `int32_data`, `int64_data`, `double_data` or `uint64_data` as the bytes `raw_data` would hold.
+fn typed(tensor: &TensorView<'_>) -> Result<Vec<u8>, String> {
+    let mut out = Vec::new();
+    let wide = |e: WireError| e.to_string();
+    for field in Fields::new(tensor.encoded) {
+        let field = field.map_err(wide)?;
+        match (field.number, field.value) {
+            (4 | 10, Value::Bytes(packed)) => out.extend_from_slice(packed),
+            (4, Value::Fixed32(bits)) => out.extend_from_slice(&bits.to_le_bytes()),
+            (10, Value::Fixed64(bits)) => out.extend_from_slice(&bits.to_le_bytes()),
+            (5, _) => field
+                .ints(|i| match tensor.data_type {
+                    2 | 3 | 9 | 17..=22 => out.push(i as u8),
+                    4 | 5 | 10 | 16 => out.extend_from_slice(&(i as u16).to_le_bytes()),
+                    _ => out.extend_from_slice(&(i as i32).to_le_bytes()),
+                })
+                .map_err(wide)?,
+            (7, _) => field.ints(|i| out.extend_from_slice(&i.to_le_bytes())).map_err(wide)?,
+            (11, _) => field
+                .ints(|i| match tensor.data_type {
+                    12 => out.extend_from_slice(&(i as u32).to_le_bytes()),
+                    _ => out.extend_from_slice(&i.to_le_bytes()),
+                })
+                .map_err(wide)?,
+            (6, _) => return Err("holds text, not numbers".into()),
+            _ => {}
+        }
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thimble_shared::wire::Message;
+
+    #[test]
+    fn typed_fields_become_the_bytes_raw_data_would_hold() {
+        let tensor = |data_type: i64, field: u32, values: &[i64]| {
+            let mut m = Message::default();
+            m.int(2, data_type);
+            m.packed(field, values);
+            m.0
+        };
+        let cases: [(i64, u32, &[i64], &[u8]); 4] = [
+            (3, 5, &[-1, 2], &[255, 2]),
+            (10, 5, &[0x3c00], &[0, 0x3c]),
+            (6, 5, &[-2], &[254, 255, 255, 255]),
+            (7, 7, &[1], &[1, 0, 0, 0, 0, 0, 0, 0]),
+        ];
+        for (data_type, field, values, want) in cases {
+            let encoded = tensor(data_type, field, values);
+            assert_eq!(typed(&onnx_read::tensor(&encoded, 0).unwrap()).unwrap(), want);
+        }
+    }
+
+    #[test]
+    fn external_files_outside_the_folder_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("inner");
+        std::fs::create_dir(&inner).unwrap();
+        std::fs::write(dir.path().join("out.bin"), b"x").unwrap();
+        std::fs::write(inner.join("in.bin"), b"x").unwrap();
+        std::os::unix::fs::symlink("../out.bin", inner.join("link.bin")).unwrap();
+        let model = inner.join("model.onnx");
+        assert!(open_beside(&model, "in.bin").is_ok());
+        for bad in [
+            "../out.bin",
+            "/etc/passwd",
+            "link.bin",
+            "",
+            "none.bin",
+            "a/../../out.bin",
+        ] {
+            assert!(open_beside(&model, bad).is_err(), "{bad}");
+        }
+    }
+}

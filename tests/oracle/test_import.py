@@ -1,0 +1,317 @@
+"""ALBERT out of other tools' ONNX files. The judges: Hugging Face's golden values, the checkpoint's own numbers byte for
+byte, and files that are no ALBERT, are another, or are broken, each of which must be refused in one clear line.
+"""
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+import layout
+from bench import FIXTURES, assert_close, cases
+from ledger import label
+from test_errors import one_clear_line
+
+EXPORTED = {
+    "choice_torch2.6.onnx": "albert-choice-tiny",
+    "groups_torch2.6_dyn.onnx": "albert-tiny-groups",
+    "mlm_torch1.8_dyn.onnx": "albert-mlm-tiny",
+    "mlm_torch2.6_nofold.onnx": "albert-mlm-tiny",
+    "pretraining_torch2.6.onnx": "albert-pretraining-tiny",
+    "qa_torch2.6.onnx": "albert-qa-tiny",
+    "seq_torch2.6_half.onnx": "albert-seq-tiny",
+    "seq_torch2.6_nofold.onnx": "albert-seq-tiny",
+    "seq_torch2.6_opset11.onnx": "albert-seq-tiny",
+    "seq_torch2.6_opset20.onnx": "albert-seq-tiny",
+    "seq_torch2.6_sdpa.onnx": "albert-seq-tiny",
+    "seq_torch2.6_static.onnx": "albert-seq-tiny",
+    "tok_torch2.6_opset18.onnx": "albert-tok-tiny",
+}
+HALF = {"seq_torch2.6_half.onnx"}
+# Fixed at 2 × 12 tokens, with one token type looked up already.
+STATIC = {"seq_torch2.6_static.onnx"}
+
+
+def test_every_exported_file_is_listed():
+    assert {p.name for p in (FIXTURES / "exported").glob("*.onnx")} == set(EXPORTED)
+
+
+def golden(thimble, path, model, limit=1e-4, only=None):
+    """thimble's engine on an imported file, against Hugging Face."""
+    for case in cases(model):
+        feeds = dict(case.feeds)
+        if only and not only(feeds):
+            continue
+        ours = thimble.infer(path, feeds)
+        wanted = {name: value for name, value in case.golden.items() if name in ours}
+        assert wanted
+        assert_close(ours, wanted, feeds["attention_mask"], limit)
+
+
+def same_payloads(ours, checkpoint):
+    """Every tensor is the checkpoint's, byte for byte."""
+    ours, theirs = layout.read(ours), layout.read(checkpoint)
+    for spec in ours.graph["weights"]:
+        name = spec["name"]
+        assert ours.tensor(name).payload(ours.data) == theirs.tensor(name).payload(theirs.data), name
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_exported_files_are_imported_and_are_the_checkpoint(thimble, models, tmp_path, name):
+    model = EXPORTED[name]
+    out = tmp_path / "out.onnx"
+    done = thimble.run("export", FIXTURES / "exported" / name, "-o", out)
+    assert "agree" in done.stderr
+    wanted = layout.read(models.export(model)).graph["config"]
+    config = layout.read(out).graph["config"]
+    # The graph knows no label names; what no output needs is not in the file.
+    told = {"labels", "pooler"} | ({"type_vocab_size", "max_position_embeddings"} if name in STATIC else set())
+    told |= {"layer_norm_eps"} if name in HALF else set()
+    assert {k: v for k, v in config.items() if k not in told} == {k: v for k, v in wanted.items() if k not in told}
+    assert len(config["labels"]) == len(wanted["labels"])
+    if name in HALF:
+        golden(thimble, out, model, limit=2e-2)
+        assert {w["format"] for w in layout.read(out).graph["weights"]} == {"f16"}
+    elif name in STATIC:
+        fits = lambda feeds: feeds["input_ids"].shape == (2, 12) and not feeds["token_type_ids"].any()  # noqa: E731
+        golden_static(thimble, out, model, fits)
+    else:
+        golden(thimble, out, model)
+        same_payloads(out, models.export(model))
+
+
+def golden_static(thimble, out, model, fits):
+    """Its one token type is type 0: golden cases with others say nothing of it, so the checkpoint itself is asked."""
+    case = next(c for c in cases(model) if c.feeds["input_ids"].shape == (2, 12))
+    feeds = dict(case.feeds) | {"token_type_ids": np.zeros((2, 12), np.int64)}
+    assert fits(feeds)
+    reference = out.parent / "reference.onnx"
+    thimble.run("export", FIXTURES / model, "-o", reference)
+    assert_close(thimble.infer(out, feeds), thimble.infer(reference, feeds), feeds["attention_mask"], 1e-4)
+
+
+@pytest.mark.parametrize("name", ("seq_torch2.6_opset11.onnx", "mlm_torch1.8_dyn.onnx", "groups_torch2.6_dyn.onnx"))
+def test_without_names_the_structure_is_enough(thimble, models, tmp_path, name):
+    """Every name but the inputs' is lost."""
+    proto = onnx.load(FIXTURES / "exported" / name)
+    graph = proto.graph
+    names = {i.name: i.name for i in graph.input} | {o.name: f"result{i}" for i, o in enumerate(graph.output)}
+    fresh = lambda old: names.setdefault(old, f"t{len(names)}") if old else ""  # noqa: E731
+    for tensor in graph.initializer:
+        tensor.name = fresh(tensor.name)
+    for node in graph.node:
+        node.name = ""
+        node.input[:] = [fresh(n) for n in node.input]
+        node.output[:] = [fresh(n) for n in node.output]
+    for output in graph.output:
+        output.name = names[output.name]
+    del graph.value_info[:]
+    bare, out = tmp_path / "bare.onnx", tmp_path / "out.onnx"
+    onnx.save(proto, bare)
+    thimble.run("export", bare, "-o", out)
+    golden(thimble, out, EXPORTED[name])
+    same_payloads(out, models.export(EXPORTED[name]))
+
+
+@pytest.mark.parametrize("kind", ("external", "slim", "short names", "typed", "pre-processed", "int32 inputs"))
+@pytest.mark.parametrize("name", ("seq_torch2.6_opset11.onnx", "seq_torch2.6_sdpa.onnx"))
+def test_files_other_tools_have_worked_on(thimble, models, tmp_path, name, kind):
+    source, worked, out = FIXTURES / "exported" / name, tmp_path / "worked.onnx", tmp_path / "out.onnx"
+    proto = onnx.load(source)
+    match kind:
+        case "external":
+            onnx.save(proto, worked, save_as_external_data=True, location="worked.bin", size_threshold=0)
+        case "slim":
+            thimble.run("slim", source, "-o", worked)
+        case "short names":
+            thimble.run("slim", source, "-o", worked, "--short-names")
+        case "typed":
+            for tensor in proto.graph.initializer:
+                value = numpy_helper.to_array(tensor)
+                tensor.CopyFrom(helper.make_tensor(tensor.name, tensor.data_type, value.shape, value.flatten().tolist()))
+            onnx.save(proto, worked)
+        case "pre-processed":
+            quant_pre_process(str(source), str(worked), skip_symbolic_shape=True)
+        case "int32 inputs":
+            for port in proto.graph.input:
+                port.type.tensor_type.elem_type = TensorProto.INT32
+            casts = [helper.make_node("Cast", [i.name], [f"{i.name}_wide"], to=TensorProto.INT64) for i in proto.graph.input]
+            wide = {i.name: f"{i.name}_wide" for i in proto.graph.input}
+            for node in proto.graph.node:
+                node.input[:] = [wide.get(n, n) for n in node.input]
+            nodes = [*casts, *proto.graph.node]
+            del proto.graph.node[:]
+            proto.graph.node.extend(nodes)
+            onnx.save(proto, worked)
+    thimble.run("export", worked, "-o", out)
+    golden(thimble, out, "albert-seq-tiny")
+    same_payloads(out, models.export("albert-seq-tiny"))
+
+
+def test_shrink_verify_and_run_take_them(thimble, models, tmp_path):
+    source = FIXTURES / "exported" / "groups_torch2.6_dyn.onnx"
+    budget = (FIXTURES / "albert-tiny-groups" / "model.safetensors").stat().st_size * 6 // 10
+    out = tmp_path / "small.onnx"
+    thimble.run("shrink", source, "--budget", budget, "-o", out)
+    assert out.stat().st_size <= budget
+    thimble.run("verify", FIXTURES / "exported" / "mlm_torch1.8_dyn.onnx", models.source("albert-mlm-tiny"), "--max-abs", "1e-4")
+    said = thimble.run("run", FIXTURES / "exported" / "seq_torch2.6_sdpa.onnx", "--ids", "2,7,9,3", "--json")
+    assert json.loads(said.stdout)["schema"] == 1
+
+
+def test_labels_and_tokenizer_beside_the_file_are_taken(thimble, tmp_path):
+    """optimum leaves config.json and tokenizer.json beside model.onnx."""
+    folder = tmp_path / "optimum"
+    folder.mkdir()
+    shutil.copy(FIXTURES / "exported" / "seq_torch2.6_opset11.onnx", folder / "model.onnx")
+    (folder / "config.json").write_text(json.dumps({"id2label": {"0": "no", "1": "maybe", "2": "yes"}}))
+    out = tmp_path / "out.onnx"
+    thimble.run("export", folder / "model.onnx", "-o", out)
+    assert layout.read(out).graph["config"]["labels"] == ["no", "maybe", "yes"]
+
+
+def test_quantised_files_are_refused_by_name(thimble, tmp_path):
+    path = tmp_path / "int8.onnx"
+    quantize_dynamic(FIXTURES / "exported" / "seq_torch2.6_opset11.onnx", path, weight_type=QuantType.QInt8)
+    done = thimble.run("export", path, "-o", tmp_path / "out.onnx", code=2)
+    one_clear_line(done, "int8.onnx", "already quantised", "nodes such as")
+    assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("layer", (1, 2, 3))
+def test_a_file_that_computes_something_else_is_refused_at_its_layer(thimble, tmp_path, layer):
+    """The scores of one layer are divided by another number: same structure, same weights, another function."""
+    proto = onnx.load(FIXTURES / "exported" / "seq_torch2.6_opset11.onnx")
+    made = {n.output[0]: n for n in proto.graph.node}
+    softmaxes = [n for n in proto.graph.node if n.op_type == "Softmax"]
+    divide = made[made[softmaxes[layer - 1].input[0]].input[0]]
+    assert divide.op_type == "Div"
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(40.0, np.float32), "other"))
+    divide.input[1] = "other"
+    path = tmp_path / "other.onnx"
+    onnx.save(proto, path)
+    one_clear_line(thimble.run("export", path, "-o", tmp_path / "out.onnx", code=2), "other.onnx", f"part at layer {layer}")
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def strangers():
+    value = helper.make_tensor_value_info
+    rng = np.random.default_rng(8)
+    array = lambda name, *shape: numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)  # noqa: E731
+
+    def conv():
+        nodes = [helper.make_node("Conv", [f"x{i}", f"w{i}"], [f"x{i + 1}"], pads=[1] * 4) for i in range(6)]
+        ports = [value("x0", TensorProto.FLOAT, [1, 3, 8, 8])], [value("x6", TensorProto.FLOAT, [1, 3, 8, 8])]
+        return helper.make_graph(nodes, "conv", *ports, [array(f"w{i}", 3, 3, 3, 3) for i in range(6)])
+
+    def lookup():
+        nodes = [helper.make_node("Gather", ["table", "input_ids"], ["y"])]
+        ports = [value("input_ids", TensorProto.INT64, ["b", "s"])], [value("y", TensorProto.FLOAT, ["b", "s", 4])]
+        return helper.make_graph(nodes, "lookup", *ports, [array("table", 9, 4)])
+
+    return {"conv": (conv(), "convolutional"), "lookup": (lookup(), "Gather")}
+
+
+@pytest.mark.parametrize("kind", ("conv", "lookup"))
+def test_what_is_no_albert_is_said_to_be_none(thimble, tmp_path, kind):
+    graph, word = strangers()[kind]
+    path = tmp_path / "stranger.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    one_clear_line(thimble.run("export", path, "-o", tmp_path / "out.onnx", code=2), "no ALBERT", word)
+    thimble.run("inspect", path)
+
+
+BROKEN = ("header", "cut in a node", "operator", "name", "short payload", "NaN", "outside", "missing data", "dims", "permutation", "huge")
+
+
+def broken(kind, name, folder):
+    """One broken variant of an exported file, and a word the error must hold."""
+    source = FIXTURES / "exported" / name
+    path = folder / "broken.onnx"
+    data = bytearray(source.read_bytes())
+    proto = onnx.load(source)
+    weight = max(proto.graph.initializer, key=lambda t: len(t.raw_data))
+    match kind:
+        case "header":
+            data[0] = 0xFF
+            path.write_bytes(data)
+            return path, "broken.onnx", True
+        case "cut in a node":
+            what = label(data)
+            at = what.index("name")
+            path.write_bytes(data[: at + 3])
+            return path, "broken.onnx", True
+        case "operator":
+            next(n for n in proto.graph.node if n.op_type == "Softmax").op_type = "Hardmax"
+            word = "part at layer 1"
+        case "name":
+            linear = [n for n in proto.graph.node if n.op_type == "MatMul"][-1]
+            linear.input[0] = "nowhere"
+            word = "broken.onnx"
+        case "short payload":
+            weight.raw_data = weight.raw_data[:-4]
+            word = weight.name
+        case "NaN":
+            weight.raw_data = b"\xff" * len(weight.raw_data)
+            word = "NaN"
+        case "outside" | "missing data":
+            weight.ClearField("raw_data")
+            weight.data_location = TensorProto.EXTERNAL
+            place = "../secret.bin" if kind == "outside" else "gone.bin"
+            weight.external_data.add(key="location", value=place)
+            word = "outside" if kind == "outside" else "gone.bin"
+        case "permutation":
+            attention = next(n for n in proto.graph.node if n.op_type == "Transpose" and len(n.attribute[0].ints) == 4)
+            attention.attribute[0].ints[0] = 1
+            word = "permutation"
+        case "huge":
+            shape = numpy_helper.from_array(np.array([1 << 40, -1, 2, 12]), "endless")
+            proto.graph.initializer.append(shape)
+            next(n for n in proto.graph.node if n.op_type == "Reshape" and n.output[0] != "").input[1] = "endless"
+            word = "endless"
+        case "dims":
+            weight.dims[0] += 1
+            word = weight.name
+    path.write_bytes(proto.SerializeToString())
+    return path, word, False
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("name", ("seq_torch2.6_opset11.onnx", "mlm_torch1.8_dyn.onnx", "groups_torch2.6_dyn.onnx", "seq_torch2.6_half.onnx"))
+def test_one_thing_broken_is_one_clear_error(thimble, tmp_path, name, kind):
+    path, word, unreadable = broken(kind, name, tmp_path)
+    out = tmp_path / "out.onnx"
+    done = thimble.run("export", path, "-o", out, code=2)
+    one_clear_line(done, word)
+    assert len([line for line in done.stderr.splitlines() if not line.startswith("note:")]) == 1, done.stderr
+    if unreadable:
+        one_clear_line(thimble.run("inspect", path, code=2), word)
+        one_clear_line(thimble.run("slim", path, "-o", out, code=2), word)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ("mlm_torch1.8_dyn.onnx", "qa_torch2.6.onnx", "seq_torch2.6_half.onnx"))
+def test_no_single_byte_makes_anything_fall_over(thimble, tmp_path, name):
+    """Bytes of every kind of field, flipped one at a time: an answer or one error line, never a panic."""
+    import subprocess
+
+    data = (FIXTURES / "exported" / name).read_bytes()
+    what = np.array(label(data))
+    rng = np.random.default_rng(9)
+    places = np.concatenate([rng.choice(np.flatnonzero(what == kind), 14) for kind in sorted(set(what))])
+    path, out = tmp_path / "flipped.onnx", tmp_path / "out.onnx"
+    for at in places:
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << rng.integers(8)
+        path.write_bytes(flipped)
+        for command in (["inspect", path], ["slim", path, "-o", out], ["export", path, "-o", out]):
+            done = subprocess.run([thimble.host, *command], capture_output=True, text=True, timeout=120)
+            assert done.returncode in (0, 2), (at, command, done.stderr)
+            assert "panicked" not in done.stderr
+            if done.returncode == 2:
+                one_clear_line(done, "flipped.onnx")

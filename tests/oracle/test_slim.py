@@ -1,0 +1,151 @@
+"""`thimble slim`: the judges are onnx.checker and ONNX Runtime, whose outputs must not change by a bit."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from bench import FIXTURES
+from test_inspect import strange
+
+EXPORTED = sorted(p.name for p in (FIXTURES / "exported").glob("*.onnx"))
+FLAGS = ([], ["--short-names"], ["--strip-metadata", "--one-file", "--short-names"])
+
+
+def said(path, feeds):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    return session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})
+
+
+def albert_feeds(rng, shape=(2, 12)):
+    mask = np.ones(shape, np.int64)
+    mask[1, 7:] = 0
+    return {"input_ids": rng.integers(5, 90, shape), "attention_mask": mask, "token_type_ids": np.zeros(shape, np.int64)}
+
+
+def same_bits(before, after, feeds):
+    for a, b in zip(said(before, feeds), said(after, feeds), strict=True):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def size(path):
+    return sum(p.stat().st_size for p in path.parent.glob(path.name + "*"))
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
+@pytest.mark.parametrize("name", EXPORTED)
+def test_exports_get_smaller_and_say_the_same(thimble, tmp_path, name, flags):
+    before, after = FIXTURES / "exported" / name, tmp_path / "after.onnx"
+    done = json.loads(thimble.run("slim", before, "-o", after, "--json", *flags).stdout)
+    assert size(after) == done["after"] < done["before"] == before.stat().st_size
+    onnx.checker.check_model(str(after), full_check=True)
+    feeds = albert_feeds(np.random.default_rng(1))
+    if name.startswith("choice"):
+        feeds = {key: value[None] for key, value in feeds.items()}
+    same_bits(before, after, feeds)
+    again = tmp_path / "again.onnx"
+    thimble.run("slim", after, "-o", again, *flags)
+    assert size(again) <= size(after)
+
+
+def test_the_strange_file(thimble, tmp_path):
+    before, after = strange(tmp_path), tmp_path / "after.onnx"
+    thimble.run("slim", before, "-o", after)
+    onnx.checker.check_model(str(after), full_check=True)
+    x = {"x": np.random.default_rng(2).standard_normal((5, 16)).astype(np.float32)}
+    same_bits(before, after, x)
+    kept = {t.name for t in onnx.load(after).graph.initializer}
+    assert kept == {"a", "cast_me", "through", "pooler", "typed", "scale"}
+    only = tmp_path / "only.onnx"
+    thimble.run("slim", before, "-o", only, "--outputs", "logits")
+    assert said(only, x)[0].tobytes() == said(before, x)[0].tobytes()
+    assert "pooler" not in {t.name for t in onnx.load(only).graph.initializer}
+    assert "1234" in thimble.run("slim", before, "-o", only, "--outputs", "nothing", code=2).stderr
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
+def test_names_read_inside_nested_graphs_are_kept_right(thimble, tmp_path, flags):
+    """An If whose branches read outer weights, one of them a copy, one under an alias, and define names of their own."""
+    rng = np.random.default_rng(4)
+    w = rng.standard_normal((16, 16)).astype(np.float32)
+    value = helper.make_tensor_value_info
+    then = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w_again"], ["inner"]), helper.make_node("Neg", ["inner"], ["t"])],
+        "then", [], [value("t", TensorProto.FLOAT, ["n", 16])],
+    )  # fmt: skip
+    other = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "alias"], ["v0"]), helper.make_node("Add", ["v0", "v0"], ["e"])],
+        "else", [], [value("e", TensorProto.FLOAT, ["n", 16])],
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [
+            helper.make_node("Identity", ["w"], ["alias"], name="hands_it_on"),
+            helper.make_node("MatMul", ["x", "w"], ["y0"]),
+            helper.make_node("If", ["which"], ["y1"], then_branch=then, else_branch=other),
+            helper.make_node("Add", ["y0", "y1"], ["y"]),
+        ],
+        "nested",
+        [value("x", TensorProto.FLOAT, ["n", 16]), value("which", TensorProto.BOOL, [])],
+        [value("y", TensorProto.FLOAT, ["n", 16])],
+        [numpy_helper.from_array(w, "w"), numpy_helper.from_array(w, "w_again")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    onnx.save(model, before)
+    thimble.run("slim", before, "-o", after, *flags)
+    onnx.checker.check_model(str(after), full_check=True)
+    assert len(onnx.load(after).graph.initializer) == 1
+    x = rng.standard_normal((3, 16)).astype(np.float32)
+    for which in (True, False):
+        same_bits(before, after, {"x": x, "which": np.array(which)})
+
+
+def test_an_initializer_that_is_an_input_stays(thimble, tmp_path):
+    """Its value is a default that a caller may replace: a copy of it is no copy."""
+    w = np.random.default_rng(5).standard_normal((16, 16)).astype(np.float32)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"]),
+            helper.make_node("MatMul", ["h", "v"], ["y"], doc_string="a" * 999),
+        ],
+        "defaults",
+        [value("x", TensorProto.FLOAT, ["n", 16]), value("w", TensorProto.FLOAT, [16, 16])],
+        [value("y", TensorProto.FLOAT, ["n", 16])],
+        [numpy_helper.from_array(w, "w"), numpy_helper.from_array(w, "v")],
+    )
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), before)
+    thimble.run("slim", before, "-o", after)
+    same_bits(before, after, {"x": w[:3], "w": w.T.copy()})
+
+
+@pytest.mark.parametrize("flags", ([], ["--one-file"]), ids=("two files", "one file"))
+def test_external_data(thimble, tmp_path, flags):
+    model = onnx.load(FIXTURES / "exported" / "mlm_torch1.8_dyn.onnx")
+    before, after = tmp_path / "m.onnx", tmp_path / "after.onnx"
+    onnx.save(model, before, save_as_external_data=True, location="m.bin", size_threshold=64)
+    thimble.run("slim", before, "-o", after, *flags)
+    onnx.checker.check_model(str(after), full_check=True)
+    assert (tmp_path / "after.onnx.data").exists() == (not flags)
+    assert size(after) < before.stat().st_size + (tmp_path / "m.bin").stat().st_size
+    same_bits(before, after, albert_feeds(np.random.default_rng(6)))
+    # The output must not replace what it is read from, data included.
+    thimble.run("slim", before, "-o", before, code=2)
+    after.with_suffix(".onnx.data").unlink(missing_ok=True)
+    (tmp_path / "m.bin").unlink()
+    done = thimble.run("slim", before, "-o", tmp_path / "none.onnx", code=2)
+    assert "m.bin" in done.stderr and not (tmp_path / "none.onnx").exists()
+
+
+def test_thimbles_own_files_never_grow(thimble, models, tmp_path):
+    before, after = models.export("albert-seq-tiny"), tmp_path / "after.onnx"
+    thimble.run("slim", before, "-o", after)
+    assert after.stat().st_size <= before.stat().st_size
+    same_bits(before, after, albert_feeds(np.random.default_rng(7)))
