@@ -203,9 +203,9 @@ pub fn deb(payload: &Payload, control: &Control) -> Result<Vec<u8>, PackageError
         ("data.tar.gz", gzip(&tar(&files)?, Compression::new(6))?),
     ] {
         // ar: name 16, time 12, uid 6, gid 6, mode 8, size 10, end.
-        write!(
+        writeln!(
             out,
-            "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n",
+            "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`",
             0,
             0,
             0,

@@ -24,7 +24,7 @@ svg .soft{fill:var(--soft)}.a{fill:var(--a)}.b{fill:var(--b)}.c{fill:var(--c)}.b
 /// Width of every drawing, in its own units; names stand in the left part.
 const WIDTH: f64 = 900.0;
 const LEFT: f64 = 220.0;
-const PLOT: f64 = WIDTH - LEFT - 90.0;
+const PLOT: f64 = WIDTH - LEFT - 125.0;
 
 pub fn html(entries: &[Entry]) -> String {
     let mut page = format!(

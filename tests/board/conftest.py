@@ -67,3 +67,18 @@ def model(tmp_path_factory):
     out = tmp_path_factory.mktemp("model") / "deb.onnx"
     thimble("export", ROOT / "models/albert-deb", "-o", out, "--precision", "int8")
     return out
+
+
+@pytest.fixture(scope="session")
+def albert_base(tmp_path_factory):
+    """Makes albert-base-v2's shape with random weights, in a precision."""
+    directory = tmp_path_factory.mktemp("base")
+    subprocess.run([BIN / "examples/albert_base_rand", directory / "src"], check=True)
+
+    def export(precision):
+        out = directory / f"base-{precision}.onnx"
+        if not out.exists():
+            thimble("export", directory / "src", "-o", out, "--precision", precision)
+        return out
+
+    return export

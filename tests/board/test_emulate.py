@@ -1,7 +1,6 @@
 """`thimble emulate`: what a real kernel counts on a virtual board."""
 
 import json
-import subprocess
 
 import pytest
 from conftest import BIN, DEVICE, thimble
@@ -41,16 +40,8 @@ def test_a_limit_that_does_not_hold_is_a_no(model):
     assert told["shortage"] is None and "--max-ram" in told["report"]["verdict"]["reasons"][0]
 
 
-@pytest.fixture(scope="session")
-def albert_base(tmp_path_factory):
-    """albert-base-v2's shape with random weights, int8."""
-    directory = tmp_path_factory.mktemp("base")
-    subprocess.run([BIN / "examples/albert_base_rand", directory / "src"], check=True)
-    thimble("export", directory / "src", "-o", directory / "base.onnx", "--precision", "int8")
-    return directory / "base.onnx"
-
-
 def test_albert_base_runs_in_96_mib_kernel_included(albert_base):
+    albert_base = albert_base("int8")
     told = emulate(albert_base, "--target", "pi-zero-2w", "--ram", "96MiB", "--seq", 128)
     memory = told["report"]["memory"]
     assert told["fits"] and memory["peak_rss"] < 24 * MIB

@@ -93,7 +93,7 @@ fn albert_base() -> Config {
         layer_norm_eps: 1e-12,
         activation: Activation::GeluNew,
         head: Head::None,
-        tied_decoder: true,
+        tied_decoder: false,
         pooler: true,
         labels: Vec::new(),
         multi_label: false,
