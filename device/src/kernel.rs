@@ -3,6 +3,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod arm;
+pub mod expand;
 pub mod pack;
 mod portable;
 mod selftest;

@@ -3,6 +3,7 @@
 
 use crate::context::{Context, LinearInput, Packed, Scratch};
 use crate::elementwise::{activate, multiversion};
+use crate::kernel::expand;
 use crate::kernel::pack::Token;
 use crate::weight::LinearWeight;
 use half::f16;
@@ -39,7 +40,7 @@ impl Op for Linear {
             .iter()
             .map(|w| {
                 let kernels = &self.context.kernels;
-                let kernel = if w.layout.format == Format::I8 {
+                let kernel = if w.layout.format.quantises_input() {
                     kernels.i8.name()
                 } else {
                     kernels.f32.name()
@@ -135,11 +136,11 @@ impl Linear {
                 });
             }
         }
-        if self.weights.iter().any(|w| w.layout.format == Format::I8) {
+        if self.weights.iter().any(|w| w.layout.format.quantises_input()) {
             let tiling = kernels.i8.tiling();
             packed.i8.quantise(pool, tiling, kernels.i8.wide(), x, rows, width);
         }
-        if self.weights.iter().any(|w| w.layout.format != Format::I8) {
+        if self.weights.iter().any(|w| !w.layout.format.quantises_input()) {
             packed.f32.pack(pool, kernels.f32.tiling(), x, rows, width, width);
         }
     }
@@ -150,8 +151,11 @@ impl Linear {
         let threads = self.context.pool.threads();
         let all: usize = self.weights.iter().map(|w| w.layout.panels()).sum();
         let shared = if threads > 1 { all / (4 * threads) } else { MOST };
-        // f16 panels are widened a group at a time, into memory that should stay in the second cache.
-        let most = if weight.layout.format == Format::F16 { 4 } else { MOST };
+        // Some panels are expanded a group at a time, into memory that should stay in the second cache.
+        let most = match weight.layout.format {
+            Format::F32 | Format::I8 => MOST,
+            Format::F16 | Format::W8 | Format::I4 => 4,
+        };
         // Even, since kernels of ours take panels in pairs.
         let size = (RESULT / (rows * PANEL_ROWS).max(1)).min(shared).min(most);
         (size & !1).max(2)
@@ -202,8 +206,22 @@ impl Linear {
                 let product = kernels.f32.multiply_f16(halves, &packed.f32, panels, work)?;
                 add_bias(product, &bias[..width], tile);
             }
-            Format::I8 => {
-                let sums = kernels.i8.multiply(weight.panels(group), &packed.i8, work)?;
+            Format::W8 => {
+                let wide = panels.take::<f32>(width * layout.inp);
+                expand::int8(weight.panels(group), layout.padded_in(), layout.inp, wide);
+                let product = kernels.f32.multiply(wide, &packed.f32, work)?;
+                let scales = padded(&weight.scales()[channels.clone()]);
+                scale_channels(product, &scales[..width], &bias[..width], tile);
+            }
+            Format::I8 | Format::I4 => {
+                let sums = if layout.format == Format::I8 {
+                    kernels.i8.multiply(weight.panels(group), &packed.i8, work)?
+                } else {
+                    let wide = panels.take::<i8>(width * packed.i8.depth);
+                    let multipliers = weight.multipliers(group.clone());
+                    expand::int4(weight.panels(group), multipliers, packed.i8.depth, wide);
+                    kernels.i8.multiply(wide, &packed.i8, work)?
+                };
                 let scales = padded(&weight.scales()[channels.clone()]);
                 rescale(sums, &packed.i8.tokens, &scales[..width], &bias[..width], tile);
             }
@@ -230,6 +248,17 @@ multiversion! {
         for (product, to) in product.chunks_exact(bias.len()).zip(to.chunks_exact_mut(bias.len())) {
             for ((to, p), b) in to.iter_mut().zip(product).zip(bias) {
                 *to = p + b;
+            }
+        }
+    }
+}
+
+multiversion! {
+    fn scale_channels(product: &[f32], scales: &[f32], bias: &[f32], to: &mut [f32]) {
+        let width = scales.len();
+        for (product, to) in product.chunks_exact(width).zip(to.chunks_exact_mut(width)) {
+            for (((to, p), scale), bias) in to.iter_mut().zip(product).zip(scales).zip(bias) {
+                *to = p * scale + bias;
             }
         }
     }

@@ -1,5 +1,5 @@
 //! Weights as the ops see them: views into the image, found by name in the artifact. A linear weight is panels with a
-//! bias and perhaps scales, a table is rows, a vector is f32. Nothing is copied; casts were checked when the view was made.
+//! bias and perhaps scales and multipliers, a table is rows, a vector is f32. Nothing is copied; casts were checked when the view was made.
 
 use crate::image::Image;
 use crate::kernel::widen;
@@ -9,9 +9,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use thimble_shared::artifact::Artifact;
 use thimble_shared::graph::{Kind, WeightSpec};
-use thimble_shared::lower::scale;
-use thimble_shared::number::Format;
-use thimble_shared::panel::PanelLayout;
+use thimble_shared::number::{Format, I4_BLOCK};
+use thimble_shared::panel::{I4_BLOCK_BYTES, I4_OFFSET, PANEL_ROWS, PanelLayout};
+use thimble_shared::stored::{self, Part};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WeightError {
@@ -37,6 +37,7 @@ pub struct LinearWeight {
     pub layout: PanelLayout,
     range: Range<usize>,
     scales: Option<Vector>,
+    multipliers: Option<Range<usize>>,
     bias: Vector,
 }
 
@@ -50,6 +51,7 @@ pub struct TableWeight {
     panels: bool,
     range: Range<usize>,
     scales: Option<Vector>,
+    multipliers: Option<Range<usize>>,
 }
 
 /// Finds weights by name in one opened file.
@@ -109,8 +111,28 @@ impl<'a> Weights<'a> {
         })
     }
 
-    fn scales(&self, name: &str, format: Format, rows: usize) -> Result<Option<Vector>, WeightError> {
-        format.has_scales().then(|| self.vector(&scale(name), rows)).transpose()
+    /// A weight of two dimensions: its panels (or rows), scales and multipliers.
+    #[allow(clippy::type_complexity)]
+    fn matrix(
+        &self,
+        name: &str,
+    ) -> Result<(PanelLayout, Kind, Range<usize>, Option<Vector>, Option<Range<usize>>), WeightError> {
+        let spec = self.spec(name)?;
+        let &[out, inp] = spec.shape.as_slice() else {
+            return Err(WeightError::Missing(name.to_string()));
+        };
+        let layout = PanelLayout::new(self.artifact.graph.format(name), out, inp);
+        let part = |part| {
+            let tensor = stored::tensor(spec, layout.format, part);
+            tensor.map(|t| self.range(&t.name, t.bytes())).transpose()
+        };
+        let numbers = part(Part::Numbers)?.ok_or_else(|| WeightError::Missing(name.to_string()))?;
+        let scales = part(Part::Scales)?.map(|range| Vector {
+            image: self.image.clone(),
+            name: Part::Scales.of(name),
+            range,
+        });
+        Ok((layout, spec.kind, numbers, scales, part(Part::Multipliers)?))
     }
 
     pub fn linear(&self, name: &str) -> Result<LinearWeight, WeightError> {
@@ -118,40 +140,28 @@ impl<'a> Weights<'a> {
     }
 
     pub fn linear_with_bias(&self, name: &str, bias: &str) -> Result<LinearWeight, WeightError> {
-        let spec = self.spec(name)?;
-        let &[out, inp] = spec.shape.as_slice() else {
-            return Err(WeightError::Missing(name.to_string()));
-        };
-        let layout = PanelLayout::new(self.artifact.graph.format(name), out, inp);
+        let (layout, _, range, scales, multipliers) = self.matrix(name)?;
         Ok(LinearWeight {
             image: self.image.clone(),
             name: name.to_string(),
+            bias: self.vector(bias, layout.out)?,
             layout,
-            range: self.range(name, layout.bytes())?,
-            scales: self.scales(name, layout.format, out)?,
-            bias: self.vector(bias, out)?,
+            range,
+            scales,
+            multipliers,
         })
     }
 
     pub fn table(&self, name: &str) -> Result<TableWeight, WeightError> {
-        let spec = self.spec(name)?;
-        let &[rows, cols] = spec.shape.as_slice() else {
-            return Err(WeightError::Missing(name.to_string()));
-        };
-        let layout = PanelLayout::new(self.artifact.graph.format(name), rows, cols);
-        let panels = spec.kind == Kind::Linear;
-        let bytes = if panels {
-            layout.bytes()
-        } else {
-            rows * cols * layout.format.element_bytes()
-        };
+        let (layout, kind, range, scales, multipliers) = self.matrix(name)?;
         Ok(TableWeight {
             image: self.image.clone(),
             name: name.to_string(),
+            panels: kind == Kind::Linear,
             layout,
-            panels,
-            range: self.range(name, bytes)?,
-            scales: self.scales(name, layout.format, rows)?,
+            range,
+            scales,
+            multipliers,
         })
     }
 }
@@ -170,7 +180,17 @@ impl LinearWeight {
         bytemuck::cast_slice(&all[panels.start * bytes..panels.end * bytes])
     }
 
-    /// One int8 scale per output channel; empty in other formats.
+    /// int4 multipliers of whole panels, `[panel][block][8]`; empty in other formats.
+    pub fn multipliers(&self, panels: Range<usize>) -> &[u8] {
+        let of_panel = self.layout.blocks() * PANEL_ROWS;
+        let all = self
+            .multipliers
+            .as_ref()
+            .map(|range| &self.image.bytes()[range.clone()]);
+        all.map_or(&[], |all| &all[panels.start * of_panel..panels.end * of_panel])
+    }
+
+    /// One scale per output channel; empty in formats without.
     pub fn scales(&self) -> &[f32] {
         self.scales.as_ref().map_or(&[], Vector::values)
     }
@@ -196,7 +216,7 @@ impl TableWeight {
     /// Adds one row to `to`, in f32. Only the pages the row lies on are touched.
     pub fn add_row(&self, row: usize, to: &mut [f32]) {
         let data = &self.image.bytes()[self.range.clone()];
-        let cols = self.cols();
+        let scale = self.scales.as_ref().map_or(0.0, |s| s.values()[row]);
         match self.format() {
             Format::F32 => self.add(row, bytemuck::cast_slice::<u8, f32>(data), to, |v| v),
             Format::F16 => self.add(row, bytemuck::cast_slice::<u8, f16>(data), to, |v| {
@@ -204,13 +224,37 @@ impl TableWeight {
                 widen(&[v], &mut wide);
                 wide[0]
             }),
-            Format::I8 => {
-                let scale = self.scales.as_ref().map_or(0.0, |s| s.values()[row]);
-                self.add(row, bytemuck::cast_slice::<u8, i8>(data), &mut to[..cols], |v| {
-                    f32::from(v) * scale
-                });
+            Format::W8 | Format::I8 => {
+                self.add(row, bytemuck::cast_slice::<u8, i8>(data), to, |v| f32::from(v) * scale);
+            }
+            Format::I4 => {
+                let multipliers = self
+                    .multipliers
+                    .as_ref()
+                    .map(|range| &self.image.bytes()[range.clone()]);
+                let multipliers = multipliers.unwrap_or_default();
+                for (j, to) in to.iter_mut().enumerate() {
+                    let (number, multiplier) = self.int4(row, j, data, multipliers);
+                    *to += f32::from(number.wrapping_mul(multiplier as i8)) * scale;
+                }
             }
         }
+    }
+
+    /// The int4 number at a row and column, and its block's multiplier.
+    fn int4(&self, row: usize, column: usize, data: &[u8], multipliers: &[u8]) -> (i8, u8) {
+        let (blocks, block) = (self.layout.blocks(), column / I4_BLOCK);
+        // Numbers of one run share bytes: the first half of a run lies in the low halves.
+        let (at, half, multiplier) = if self.panels {
+            let multiplier = multipliers[self.layout.multiplier_index(row, block)];
+            (self.layout.index(row, column), I4_BLOCK_BYTES, multiplier)
+        } else {
+            let multiplier = multipliers[row * blocks + block];
+            (row * blocks * I4_BLOCK + column, I4_BLOCK / 2, multiplier)
+        };
+        let byte = data[at / (2 * half) * half + at % half];
+        let nibble = if at % (2 * half) < half { byte & 15 } else { byte >> 4 };
+        (nibble as i8 - I4_OFFSET, multiplier)
     }
 
     fn add<T: Copy>(&self, row: usize, data: &[T], to: &mut [f32], widen: impl Fn(T) -> f32) {

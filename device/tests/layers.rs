@@ -21,7 +21,8 @@ impl Reference<'_> {
         let row = |x: &Vec<f64>| -> Vec<f64> {
             let k = x.len();
             match &self.weights[name] {
-                Values::I8 { q, scales } => {
+                values @ (Values::I8 { .. } | Values::I4 { .. }) => {
+                    let (q, scales) = (values.int8s().unwrap(), values.scales());
                     let x: Vec<f32> = x.iter().map(|&v| v as f32).collect();
                     let a = x.iter().fold(0f32, |m, v| m.max(v.abs())).max(1e-30);
                     let (inverse, step) = (127.0 / a, a / 127.0);
@@ -196,10 +197,10 @@ fn keeps() -> Vec<(&'static str, Vec<f32>)> {
 }
 
 #[test]
-fn f32_and_f16_layers_agree_for_every_mask() {
+fn layers_of_float_arithmetic_agree_for_every_mask() {
     for name in fixture::TINY {
         let checkpoint = Checkpoint::read(name);
-        for format in [Format::F32, Format::F16] {
+        for format in [Format::F32, Format::F16, Format::W8] {
             for (mask, keep) in keeps() {
                 let (max, _) = compare(&checkpoint.model(format), None, &keep);
                 assert!(max < 1e-5, "{name} {format} {mask}: {max}");
@@ -209,23 +210,21 @@ fn f32_and_f16_layers_agree_for_every_mask() {
 }
 
 #[test]
-fn int8_layers_agree_but_for_single_roundings() {
+fn layers_of_int8_arithmetic_agree_but_for_single_roundings() {
     for name in fixture::TINY.iter().chain(&["albert-deb", "albert-brackets"]) {
-        let model = Checkpoint::read(name).model(Format::I8);
-        for (mask, keep) in keeps() {
-            let (max, rms) = compare(&model, None, &keep);
-            assert!(max < 0.05 && rms < 2e-3, "{name} {mask}: max {max}, rms {rms}");
+        for format in [Format::I8, Format::I4] {
+            let model = Checkpoint::read(name).model(format);
+            for (mask, keep) in keeps() {
+                let (max, rms) = compare(&model, None, &keep);
+                assert!(max < 0.05 && rms < 2e-3, "{name} {format} {mask}: max {max}, rms {rms}");
+            }
         }
     }
 }
 
 #[test]
 fn layers_of_mixed_formats_agree() {
-    let pick = |name: &str| match name.bytes().map(usize::from).sum::<usize>() % 3 {
-        0 => Format::F32,
-        1 => Format::F16,
-        _ => Format::I8,
-    };
+    let pick = |name: &str| Format::ALL[name.bytes().map(usize::from).sum::<usize>() % Format::ALL.len()];
     for name in ["albert-tiny-groups", "albert-mlm-tiny", "albert-seq-tiny"] {
         for (mask, keep) in keeps() {
             let (max, rms) = compare(&Checkpoint::read(name).mixed(pick), None, &keep);
@@ -264,7 +263,9 @@ fn a_layer_of_albert_base_agrees_in_every_format() {
     for (format, max_allowed, rms_allowed) in [
         (Format::F32, 2e-5, 1e-6),
         (Format::F16, 2e-5, 1e-6),
+        (Format::W8, 2e-5, 1e-6),
         (Format::I8, 0.05, 1e-3),
+        (Format::I4, 0.05, 1e-3),
     ] {
         let (max, rms) = compare(&checkpoint.model(format), None, &[1.0; 22]);
         println!("{format}: max {max:.2e}, rms {rms:.2e}");

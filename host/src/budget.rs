@@ -1,11 +1,12 @@
-//! The budget solver: which number format each family of weights gets so that the file fits the budget with the least
-//! loss. In: the loss of each family in each format (measured with the engine) and exact byte counts; out: the choices in
-//! order of predicted loss, found by exhausting all combinations, and for the caller to verify by running them.
+//! The budget problem: families of weights, the formats on offer to each, and what each costs in bytes and in loss. In: a
+//! model's shape and the losses measured with the engine; out: choices, one format per family, in order of predicted loss
+//! (`search` ranks them exactly), for the caller to verify by running them.
 
+use crate::search::{Limit, Ranked};
 use std::collections::BTreeMap;
-use thimble_shared::artifact::weight_bytes;
 use thimble_shared::graph::{Config, Kind, WeightSpec};
 use thimble_shared::number::Format;
+use thimble_shared::stored::weight_bytes;
 
 /// Weights that take the same format.
 #[derive(Clone, Debug)]
@@ -45,22 +46,29 @@ pub fn families(config: &Config) -> Vec<Family> {
 }
 
 impl Family {
+    /// The formats of `formats` that are worth trying. Tables are only looked up: beside i8, w8 is the same to them.
+    pub fn options(&self, formats: &[Format]) -> Vec<Format> {
+        let looked_up = self.weights.iter().all(|w| w.kind == Kind::Table);
+        let twin = |f: &Format| *f == Format::W8 && looked_up && formats.contains(&Format::I8);
+        formats.iter().copied().filter(|f| !twin(f)).collect()
+    }
+
     /// Payload and scale bytes in a format; alignment and node text come on top.
     pub fn bytes(&self, format: Format) -> usize {
         self.weights.iter().map(|w| weight_bytes(w, format)).sum()
     }
 }
 
-/// One format per family, as indices into [`Problem::formats`].
+/// One format per family, as indices into [`Problem::options`].
 pub type Choice = Vec<usize>;
 
 /// What the search needs to know.
 #[derive(Clone, Debug)]
 pub struct Problem {
     pub families: Vec<Family>,
-    /// Formats on offer, the same for every family.
-    pub formats: Vec<Format>,
-    /// `loss[family][format]`: measured with that family alone in that format.
+    /// Formats on offer to each family.
+    pub options: Vec<Vec<Format>>,
+    /// `loss[family][option]`: measured with that family alone in that format.
     pub loss: Vec<Vec<f64>>,
 }
 
@@ -69,73 +77,62 @@ pub struct Problem {
 pub struct Candidate {
     pub choice: Choice,
     /// Payload and scale bytes of all families.
-    pub bytes: usize,
+    pub bytes: u64,
     /// Sum of the families' losses.
     pub loss: f64,
 }
 
 impl Problem {
-    /// All combinations, least predicted loss first, fewer bytes first among equals.
-    pub fn candidates(&self) -> Vec<Candidate> {
-        let mut all = vec![Candidate {
-            choice: vec![],
-            bytes: 0,
-            loss: 0.0,
-        }];
-        for (family, losses) in self.families.iter().zip(&self.loss) {
-            let mut next = Vec::with_capacity(all.len() * self.formats.len());
-            for partial in &all {
-                for (i, (&format, loss)) in self.formats.iter().zip(losses).enumerate() {
-                    let mut choice = partial.choice.clone();
-                    choice.push(i);
-                    next.push(Candidate {
-                        choice,
-                        bytes: partial.bytes + family.bytes(format),
-                        loss: partial.loss + loss.max(0.0),
-                    });
-                }
-            }
-            all = next;
+    /// The families of a model with the formats that suit them; nothing is measured yet.
+    pub fn unmeasured(config: &Config, formats: &[Format]) -> Problem {
+        let families = families(config);
+        let options: Vec<Vec<Format>> = families.iter().map(|f| f.options(formats)).collect();
+        Problem {
+            loss: options.iter().map(|o| vec![0.0; o.len()]).collect(),
+            families,
+            options,
         }
-        all.sort_by(|a, b| {
-            a.loss
-                .total_cmp(&b.loss)
-                .then(a.bytes.cmp(&b.bytes))
-                .then(a.choice.cmp(&b.choice))
-        });
-        all
+    }
+
+    /// The first family none of the formats suits.
+    pub fn homeless(&self) -> Option<&Family> {
+        self.families
+            .iter()
+            .zip(&self.options)
+            .find(|(_, o)| o.is_empty())
+            .map(|(f, _)| f)
+    }
+
+    pub fn format(&self, family: usize, choice: &Choice) -> Format {
+        self.options[family][choice[family]]
+    }
+
+    /// Payload and scale bytes as a limit of the search.
+    pub fn payload(&self, most: u64) -> Limit {
+        let bytes = |(family, options): (&Family, &Vec<Format>)| -> Vec<u64> {
+            options.iter().map(|&f| family.bytes(f) as u64).collect()
+        };
+        Limit {
+            cost: self.families.iter().zip(&self.options).map(bytes).collect(),
+            most,
+        }
+    }
+
+    /// All combinations with at most `payload` bytes and within the other limits: least predicted loss first, fewer bytes
+    /// first among equals.
+    pub fn ranked(&self, payload: u64, others: Vec<Limit>) -> impl Iterator<Item = Candidate> + '_ {
+        let limits = std::iter::once(self.payload(payload)).chain(others).collect();
+        Ranked::new(&self.loss, limits).map(|(choice, bytes)| Candidate {
+            loss: self.predicted(&choice),
+            choice,
+            bytes,
+        })
     }
 
     /// The sum of the families' losses.
     pub fn predicted(&self, choice: &Choice) -> f64 {
-        self.loss
-            .iter()
-            .zip(choice)
-            .map(|(losses, &i)| losses[i].max(0.0))
-            .sum::<f64>()
-            + 0.0
-    }
-
-    /// The `count` best-predicted choices whose exact size (which `exact` computes) is within `budget`.
-    pub fn best_within<E>(
-        &self,
-        budget: u64,
-        count: usize,
-        mut exact: impl FnMut(&Choice) -> Result<u64, E>,
-    ) -> Result<Vec<(Candidate, u64)>, E> {
-        let mut found = Vec::new();
-        for candidate in self.candidates() {
-            if found.len() == count {
-                break;
-            }
-            if candidate.bytes as u64 <= budget && candidate.loss.is_finite() {
-                let size = exact(&candidate.choice)?;
-                if size <= budget {
-                    found.push((candidate, size));
-                }
-            }
-        }
-        Ok(found)
+        let each = self.loss.iter().zip(choice).map(|(losses, &i)| losses[i].max(0.0));
+        each.sum::<f64>() + 0.0
     }
 
     /// Changes of one family that predict less loss, the most helpful first.
@@ -150,26 +147,47 @@ impl Problem {
         found.into_iter().map(|(_, family, format)| (family, format)).collect()
     }
 
+    /// Every choice that differs in one family, or in two of which one loses bytes and the other gains them.
+    pub fn neighbours(&self, choice: &Choice) -> Vec<Choice> {
+        let size = |family: usize, option: usize| self.families[family].bytes(self.options[family][option]);
+        let grows = |family: usize, option: usize| size(family, option) > size(family, choice[family]);
+        let changes: Vec<(usize, usize)> = (0..choice.len())
+            .flat_map(|f| (0..self.options[f].len()).map(move |o| (f, o)))
+            .filter(|&(f, o)| o != choice[f])
+            .collect();
+        let with = |base: &Choice, (family, option): (usize, usize)| {
+            let mut next = base.clone();
+            next[family] = option;
+            next
+        };
+        let mut found: Vec<Choice> = changes.iter().map(|&c| with(choice, c)).collect();
+        for (i, &a) in changes.iter().enumerate() {
+            let swaps = changes[i + 1..]
+                .iter()
+                .filter(|b| b.0 != a.0 && grows(a.0, a.1) != grows(b.0, b.1));
+            found.extend(swaps.map(|&b| with(&with(choice, a), b)));
+        }
+        found
+    }
+
     /// The choice that gives every weight the format `formats` has for it, if the families can express it.
     pub fn choice_of(&self, formats: &BTreeMap<String, Format>) -> Option<Choice> {
-        let of = |family: &Family| {
+        let of = |(family, options): (&Family, &Vec<Format>)| {
             let format = formats.get(&family.weights.first()?.name)?;
             let same = family.weights.iter().all(|w| formats.get(&w.name) == Some(format));
-            self.formats.iter().position(|f| same && f == format)
+            options.iter().position(|f| same && f == format)
         };
-        self.families.iter().map(of).collect()
+        self.families.iter().zip(&self.options).map(of).collect()
     }
 
     /// The choice with the fewest bytes.
     pub fn floor(&self) -> Choice {
-        self.families
-            .iter()
-            .map(|family| {
-                (0..self.formats.len())
-                    .min_by_key(|&i| family.bytes(self.formats[i]))
-                    .unwrap_or(0)
-            })
-            .collect()
+        let least = |(family, options): (&Family, &Vec<Format>)| {
+            (0..options.len())
+                .min_by_key(|&i| family.bytes(options[i]))
+                .unwrap_or(0)
+        };
+        self.families.iter().zip(&self.options).map(least).collect()
     }
 
     /// The cheapest change of one family that predicts less loss and does not fit `budget`: what a larger one would buy.
@@ -193,11 +211,12 @@ impl Problem {
 
     /// The format of each weight under a choice.
     pub fn formats_of(&self, choice: &Choice) -> BTreeMap<String, Format> {
-        self.families
-            .iter()
-            .zip(choice)
-            .flat_map(|(family, &i)| family.weights.iter().map(move |w| (w.name.clone(), self.formats[i])))
-            .collect()
+        let each = self.families.iter().enumerate();
+        each.flat_map(|(i, family)| {
+            let format = self.format(i, choice);
+            family.weights.iter().map(move |w| (w.name.clone(), format))
+        })
+        .collect()
     }
 }
 
@@ -229,15 +248,11 @@ mod tests {
     }
 
     fn problem() -> Problem {
-        let families = families(&config());
-        let loss = (0..families.len())
-            .map(|i| vec![0.0, 1e-4 * (i + 1) as f64, 0.01 * ((i * 5) % 7 + 1) as f64])
-            .collect();
-        Problem {
-            families,
-            formats: vec![Format::F32, Format::F16, Format::I8],
-            loss,
+        let mut problem = Problem::unmeasured(&config(), &[Format::F32, Format::F16, Format::I8]);
+        for (i, loss) in problem.loss.iter_mut().enumerate() {
+            *loss = vec![0.0, 1e-4 * (i + 1) as f64, 0.01 * ((i * 5) % 7 + 1) as f64];
         }
+        problem
     }
 
     #[test]
@@ -262,34 +277,36 @@ mod tests {
     fn a_smaller_budget_never_predicts_less_loss() {
         let problem = problem();
         let bytes = |choice: &Choice| {
-            problem
-                .families
-                .iter()
-                .zip(choice)
-                .map(|(f, &i)| f.bytes(problem.formats[i]) as u64)
+            let each = problem.families.iter().enumerate();
+            each.map(|(i, f)| f.bytes(problem.format(i, choice)) as u64)
                 .sum::<u64>()
         };
         let (least, most) = (bytes(&problem.floor()), bytes(&vec![0; problem.families.len()]));
         let mut before = f64::INFINITY;
         for step in 0..=40 {
             let budget = least + (most - least) * step / 40;
-            let best = problem.best_within(budget, 1, |c| Ok::<_, ()>(bytes(c))).unwrap();
-            let (candidate, size) = best.first().expect("the floor fits");
-            assert!(*size <= budget);
-            assert!(
-                candidate.loss <= before,
-                "budget {budget}: {} after {before}",
-                candidate.loss
-            );
-            before = candidate.loss;
+            let best = problem.ranked(budget, vec![]).next().expect("the floor fits");
+            assert!(best.bytes <= budget && best.bytes == bytes(&best.choice));
+            assert!(best.loss <= before, "budget {budget}: {} after {before}", best.loss);
+            before = best.loss;
         }
         assert!(
-            problem
-                .best_within(least - 1, 1, |c| Ok::<_, ()>(bytes(c)))
-                .unwrap()
-                .is_empty(),
+            problem.ranked(least - 1, vec![]).next().is_none(),
             "nothing fits below the floor"
         );
         assert_eq!(before, 0.0, "the whole budget buys f32 throughout");
+    }
+
+    #[test]
+    fn neighbours_change_one_family_or_swap_bytes_between_two() {
+        let problem = problem();
+        let choice = vec![1; problem.families.len()];
+        let neighbours = problem.neighbours(&choice);
+        let changed = |n: &Choice| n.iter().zip(&choice).filter(|(a, b)| a != b).count();
+        assert_eq!(neighbours.iter().filter(|n| changed(n) == 1).count(), 2 * choice.len());
+        // Of two families one goes to f32 and the other to i8, either way.
+        let pairs = choice.len() * (choice.len() - 1);
+        assert_eq!(neighbours.iter().filter(|n| changed(n) == 2).count(), pairs);
+        assert_eq!(neighbours.len(), 2 * choice.len() + pairs);
     }
 }

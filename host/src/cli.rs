@@ -2,6 +2,7 @@
 //! subcommand's work lies in `cmd`. Exit codes: 0 yes, 1 a clear no, 2 usage, I/O or malformed input.
 
 use crate::cmd;
+use crate::loss::Objective;
 use crate::text::{one_line, printable, say};
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -27,7 +28,7 @@ enum Command {
     /// Checkpoint → one ONNX file, in one number format throughout
     Export(ExportArgs),
     /// Checkpoint → the ONNX file with the least measured loss under a byte budget
-    Shrink(ShrinkArgs),
+    Shrink(Box<ShrinkArgs>),
     /// Where the bytes of a file are, and whether its nodes state what it says of itself
     Inspect(InspectArgs),
     /// A smaller ONNX file that computes the same, for any ONNX
@@ -44,7 +45,12 @@ enum Command {
 pub enum Precision {
     Fp32,
     Fp16,
+    /// int8 weights, f32 arithmetic
+    W8,
+    /// int8 weights and activations
     Int8,
+    /// int4 weights in blocks of 32, int8 activations
+    Int4,
 }
 
 impl Precision {
@@ -52,7 +58,9 @@ impl Precision {
         match self {
             Precision::Fp32 => Format::F32,
             Precision::Fp16 => Format::F16,
+            Precision::W8 => Format::W8,
             Precision::Int8 => Format::I8,
+            Precision::Int4 => Format::I4,
         }
     }
 }
@@ -86,26 +94,43 @@ pub struct ShrinkArgs {
     /// Hugging Face directory, or a file of thimble's
     pub source: PathBuf,
     /// Most bytes the file may have: 12MiB (1024²), 12MB (1000²) or a plain number of bytes
-    #[arg(long, value_parser = size)]
-    pub budget: ByteSize,
+    #[arg(long, value_parser = size, required_unless_present_any = ["max_ram", "max_latency", "min_agreement", "frontier"])]
+    pub budget: Option<ByteSize>,
     /// The ONNX file to write; the tokenizer goes beside it
-    #[arg(short, long, value_name = "OUT.onnx", required_unless_present = "dry_run")]
+    #[arg(short, long, value_name = "OUT.onnx", required_unless_present_any = ["dry_run", "frontier"])]
     pub output: Option<PathBuf>,
     /// Inputs to measure the loss on: JSON lines with "text" (and "text_pair", "label") or "input_ids", or safetensors
     #[arg(long, value_name = "X.jsonl")]
     pub calibrate: Option<PathBuf>,
-    /// Most calibration rows used
+    /// Most calibration rows the choice is made on; up to 256 others are held out for the report
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = rows)]
     pub rows: usize,
-    /// Refuse a result whose decisions agree with the original's less often than this, 0 to 1
+    /// With a budget: refuse a result whose decisions agree with the original's less often than this, 0 to 1. Without one:
+    /// the smallest file that agrees at least this often
     #[arg(long, value_name = "F", value_parser = share)]
     pub min_agreement: Option<f64>,
+    /// Most RAM the device program may need, as predicted from the model's shape at --seq tokens
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_ram: Option<ByteSize>,
+    /// Most milliseconds one inference of --seq tokens may take, as predicted from the target's profile
+    #[arg(long, value_name = "MS", requires = "target", value_parser = milliseconds)]
+    pub max_latency: Option<f64>,
+    /// What is minimised [default: kl where the model decides something, error elsewhere]
+    #[arg(long, value_enum)]
+    pub objective: Option<Objective>,
+    /// Round to nearest: neither rescale channels nor calibrate the rounding, whatever it costs
+    #[arg(long)]
+    pub nearest: bool,
     /// Formats the solver may use
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "f32,f16,i8")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "f32,f16,i8,i4")]
     pub formats: Vec<Format>,
     /// Board the file is for: its RAM is held against the file's size
     #[arg(long, value_name = "NAME")]
     pub target: Option<String>,
+    #[command(flatten)]
+    pub frontier: FrontierArgs,
+    #[command(flatten)]
+    pub levers: LeverArgs,
     /// Say what would be written and its size, and write nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -114,6 +139,40 @@ pub struct ShrinkArgs {
     pub json: bool,
     #[command(flatten)]
     pub onnx: OnnxArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Frontier")]
+pub struct FrontierArgs {
+    /// Print bytes against loss, from the smallest file to fp32
+    #[arg(long)]
+    pub frontier: bool,
+    /// Budgets tried for it
+    #[arg(long, value_name = "N", default_value_t = 12, requires = "frontier", value_parser = points)]
+    pub points: usize,
+    /// Beside each point, the same formats rounded to nearest without rescaling
+    #[arg(long, requires = "frontier")]
+    pub baseline: bool,
+    /// Draw it as an SVG file
+    #[arg(long, value_name = "FILE", requires = "frontier")]
+    pub svg: Option<PathBuf>,
+    /// Draw it as an HTML page that needs nothing else
+    #[arg(long, value_name = "FILE", requires = "frontier")]
+    pub html: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Levers: what can be left out")]
+pub struct LeverArgs {
+    /// Leave out the pooler of a model without a head that reads it
+    #[arg(long)]
+    pub drop_pooler: bool,
+    /// Cut the position embeddings to this many tokens
+    #[arg(long, value_name = "N")]
+    pub max_seq: Option<usize>,
+    /// Drop vocabulary rows that this text never produces: one text per line, or JSON lines with "text"
+    #[arg(long, value_name = "FILE")]
+    pub vocab_from: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -230,6 +289,20 @@ fn rows(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(n) if (1..=1_000_000).contains(&n) => Ok(n),
         _ => Err(format!("'{text}' is not a number of rows; write 1 to 1000000")),
+    }
+}
+
+fn points(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(n) if (2..=100).contains(&n) => Ok(n),
+        _ => Err(format!("'{text}' is not a number of points; write 2 to 100")),
+    }
+}
+
+fn milliseconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if x.is_finite() && x > 0.0 => Ok(x),
+        _ => Err(format!("'{text}' is not a time; write milliseconds above 0")),
     }
 }
 

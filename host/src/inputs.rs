@@ -45,6 +45,8 @@ pub struct Row {
     pub token_type_ids: Vec<i64>,
     /// What is right: one class or choice, or one tag per token with -100 where nothing is asked.
     pub labels: Option<Vec<i64>>,
+    /// Positions of the mask token, where the model fills blanks.
+    pub blanks: Vec<usize>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -87,7 +89,7 @@ impl Row {
             input_ids: ids.to_vec(),
             attention_mask: vec![1; ids.len()],
             token_type_ids: vec![0; ids.len()],
-            labels: None,
+            ..Row::default()
         }
     }
 
@@ -202,21 +204,56 @@ pub fn load(
     most: Option<usize>,
 ) -> Result<Inputs, InputsError> {
     let most = most.unwrap_or(usize::MAX);
+    let tokeniser = |path| Tokeniser::open(path, config);
     let Some(path) = path else {
-        return Ok(Inputs {
+        let mut inputs = Inputs {
             rows: made_up(config, most.min(MADE_UP), SEED),
             ..Inputs::default()
-        });
+        };
+        inputs.find_blanks(config, None);
+        return Ok(inputs);
     };
     if path.extension().is_some_and(|e| e == "safetensors") {
-        return tensors(path, config, most);
+        let mut inputs = tensors(path, config, most)?;
+        inputs.find_blanks(config, None);
+        return Ok(inputs);
     }
     let bytes = std::fs::read(path).map_err(|cause| InputsError::Io {
         path: path.to_path_buf(),
         cause,
     })?;
-    let tokeniser = tokenizer.map(|t| Tokeniser::open(t, config)).transpose()?;
-    lines(path, &bytes, config, tokeniser.as_ref(), most)
+    let tokeniser = tokenizer.map(tokeniser).transpose()?;
+    let mut inputs = lines(path, &bytes, config, tokeniser.as_ref(), most)?;
+    inputs.find_blanks(config, tokeniser.and_then(|t| t.mask_id()));
+    Ok(inputs)
+}
+
+impl Inputs {
+    /// Notes where the mask token stands; without a tokenizer it is the one ALBERT's vocabularies have.
+    fn find_blanks(&mut self, config: &Config, mask: Option<i64>) {
+        if !config.head.has_decoder() {
+            return;
+        }
+        let mask = mask.unwrap_or(MASK);
+        for row in &mut self.rows {
+            let ids = row.input_ids.iter().zip(&row.attention_mask).enumerate();
+            row.blanks = ids
+                .filter(|(_, (id, m))| **id == mask && **m != 0)
+                .map(|(i, _)| i)
+                .collect();
+        }
+    }
+
+    /// Leaves out rows that repeat an earlier one, whatever their labels: how many went.
+    pub fn drop_repeats(&mut self) -> usize {
+        let before = self.rows.len();
+        let mut seen = BTreeSet::new();
+        self.rows.retain(|row| {
+            let parts = [&row.input_ids, &row.attention_mask, &row.token_type_ids];
+            seen.insert((row.shape.clone(), parts.map(Clone::clone)))
+        });
+        before - self.rows.len()
+    }
 }
 
 fn lines(
@@ -342,7 +379,7 @@ impl<'a> Line<'a> {
             input_ids,
             attention_mask,
             token_type_ids,
-            labels: None,
+            ..Row::default()
         })
     }
 
@@ -459,6 +496,7 @@ fn tensors(path: &Path, config: &Config, most: usize) -> Result<Inputs, InputsEr
                     let each = l.data.len() / count;
                     l.data[i * each..(i + 1) * each].to_vec()
                 }),
+                blanks: vec![],
             };
             row.check(config)
                 .map_err(|problem| bad(IDS, format!("row {i}: {problem}")))?;

@@ -1,8 +1,8 @@
-//! How far a candidate's outputs are from a reference's, as the user feels it: agreement of the predicted label, KL of the
-//! output distributions, cosine, RMS and max |Δ| of the numbers, and accuracy where labels are given. Positions whose mask
-//! is 0 are nobody's promise and never compared.
+//! How far a candidate's outputs are from a reference's, as the user feels it: agreement of the predicted label with its
+//! interval, KL of the output distributions, top-5 and span overlap, cosine, RMS and max |Δ| of the numbers, and accuracy
+//! where labels are given. `meter` collects it row by row; the solver minimises one [`Objective`] of it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thimble_shared::graph::{Config, Head};
 
@@ -30,14 +30,36 @@ pub struct Share {
     pub of: u64,
 }
 
+/// The normal distribution's quantile of a two-sided 95 % interval.
+const Z95: f64 = 1.959_963_984_540_054;
+
 impl Share {
     pub fn rate(self) -> Option<f64> {
         (self.of > 0).then(|| self.hits as f64 / self.of as f64)
     }
 
-    fn count(&mut self, hit: bool) {
+    /// Wilson's score interval at 95 %: where the true share lies if the decisions are independent draws (Wilson 1927,
+    /// "Probable inference, the law of succession, and statistical inference").
+    pub fn interval(self) -> Option<(f64, f64)> {
+        let (n, p) = (self.of as f64, self.rate()?);
+        let z2 = Z95 * Z95;
+        let centre = p + z2 / (2.0 * n);
+        let spread = Z95 * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
+        let scale = 1.0 + z2 / n;
+        Some((
+            ((centre - spread) / scale).max(0.0),
+            ((centre + spread) / scale).min(1.0),
+        ))
+    }
+
+    pub fn count(&mut self, hit: bool) {
         self.hits += u64::from(hit);
         self.of += 1;
+    }
+
+    pub fn absorb(&mut self, other: Share) {
+        self.hits += other.hits;
+        self.of += other.of;
     }
 }
 
@@ -46,28 +68,155 @@ pub struct Loss {
     pub rows: usize,
     /// Decisions (labels, tags, tokens, spans, choices) on which both models agree; `null` for models that decide nothing.
     pub agreement: Option<f64>,
+    /// 95 % interval of the agreement.
+    pub agreement_interval: Option<(f64, f64)>,
     pub decisions: u64,
+    /// Decisions on which the models part.
+    #[serde(skip)]
+    pub misses: u64,
     /// Mean Kullback-Leibler divergence of the candidate's distributions from the reference's, in nats.
     pub kl: Option<f64>,
+    /// Masked LM: share of the reference's five likeliest tokens that are among the candidate's.
+    pub top5: Option<Top5>,
+    /// Question answering: mean F1 of the candidate's likeliest span against the reference's, in tokens.
+    pub span_f1: Option<f64>,
     pub outputs: BTreeMap<String, Distance>,
     /// Share of given labels each model gets right.
     pub reference_accuracy: Option<f64>,
     pub accuracy: Option<f64>,
+    /// 95 % interval of the candidate's accuracy.
+    pub accuracy_interval: Option<(f64, f64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Top5 {
+    pub overlap: f64,
+    pub positions: u64,
+    /// Only blanks (`[MASK]`) count where the inputs have any, otherwise every real position.
+    pub at_blanks: bool,
+}
+
+/// What the solver minimises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Objective {
+    /// Decisions on which the models part; among equals the lower KL
+    Agreement,
+    /// Mean KL divergence of the output distributions, in nats
+    Kl,
+    /// 1 - mean cosine of the output vectors
+    Cosine,
+    /// Squared error of the outputs relative to their variance
+    Error,
+}
+
+impl Objective {
+    /// KL for models that decide something, the outputs' error for others.
+    pub fn default_of(config: &Config) -> Objective {
+        if decides(config) {
+            Objective::Kl
+        } else {
+            Objective::Error
+        }
+    }
+
+    pub fn needs_decisions(self) -> bool {
+        matches!(self, Objective::Agreement | Objective::Kl)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Objective::Agreement => "disagreement",
+            Objective::Kl => "KL",
+            Objective::Cosine => "1 - cosine",
+            Objective::Error => "relative squared error",
+        }
+    }
+}
+
+/// The parts of a loss that objectives are made of: what is remembered of a measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    misses: u64,
+    decisions: u64,
+    kl: f64,
+    one_minus_cosine: f64,
+    relative_error: f64,
+}
+
+impl Score {
+    /// Of a candidate whose numbers leave what its format can hold.
+    pub const IMPOSSIBLE: Score = Score {
+        misses: 0,
+        decisions: 0,
+        kl: f64::INFINITY,
+        one_minus_cosine: f64::INFINITY,
+        relative_error: f64::INFINITY,
+    };
+
+    pub fn is_finite(&self) -> bool {
+        [self.kl, self.one_minus_cosine, self.relative_error]
+            .iter()
+            .all(|x| x.is_finite())
+    }
+
+    pub fn objective(&self, objective: Objective) -> f64 {
+        if !self.is_finite() {
+            return f64::INFINITY;
+        }
+        match objective {
+            // A miss weighs more than any KL, which x / (1 + x) keeps below one.
+            Objective::Agreement => (self.misses as f64 + self.kl / (1.0 + self.kl)) / self.decisions.max(1) as f64,
+            Objective::Kl => self.kl,
+            Objective::Cosine => self.one_minus_cosine,
+            Objective::Error => self.relative_error,
+        }
+    }
+
+    pub fn agreement(&self) -> Share {
+        Share {
+            hits: self.decisions.saturating_sub(self.misses),
+            of: self.decisions,
+        }
+    }
 }
 
 impl Loss {
-    /// The one number the solver minimises: KL where the model decides, otherwise the squared error relative to the
-    /// reference's variance, averaged over outputs.
-    pub fn objective(&self) -> f64 {
-        self.kl.unwrap_or_else(|| self.relative_error())
+    pub fn agreed(&self) -> Share {
+        Share {
+            hits: self.decisions.saturating_sub(self.misses),
+            of: self.decisions,
+        }
     }
 
-    fn relative_error(&self) -> f64 {
-        let each = self
-            .outputs
-            .values()
-            .map(|d| (d.rms / d.reference_std.max(f64::MIN_POSITIVE)).powi(2));
-        each.sum::<f64>() / self.outputs.len().max(1) as f64 + 0.0
+    pub fn score(&self) -> Score {
+        let mean = |of: &dyn Fn(&Distance) -> f64| {
+            self.outputs.values().map(of).sum::<f64>() / self.outputs.len().max(1) as f64 + 0.0
+        };
+        Score {
+            misses: self.misses,
+            decisions: self.decisions,
+            kl: self.kl.unwrap_or(0.0),
+            // NaN, the cosine of what is no number, must rank last and never be kept.
+            one_minus_cosine: mean(&|d| {
+                if d.cosine.is_nan() {
+                    f64::INFINITY
+                } else {
+                    1.0 - d.cosine
+                }
+            })
+            .max(0.0),
+            relative_error: mean(&|d| (d.rms / d.reference_std.max(f64::MIN_POSITIVE)).powi(2)),
+        }
+    }
+
+    /// The default objective: KL where the model decides, otherwise the relative squared error.
+    pub fn objective(&self) -> f64 {
+        let objective = if self.kl.is_some() {
+            Objective::Kl
+        } else {
+            Objective::Error
+        };
+        self.score().objective(objective)
     }
 }
 
@@ -78,17 +227,6 @@ pub fn decides(config: &Config) -> bool {
         Head::SequenceClassification | Head::TokenClassification => config.multi_label || config.labels.len() > 1,
         _ => true,
     }
-}
-
-#[derive(Default)]
-struct Sums {
-    max: f64,
-    squares: f64,
-    sum: f64,
-    sum2: f64,
-    values: u64,
-    cosines: f64,
-    vectors: u64,
 }
 
 /// Why two models' outputs cannot be compared.
@@ -102,347 +240,42 @@ pub enum LossError {
     NotFinite { name: String },
 }
 
-/// Collects row after row.
-pub struct Meter<'a> {
-    config: &'a Config,
-    rows: usize,
-    sums: BTreeMap<String, Sums>,
-    agreement: Share,
-    kl: f64,
-    right_reference: Share,
-    right: Share,
-}
-
-impl<'a> Meter<'a> {
-    pub fn new(config: &'a Config) -> Self {
-        let share = Share::default();
-        Meter {
-            config,
-            rows: 0,
-            sums: BTreeMap::new(),
-            agreement: share,
-            kl: 0.0,
-            right_reference: share,
-            right: share,
-        }
-    }
-
-    /// Adds one input's outputs. `mask` is its attention mask (of all choices one after another), `labels` what is right:
-    /// one class; one per token with -100 where nothing is asked; first and last token of an answer.
-    pub fn add(
-        &mut self,
-        mask: &[i64],
-        labels: Option<&[i64]>,
-        reference: &Outputs,
-        candidate: &Outputs,
-    ) -> Result<(), LossError> {
-        self.rows += 1;
-        if let Some(name) = candidate.keys().find(|name| !reference.contains_key(*name)) {
-            return Err(LossError::Missing { name: name.clone() });
-        }
-        for (name, a) in reference {
-            let b = candidate
-                .get(name)
-                .ok_or_else(|| LossError::Missing { name: name.clone() })?;
-            if a.shape != b.shape || a.data.len() != b.data.len() {
-                let (a, b) = (a.shape.clone(), b.shape.clone());
-                return Err(LossError::Shape {
-                    name: name.clone(),
-                    a,
-                    b,
-                });
-            }
-            match name.as_str() {
-                "start_logits" => self.add_span(name, mask, labels.and_then(|l| l.first()), a, b)?,
-                "end_logits" => self.add_span(name, mask, labels.and_then(|l| l.get(1)), a, b)?,
-                _ => self.add_output(name, mask, labels, a, b)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// One distribution over the real positions of the sequence.
-    fn add_span(
-        &mut self,
-        name: &str,
-        mask: &[i64],
-        label: Option<&i64>,
-        a: &Output,
-        b: &Output,
-    ) -> Result<(), LossError> {
-        let real: Vec<usize> = (0..mask.len().min(a.data.len())).filter(|&i| mask[i] != 0).collect();
-        let pick = |values: &[f32]| -> Vec<f32> { real.iter().map(|&i| values[i]).collect() };
-        // Where the right answer stands among the real positions; one outside them is wrong for both.
-        let label = label.map(|&l| real.iter().position(|&i| i as i64 == l).map_or(i64::MAX, |i| i as i64));
-        self.add_vector(name, &pick(&a.data), &pick(&b.data), label)
-    }
-
-    fn add_output(
-        &mut self,
-        name: &str,
-        mask: &[i64],
-        labels: Option<&[i64]>,
-        a: &Output,
-        b: &Output,
-    ) -> Result<(), LossError> {
-        let width = a.shape.last().copied().unwrap_or(1).max(1);
-        let per_token = a.shape.len() == 3;
-        for (i, (x, y)) in a.data.chunks(width).zip(b.data.chunks(width)).enumerate() {
-            if per_token && mask.get(i) == Some(&0) {
-                continue;
-            }
-            if self.config.multi_label && name == "logits" {
-                self.add_labels(x, y, labels)?;
-            } else {
-                let label = labels.and_then(|l| if per_token { l.get(i) } else { l.first() });
-                self.add_vector(name, x, y, label.copied())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn add_vector(&mut self, name: &str, x: &[f32], y: &[f32], label: Option<i64>) -> Result<(), LossError> {
-        self.add_numbers(name, x, y)?;
-        let answer = decides(self.config) && name.ends_with("logits");
-        if !answer || x.len() < 2 {
-            return Ok(());
-        }
-        // An answer that is no number agrees with nothing.
-        let finite = y.iter().all(|v| v.is_finite());
-        self.agreement.count(finite && argmax(x) == argmax(y));
-        self.kl += divergence(x, y);
-        if let Some(label) = label.filter(|&l| l >= 0) {
-            self.right_reference.count(argmax(x) as i64 == label);
-            self.right.count(finite && argmax(y) as i64 == label);
-        }
-        Ok(())
-    }
-
-    /// Labels that do not exclude each other: each is a decision of its own, its logit against 0. `labels` is 1 or 0 for each.
-    fn add_labels(&mut self, x: &[f32], y: &[f32], labels: Option<&[i64]>) -> Result<(), LossError> {
-        self.add_numbers("logits", x, y)?;
-        for (i, (&a, &b)) in x.iter().zip(y).enumerate() {
-            self.agreement.count(b.is_finite() && (a > 0.0) == (b > 0.0));
-            self.kl += divergence(&[a, 0.0], &[b, 0.0]);
-            if let Some(&label) = labels.and_then(|l| l.get(i)).filter(|&&l| l >= 0) {
-                self.right_reference.count((a > 0.0) == (label == 1));
-                self.right.count(b.is_finite() && (b > 0.0) == (label == 1));
-            }
-        }
-        Ok(())
-    }
-
-    fn add_numbers(&mut self, name: &str, x: &[f32], y: &[f32]) -> Result<(), LossError> {
-        if x.iter().any(|v| !v.is_finite()) {
-            return Err(LossError::NotFinite { name: name.to_string() });
-        }
-        self.sums.entry(name.to_string()).or_default().add(x, y);
-        Ok(())
-    }
-
-    pub fn finish(self) -> Loss {
-        let decisions = self.agreement.of;
-        Loss {
-            rows: self.rows,
-            agreement: self.agreement.rate(),
-            decisions,
-            // Adding 0 turns a sum of nothing, -0, into 0.
-            kl: (decisions > 0).then(|| self.kl / decisions as f64 + 0.0),
-            outputs: self.sums.into_iter().map(|(name, s)| (name, s.distance())).collect(),
-            reference_accuracy: self.right_reference.rate(),
-            accuracy: self.right.rate(),
-        }
-    }
-}
-
-impl Sums {
-    fn add(&mut self, x: &[f32], y: &[f32]) {
-        let (mut xy, mut xx, mut yy) = (0f64, 0f64, 0f64);
-        for (&a, &b) in x.iter().zip(y) {
-            let (a, b) = (f64::from(a), f64::from(b));
-            // NaN must show as the largest difference, never as none.
-            let delta = if (a - b).is_nan() { f64::INFINITY } else { (a - b).abs() };
-            self.max = self.max.max(delta);
-            self.squares += delta * delta;
-            self.sum += a;
-            self.sum2 += a * a;
-            self.values += 1;
-            xy += a * b;
-            xx += a * a;
-            yy += b * b;
-        }
-        let norm = (xx * yy).sqrt();
-        self.cosines += if norm > 0.0 {
-            xy / norm
-        } else {
-            f64::from(u8::from(xx == yy))
-        };
-        self.vectors += 1;
-    }
-
-    fn distance(self) -> Distance {
-        let n = self.values.max(1) as f64;
-        let mean = self.sum / n;
-        Distance {
-            max_abs: self.max,
-            rms: (self.squares / n).sqrt(),
-            reference_std: (self.sum2 / n - mean * mean).max(0.0).sqrt(),
-            cosine: self.cosines / self.vectors.max(1) as f64,
-            values: self.values,
-        }
-    }
-}
-
-pub fn argmax(values: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, v) in values.iter().enumerate() {
-        if *v > values[best] {
-            best = i;
-        }
-    }
-    best
-}
-
-fn log_softmax(values: &[f32]) -> Vec<f64> {
-    let max = values.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(f64::from(v)));
-    let sum: f64 = values.iter().map(|&v| (f64::from(v) - max).exp()).sum();
-    values.iter().map(|&v| f64::from(v) - max - sum.ln()).collect()
-}
-
-/// KL(p ‖ q) of the softmax distributions of two logit vectors, in nats.
-fn divergence(p: &[f32], q: &[f32]) -> f64 {
-    let (p, q) = (log_softmax(p), log_softmax(q));
-    let kl: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
-    if kl.is_nan() { f64::INFINITY } else { kl.max(0.0) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn one(name: &str, shape: &[usize], data: &[f32]) -> Outputs {
-        [(
-            name.to_string(),
-            Output {
-                shape: shape.to_vec(),
-                data: data.to_vec(),
-            },
-        )]
-        .into()
-    }
-
-    fn config(head: Head) -> Config {
-        Config {
-            vocab_size: 8,
-            embedding_size: 2,
-            hidden_size: 2,
-            num_hidden_layers: 1,
-            num_hidden_groups: 1,
-            inner_group_num: 1,
-            num_attention_heads: 1,
-            intermediate_size: 2,
-            max_position_embeddings: 8,
-            type_vocab_size: 2,
-            layer_norm_eps: 1e-12,
-            activation: thimble_shared::graph::Activation::Gelu,
-            head,
-            tied_decoder: false,
-            pooler: true,
-            labels: vec!["a".into(), "b".into()],
-            multi_label: false,
+    #[test]
+    fn wilson_intervals_are_those_of_the_textbook() {
+        // Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
+        let cases = [
+            (81, 263, 0.2553, 0.3662),
+            (15, 148, 0.0624, 0.1605),
+            (0, 20, 0.0, 0.1611),
+            (1, 29, 0.0061, 0.1718),
+        ];
+        for (hits, of, low, high) in cases {
+            let (a, b) = Share { hits, of }.interval().unwrap();
+            assert!(
+                (a - low).abs() < 5e-5 && (b - high).abs() < 5e-5,
+                "{hits} of {of}: {a} to {b}"
+            );
         }
+        assert_eq!(Share::default().interval(), None);
     }
 
     #[test]
-    fn padding_is_never_compared() {
-        let config = config(Head::TokenClassification);
-        let mut meter = Meter::new(&config);
-        let a = one("logits", &[1, 3, 2], &[1.0, 0.0, 0.0, 1.0, 9.0, 9.0]);
-        let b = one("logits", &[1, 3, 2], &[1.0, 0.0, 0.0, 1.0, -5.0, f32::NAN]);
-        meter.add(&[1, 1, 0], Some(&[0, 0, 1]), &a, &b).unwrap();
-        let loss = meter.finish();
-        assert_eq!((loss.agreement, loss.decisions, loss.kl), (Some(1.0), 2, Some(0.0)));
-        assert_eq!(loss.accuracy, Some(0.5));
-        assert_eq!(loss.outputs["logits"].max_abs, 0.0);
-    }
-
-    #[test]
-    fn a_nan_is_the_largest_difference_and_agrees_with_nothing() {
-        let config = config(Head::SequenceClassification);
-        let mut meter = Meter::new(&config);
-        let (good, nan) = (
-            one("logits", &[1, 2], &[1.0, 0.0]),
-            one("logits", &[1, 2], &[f32::NAN, f32::NAN]),
-        );
-        meter.add(&[1], None, &good, &nan).unwrap();
-        let loss = meter.finish();
-        assert!(loss.objective().is_infinite() && loss.outputs["logits"].max_abs.is_infinite());
-        assert_eq!(loss.agreement, Some(0.0));
-        let error = Meter::new(&config).add(&[1], None, &nan, &good).unwrap_err();
-        assert_eq!(error, LossError::NotFinite { name: "logits".into() });
-    }
-
-    #[test]
-    fn other_shapes_and_missing_outputs_are_errors() {
-        let config = config(Head::SequenceClassification);
-        let (two, three) = (
-            one("logits", &[1, 2], &[1.0, 0.0]),
-            one("logits", &[1, 3], &[1.0, 0.0, 0.0]),
-        );
-        let other = one("pooler_output", &[1, 2], &[1.0, 0.0]);
-        for (a, b) in [(&two, &three), (&two, &other), (&other, &two)] {
-            assert!(Meter::new(&config).add(&[1], None, a, b).is_err());
-        }
-    }
-
-    #[test]
-    fn span_labels_are_positions_of_the_sequence() {
-        let config = config(Head::QuestionAnswering);
-        let mut meter = Meter::new(&config);
-        let a: Outputs = [
-            (
-                "start_logits".to_string(),
-                Output {
-                    shape: vec![1, 4],
-                    data: vec![9.0, 0.0, 5.0, 1.0],
-                },
-            ),
-            (
-                "end_logits".to_string(),
-                Output {
-                    shape: vec![1, 4],
-                    data: vec![9.0, 0.0, 1.0, 5.0],
-                },
-            ),
-        ]
-        .into();
-        meter.add(&[0, 1, 1, 1], Some(&[2, 2]), &a, &a).unwrap();
-        let loss = meter.finish();
-        assert_eq!((loss.agreement, loss.decisions), (Some(1.0), 2));
-        assert_eq!(loss.accuracy, Some(0.5), "the start is right, the end is not");
-    }
-
-    #[test]
-    fn labels_that_do_not_exclude_each_other_are_decided_one_by_one() {
-        let config = Config {
-            multi_label: true,
-            ..config(Head::SequenceClassification)
+    fn one_miss_weighs_more_than_any_divergence() {
+        let score = |misses, kl| Score {
+            misses,
+            decisions: 100,
+            kl,
+            one_minus_cosine: 0.0,
+            relative_error: 0.0,
         };
-        let mut meter = Meter::new(&config);
-        let (a, b) = (
-            one("logits", &[1, 2], &[3.0, 2.0]),
-            one("logits", &[1, 2], &[3.0, -2.0]),
-        );
-        meter.add(&[1], Some(&[1, 0]), &a, &b).unwrap();
-        let loss = meter.finish();
-        assert_eq!((loss.agreement, loss.decisions), (Some(0.5), 2));
-        assert_eq!((loss.reference_accuracy, loss.accuracy), (Some(0.5), Some(1.0)));
-    }
-
-    #[test]
-    fn divergence_is_that_of_the_textbook() {
-        let (p, q) = ([0.9f32.ln(), 0.1f32.ln()], [0.5f32.ln(), 0.5f32.ln()]);
-        let want = 0.9 * (0.9f64 / 0.5).ln() + 0.1 * (0.1f64 / 0.5).ln();
-        assert!((divergence(&p, &q) - want).abs() < 1e-6);
+        let of = |s: Score| s.objective(Objective::Agreement);
+        assert!(of(score(1, 1e6)) < of(score(2, 0.0)));
+        assert!(of(score(1, 0.1)) < of(score(1, 0.2)));
+        assert_eq!(Score::IMPOSSIBLE.objective(Objective::Agreement), f64::INFINITY);
+        assert_eq!(score(3, 0.0).agreement().rate(), Some(0.97));
     }
 }

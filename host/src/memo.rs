@@ -2,7 +2,8 @@
 //! folder, from the formats tried to the loss found. A cache that cannot be read or written costs time, nothing else.
 
 use crate::inputs::Row;
-use sha2::{Digest, Sha256};
+use crate::loss::Score;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -12,52 +13,52 @@ use thimble_shared::number::Format;
 pub struct Memo {
     /// None when there is nowhere to keep it.
     path: Option<PathBuf>,
-    losses: Mutex<BTreeMap<String, f64>>,
+    scores: Mutex<BTreeMap<String, Score>>,
 }
 
 impl Memo {
-    /// What is known of `model` on `rows`.
-    pub fn open(model: &Model, rows: &[Row]) -> Memo {
-        let path = folder().and_then(|dir| Some(dir.join(format!("{}.json", question(model, rows)?))));
-        let losses = path
+    /// What is known of a model on `rows`; `models` are the digests of it and of what it is compared with.
+    pub fn open(models: &[&Digest], rows: &[Row]) -> Memo {
+        let path = folder().and_then(|dir| Some(dir.join(format!("{}.json", question(models, rows)?))));
+        let scores = path
             .as_ref()
             .and_then(|p| std::fs::read(p).ok())
             .and_then(|text| serde_json::from_slice(&text).ok())
             .unwrap_or_default();
         Memo {
             path,
-            losses: Mutex::new(losses),
+            scores: Mutex::new(scores),
         }
     }
 
-    /// The loss of these formats, measured now unless it was before.
-    pub fn loss<E>(
+    /// The score of these formats, measured now unless it was before.
+    pub fn score<E>(
         &self,
         formats: &BTreeMap<String, Format>,
-        measure: impl FnOnce() -> Result<f64, E>,
-    ) -> Result<f64, E> {
+        measure: impl FnOnce() -> Result<Score, E>,
+    ) -> Result<Score, E> {
         let key: Vec<String> = formats
             .iter()
             .filter(|(_, f)| **f != Format::F32)
             .map(|(name, f)| format!("{name}:{f}"))
             .collect();
         let key = key.join(" ");
-        if let Some(&loss) = self.lock().get(&key) {
-            return Ok(loss);
+        if let Some(&score) = self.lock().get(&key) {
+            return Ok(score);
         }
-        let loss = measure()?;
+        let score = measure()?;
         // JSON has no infinity, and an impossible format is found out again at once.
-        if loss.is_finite() {
-            self.lock().insert(key, loss);
+        if score.is_finite() {
+            self.lock().insert(key, score);
         }
-        Ok(loss)
+        Ok(score)
     }
 
     /// Keeps what was learnt.
     pub fn save(&self) {
         let Some(path) = &self.path else { return };
-        let losses = self.lock();
-        if let (Some(dir), Ok(text)) = (path.parent(), serde_json::to_vec(&*losses))
+        let scores = self.lock();
+        if let (Some(dir), Ok(text)) = (path.parent(), serde_json::to_vec(&*scores))
             && std::fs::create_dir_all(dir).is_ok()
         {
             // Losing the cache is no failure.
@@ -65,8 +66,8 @@ impl Memo {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, f64>> {
-        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Score>> {
+        self.scores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,17 +83,33 @@ fn folder() -> Option<PathBuf> {
     }
 }
 
-/// Digest of everything a loss depends on: the numbers, the network, the inputs and this very program, whose kernels and
-/// quantiser another build may have changed.
-fn question(model: &Model, rows: &[Row]) -> Option<String> {
-    let program = std::env::current_exe().ok()?.metadata().ok()?;
-    let mut hash = Sha256::new();
-    for (name, values) in &model.weights {
-        hash.update(name);
-        hash.update(thimble_shared::panel::plain(values));
+/// SHA-256 of a model's numbers and network.
+pub struct Digest(Vec<u8>);
+
+impl Digest {
+    pub fn of(model: &Model) -> Digest {
+        let mut hash = Sha256::new();
+        for (name, values) in &model.weights {
+            hash.update(name);
+            hash.update(values.format().name());
+            let numbers: Vec<u8> = values.to_f32().iter().flat_map(|x| x.to_le_bytes()).collect();
+            hash.update(numbers);
+        }
+        // A config is plain data: it always has a JSON text.
+        hash.update(serde_json::to_vec(&model.config).unwrap_or_default());
+        Digest(hash.finalize().to_vec())
     }
-    hash.update(serde_json::to_vec(&model.config).ok()?);
-    hash.update(format!("{} {:?}", program.len(), program.modified().ok()?));
+
+    /// What depends on rows as well.
+    pub fn with_rows(self, rows: &[Row]) -> Digest {
+        let mut hash = Sha256::new();
+        hash.update(&self.0);
+        hash_rows(&mut hash, rows);
+        Digest(hash.finalize().to_vec())
+    }
+}
+
+fn hash_rows(hash: &mut Sha256, rows: &[Row]) {
     for row in rows {
         for values in [&row.input_ids, &row.attention_mask, &row.token_type_ids] {
             hash.update((values.len() as u64).to_le_bytes());
@@ -100,27 +117,39 @@ fn question(model: &Model, rows: &[Row]) -> Option<String> {
         }
         hash.update(format!("{:?}", row.shape));
     }
+}
+
+/// Digest of everything a loss depends on: the numbers, the network, the inputs and this very program, whose kernels and
+/// quantiser another build may have changed.
+fn question(models: &[&Digest], rows: &[Row]) -> Option<String> {
+    let program = std::env::current_exe().ok()?.metadata().ok()?;
+    let mut hash = Sha256::new();
+    models.iter().for_each(|digest| hash.update(&digest.0));
+    hash.update(format!("{} {:?}", program.len(), program.modified().ok()?));
+    hash_rows(&mut hash, rows);
     Some(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loss::Loss;
 
     #[test]
     fn a_loss_is_measured_once() {
         let memo = Memo {
             path: None,
-            losses: Mutex::default(),
+            scores: Mutex::default(),
         };
         let formats: BTreeMap<String, Format> = [("word".into(), Format::I8), ("map".into(), Format::F32)].into();
         let mut measured = 0;
+        let score = Loss::default().score();
         for _ in 0..3 {
-            let loss: Result<f64, ()> = memo.loss(&formats, || {
+            let found: Result<Score, ()> = memo.score(&formats, || {
                 measured += 1;
-                Ok(0.5)
+                Ok(score)
             });
-            assert_eq!(loss, Ok(0.5));
+            assert_eq!(found, Ok(score));
         }
         assert_eq!(measured, 1);
         assert_eq!(memo.lock().keys().collect::<Vec<_>>(), ["word:i8"]);

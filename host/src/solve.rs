@@ -1,29 +1,251 @@
-//! The main job: the model with the least measured loss within a byte budget. Channels are equalised first if that helps. Each family of weights is tried alone in each
-//! format and its loss measured with the engine; all combinations are ranked by the sum; the best few that fit are run, and
-//! the one that measures best is the answer.
+//! The main job: the model with the least measured loss within a budget. In: a [`Study`] and limits; out: a choice. All
+//! combinations are ranked exactly by the sum of their families' losses; the best few that fit are run; what they measured
+//! corrects the predictions around the best one until nothing better is found; and the one that measured least is the answer.
 
-use crate::budget::{Choice, Family, Problem, families};
-use crate::equalise::equalise;
-use crate::evaluate;
+use crate::budget::{Choice, Problem};
 use crate::inputs::Row;
-use crate::loss::{Loss, Outputs};
-use crate::memo::Memo;
-use crate::quantise::{QuantiseError, Quantiser};
-use crate::subject::image_of;
+use crate::loss::{Loss, Objective, Score};
+use crate::progress::Watch;
+use crate::refit::{Refit, Sample};
+use crate::search::Limit;
+use crate::study::{self, Floor, FloorLoss, Question, Sizes, Study};
+use crate::variant::{Preparation, variants};
 use anyhow::{Result, bail};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use thimble_shared::artifact::{self, ArtifactError, Provenance};
-use thimble_shared::graph::{Graph, Kind, Model};
+use std::collections::BTreeSet;
+use thimble_shared::artifact::Provenance;
+use thimble_shared::graph::Model;
 use thimble_shared::lower::LowerOptions;
 use thimble_shared::number::Format;
 
-/// How many of the best-predicted choices are run before one is taken: as many as this many multiply-accumulates allow,
-/// within bounds. Predictions add up the families' losses, so choices whose errors help or hurt each other are told apart
-/// only by running them. Counted in work and not in seconds, so that the answer is the same on every machine.
-const VERIFY_WORK: usize = 500_000_000_000;
-const VERIFY_BOUNDS: (usize, usize) = (6, 64);
+/// Multiply-accumulates one answer may spend on running choices, and bounds on how many it runs. Predictions add up the
+/// families' losses, so choices whose errors help or hurt each other are told apart only by running them.
+const RUN_WORK: usize = 1_500_000_000_000;
+const RUNS: (usize, usize) = (8, 64);
+/// Best-predicted choices that are kept at hand.
+const POOL: usize = 256;
+/// Choices looked at for it: where a budget lies within the node text of a few bytes many fit by payload only.
+const EXAMINED: usize = 100_000;
+/// The correction ends after this many runs that found nothing better.
+const PATIENCE: usize = 8;
 
-/// The question.
+/// What an answer must keep to.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Predicted time, per family and option, in any unit.
+    pub time: Option<Limit>,
+}
+
+impl Limits {
+    pub fn bytes(bytes: u64) -> Limits {
+        Limits { bytes, time: None }
+    }
+
+    fn in_time(&self, choice: &Choice) -> bool {
+        self.time.as_ref().is_none_or(|limit| {
+            let each = choice.iter().zip(&limit.cost).map(|(&o, cost)| cost[o]);
+            each.sum::<u64>() <= limit.most
+        })
+    }
+}
+
+/// The choice that measured least within the limits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    pub choice: Choice,
+    pub bytes: u64,
+    /// Sum of the families' losses.
+    pub predicted: f64,
+    /// The objective on the tuning rows, and what it was made of.
+    pub measured: f64,
+    pub score: Score,
+    /// How many choices had been run by then.
+    pub runs: usize,
+}
+
+impl Study<'_> {
+    /// The least measured loss within the limits; None when no choice keeps to them.
+    pub fn answer(&mut self, limits: &Limits, watch: &mut impl Watch) -> Result<Option<Answer>> {
+        let pool = self.pool(limits)?;
+        let config = &self.question().source.config;
+        let most = (RUN_WORK / study::work(config, self.question().tune)).clamp(RUNS.0, RUNS.1);
+        let mut left = most;
+        let within = match limits.bytes {
+            u64::MAX => String::new(),
+            bytes => format!(" within {bytes} bytes"),
+        };
+        watch.stage(&format!("running up to {most} choices{within}"), most);
+        let mut first: Vec<Choice> = pool.iter().take(most / 2).cloned().collect();
+        // Whatever was predicted: the smallest file, and the formats the model came with.
+        first.push(self.problem.floor());
+        first.extend(self.problem.choice_of(&self.question().source.graph().formats));
+        for choice in first {
+            self.try_one(&choice, limits, &mut left, watch)?;
+        }
+        // Whether bytes that are left would still help one family.
+        let upgrades = self.best(limits)?.map(|(choice, ..)| self.problem.upgrades(&choice));
+        for (family, option) in upgrades.unwrap_or_default() {
+            let Some((mut choice, ..)) = self.best(limits)? else {
+                break;
+            };
+            choice[family] = option;
+            self.try_one(&choice, limits, &mut left, watch)?;
+        }
+        self.correct(&pool, limits, &mut left, watch)?;
+        self.save();
+        self.best_run(limits)
+    }
+
+    /// Of what was run so far, whatever it was run for, the answer within the limits.
+    pub fn best_run(&self, limits: &Limits) -> Result<Option<Answer>> {
+        Ok(self.best(limits)?.map(|(choice, bytes, score)| Answer {
+            bytes,
+            predicted: self.predicted(&choice),
+            measured: self.objective(&score),
+            score,
+            runs: self.runs().len(),
+            choice,
+        }))
+    }
+
+    fn fits(&self, choice: &Choice, limits: &Limits) -> Result<bool> {
+        Ok(limits.in_time(choice) && self.bytes(choice)? <= limits.bytes)
+    }
+
+    /// Runs a choice if it fits, was not run and there is work left for it.
+    fn try_one(&mut self, choice: &Choice, limits: &Limits, left: &mut usize, watch: &mut impl Watch) -> Result<()> {
+        if *left > 0 && !self.known(choice) && self.fits(choice, limits)? {
+            watch.step(&format!("{} run", self.runs().len()));
+            self.run(choice)?;
+            *left -= 1;
+            // Nothing loses less than nothing.
+            if self
+                .runs()
+                .last()
+                .is_some_and(|(_, score)| self.objective(score) <= 0.0)
+            {
+                *left = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// The best-predicted choices that fit.
+    fn pool(&self, limits: &Limits) -> Result<Vec<Choice>> {
+        let payload = self.sizes().payload_within(limits.bytes);
+        let ranked = self.problem.ranked(payload, limits.time.iter().cloned().collect());
+        let mut pool = Vec::new();
+        for candidate in ranked.take(EXAMINED) {
+            if pool.len() == POOL {
+                break;
+            }
+            if self.bytes(&candidate.choice)? <= limits.bytes {
+                pool.push(candidate.choice);
+            }
+        }
+        Ok(pool)
+    }
+
+    /// Of all choices run that keep to the limits, whatever they were run for, the one that measured least.
+    fn best(&self, limits: &Limits) -> Result<Option<(Choice, u64, Score)>> {
+        let mut best: Option<(f64, u64, &Choice, Score)> = None;
+        for (choice, score) in self.runs() {
+            let loss = self.objective(score);
+            if !loss.is_finite() || !self.fits(choice, limits)? {
+                continue;
+            }
+            let bytes = self.bytes(choice)?;
+            let better =
+                |(least, size, _, _): &(f64, u64, &Choice, Score)| loss.total_cmp(least).then(bytes.cmp(size)).is_lt();
+            if best.as_ref().is_none_or(better) {
+                best = Some((loss, bytes, choice, *score));
+            }
+        }
+        Ok(best.map(|(_, bytes, choice, score)| (choice.clone(), bytes, score)))
+    }
+
+    /// Where groups interact, sums mislead: predictions are refitted with everything measured, and the most promising of the
+    /// pool and of the best choice's neighbours is run, again and again.
+    fn correct(&mut self, pool: &[Choice], limits: &Limits, left: &mut usize, watch: &mut impl Watch) -> Result<()> {
+        let mut patience = PATIENCE;
+        while *left > 0 && patience > 0 {
+            let Some((best, _, score)) = self.best(limits)? else {
+                return Ok(());
+            };
+            let before = self.objective(&score);
+            let Some(next) = self.promising(pool, &best, limits)? else {
+                return Ok(());
+            };
+            self.try_one(&next, limits, left, watch)?;
+            let after = self
+                .best(limits)?
+                .map_or(before, |(_, _, score)| self.objective(&score));
+            patience = if after < before { PATIENCE } else { patience - 1 };
+        }
+        Ok(())
+    }
+
+    /// The choice not run yet with the least corrected prediction.
+    fn promising(&self, pool: &[Choice], best: &Choice, limits: &Limits) -> Result<Option<Choice>> {
+        let measured: Vec<f64> = self.runs().iter().map(|(_, score)| self.objective(score)).collect();
+        let samples: Vec<Sample> = self
+            .runs()
+            .iter()
+            .zip(&measured)
+            .map(|((choice, _), &measured)| Sample {
+                choice,
+                predicted: self.predicted(choice),
+                measured,
+            })
+            .collect();
+        let refit = Refit::of(&samples);
+        let candidates: BTreeSet<Choice> = pool.iter().cloned().chain(self.problem.neighbours(best)).collect();
+        let mut ranked: Vec<(f64, Choice)> = candidates
+            .into_iter()
+            .filter(|choice| !self.known(choice))
+            .map(|choice| (self.predicted(&choice) * refit.factor(&choice), choice))
+            .filter(|(loss, _)| loss.is_finite())
+            .collect();
+        ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
+        for (_, choice) in ranked {
+            if self.fits(&choice, limits)? {
+                return Ok(Some(choice));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a larger budget would buy next: family, format, size of the file.
+    pub fn next_step(&self, choice: &Choice, budget: u64) -> Result<Option<(&'static str, Format, u64)>> {
+        let next = self.problem.next_step(choice, budget, |c| self.bytes(c))?;
+        Ok(next.map(|(family, option, bytes)| {
+            let problem = &self.problem;
+            (problem.families[family].name, problem.options[family][option], bytes)
+        }))
+    }
+
+    /// An answer made into a model and judged on the report's rows.
+    pub fn plan(&self, answer: Answer, budget: u64) -> Result<Plan> {
+        let model = self.model(&answer.choice)?;
+        Ok(Plan {
+            loss: self.report(&model)?,
+            model,
+            problem: self.problem.clone(),
+            next: self.next_step(&answer.choice, budget)?,
+            bytes: answer.bytes,
+            predicted: answer.predicted,
+            measured: answer.measured,
+            verified: answer.runs,
+            choice: answer.choice,
+            preparation: self.preparation,
+            floor_loss: self.floor_loss.clone(),
+            sense_rows: self.sense_rows,
+        })
+    }
+}
+
+/// One question with one budget.
 pub struct Task<'a> {
     /// The model as it came; what the result is compared with.
     pub source: &'a Model,
@@ -50,240 +272,39 @@ pub struct Plan {
     pub verified: usize,
     /// As the user feels it, on the report rows.
     pub loss: Loss,
-    /// Whether channels were rescaled between adjacent weights, because the smallest model loses less so.
-    pub equalised: bool,
+    /// How the model was prepared: in the way in which the smallest model loses least.
+    pub preparation: Preparation,
     pub floor_loss: FloorLoss,
     /// What a larger budget would buy next: family, format, size of the file.
     pub next: Option<(&'static str, Format, u64)>,
+    /// Tuning rows the sensitivities were measured on; choices are run on all of them.
+    pub sense_rows: usize,
 }
 
-/// Loss of the smallest model on the tuning rows, without and with rescaled channels.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct FloorLoss {
-    pub plain: f64,
-    pub equalised: f64,
-}
-
-/// No choice fits.
-pub struct Floor {
-    pub bytes: u64,
-    pub formats: Vec<(Family, Format)>,
-}
-
-pub fn solve(task: &Task, mut progress: impl FnMut(&str)) -> Result<Result<Plan, Floor>> {
-    let mut sizes = Sizes {
-        task,
-        known: HashMap::new(),
+/// The least loss within one budget, by the model's default objective.
+pub fn solve(task: &Task, mut watch: impl FnMut(&str)) -> Result<Result<Plan, Floor>> {
+    let question = Question {
+        original: task.source,
+        source: task.source,
+        vocabulary: None,
+        tune: task.tune,
+        report: task.report,
+        formats: task.formats,
+        objective: Objective::default_of(&task.source.config),
+        onnx: task.onnx,
+        provenance: task.provenance,
     };
-    let families = families(&task.source.config);
-    let unmeasured = Problem {
-        loss: vec![vec![0.0; task.formats.len()]; families.len()],
-        families,
-        formats: task.formats.to_vec(),
-    };
-    let floor = unmeasured.floor();
-    let bytes = sizes.exact(&unmeasured, &floor)?;
-    if bytes > task.budget {
-        let formats = floor.iter().map(|&i| task.formats[i]);
-        return Ok(Err(Floor {
-            bytes,
-            formats: unmeasured.families.iter().cloned().zip(formats).collect(),
-        }));
+    let sizes = Sizes::new(&question)?;
+    let floor = sizes.floor()?;
+    if floor.bytes > task.budget {
+        return Ok(Err(floor));
     }
-
-    progress("running the original");
-    let reference = evaluate::outputs(&image_of(task.source)?, task.tune)?;
-    let smallest = unmeasured.formats_of(&floor);
-    let plain = Bench::new(task, task.source, &reference);
-    let equal = equalise(task.source);
-    let balanced = Bench::new(task, &equal, &reference);
-    progress("running the smallest model, plain and equalised");
-    let floor_loss = FloorLoss {
-        plain: plain.loss(&smallest)?,
-        equalised: balanced.loss(&smallest)?,
-    };
-    let equalised = floor_loss.equalised < floor_loss.plain;
-    let bench = if equalised { balanced } else { plain };
-    let problem = bench.measure(unmeasured, &mut progress)?;
-
-    let mut search = Search {
-        bench: &bench,
-        problem: &problem,
-        best: None,
-        run: BTreeSet::new(),
-    };
-    let finalists = problem.best_within(task.budget, finalists(task), |c| sizes.exact(&problem, c))?;
-    let count = finalists.len();
-    for (i, choice) in finalists.into_iter().map(|(c, _)| c.choice).enumerate() {
-        progress(&format!("running finalist {} of {count}", i + 1));
-        search.run(&choice)?;
-    }
-    search.run(&floor)?;
-    if let Some(own) = problem.choice_of(&task.source.graph().formats)
-        && sizes.exact(&problem, &own)? <= task.budget
-    {
-        search.run(&own)?;
-    }
-    // What the sum of losses cannot see: whether bytes that are left would still help.
-    let upgrades = search
-        .best
-        .iter()
-        .flat_map(|(choice, _)| problem.upgrades(choice))
-        .collect::<Vec<_>>();
-    for (family, format) in upgrades {
-        let Some((mut choice, _)) = search.best.clone() else {
-            break;
-        };
-        choice[family] = format;
-        if sizes.exact(&problem, &choice)? <= task.budget {
-            progress(&format!(
-                "trying {} in {}",
-                problem.families[family].name, problem.formats[format]
-            ));
-            search.run(&choice)?;
-        }
-    }
-    bench.memo.save();
-    let verified = search.run.len();
-    let Some((choice, measured)) = search.best else {
-        bail!("no combination of the formats gives finite outputs on these inputs");
-    };
-    progress("measuring the result");
-    let model = bench.quantiser.model(&problem.formats_of(&choice))?;
-    let loss = bench.report(&model)?;
-    let next = problem.next_step(&choice, task.budget, |c| sizes.exact(&problem, c))?;
-    let next = next.map(|(family, format, bytes)| (problem.families[family].name, problem.formats[format], bytes));
-    Ok(Ok(Plan {
-        model,
-        bytes: sizes.exact(&problem, &choice)?,
-        predicted: problem.predicted(&choice),
-        choice,
-        measured,
-        verified,
-        loss,
-        next,
-        problem,
-        equalised,
-        floor_loss,
-    }))
-}
-
-/// The choices run so far, and the one that measured least.
-struct Search<'a> {
-    bench: &'a Bench<'a>,
-    problem: &'a Problem,
-    best: Option<(Choice, f64)>,
-    run: BTreeSet<Choice>,
-}
-
-impl Search<'_> {
-    fn run(&mut self, choice: &Choice) -> Result<()> {
-        if self.run.insert(choice.clone()) {
-            let loss = self.bench.loss(&self.problem.formats_of(choice))?;
-            if loss.is_finite() && self.best.as_ref().is_none_or(|(_, least)| loss < *least) {
-                self.best = Some((choice.clone(), loss));
-            }
-        }
-        Ok(())
+    let variants = variants(task.source, task.tune, None, false);
+    let mut study = Study::measure(sizes, &variants, &mut watch)?;
+    match study.answer(&Limits::bytes(task.budget), &mut watch)? {
+        Some(answer) => Ok(Ok(study.plan(answer, task.budget)?)),
+        None => bail!("{NOTHING_FINITE}"),
     }
 }
 
-/// How many choices to run.
-fn finalists(task: &Task) -> usize {
-    let tokens: usize = task.tune.iter().map(|row| row.input_ids.len()).sum();
-    let config = &task.source.config;
-    let linear: usize = config
-        .weights()
-        .iter()
-        .filter(|w| w.kind == Kind::Linear)
-        .map(|w| w.elements())
-        .sum();
-    let work = linear.saturating_mul(config.num_hidden_layers).saturating_mul(tokens);
-    (VERIFY_WORK / work.max(1)).clamp(VERIFY_BOUNDS.0, VERIFY_BOUNDS.1)
-}
-
-/// Exact file sizes, remembered.
-struct Sizes<'a> {
-    task: &'a Task<'a>,
-    known: HashMap<Choice, u64>,
-}
-
-impl Sizes<'_> {
-    fn exact(&mut self, problem: &Problem, choice: &Choice) -> Result<u64, ArtifactError> {
-        if let Some(&bytes) = self.known.get(choice) {
-            return Ok(bytes);
-        }
-        let graph = Graph {
-            config: self.task.source.config.clone(),
-            formats: problem.formats_of(choice),
-        };
-        let bytes = artifact::size(&graph, self.task.onnx, self.task.provenance)? as u64;
-        self.known.insert(choice.clone(), bytes);
-        Ok(bytes)
-    }
-}
-
-/// Runs candidates and compares them with the f32 model.
-struct Bench<'a> {
-    task: &'a Task<'a>,
-    quantiser: Quantiser<'a>,
-    /// The original's outputs on the tuning rows.
-    reference: &'a [Outputs],
-    memo: Memo,
-}
-
-impl<'a> Bench<'a> {
-    /// `model` computes the same as the task's source, perhaps with other weights.
-    fn new(task: &'a Task<'a>, model: &'a Model, reference: &'a [Outputs]) -> Self {
-        Bench {
-            task,
-            quantiser: Quantiser::new(model),
-            reference,
-            memo: Memo::open(model, task.tune),
-        }
-    }
-
-    fn loss(&self, formats: &BTreeMap<String, Format>) -> Result<f64> {
-        self.memo.loss(formats, || {
-            let model = match self.quantiser.model(formats) {
-                Ok(model) => model,
-                // A family that does not fit fp16 is a choice nobody takes, not a failure.
-                Err(QuantiseError::F16Overflow { .. }) => return Ok(f64::INFINITY),
-                Err(other) => return Err(other.into()),
-            };
-            let outputs = evaluate::outputs(&image_of(&model)?, self.task.tune)?;
-            let config = &self.task.source.config;
-            Ok(evaluate::compare(config, self.task.tune, self.reference, &outputs)?.objective())
-        })
-    }
-
-    /// Fills in the loss of every family alone in every format, all others as they came.
-    fn measure(&self, mut problem: Problem, progress: &mut impl FnMut(&str)) -> Result<Problem> {
-        let own = self.task.source.graph().formats;
-        let total = problem.families.len() * problem.formats.len();
-        for family in 0..problem.families.len() {
-            for (i, format) in problem.formats.clone().into_iter().enumerate() {
-                let done = family * problem.formats.len() + i + 1;
-                let name = problem.families[family].name;
-                progress(&format!("measuring {done} of {total}: {name} in {format}"));
-                let mut formats = own.clone();
-                formats.extend(
-                    problem.families[family]
-                        .weights
-                        .iter()
-                        .map(|w| (w.name.clone(), format)),
-                );
-                // As it came is the reference itself.
-                problem.loss[family][i] = if formats == own { 0.0 } else { self.loss(&formats)? };
-            }
-        }
-        Ok(problem)
-    }
-
-    fn report(&self, model: &Model) -> Result<Loss> {
-        let (source, rows) = (self.task.source, self.task.report);
-        let reference = evaluate::outputs(&image_of(source)?, rows)?;
-        let outputs = evaluate::outputs(&image_of(model)?, rows)?;
-        evaluate::compare(&source.config, rows, &reference, &outputs)
-    }
-}
+pub const NOTHING_FINITE: &str = "no combination of the formats gives finite outputs on these inputs";

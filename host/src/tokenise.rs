@@ -186,7 +186,7 @@ impl Tokeniser {
 
 /// Runs the tokenizer library; tables in a tokenizer.json that contradict each other make it panic, which is an error of the
 /// file like any other.
-fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+pub(crate) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     // The hook would print the panic as if thimble had broken.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));

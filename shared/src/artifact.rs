@@ -3,11 +3,12 @@
 //! other, and every tensor becomes a byte range. [`crate::audit`] holds the nodes to the Graph. docs/format.md describes the bytes.
 
 use crate::graph::{Config, ConfigError, Graph, Kind, Model, WeightSpec};
-use crate::lower::{LowerOptions, OPSETS, lower, scale};
-use crate::number::{Format, Values};
+use crate::lower::{LowerOptions, OPSETS, lower};
+use crate::number::Format;
 use crate::onnx_read::{self, ModelView, ReadError, TensorView};
-use crate::onnx_write::{self, DataType, Mapped, OnnxModel};
-use crate::panel::{self, ALIGNMENT, PanelLayout, TAIL};
+use crate::onnx_write::{self, DataType, OnnxModel};
+use crate::panel::{ALIGNMENT, TAIL};
+use crate::stored::{self, Part};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -44,7 +45,7 @@ pub struct Artifact {
     pub options: LowerOptions,
     pub version: String,
     pub provenance: Provenance,
-    /// Payloads by weight name, scales by `NAME.scale`.
+    /// By initializer name: see [`Part::of`].
     pub tensors: BTreeMap<String, Stored>,
 }
 
@@ -98,56 +99,6 @@ struct WeightText {
     name: String,
     shape: Vec<usize>,
     format: Format,
-}
-
-/// The initializers a Graph needs, in file order: small vectors and scales together, then tables, then linear weights.
-pub fn stored_tensors(graph: &Graph) -> Vec<Mapped> {
-    let specs = graph.config.weights();
-    let mut tensors: Vec<Mapped> = Vec::new();
-    for spec in &specs {
-        if spec.kind == Kind::Vector {
-            tensors.push(Mapped {
-                name: spec.name.clone(),
-                data_type: DataType::F32,
-                dims: spec.shape.clone(),
-            });
-        } else if graph.format(&spec.name).has_scales() {
-            tensors.push(Mapped {
-                name: scale(&spec.name),
-                data_type: DataType::F32,
-                dims: vec![spec.rows()],
-            });
-        }
-    }
-    tensors.extend(
-        specs
-            .iter()
-            .filter(|s| s.kind != Kind::Vector)
-            .map(|s| payload_tensor(s, graph.format(&s.name))),
-    );
-    tensors
-}
-
-fn payload_tensor(spec: &WeightSpec, format: Format) -> Mapped {
-    let data_type = match format {
-        Format::F32 => DataType::F32,
-        Format::F16 => DataType::F16,
-        Format::I8 => DataType::I8,
-    };
-    let dims = match spec.kind {
-        Kind::Linear => PanelLayout::new(format, spec.shape[0], spec.shape[1]).dims(),
-        Kind::Table | Kind::Vector => spec.shape.clone(),
-    };
-    Mapped {
-        name: spec.name.clone(),
-        data_type,
-        dims,
-    }
-}
-
-/// Bytes a weight takes in a format, scales included; alignment and node text come on top.
-pub fn weight_bytes(spec: &WeightSpec, format: Format) -> usize {
-    payload_tensor(spec, format).bytes() + if format.has_scales() { spec.rows() * 4 } else { 0 }
 }
 
 fn check_options(config: &Config, options: LowerOptions) -> Result<(), ArtifactError> {
@@ -223,7 +174,7 @@ pub(crate) fn assemble(
         metadata,
         nodes: lowered.nodes,
         constants: lowered.constants,
-        mapped: stored_tensors(graph),
+        mapped: stored::tensors(graph),
         inputs: lowered.inputs,
         outputs: lowered.outputs,
     })
@@ -240,71 +191,27 @@ pub fn write(model: &Model, options: LowerOptions, provenance: &Provenance) -> R
     check_values(model)?;
     let graph = model.graph();
     let onnx = assemble(&graph, options, provenance)?;
-    let specs: HashMap<String, WeightSpec> = graph
+    let parts: HashMap<String, (WeightSpec, Part)> = graph
         .config
         .weights()
         .into_iter()
-        .map(|w| (w.name.clone(), w))
+        .flat_map(|w| Part::ALL.map(|part| (part.of(&w.name), (w.clone(), part))))
         .collect();
-    Ok(onnx_write::write(&onnx, |tensor| match specs.get(&tensor.name) {
-        Some(spec) => {
-            let values = &model.weights[&tensor.name];
-            match spec.kind {
-                Kind::Linear => panel::pack(PanelLayout::new(values.format(), spec.shape[0], spec.shape[1]), values),
-                Kind::Table | Kind::Vector => panel::plain(values),
-            }
-        }
-        None => match tensor
-            .name
-            .strip_suffix(".scale")
-            .and_then(|weight| model.weights.get(weight))
-        {
-            Some(Values::I8 { scales, .. }) => panel::plain(&Values::F32(scales.clone())),
-            _ => Vec::new(),
-        },
+    Ok(onnx_write::write(&onnx, |tensor| {
+        let (spec, part) = &parts[&tensor.name];
+        stored::payload(spec, &model.weights[&spec.name], *part)
     }))
 }
 
-/// Every weight present, of its shape, finite, and int8 within [-127, 127].
+/// Every weight present and fit to be stored.
 fn check_values(model: &Model) -> Result<(), ArtifactError> {
     for spec in model.config.weights() {
-        let name = &spec.name;
-        let values = model
-            .weights
-            .get(name)
-            .ok_or_else(|| tensor_error(name, "is missing"))?;
-        if values.len() != spec.elements() {
-            return Err(tensor_error(
-                name,
-                format!("{} values for shape {:?}", values.len(), spec.shape),
-            ));
-        }
-        let good = match values {
-            Values::F32(v) => v.iter().all(|x| x.is_finite()),
-            Values::F16(v) => v.iter().all(|x| x.is_finite()),
-            Values::I8 { q, scales } => {
-                if scales.len() != spec.rows() {
-                    return Err(tensor_error(
-                        name,
-                        format!("{} scales for {} rows", scales.len(), spec.rows()),
-                    ));
-                }
-                if q.contains(&i8::MIN) {
-                    return Err(tensor_error(name, "holds -128; int8 weights lie in [-127, 127]"));
-                }
-                scales.iter().all(|x| x.is_finite() && *x >= 0.0)
-            }
+        let problem = match model.weights.get(&spec.name) {
+            Some(values) => stored::problem(&spec, values),
+            None => Some("is missing".to_string()),
         };
-        if !good {
-            let problem = match values.format() {
-                Format::F16 => "holds NaN or a value beyond fp16's ±65504; store it as f32 or i8",
-                Format::F32 => "holds NaN or an infinity",
-                Format::I8 => "has a scale that is negative, NaN or infinite",
-            };
-            return Err(tensor_error(name, problem));
-        }
-        if spec.kind == Kind::Vector && values.format() != Format::F32 {
-            return Err(tensor_error(name, "vectors are stored as f32"));
+        if let Some(problem) = problem {
+            return Err(tensor_error(&spec.name, problem));
         }
     }
     Ok(())
@@ -419,7 +326,7 @@ fn locate(
         }
     }
     let mut stored = BTreeMap::new();
-    for want in stored_tensors(graph) {
+    for want in stored::tensors(graph) {
         let name = want.name.as_str();
         let tensor = by_name
             .get(name)
@@ -483,8 +390,8 @@ impl Artifact {
     /// Reads every number back into logical order.
     pub fn model(&self, file: &[u8]) -> Result<Model, ArtifactError> {
         let bytes = |name: &str| {
-            self.payload(file, name)
-                .ok_or_else(|| tensor_error(name, "is not in the file"))
+            let payload = self.payload(file, name);
+            payload.ok_or_else(|| tensor_error(name, "is not in the file"))
         };
         let mut weights = BTreeMap::new();
         for spec in self.graph.config.weights() {
@@ -493,17 +400,7 @@ impl Artifact {
             } else {
                 self.graph.format(&spec.name)
             };
-            let scales = if format.has_scales() {
-                panel::f32s(bytes(&scale(&spec.name))?)
-            } else {
-                vec![]
-            };
-            let payload = bytes(&spec.name)?;
-            let values = match spec.kind {
-                Kind::Linear => panel::unpack(PanelLayout::new(format, spec.shape[0], spec.shape[1]), payload, scales)
-                    .ok_or_else(|| tensor_error(&spec.name, "has another size than its layout"))?,
-                Kind::Table | Kind::Vector => panel::unplain(format, payload, scales),
-            };
+            let values = stored::values(&spec, format, |part| bytes(&part.of(&spec.name)))?;
             weights.insert(spec.name, values);
         }
         let model = Model {
@@ -520,6 +417,7 @@ mod tests {
     use super::*;
     use crate::audit;
     use crate::graph::{Head, tests::tiny};
+    use crate::number::Values;
 
     fn model(head: Head, format: Format) -> Model {
         let config = tiny(head);

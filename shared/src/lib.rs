@@ -10,5 +10,6 @@ pub mod onnx_read;
 pub mod onnx_write;
 pub mod panel;
 pub mod report;
+pub mod stored;
 pub mod target;
 pub mod wire;

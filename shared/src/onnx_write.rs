@@ -11,7 +11,9 @@ pub const IR_VERSION: i64 = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataType {
     F32,
+    U8,
     I8,
+    I32,
     I64,
     F16,
 }
@@ -20,7 +22,9 @@ impl DataType {
     pub fn code(self) -> i64 {
         match self {
             DataType::F32 => 1,
+            DataType::U8 => 2,
             DataType::I8 => 3,
+            DataType::I32 => 6,
             DataType::I64 => 7,
             DataType::F16 => 10,
         }
@@ -28,9 +32,9 @@ impl DataType {
 
     pub fn bytes(self) -> usize {
         match self {
-            DataType::I8 => 1,
+            DataType::U8 | DataType::I8 => 1,
             DataType::F16 => 2,
-            DataType::F32 => 4,
+            DataType::F32 | DataType::I32 => 4,
             DataType::I64 => 8,
         }
     }
@@ -41,6 +45,7 @@ pub enum Attr {
     Int(&'static str, i64),
     Ints(&'static str, Vec<i64>),
     Float(&'static str, f32),
+    Text(&'static str, &'static str),
 }
 
 /// One node; its name is its first output's.
@@ -257,6 +262,11 @@ fn node(node: &Node) -> Message {
                 a.text(1, name);
                 values.iter().for_each(|&v| a.int(8, v));
                 a.int(20, 7);
+            }
+            Attr::Text(name, value) => {
+                a.text(1, name);
+                a.text(4, value);
+                a.int(20, 3);
             }
         }
         m.message(5, &a);

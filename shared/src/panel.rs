@@ -1,9 +1,9 @@
 //! The panel order: how a linear weight `W[out, in]` lies in the file so that matmul kernels compute from it in place.
-//! f32 and f16: `P[out/8][in][8]`. int8: `P[out/8][in/4][8][4]`. `out` is padded with zeros to a multiple of 8, and for
-//! int8 `in` to a multiple of 16. All numbers are little-endian. Tables keep row-major order and need no packing.
+//! f32 and f16: `P[out/8][in][8]`. int8: `P[out/8][in/4][8][4]`. int4: `P[out/8][in/32][4][8][4]` bytes, two int8 panels'
+//! worth of steps in one. `out` is padded to a multiple of 8, `in` to one of 16 (int8) or 32 (int4). All numbers are
+//! little-endian. Tables keep row-major order; int4 rows are padded to whole blocks.
 
-use crate::number::{Format, Values};
-use half::f16;
+use crate::number::{Format, I4_BLOCK};
 
 /// Output channels per panel: what the 8x8 f32, SMLAL and SDOT kernels take.
 pub const PANEL_ROWS: usize = 8;
@@ -11,6 +11,10 @@ pub const PANEL_ROWS: usize = 8;
 pub const I8_DEPTH: usize = 16;
 /// int8 input channels that lie together, the group one dot-product lane sums.
 pub const I8_GROUP: usize = 4;
+/// Bytes of one int4 block of a panel: 32 inputs of 8 channels.
+pub const I4_BLOCK_BYTES: usize = I4_BLOCK * PANEL_ROWS / 2;
+/// What is added to an int4 number to store it in four bits.
+pub const I4_OFFSET: i8 = 8;
 /// Every payload starts at a multiple of this in the file.
 pub const ALIGNMENT: usize = 64;
 /// Zero bytes that follow the last payload inside the file, since kernels may read past the last panel.
@@ -41,49 +45,82 @@ impl PanelLayout {
 
     pub fn padded_in(&self) -> usize {
         match self.format {
-            Format::I8 => self.inp.next_multiple_of(I8_DEPTH),
+            Format::W8 | Format::I8 => self.inp.next_multiple_of(I8_DEPTH),
+            Format::I4 => self.inp.next_multiple_of(I4_BLOCK),
             Format::F32 | Format::F16 => self.inp,
         }
+    }
+
+    /// int4 blocks of one channel.
+    pub fn blocks(&self) -> usize {
+        self.inp.div_ceil(I4_BLOCK)
     }
 
     /// Dimensions of the initializer that holds the panels.
     pub fn dims(&self) -> Vec<usize> {
         match self.format {
-            Format::I8 => vec![self.panels(), self.padded_in() / I8_GROUP, PANEL_ROWS, I8_GROUP],
+            Format::W8 | Format::I8 => vec![self.panels(), self.padded_in() / I8_GROUP, PANEL_ROWS, I8_GROUP],
+            Format::I4 => vec![
+                self.panels(),
+                self.blocks(),
+                I4_BLOCK / I8_GROUP / 2,
+                PANEL_ROWS,
+                I8_GROUP,
+            ],
             Format::F32 | Format::F16 => vec![self.panels(), self.inp, PANEL_ROWS],
         }
     }
 
+    /// Dimensions of the int4 multipliers, one per block and channel, with the axes the blocks have in their own dims.
+    pub fn multiplier_dims(&self) -> Vec<usize> {
+        vec![self.panels(), self.blocks(), 1, PANEL_ROWS, 1]
+    }
+
     pub fn bytes(&self) -> usize {
-        self.padded_out() * self.padded_in() * self.format.element_bytes()
+        self.panels() * self.panel_bytes()
     }
 
     /// Bytes of one panel of 8 output channels.
     pub fn panel_bytes(&self) -> usize {
-        PANEL_ROWS * self.padded_in() * self.format.element_bytes()
+        PANEL_ROWS * self.padded_in() * self.format.bits() / 8
     }
 
-    /// Where element `(n, k)` lies, in elements from the start.
+    /// The layout of the int8 panels that int4 panels expand to.
+    pub fn expanded(&self) -> PanelLayout {
+        PanelLayout {
+            format: Format::I8,
+            out: self.out,
+            inp: self.padded_in(),
+        }
+    }
+
+    /// Where element `(n, k)` lies, in elements from the start. For int4 the elements are those of [`Self::expanded`].
     pub fn index(&self, n: usize, k: usize) -> usize {
         let panel = n / PANEL_ROWS * PANEL_ROWS * self.padded_in();
         let row = n % PANEL_ROWS;
         panel
             + match self.format {
-                Format::I8 => (k / I8_GROUP * PANEL_ROWS + row) * I8_GROUP + k % I8_GROUP,
+                Format::W8 | Format::I8 | Format::I4 => (k / I8_GROUP * PANEL_ROWS + row) * I8_GROUP + k % I8_GROUP,
                 Format::F32 | Format::F16 => k * PANEL_ROWS + row,
             }
+    }
+
+    /// Where the multiplier of row `n` and block `b` lies.
+    pub fn multiplier_index(&self, n: usize, b: usize) -> usize {
+        (n / PANEL_ROWS * self.blocks() + b) * PANEL_ROWS + n % PANEL_ROWS
     }
 
     /// Runs of elements that are adjacent both in a row and in its panel: int8 rows move four at a time.
     fn group(&self) -> usize {
         match self.format {
-            Format::I8 => I8_GROUP,
+            Format::W8 | Format::I8 | Format::I4 => I8_GROUP,
             Format::F32 | Format::F16 => 1,
         }
     }
 
-    fn scatter<T: Copy + Default>(&self, logical: &[T]) -> Vec<T> {
-        let mut panels = vec![T::default(); self.padded_out() * self.padded_in()];
+    /// Row-major numbers in panel order, `padding` where the panels have more.
+    pub fn scatter<T: Copy>(&self, logical: &[T], padding: T) -> Vec<T> {
+        let mut panels = vec![padding; self.padded_out() * self.padded_in()];
         let group = self.group();
         for (n, row) in logical.chunks_exact(self.inp).enumerate() {
             for (g, run) in row.chunks(group).enumerate() {
@@ -94,110 +131,38 @@ impl PanelLayout {
         panels
     }
 
-    fn gather<T: Copy + Default>(&self, panels: &[T]) -> Vec<T> {
+    /// Undoes [`Self::scatter`].
+    pub fn gather<T: Copy>(&self, panels: &[T]) -> Vec<T> {
         (0..self.out)
             .flat_map(|n| (0..self.inp).map(move |k| panels[self.index(n, k)]))
             .collect()
     }
 }
 
-/// The payload of a linear weight: its numbers in panel order, without scales.
-pub fn pack(layout: PanelLayout, values: &Values) -> Vec<u8> {
-    debug_assert_eq!(layout.format, values.format());
-    match values {
-        Values::F32(v) => bytes_of(&layout.scatter(v)),
-        Values::F16(v) => bytes_of(&layout.scatter(v)),
-        Values::I8 { q, .. } => bytes_of(&layout.scatter(q)),
-    }
-}
-
-/// The payload of a table or vector: its numbers in row-major order, without scales.
-pub fn plain(values: &Values) -> Vec<u8> {
-    match values {
-        Values::F32(v) => bytes_of(v),
-        Values::F16(v) => bytes_of(v),
-        Values::I8 { q, .. } => bytes_of(q),
-    }
-}
-
-/// Undoes [`pack`]. `scales` are the int8 scales; `None` when the byte count is not the layout's.
-pub fn unpack(layout: PanelLayout, payload: &[u8], scales: Vec<f32>) -> Option<Values> {
-    (payload.len() == layout.bytes()).then(|| match layout.format {
-        Format::F32 => Values::F32(layout.gather(&f32s(payload))),
-        Format::F16 => Values::F16(layout.gather(&f16s(payload))),
-        Format::I8 => Values::I8 {
-            q: layout.gather(bytemuck::cast_slice::<u8, i8>(payload)),
-            scales,
-        },
-    })
-}
-
-/// Undoes [`plain`].
-pub fn unplain(format: Format, payload: &[u8], scales: Vec<f32>) -> Values {
-    match format {
-        Format::F32 => Values::F32(f32s(payload)),
-        Format::F16 => Values::F16(f16s(payload)),
-        Format::I8 => Values::I8 {
-            q: bytemuck::cast_slice::<u8, i8>(payload).to_vec(),
-            scales,
-        },
-    }
-}
-
-pub fn f32s(bytes: &[u8]) -> Vec<f32> {
-    bytes
-        .chunks_exact(4)
-        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+/// int4 numbers, two to a byte: of each run of `2 * half` numbers, number `i` is the low half of byte `i` and number
+/// `half + i` its high half. Panels pack whole blocks (`half` = 128), table rows blocks of 32 (`half` = 16).
+pub fn pack_int4(q: &[i8], half: usize) -> Vec<u8> {
+    let nibble = |q: i8| (q + I4_OFFSET) as u8 & 15;
+    q.chunks_exact(2 * half)
+        .flat_map(|run| (0..half).map(move |i| nibble(run[i]) | nibble(run[half + i]) << 4))
         .collect()
 }
 
-fn f16s(bytes: &[u8]) -> Vec<f16> {
+/// Undoes [`pack_int4`].
+pub fn unpack_int4(bytes: &[u8], half: usize) -> Vec<i8> {
+    let number = |nibble: u8| nibble as i8 - I4_OFFSET;
     bytes
-        .chunks_exact(2)
-        .map(|b| f16::from_le_bytes([b[0], b[1]]))
+        .chunks_exact(half)
+        .flat_map(|run| {
+            let low = run.iter().map(move |b| number(b & 15));
+            low.chain(run.iter().map(move |b| number(b >> 4)))
+        })
         .collect()
-}
-
-fn bytes_of<T: bytemuck::NoUninit>(values: &[T]) -> Vec<u8> {
-    // The layout is defined little-endian, and a big-endian host would have to swap here.
-    const {
-        assert!(
-            cfg!(target_endian = "little"),
-            "thimble stores little-endian numbers and runs on such machines only"
-        )
-    };
-    bytemuck::cast_slice(values).to_vec()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn packing_is_undone_for_every_format_and_awkward_shapes() {
-        for (out, inp) in [(1, 1), (8, 16), (9, 17), (97, 12), (24, 40), (7, 3)] {
-            let data: Vec<f32> = (0..out * inp).map(|i| ((i * 37) % 251) as f32 - 125.0).collect();
-            for format in Format::ALL {
-                let layout = PanelLayout::new(format, out, inp);
-                let values = Values::round_to_nearest(format, &data, out);
-                let payload = pack(layout, &values);
-                assert_eq!(
-                    payload.len(),
-                    layout.dims().iter().product::<usize>() * format.element_bytes()
-                );
-                let scales = if let Values::I8 { scales, .. } = &values {
-                    scales.clone()
-                } else {
-                    vec![]
-                };
-                assert_eq!(
-                    unpack(layout, &payload, scales).as_ref(),
-                    Some(&values),
-                    "{out}x{inp} {format}"
-                );
-            }
-        }
-    }
 
     #[test]
     fn int8_panels_hold_four_inputs_of_eight_channels_side_by_side() {
@@ -206,5 +171,14 @@ mod tests {
         assert_eq!(layout.index(1, 0), 4);
         assert_eq!(layout.index(0, 4), 32);
         assert_eq!(layout.index(8, 0), 8 * 16);
+    }
+
+    #[test]
+    fn int4_numbers_share_a_byte_with_those_half_a_block_on() {
+        let q: Vec<i8> = (0..64).map(|i| (i % 16) as i8 - 8).collect();
+        let bytes = pack_int4(&q, 16);
+        assert_eq!(bytes.len(), 32);
+        assert_eq!(bytes[3], (q[3] + 8) as u8 | ((q[19] + 8) as u8) << 4);
+        assert_eq!(unpack_int4(&bytes, 16), q);
     }
 }

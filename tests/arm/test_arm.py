@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from arm import CPUS, ROOT
-from bench import PRECISIONS, SMALL, cases, gap, real
+from bench import PRECISIONS, ROUNDING, SMALL, cases, gap, real
 
 EXACT = 1e-4
 # One rounding that flips on another CPU moves an int8 value by a whole step, and layers carry it on: whole models are
@@ -23,7 +23,7 @@ ROWS_ON_OTHERS = 200
 def assert_alike(ours, theirs, mask, precision, where):
     assert set(ours) == set(theirs)
     for name, reference in theirs.items():
-        if precision != "int8":
+        if precision not in ROUNDING:
             assert gap(ours[name], reference, mask) <= EXACT, f"{where} {name}"
             continue
         a, b = (real(v, mask).astype(np.float64).ravel() for v in (ours[name], reference))

@@ -6,9 +6,11 @@ import json
 import struct
 from dataclasses import dataclass, field
 
+import numpy as np
+
 ALIGNMENT = 64
 TAIL = 128
-ELEMENT = {1: ("<f4", 4), 3: ("<i1", 1), 7: ("<i8", 8), 10: ("<f2", 2)}
+ELEMENT = {1: ("<f4", 4), 2: ("<u1", 1), 3: ("<i1", 1), 7: ("<i8", 8), 10: ("<f2", 2)}
 
 
 @dataclass
@@ -142,7 +144,24 @@ def read_tensor(data, span):
 
 def index(format, n, k, inp):
     """Where element (n, k) of a linear weight lies in its payload, in elements: the formula of docs/format.md."""
-    if format == "i8":
+    if format in ("w8", "i8"):
         padded = -(-inp // 16) * 16
         return (n // 8) * 8 * padded + (k // 4) * 32 + (n % 8) * 4 + k % 4
     return (n // 8) * 8 * inp + k * 8 + n % 8
+
+
+def int4(numbers, multipliers, rows, cols, panels):
+    """int4 numbers and their multipliers as `[rows, cols]` each, from the bytes of the two payloads."""
+    n, k = np.indices((rows, cols))
+    blocks = -(-cols // 32)
+    if panels:
+        inside = k % 32 // 4 * 32 + n % 8 * 4 + k % 4
+        byte = (n // 8 * blocks + k // 32) * 128 + inside % 128
+        high = inside >= 128
+        multiplier = multipliers[(n // 8 * blocks + k // 32) * 8 + n % 8]
+    else:
+        byte = (n * blocks + k // 32) * 16 + k % 16
+        high = k % 32 >= 16
+        multiplier = multipliers[n * blocks + k // 32]
+    stored = np.where(high, numbers[byte] >> 4, numbers[byte] & 15)
+    return stored.astype(np.int64) - 8, multiplier.astype(np.int64)

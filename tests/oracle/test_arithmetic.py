@@ -12,7 +12,7 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from bench import FIXTURES, GOLDEN, all_cases, ask, cases, gap, real, session
+from bench import FIXTURES, GOLDEN, PRECISIONS, ROUNDING, all_cases, ask, cases, gap, real, session
 
 
 def rows(name):
@@ -39,9 +39,10 @@ def test_fp32_gives_the_logits_of_a_whole_test_set(thimble, models, name):
         assert gap(in_parts(judge, feeds), golden, feeds["attention_mask"]) <= 1e-4
 
 
+@pytest.mark.parametrize("precision", ["fp16", "w8"])
 @pytest.mark.parametrize("case", all_cases(), ids=str)
-def test_fp16_engine_and_onnx_runtime_agree(thimble, models, case):
-    path = models.export(case.model, "fp16")
+def test_float_arithmetic_in_engine_and_onnx_runtime_agrees(thimble, models, case, precision):
+    path = models.export(case.model, precision)
     theirs = ask(session(path), case.feeds)
     ours = thimble.infer(path, case.feeds)
     mask = case.feeds["attention_mask"]
@@ -51,9 +52,10 @@ def test_fp16_engine_and_onnx_runtime_agree(thimble, models, case):
         assert gap(ours[name], value, mask) <= 1e-3 * scale, name
 
 
+@pytest.mark.parametrize("precision", ROUNDING)
 @pytest.mark.parametrize("case", cases("albert-base-rand"), ids=str)
-def test_int8_albert_base_stays_with_onnx_runtime_through_twelve_layers(thimble, models, case):
-    path = models.export(case.model, "int8")
+def test_albert_base_stays_with_onnx_runtime_through_twelve_layers(thimble, models, case, precision):
+    path = models.export(case.model, precision)
     mask = case.feeds["attention_mask"]
     theirs = real(ask(session(path), case.feeds)["last_hidden_state"], mask).astype(np.float64)
     ours = real(thimble.infer(path, case.feeds)["last_hidden_state"], mask).astype(np.float64)
@@ -67,9 +69,10 @@ def test_int8_albert_base_stays_with_onnx_runtime_through_twelve_layers(thimble,
     assert cosine >= 0.9998
 
 
-def test_int8_albert_deb_gives_onnx_runtimes_labels(thimble, models):
+@pytest.mark.parametrize("precision", ROUNDING)
+def test_albert_deb_gives_onnx_runtimes_labels(thimble, models, precision):
     feeds, _ = rows("albert-deb")
-    path = models.export("albert-deb", "int8")
+    path = models.export("albert-deb", precision)
     runtime = session(path)
     theirs = in_parts(lambda part: ask(runtime, part), feeds)
     ours = in_parts(lambda part: thimble.infer(path, part), feeds)
@@ -124,7 +127,7 @@ def layers(path):
 LAYER_CASES = [case for name in GOLDEN for case in cases(name)]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", LAYER_CASES, ids=str)
 def test_every_layer_fed_the_same_input(thimble, models, tmp_path, case, precision):
     """Within 1e-4 of the standard deviation. An int8 token may differ by more only where one of its activations lies on
@@ -149,12 +152,12 @@ def test_every_layer_fed_the_same_input(thimble, models, tmp_path, case, precisi
         std = real(theirs[target], mask).std()
         apart = np.abs(real(ours, mask) - real(theirs[target], mask)).max(axis=1) / std
         flipped = apart > 1e-4
-        if precision != "int8":
+        if precision not in ROUNDING:
             assert not flipped.any(), f"layer {index}: {apart.max()} standard deviations"
             continue
         # Distance of each token's activations from the nearest edge between two int8 values, before they are rounded.
         edges = [np.abs(np.abs(value % 1) - 0.5).min(axis=-1) for name in wide for value in [real(theirs[name], mask)]]
         edge = np.min(edges, axis=0)
         assert (edge[flipped] <= 2e-5).all(), f"layer {index}: differs where no rounding can have flipped"
-        assert flipped.sum() <= max(1, 0.05 * len(flipped)), f"layer {index}: {flipped.sum()} of {len(flipped)} tokens"
+        assert flipped.sum() <= max(2, 0.05 * len(flipped)), f"layer {index}: {flipped.sum()} of {len(flipped)} tokens"
         assert apart.max() <= 0.05, f"layer {index}: {apart.max()} standard deviations"

@@ -16,7 +16,7 @@ import writer
 from bench import PRECISIONS
 
 MODELS = ("albert-deb", "albert-mlm-tiny", "albert-tiny-groups", "albert-seq-tiny")
-FORMATS = {"fp32": "f32", "fp16": "f16", "int8": "i8"}
+FORMATS = {"fp32": "f32", "fp16": "f16", "w8": "w8", "int8": "i8", "int4": "i4"}
 LAYER = "{base}encoder.albert_layer_groups.{group}.albert_layers.{inner}."
 PARTS = {
     "q": "attention.query",
@@ -75,8 +75,8 @@ def test_the_format_document_describes_the_bytes(models, name, precision):
     last = max(tensor.end for tensor in file.initializers)
     seen = set()
     for tensor in file.initializers:
-        scale = tensor.name.endswith(".scale")
-        mapped = scale or tensor.name in listed or is_vector(tensor.name, base, weights)
+        beside = tensor.name.endswith((".scale", ".mult"))
+        mapped = beside or tensor.name in listed or is_vector(tensor.name, base, weights)
         if not mapped:
             assert tensor.order in ([1, 2, 8, 9], [2, 8, 9]), "a constant has no padding"
             continue
@@ -91,8 +91,8 @@ def test_the_format_document_describes_the_bytes(models, name, precision):
         if tail:
             assert tensor.doc[-1] == bytes(layout.TAIL)
             assert tensor.end + 3 + layout.TAIL == len(file.data), "the tail ends the file"
-        if scale:
-            assert tensor.data_type == 1
+        if beside:
+            assert tensor.data_type == (1 if tensor.name.endswith(".scale") else 2)
             continue
         values = np.frombuffer(tensor.payload(file.data), dtype)
         want = weights[checkpoint_name(tensor.name, base)]
@@ -102,6 +102,17 @@ def test_the_format_document_describes_the_bytes(models, name, precision):
         weight = listed[tensor.name]
         assert weight["shape"] == list(want.shape) and weight["format"] == FORMATS[precision]
         rows, cols = want.shape
+        if weight["format"] != "f32" and weight["format"] != "f16":
+            scales = np.frombuffer(file.tensor(tensor.name + ".scale").payload(file.data), "<f4")
+            assert scales.shape == (rows,)
+        if weight["format"] == "i4":
+            multipliers = np.frombuffer(file.tensor(tensor.name + ".mult").payload(file.data), "<u1")
+            numbers, steps = layout.int4(values, multipliers, rows, cols, tensor.name not in tables)
+            assert steps.min() >= 1 and steps.max() <= 15
+            # Half a step, and what rounding the step to the multiplier's grid clips: 7 halves of the row's scale.
+            limit = (0.51 * steps + 3.5) * scales[:, None]
+            assert (np.abs(numbers * steps * scales[:, None] - want) <= limit).all()
+            continue
         if tensor.name not in tables:
             values, whole = values[positions(weight["format"], rows, cols)], values
             # What the formula does not reach is padding, all zeros.
@@ -112,9 +123,8 @@ def test_the_format_document_describes_the_bytes(models, name, precision):
                 assert np.array_equal(values, want)
             case "f16":
                 assert np.array_equal(values, want.astype(np.float16))
-            case "i8":
-                scales = np.frombuffer(file.tensor(tensor.name + ".scale").payload(file.data), "<f4")
-                assert scales.shape == (rows,) and values.min() >= -127
+            case "w8" | "i8":
+                assert values.min() >= -127
                 assert np.abs(values * scales[:, None] - want).max() <= 0.51 * scales.max()
     assert set(listed) <= seen
 

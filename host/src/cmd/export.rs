@@ -64,7 +64,18 @@ pub fn provenance(subject: &Subject) -> Result<(Provenance, Option<String>)> {
 /// Writes the model and its tokenizer, both or neither, and checks the file against its own Graph first.
 pub fn write(subject: &Subject, model: &Model, onnx: LowerOptions, output: &Path) -> Result<Written> {
     let (provenance, tokenizer) = provenance(subject)?;
-    let bytes = artifact::write(model, onnx, &provenance)?;
+    write_parts(model, onnx, &provenance, tokenizer, output)
+}
+
+/// Writes a model and the tokenizer it is written with.
+pub fn write_parts(
+    model: &Model,
+    onnx: LowerOptions,
+    provenance: &Provenance,
+    tokenizer: Option<String>,
+    output: &Path,
+) -> Result<Written> {
+    let bytes = artifact::write(model, onnx, provenance)?;
     if let Some(difference) = audit::differences(&bytes)?.first() {
         bail!("the file made does not state its Graph: {difference}");
     }

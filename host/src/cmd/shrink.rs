@@ -1,18 +1,29 @@
-//! `thimble shrink`: the ONNX file with the least measured loss under a byte budget.
+//! `thimble shrink`: the ONNX file with the least measured loss under a budget, or the whole frontier of bytes against loss.
+
+mod bounds;
+mod say;
 
 use crate::board;
+use crate::chart;
 use crate::cli::{Outcome, ShrinkArgs};
-use crate::cmd::{export, verify};
+use crate::cmd::export::{self, Written};
 use crate::inputs::{self, Inputs, Row};
-use crate::loss::decides;
-use crate::solve::{Floor, Plan, Task, solve};
+use crate::levers::Levers;
+use crate::loss::{Objective, decides};
+use crate::progress::Bar;
+use crate::solve::{NOTHING_FINITE, Plan};
+use crate::store::write_together;
+use crate::study::{Question, Sizes, Study};
 use crate::subject::Subject;
-use crate::text::{Align, exact, percent, say, size, table, thousands};
-use anyhow::{Result, bail};
-use serde_json::json;
+use crate::text::say;
+use crate::tokenise;
+use crate::variant::variants;
+use crate::vocabulary;
+use anyhow::{Context, Result, bail};
+use bounds::Bounds;
 use std::collections::BTreeSet;
-use std::io::{IsTerminal, Write};
-use thimble_shared::number::Format;
+use std::path::{Path, PathBuf};
+use thimble_shared::graph::Config;
 
 /// Rows the loss is reported on, beside those the choice is made on.
 const REPORT_ROWS: usize = 256;
@@ -22,52 +33,125 @@ const SPLIT_FROM: usize = 16;
 pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     let target = args.target.as_deref().map(board::find).transpose()?;
     let subject = Subject::open(&args.source)?;
-    if let Some(output) = &args.output {
+    let written = [&args.output, &args.frontier.svg, &args.frontier.html];
+    let written: Vec<&PathBuf> = written.into_iter().flatten().collect();
+    for (i, output) in written.iter().enumerate() {
         export::refuse_inputs(&subject, output)?;
+        if written[..i].contains(output) {
+            bail!("{} is named twice as an output", output.display());
+        }
     }
     let config = subject.config().clone();
-    if args.min_agreement.is_some() && !decides(&config) {
+    refuse_what_nothing_decides(args, &config)?;
+    let chosen_by = args.budget.is_some() || args.max_ram.is_some() || args.max_latency.is_some();
+    if wants_a_file(args) && !chosen_by && args.min_agreement.is_none() {
         bail!(
-            "--min-agreement: a model with head {} decides nothing",
-            config.head.name()
+            "--frontier alone writes no file; to choose one give --budget, --max-ram, --max-latency or --min-agreement"
         );
     }
-    let onnx = args.onnx.over(subject.options());
-    let (provenance, tokenizer) = export::provenance(&subject)?;
-    let inputs = inputs::load(
-        args.calibrate.as_deref(),
-        &config,
-        subject.tokenizer(),
-        Some(args.rows.saturating_add(REPORT_ROWS)),
-    )?;
-    if !inputs.given {
-        say("warning: no --calibrate: the loss is measured on made-up token sequences and says little about real text");
+    if let (Some(seq), Some(max)) = (args.onnx.seq, args.levers.max_seq)
+        && seq > max
+    {
+        bail!("--seq {seq}: --max-seq leaves {max} positions");
     }
-    if inputs.truncated > 0 {
-        say(&format!(
-            "warning: {} texts were longer than the model's positions and were cut",
-            inputs.truncated
-        ));
+
+    let (mut provenance, mut tokenizer) = export::provenance(&subject)?;
+    let (levers, cut) = levers(args, &subject)?;
+    if let Some(cut) = &cut {
+        provenance.tokenizer_sha256 = Some(tokenise::sha256(cut.tokenizer.as_bytes()));
+        tokenizer = Some(cut.tokenizer.clone());
+    }
+    let original = subject.model()?;
+    let left = if levers.any() {
+        Some(levers.apply(&original)?)
+    } else {
+        None
+    };
+    let source = left.as_ref().unwrap_or(&original);
+
+    let inputs = load(args, &config, &levers, &subject)?;
+    let (tune, report) = split(&inputs, args.rows);
+    if let Some(vocabulary) = &levers.vocabulary {
+        warn_of_lost_tokens(vocabulary, &inputs);
     }
     let mut formats = args.formats.clone();
     formats.sort();
     formats.dedup();
-    let (tune, report) = split(&inputs, args.rows);
-    let source = subject.model()?;
-    let task = Task {
-        source: &source,
+    let onnx = args.onnx.over(subject.options());
+    let question = Question {
+        original: &original,
+        source,
+        vocabulary: levers.vocabulary.as_ref(),
         tune: &tune,
         report: &report,
         formats: &formats,
-        budget: args.budget.as_u64(),
+        objective: args.objective.unwrap_or_else(|| Objective::default_of(&config)),
         onnx,
         provenance: &provenance,
     };
-    let plan = match solve(&task, progress)? {
-        Ok(plan) => plan,
-        Err(floor) => return Ok(refuse(args, &formats, &floor)),
+    let sizes = Sizes::new(&question)?;
+    let bounds = Bounds::of(args, &question, target.as_ref(), &sizes)?;
+    let about = say::About {
+        args,
+        bounds: &bounds,
+        target: target.as_ref(),
+        tuned: tune.len(),
+        reported: report.len(),
+        held_out: inputs.rows.len() >= SPLIT_FROM,
+        calibrated: inputs.given,
+        tokenizer: tokenizer.as_ref().map(String::len),
+        savings: Vec::new(),
+        question: &question,
     };
-    progress("");
+    let floor = sizes.floor()?;
+    if floor.bytes > bounds.limits.bytes {
+        return Ok(Outcome::no(about.below_floor(&floor)));
+    }
+    if let Some(reason) = bounds.too_slow() {
+        return Ok(Outcome::no(about.refused(&[reason], None)));
+    }
+
+    let mut watch = Bar::default();
+    let variants = variants(source, question.tune, question.vocabulary, args.nearest);
+    let mut study = Study::measure(sizes, &variants, &mut watch)?;
+    let mut about = about;
+    let points = if args.frontier.frontier {
+        let (count, baseline) = (args.frontier.points, args.frontier.baseline);
+        Some(study.frontier(&bounds.limits, count, baseline, &mut watch)?)
+    } else {
+        None
+    };
+    let drawn = match &points {
+        Some(points) => draw(args, &about, points)?,
+        None => vec![],
+    };
+    if args.frontier.frontier && !wants_a_file(args) {
+        drop(watch);
+        let points = points.as_deref().unwrap_or_default();
+        return Ok(Outcome::yes(about.frontier(points, &drawn)));
+    }
+
+    let smallest = args
+        .min_agreement
+        .filter(|_| !bounds.bytes_given || args.frontier.frontier);
+    let answer = match smallest {
+        Some(share) => study.smallest(share, &bounds.limits, &mut watch)?,
+        None => study.answer(&bounds.limits, &mut watch)?,
+    };
+    let Some(answer) = answer else {
+        let reason = match smallest {
+            Some(share) => format!(
+                "no file within the limits agrees on {:.2} % of the decisions",
+                share * 100.0
+            ),
+            None if bounds.latency.is_some() => "no formats keep to all of the limits together".to_string(),
+            None => bail!("{NOTHING_FINITE}"),
+        };
+        return Ok(Outcome::no(about.refused(&[reason], points.as_deref())));
+    };
+    let plan = study.plan(answer, bounds.limits.bytes)?;
+    drop(watch);
+    about.savings = savings(&question, &levers, &plan)?;
 
     let mut reasons = Vec::new();
     if let Some(least) = args.min_agreement {
@@ -78,56 +162,108 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
             ));
         }
     }
-    let ram = target.as_ref().and_then(|t| Some((t, t.ram_available.as_ref()?.value)));
-    if let Some((t, available)) = ram.filter(|(_, available)| plan.bytes > *available) {
-        reasons.push(format!(
-            "{} leaves {} of RAM, the file alone has {}",
-            t.board,
-            size(available),
-            size(plan.bytes)
-        ));
-    }
-    let write = reasons.is_empty() && !args.dry_run;
-    let written = match &args.output {
-        Some(output) if write => Some(export::write(&subject, &plan.model, onnx, output)?),
+    reasons.extend(bounds.beyond_board(target.as_ref(), plan.bytes));
+    let written: Option<Written> = match &args.output {
+        Some(output) if reasons.is_empty() && !args.dry_run => {
+            Some(export::write_parts(&plan.model, onnx, &provenance, tokenizer, output)?)
+        }
         _ => None,
     };
-    let text = if args.json {
-        format!(
-            "{:#}\n",
-            as_json(
-                args,
-                &plan,
-                inputs.given,
-                tokenizer.as_ref().map(String::len),
-                &reasons,
-                written.is_some()
-            )
-        )
-    } else {
-        let mut text = as_text(args, &plan, tune.len(), report.len());
-        if let Some((t, available)) = ram {
-            text.push_str(&format!(
-                "{}: the file takes {} of the {} its system leaves\n",
-                t.board,
-                percent(plan.bytes, available),
-                size(available)
-            ));
-        }
-        match &written {
-            Some(written) => text.push_str(&written.report()),
-            None if reasons.is_empty() => text.push_str("dry run: nothing was written\n"),
-            None => reasons
-                .iter()
-                .for_each(|r| text.push_str(&format!("no: {r}; nothing was written\n"))),
-        }
-        text
-    };
+    let text = about.plan(&plan, points.as_deref(), &drawn, &reasons, written.as_ref());
     Ok(if reasons.is_empty() {
         Outcome::yes(text)
     } else {
         Outcome::no(text)
     })
+}
+
+/// Whether one file is to be chosen, beside or without a frontier.
+fn wants_a_file(args: &ShrinkArgs) -> bool {
+    args.output.is_some() || args.dry_run || !args.frontier.frontier
+}
+
+fn refuse_what_nothing_decides(args: &ShrinkArgs, config: &Config) -> Result<()> {
+    if decides(config) {
+        return Ok(());
+    }
+    let head = config.head.name();
+    if args.min_agreement.is_some() {
+        bail!("--min-agreement: a model with head {head} decides nothing");
+    }
+    if args.objective.is_some_and(Objective::needs_decisions) {
+        bail!("--objective: a model with head {head} decides nothing; use cosine or error");
+    }
+    Ok(())
+}
+
+/// The levers asked for, and the vocabulary cut for them.
+fn levers(args: &ShrinkArgs, subject: &Subject) -> Result<(Levers, Option<vocabulary::Cut>)> {
+    let cut = match &args.levers.vocab_from {
+        None => None,
+        Some(corpus) => {
+            let Some(tokenizer) = subject.tokenizer() else {
+                bail!("--vocab-from: there is no tokenizer.json beside the model to cut");
+            };
+            let cut = vocabulary::cut(corpus, tokenizer, subject.config().vocab_size).context("--vocab-from")?;
+            say(&format!(
+                "note: {} texts produce or need {} of {} tokens",
+                cut.texts,
+                cut.vocabulary.kept.len(),
+                cut.before
+            ));
+            Some(cut)
+        }
+    };
+    let levers = Levers {
+        drop_pooler: args.levers.drop_pooler,
+        max_seq: args.levers.max_seq,
+        vocabulary: cut.as_ref().map(|c| c.vocabulary.clone()),
+    };
+    // Before anything is read or measured for a lever that cannot be pulled.
+    levers.config(subject.config())?;
+    Ok((levers, cut))
+}
+
+/// Different inputs, short enough for what the levers leave.
+fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) -> Result<Inputs> {
+    let config = Config {
+        max_position_embeddings: levers.max_seq.unwrap_or(config.max_position_embeddings),
+        ..config.clone()
+    };
+    let most = args.rows.saturating_add(REPORT_ROWS);
+    let mut inputs = inputs::load(args.calibrate.as_deref(), &config, subject.tokenizer(), Some(most))?;
+    if !inputs.given {
+        say("warning: no --calibrate: the loss is measured on made-up token sequences and says little about real text");
+    }
+    if inputs.truncated > 0 {
+        say(&format!(
+            "warning: {} texts were longer than the model's positions and were cut, the longer of a pair first",
+            inputs.truncated
+        ));
+    }
+    let repeats = inputs.drop_repeats();
+    if repeats > 0 {
+        say(&format!("note: {repeats} inputs that repeat another were left out"));
+    }
+    if inputs.rows.len() < SPLIT_FROM {
+        say(&format!(
+            "warning: {} different inputs are too few to hold any out: the loss is reported on the rows it was chosen on",
+            inputs.rows.len()
+        ));
+    }
+    Ok(inputs)
+}
+
+fn warn_of_lost_tokens(vocabulary: &crate::evaluate::Vocabulary, inputs: &Inputs) {
+    let kept: BTreeSet<i64> = vocabulary.kept.iter().map(|&id| id as i64).collect();
+    let lost = |row: &&Row| row.input_ids.iter().any(|id| !kept.contains(id));
+    match inputs.rows.iter().filter(lost).count() {
+        0 => {}
+        count => say(&format!(
+            "warning: {count} of {} inputs hold tokens that --vocab-from never produces; they are measured with unknown tokens in their place",
+            inputs.rows.len()
+        )),
+    }
 }
 
 /// Rows to choose on and rows to report on: apart where there are enough, so that no loss is reported on rows tuned on.
@@ -146,135 +282,61 @@ pub fn split(inputs: &Inputs, tune: usize) -> (Vec<Row>, Vec<Row>) {
     (pick(true), pick(false))
 }
 
-/// One line that is rewritten on a terminal; nothing elsewhere.
-fn progress(text: &str) {
-    let mut err = std::io::stderr();
-    if err.is_terminal() {
-        // Progress is a courtesy: a closed stderr must not stop the work.
-        let _ = write!(err, "\r\x1b[K{text}");
-        let _ = err.flush();
+/// Bytes each lever saves in the formats chosen: what the file would have without it.
+fn savings(question: &Question, levers: &Levers, plan: &Plan) -> Result<Vec<(&'static str, u64)>> {
+    let mut formats = plan.problem.formats_of(&plan.choice);
+    // The pooler that is gone would have the format of the other maps.
+    if let Some(&format) = formats.get("map") {
+        formats.entry("pooler".into()).or_insert(format);
     }
-}
-
-fn refuse(args: &ShrinkArgs, formats: &[Format], floor: &Floor) -> Outcome {
-    let mut parts: Vec<(String, u64)> = floor
-        .formats
-        .iter()
-        .map(|(f, format)| (format!("{} in {format}", f.name), f.bytes(*format) as u64))
-        .collect();
-    parts.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
-    let text = if args.json {
-        let json = json!({
-            "schema": 1, "verdict": "over budget", "written": false, "budget": args.budget.as_u64(), "floor": floor.bytes,
-            "floor_parts": parts.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect::<Vec<_>>(),
-        });
-        format!("{json:#}\n")
-    } else {
-        let biggest: Vec<String> = parts
-            .iter()
-            .take(4)
-            .map(|(name, bytes)| format!("{name} {} ({})", size(*bytes), percent(*bytes, floor.bytes)))
-            .collect();
-        let list = formats.iter().map(Format::to_string).collect::<Vec<_>>().join(", ");
-        format!(
-            "no: a budget of {} is below the floor of {}, the smallest file in the formats {list}\n\
-             the floor is set by {}\nnearest that fits: --budget {}; nothing was written\n",
-            exact(args.budget.as_u64()),
-            exact(floor.bytes),
-            biggest.join(", "),
-            floor.bytes
-        )
+    let size = |levers: &Levers| -> Result<u64> {
+        let graph = thimble_shared::graph::Graph {
+            config: levers.config(&question.original.config)?,
+            formats: formats.clone(),
+        };
+        Ok(thimble_shared::artifact::size(&graph, question.onnx, question.provenance)? as u64)
     };
-    Outcome::no(text)
+    let with_all = size(levers)?;
+    let each = levers.each().into_iter();
+    each.map(|(name, lever)| Ok((name, size(&levers.but(&lever))?.saturating_sub(with_all))))
+        .collect()
 }
 
-fn as_text(args: &ShrinkArgs, plan: &Plan, tuned: usize, reported: usize) -> String {
-    let rows: Vec<Vec<String>> = plan
-        .problem
-        .families
-        .iter()
-        .zip(&plan.choice)
-        .enumerate()
-        .map(|(i, (family, &choice))| {
-            let format = plan.problem.formats[choice];
-            let bytes = family.bytes(format) as u64;
-            vec![
-                family.name.to_string(),
-                format.to_string(),
-                thousands(bytes),
-                percent(bytes, plan.bytes),
-                format!("{:.2e}", plan.problem.loss[i][choice]),
-            ]
-        })
+/// Draws the frontier where that was asked for; the files' names.
+fn draw(args: &ShrinkArgs, about: &say::About, points: &[crate::frontier::Point]) -> Result<Vec<String>> {
+    let drawing = chart::Drawing {
+        title: format!("{}: bytes against loss", args.source.display()),
+        objective: about.question.objective,
+        points,
+    };
+    let (svg, html) = (drawing.svg(), drawing.html());
+    let files = [(&args.frontier.svg, &svg), (&args.frontier.html, &html)];
+    let files: Vec<(&Path, &[u8])> = files
+        .into_iter()
+        .filter_map(|(path, text)| Some((path.as_deref()?, text.as_bytes())))
         .collect();
-    let aligns = [Align::Left, Align::Left, Align::Right, Align::Right, Align::Right];
-    let mut text = table(&["weights", "format", "bytes", "share", "loss alone"], &aligns, &rows);
-    text.push_str(&format!(
-        "\n{} of {}: {} used\n",
-        exact(plan.bytes),
-        exact(args.budget.as_u64()),
-        percent(plan.bytes, args.budget.as_u64())
-    ));
-    text.push_str(&match &plan.next {
-        Some((family, format, bytes)) => format!("next step up: {family} in {format} makes {}\n", exact(*bytes)),
-        None => "no format on offer would lose less\n".to_string(),
-    });
-    text.push_str(&format!(
-        "loss predicted {:.3e}, measured {:.3e} on {tuned} tuning rows ({} choices run)\n",
-        plan.predicted, plan.measured, plan.verified
-    ));
-    text.push_str(&format!(
-        "channels {}: the smallest model's loss is {:.3e} as it came, {:.3e} with channels rescaled between adjacent weights\n",
-        if plan.equalised { "rescaled" } else { "left as they were" },
-        plan.floor_loss.plain,
-        plan.floor_loss.equalised
-    ));
-    text.push_str(&format!(
-        "\non {reported} rows for the report:\n{}\n",
-        verify::describe(&plan.loss)
-    ));
-    text
+    write_together(&files)?;
+    Ok(files.iter().map(|(path, _)| path.display().to_string()).collect())
 }
 
-fn as_json(
-    args: &ShrinkArgs,
-    plan: &Plan,
-    calibrated: bool,
-    tokenizer: Option<usize>,
-    reasons: &[String],
-    written: bool,
-) -> serde_json::Value {
-    let families: Vec<_> = plan
-        .problem
-        .families
-        .iter()
-        .zip(&plan.choice)
-        .enumerate()
-        .map(|(i, (family, &choice))| {
-            let format = plan.problem.formats[choice];
-            json!({
-                "name": family.name, "format": format.to_string(), "bytes": family.bytes(format),
-                "weights": family.weights.iter().map(|w| &w.name).collect::<Vec<_>>(),
-                "loss_alone": plan.problem.formats.iter().zip(&plan.problem.loss[i])
-                    .map(|(f, l)| (f.to_string(), json!(l))).collect::<serde_json::Map<_, _>>(),
-            })
-        })
-        .collect();
-    json!({
-        "schema": 1,
-        "verdict": if reasons.is_empty() { "fits" } else { "refused" },
-        "reasons": reasons,
-        "written": written,
-        "budget": args.budget.as_u64(),
-        "bytes": plan.bytes,
-        "tokenizer_bytes": tokenizer,
-        "calibrated": calibrated,
-        "families": families,
-        "predicted_loss": plan.predicted,
-        "measured_loss": plan.measured,
-        "equalised": plan.equalised,
-        "floor_loss": { "plain": plan.floor_loss.plain, "equalised": plan.floor_loss.equalised },
-        "next_step": plan.next.as_ref().map(|(family, format, bytes)| json!({"family": family, "format": format.to_string(), "bytes": bytes})),
-        "loss": plan.loss,
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_tuned_on_and_rows_reported_on_are_apart_even_if_inputs_repeat() {
+        let rows = (0..90).map(|i| Row::sequence(&[2, 5 + i % 40, 3])).collect();
+        let mut inputs = Inputs {
+            rows,
+            ..Inputs::default()
+        };
+        assert_eq!(inputs.drop_repeats(), 50);
+        let (tune, report) = split(&inputs, 30);
+        assert_eq!((tune.len(), report.len()), (20, 20), "half of them at most");
+        assert!(tune.iter().all(|row| !report.contains(row)));
+        assert_eq!(split(&inputs, 30), (tune, report), "the same every time");
+        inputs.rows.truncate(SPLIT_FROM - 1);
+        let (tune, report) = split(&inputs, 30);
+        assert_eq!(tune, report);
+    }
 }

@@ -1,11 +1,12 @@
 //! `thimble verify`: how far apart two models are, on the same inputs, in the device's engine.
 
 use crate::cli::{Outcome, VerifyArgs};
-use crate::evaluate;
+use crate::evaluate::{Judge, Vocabulary};
 use crate::inputs;
 use crate::loss::{Loss, decides};
 use crate::subject::Subject;
 use crate::text::{Align, say, table};
+use crate::vocabulary;
 use anyhow::{Result, anyhow, bail};
 use thimble_shared::graph::Config;
 
@@ -13,23 +14,32 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
     let reference = Subject::open(&args.reference)?;
     let candidate = Subject::open(&args.candidate)?;
     let config = reference.config().clone();
-    refuse_strangers(&config, candidate.config())?;
+    let vocabulary = vocabulary(&reference, &candidate)?;
+    refuse_strangers(&config, candidate.config(), vocabulary.is_some())?;
+    if config.pooler && !candidate.config().pooler {
+        say("note: the candidate has no pooler; pooler_output is not compared");
+    }
     if args.min_agreement.is_some() && !decides(&config) {
         bail!(
             "--min-agreement: a model with head {} decides nothing; use --max-abs",
             config.head.name()
         );
     }
-    let inputs = inputs::load(args.inputs.as_deref(), &config, reference.tokenizer(), args.rows)?;
+    let shorter = Config {
+        max_position_embeddings: config
+            .max_position_embeddings
+            .min(candidate.config().max_position_embeddings),
+        ..config.clone()
+    };
+    let inputs = inputs::load(args.inputs.as_deref(), &shorter, reference.tokenizer(), args.rows)?;
     if inputs.truncated > 0 {
         say(&format!(
             "warning: {} texts were longer than the model's positions and were cut",
             inputs.truncated
         ));
     }
-    let a = evaluate::outputs(&reference.image()?, &inputs.rows)?;
-    let b = evaluate::outputs(&candidate.image()?, &inputs.rows)?;
-    let loss = evaluate::compare(&config, &inputs.rows, &a, &b)?;
+    let judge = Judge::new(&config, &reference.image()?, inputs.rows, vocabulary.as_ref());
+    let loss = judge.loss(&candidate.image()?)?;
     if loss.outputs.values().all(|d| d.values == 0) {
         bail!("nothing was compared: no input has a position whose mask is 1");
     }
@@ -64,8 +74,17 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
     })
 }
 
+/// How the candidate's tokens are called by the reference, where its vocabulary was cut.
+fn vocabulary(reference: &Subject, candidate: &Subject) -> Result<Option<Vocabulary>> {
+    let sizes = (reference.config().vocab_size, candidate.config().vocab_size);
+    match (reference.tokenizer(), candidate.tokenizer()) {
+        (Some(a), Some(b)) if sizes.1 < sizes.0 => Ok(vocabulary::between(a, b, sizes)?),
+        _ => Ok(None),
+    }
+}
+
 /// Models are compared on the same inputs, output by output: what both must have in common.
-fn refuse_strangers(a: &Config, b: &Config) -> Result<()> {
+fn refuse_strangers(a: &Config, b: &Config, cut: bool) -> Result<()> {
     let differs = |what: &str, a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| {
         anyhow!("the models cannot be compared: {what} is {a:?} in the reference and {b:?} in the candidate")
     };
@@ -80,7 +99,10 @@ fn refuse_strangers(a: &Config, b: &Config) -> Result<()> {
         ("hidden_size", a.hidden_size, b.hidden_size),
         ("type_vocab_size", a.type_vocab_size, b.type_vocab_size),
     ];
-    match sizes.into_iter().find(|(_, a, b)| a != b) {
+    match sizes
+        .into_iter()
+        .find(|(what, a, b)| a != b && !(cut && *what == "vocab_size"))
+    {
         Some((what, a, b)) => Err(differs(what, &a, &b)),
         None => Ok(()),
     }
@@ -91,15 +113,32 @@ pub fn describe(loss: &Loss) -> String {
     let mut text = String::new();
     if let (Some(agreement), Some(kl)) = (loss.agreement, loss.kl) {
         text.push_str(&format!(
-            "agreement {:.2} % of {} decisions, KL {kl:.3e} nats\n",
+            "agreement {:.2} % of {} decisions{}, KL {kl:.3e} nats\n",
             agreement * 100.0,
-            loss.decisions
+            loss.decisions,
+            interval(loss.agreement_interval)
         ));
+    }
+    if let Some(top5) = loss.top5 {
+        text.push_str(&format!(
+            "top 5 overlap {:.2} % at {} {}\n",
+            top5.overlap * 100.0,
+            top5.positions,
+            if top5.at_blanks {
+                "blanks"
+            } else {
+                "positions, all that are real"
+            }
+        ));
+    }
+    if let Some(f1) = loss.span_f1 {
+        text.push_str(&format!("answer spans overlap with F1 {f1:.4}\n"));
     }
     if let (Some(before), Some(after)) = (loss.reference_accuracy, loss.accuracy) {
         text.push_str(&format!(
-            "accuracy {:.2} %, the reference's {:.2} %\n",
+            "accuracy {:.2} %{}, the reference's {:.2} %\n",
             after * 100.0,
+            interval(loss.accuracy_interval),
             before * 100.0
         ));
     }
@@ -118,4 +157,10 @@ pub fn describe(loss: &Loss) -> String {
         .collect();
     let aligns = [Align::Left, Align::Right, Align::Right, Align::Right];
     text + &table(&["output", "max |Δ|", "RMS / std", "cosine"], &aligns, &rows)
+}
+
+fn interval(interval: Option<(f64, f64)>) -> String {
+    interval.map_or(String::new(), |(low, high)| {
+        format!(" (95 %: {:.2} to {:.2} %)", low * 100.0, high * 100.0)
+    })
 }

@@ -107,11 +107,7 @@ impl<'a> Matrix<'a> {
 
     /// The numbers as f32.
     pub fn floats(&self, file: &OnnxFile) -> Result<Vec<f32>, OnnxError> {
-        Ok(match self.values(file)? {
-            Values::F16(half) => half.iter().map(|h| h.to_f32()).collect(),
-            Values::F32(values) => values,
-            Values::I8 { .. } => Vec::new(),
-        })
+        Ok(self.values(file)?.to_f32())
     }
 
     /// Equal numbers in the logical order have equal fingerprints, however they are stored.

@@ -3,7 +3,8 @@
 use super::{Lowering, scale};
 use crate::number::{ACTIVATION_FLOOR, Format, I8_MAX};
 use crate::onnx_write::{Attr, DataType};
-use crate::panel::PanelLayout;
+use crate::panel::{I4_OFFSET, PanelLayout};
+use crate::stored::Part;
 
 impl Lowering<'_> {
     /// `x · Wᵀ + b` in the weight's format.
@@ -12,13 +13,14 @@ impl Lowering<'_> {
     }
 
     pub(super) fn linear_with(&mut self, x: &str, weight: &str, bias: &str, out: &str) -> String {
+        let w = self.weight_matrix(weight);
         let product = match self.graph.format(weight) {
-            Format::F32 | Format::F16 => {
-                let w = self.weight_matrix(weight);
-                self.node("MatMul", &[x, &w], &format!("{out}.mm"), &[])
+            Format::F32 | Format::F16 => self.node("MatMul", &[x, &w], &format!("{out}.mm"), &[]),
+            Format::W8 => {
+                let raw = self.node("MatMul", &[x, &w], &format!("{out}.raw"), &[]);
+                self.node("Mul", &[&raw, &scale(weight)], &format!("{out}.mm"), &[])
             }
-            Format::I8 => {
-                let w = self.weight_matrix(weight);
+            Format::I8 | Format::I4 => {
                 let (q, step) = self.quantise(x);
                 let acc = self.node("MatMulInteger", &[&q, &w], &format!("{out}.acc"), &[]);
                 let acc = self.cast(&acc, DataType::F32, &format!("{out}.accf"));
@@ -66,7 +68,7 @@ impl Lowering<'_> {
     /// `[in, out]` as the multiplication takes it, undone from its panels once however often it is used.
     fn weight_matrix(&mut self, weight: &str) -> String {
         let stored = self.stored_matrix(weight);
-        if self.graph.format(weight) != Format::F16 {
+        if !matches!(self.graph.format(weight), Format::F16 | Format::W8) {
             return stored;
         }
         let name = format!("{weight}.w32");
@@ -76,7 +78,7 @@ impl Lowering<'_> {
         name
     }
 
-    /// `[in, out]` in the stored element type.
+    /// `[in, out]` in the stored element type; int4 as the int8 it stands for.
     pub(super) fn stored_matrix(&mut self, weight: &str) -> String {
         let name = format!("{weight}.w");
         if self.made.insert(name.clone(), String::new()).is_some() {
@@ -85,15 +87,16 @@ impl Lowering<'_> {
         // The lowering names only weights of the config's own table.
         let shape = &self.shapes[weight];
         let layout = PanelLayout::new(self.graph.format(weight), shape[0], shape[1]);
-        let perm = match layout.format {
-            Format::I8 => vec![1, 3, 0, 2],
-            Format::F32 | Format::F16 => vec![1, 0, 2],
+        let (panels, perm) = match layout.format {
+            Format::F32 | Format::F16 => (weight.to_string(), vec![1, 0, 2]),
+            Format::W8 | Format::I8 => (weight.to_string(), vec![1, 3, 0, 2]),
+            Format::I4 => (self.int8_panels(weight, layout), vec![1, 3, 0, 2]),
         };
         let (k, n) = (layout.padded_in() as i64, layout.padded_out() as i64);
         let padded = (k, n) != (layout.inp as i64, layout.out as i64);
         let t = self.node(
             "Transpose",
-            &[weight],
+            &[&panels],
             &format!("{weight}.t"),
             &[Attr::Ints("perm", perm)],
         );
@@ -112,5 +115,35 @@ impl Lowering<'_> {
             self.node("Slice", &[&whole, &zeros, &ends, &axes], &name, &[]);
         }
         name
+    }
+
+    /// int8 panels from int4 ones: both halves of each byte, times their block's multiplier.
+    fn int8_panels(&mut self, weight: &str, layout: PanelLayout) -> String {
+        let numbers = self.int4_numbers(weight, weight, 2);
+        let multipliers = self.cast(
+            &Part::Multipliers.of(weight),
+            DataType::I32,
+            &format!("{weight}.mult32"),
+        );
+        let whole = self.node("Mul", &[&numbers, &multipliers], &format!("{weight}.whole"), &[]);
+        let narrow = self.cast(&whole, DataType::I8, &format!("{weight}.q8"));
+        let dims: Vec<i64> = layout.expanded().dims().iter().map(|&d| d as i64).collect();
+        let dims = self.ints(&format!("{weight}.dims8"), &dims);
+        self.node("Reshape", &[&narrow, &dims], &format!("{weight}.panels8"), &[])
+    }
+
+    /// int4 numbers as int32, the low halves of `bytes` before the high ones along `axis`; `name` is the weight's.
+    pub(super) fn int4_numbers(&mut self, name: &str, bytes: &str, axis: i64) -> String {
+        let sixteen = self.constant("sixteen", DataType::U8, &[], vec![16]);
+        let four = self.constant("four", DataType::U8, &[], vec![4]);
+        let offset = i32::from(I4_OFFSET).to_le_bytes().to_vec();
+        let offset = self.constant("offset4", DataType::I32, &[], offset);
+        let low = self.node("Mod", &[bytes, &sixteen], &format!("{name}.low"), &[]);
+        let right = [Attr::Text("direction", "RIGHT")];
+        let high = self.node("BitShift", &[bytes, &four], &format!("{name}.high"), &right);
+        let axis = [Attr::Int("axis", axis)];
+        let halves = self.node("Concat", &[&low, &high], &format!("{name}.halves"), &axis);
+        let wide = self.cast(&halves, DataType::I32, &format!("{name}.stored"));
+        self.node("Sub", &[&wide, &offset], &format!("{name}.numbers"), &[])
     }
 }

@@ -8,6 +8,8 @@ mod linear;
 use crate::graph::{Activation, Config, Graph, Head, layer_weight};
 use crate::number::Format;
 use crate::onnx_write::{Attr, Constant, DataType, Dim, Node, Port};
+use crate::panel::PanelLayout;
+use crate::stored::Part;
 use std::collections::{BTreeSet, HashMap};
 
 /// Operator set versions the lowering can state itself in.
@@ -185,33 +187,31 @@ impl Lowering<'_> {
 
     /// Rows of a table by index, in f32.
     fn lookup(&mut self, table: &str, ids: &str) -> String {
-        let tied = table == "word" && self.config.tied_decoder;
-        let rows = if tied {
+        if table == "word" && self.config.tied_decoder {
             // The decoder's panels give [embedding, vocab]: a row of the table is a column here.
             let columns = self.stored_matrix(table);
             let picked = self.node("Gather", &[&columns, ids], "word.picked", &[Attr::Int("axis", 1)]);
-            self.node(
-                "Transpose",
-                &[&picked],
-                "word.rows",
-                &[Attr::Ints("perm", vec![1, 2, 0])],
-            )
-        } else {
-            self.node(
-                "Gather",
-                &[table, ids],
-                &format!("{table}.rows"),
-                &[Attr::Int("axis", 0)],
-            )
-        };
-        self.widen(table, &rows, |l| {
-            l.node(
-                "Gather",
-                &[&scale(table), ids],
-                &format!("{table}.row_scale"),
-                &[Attr::Int("axis", 0)],
-            )
-        })
+            let perm = [Attr::Ints("perm", vec![1, 2, 0])];
+            let rows = self.node("Transpose", &[&picked], "word.rows", &perm);
+            let format = match self.graph.format(table) {
+                Format::I4 => Format::I8,
+                other => other,
+            };
+            return self.widen(table, format, &rows, 3, |l, part| l.pick(table, part, ids));
+        }
+        let rows = self.pick(table, Part::Numbers, ids);
+        let format = self.graph.format(table);
+        self.widen(table, format, &rows, 3, |l, part| l.pick(table, part, ids))
+    }
+
+    /// One part of the rows `ids` of a table.
+    fn pick(&mut self, table: &str, part: Part, ids: &str) -> String {
+        self.node(
+            "Gather",
+            &[&part.of(table), ids],
+            &format!("{}.rows", part.of(table)),
+            &[Attr::Int("axis", 0)],
+        )
     }
 
     /// The first `seq` rows of the position table, in f32.
@@ -225,30 +225,56 @@ impl Lowering<'_> {
                 self.node("Gather", &[&dims, &one], "seq", &[Attr::Int("axis", 0)])
             }
         };
-        let rows = self.node("Slice", &["position", &zero, &seq, &zero], "position.rows", &[]);
-        self.widen("position", &rows, |l| {
-            l.node(
-                "Slice",
-                &["position.scale", &zero, &seq, &zero],
-                "position.row_scale",
-                &[],
-            )
-        })
+        let first = |l: &mut Self, part: Part| {
+            let stored = part.of("position");
+            l.node("Slice", &[&stored, &zero, &seq, &zero], &format!("{stored}.rows"), &[])
+        };
+        let rows = first(self, Part::Numbers);
+        self.widen("position", self.graph.format("position"), &rows, 2, first)
     }
 
-    /// f32 from stored table rows; `row_scale` emits the rows' int8 scales when they are needed.
-    fn widen(&mut self, table: &str, rows: &str, row_scale: impl FnOnce(&mut Self) -> String) -> String {
-        match self.graph.format(table) {
-            Format::F32 => rows.to_string(),
-            Format::F16 => self.cast(rows, DataType::F32, &format!("{table}.f32")),
-            Format::I8 => {
-                let wide = self.cast(rows, DataType::F32, &format!("{table}.f32"));
-                let scale = row_scale(self);
-                let axis = self.ints("last", &[-1]);
-                let scale = self.node("Unsqueeze", &[&scale, &axis], &format!("{table}.scales"), &[]);
-                self.node("Mul", &[&wide, &scale], &format!("{table}.values"), &[])
+    /// f32 from stored table rows of `rank` dimensions; `part` emits the same rows of another part of the table.
+    fn widen(
+        &mut self,
+        table: &str,
+        format: Format,
+        rows: &str,
+        rank: usize,
+        part: impl Fn(&mut Self, Part) -> String,
+    ) -> String {
+        let wide = match format {
+            Format::F32 => return rows.to_string(),
+            Format::F16 => return self.cast(rows, DataType::F32, &format!("{table}.f32")),
+            Format::W8 | Format::I8 => self.cast(rows, DataType::F32, &format!("{table}.f32")),
+            Format::I4 => {
+                // [.., block, 16] bytes become [.., block, 32] numbers, then rows again.
+                let numbers = self.int4_numbers(table, rows, -1);
+                let multipliers = part(self, Part::Multipliers);
+                let multipliers = self.cast(&multipliers, DataType::I32, &format!("{table}.mult32"));
+                let whole = self.node("Mul", &[&numbers, &multipliers], &format!("{table}.whole"), &[]);
+                let wide = self.cast(&whole, DataType::F32, &format!("{table}.f32"));
+                let (cols, padded) = {
+                    let shape = &self.shapes[table];
+                    let layout = PanelLayout::new(format, shape[0], shape[1]);
+                    (layout.inp as i64, layout.padded_in() as i64)
+                };
+                let mut dims = vec![0; rank - 1];
+                dims.push(padded);
+                let dims = self.ints(&format!("row{rank}_{padded}"), &dims);
+                let flat = self.node("Reshape", &[&wide, &dims], &format!("{table}.flat"), &[]);
+                if cols == padded {
+                    flat
+                } else {
+                    let (zero, axis) = (self.ints("zero", &[0]), self.ints("last", &[-1]));
+                    let end = self.ints(&format!("cols_{cols}"), &[cols]);
+                    self.node("Slice", &[&flat, &zero, &end, &axis], &format!("{table}.cut"), &[])
+                }
             }
-        }
+        };
+        let scale = part(self, Part::Scales);
+        let axis = self.ints("last", &[-1]);
+        let scale = self.node("Unsqueeze", &[&scale, &axis], &format!("{table}.scales"), &[]);
+        self.node("Mul", &[&wide, &scale], &format!("{table}.values"), &[])
     }
 
     fn cast(&mut self, x: &str, to: DataType, out: &str) -> String {
@@ -372,9 +398,9 @@ impl Lowering<'_> {
     }
 }
 
-/// Name of the initializer that holds a weight's int8 scales.
+/// Name of the initializer that holds a weight's scales.
 pub fn scale(weight: &str) -> String {
-    format!("{weight}.scale")
+    Part::Scales.of(weight)
 }
 
 #[cfg(test)]
@@ -408,8 +434,7 @@ mod tests {
                     let mut known: BTreeSet<String> = lowered.constants.iter().map(|c| c.name.clone()).collect();
                     known.extend(lowered.inputs.iter().map(|p| p.name.to_string()));
                     for weight in graph.config.weights() {
-                        known.insert(scale(&weight.name));
-                        known.insert(weight.name);
+                        known.extend(Part::ALL.map(|part| part.of(&weight.name)));
                     }
                     for node in &lowered.nodes {
                         for input in &node.inputs {

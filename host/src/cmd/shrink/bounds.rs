@@ -1,0 +1,133 @@
+//! What the flags leave to choose from: bytes from --budget and --max-ram, predicted time from --max-latency. Predictions
+//! are made from the model's shape and the target's profile, and every sentence about them says so.
+
+use crate::cli::ShrinkArgs;
+use crate::predict::{Pace, ram_beside_file, usual_seq};
+use crate::search::Limit;
+use crate::solve::Limits;
+use crate::study::{Question, Sizes};
+use crate::text::{exact, size};
+use anyhow::Result;
+use std::collections::BTreeMap;
+use thimble_shared::graph::Config;
+use thimble_shared::number::Format;
+use thimble_shared::target::Target;
+
+pub struct Bounds {
+    pub limits: Limits,
+    /// Whether any flag limits the bytes.
+    pub bytes_given: bool,
+    /// Tokens the predictions are for.
+    pub seq: usize,
+    /// RAM predicted beside the file.
+    pub ram_beside: u64,
+    pub max_ram: Option<u64>,
+    pub latency: Option<Latency>,
+}
+
+pub struct Latency {
+    pace: Pace,
+    config: Config,
+    seq: usize,
+    most_ms: f64,
+    /// Predicted of the fastest formats.
+    fastest_ms: f64,
+    pub counts_traffic: bool,
+}
+
+const NANOSECONDS: f64 = 1e6;
+
+impl Bounds {
+    pub fn of(args: &ShrinkArgs, question: &Question, target: Option<&Target>, sizes: &Sizes) -> Result<Bounds> {
+        let config = &question.source.config;
+        let seq = question.onnx.seq.unwrap_or_else(|| usual_seq(config));
+        let ram_beside = ram_beside_file(config, seq);
+        let max_ram = args.max_ram.map(|ram| ram.as_u64());
+        let by_ram = max_ram.map(|ram| ram.saturating_sub(ram_beside));
+        let bytes = [args.budget.map(|b| b.as_u64()), by_ram].into_iter().flatten().min();
+        let mut bounds = Bounds {
+            limits: Limits::bytes(bytes.unwrap_or(u64::MAX)),
+            bytes_given: bytes.is_some(),
+            seq,
+            ram_beside,
+            max_ram,
+            latency: None,
+        };
+        if let (Some(most_ms), Some(target)) = (args.max_latency, target) {
+            let pace = Pace::of(target)?;
+            let problem = sizes.unmeasured()?;
+            let cost: Vec<Vec<u64>> = problem
+                .families
+                .iter()
+                .zip(&problem.options)
+                .map(|(family, options)| {
+                    let time = |f: Format| family.weights.iter().map(|w| pace.weight(config, w, f, seq)).sum();
+                    options.iter().map(|&f| time(f)).collect()
+                })
+                .collect();
+            let rest = pace.attention(config, seq);
+            let fastest: u64 = cost.iter().map(|c| c.iter().min().copied().unwrap_or(0)).sum();
+            bounds.limits.time = Some(Limit {
+                cost,
+                most: ((most_ms * NANOSECONDS) as u64).saturating_sub(rest),
+            });
+            bounds.latency = Some(Latency {
+                counts_traffic: pace.counts_traffic(),
+                pace,
+                config: config.clone(),
+                seq,
+                most_ms,
+                fastest_ms: (rest + fastest) as f64 / NANOSECONDS,
+            });
+        }
+        Ok(bounds)
+    }
+
+    /// A clear no where even the fastest formats are too slow.
+    pub fn too_slow(&self) -> Option<String> {
+        let latency = self.latency.as_ref().filter(|l| l.fastest_ms > l.most_ms)?;
+        Some(format!(
+            "in the fastest formats {} tokens are predicted to take {:.1} ms at best, more than --max-latency {}",
+            latency.seq, latency.fastest_ms, latency.most_ms
+        ))
+    }
+
+    /// Where the board's system does not leave what the file is predicted to need.
+    pub fn beyond_board(&self, target: Option<&Target>, bytes: u64) -> Option<String> {
+        let target = target?;
+        let available = target.ram_available.as_ref()?.value;
+        let needed = bytes.saturating_add(self.ram_beside);
+        (needed > available).then(|| {
+            format!(
+                "{} leaves {} of RAM, the file with {} tokens is predicted to need {}",
+                target.board,
+                size(available),
+                self.seq,
+                size(needed)
+            )
+        })
+    }
+
+    pub fn predicted_ram(&self, bytes: u64) -> u64 {
+        bytes.saturating_add(self.ram_beside)
+    }
+
+    pub fn predicted_ms(&self, formats: &BTreeMap<String, Format>) -> Option<f64> {
+        let l = self.latency.as_ref()?;
+        Some(l.pace.inference(&l.config, formats, l.seq) as f64 / NANOSECONDS)
+    }
+
+    /// Which flag limits the bytes, and to how many.
+    pub fn byte_limit(&self) -> String {
+        let bytes = exact(self.limits.bytes);
+        match self.max_ram {
+            Some(ram) if self.limits.bytes == ram.saturating_sub(self.ram_beside) => format!(
+                "--max-ram {} leaves {bytes} for the file (at {} tokens the program is predicted to need {} beside it)",
+                size(ram),
+                self.seq,
+                size(self.ram_beside)
+            ),
+            _ => format!("a budget of {bytes}"),
+        }
+    }
+}

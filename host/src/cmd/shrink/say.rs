@@ -1,0 +1,348 @@
+//! What `thimble shrink` says of its plans, refusals and frontiers: as text for people, or as one JSON object.
+
+use super::bounds::Bounds;
+use crate::cli::ShrinkArgs;
+use crate::cmd::export::Written;
+use crate::cmd::verify;
+use crate::frontier::Point;
+use crate::solve::Plan;
+use crate::study::{Floor, Question};
+use crate::text::{Align, exact, percent, size, table, thousands};
+use serde_json::{Value, json};
+use thimble_shared::number::Format;
+use thimble_shared::target::Target;
+
+/// Everything that is said whatever the answer.
+pub struct About<'a> {
+    pub args: &'a ShrinkArgs,
+    pub bounds: &'a Bounds,
+    pub target: Option<&'a Target>,
+    pub tuned: usize,
+    pub reported: usize,
+    /// Whether the report's rows are others than those the choice was made on.
+    pub held_out: bool,
+    pub calibrated: bool,
+    pub tokenizer: Option<usize>,
+    /// Levers pulled, and the bytes each saves.
+    pub savings: Vec<(&'static str, u64)>,
+    pub question: &'a Question<'a>,
+}
+
+impl About<'_> {
+    fn budget(&self) -> Option<u64> {
+        self.bounds.bytes_given.then_some(self.bounds.limits.bytes)
+    }
+
+    pub fn below_floor(&self, floor: &Floor) -> String {
+        let each = floor.formats.iter();
+        let mut parts: Vec<(String, u64)> = each
+            .map(|(f, format)| (format!("{} in {format}", f.name), f.bytes(*format) as u64))
+            .collect();
+        parts.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+        if self.args.json {
+            let json = json!({
+                "schema": 1, "verdict": "over budget", "written": false, "budget": self.budget(), "floor": floor.bytes,
+                "floor_parts": parts.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect::<Vec<_>>(),
+            });
+            return format!("{json:#}\n");
+        }
+        let biggest: Vec<String> = parts
+            .iter()
+            .take(4)
+            .map(|(name, bytes)| format!("{name} {} ({})", size(*bytes), percent(*bytes, floor.bytes)))
+            .collect();
+        let formats = self.question.formats.iter();
+        let list = formats.map(Format::to_string).collect::<Vec<_>>().join(", ");
+        let fits = match self.bounds.max_ram {
+            Some(_) if self.args.budget.is_none() => format!("--max-ram {}", self.bounds.predicted_ram(floor.bytes)),
+            _ => format!("--budget {}", floor.bytes),
+        };
+        format!(
+            "no: {} is below the floor of {}, the smallest file in the formats {list}\n\
+             the floor is set by {}\nnearest that fits: {fits}; nothing was written\n",
+            self.bounds.byte_limit(),
+            exact(floor.bytes),
+            biggest.join(", "),
+        )
+    }
+
+    /// A no without a plan.
+    pub fn refused(&self, reasons: &[String], points: Option<&[Point]>) -> String {
+        if self.args.json {
+            let mut json = json!({ "schema": 1, "verdict": "refused", "reasons": reasons, "written": false });
+            if let Some(points) = points {
+                json["frontier"] = self.points_json(points);
+            }
+            return format!("{json:#}\n");
+        }
+        let no: String = reasons
+            .iter()
+            .map(|r| format!("no: {r}; nothing was written\n"))
+            .collect();
+        points.map_or(String::new(), |p| self.points_text(p) + "\n") + &no
+    }
+
+    /// The frontier alone.
+    pub fn frontier(&self, points: &[Point], drawn: &[String]) -> String {
+        if self.args.json {
+            let json = json!({
+                "schema": 1, "written": false, "drawn": drawn, "calibrated": self.calibrated,
+                "objective": self.question.objective.name(), "tuned_rows": self.tuned, "reported_rows": self.reported,
+                "held_out": self.held_out, "frontier": self.points_json(points),
+            });
+            return format!("{json:#}\n");
+        }
+        self.points_text(points) + &drawn_text(drawn)
+    }
+
+    pub fn plan(
+        &self,
+        plan: &Plan,
+        points: Option<&[Point]>,
+        drawn: &[String],
+        reasons: &[String],
+        written: Option<&Written>,
+    ) -> String {
+        if self.args.json {
+            let mut json = self.plan_json(plan, reasons, written.is_some());
+            if let Some(points) = points {
+                json["frontier"] = self.points_json(points);
+                json["drawn"] = json!(drawn);
+            }
+            return format!("{json:#}\n");
+        }
+        let mut text = points.map_or(String::new(), |p| self.points_text(p) + &drawn_text(drawn) + "\n");
+        text += &self.plan_text(plan);
+        match written {
+            Some(written) => text += &written.report(),
+            None if reasons.is_empty() => text += "dry run: nothing was written\n",
+            None => reasons
+                .iter()
+                .for_each(|r| text += &format!("no: {r}; nothing was written\n")),
+        }
+        text
+    }
+
+    fn rows_reported(&self) -> String {
+        if self.held_out {
+            format!("{} rows held out", self.reported)
+        } else {
+            format!("the {} rows it was chosen on, too few to hold any out", self.reported)
+        }
+    }
+
+    fn plan_text(&self, plan: &Plan) -> String {
+        let rows: Vec<Vec<String>> = plan
+            .problem
+            .families
+            .iter()
+            .zip(&plan.choice)
+            .enumerate()
+            .map(|(i, (family, &choice))| {
+                let format = plan.problem.options[i][choice];
+                let bytes = family.bytes(format) as u64;
+                vec![
+                    family.name.to_string(),
+                    format.to_string(),
+                    thousands(bytes),
+                    percent(bytes, plan.bytes),
+                    format!("{:.2e}", plan.problem.loss[i][choice]),
+                ]
+            })
+            .collect();
+        let aligns = [Align::Left, Align::Left, Align::Right, Align::Right, Align::Right];
+        let mut text = table(&["weights", "format", "bytes", "share", "loss alone"], &aligns, &rows) + "\n";
+        text += &match self.budget() {
+            Some(budget) => format!(
+                "{} of {}: {} used\n",
+                exact(plan.bytes),
+                exact(budget),
+                percent(plan.bytes, budget)
+            ),
+            None => format!("{}\n", exact(plan.bytes)),
+        };
+        text += &match &plan.next {
+            Some((family, format, bytes)) => format!("next step up: {family} in {format} makes {}\n", exact(*bytes)),
+            None if self.bounds.bytes_given => "no format on offer would lose less\n".to_string(),
+            None => String::new(),
+        };
+        for (lever, bytes) in &self.savings {
+            text += &format!("--{lever} saves {}\n", exact(*bytes));
+        }
+        text += &format!(
+            "{} predicted {:.3e}, measured {:.3e} on {} tuning rows ({} choices run; sensitivities on {} rows)\n",
+            self.question.objective.name(),
+            plan.predicted,
+            plan.measured,
+            self.tuned,
+            plan.verified,
+            plan.sense_rows
+        );
+        let each = plan.floor_loss.0.iter();
+        let each: Vec<String> = each.map(|(how, loss)| format!("{how} {loss:.3e}")).collect();
+        text += &format!(
+            "{}; loss of the smallest model: {}\n",
+            plan.preparation,
+            each.join("; ")
+        );
+        text += &format!("\non {}:\n{}\n", self.rows_reported(), verify::describe(&plan.loss));
+        text + &self.board_text(plan)
+    }
+
+    fn board_text(&self, plan: &Plan) -> String {
+        let mut text = String::new();
+        let seq = self.bounds.seq;
+        if self.bounds.max_ram.is_some() || self.target.is_some() {
+            let needed = self.bounds.predicted_ram(plan.bytes);
+            text += &format!("predicted, not measured: {} of RAM at {seq} tokens", exact(needed));
+            text += &match self.target.and_then(|t| Some((t, t.ram_available.as_ref()?.value))) {
+                Some((t, available)) => format!(
+                    ", {} of the {} the system of {} leaves\n",
+                    percent(needed, available),
+                    size(available),
+                    t.board
+                ),
+                None => "\n".to_string(),
+            };
+        }
+        let ms = self.bounds.predicted_ms(&plan.problem.formats_of(&plan.choice));
+        if let (Some(ms), Some(target), Some(latency)) = (ms, self.target, &self.bounds.latency) {
+            text += &format!(
+                "predicted, not measured: {ms:.1} ms for {seq} tokens on {}, at best on all {} cores{}\n",
+                target.board,
+                target.cores.value,
+                if latency.counts_traffic {
+                    ""
+                } else {
+                    "; its profile has no bandwidth, so memory traffic is not counted"
+                }
+            );
+        }
+        text
+    }
+
+    fn plan_json(&self, plan: &Plan, reasons: &[String], written: bool) -> Value {
+        let each = plan.problem.families.iter().zip(&plan.choice).enumerate();
+        let families: Vec<_> = each
+            .map(|(i, (family, &choice))| {
+                let options = &plan.problem.options[i];
+                let losses = options.iter().zip(&plan.problem.loss[i]);
+                json!({
+                    "name": family.name, "format": options[choice].to_string(), "bytes": family.bytes(options[choice]),
+                    "weights": family.weights.iter().map(|w| &w.name).collect::<Vec<_>>(),
+                    "loss_alone": losses.map(|(f, l)| (f.to_string(), json!(l))).collect::<serde_json::Map<_, _>>(),
+                })
+            })
+            .collect();
+        let next = plan.next.as_ref();
+        let floor: Vec<serde_json::Value> = plan
+            .floor_loss
+            .0
+            .iter()
+            .map(|(how, loss)| json!({"rescaled": how.rescaled, "calibrated": how.calibrated, "loss": loss}))
+            .collect();
+        json!({
+            "schema": 1,
+            "verdict": if reasons.is_empty() { "fits" } else { "refused" },
+            "reasons": reasons,
+            "written": written,
+            "budget": self.budget(),
+            "bytes": plan.bytes,
+            "tokenizer_bytes": self.tokenizer,
+            "calibrated": self.calibrated,
+            "objective": self.question.objective.name(),
+            "families": families,
+            "levers": self.savings.iter().map(|(name, bytes)| json!({"name": name, "saves": bytes})).collect::<Vec<_>>(),
+            "predicted_loss": plan.predicted,
+            "measured_loss": plan.measured,
+            "choices_run": plan.verified,
+            "tuned_rows": self.tuned,
+            "sensitivity_rows": plan.sense_rows,
+            "reported_rows": self.reported,
+            "held_out": self.held_out,
+            "preparation": plan.preparation,
+            "floor_loss": floor,
+            "next_step": next.map(|(family, format, bytes)| json!({"family": family, "format": format.to_string(), "bytes": bytes})),
+            "predicted": {
+                "seq": self.bounds.seq,
+                "ram": self.bounds.predicted_ram(plan.bytes),
+                "latency_ms": self.bounds.predicted_ms(&plan.problem.formats_of(&plan.choice)),
+            },
+            "loss": plan.loss,
+        })
+    }
+
+    fn points_json(&self, points: &[Point]) -> Value {
+        let objective = self.question.objective;
+        let point = |p: &Point| {
+            json!({
+                "bytes": p.answer.bytes,
+                "formats": p.formats.iter().map(|(name, f)| (name.to_string(), json!(f.to_string()))).collect::<serde_json::Map<_, _>>(),
+                "measured_loss": p.answer.measured,
+                "reported_loss": p.loss.score().objective(objective),
+                "loss": p.loss,
+                "baseline": p.baseline.as_ref().map(|b| json!({
+                    "measured_loss": b.measured,
+                    "reported_loss": b.loss.as_ref().map(|l| l.score().objective(objective)),
+                    "loss": b.loss,
+                })),
+            })
+        };
+        points.iter().map(point).collect()
+    }
+
+    fn points_text(&self, points: &[Point]) -> String {
+        let objective = self.question.objective;
+        let decides = points.iter().any(|p| p.loss.agreement.is_some());
+        let baseline = points.iter().any(|p| p.baseline.is_some());
+        let largest = points.last().map_or(1, |p| p.answer.bytes);
+        let share = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{:.2} %", x * 100.0));
+        let (tuned, reported) = (
+            format!("{}, tuned on", objective.name()),
+            format!("{}, reported", objective.name()),
+        );
+        let mut heads = vec!["bytes", "share", &tuned, &reported];
+        if decides {
+            heads.extend(["agreement", "95 %"]);
+        }
+        if baseline {
+            heads.push("rounded to nearest");
+            heads.extend(decides.then_some("agreement"));
+        }
+        let rows: Vec<Vec<String>> = points
+            .iter()
+            .map(|p| {
+                let mut row = vec![
+                    thousands(p.answer.bytes),
+                    percent(p.answer.bytes, largest),
+                    format!("{:.3e}", p.answer.measured),
+                    format!("{:.3e}", p.loss.score().objective(objective)),
+                ];
+                if decides {
+                    let (low, high) = p.loss.agreement_interval.unwrap_or((0.0, 1.0));
+                    row.push(share(p.loss.agreement));
+                    row.push(format!("{:.2} to {:.2} %", low * 100.0, high * 100.0));
+                }
+                if let Some(b) = &p.baseline {
+                    let loss = b.loss.as_ref();
+                    row.push(loss.map_or("-".into(), |l| format!("{:.3e}", l.score().objective(objective))));
+                    row.extend(decides.then(|| share(loss.and_then(|l| l.agreement))));
+                }
+                row
+            })
+            .collect();
+        let aligns = vec![Align::Right; heads.len()];
+        format!(
+            "{}reported on {}\n",
+            table(&heads, &aligns, &rows),
+            self.rows_reported()
+        )
+    }
+}
+
+fn drawn_text(drawn: &[String]) -> String {
+    drawn
+        .iter()
+        .map(|path| format!("{path}: the frontier drawn\n"))
+        .collect()
+}

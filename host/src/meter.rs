@@ -1,0 +1,623 @@
+//! Collects how far a candidate's outputs are from a reference's, row after row. In: the row and both models' outputs of it;
+//! out: a [`Loss`]. Positions whose mask is 0 are nobody's promise and never compared. A candidate may know only some of the
+//! reference's vocabulary (`kept`); distributions are then compared over the tokens both have, decisions over all.
+
+use crate::inputs::Row;
+use crate::loss::{Distance, Loss, LossError, Output, Outputs, Share, Top5, decides};
+use std::collections::BTreeMap;
+use thimble_shared::graph::{Config, Head};
+
+#[derive(Default)]
+struct Sums {
+    max: f64,
+    squares: f64,
+    sum: f64,
+    sum2: f64,
+    values: u64,
+    cosines: f64,
+    vectors: u64,
+}
+
+/// What to compare, and how.
+#[derive(Clone, Copy)]
+pub struct Scale<'a> {
+    /// The reference's.
+    pub config: &'a Config,
+    /// Top-5 overlap is measured at blanks only.
+    pub at_blanks: bool,
+    /// The reference's id of each of the candidate's tokens, where the candidate lost some.
+    pub kept: Option<&'a [usize]>,
+    /// Outputs of the reference that the candidate does not give are left out.
+    pub fewer: bool,
+}
+
+/// Collects row after row.
+pub struct Meter<'a> {
+    scale: Scale<'a>,
+    rows: usize,
+    sums: BTreeMap<String, Sums>,
+    agreement: Share,
+    kl: f64,
+    right_reference: Share,
+    right: Share,
+    top5: Share,
+    top5_positions: u64,
+    span_f1: f64,
+    spans: u64,
+}
+
+/// Answer spans longer than this are not searched for, as `thimble run` does not.
+const SPAN: usize = 30;
+const TOP: usize = 5;
+
+impl<'a> Meter<'a> {
+    pub fn new(scale: Scale<'a>) -> Self {
+        Meter {
+            scale,
+            rows: 0,
+            sums: BTreeMap::new(),
+            agreement: Share::default(),
+            kl: 0.0,
+            right_reference: Share::default(),
+            right: Share::default(),
+            top5: Share::default(),
+            top5_positions: 0,
+            span_f1: 0.0,
+            spans: 0,
+        }
+    }
+
+    /// Adds one input's outputs. The row's labels are what is right: one class; one per token with -100 where nothing is
+    /// asked; first and last token of an answer.
+    pub fn add(&mut self, row: &Row, reference: &Outputs, candidate: &Outputs) -> Result<(), LossError> {
+        let (mask, labels) = (&row.attention_mask, row.labels.as_deref());
+        self.rows += 1;
+        if let Some(name) = candidate.keys().find(|name| !reference.contains_key(*name)) {
+            return Err(LossError::Missing { name: name.clone() });
+        }
+        for (name, a) in reference {
+            let Some(b) = candidate.get(name) else {
+                if self.scale.fewer {
+                    continue;
+                }
+                return Err(LossError::Missing { name: name.clone() });
+            };
+            self.comparable(name, a, b)?;
+            match name.as_str() {
+                "start_logits" => self.add_span_end(name, mask, labels.and_then(|l| l.first()), a, b)?,
+                "end_logits" => self.add_span_end(name, mask, labels.and_then(|l| l.get(1)), a, b)?,
+                _ => self.add_output(name, row, a, b)?,
+            }
+        }
+        self.add_span(row, reference, candidate);
+        Ok(())
+    }
+
+    /// Whether an output's last axis is the vocabulary.
+    fn over_vocabulary(&self, name: &str) -> bool {
+        match self.scale.config.head {
+            Head::MaskedLm => name == "logits",
+            Head::PreTraining => name == "prediction_logits",
+            _ => false,
+        }
+    }
+
+    fn comparable(&self, name: &str, a: &Output, b: &Output) -> Result<(), LossError> {
+        let mut wanted = a.shape.clone();
+        if let (Some(kept), true, Some(last)) = (self.scale.kept, self.over_vocabulary(name), wanted.last_mut()) {
+            *last = kept.len();
+        }
+        let count: usize = wanted.iter().product();
+        if wanted == b.shape && count == b.data.len() && a.data.len() == a.shape.iter().product::<usize>() {
+            return Ok(());
+        }
+        Err(LossError::Shape {
+            name: name.to_string(),
+            a: a.shape.clone(),
+            b: b.shape.clone(),
+        })
+    }
+
+    /// One distribution over the real positions of the sequence.
+    fn add_span_end(
+        &mut self,
+        name: &str,
+        mask: &[i64],
+        label: Option<&i64>,
+        a: &Output,
+        b: &Output,
+    ) -> Result<(), LossError> {
+        let real: Vec<usize> = (0..mask.len().min(a.data.len())).filter(|&i| mask[i] != 0).collect();
+        let pick = |values: &[f32]| -> Vec<f32> { real.iter().map(|&i| values[i]).collect() };
+        // Where the right answer stands among the real positions; one outside them is wrong for both.
+        let label = label.map(|&l| real.iter().position(|&i| i as i64 == l).map_or(i64::MAX, |i| i as i64));
+        self.add_vector(name, &pick(&a.data), &pick(&b.data), label)
+    }
+
+    /// The spans both models would answer with, held against each other.
+    fn add_span(&mut self, row: &Row, reference: &Outputs, candidate: &Outputs) {
+        let span = |outputs: &Outputs| {
+            let (start, end) = (outputs.get("start_logits")?, outputs.get("end_logits")?);
+            best_span(row, &start.data, &end.data)
+        };
+        let Some(a) = span(reference) else { return };
+        self.spans += 1;
+        // A candidate without any number to rank by answers nothing.
+        self.span_f1 += span(candidate).map_or(0.0, |b| span_f1(a, b));
+    }
+
+    fn add_output(&mut self, name: &str, row: &Row, a: &Output, b: &Output) -> Result<(), LossError> {
+        let labels = row.labels.as_deref();
+        let width = |o: &Output| o.shape.last().copied().unwrap_or(1).max(1);
+        let per_token = a.shape.len() == 3;
+        let vocabulary = self.over_vocabulary(name);
+        for (i, (x, y)) in a.data.chunks(width(a)).zip(b.data.chunks(width(b))).enumerate() {
+            if per_token && row.attention_mask.get(i) == Some(&0) {
+                continue;
+            }
+            if self.scale.config.multi_label && name == "logits" {
+                self.add_labels(x, y, labels)?;
+                continue;
+            }
+            let label = labels.and_then(|l| if per_token { l.get(i) } else { l.first() });
+            match self.scale.kept.filter(|_| vocabulary) {
+                Some(kept) => self.add_kept(name, x, y, label.copied(), kept)?,
+                None => self.add_vector(name, x, y, label.copied())?,
+            }
+            if vocabulary && (!self.scale.at_blanks || row.blanks.contains(&i)) {
+                self.add_top5(x, y);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_vector(&mut self, name: &str, x: &[f32], y: &[f32], label: Option<i64>) -> Result<(), LossError> {
+        self.add_numbers(name, x, y)?;
+        let answer = decides(self.scale.config) && name.ends_with("logits");
+        if answer && x.len() >= 2 {
+            self.kl += divergence(x, y);
+            self.decide(argmax(x), argmax(y), y, label);
+        }
+        Ok(())
+    }
+
+    /// Over a vocabulary of which the candidate kept only some: a token it lost can only be disagreed on.
+    fn add_kept(
+        &mut self,
+        name: &str,
+        x: &[f32],
+        y: &[f32],
+        label: Option<i64>,
+        kept: &[usize],
+    ) -> Result<(), LossError> {
+        let known: Vec<f32> = kept.iter().map(|&id| x[id]).collect();
+        self.add_numbers(name, &known, y)?;
+        self.kl += divergence(&known, y);
+        self.decide(argmax(x), kept[argmax(y)], y, label);
+        Ok(())
+    }
+
+    fn decide(&mut self, a: usize, b: usize, y: &[f32], label: Option<i64>) {
+        // An answer that is no number agrees with nothing.
+        let finite = y.iter().all(|v| v.is_finite());
+        self.agreement.count(finite && a == b);
+        if let Some(label) = label.filter(|&l| l >= 0) {
+            self.right_reference.count(a as i64 == label);
+            self.right.count(finite && b as i64 == label);
+        }
+    }
+
+    fn add_top5(&mut self, x: &[f32], y: &[f32]) {
+        let finite = y.iter().all(|v| v.is_finite());
+        let mine = top(y).into_iter().map(|i| self.scale.kept.map_or(i, |kept| kept[i]));
+        let mine: Vec<usize> = if finite { mine.collect() } else { vec![] };
+        for token in top(x) {
+            self.top5.count(mine.contains(&token));
+        }
+        self.top5_positions += 1;
+    }
+
+    /// Labels that do not exclude each other: each is a decision of its own, its logit against 0. `labels` is 1 or 0 for each.
+    fn add_labels(&mut self, x: &[f32], y: &[f32], labels: Option<&[i64]>) -> Result<(), LossError> {
+        self.add_numbers("logits", x, y)?;
+        for (i, (&a, &b)) in x.iter().zip(y).enumerate() {
+            self.agreement.count(b.is_finite() && (a > 0.0) == (b > 0.0));
+            self.kl += divergence(&[a, 0.0], &[b, 0.0]);
+            if let Some(&label) = labels.and_then(|l| l.get(i)).filter(|&&l| l >= 0) {
+                self.right_reference.count((a > 0.0) == (label == 1));
+                self.right.count(b.is_finite() && (b > 0.0) == (label == 1));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_numbers(&mut self, name: &str, x: &[f32], y: &[f32]) -> Result<(), LossError> {
+        if x.iter().any(|v| !v.is_finite()) {
+            return Err(LossError::NotFinite { name: name.to_string() });
+        }
+        self.sums.entry(name.to_string()).or_default().add(x, y);
+        Ok(())
+    }
+
+    /// Adds what another meter of the same scale collected.
+    pub fn absorb(&mut self, other: Meter) {
+        self.rows += other.rows;
+        for (name, sums) in other.sums {
+            self.sums.entry(name).or_default().absorb(&sums);
+        }
+        self.agreement.absorb(other.agreement);
+        self.kl += other.kl;
+        self.right_reference.absorb(other.right_reference);
+        self.right.absorb(other.right);
+        self.top5.absorb(other.top5);
+        self.top5_positions += other.top5_positions;
+        self.span_f1 += other.span_f1;
+        self.spans += other.spans;
+    }
+
+    pub fn finish(self) -> Loss {
+        let decisions = self.agreement.of;
+        Loss {
+            rows: self.rows,
+            agreement: self.agreement.rate(),
+            agreement_interval: self.agreement.interval(),
+            decisions,
+            misses: decisions - self.agreement.hits,
+            // Adding 0 turns a sum of nothing, -0, into 0.
+            kl: (decisions > 0).then(|| self.kl / decisions as f64 + 0.0),
+            top5: self.top5.rate().map(|overlap| Top5 {
+                overlap,
+                positions: self.top5_positions,
+                at_blanks: self.scale.at_blanks,
+            }),
+            span_f1: (self.spans > 0).then(|| self.span_f1 / self.spans as f64),
+            outputs: self.sums.into_iter().map(|(name, s)| (name, s.distance())).collect(),
+            reference_accuracy: self.right_reference.rate(),
+            accuracy: self.right.rate(),
+            accuracy_interval: self.right.interval(),
+        }
+    }
+}
+
+impl Sums {
+    fn add(&mut self, x: &[f32], y: &[f32]) {
+        let (mut xy, mut xx, mut yy) = (0f64, 0f64, 0f64);
+        for (&a, &b) in x.iter().zip(y) {
+            let (a, b) = (f64::from(a), f64::from(b));
+            // NaN must show as the largest difference, never as none.
+            let delta = if (a - b).is_nan() { f64::INFINITY } else { (a - b).abs() };
+            self.max = self.max.max(delta);
+            self.squares += delta * delta;
+            self.sum += a;
+            self.sum2 += a * a;
+            self.values += 1;
+            xy += a * b;
+            xx += a * a;
+            yy += b * b;
+        }
+        let norm = (xx * yy).sqrt();
+        self.cosines += if norm > 0.0 {
+            xy / norm
+        } else {
+            f64::from(u8::from(xx == yy))
+        };
+        self.vectors += 1;
+    }
+
+    fn absorb(&mut self, other: &Sums) {
+        self.max = self.max.max(other.max);
+        self.squares += other.squares;
+        self.sum += other.sum;
+        self.sum2 += other.sum2;
+        self.values += other.values;
+        self.cosines += other.cosines;
+        self.vectors += other.vectors;
+    }
+
+    fn distance(self) -> Distance {
+        let n = self.values.max(1) as f64;
+        let mean = self.sum / n;
+        Distance {
+            max_abs: self.max,
+            rms: (self.squares / n).sqrt(),
+            reference_std: (self.sum2 / n - mean * mean).max(0.0).sqrt(),
+            cosine: self.cosines / self.vectors.max(1) as f64,
+            values: self.values,
+        }
+    }
+}
+
+fn argmax(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, v) in values.iter().enumerate() {
+        if *v > values[best] {
+            best = i;
+        }
+    }
+    best
+}
+
+fn log_softmax(values: &[f32]) -> Vec<f64> {
+    let max = values.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(f64::from(v)));
+    let sum: f64 = values.iter().map(|&v| (f64::from(v) - max).exp()).sum();
+    values.iter().map(|&v| f64::from(v) - max - sum.ln()).collect()
+}
+
+/// KL(p ‖ q) of the softmax distributions of two logit vectors, in nats.
+fn divergence(p: &[f32], q: &[f32]) -> f64 {
+    let (p, q) = (log_softmax(p), log_softmax(q));
+    let kl: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
+    if kl.is_nan() { f64::INFINITY } else { kl.max(0.0) }
+}
+
+/// The five largest, of equals the first.
+fn top(values: &[f32]) -> Vec<usize> {
+    let mut best: Vec<usize> = Vec::with_capacity(TOP + 1);
+    for (i, v) in values.iter().enumerate() {
+        let at = best.partition_point(|&b| values[b] >= *v);
+        if at < TOP {
+            best.insert(at, i);
+            best.truncate(TOP);
+        }
+    }
+    best
+}
+
+/// The likeliest span, first to last token, over the second text where there is one and over all real tokens otherwise; it
+/// never ends before it starts. None where there is no token or no number to rank by.
+fn best_span(row: &Row, start: &[f32], end: &[f32]) -> Option<(usize, usize)> {
+    let second = row.token_type_ids.contains(&1);
+    let allowed: Vec<usize> = (0..row.attention_mask.len().min(start.len()).min(end.len()))
+        .filter(|&i| row.attention_mask[i] != 0 && (!second || row.token_type_ids.get(i) == Some(&1)))
+        .collect();
+    let mut found = None;
+    let mut most = f64::NEG_INFINITY;
+    for (n, &a) in allowed.iter().enumerate() {
+        for &b in allowed[n..].iter().take(SPAN) {
+            let score = f64::from(start[a]) + f64::from(end[b]);
+            if score > most && score.is_finite() {
+                (found, most) = (Some((a, b)), score);
+            }
+        }
+    }
+    found
+}
+
+/// F1 of the tokens two spans have in common.
+fn span_f1(a: (usize, usize), b: (usize, usize)) -> f64 {
+    let common = (a.1.min(b.1) + 1).saturating_sub(a.0.max(b.0));
+    2.0 * common as f64 / ((a.1 - a.0 + 1) + (b.1 - b.0 + 1)) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scale(config: &Config) -> Scale<'_> {
+        Scale {
+            config,
+            at_blanks: false,
+            kept: None,
+            fewer: false,
+        }
+    }
+
+    fn row(mask: &[i64], labels: Option<&[i64]>) -> Row {
+        Row {
+            attention_mask: mask.to_vec(),
+            labels: labels.map(<[i64]>::to_vec),
+            ..Row::default()
+        }
+    }
+
+    fn one(name: &str, shape: &[usize], data: &[f32]) -> Outputs {
+        [(
+            name.to_string(),
+            Output {
+                shape: shape.to_vec(),
+                data: data.to_vec(),
+            },
+        )]
+        .into()
+    }
+
+    fn config(head: Head) -> Config {
+        Config {
+            vocab_size: 8,
+            embedding_size: 2,
+            hidden_size: 2,
+            num_hidden_layers: 1,
+            num_hidden_groups: 1,
+            inner_group_num: 1,
+            num_attention_heads: 1,
+            intermediate_size: 2,
+            max_position_embeddings: 8,
+            type_vocab_size: 2,
+            layer_norm_eps: 1e-12,
+            activation: thimble_shared::graph::Activation::Gelu,
+            head,
+            tied_decoder: false,
+            pooler: true,
+            labels: vec!["a".into(), "b".into()],
+            multi_label: false,
+        }
+    }
+
+    #[test]
+    fn padding_is_never_compared() {
+        let config = config(Head::TokenClassification);
+        let mut meter = Meter::new(scale(&config));
+        let a = one("logits", &[1, 3, 2], &[1.0, 0.0, 0.0, 1.0, 9.0, 9.0]);
+        let b = one("logits", &[1, 3, 2], &[1.0, 0.0, 0.0, 1.0, -5.0, f32::NAN]);
+        meter.add(&row(&[1, 1, 0], Some(&[0, 0, 1])), &a, &b).unwrap();
+        let loss = meter.finish();
+        assert_eq!((loss.agreement, loss.decisions, loss.kl), (Some(1.0), 2, Some(0.0)));
+        assert_eq!(loss.accuracy, Some(0.5));
+        assert_eq!(loss.outputs["logits"].max_abs, 0.0);
+    }
+
+    #[test]
+    fn a_nan_is_the_largest_difference_and_agrees_with_nothing() {
+        let config = config(Head::SequenceClassification);
+        let mut meter = Meter::new(scale(&config));
+        let (good, nan) = (
+            one("logits", &[1, 2], &[1.0, 0.0]),
+            one("logits", &[1, 2], &[f32::NAN, f32::NAN]),
+        );
+        meter.add(&row(&[1], None), &good, &nan).unwrap();
+        let loss = meter.finish();
+        assert!(loss.objective().is_infinite() && loss.outputs["logits"].max_abs.is_infinite());
+        assert_eq!(loss.agreement, Some(0.0));
+        let error = Meter::new(scale(&config))
+            .add(&row(&[1], None), &nan, &good)
+            .unwrap_err();
+        assert_eq!(error, LossError::NotFinite { name: "logits".into() });
+    }
+
+    #[test]
+    fn other_shapes_and_missing_outputs_are_errors() {
+        let config = config(Head::SequenceClassification);
+        let (two, three) = (
+            one("logits", &[1, 2], &[1.0, 0.0]),
+            one("logits", &[1, 3], &[1.0, 0.0, 0.0]),
+        );
+        let other = one("pooler_output", &[1, 2], &[1.0, 0.0]);
+        for (a, b) in [(&two, &three), (&two, &other), (&other, &two)] {
+            assert!(Meter::new(scale(&config)).add(&row(&[1], None), a, b).is_err());
+        }
+    }
+
+    #[test]
+    fn span_labels_are_positions_of_the_sequence() {
+        let config = config(Head::QuestionAnswering);
+        let mut meter = Meter::new(scale(&config));
+        let a: Outputs = [
+            (
+                "start_logits".to_string(),
+                Output {
+                    shape: vec![1, 4],
+                    data: vec![9.0, 0.0, 5.0, 1.0],
+                },
+            ),
+            (
+                "end_logits".to_string(),
+                Output {
+                    shape: vec![1, 4],
+                    data: vec![9.0, 0.0, 1.0, 5.0],
+                },
+            ),
+        ]
+        .into();
+        meter.add(&row(&[0, 1, 1, 1], Some(&[2, 2])), &a, &a).unwrap();
+        let loss = meter.finish();
+        assert_eq!((loss.agreement, loss.decisions), (Some(1.0), 2));
+        assert_eq!(loss.accuracy, Some(0.5), "the start is right, the end is not");
+    }
+
+    #[test]
+    fn labels_that_do_not_exclude_each_other_are_decided_one_by_one() {
+        let config = Config {
+            multi_label: true,
+            ..config(Head::SequenceClassification)
+        };
+        let mut meter = Meter::new(scale(&config));
+        let (a, b) = (
+            one("logits", &[1, 2], &[3.0, 2.0]),
+            one("logits", &[1, 2], &[3.0, -2.0]),
+        );
+        meter.add(&row(&[1], Some(&[1, 0])), &a, &b).unwrap();
+        let loss = meter.finish();
+        assert_eq!((loss.agreement, loss.decisions), (Some(0.5), 2));
+        assert_eq!((loss.reference_accuracy, loss.accuracy), (Some(0.5), Some(1.0)));
+    }
+
+    #[test]
+    fn divergence_is_that_of_the_textbook() {
+        let (p, q) = ([0.9f32.ln(), 0.1f32.ln()], [0.5f32.ln(), 0.5f32.ln()]);
+        let want = 0.9 * (0.9f64 / 0.5).ln() + 0.1 * (0.1f64 / 0.5).ln();
+        assert!((divergence(&p, &q) - want).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_span_never_ends_before_it_starts_and_lies_in_the_second_text() {
+        let mut row = row(&[1, 1, 1, 1, 0], None);
+        let (start, end) = ([9.0, 0.0, 1.0, 5.0, 9.0], [9.0, 0.0, 5.0, 1.0, 9.0]);
+        assert_eq!(best_span(&row, &start, &end), Some((0, 0)));
+        row.token_type_ids = vec![0, 0, 1, 1, 1];
+        assert_eq!(best_span(&row, &start, &end), Some((2, 2)), "3 to 2 would score more");
+        assert_eq!(best_span(&row, &[f32::NAN; 5], &end), None);
+        let cases = [
+            ((2, 5), (2, 5), 1.0),
+            ((2, 5), (4, 7), 0.5),
+            ((2, 3), (4, 5), 0.0),
+            ((0, 2), (2, 2), 0.5),
+        ];
+        for (a, b, f1) in cases {
+            assert_eq!(span_f1(a, b), f1, "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn the_five_likeliest_are_compared_at_blanks_only() {
+        let config = Config {
+            tied_decoder: true,
+            ..config(Head::MaskedLm)
+        };
+        let up: Vec<f32> = (0..8).map(|i| i as f32).collect();
+        let down: Vec<f32> = up.iter().rev().copied().collect();
+        let (a, b) = ([up.clone(), up.clone()].concat(), [down, up].concat());
+        let mut row = row(&[1, 1], None);
+        row.blanks = vec![0];
+        for (at_blanks, overlap, positions) in [(true, 0.4, 1), (false, 0.7, 2)] {
+            let mut meter = Meter::new(Scale {
+                at_blanks,
+                ..scale(&config)
+            });
+            meter
+                .add(&row, &one("logits", &[1, 2, 8], &a), &one("logits", &[1, 2, 8], &b))
+                .unwrap();
+            let top5 = meter.finish().top5.unwrap();
+            assert_eq!(
+                (top5.overlap, top5.positions, top5.at_blanks),
+                (overlap, positions, at_blanks)
+            );
+        }
+        assert_eq!(top(&[1.0, 3.0, 3.0, 0.0, 2.0, 5.0, 4.0]), [5, 6, 1, 2, 4]);
+    }
+
+    #[test]
+    fn tokens_a_candidate_lost_can_only_be_disagreed_on() {
+        let config = config(Head::MaskedLm);
+        let reference = one("logits", &[1, 2, 4], &[1.0, 2.0, 3.0, 9.0, 1.0, 2.0, 3.0, 0.0]);
+        // Tokens 0 to 2 are left, with the same logits: no divergence among them, one decision lost.
+        let candidate = one("logits", &[1, 2, 3], &[1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
+        let mut meter = Meter::new(Scale {
+            kept: Some(&[0, 1, 2]),
+            ..scale(&config)
+        });
+        meter.add(&row(&[1, 1], None), &reference, &candidate).unwrap();
+        let loss = meter.finish();
+        assert_eq!((loss.agreement, loss.kl), (Some(0.5), Some(0.0)));
+        let mut strict = Meter::new(scale(&config));
+        assert!(strict.add(&row(&[1, 1], None), &reference, &candidate).is_err());
+    }
+
+    #[test]
+    fn meters_add_up() {
+        let config = config(Head::SequenceClassification);
+        let rows = [
+            ([1.0, 0.0], [0.5, 0.7]),
+            ([2.0, 1.0], [2.5, 0.7]),
+            ([0.0, 1.0], [-1.0, 3.0]),
+        ];
+        let (mut whole, mut parts) = (Meter::new(scale(&config)), Meter::new(scale(&config)));
+        for (a, b) in rows {
+            let (a, b) = (one("logits", &[1, 2], &a), one("logits", &[1, 2], &b));
+            whole.add(&row(&[1], Some(&[0])), &a, &b).unwrap();
+            let mut part = Meter::new(scale(&config));
+            part.add(&row(&[1], Some(&[0])), &a, &b).unwrap();
+            parts.absorb(part);
+        }
+        assert_eq!(whole.finish(), parts.finish());
+    }
+}

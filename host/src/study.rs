@@ -1,0 +1,443 @@
+//! What is measured once for a model and answers many budgets: the original's outputs, whether rescaling channels helps, the
+//! loss of each family alone in each format, and every choice that was run. In: a [`Question`]; out: numbers that `solve`
+//! and `frontier` reason with. Losses come from the device's engine and are kept in the cache.
+
+use crate::budget::{Choice, Family, Problem};
+use crate::evaluate::{Judge, Vocabulary};
+use crate::inputs::{self, Row};
+use crate::loss::{Loss, Objective, Score};
+use crate::memo::{Digest, Memo};
+use crate::progress::Watch;
+use crate::quantise::{QuantiseError, Quantiser};
+use crate::subject::image_of;
+use crate::variant::{Preparation, Variant};
+use anyhow::{Result, bail};
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use thimble_device::image::Image;
+use thimble_shared::artifact::{self, Provenance};
+use thimble_shared::graph::{Config, Graph, Kind, Model};
+use thimble_shared::lower::LowerOptions;
+use thimble_shared::number::Format;
+
+/// Multiply-accumulates that the loss of all families in all formats may take together. A large model's sensitivities are
+/// measured on as many of the tuning rows as that allows; whatever is chosen between is run on all of them. Counted in work
+/// and not in seconds, so that the answer is the same on every machine.
+const SENSE_WORK: usize = 3_000_000_000_000;
+/// Never fewer rows than this, if there are as many.
+const SENSE_ROWS: usize = 8;
+
+/// The question, whatever the budget.
+pub struct Question<'a> {
+    /// The model as it came; what results are compared with.
+    pub original: &'a Model,
+    /// What is to be made smaller: the original, or what the levers left of it.
+    pub source: &'a Model,
+    /// How the source's vocabulary differs from the original's.
+    pub vocabulary: Option<&'a Vocabulary>,
+    /// Rows the choice is made on, in the original's ids.
+    pub tune: &'a [Row],
+    /// Rows its loss is reported on.
+    pub report: &'a [Row],
+    pub formats: &'a [Format],
+    pub objective: Objective,
+    pub onnx: LowerOptions,
+    pub provenance: &'a Provenance,
+}
+
+/// Loss of the smallest model on the tuning rows, prepared in each way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FloorLoss(pub Vec<(Preparation, f64)>);
+
+pub struct Study<'a> {
+    question: &'a Question<'a>,
+    pub problem: Problem,
+    original: Arc<Image>,
+    tune: Judge<'a>,
+    report: OnceCell<Judge<'a>>,
+    /// The model choices are made of, and the source rounded without any preparation.
+    chosen: Bench<'a>,
+    plain: Bench<'a>,
+    pub preparation: Preparation,
+    pub floor_loss: FloorLoss,
+    /// What the source loses as it came, because of the levers; on the rows of the sensitivities.
+    base: f64,
+    /// Tuning rows the sensitivities were measured on.
+    pub sense_rows: usize,
+    /// Every choice run on the tuning rows, in the order they were run.
+    runs: Vec<(Choice, Score)>,
+    known: HashMap<Choice, usize>,
+    sizes: Sizes<'a>,
+}
+
+impl<'a> Study<'a> {
+    /// Measures what every answer needs. `sizes` comes first because a budget below the floor needs no measuring.
+    pub fn measure(sizes: Sizes<'a>, variants: &'a [Variant], watch: &mut impl Watch) -> Result<Study<'a>> {
+        let question = sizes.question;
+        let mut problem = sizes.unmeasured()?;
+        let original = image_of(question.original)?;
+        let tune = Judge::new(
+            &question.original.config,
+            &original,
+            question.tune.to_vec(),
+            question.vocabulary,
+        );
+        let digest = Digest::of(question.original);
+        let benches: Vec<Bench> = variants
+            .iter()
+            .map(|v| Bench::new(question, v, Rc::new(v.quantiser()), &digest, tune.rows()))
+            .collect();
+        let Some(first) = variants.first() else {
+            bail!("there is no model to make smaller");
+        };
+
+        let smallest = problem.formats_of(&problem.floor());
+        watch.stage(
+            "running the original and the smallest model, prepared in each way",
+            benches.len(),
+        );
+        let mut floor_loss = vec![];
+        for (variant, bench) in variants.iter().zip(&benches) {
+            watch.step(&variant.preparation.to_string());
+            let loss = bench.score(&tune, &smallest)?.objective(question.objective);
+            floor_loss.push((variant.preparation, loss));
+        }
+        // The first of the best: a preparation has to help to be taken.
+        let best = (0..benches.len()).fold(0, |best, i| if floor_loss[i].1 < floor_loss[best].1 { i } else { best });
+        let floor_loss = FloorLoss(floor_loss);
+        let again = |i: usize| benches[i].quantiser.clone();
+        let (plain, quantiser) = (again(0), again(best));
+        let plain = Bench::new(question, first, plain, &digest, tune.rows());
+        let chosen = Bench::new(question, &variants[best], quantiser.clone(), &digest, tune.rows());
+        let preparation = variants[best].preparation;
+
+        let count = problem.options.iter().map(Vec::len).sum();
+        let rows = sense_rows(question, count);
+        let indices = inputs::sample(question.tune.len(), rows);
+        let some = tune.some(&indices);
+        let sense = Bench::new(question, &variants[best], quantiser, &digest, some.rows());
+        watch.stage(&format!("measuring {count} sensitivities on {rows} rows"), count);
+        let base = sense.sensitivities(&some, &mut problem, watch)?;
+        sense.memo.save();
+
+        Ok(Study {
+            question,
+            problem,
+            original,
+            tune,
+            report: OnceCell::new(),
+            chosen,
+            plain,
+            preparation,
+            floor_loss,
+            base,
+            sense_rows: rows,
+            runs: vec![],
+            known: HashMap::new(),
+            sizes,
+        })
+    }
+
+    pub fn question(&self) -> &'a Question<'a> {
+        self.question
+    }
+
+    pub fn sizes(&self) -> &Sizes<'a> {
+        &self.sizes
+    }
+
+    pub fn bytes(&self, choice: &Choice) -> Result<u64> {
+        self.sizes.exact(&self.problem, choice)
+    }
+
+    /// The choice's loss on the tuning rows, measured unless it was; whether it was new.
+    pub fn run(&mut self, choice: &Choice) -> Result<bool> {
+        if self.known.contains_key(choice) {
+            return Ok(false);
+        }
+        let score = self.chosen.score(&self.tune, &self.problem.formats_of(choice))?;
+        self.known.insert(choice.clone(), self.runs.len());
+        self.runs.push((choice.clone(), score));
+        Ok(true)
+    }
+
+    /// Every choice run so far, with what it measured.
+    pub fn runs(&self) -> &[(Choice, Score)] {
+        &self.runs
+    }
+
+    pub fn objective(&self, score: &Score) -> f64 {
+        score.objective(self.question.objective)
+    }
+
+    /// The sum of what the levers and the families lose.
+    pub fn predicted(&self, choice: &Choice) -> f64 {
+        self.base + self.problem.predicted(choice)
+    }
+
+    pub fn known(&self, choice: &Choice) -> bool {
+        self.known.contains_key(choice)
+    }
+
+    /// Keeps what was learnt for other questions of the same model.
+    pub fn save(&self) {
+        self.chosen.memo.save();
+        self.plain.memo.save();
+    }
+
+    pub fn model(&self, choice: &Choice) -> Result<Model> {
+        Ok(self.chosen.quantiser.model(&self.problem.formats_of(choice))?)
+    }
+
+    /// The loss on the rows kept for the report.
+    pub fn report(&self, model: &Model) -> Result<Loss> {
+        self.reporter().loss(&image_of(model)?)
+    }
+
+    /// What rounding the source to nearest in the same formats loses, without rescaling: on the tuning and the report rows.
+    pub fn baseline(&self, choice: &Choice) -> Result<(f64, Option<Loss>)> {
+        let formats = self.problem.formats_of(choice);
+        let tuned = self
+            .plain
+            .score(&self.tune, &formats)?
+            .objective(self.question.objective);
+        match self.plain.quantiser.model(&formats) {
+            Ok(model) => Ok((tuned, Some(self.report(&model)?))),
+            Err(QuantiseError::F16Overflow { .. }) => Ok((tuned, None)),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    fn reporter(&self) -> &Judge<'a> {
+        let q = self.question;
+        self.report
+            .get_or_init(|| Judge::new(&q.original.config, &self.original, q.report.to_vec(), q.vocabulary))
+    }
+}
+
+/// Multiply-accumulates of the linear maps for the rows.
+pub fn work(config: &Config, rows: &[Row]) -> usize {
+    let tokens: usize = rows.iter().map(|row| row.input_ids.len()).sum();
+    let linear = config.weights().into_iter().filter(|w| w.kind == Kind::Linear);
+    let weights: usize = linear.map(|w| w.elements()).sum();
+    weights
+        .saturating_mul(config.num_hidden_layers)
+        .saturating_mul(tokens)
+        .max(1)
+}
+
+fn sense_rows(question: &Question, evaluations: usize) -> usize {
+    let all = question.tune.len();
+    let each = work(&question.source.config, question.tune) / all.max(1);
+    let rows = SENSE_WORK / each.max(1) / evaluations.max(1);
+    rows.clamp(SENSE_ROWS.min(all), all)
+}
+
+/// Exact file sizes, remembered.
+pub struct Sizes<'a> {
+    question: &'a Question<'a>,
+    known: RefCell<HashMap<Choice, u64>>,
+    /// Bytes that every file has beside payloads and scales.
+    least_overhead: u64,
+}
+
+impl<'a> Sizes<'a> {
+    pub fn new(question: &'a Question<'a>) -> Result<Sizes<'a>> {
+        let config = &question.source.config;
+        let graph = Graph::uniform(config.clone(), Format::F32);
+        let whole = artifact::size(&graph, question.onnx, question.provenance)? as u64;
+        let weights = config.weights();
+        let matrices = weights.iter().filter(|w| w.kind != Kind::Vector);
+        let payload: u64 = matrices
+            .map(|w| thimble_shared::stored::weight_bytes(w, Format::F32) as u64)
+            .sum();
+        // No format has fewer nodes than f32; alignment may differ by less than its unit for every tensor.
+        let alignment = (thimble_shared::panel::ALIGNMENT * weights.len()) as u64;
+        Ok(Sizes {
+            question,
+            known: RefCell::default(),
+            least_overhead: whole.saturating_sub(payload).saturating_sub(alignment),
+        })
+    }
+
+    /// Families and the formats on offer; an error where no format suits a family.
+    pub fn unmeasured(&self) -> Result<Problem> {
+        let problem = Problem::unmeasured(&self.question.source.config, self.question.formats);
+        match problem.homeless() {
+            None => Ok(problem),
+            Some(family) => {
+                let offered: Vec<String> = self.question.formats.iter().map(Format::to_string).collect();
+                bail!("--formats {}: none of them suits {}", offered.join(","), family.name)
+            }
+        }
+    }
+
+    /// What payloads and scales can have at most in a file of `bytes`.
+    pub fn payload_within(&self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.least_overhead)
+    }
+
+    pub fn exact(&self, problem: &Problem, choice: &Choice) -> Result<u64> {
+        if let Some(&bytes) = self.known.borrow().get(choice) {
+            return Ok(bytes);
+        }
+        let bytes = self.of(&problem.formats_of(choice))?;
+        self.known.borrow_mut().insert(choice.clone(), bytes);
+        Ok(bytes)
+    }
+
+    /// The size of the source in these formats.
+    pub fn of(&self, formats: &BTreeMap<String, Format>) -> Result<u64> {
+        let graph = Graph {
+            config: self.question.source.config.clone(),
+            formats: formats.clone(),
+        };
+        Ok(artifact::size(&graph, self.question.onnx, self.question.provenance)? as u64)
+    }
+
+    /// The smallest file, and the format of each family in it.
+    pub fn floor(&self) -> Result<Floor> {
+        let problem = self.unmeasured()?;
+        let choice = problem.floor();
+        let formats = (0..choice.len()).map(|i| problem.format(i, &choice));
+        Ok(Floor {
+            bytes: self.exact(&problem, &choice)?,
+            formats: problem.families.iter().cloned().zip(formats).collect(),
+        })
+    }
+}
+
+/// What no budget goes below.
+pub struct Floor {
+    pub bytes: u64,
+    pub formats: Vec<(Family, Format)>,
+}
+
+/// Makes candidates of one variant and remembers their scores on one set of rows.
+struct Bench<'a> {
+    question: &'a Question<'a>,
+    quantiser: Rc<Quantiser<'a>>,
+    memo: Memo,
+}
+
+impl<'a> Bench<'a> {
+    fn new(
+        question: &'a Question<'a>,
+        variant: &'a Variant,
+        quantiser: Rc<Quantiser<'a>>,
+        original: &Digest,
+        rows: &[Row],
+    ) -> Bench<'a> {
+        Bench {
+            question,
+            quantiser,
+            memo: Memo::open(&[original, &variant.digest], rows),
+        }
+    }
+
+    fn score(&self, judge: &Judge, formats: &BTreeMap<String, Format>) -> Result<Score> {
+        self.memo.score(formats, || {
+            let model = match self.quantiser.model(formats) {
+                Ok(model) => model,
+                // A family that does not fit fp16 is a choice nobody takes, not a failure.
+                Err(QuantiseError::F16Overflow { .. }) => return Ok(Score::IMPOSSIBLE),
+                Err(other) => return Err(other.into()),
+            };
+            Ok(judge.loss(&image_of(&model)?)?.score())
+        })
+    }
+
+    /// Fills in what every family alone loses in every format, all others as they came, beyond what the source loses as it
+    /// came; gives that.
+    fn sensitivities(&self, judge: &Judge, problem: &mut Problem, watch: &mut impl Watch) -> Result<f64> {
+        let question = self.question;
+        let own = question.source.graph().formats;
+        // As it came is the reference itself, unless levers were pulled.
+        let base = if std::ptr::eq(question.source, question.original) {
+            0.0
+        } else {
+            self.score(judge, &own)?.objective(question.objective)
+        };
+        for family in 0..problem.families.len() {
+            for (i, format) in problem.options[family].clone().into_iter().enumerate() {
+                watch.step(&format!("{} in {format}", problem.families[family].name));
+                let mut formats = own.clone();
+                let weights = problem.families[family].weights.iter();
+                formats.extend(weights.map(|w| (w.name.clone(), format)));
+                problem.loss[family][i] = if formats == own {
+                    0.0
+                } else {
+                    self.score(judge, &formats)?.objective(question.objective) - base
+                };
+            }
+        }
+        Ok(base)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thimble_shared::graph::{Activation, Head};
+
+    /// The search leaves out what cannot fit by payload; it must never leave out what does fit.
+    #[test]
+    fn no_file_has_less_beside_its_payload_than_is_assumed() {
+        for (head, tied_decoder) in [
+            (Head::None, false),
+            (Head::MaskedLm, true),
+            (Head::QuestionAnswering, false),
+        ] {
+            let config = Config {
+                vocab_size: 61,
+                embedding_size: 12,
+                hidden_size: 24,
+                num_hidden_layers: 3,
+                num_hidden_groups: 2,
+                inner_group_num: 1,
+                num_attention_heads: 2,
+                intermediate_size: 40,
+                max_position_embeddings: 16,
+                type_vocab_size: 2,
+                layer_norm_eps: 1e-12,
+                activation: Activation::Gelu,
+                head,
+                tied_decoder,
+                pooler: false,
+                labels: vec![],
+                multi_label: false,
+            };
+            let weights = config.weights().into_iter();
+            let source = Model {
+                weights: weights
+                    .map(|w| {
+                        (
+                            w.name.clone(),
+                            thimble_shared::number::Values::F32(vec![0.0; w.elements()]),
+                        )
+                    })
+                    .collect(),
+                config,
+            };
+            let question = Question {
+                original: &source,
+                source: &source,
+                vocabulary: None,
+                tune: &[],
+                report: &[],
+                formats: &Format::ALL,
+                objective: Objective::Error,
+                onnx: LowerOptions::default(),
+                provenance: &Provenance::default(),
+            };
+            let sizes = Sizes::new(&question).unwrap();
+            let problem = sizes.unmeasured().unwrap();
+            for candidate in problem.ranked(u64::MAX, vec![]).step_by(37) {
+                let exact = sizes.exact(&problem, &candidate.choice).unwrap();
+                assert!(candidate.bytes <= sizes.payload_within(exact), "{:?}", candidate.choice);
+            }
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Which tensors of the file hold one weight, and how its numbers get into them and out again: the numbers themselves
+//! under the weight's name, int8 and int4 scales as `NAME.scale` (f32, one per row), int4 multipliers as `NAME.mult` (u8,
+//! one per row and block). All payloads are little-endian.
+
+use crate::graph::{Graph, Kind, WeightSpec};
+use crate::number::{Format, I4_BLOCK, I4_MULTIPLIER_MAX, I4_RANGE, Values};
+use crate::onnx_write::{DataType, Mapped};
+use crate::panel::{I4_BLOCK_BYTES, PanelLayout, pack_int4, unpack_int4};
+use half::f16;
+
+/// What a stored tensor holds of its weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Numbers,
+    Scales,
+    Multipliers,
+}
+
+impl Part {
+    pub const ALL: [Part; 3] = [Part::Scales, Part::Multipliers, Part::Numbers];
+
+    /// Name of the initializer that holds this part of a weight.
+    pub fn of(self, weight: &str) -> String {
+        match self {
+            Part::Numbers => weight.to_string(),
+            Part::Scales => format!("{weight}.scale"),
+            Part::Multipliers => format!("{weight}.mult"),
+        }
+    }
+}
+
+/// The tensor of one part of a weight, if the format has that part.
+pub fn tensor(spec: &WeightSpec, format: Format, part: Part) -> Option<Mapped> {
+    let (data_type, dims) = match part {
+        Part::Scales if format.has_scales() => (DataType::F32, vec![spec.rows()]),
+        Part::Multipliers if format == Format::I4 => (DataType::U8, multiplier_dims(spec)),
+        Part::Scales | Part::Multipliers => return None,
+        Part::Numbers => {
+            let data_type = match format {
+                Format::F32 => DataType::F32,
+                Format::F16 => DataType::F16,
+                Format::W8 | Format::I8 => DataType::I8,
+                Format::I4 => DataType::U8,
+            };
+            let dims = match (spec.kind, format) {
+                (Kind::Linear, _) => layout(spec, format).dims(),
+                (_, Format::I4) => vec![spec.rows(), row_blocks(spec), I4_BLOCK / 2],
+                _ => spec.shape.clone(),
+            };
+            (data_type, dims)
+        }
+    };
+    Some(Mapped {
+        name: part.of(&spec.name),
+        data_type,
+        dims,
+    })
+}
+
+/// The panels of a linear weight, or a table seen as rows of columns.
+fn layout(spec: &WeightSpec, format: Format) -> PanelLayout {
+    PanelLayout::new(format, spec.rows(), spec.shape.get(1).copied().unwrap_or(1))
+}
+
+/// int4 blocks of a table's row.
+fn row_blocks(spec: &WeightSpec) -> usize {
+    layout(spec, Format::I4).blocks()
+}
+
+fn multiplier_dims(spec: &WeightSpec) -> Vec<usize> {
+    match spec.kind {
+        Kind::Linear => layout(spec, Format::I4).multiplier_dims(),
+        Kind::Table | Kind::Vector => vec![spec.rows(), row_blocks(spec), 1],
+    }
+}
+
+/// The initializers a Graph needs, in file order: small vectors and scales together, then the others weight by weight.
+pub fn tensors(graph: &Graph) -> Vec<Mapped> {
+    let specs = graph.config.weights();
+    let (mut small, mut large) = (vec![], vec![]);
+    for spec in &specs {
+        if spec.kind == Kind::Vector {
+            small.extend(tensor(spec, Format::F32, Part::Numbers));
+        } else {
+            let format = graph.format(&spec.name);
+            small.extend(tensor(spec, format, Part::Scales));
+            large.extend(tensor(spec, format, Part::Multipliers));
+            large.extend(tensor(spec, format, Part::Numbers));
+        }
+    }
+    small.extend(large);
+    small
+}
+
+/// Bytes a weight takes in a format, scales and multipliers included; alignment and node text come on top.
+pub fn weight_bytes(spec: &WeightSpec, format: Format) -> usize {
+    let parts = Part::ALL.into_iter().filter_map(|part| tensor(spec, format, part));
+    parts.map(|t| t.bytes()).sum()
+}
+
+/// The payload of one part. `values` must have the elements `spec` states.
+pub fn payload(spec: &WeightSpec, values: &Values, part: Part) -> Vec<u8> {
+    let layout = layout(spec, values.format());
+    let panels = spec.kind == Kind::Linear;
+    match (part, values) {
+        (Part::Numbers, Values::F32(v)) if panels => bytes_of(&layout.scatter(v, 0.0)),
+        (Part::Numbers, Values::F16(v)) if panels => bytes_of(&layout.scatter(v, f16::ZERO)),
+        (Part::Numbers, Values::F32(v)) => bytes_of(v),
+        (Part::Numbers, Values::F16(v)) => bytes_of(v),
+        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. }) if panels => bytes_of(&layout.scatter(q, 0)),
+        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. }) => bytes_of(q),
+        (Part::Numbers, Values::I4 { q, .. }) if panels => pack_int4(&layout.scatter(q, 0), I4_BLOCK_BYTES),
+        (Part::Numbers, Values::I4 { q, .. }) => {
+            let rows = q.chunks_exact(layout.inp).flat_map(|row| {
+                let padding = std::iter::repeat_n(0, layout.padded_in() - layout.inp);
+                row.iter().copied().chain(padding)
+            });
+            pack_int4(&rows.collect::<Vec<i8>>(), I4_BLOCK / 2)
+        }
+        (Part::Scales, values) => bytes_of(values.scales()),
+        (Part::Multipliers, Values::I4 { multipliers, .. }) if panels => {
+            let mut stored = vec![0; layout.padded_out() * layout.blocks()];
+            for (n, row) in multipliers.chunks_exact(layout.blocks()).enumerate() {
+                for (b, &m) in row.iter().enumerate() {
+                    stored[layout.multiplier_index(n, b)] = m;
+                }
+            }
+            stored
+        }
+        (Part::Multipliers, Values::I4 { multipliers, .. }) => multipliers.clone(),
+        (Part::Multipliers, _) => vec![],
+    }
+}
+
+/// Undoes [`payload`]: a weight from its parts, each of exactly the bytes its tensor states.
+pub fn values<'a, E>(
+    spec: &WeightSpec,
+    format: Format,
+    get: impl Fn(Part) -> Result<&'a [u8], E>,
+) -> Result<Values, E> {
+    let layout = layout(spec, format);
+    let panels = spec.kind == Kind::Linear;
+    let numbers = get(Part::Numbers)?;
+    let scales = || get(Part::Scales).map(f32s);
+    Ok(match format {
+        Format::F32 if panels => Values::F32(layout.gather(&f32s(numbers))),
+        Format::F32 => Values::F32(f32s(numbers)),
+        Format::F16 if panels => Values::F16(layout.gather(&f16s(numbers))),
+        Format::F16 => Values::F16(f16s(numbers)),
+        Format::W8 | Format::I8 => {
+            let stored = bytemuck::cast_slice::<u8, i8>(numbers);
+            let q = if panels { layout.gather(stored) } else { stored.to_vec() };
+            let scales = scales()?;
+            if format == Format::I8 {
+                Values::I8 { q, scales }
+            } else {
+                Values::W8 { q, scales }
+            }
+        }
+        Format::I4 => {
+            let stored = get(Part::Multipliers)?;
+            let (q, multipliers) = if panels {
+                let blocks = layout.blocks();
+                let at = |n| (0..blocks).map(move |b| stored[layout.multiplier_index(n, b)]);
+                let q = layout.gather(&unpack_int4(numbers, I4_BLOCK_BYTES));
+                (q, (0..layout.out).flat_map(at).collect())
+            } else {
+                let padded = unpack_int4(numbers, I4_BLOCK / 2);
+                let rows = padded.chunks_exact(layout.padded_in());
+                (
+                    rows.flat_map(|row| &row[..layout.inp]).copied().collect(),
+                    stored.to_vec(),
+                )
+            };
+            let scales = scales()?;
+            Values::I4 { q, multipliers, scales }
+        }
+    })
+}
+
+/// What makes `values` unfit to be stored as the weight `spec`.
+pub fn problem(spec: &WeightSpec, values: &Values) -> Option<String> {
+    let (format, rows) = (values.format(), spec.rows());
+    if values.len() != spec.elements() {
+        return Some(format!("{} values for shape {:?}", values.len(), spec.shape));
+    }
+    if format.has_scales() && values.scales().len() != rows {
+        return Some(format!("{} scales for {rows} rows", values.scales().len()));
+    }
+    let said = match values {
+        Values::F32(v) => v.iter().any(|x| !x.is_finite()).then_some("holds NaN or an infinity"),
+        Values::F16(v) => v
+            .iter()
+            .any(|x| !x.is_finite())
+            .then_some("holds NaN or a value beyond fp16's ±65504; store it as f32 or i8"),
+        Values::W8 { q, .. } | Values::I8 { q, .. } => q
+            .contains(&i8::MIN)
+            .then_some("holds -128; int8 weights lie in [-127, 127]"),
+        Values::I4 { q, multipliers, .. } => {
+            if multipliers.len() != rows * row_blocks(spec) {
+                Some("has another number of multipliers than blocks")
+            } else if q.iter().any(|q| !(I4_RANGE.0..=I4_RANGE.1).contains(q)) {
+                Some("holds a number outside int4's [-8, 7]")
+            } else {
+                let good = |m: &u8| (1..=I4_MULTIPLIER_MAX).contains(m);
+                (!multipliers.iter().all(good)).then_some("has a multiplier outside 1 to 15")
+            }
+        }
+    };
+    let bad_scale = values.scales().iter().any(|x| !x.is_finite() || *x < 0.0);
+    let said = said.or(bad_scale.then_some("has a scale that is negative, NaN or infinite"));
+    let vector = spec.kind == Kind::Vector && format != Format::F32;
+    said.or(vector.then_some("vectors are stored as f32"))
+        .map(str::to_string)
+}
+
+/// f32 from little-endian bytes.
+pub fn f32s(bytes: &[u8]) -> Vec<f32> {
+    bytes
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        .collect()
+}
+
+fn f16s(bytes: &[u8]) -> Vec<f16> {
+    bytes
+        .chunks_exact(2)
+        .map(|b| f16::from_le_bytes([b[0], b[1]]))
+        .collect()
+}
+
+fn bytes_of<T: bytemuck::NoUninit>(values: &[T]) -> Vec<u8> {
+    // The layout is defined little-endian, and a big-endian host would have to swap here.
+    const {
+        assert!(
+            cfg!(target_endian = "little"),
+            "thimble stores little-endian numbers and runs on such machines only"
+        )
+    };
+    bytemuck::cast_slice(values).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format_comes_back_from_its_payloads_at_awkward_shapes() {
+        for kind in [Kind::Linear, Kind::Table] {
+            for (out, inp) in [(1, 1), (8, 16), (9, 17), (97, 12), (24, 40), (7, 3), (16, 64), (9, 65)] {
+                let data: Vec<f32> = (0..out * inp).map(|i| ((i * 37) % 251) as f32 - 125.0).collect();
+                let spec = WeightSpec {
+                    name: "w".into(),
+                    shape: vec![out, inp],
+                    kind,
+                };
+                for format in Format::ALL {
+                    let stored = Values::round_to_nearest(format, &data, out);
+                    assert_eq!(problem(&spec, &stored), None);
+                    let parts = Part::ALL.map(|part| payload(&spec, &stored, part));
+                    for (part, bytes) in Part::ALL.iter().zip(&parts) {
+                        let stated = tensor(&spec, format, *part).map_or(0, |t| t.bytes());
+                        assert_eq!(bytes.len(), stated, "{out}x{inp} {format} {part:?}");
+                    }
+                    let get = |part| {
+                        let at = Part::ALL.iter().position(|p| *p == part);
+                        Ok::<_, ()>(parts[at.unwrap()].as_slice())
+                    };
+                    assert_eq!(values(&spec, format, get), Ok(stored), "{out}x{inp} {format}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_scale_of_a_float_has_no_tensor() {
+        let spec = WeightSpec {
+            name: "w".into(),
+            shape: vec![4, 4],
+            kind: Kind::Linear,
+        };
+        assert_eq!(tensor(&spec, Format::F16, Part::Scales), None);
+        assert_eq!(tensor(&spec, Format::I8, Part::Multipliers), None);
+        assert_eq!(weight_bytes(&spec, Format::I4), 4 * 4 + 8 + I4_BLOCK_BYTES);
+    }
+}
