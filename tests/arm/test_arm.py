@@ -47,7 +47,9 @@ def test_every_cpu_gives_what_x86_gives(thimble, arms, models, each, model, prec
         cpu, (case, reference) = job
         assert_alike(arms[cpu].infer(file, case.feeds), reference, case.feeds["attention_mask"], precision, f"{cpu} {case}")
 
-    each(check, [(cpu, pair) for cpu in CPUS for pair in wanted])
+    # fp16 and int4 are expanded for the kernels that fp32 and int8 have: one CPU with each kind of kernel is enough.
+    cpus = CPUS if precision in ("fp32", "int8") else ("cortex-a53", "cortex-a76")
+    each(check, [(cpu, pair) for cpu in cpus for pair in wanted])
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -67,8 +67,11 @@ def test_every_file_is_valid_onnx(models, name, precision):
     assert dims == (["batch", "choices", "seq"] if "choice" in name else ["batch", "seq"])
 
 
-@pytest.mark.parametrize("opset", OPSETS)
-@pytest.mark.parametrize("precision", PRECISIONS)
+# The formats differ in no operator that changes between 14 and 17.
+EDGES = [(precision, opset) for precision in PRECISIONS for opset in OPSETS if precision == "fp32" or opset in (13, 18)]
+
+
+@pytest.mark.parametrize(("precision", "opset"), EDGES)
 @pytest.mark.parametrize("name", SMALL)
 def test_every_opset_says_the_same(models, name, precision, opset):
     path = models.export(name, precision, opset=opset)

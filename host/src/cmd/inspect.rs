@@ -173,6 +173,7 @@ fn fixes(e: &Explanation) -> String {
 }
 
 fn parts(e: &Explanation) -> String {
+    let total = e.account.total();
     let cut = if e.kind == "onnx" { MOST_ROWS } else { usize::MAX };
     let row = |name: &str, bytes: u64| {
         let empty = String::new;
@@ -181,7 +182,7 @@ fn parts(e: &Explanation) -> String {
             empty(),
             empty(),
             thousands(bytes),
-            percent(bytes, e.bytes),
+            percent(bytes, total),
             empty(),
         ]
     };
@@ -196,7 +197,7 @@ fn parts(e: &Explanation) -> String {
                 shape,
                 p.format.clone(),
                 thousands(p.bytes),
-                percent(p.bytes, e.bytes),
+                percent(p.bytes, total),
                 p.uses.to_string(),
             ]
         })
@@ -206,7 +207,7 @@ fn parts(e: &Explanation) -> String {
         rows.push(row(&format!("{} smaller ones", more.len()), bytes));
     }
     rows.push(row("nodes, names, metadata, alignment", e.rest));
-    rows.push(row("total", e.bytes));
+    rows.push(row("total", total));
     let aligns = [
         Align::Left,
         Align::Right,

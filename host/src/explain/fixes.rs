@@ -47,7 +47,7 @@ pub fn of(file: &OnnxFile, account: &Account) -> Result<Vec<Fix>, OnnxError> {
     }
     let before = account.total();
     for (options, what, flags) in ways {
-        let bytes = match slim(file, &options, "model.onnx.data") {
+        let bytes = match slim(file, &options, "OUT.onnx.data") {
             Ok(slimmed) => slimmed.bytes(),
             Err(SlimError::Onnx(e)) if account.notes.is_empty() => return Err(e),
             // A missing external file has been named; there is nothing to count without it.

@@ -7,7 +7,7 @@ pub mod fixes;
 pub mod html;
 pub mod ledger;
 
-use crate::onnx::{OnnxError, OnnxFile, element_type};
+use crate::onnx::{OnnxError, OnnxFile, element_type, tensor_bytes};
 use causes::Account;
 use std::path::Path;
 
@@ -179,7 +179,10 @@ fn foreign(view: &onnx_read::ModelView<'_>) -> Explanation {
                 true => format!("{}, in another file", element_type(t.data_type)),
                 false => element_type(t.data_type).to_string(),
             },
-            bytes: (t.raw.as_ref().map_or(0, |r| r.len()) + t.typed_bytes) as u64,
+            bytes: match t.external {
+                true => tensor_bytes(t).unwrap_or(0),
+                false => t.raw.as_ref().map_or(0, |r| r.len()) + t.typed_bytes,
+            } as u64,
             uses: uses.get(t.name).copied().unwrap_or(0),
         })
         .collect();
