@@ -34,6 +34,10 @@ pub struct Options {
     pub kernel: Option<String>,
     pub max_ram: Option<u64>,
     pub max_p95_ms: Option<f64>,
+    pub spread_percent: Option<f64>,
+    pub seconds: Option<f64>,
+    pub pin: Option<Vec<u32>>,
+    pub cold: bool,
     pub lock: bool,
     pub json: bool,
 }
@@ -51,7 +55,7 @@ struct Flag {
 
 use Command::{Bench, Info, Run};
 
-const FLAGS: [Flag; 12] = [
+const FLAGS: [Flag; 16] = [
     Flag {
         name: "ids",
         value: "2,17,3",
@@ -87,6 +91,30 @@ const FLAGS: [Flag; 12] = [
         value: "N",
         takes: &[Bench],
         help: "runs before them that are not timed (default 5)",
+    },
+    Flag {
+        name: "spread",
+        value: "PERCENT",
+        takes: &[Bench],
+        help: "run until the mean is known to this, within 95 %, or the time is up",
+    },
+    Flag {
+        name: "time",
+        value: "SECONDS",
+        takes: &[Bench],
+        help: "stop timing after this (default 60 with --spread)",
+    },
+    Flag {
+        name: "cold",
+        value: "",
+        takes: &[Bench],
+        help: "put the file out of the page cache first, so that loading reads storage",
+    },
+    Flag {
+        name: "pin",
+        value: "0,1",
+        takes: &[Run, Bench],
+        help: "compute on these cores only",
     },
     Flag {
         name: "threads",
@@ -203,11 +231,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
 
 /// Stores the value of `flag`, read from the arguments.
 fn set(flag: &'static str, options: &mut Options, parser: &mut Parser) -> Result<(), UsageError> {
-    if flag == "lock" || flag == "json" {
-        match flag {
-            "lock" => options.lock = true,
-            _ => options.json = true,
-        }
+    let switch = match flag {
+        "lock" => Some(&mut options.lock),
+        "cold" => Some(&mut options.cold),
+        "json" => Some(&mut options.json),
+        _ => None,
+    };
+    if let Some(switch) = switch {
+        *switch = true;
         return Ok(());
     }
     let raw = parser.value().map_err(|e| UsageError(e.to_string()))?;
@@ -250,6 +281,24 @@ fn set_text(flag: &str, options: &mut Options, text: &str) -> Result<(), String>
             });
         }
         "max-ram" => options.max_ram = Some(size(text)?),
+        "spread" => {
+            let percent = text.parse::<f64>().ok().filter(|p| (0.01..=100.0).contains(p));
+            options.spread_percent = Some(percent.ok_or("a percentage from 0.01 to 100 is needed")?);
+        }
+        "time" => {
+            let seconds = text.parse::<f64>().ok().filter(|s| (0.001..=86_400.0).contains(s));
+            options.seconds = Some(seconds.ok_or("seconds are needed, up to a day (86400)")?);
+        }
+        "pin" => {
+            let cores = text
+                .split(',')
+                .map(|core| core.trim().parse::<u32>().ok().filter(|&c| c < 1024));
+            options.pin = Some(
+                cores
+                    .collect::<Option<Vec<_>>>()
+                    .ok_or("core numbers from 0 are needed, with commas between, like 2,3")?,
+            );
+        }
         "max-p95" => {
             let ms = text.parse::<f64>().ok().filter(|ms| ms.is_finite() && *ms >= 0.0);
             options.max_p95_ms = Some(ms.ok_or("milliseconds are needed, like 120 or 0.5")?);
@@ -342,6 +391,10 @@ mod tests {
             ("bench m --max-p95 nan", "milliseconds"),
             ("bench m --max-p95 -3", "milliseconds"),
             ("bench m --lock=yes", "unexpected"),
+            ("bench m --spread 0", "a percentage"),
+            ("bench m --time forever", "seconds are needed"),
+            ("bench m --pin 0-3", "core numbers"),
+            ("info m --cold", "--cold means nothing to info"),
         ];
         for (line, expected) in cases {
             let message = parsed(line).expect_err(line);

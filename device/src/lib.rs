@@ -3,6 +3,7 @@
 
 pub mod attention;
 pub mod bench;
+pub mod board;
 pub mod buffer;
 pub mod context;
 pub mod elementwise;

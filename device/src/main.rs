@@ -2,6 +2,8 @@
 //! the result on stdout. Exit code 0 is yes, 1 a limit that does not hold, 2 anything that could not be done.
 
 mod args;
+#[cfg(target_os = "linux")]
+mod init;
 mod session;
 mod show;
 
@@ -11,12 +13,16 @@ use std::time::Instant;
 
 use args::{Command, Options, Request};
 use session::{Session, SessionError, Start};
-use thimble_device::{measure, tensors};
+use thimble_device::{board, measure, tensors};
 
 const NO: u8 = 1;
 const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if std::process::id() == 1 && std::env::args_os().next().is_some_and(|name| name == init::NAME) {
+        init::main();
+    }
     let request = match args::parse(std::env::args_os().skip(1)) {
         Ok(request) => request,
         Err(args::UsageError(message)) => return fail(&message),
@@ -54,7 +60,12 @@ fn fail(message: &str) -> ExitCode {
 }
 
 fn perform(command: Command, options: &Options) -> Result<(String, u8), SessionError> {
-    let start = Start::now();
+    if let Some(cores) = &options.pin {
+        // Before the engine makes its threads, which inherit it.
+        board::pin(cores).map_err(SessionError::Pin)?;
+    }
+    let drop = options.file.as_deref().filter(|_| options.cold);
+    let start = Start::now(drop);
     let Some(file) = &options.file else {
         return Ok((show::board(&measure::board(), options.json), 0));
     };

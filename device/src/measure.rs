@@ -304,6 +304,7 @@ impl Throttle {
         ]
         .iter()
         .find_map(|dir| read(format!("{dir}/get_throttled")))
+        .or_else(crate::board::vcgencmd_throttled)
         .and_then(|hex| u32::from_str_radix(hex.trim_start_matches("0x"), 16).ok());
         Throttle {
             firmware,
@@ -368,6 +369,7 @@ pub fn board() -> BoardReport {
         mhz: read_number::<u32>(cpu.join("cpufreq/scaling_cur_freq"))
             .map(|khz| khz / 1000)
             .or(info.mhz),
+        mhz_max: read_number::<u32>(cpu.join("cpufreq/cpuinfo_max_freq")).map(|khz| khz / 1000),
         emulated: emulator().map(str::to_string),
     }
 }

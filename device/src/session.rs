@@ -1,6 +1,7 @@
 //! What the three commands do, without printing: open a model, make the input that was asked for, run it or bench it.
 //! Times are milliseconds, sizes bytes; errors name the file they are about.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 use thimble_device::bench::{Limits, Runs, judge, summarise, time};
+use thimble_device::board::{self, Observed};
 use thimble_device::map::{MapError, ModelMap};
 use thimble_device::measure::{self, Resident, Throttle};
 use thimble_device::tensors::{Tensor, TensorError, TensorFile};
@@ -22,6 +24,9 @@ pub const TRACT: &str = "0.23.9";
 
 /// Tokens of a sequence nobody chose the length of.
 const DEFAULT_SEQ: usize = 128;
+
+/// Timed runs of a bench that ends by itself.
+const UNTIL_ENOUGH: u32 = 100_000;
 
 /// Tokens computed in one pass of `run`: rows beyond it wait their turn, so that memory stays bounded.
 const TOKENS_AT_ONCE: usize = 2048;
@@ -47,6 +52,8 @@ pub enum SessionError {
     },
     #[error("bench times one sequence at a time, {file} has {rows}")]
     OneSequence { file: PathBuf, rows: usize },
+    #[error("--pin: these cores cannot be had: {0}")]
+    Pin(io::Error),
     #[error("{file}: {source}")]
     Digest { file: PathBuf, source: io::Error },
 }
@@ -126,7 +133,13 @@ impl Session {
         }
         let runs = Runs {
             warmup: options.warmup.unwrap_or(5),
-            timed: options.runs.unwrap_or(50),
+            timed: options.runs.unwrap_or(match (options.spread_percent, options.seconds) {
+                (None, None) => 50,
+                _ => UNTIL_ENOUGH,
+            }),
+            spread_percent: options.spread_percent,
+            // Without a limit of time a restless board would never be done.
+            seconds: options.seconds.or(options.spread_percent.map(|_| 60.0)),
         };
         let mut before = None;
         let timings = time(
@@ -151,8 +164,17 @@ impl Session {
         let limits = Limits {
             max_ram: options.max_ram,
             max_p95_ms: options.max_p95_ms,
+            cgroup: board.cgroup_limit,
         };
         let verdict = judge(limits, memory.peak_rss, &latency_ms);
+        let warnings = board::warnings(&Observed {
+            board: &board,
+            latency: &latency_ms,
+            faults: &faults,
+            thermal: &thermal,
+            load: start.load,
+            threads: self.engine.threads(),
+        });
         Ok(Report {
             schema: report::SCHEMA,
             // Last of all: reading the whole file would warm the page cache and change what was measured.
@@ -161,13 +183,18 @@ impl Session {
                 ..self.model()
             },
             board,
-            engine: self.engine_report(),
-            load_ms: self.load_ms,
-            first_inference_ms: timings.first_ms,
+            engine: EngineReport {
+                pinned: options.pin.clone().unwrap_or_default(),
+                ..self.engine_report()
+            },
+            load_ms: Some(self.load_ms),
+            first_inference_ms: Some(timings.first_ms),
+            cold_start: start.cold,
             latency_ms,
             memory,
             faults,
             thermal,
+            warnings,
             verdict,
         })
     }
@@ -182,7 +209,24 @@ impl Session {
                 .iter()
                 .map(|(name, format)| (name.clone(), format.name().to_string()))
                 .collect(),
+            weights: self.weights(),
         }
+    }
+
+    /// Bytes of every weight in the file; scales and the like count to the weight they are named after.
+    fn weights(&self) -> BTreeMap<String, u64> {
+        let artifact = self.engine.artifact();
+        let formats = &artifact.graph.formats;
+        let mut bytes = BTreeMap::new();
+        for (name, stored) in &artifact.tensors {
+            let owner = name
+                .rsplit_once('.')
+                .map(|(owner, _)| owner)
+                .filter(|owner| !formats.contains_key(name) && formats.contains_key(*owner))
+                .unwrap_or(name);
+            *bytes.entry(owner.to_string()).or_default() += stored.range.len() as u64;
+        }
+        bytes
     }
 
     pub fn engine_report(&self) -> EngineReport {
@@ -196,6 +240,7 @@ impl Session {
             ],
             threads: u32::try_from(self.engine.threads()).unwrap_or(u32::MAX),
             locked: self.locked,
+            pinned: Vec::new(),
         }
     }
 }
@@ -205,11 +250,18 @@ pub struct Start {
     resident: Resident,
     celsius: Option<f64>,
     throttle: Throttle,
+    load: Option<f64>,
+    /// Whether the model had been put out of the page cache; `None` when nobody asked.
+    cold: Option<bool>,
 }
 
 impl Start {
-    pub fn now() -> Start {
+    /// Puts `drop` out of the page cache, then looks.
+    pub fn now(drop: Option<&Path>) -> Start {
+        let cold = drop.map(board::drop_from_cache);
         Start {
+            load: board::load_average(),
+            cold,
             resident: Resident::now(),
             celsius: measure::celsius(),
             throttle: Throttle::now(),

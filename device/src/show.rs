@@ -20,6 +20,10 @@ fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or("-".to_string(), |v| v.to_string())
 }
 
+fn ms(value: Option<f64>) -> String {
+    value.map_or("-".to_string(), |v| format!("{v:.2}"))
+}
+
 /// "12 of i8, 3 of f32"
 fn formats(model: &ModelReport) -> String {
     let mut count = BTreeMap::<&str, usize>::new();
@@ -204,18 +208,33 @@ pub fn report(report: &Report, json: bool) -> String {
     );
     let _ = writeln!(
         text,
-        "load     {:.2} ms, first inference {:.2} ms",
-        report.load_ms, report.first_inference_ms
+        "load     {} ms, first inference {} ms{}",
+        ms(report.load_ms),
+        ms(report.first_inference_ms),
+        match report.cold_start {
+            Some(true) => ", from storage",
+            Some(false) => ", the page cache could not be emptied",
+            None => "",
+        }
     );
     let _ = writeln!(
         text,
-        "latency  {} tokens, {} runs after {} to warm up: mean {:.2} ± {:.2} ms",
-        l.seq, l.runs, l.warmup, l.mean, l.sd
+        "latency  {} tokens, {} runs after {} to warm up: mean {} ± {} ms",
+        l.seq,
+        l.runs,
+        l.warmup,
+        ms(l.mean),
+        ms(l.sd)
     );
     let _ = writeln!(
         text,
-        "         min {:.2}  p50 {:.2}  p90 {:.2}  p95 {:.2}  p99 {:.2}  max {:.2}",
-        l.min, l.p50, l.p90, l.p95, l.p99, l.max
+        "         min {}  p50 {}  p90 {}  p95 {}  p99 {}  max {}",
+        ms(l.min),
+        ms(l.p50),
+        ms(l.p90),
+        ms(l.p95),
+        ms(l.p99),
+        ms(l.max)
     );
     let _ = writeln!(
         text,
@@ -243,6 +262,9 @@ pub fn report(report: &Report, json: bool) -> String {
         degrees(t.start_c),
         degrees(t.end_c)
     );
+    for warning in &report.warnings {
+        let _ = writeln!(text, "warning  {warning}");
+    }
     if report.verdict.fits {
         text += "verdict  yes\n";
     }

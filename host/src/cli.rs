@@ -39,6 +39,16 @@ enum Command {
     Run(RunArgs),
     /// The boards thimble knows
     Targets(TargetsArgs),
+    /// Boots the virtual board of a target with a model: memory as a real kernel counts it
+    Emulate(EmulateArgs),
+    /// Checks a board over ssh, sends program and model, measures, compares
+    Deploy(DeployArgs),
+    /// Bench reports side by side: a table, Markdown or one HTML page
+    Report(ReportArgs),
+    /// An arm64 Debian package of device program, model and unit
+    Package(PackageArgs),
+    /// Device program, model and unit into a mounted root file system
+    Install(InstallArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -267,6 +277,159 @@ pub struct TargetsArgs {
     pub json: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct EmulateArgs {
+    /// A file of thimble's
+    pub file: PathBuf,
+    /// The board: a name (see thimble targets) or the path of a target file
+    #[arg(long, value_name = "NAME")]
+    pub target: String,
+    /// RAM of the virtual board [default: the target's]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub ram: Option<ByteSize>,
+    /// Find the least RAM in which the model runs
+    #[arg(long)]
+    pub find_min_ram: bool,
+    /// Tokens of the sequence [default: 128]
+    #[arg(long, value_name = "N")]
+    pub seq: Option<usize>,
+    /// Threads on the board [default: its cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Say no when the program's peak memory is over this
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_ram: Option<ByteSize>,
+    /// An arm64 kernel: an Image or a Debian package of one [default: Debian's, fetched with apt]
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Where the model lies [default: disk, or initramfs when the kernel comes without modules]
+    #[arg(long, value_enum)]
+    pub storage: Option<crate::virtual_board::initramfs::Storage>,
+    /// The aarch64 thimble-device [default: where scripts/cross-build leaves it]
+    #[arg(long, value_name = "FILE")]
+    pub device_program: Option<PathBuf>,
+    /// Write the bench report there
+    #[arg(short, long, value_name = "REPORT.json")]
+    pub output: Option<PathBuf>,
+    /// Show the board's console on stderr
+    #[arg(long)]
+    pub verbose: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DeployArgs {
+    /// A file of thimble's
+    pub file: PathBuf,
+    /// The board: a name (see thimble targets) or the path of a target file
+    #[arg(long, value_name = "NAME", required_unless_present = "inventory")]
+    pub target: Option<String>,
+    /// Where it is, as ssh takes it: USER@HOST, or a name of your ssh configuration
+    #[arg(long, value_name = "USER@HOST", required_unless_present = "inventory")]
+    pub to: Option<String>,
+    /// Many boards at once: an Ansible inventory (INI); thimble_target=NAME names a host's board
+    #[arg(long, value_name = "FILE", conflicts_with = "to")]
+    pub inventory: Option<PathBuf>,
+    /// Directory on the board, from the user's home unless absolute
+    #[arg(long, value_name = "DIR", default_value = ".thimble")]
+    pub dir: String,
+    /// ssh configuration to use instead of yours (ports, keys, jump hosts)
+    #[arg(long, value_name = "FILE")]
+    pub ssh_config: Option<PathBuf>,
+    /// Say no when the program's peak memory is over this
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_ram: Option<ByteSize>,
+    /// Say no when 95 % of the runs are not within this
+    #[arg(long, value_name = "MS")]
+    pub max_p95: Option<f64>,
+    /// Tokens of the sequence [default: 128]
+    #[arg(long, value_name = "N")]
+    pub seq: Option<usize>,
+    /// Timed runs [default: 50]
+    #[arg(long, value_name = "N")]
+    pub runs: Option<u32>,
+    /// Threads on the board [default: its cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Leave it installed: a systemd unit that measures the board at every boot
+    #[arg(long)]
+    pub keep: bool,
+    /// Reports so far, one JSON line each; the new one is added
+    #[arg(long, value_name = "FILE", default_value = "thimble-reports.jsonl")]
+    pub history: PathBuf,
+    /// The aarch64 thimble-device [default: where scripts/cross-build leaves it]
+    #[arg(long, value_name = "FILE")]
+    pub device_program: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ReportArgs {
+    /// Bench reports (.json), or histories of them as deploy keeps them (.jsonl)
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// Print Markdown
+    #[arg(long, visible_alias = "md", conflicts_with = "json")]
+    pub markdown: bool,
+    /// Write one self-contained page
+    #[arg(long, value_name = "OUT.html")]
+    pub html: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct PackageArgs {
+    /// A file of thimble's
+    pub file: PathBuf,
+    /// The package to write
+    #[arg(short, long, value_name = "OUT.deb")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub payload: PayloadArgs,
+    /// Package name
+    #[arg(long, default_value = "thimble-model")]
+    pub name: String,
+    /// Package version
+    #[arg(long, value_name = "V", default_value = env!("CARGO_PKG_VERSION"))]
+    pub release: String,
+    /// Who answers for it, as Debian writes it
+    #[arg(long, value_name = "NAME <MAIL>")]
+    pub maintainer: String,
+    /// Description of what the model is for, one line
+    #[arg(long, default_value = "ALBERT model with the program that runs and measures it")]
+    pub description: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct InstallArgs {
+    /// A file of thimble's
+    pub file: PathBuf,
+    /// A mounted root file system of an aarch64 system
+    #[arg(long, value_name = "DIR")]
+    pub rootfs: PathBuf,
+    /// The board it is for: its RAM and file are held against each other
+    #[arg(long, value_name = "NAME")]
+    pub target: String,
+    #[command(flatten)]
+    pub payload: PayloadArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct PayloadArgs {
+    /// The unit's memory limit (MemoryMax=)
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_ram: Option<ByteSize>,
+    /// The aarch64 thimble-device [default: where scripts/cross-build leaves it]
+    #[arg(long, value_name = "FILE")]
+    pub device_program: Option<PathBuf>,
+}
+
 fn size(text: &str) -> Result<ByteSize, String> {
     let size: ByteSize = text
         .parse()
@@ -359,6 +522,11 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => cmd::verify::run(&args),
         Command::Run(args) => cmd::run::run(&args),
         Command::Targets(args) => cmd::targets::run(&args),
+        Command::Emulate(args) => cmd::emulate::run(&args),
+        Command::Deploy(args) => cmd::deploy::run(&args),
+        Command::Report(args) => cmd::report::run(&args),
+        Command::Package(args) => cmd::package::run(&args),
+        Command::Install(args) => cmd::install::run(&args),
     };
     match result {
         Ok(outcome) => {

@@ -138,9 +138,25 @@ impl Objective {
 pub struct Score {
     misses: u64,
     decisions: u64,
+    #[serde(with = "bits")]
     kl: f64,
+    #[serde(with = "bits")]
     one_minus_cosine: f64,
+    #[serde(with = "bits")]
     relative_error: f64,
+}
+
+/// A number by its bits: read from decimal digits its last place could differ, and a remembered answer from a fresh one.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(x: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(x.to_bits())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        u64::deserialize(from).map(f64::from_bits)
+    }
 }
 
 impl Score {
@@ -261,6 +277,23 @@ mod tests {
             );
         }
         assert_eq!(Share::default().interval(), None);
+    }
+
+    #[test]
+    fn a_score_is_remembered_to_the_last_bit() {
+        let mut x = 0.1f64;
+        for _ in 0..500 {
+            x = (x * 3.7) % 1.0 * 1e-3 + 1e-9;
+            let score = Score {
+                misses: 1,
+                decisions: 9,
+                kl: x,
+                one_minus_cosine: x / 3.0,
+                relative_error: x * x,
+            };
+            let text = serde_json::to_string(&score).unwrap();
+            assert_eq!(serde_json::from_str::<Score>(&text).unwrap(), score);
+        }
     }
 
     #[test]

@@ -15,14 +15,35 @@ pub struct Report {
     pub board: BoardReport,
     pub engine: EngineReport,
     /// From opening the file to the engine being ready to run.
-    pub load_ms: f64,
+    pub load_ms: Option<f64>,
     /// The first run after loading: page faults and cold caches included.
-    pub first_inference_ms: f64,
+    pub first_inference_ms: Option<f64>,
+    /// Whether the file's pages had been dropped from the page cache before it was opened (`--cold`).
+    #[serde(default)]
+    pub cold_start: Option<bool>,
     pub latency_ms: Latency,
     pub memory: Memory,
     pub faults: Faults,
     pub thermal: Thermal,
+    /// Why the figures should be doubted, one line each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     pub verdict: Verdict,
+}
+
+impl Report {
+    /// The same report from a board whose clock means nothing: what was counted stays, what was timed is `null`.
+    pub fn without_times(mut self) -> Report {
+        let l = &self.latency_ms;
+        self.latency_ms = Latency {
+            seq: l.seq,
+            runs: l.runs,
+            warmup: l.warmup,
+            ..Latency::default()
+        };
+        (self.load_ms, self.first_inference_ms, self.board.mhz) = (None, None, None);
+        self
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +53,9 @@ pub struct ModelReport {
     pub bytes: u64,
     /// Weight name to number format, as in the file.
     pub formats: BTreeMap<String, String>,
+    /// Weight name to the bytes it takes in the file, scales included.
+    #[serde(default)]
+    pub weights: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -51,6 +75,9 @@ pub struct BoardReport {
     pub governor: Option<String>,
     /// Frequency of the first core when the bench ended.
     pub mhz: Option<u32>,
+    /// The highest that core offers.
+    #[serde(default)]
+    pub mhz_max: Option<u32>,
     /// Set where the board is software ("qemu-user", "qemu-system"): then memory is real and time is not.
     pub emulated: Option<String>,
 }
@@ -66,6 +93,9 @@ pub struct EngineReport {
     pub threads: u32,
     /// Whether the model's pages are locked in RAM (`--lock`).
     pub locked: bool,
+    /// Cores the process was held to (`--pin`); empty when the scheduler chose.
+    #[serde(default)]
+    pub pinned: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -73,16 +103,21 @@ pub struct Latency {
     pub seq: u32,
     pub runs: u32,
     pub warmup: u32,
-    pub mean: f64,
+    pub mean: Option<f64>,
     /// Sample standard deviation; 0 for a single run.
-    pub sd: f64,
-    pub min: f64,
-    pub p50: f64,
-    pub p90: f64,
-    pub p95: f64,
-    pub p99: f64,
-    pub max: f64,
+    pub sd: Option<f64>,
+    pub min: Option<f64>,
+    pub p50: Option<f64>,
+    pub p90: Option<f64>,
+    pub p95: Option<f64>,
+    pub p99: Option<f64>,
+    pub max: Option<f64>,
+    /// The runs in the order they were taken, thinned evenly to at most [`MOST_SAMPLES`].
+    #[serde(default)]
+    pub samples: Vec<f64>,
 }
+
+pub const MOST_SAMPLES: usize = 500;
 
 /// Resident bytes of the process. `anon` and `file` are those at the end of the bench.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -138,14 +173,16 @@ mod tests {
                 sha256: None,
                 bytes: 12_000_000,
                 formats: [("word".to_string(), "i8".to_string())].into(),
+                weights: BTreeMap::new(),
             },
             board: BoardReport::default(),
             engine: EngineReport {
                 threads: 1,
                 ..Default::default()
             },
-            load_ms: 1.5,
-            first_inference_ms: 20.0,
+            load_ms: Some(1.5),
+            first_inference_ms: Some(20.0),
+            cold_start: None,
             latency_ms: Latency {
                 seq: 16,
                 runs: 3,
@@ -154,6 +191,7 @@ mod tests {
             memory: Memory::default(),
             faults: Faults::default(),
             thermal: Thermal::default(),
+            warnings: Vec::new(),
             verdict: Verdict::default(),
         }
     }
@@ -214,10 +252,27 @@ mod tests {
     }
 
     #[test]
+    fn without_times_keeps_what_was_counted() {
+        let mut report = sample();
+        report.latency_ms.mean = Some(3.0);
+        report.latency_ms.samples = vec![3.0];
+        report.memory.peak_rss = Some(7);
+        let told = report.without_times();
+        assert_eq!((told.load_ms, told.latency_ms.mean), (None, None));
+        assert!(told.latency_ms.samples.is_empty());
+        assert_eq!((told.latency_ms.runs, told.memory.peak_rss), (3, Some(7)));
+    }
+
+    #[test]
     fn an_older_report_without_the_added_fields_still_reads() {
         let mut value = serde_json::to_value(sample()).unwrap();
         value["board"].as_object_mut().unwrap().remove("emulated");
         value["board"].as_object_mut().unwrap().remove("model");
+        value["board"].as_object_mut().unwrap().remove("mhz_max");
+        value["latency_ms"].as_object_mut().unwrap().remove("samples");
+        for field in ["warnings", "cold_start"] {
+            value.as_object_mut().unwrap().remove(field);
+        }
         assert_eq!(serde_json::from_value::<Report>(value).unwrap(), sample());
     }
 }

@@ -36,7 +36,8 @@ def assert_alike(ours, theirs, mask, precision, where):
         assert rms <= RMS_OF_SD and cosine >= COSINE, f"{where} {name}: RMS {rms:.4f} of sd, cosine {cosine:.6f}"
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+# w8 differs from f32 by one product per channel: albert-base's shape, below, is enough of it.
+@pytest.mark.parametrize("precision", [precision for precision in PRECISIONS if precision != "w8"])
 @pytest.mark.parametrize("model", SMALL)
 def test_every_cpu_gives_what_x86_gives(thimble, arms, models, each, model, precision):
     file = models.export(model, precision)

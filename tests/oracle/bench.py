@@ -80,9 +80,11 @@ class Models:
             return FIXTURES / name
         if name not in self.made:
             folder = self.folder / name
-            # The development profile, which the Rust tests have built already.
-            command = ["cargo", "run", "--locked", "-q", "-p", "thimble", "--example", "albert_base_rand"]
-            subprocess.run([*command, "--", str(folder)], cwd=ROOT, check=True, timeout=1200)
+            example = self.thimble.example("albert_base_rand")
+            # Where it lies beside the programs; otherwise in the development profile, which the Rust tests have built.
+            cargo = ["cargo", "run", "--locked", "-q", "-p", "thimble", "--example", "albert_base_rand", "--"]
+            command = [str(example)] if example.is_file() else cargo
+            subprocess.run([*command, str(folder)], cwd=ROOT, check=True, timeout=1200)
             self.made[name] = folder
         return self.made[name]
 

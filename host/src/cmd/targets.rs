@@ -2,8 +2,13 @@
 
 use crate::board;
 use crate::cli::{Outcome, TargetsArgs};
-use crate::text::{Align, size, table};
+use crate::need;
+use crate::text::{Align, percent, size, table};
 use anyhow::Result;
+use thimble_shared::artifact::{self, Provenance};
+use thimble_shared::graph::{Activation, Config, Graph, Head};
+use thimble_shared::lower::LowerOptions;
+use thimble_shared::number::Format;
 use thimble_shared::target::{Confidence, Figure, Target};
 
 pub fn run(args: &TargetsArgs) -> Result<Outcome> {
@@ -18,8 +23,15 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
         }
         None => {
             let all = board::all()?;
+            let (base, seq) = (albert_base(), 128);
+            let file = artifact::size(
+                &Graph::uniform(base.clone(), Format::I8),
+                LowerOptions::default(),
+                &Provenance::default(),
+            )?;
+            let need = need::predict(&base, file as u64, seq);
             if args.json {
-                let json = serde_json::json!({ "schema": 1, "targets": all });
+                let json = serde_json::json!({ "schema": 1, "targets": all, "albert_base_int8": need });
                 return Ok(Outcome::yes(format!("{json:#}\n")));
             }
             let rows = all
@@ -31,21 +43,60 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
                         format!("{} × {}", t.cores.value, t.cpu),
                         size(t.ram_total.value),
                         t.ram_available.as_ref().map_or("unknown".into(), |f| size(f.value)),
+                        percent(need.total(), t.ram_available.as_ref().unwrap_or(&t.ram_total).value),
                         t.features.value.join(" "),
                     ]
                 })
                 .collect::<Vec<_>>();
-            let heads = ["name", "board", "cores", "RAM", "available", "features"];
+            let heads = [
+                "name",
+                "board",
+                "cores",
+                "RAM",
+                "available",
+                "ALBERT-base int8",
+                "features",
+            ];
             let aligns = [
                 Align::Left,
                 Align::Left,
                 Align::Left,
                 Align::Right,
                 Align::Right,
+                Align::Right,
                 Align::Left,
             ];
-            Ok(Outcome::yes(table(&heads, &aligns, &rows)))
+            let predicted = format!(
+                "ALBERT-base in int8 at {seq} tokens is predicted to need {} of RAM: {} of its own, {} of its file\n",
+                size(need.total()),
+                size(need.own),
+                size(need.file)
+            );
+            Ok(Outcome::yes(table(&heads, &aligns, &rows) + &predicted))
         }
+    }
+}
+
+/// albert-base-v2, as its config.json says.
+fn albert_base() -> Config {
+    Config {
+        vocab_size: 30_000,
+        embedding_size: 128,
+        hidden_size: 768,
+        num_hidden_layers: 12,
+        num_hidden_groups: 1,
+        inner_group_num: 1,
+        num_attention_heads: 12,
+        intermediate_size: 3072,
+        max_position_embeddings: 512,
+        type_vocab_size: 2,
+        layer_norm_eps: 1e-12,
+        activation: Activation::GeluNew,
+        head: Head::None,
+        tied_decoder: false,
+        pooler: true,
+        labels: Vec::new(),
+        multi_label: false,
     }
 }
 

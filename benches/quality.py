@@ -1,0 +1,190 @@
+"""What quantising costs, judged by ONNX Runtime on the files thimble wrote: the solver beside round-to-nearest of the same
+size, on trained models, on the same models made hard (scripts/spoil), and on albert-base's shape at three budgets.
+
+    benches/quality [--out DIR] [--only NAME]        (a wrapper that finds Python and builds the programs)
+
+Choices are made on 64 rows; agreement and accuracy count all other rows of the test set. Reference: the fp32 file of the
+same checkpoint. Writes results.json and table.md.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import onnxruntime as ort
+from safetensors.numpy import load_file
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FIXTURES = ROOT / "tests" / "fixtures"
+TUNED = 64
+
+
+def session(path):
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+
+
+def logits(path, ids):
+    runtime = session(path)
+    feeds = lambda part: {
+        "input_ids": part,
+        "attention_mask": (part != 0).astype(np.int64),
+        "token_type_ids": np.zeros_like(part),
+    }
+    return np.concatenate([runtime.run(["logits"], feeds(ids[at : at + 100]))[0] for at in range(0, len(ids), 100)])
+
+
+class Bench:
+    def __init__(self, programs, folder):
+        self.thimble = pathlib.Path(programs) / "thimble"
+        self.folder = pathlib.Path(folder)
+        self.rows = []
+
+    def run(self, *args):
+        done = subprocess.run([self.thimble, *map(str, args)], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"thimble {' '.join(map(str, args))}: {done.stderr}")
+        return done.stdout
+
+    def export(self, source, precision):
+        out = self.folder / f"{pathlib.Path(source).name}-{precision}.onnx"
+        self.run("export", source, "-o", out, "--precision", precision)
+        return out
+
+    def shrink(self, source, budget, calibrate, *more):
+        out = self.folder / "shrunk.onnx"
+        given = ["--calibrate", calibrate, "--rows", TUNED] if calibrate else []
+        start = time.monotonic()
+        plan = json.loads(self.run("shrink", source, "--budget", budget, "-o", out, "--json", *given, *more))
+        return out, plan, time.monotonic() - start
+
+    def spoiled(self, source, kind, seed=0):
+        out = self.folder / f"{source.name}-{kind}"
+        command = [sys.executable, ROOT / "scripts/spoil", source, out, "--kind", kind, "--seed", str(seed)]
+        subprocess.run(command, check=True)
+        return out
+
+    def add(self, **row):
+        self.rows.append(row)
+        print(json.dumps(row), flush=True)
+
+    def trained(self, name, kinds, shares):
+        """A trained model plain and spoiled, at int8's size and at shares of fp32's."""
+        source = FIXTURES / name
+        ids = np.load(source / "test_input_ids_i16.npy").astype(np.int64)
+        order = np.random.default_rng(1).permutation(len(ids))
+        tune, judge = order[:TUNED], order[TUNED:]
+        calibrate = self.folder / f"{name}.jsonl"
+        lines = ({"input_ids": [int(t) for t in ids[i] if t]} for i in sorted(tune))
+        calibrate.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        labels = self.labels(source)
+        for kind in kinds:
+            made = source if kind == "as it is" else self.spoiled(source, kind)
+            whole = self.export(made, "fp32")
+            reference = logits(whole, ids[judge])
+            nearest = self.export(made, "int8")
+            budgets = [("int8's size", nearest.stat().st_size)]
+            if kind == "as it is":
+                budgets += [(f"{share} % of fp32", whole.stat().st_size * share // 100) for share in shares]
+            for said, budget in budgets:
+                ways = [("solver", []), ("nearest, same budget", ["--nearest"])]
+                for way, more in ways:
+                    path, plan, seconds = self.shrink(made, budget, calibrate, *more)
+                    self.judge(name, kind, said, way, path, reference, ids[judge], labels[judge], plan, seconds)
+                if said == "int8's size":
+                    way = "nearest, int8 throughout"
+                    self.judge(name, kind, said, way, nearest, reference, ids[judge], labels[judge], None, None)
+
+    @staticmethod
+    def labels(source):
+        if (source / "test_labels_i16.npy").exists():
+            return np.load(source / "test_labels_i16.npy").astype(np.int64)
+        lines = (source / "test.jsonl").read_text().splitlines()
+        return np.array([json.loads(line)["label"] for line in lines])
+
+    def judge(self, name, kind, budget, way, path, reference, ids, labels, plan, seconds):
+        ours = logits(path, ids)
+        asked = labels >= 0
+        best, wanted = ours.argmax(-1)[asked], reference.argmax(-1)[asked]
+        self.add(
+            model=name,
+            kind=kind,
+            budget=budget,
+            way=way,
+            bytes=path.stat().st_size,
+            decisions=int(asked.sum()),
+            agreement=float((best == wanted).mean()),
+            accuracy=float((best == labels[asked]).mean()),
+            reference_accuracy=float((wanted == labels[asked]).mean()),
+            formats=plan and {family["name"]: family["format"] for family in plan["families"]},
+            seconds=seconds and round(seconds, 1),
+        )
+
+    def base(self):
+        """albert-base's shape with made weights: cosine of the hidden states on the golden inputs."""
+        source = self.folder / "albert-base-rand"
+        command = ["cargo", "run", "--locked", "-q", "-p", "thimble", "--example", "albert_base_rand", "--", source]
+        subprocess.run(command, cwd=ROOT, check=True)
+        golden = load_file(FIXTURES / "albert-base-rand" / "golden.safetensors")
+        for budget in ("12MiB", "9MiB", "7MiB"):
+            for way, more in (("solver", []), ("nearest, same budget", ["--nearest"])):
+                path, plan, seconds = self.shrink(source, budget, None, *more)
+                runtime = session(path)
+                cosines = []
+                for case in sorted({name.split(".")[0] for name in golden}):
+                    feeds = {port.name: golden[f"{case}.{port.name}"] for port in runtime.get_inputs()}
+                    ours = runtime.run(["last_hidden_state"], feeds)[0].astype(np.float64)
+                    real = feeds["attention_mask"] == 1
+                    a, b = ours[real], golden[f"{case}.last_hidden_state"][real].astype(np.float64)
+                    cosines.append((a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1))
+                self.add(
+                    model="albert-base-rand",
+                    kind="as it is",
+                    budget=budget,
+                    way=way,
+                    bytes=path.stat().st_size,
+                    cosine=float(np.concatenate(cosines).mean()),
+                    formats={family["name"]: family["format"] for family in plan["families"]},
+                    seconds=round(seconds, 1),
+                )
+
+
+def table(rows):
+    lines = ["| model | made hard | budget | way | bytes | agreement | accuracy (fp32) | cosine | formats |", "|---|---|---|---|---|---|---|---|---|"]
+    percent = lambda value: f"{100 * value:.2f} %" if value is not None else ""
+    for row in rows:
+        accuracy = f"{percent(row['accuracy'])} ({percent(row['reference_accuracy'])})" if "accuracy" in row else ""
+        cosine = f"{row['cosine']:.5f}" if "cosine" in row else ""
+        formats = ", ".join(f"{name} {kind}" for name, kind in (row["formats"] or {}).items())
+        cells = [row["model"], row["kind"], row["budget"], row["way"], f"{row['bytes']:,}", percent(row.get("agreement")), accuracy, cosine, formats]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--programs", required=True, help="folder of the built programs")
+    args.add_argument("--out", type=pathlib.Path, required=True)
+    args.add_argument("--only", choices=["albert-deb", "albert-brackets", "albert-base-rand"])
+    args = args.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(args.programs, folder)
+        if args.only in (None, "albert-deb"):
+            bench.trained("albert-deb", ["as it is", "powers", "random", "gelu", "spikes"], [20, 17])
+        if args.only in (None, "albert-brackets"):
+            bench.trained("albert-brackets", ["as it is", "random"], [20, 17])
+        if args.only in (None, "albert-base-rand"):
+            bench.base()
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "results.json").write_text(json.dumps({"onnxruntime": ort.__version__, "rows": bench.rows}, indent=1) + "\n")
+    (args.out / "table.md").write_text(table(bench.rows))
+
+
+if __name__ == "__main__":
+    main()

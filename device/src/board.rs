@@ -1,0 +1,257 @@
+//! What a bench does to the board and what may spoil its figures: cores the process is held to, a file put out of the page
+//! cache, and the warnings that governor, clock, heat, load and page faults call for. Linux; elsewhere nothing is offered.
+
+use std::io;
+use std::path::Path;
+
+use thimble_shared::report::{BoardReport, Faults, Latency, Thermal};
+
+/// Holds this process, and every thread it makes from now on, to `cores`.
+#[cfg(target_os = "linux")]
+pub fn pin(cores: &[u32]) -> io::Result<()> {
+    // SAFETY: a cpu_set_t is plain bits, all zero is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for &core in cores {
+        let core = core as usize;
+        if core >= libc::CPU_SETSIZE as usize {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        // SAFETY: `core` is below CPU_SETSIZE, so the bit lies inside the set.
+        unsafe { libc::CPU_SET(core, &mut set) };
+    }
+    // SAFETY: the set is valid for its own size; process 0 is this thread.
+    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn pin(_: &[u32]) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+/// Asks the kernel to forget the cached pages of one file, which needs no root; root also has everything dropped. Whether
+/// none of the file is cached afterwards: another process that maps it keeps its pages.
+#[cfg(target_os = "linux")]
+pub fn drop_from_cache(path: &Path) -> bool {
+    use std::os::fd::AsRawFd;
+    let Ok(file) = std::fs::File::open(path) else {
+        return false;
+    };
+    // Pages that are not on storage yet cannot be dropped.
+    let _ = file.sync_all();
+    // SAFETY: the descriptor is open for the length of the call, which touches no memory of ours.
+    let advised = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } == 0;
+    let _ = std::fs::write("/proc/sys/vm/drop_caches", "1");
+    advised && resident_pages(&file) == Some(0)
+}
+
+#[cfg(target_os = "linux")]
+fn resident_pages(file: &std::fs::File) -> Option<usize> {
+    let bytes = usize::try_from(file.metadata().ok()?.len()).ok()?;
+    // SAFETY: the map is only asked where its pages are; nothing is read through it.
+    let map = unsafe { memmap2::MmapOptions::new().len(bytes).map(file) }.ok()?;
+    // SAFETY: sysconf takes no pointer.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    let mut pages = vec![0u8; bytes.div_ceil(page.max(1))];
+    // SAFETY: the map is `bytes` long and the vector has a byte for each of its pages.
+    let told = unsafe { libc::mincore(map.as_ptr() as *mut _, bytes, pages.as_mut_ptr()) } == 0;
+    told.then(|| pages.iter().filter(|p| **p & 1 == 1).count())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn drop_from_cache(_: &Path) -> bool {
+    false
+}
+
+/// The Raspberry Pi's own tool, where the kernel does not offer the firmware's word: "0x50005".
+pub(crate) fn vcgencmd_throttled() -> Option<String> {
+    ["/usr/bin/vcgencmd", "/opt/vc/bin/vcgencmd"]
+        .iter()
+        .filter(|tool| Path::new(tool).exists())
+        .find_map(|tool| {
+            let told = std::process::Command::new(tool).arg("get_throttled").output().ok()?;
+            let text = String::from_utf8(told.stdout).ok()?;
+            Some(text.trim().strip_prefix("throttled=")?.to_string())
+        })
+}
+
+/// How many processes wanted to run, averaged over the last minute.
+pub fn load_average() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}
+
+/// What a bench saw, as far as it bears on whether its figures can be trusted.
+pub struct Observed<'a> {
+    pub board: &'a BoardReport,
+    pub latency: &'a Latency,
+    pub faults: &'a Faults,
+    pub thermal: &'a Thermal,
+    /// Before the bench began.
+    pub load: Option<f64>,
+    pub threads: usize,
+}
+
+/// Why the figures should be doubted, one line each.
+pub fn warnings(seen: &Observed) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut warn = |holds: bool, text: String| {
+        if holds {
+            found.push(text);
+        }
+    };
+    let board = seen.board;
+    if let Some(emulator) = &board.emulated {
+        warn(true, format!("this board is {emulator}: its times mean nothing"));
+    }
+    if let Some(governor) = &board.governor {
+        warn(
+            governor != "performance",
+            format!("governor is {governor}: the clock follows the load; set performance for figures to compare"),
+        );
+    }
+    if let (Some(now), Some(most)) = (board.mhz, board.mhz_max) {
+        warn(
+            u64::from(now) * 100 < u64::from(most) * 95,
+            format!("the clock ended at {now} of {most} MHz"),
+        );
+    }
+    warn(
+        seen.thermal.throttled == Some(true),
+        "the board was throttled: cool it, or give it a better power supply".into(),
+    );
+    warn(
+        seen.thermal.end_c.is_some_and(|c| c >= 80.0),
+        format!(
+            "{:.0} °C at the end: close to where boards slow down",
+            seen.thermal.end_c.unwrap_or(0.0)
+        ),
+    );
+    if let (Some(mean), Some(sd)) = (seen.latency.mean, seen.latency.sd) {
+        warn(
+            sd > 0.1 * mean,
+            format!(
+                "the runs spread by {:.0} % of their mean: something else runs here",
+                sd / mean * 100.0
+            ),
+        );
+    }
+    warn(
+        seen.latency.runs < 10,
+        format!("{} runs are too few for percentiles", seen.latency.runs),
+    );
+    if let Some(major) = seen.faults.major {
+        warn(
+            major > 0,
+            format!(
+                "{major} pages were read from storage during the timed runs: RAM is short (--lock keeps the model)"
+            ),
+        );
+    }
+    if let (Some(load), Some(cores)) = (seen.load, board.cores) {
+        let free = f64::from(cores) - seen.threads as f64;
+        warn(
+            load > free.max(0.0) + 0.5,
+            format!("load average was {load:.1} before the bench: other programs compete for the {cores} cores"),
+        );
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubts_are_named_and_a_calm_board_has_none() {
+        let calm_board = BoardReport {
+            governor: Some("performance".into()),
+            mhz: Some(1500),
+            mhz_max: Some(1500),
+            cores: Some(4),
+            ..BoardReport::default()
+        };
+        let calm_latency = Latency {
+            runs: 50,
+            mean: Some(10.0),
+            sd: Some(0.2),
+            ..Latency::default()
+        };
+        let told = |board: &BoardReport, latency: &Latency, major, end_c, throttled, load| {
+            let (faults, thermal) = (
+                Faults { major, minor: None },
+                Thermal {
+                    start_c: None,
+                    end_c,
+                    throttled,
+                },
+            );
+            warnings(&Observed {
+                board,
+                latency,
+                faults: &faults,
+                thermal: &thermal,
+                load,
+                threads: 4,
+            })
+        };
+        let calm = told(&calm_board, &calm_latency, Some(0), Some(50.0), Some(false), Some(0.1));
+        assert_eq!(calm, Vec::<String>::new());
+        let board = BoardReport {
+            governor: Some("ondemand".into()),
+            mhz: Some(600),
+            emulated: Some("qemu-system".into()),
+            ..calm_board
+        };
+        let latency = Latency {
+            runs: 3,
+            sd: Some(2.0),
+            ..calm_latency
+        };
+        let all = told(&board, &latency, Some(7), Some(81.0), Some(true), Some(3.0)).join("\n");
+        for part in [
+            "qemu-system",
+            "ondemand",
+            "600 of 1500",
+            "throttled",
+            "81 °C",
+            "20 %",
+            "3 runs",
+            "7 pages",
+            "load average",
+        ] {
+            assert!(all.contains(part), "{part} in {all}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn cores_are_held_in_a_thread_of_its_own_and_impossible_ones_refused() {
+        std::thread::spawn(|| {
+            let status = || std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let allowed = |text: &str| {
+                let line = text.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"));
+                line.unwrap().trim().to_string()
+            };
+            let first: u32 = allowed(&status()).split(['-', ',']).next().unwrap().parse().unwrap();
+            pin(&[first]).unwrap();
+            assert_eq!(allowed(&status()), first.to_string());
+            assert!(pin(&[1023]).is_err() && pin(&[5000]).is_err());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_mapped_file_cannot_be_put_out_of_the_cache_and_a_missing_one_is_no_panic() {
+        assert!(!drop_from_cache(Path::new("/nonexistent/model")));
+        let path = std::env::temp_dir().join(format!("thimble-cold-{}", std::process::id()));
+        std::fs::write(&path, vec![7u8; 1 << 16]).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        assert_eq!(resident_pages(&file), Some(16));
+        std::fs::remove_file(path).unwrap();
+    }
+}

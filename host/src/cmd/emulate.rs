@@ -1,0 +1,252 @@
+//! `thimble emulate`: boots the virtual board of a target with the model and tells what the kernel counted; on request,
+//! finds the least RAM in which the model runs.
+
+use crate::board;
+use crate::cli::{EmulateArgs, Outcome};
+use crate::store;
+use crate::subject::Subject;
+use crate::text::{exact, percent, say, size};
+use crate::virtual_board::initramfs::Storage;
+use crate::virtual_board::kernel::Kernel;
+use crate::virtual_board::{BoardError, Ending, Setup, Shortage, boot, device_program, least_ram};
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use thimble_shared::report::Report;
+use thimble_shared::target::Target;
+
+const MIB: u64 = 1 << 20;
+/// A kernel does not start with less than its image and this: it would stop without a word.
+const BESIDE_KERNEL: u64 = 24 * MIB;
+/// What the search for the least RAM is fine to.
+const STEP: u64 = 2 * MIB;
+
+pub fn run(args: &EmulateArgs) -> Result<Outcome> {
+    let target = board::find(&args.target)?;
+    if !matches!(Subject::open(&args.file)?, Subject::File(_)) {
+        bail!(
+            "{}: the board runs files of thimble's; make one with thimble export or shrink",
+            args.file.display()
+        );
+    }
+    let device_program = device_program(args.device_program.as_deref())?;
+    let kernel = Kernel::find(args.kernel.as_deref())?;
+    let storage = args.storage.unwrap_or(match kernel.has_modules() {
+        true => Storage::Disk,
+        false => Storage::Initramfs,
+    });
+    let full = target.ram_total.value;
+    let ram = args.ram.map_or(full, |r| r.as_u64());
+    if !(MIB..=(1 << 40)).contains(&ram) {
+        bail!("--ram {}: give a size from 1MiB", size(ram));
+    }
+    // Times mean nothing here, and memory has settled after the first run.
+    let mut bench = ["--json", "--runs", "1", "--warmup", "0"].map(String::from).to_vec();
+    let mut option = |name: &str, value: Option<String>| {
+        bench.extend(value.into_iter().flat_map(|value| [name.to_string(), value]));
+    };
+    option("--seq", args.seq.map(|n| n.to_string()));
+    option("--threads", args.threads.map(|n| n.to_string()));
+    option("--max-ram", args.max_ram.map(|r| r.as_u64().to_string()));
+    let setup = Setup {
+        cpu: &target.qemu_cpu,
+        cores: target.cores.value,
+        kernel: &kernel,
+        device_program: &device_program,
+        model: &args.file,
+        storage,
+        bench: &bench,
+        verbose: args.verbose,
+    };
+    let mut boots = Vec::new();
+    let mut try_with = |ram: u64| -> Result<Ending, BoardError> {
+        let ending = boot(&setup, ram)?;
+        let fits = matches!(ending, Ending::Ran(_));
+        say(&format!(
+            "booted {} with {}: {}",
+            target.name,
+            size(ram),
+            if fits { "ran" } else { "out of memory" }
+        ));
+        boots.push((ram, fits));
+        Ok(ending)
+    };
+    let ending = try_with(ram)?;
+    let mut ran = match &ending {
+        Ending::Ran(report) => Some(report.clone()),
+        Ending::OutOfMemory(_) => None,
+    };
+    // How much it wanted is what it takes where there is enough.
+    if ran.is_none()
+        && ram < full
+        && let Ending::Ran(report) = try_with(full)?
+    {
+        ran = Some(report);
+    }
+    let least = match args.find_min_ram {
+        true => {
+            let mut at_least = |ram| -> Result<bool, BoardError> {
+                match try_with(ram)? {
+                    Ending::Ran(report) => {
+                        ran = Some(report);
+                        Ok(true)
+                    }
+                    Ending::OutOfMemory(_) => Ok(false),
+                }
+            };
+            let image = std::fs::metadata(&kernel.image).map_or(0, |m| m.len());
+            least_ram(image + BESIDE_KERNEL, ram.min(full), STEP, &mut at_least)?
+        }
+        false => None,
+    };
+    let shortage = match ending {
+        Ending::Ran(_) => None,
+        Ending::OutOfMemory(shortage) => Some(shortage),
+    };
+    let report = ran.map(|r| r.without_times());
+    if let (Some(path), Some(report)) = (&args.output, &report) {
+        let text = serde_json::to_string_pretty(report)? + "\n";
+        store::write_whole(path, text.as_bytes()).with_context(|| "the report".to_string())?;
+    }
+    let told = Told {
+        target: &target,
+        ram,
+        kernel: &kernel.name(),
+        storage,
+        shortage: shortage.as_ref(),
+        report: report.as_ref(),
+        least,
+    };
+    let fits =
+        shortage.is_none() && report.as_ref().is_none_or(|r| r.verdict.fits) && (!args.find_min_ram || least.is_some());
+    let text = if args.json {
+        let json = json!({
+            "schema": 1,
+            "target": target.name,
+            "cpu": target.qemu_cpu,
+            "cores": target.cores.value,
+            "ram": ram,
+            "kernel": kernel.name(),
+            "storage": storage,
+            "fits": fits,
+            "shortage": shortage,
+            "least_ram": least,
+            "boots": boots.iter().map(|(ram, fits)| json!({"ram": ram, "fits": fits})).collect::<Vec<_>>(),
+            "report": report,
+            "not_shown": not_shown(&target, report.as_ref()),
+        });
+        format!("{json:#}\n")
+    } else {
+        told.to_string()
+    };
+    Ok(if fits { Outcome::yes(text) } else { Outcome::no(text) })
+}
+
+/// What an emulator leaves open, said every time.
+fn not_shown(target: &Target, report: Option<&Report>) -> Vec<String> {
+    let mut open = vec!["time: the emulator's clock says nothing of the board's".to_string()];
+    let emulated = report.and_then(|r| r.board.page_size).unwrap_or(4096);
+    if target.page_size.value != emulated {
+        open.push(format!(
+            "pages: this kernel has {} pages, the board {}",
+            size(emulated),
+            size(target.page_size.value)
+        ));
+    }
+    open.push("RAM that the board's firmware and system take for themselves".into());
+    open
+}
+
+struct Told<'a> {
+    target: &'a Target,
+    ram: u64,
+    kernel: &'a str,
+    storage: Storage,
+    shortage: Option<&'a Shortage>,
+    report: Option<&'a Report>,
+    least: Option<u64>,
+}
+
+impl std::fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let t = self.target;
+        writeln!(
+            f,
+            "virtual {}: {} × {}, {} RAM, {}, model {}",
+            t.board,
+            t.cores.value,
+            t.qemu_cpu,
+            size(self.ram),
+            self.kernel,
+            match self.storage {
+                Storage::Disk => "on a virtual disk (ext4)",
+                Storage::Initramfs => "in the initramfs: all of it stays in RAM",
+            }
+        )?;
+        let bytes = |b: Option<u64>| b.map_or("unknown".to_string(), size);
+        if let Some(s) = self.shortage {
+            match s.anon {
+                _ if s.during == "boot" => writeln!(f, "does not fit: the kernel did not even boot")?,
+                Some(_) => writeln!(
+                    f,
+                    "does not fit: killed for lack of memory, holding {} of its own and {} of the file; the board had {} left",
+                    bytes(s.anon),
+                    bytes(s.file),
+                    bytes(s.mem_available)
+                )?,
+                None => writeln!(
+                    f,
+                    "does not fit: no memory was left for it; the board had {} left",
+                    bytes(s.mem_available)
+                )?,
+            }
+            writeln!(f, "  the kernel said: {}", s.kernel_said)?;
+            if let Some(peak) = self.report.and_then(|r| r.memory.peak_rss) {
+                writeln!(f, "it wanted {}: its peak where there is enough", exact(peak))?;
+            }
+        }
+        if let Some(r) = self.report {
+            let m = &r.memory;
+            writeln!(
+                f,
+                "RAM      peak {}, {} before loading; at the end {} of its own, {} of files",
+                bytes(m.peak_rss),
+                bytes(m.baseline_rss),
+                bytes(m.anon),
+                bytes(m.file)
+            )?;
+            let count = |n: Option<u64>| n.map_or("unknown".to_string(), |n| n.to_string());
+            writeln!(
+                f,
+                "faults   {} major, {} minor in {} runs of {} tokens",
+                count(r.faults.major),
+                count(r.faults.minor),
+                r.latency_ms.runs,
+                r.latency_ms.seq
+            )?;
+            if let (Some(total), Some(available)) = (r.board.mem_total, r.board.mem_available) {
+                writeln!(
+                    f,
+                    "board    Linux sees {}, {} available at the end ({})",
+                    size(total),
+                    size(available),
+                    percent(available, total)
+                )?;
+            }
+            writeln!(f, "kernels  {}", r.engine.kernels.join(", "))?;
+            r.verdict
+                .reasons
+                .iter()
+                .try_for_each(|reason| writeln!(f, "verdict  no: {reason}"))?;
+        }
+        if let Some(least) = self.least {
+            writeln!(f, "least    {} of board RAM, kernel included", exact(least))?;
+        }
+        for open in not_shown(t, self.report) {
+            writeln!(f, "not shown: {open}")?;
+        }
+        if self.shortage.is_none() && self.report.is_some_and(|r| r.verdict.fits) {
+            writeln!(f, "verdict  fits")?;
+        }
+        Ok(())
+    }
+}

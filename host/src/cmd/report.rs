@@ -1,0 +1,27 @@
+//! `thimble report`: bench reports side by side, as a table, as Markdown, or as one page to open in a browser.
+
+use crate::cli::{Outcome, ReportArgs};
+use crate::page;
+use crate::reports::{self, Entry};
+use crate::store;
+use crate::text::say;
+use anyhow::Result;
+use serde_json::json;
+
+pub fn run(args: &ReportArgs) -> Result<Outcome> {
+    let mut entries: Vec<Entry> = Vec::new();
+    for file in &args.files {
+        entries.extend(reports::load(file)?);
+    }
+    if let Some(path) = &args.html {
+        store::write_whole(path, page::html(&entries).as_bytes())?;
+        say(&format!("wrote {}", path.display()));
+    }
+    Ok(Outcome::yes(if args.json {
+        format!("{:#}\n", json!({"schema": 1, "reports": entries}))
+    } else if args.markdown {
+        reports::as_markdown(&entries)
+    } else {
+        reports::as_table(&entries)
+    }))
+}

@@ -1,0 +1,414 @@
+//! What a board gets and where it lies: device program, model, tokenizer, a systemd unit, licences. The same list of files
+//! goes into a mounted root file system or into an arm64 Debian package, which is written here: an `ar` archive of two gzip
+//! tars with one fixed date and entries in a fixed order, so the same input gives the same bytes.
+
+use crate::subject::tokenizer_beside;
+use flate2::{Compression, GzBuilder};
+use md5::{Digest as _, Md5};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Where everything lies on the board, without the leading slash.
+pub const LIBRARY: &str = "usr/lib/thimble";
+const UNITS: &str = "usr/lib/systemd/system";
+pub const UNIT: &str = "thimble-check.service";
+
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    #[error("{}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{field} {value:?}: {wanted}")]
+    Field {
+        field: &'static str,
+        value: String,
+        wanted: &'static str,
+    },
+    #[error("the archive cannot be written: {0}")]
+    Archive(#[from] std::io::Error),
+}
+
+pub struct File {
+    /// From the root of the board's file system, without the leading slash.
+    pub path: String,
+    pub mode: u32,
+    pub bytes: Vec<u8>,
+}
+
+pub struct Payload {
+    pub files: Vec<File>,
+}
+
+/// Collects what the board gets. `model` is installed under its own name.
+pub fn payload(model: &Path, device_program: &Path, max_ram: Option<u64>) -> Result<Payload, PackageError> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|source| PackageError::Read {
+            path: path.to_path_buf(),
+            source,
+        })
+    };
+    let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b));
+    if !plain {
+        return Err(PackageError::Field {
+            field: "the model's file name",
+            value: name,
+            wanted: "it goes into a unit file; use letters, digits, dots and dashes",
+        });
+    }
+    let at = |path: &str, mode: u32, bytes: Vec<u8>| File {
+        path: path.to_string(),
+        mode,
+        bytes,
+    };
+    let mut files = vec![
+        at(&format!("{LIBRARY}/thimble-device"), 0o755, read(device_program)?),
+        at(&format!("{LIBRARY}/{name}"), 0o644, read(model)?),
+    ];
+    let tokenizer = tokenizer_beside(model);
+    if tokenizer.is_file() {
+        let name = tokenizer.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        files.push(at(&format!("{LIBRARY}/{name}"), 0o644, read(&tokenizer)?));
+    }
+    let unit = unit(&format!("/{LIBRARY}"), &name, max_ram, None);
+    files.push(at(&format!("{UNITS}/{UNIT}"), 0o644, unit.into_bytes()));
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(Payload { files })
+}
+
+/// The unit that measures the model at boot and leaves the report for whoever collects it. `dir` holds program and model;
+/// `user` runs it, or a user made up for the unit.
+pub fn unit(dir: &str, model: &str, max_ram: Option<u64>, user: Option<&str>) -> String {
+    let memory = max_ram.map_or(String::new(), |bytes| format!("MemoryMax={bytes}\n"));
+    let limit = max_ram.map_or(String::new(), |bytes| format!(" --max-ram {bytes}"));
+    let user = match user {
+        Some(user) => format!("User={user}\n"),
+        None => "DynamicUser=yes\n".into(),
+    };
+    // A home directory holds what deploy sends; the package's files lie outside of homes.
+    let home = if dir.starts_with("/usr/") { "yes" } else { "read-only" };
+    format!(
+        "[Unit]\n\
+         Description=Measure the thimble model {model} on this board\n\
+         After=multi-user.target\n\
+         \n\
+         [Service]\n\
+         Type=oneshot\n\
+         ExecStart=/bin/sh -c 'exec \"{dir}/thimble-device\" bench \"{dir}/{model}\" --json{limit} > \"$STATE_DIRECTORY/report.json\"'\n\
+         # 1: a limit does not hold; the report says which.\n\
+         StateDirectory=thimble\n\
+         {user}{memory}\
+         ProtectSystem=strict\n\
+         ProtectHome={home}\n\
+         PrivateTmp=yes\n\
+         PrivateNetwork=yes\n\
+         NoNewPrivileges=yes\n\
+         \n\
+         [Install]\n\
+         WantedBy=multi-user.target\n"
+    )
+}
+
+/// What the package says of itself.
+pub struct Control<'a> {
+    pub name: &'a str,
+    pub version: &'a str,
+    pub maintainer: &'a str,
+    pub description: &'a str,
+}
+
+const COPYRIGHT: &str = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\
+    Upstream-Name: thimble\n\
+    Comment: The model's weights are under the terms of whoever trained them.\n\
+    \n\
+    Files: *\n\
+    Copyright: the thimble authors\n\
+    License: MIT or Apache-2.0\n\
+    \n\
+    License: MIT\n";
+
+/// The bytes of an arm64 package.
+pub fn deb(payload: &Payload, control: &Control) -> Result<Vec<u8>, PackageError> {
+    check(control)?;
+    let doc = format!("usr/share/doc/{}", control.name);
+    let mit = include_str!("../../LICENSE-MIT");
+    let indented: String = mit
+        .lines()
+        .map(|line| match line.trim() {
+            "" => " .\n".to_string(),
+            line => format!(" {line}\n"),
+        })
+        .collect();
+    let copyright = format!(
+        "{COPYRIGHT}{indented}\nLicense: Apache-2.0\n On Debian systems, the full text of the Apache License, Version 2.0,\n \
+         is in /usr/share/common-licenses/Apache-2.0.\n"
+    );
+    let changelog = format!(
+        "{} ({}) unstable; urgency=medium\n\n  * Packaged by thimble.\n\n -- {}  Sat, 01 Jan 2000 00:00:00 +0000\n",
+        control.name, control.version, control.maintainer
+    );
+    let overrides = overrides(payload, control.name);
+    let mut files: Vec<(&str, u32, &[u8])> = payload
+        .files
+        .iter()
+        .map(|f| (f.path.as_str(), f.mode, f.bytes.as_slice()))
+        .collect();
+    let (copyright_at, changelog_at) = (format!("{doc}/copyright"), format!("{doc}/changelog.gz"));
+    let overrides_at = format!("usr/share/lintian/overrides/{}", control.name);
+    let changelog = gzip(changelog.as_bytes(), Compression::best())?;
+    files.push((&copyright_at, 0o644, copyright.as_bytes()));
+    files.push((&changelog_at, 0o644, &changelog));
+    files.push((&overrides_at, 0o644, overrides.as_bytes()));
+    files.sort();
+    let kilobytes: u64 = files.iter().map(|f| (f.2.len() as u64).div_ceil(1024)).sum();
+    let description = format!(
+        "{}\n Made by thimble: one ONNX file that the board maps and computes from,\n \
+         the static program that runs it, and a unit that measures both at boot.",
+        control.description
+    );
+    let fields = format!(
+        "Package: {}\nVersion: {}\nArchitecture: arm64\nMaintainer: {}\nInstalled-Size: {kilobytes}\nSection: science\n\
+         Priority: optional\nDescription: {description}\n",
+        control.name, control.version, control.maintainer
+    );
+    let sums: String = files
+        .iter()
+        .map(|(path, _, bytes)| {
+            let sum: String = Md5::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+            format!("{sum}  {path}\n")
+        })
+        .collect();
+    let postinst = script(
+        &format!("deb-systemd-helper enable {UNIT} >/dev/null 2>&1 || true"),
+        "configure",
+    );
+    let prerm = script(
+        &format!("deb-systemd-invoke stop {UNIT} >/dev/null 2>&1 || true"),
+        "remove",
+    );
+    let postrm = script(
+        &format!("deb-systemd-helper purge {UNIT} >/dev/null 2>&1 || true"),
+        "purge",
+    );
+    let control_tar = tar(&[
+        ("control", 0o644, fields.as_bytes()),
+        ("md5sums", 0o644, sums.as_bytes()),
+        ("postinst", 0o755, postinst.as_bytes()),
+        ("postrm", 0o755, postrm.as_bytes()),
+        ("prerm", 0o755, prerm.as_bytes()),
+    ])?;
+    let mut out = b"!<arch>\n".to_vec();
+    for (name, bytes) in [
+        ("debian-binary", b"2.0\n".to_vec()),
+        ("control.tar.gz", gzip(&control_tar, Compression::best())?),
+        ("data.tar.gz", gzip(&tar(&files)?, Compression::new(6))?),
+    ] {
+        // ar: name 16, time 12, uid 6, gid 6, mode 8, size 10, end.
+        writeln!(
+            out,
+            "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`",
+            0,
+            0,
+            0,
+            "100644",
+            bytes.len()
+        )?;
+        out.extend_from_slice(&bytes);
+        if bytes.len() % 2 == 1 {
+            out.push(b'\n');
+        }
+    }
+    Ok(out)
+}
+
+/// What lintian is right to ask about and the answer to which is yes.
+fn overrides(payload: &Payload, name: &str) -> String {
+    let program = format!("{LIBRARY}/thimble-device");
+    let mut text = String::new();
+    if payload.files.iter().any(|f| f.path == program) {
+        text += "# One file for every system: no glibc to match.\n";
+        text += &format!("{name}: statically-linked-binary [{program}]\n");
+    }
+    text
+}
+
+fn script(work: &str, when: &str) -> String {
+    format!(
+        "#!/bin/sh\nset -e\nif [ \"$1\" = {when} ] && command -v {} >/dev/null; then\n\t{work}\nfi\n",
+        work.split(' ').next().unwrap_or_default()
+    )
+}
+
+fn check(control: &Control) -> Result<(), PackageError> {
+    let field = |field, value: &str, wanted| PackageError::Field {
+        field,
+        value: value.into(),
+        wanted,
+    };
+    let name_ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b);
+    let (name, version) = (control.name, control.version);
+    if name.len() < 2 || !name.bytes().all(name_ok) || !name.as_bytes()[0].is_ascii_alphanumeric() {
+        return Err(field(
+            "--name",
+            name,
+            "lower-case letters, digits, + - . are what Debian takes, two at least",
+        ));
+    }
+    let version_ok = |b: u8| b.is_ascii_alphanumeric() || b"+-.~".contains(&b);
+    if !version.starts_with(|c: char| c.is_ascii_digit()) || !version.bytes().all(version_ok) {
+        return Err(field(
+            "--release",
+            version,
+            "a Debian version begins with a digit: 1.0, 1.0~rc1, 2026.1-1",
+        ));
+    }
+    let one_line = |text: &str| !text.is_empty() && !text.chars().any(char::is_control);
+    let mail = control
+        .maintainer
+        .split_once(" <")
+        .is_some_and(|(_, m)| m.ends_with('>') && m.contains('@'));
+    if !one_line(control.maintainer) || !mail {
+        return Err(field(
+            "--maintainer",
+            control.maintainer,
+            "write it like 'Jane Doe <jane@example.org>'",
+        ));
+    }
+    if !one_line(control.description) || control.description.len() > 79 {
+        return Err(field(
+            "--description",
+            control.description,
+            "one line of at most 79 bytes",
+        ));
+    }
+    Ok(())
+}
+
+/// 2000-01-01: the same at every build, and not so old that Debian takes it for a mistake.
+const STAMP: u64 = 946_684_800;
+
+fn gzip(bytes: &[u8], level: Compression) -> std::io::Result<Vec<u8>> {
+    let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), level);
+    encoder.write_all(bytes)?;
+    encoder.finish()
+}
+
+/// A ustar archive of `files` and the directories above them, each once, owned by root.
+fn tar(files: &[(&str, u32, &[u8])]) -> std::io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut made = std::collections::BTreeSet::new();
+    header(&mut out, "./", 0o755, 0, b'5')?;
+    for (path, mode, bytes) in files {
+        let above = path.match_indices('/').map(|(at, _)| &path[..=at]);
+        for dir in above {
+            if made.insert(dir.to_string()) {
+                header(&mut out, &format!("./{dir}"), 0o755, 0, b'5')?;
+            }
+        }
+        header(&mut out, &format!("./{path}"), *mode, bytes.len() as u64, b'0')?;
+        out.extend_from_slice(bytes);
+        out.resize(out.len().next_multiple_of(512), 0);
+    }
+    out.resize(out.len() + 1024, 0);
+    Ok(out)
+}
+
+fn header(out: &mut Vec<u8>, name: &str, mode: u32, size: u64, kind: u8) -> std::io::Result<()> {
+    if name.len() > 100 || size >= 1 << 33 {
+        return Err(std::io::Error::other(format!("{name} does not fit into a tar header")));
+    }
+    let mut block = [0u8; 512];
+    let mut put = |at: usize, text: &str| block[at..at + text.len()].copy_from_slice(text.as_bytes());
+    put(0, name);
+    put(100, &format!("{mode:07o}"));
+    put(108, "0000000");
+    put(116, "0000000");
+    put(124, &format!("{size:011o}"));
+    put(136, &format!("{STAMP:011o}"));
+    put(148, "        ");
+    put(257, "ustar\0");
+    put(263, "00");
+    put(265, "root");
+    put(297, "root");
+    block[156] = kind;
+    let sum: u32 = block.iter().map(|&b| u32::from(b)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    out.extend_from_slice(&block);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn control() -> Control<'static> {
+        Control {
+            name: "thimble-x",
+            version: "1.0",
+            maintainer: "Jane Doe <jane@example.org>",
+            description: "a model",
+        }
+    }
+
+    #[test]
+    fn what_debian_would_refuse_is_refused_here() {
+        let payload = Payload { files: vec![] };
+        assert!(deb(&payload, &control()).is_ok());
+        let cases: [(Control, &str); 5] = [
+            (
+                Control {
+                    name: "Big",
+                    ..control()
+                },
+                "--name",
+            ),
+            (Control { name: "x", ..control() }, "--name"),
+            (
+                Control {
+                    version: "v1",
+                    ..control()
+                },
+                "--release",
+            ),
+            (
+                Control {
+                    maintainer: "Jane",
+                    ..control()
+                },
+                "--maintainer",
+            ),
+            (
+                Control {
+                    description: "a\nb",
+                    ..control()
+                },
+                "--description",
+            ),
+        ];
+        for (control, part) in cases {
+            let error = deb(&payload, &control).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_same_input_gives_the_same_bytes() {
+        let payload = || Payload {
+            files: vec![File {
+                path: "usr/lib/thimble/a".into(),
+                mode: 0o644,
+                bytes: vec![1; 700],
+            }],
+        };
+        assert_eq!(
+            deb(&payload(), &control()).unwrap(),
+            deb(&payload(), &control()).unwrap()
+        );
+    }
+
+    #[test]
+    fn the_unit_holds_the_limit_twice() {
+        let unit = unit("/usr/lib/thimble", "m.onnx", Some(1 << 25), None);
+        assert!(unit.contains("MemoryMax=33554432\n") && unit.contains("--max-ram 33554432"));
+        assert!(!super::unit("/x", "m.onnx", None, Some("pi")).contains("MemoryMax"));
+    }
+}

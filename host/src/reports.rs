@@ -1,0 +1,373 @@
+//! Bench reports as the host keeps them: read from single files (the device's, emulate's) or from a history of JSON lines,
+//! named by board, stamped with the time they were brought back, and held against each other and against a target.
+
+use crate::text::{Align, percent, printable, size, table};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+use thimble_shared::report::{Report, SCHEMA};
+use thimble_shared::target::Target;
+
+/// One report with what the host knows of it: a line of a history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    pub schema: u32,
+    /// UTC, as 2026-01-31T12:00:00Z; absent in a file straight from a board, which may have no clock.
+    #[serde(default)]
+    pub time: Option<String>,
+    /// Which board it was: as ssh or the inventory calls it, or what it calls itself.
+    pub board: String,
+    #[serde(default)]
+    pub target: Option<String>,
+    pub report: Report,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    #[error("{}: {problem}", path.display())]
+    File { path: PathBuf, problem: String },
+    #[error("{} line {line}: {problem}", path.display())]
+    Line {
+        path: PathBuf,
+        line: usize,
+        problem: String,
+    },
+}
+
+/// Every report of a file, oldest first.
+pub fn load(path: &Path) -> Result<Vec<Entry>, ReportError> {
+    let file = |problem: String| ReportError::File {
+        path: path.to_path_buf(),
+        problem,
+    };
+    let text = std::fs::read_to_string(path).map_err(|e| file(e.to_string()))?;
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    if let Ok(value) = serde_json::from_str::<serde_json::Value>(&text) {
+        return Ok(vec![entry(value, &stem).map_err(file)?]);
+    }
+    let mut entries = Vec::new();
+    for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let said = serde_json::from_str(line)
+            .map_err(|e| e.to_string())
+            .and_then(|value| entry(value, &stem));
+        entries.push(said.map_err(|problem| ReportError::Line {
+            path: path.to_path_buf(),
+            line: at + 1,
+            problem,
+        })?);
+    }
+    if entries.is_empty() {
+        return Err(file("holds no report".into()));
+    }
+    Ok(entries)
+}
+
+fn entry(value: serde_json::Value, stem: &str) -> Result<Entry, String> {
+    let newer = |n: u64| n > u64::from(SCHEMA);
+    for schema in [&value["schema"], &value["report"]["schema"]] {
+        if let Some(n) = schema.as_u64().filter(|n| newer(*n)) {
+            return Err(format!(
+                "schema {n} is newer than this program, which reads up to {SCHEMA}"
+            ));
+        }
+    }
+    let wrong = |e: serde_json::Error| format!("is no bench report: {e}");
+    if value["report"].is_object() && value["board"].is_string() {
+        return serde_json::from_value(value).map_err(wrong);
+    }
+    // What `emulate --json` prints wraps a report; what the device prints is one.
+    let (target, inner) = match value.get("report") {
+        Some(inner) => (value["target"].as_str().map(str::to_string), inner.clone()),
+        None => (None, value),
+    };
+    let report: Report = serde_json::from_value(inner).map_err(wrong)?;
+    let own = report.board.model.clone().filter(|_| report.board.emulated.is_none());
+    Ok(Entry {
+        schema: SCHEMA,
+        time: None,
+        board: own.unwrap_or_else(|| stem.to_string()),
+        target,
+        report,
+    })
+}
+
+/// Adds a line to a history. An append of one line is whole or, at worst, a torn last line that `load` names.
+pub fn append(path: &Path, entry: &Entry) -> Result<(), ReportError> {
+    use std::io::Write;
+    let file = |problem: String| ReportError::File {
+        path: path.to_path_buf(),
+        problem,
+    };
+    let line = serde_json::to_string(entry).map_err(|e| file(e.to_string()))? + "\n";
+    std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .and_then(|mut f| f.write_all(line.as_bytes()).and_then(|()| f.sync_all()))
+        .map_err(|e| file(e.to_string()))
+}
+
+/// The last report in `history` of this board, with the same sequence length: others cannot be compared.
+pub fn last<'a>(history: &'a [Entry], board: &str, seq: u32) -> Option<&'a Entry> {
+    history
+        .iter()
+        .rfind(|e| e.board == board && e.report.latency_ms.seq == seq)
+}
+
+/// Now, in UTC.
+pub fn now() -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    stamp(seconds)
+}
+
+/// Days to a date after Howard Hinnant's civil_from_days, for dates from 1970 on.
+fn stamp(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let m = (5 * day_of_year + 2) / 153;
+    let (day, month) = (day_of_year - (153 * m + 2) / 5 + 1, if m < 10 { m + 3 } else { m - 9 });
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Where a report contradicts what the target file says of the board.
+pub fn against_target(report: &Report, target: &Target) -> Vec<String> {
+    let board = &report.board;
+    let mut found = Vec::new();
+    if let Some(part) = &board.cpu_part
+        && *part != target.cpu_part.value
+    {
+        found.push(format!(
+            "CPU part is {part}, {} has {} ({})",
+            target.name, target.cpu_part.value, target.cpu
+        ));
+    }
+    if let Some(cores) = board.cores.filter(|c| *c != target.cores.value) {
+        found.push(format!("{cores} cores, {} has {}", target.name, target.cores.value));
+    }
+    let missing: Vec<&str> = target
+        .features
+        .value
+        .iter()
+        .filter(|f| !board.features.contains(f))
+        .map(String::as_str)
+        .collect();
+    if !missing.is_empty() && !board.features.is_empty() {
+        found.push(format!("the CPU lacks {}", missing.join(" ")));
+    }
+    if let Some(page) = board.page_size.filter(|p| *p != target.page_size.value) {
+        found.push(format!(
+            "pages of {}, {} is listed with {}",
+            size(page),
+            target.name,
+            size(target.page_size.value)
+        ));
+    }
+    found
+}
+
+/// How a report differs from an earlier one of the same board, in the figures that matter.
+pub fn against_last(now: &Report, then: &Report) -> Vec<String> {
+    let mut found = Vec::new();
+    let change = |a: f64, b: f64| format!("{:+.1} %", (a - b) / b * 100.0);
+    if let (Some(a), Some(b)) = (now.latency_ms.p50, then.latency_ms.p50) {
+        let noise = 3.0 * now.latency_ms.sd.unwrap_or(0.0).max(then.latency_ms.sd.unwrap_or(0.0));
+        let within = if (a - b).abs() <= noise {
+            ", within 3 deviations"
+        } else {
+            ""
+        };
+        found.push(format!("p50 {b:.2} → {a:.2} ms ({}{within})", change(a, b)));
+    }
+    if let (Some(a), Some(b)) = (now.memory.peak_rss, then.memory.peak_rss) {
+        found.push(format!(
+            "peak {} → {} ({})",
+            size(b),
+            size(a),
+            change(a as f64, b as f64)
+        ));
+    }
+    if now.model.sha256 != then.model.sha256 {
+        found.push("another model file".into());
+    }
+    found
+}
+
+pub const HEADS: [&str; 11] = [
+    "board",
+    "model",
+    "size",
+    "tokens",
+    "p50 ms",
+    "p95 ms",
+    "max ms",
+    "peak RAM",
+    "of RAM",
+    "major faults",
+    "verdict",
+];
+
+/// One row of the comparison, in the order of [`HEADS`]; "-" is not known.
+pub fn row(entry: &Entry) -> Vec<String> {
+    let r = &entry.report;
+    let ms = |v: Option<f64>| v.map_or("-".into(), |v| format!("{v:.2}"));
+    let verdict = match (&r.verdict.fits, r.warnings.len()) {
+        (false, _) => "no".to_string(),
+        (true, 0) => "yes".to_string(),
+        (true, n) => format!("yes, {n} warnings"),
+    };
+    vec![
+        printable(&entry.board),
+        printable(&r.model.file),
+        size(r.model.bytes),
+        r.latency_ms.seq.to_string(),
+        ms(r.latency_ms.p50),
+        ms(r.latency_ms.p95),
+        ms(r.latency_ms.max),
+        r.memory.peak_rss.map_or("-".into(), size),
+        match (r.memory.peak_rss, r.board.mem_total) {
+            (Some(peak), Some(total)) => percent(peak, total),
+            _ => "-".into(),
+        },
+        r.faults.major.map_or("-".into(), |n| n.to_string()),
+        verdict,
+    ]
+}
+
+pub fn as_table(entries: &[Entry]) -> String {
+    let mut aligns = [Align::Right; 11];
+    (aligns[0], aligns[1], aligns[10]) = (Align::Left, Align::Left, Align::Left);
+    let rows: Vec<_> = entries.iter().map(row).collect();
+    let mut text = table(&HEADS, &aligns, &rows);
+    notes(entries).iter().for_each(|note| text += &format!("{note}\n"));
+    text
+}
+
+pub fn as_markdown(entries: &[Entry]) -> String {
+    let line = |cells: &[String]| {
+        let cells: Vec<String> = cells.iter().map(|c| c.replace('|', "\\|")).collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let mut text = line(&HEADS.map(String::from));
+    text += "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n";
+    entries.iter().for_each(|e| text += &line(&row(e)));
+    let notes = notes(entries);
+    if !notes.is_empty() {
+        text.push('\n');
+        notes.iter().for_each(|note| text += &format!("- {note}\n"));
+    }
+    text
+}
+
+/// Reasons and warnings, each under the name of its board.
+pub fn notes(entries: &[Entry]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for e in entries {
+        let reasons = e.report.verdict.reasons.iter().map(|r| format!("no: {r}"));
+        let warnings = e.report.warnings.iter().map(|w| format!("warning: {w}"));
+        let said = reasons.chain(warnings);
+        notes.extend(said.map(|text| format!("{}: {}", printable(&e.board), printable(&text))));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub fn sample() -> serde_json::Value {
+        serde_json::json!({
+            "schema": 1, "model": {"file": "m.onnx", "sha256": "aa", "bytes": 1000, "formats": {"word": "i8"}},
+            "board": {"cpu_part": "0xd08", "features": ["asimd"], "cores": 4, "mem_total": 1 << 30, "page_size": 4096},
+            "engine": {"version": "0", "tract": "0", "kernels": [], "threads": 4, "locked": false},
+            "load_ms": 1.0, "first_inference_ms": 2.0,
+            "latency_ms": {"seq": 16, "runs": 3, "warmup": 1, "mean": 5.0, "sd": 0.1, "min": 4.9, "p50": 5.0, "p90": 5.1, "p95": 5.1, "p99": 5.1, "max": 5.1},
+            "memory": {"baseline_rss": 1, "peak_rss": 1 << 24, "anon": 1, "file": 1},
+            "faults": {"major": 0, "minor": 0}, "thermal": {"start_c": null, "end_c": null, "throttled": null},
+            "verdict": {"fits": true, "reasons": []}
+        })
+    }
+
+    #[test]
+    fn dates() {
+        for (seconds, date) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_798_761_599, "2026-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(stamp(seconds), date);
+        }
+    }
+
+    #[test]
+    fn single_files_wrapped_ones_and_histories_are_read_and_others_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let single = load(&write("zero.json", &sample().to_string())).unwrap();
+        assert_eq!((single.len(), single[0].board.as_str()), (1, "zero"));
+        let wrapped = serde_json::json!({"schema": 1, "target": "pi-4", "report": sample()});
+        let wrapped = load(&write("w.json", &format!("{wrapped:#}"))).unwrap();
+        assert_eq!(wrapped[0].target.as_deref(), Some("pi-4"));
+        let history = dir.path().join("h.jsonl");
+        for _ in 0..2 {
+            append(
+                &history,
+                &Entry {
+                    board: "kitchen".into(),
+                    time: Some(now()),
+                    ..single[0].clone()
+                },
+            )
+            .unwrap();
+        }
+        let read = load(&history).unwrap();
+        assert_eq!(read.len(), 2);
+        assert!(last(&read, "kitchen", 16).is_some() && last(&read, "kitchen", 17).is_none());
+        let mut newer = sample();
+        newer["schema"] = 99.into();
+        for (name, text, part) in [
+            ("new.json", newer.to_string(), "newer"),
+            ("other.json", "{}".into(), "no bench report"),
+            ("torn.jsonl", format!("{}\n{{\"sch", sample()), "line 2"),
+            ("empty.jsonl", String::new(), "holds no report"),
+        ] {
+            let error = load(&write(name, &text)).unwrap_err().to_string();
+            assert!(error.contains(part) && error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn reports_are_held_against_target_and_last() {
+        let report: Report = serde_json::from_value(sample()).unwrap();
+        let pi4 = crate::board::find("pi-4").unwrap();
+        assert_eq!(against_target(&report, &pi4), Vec::<String>::new());
+        let pi5 = against_target(&report, &crate::board::find("pi-5").unwrap()).join("; ");
+        for part in ["0xd0b", "asimddp", "16.0 KiB"] {
+            assert!(pi5.contains(part), "{pi5}");
+        }
+        let mut slower = report.clone();
+        slower.latency_ms.p50 = Some(10.0);
+        assert!(against_last(&slower, &report)[0].contains("+100.0 %"));
+        assert!(against_last(&report, &report)[0].contains("within"));
+    }
+
+    #[test]
+    fn markdown_escapes_and_has_a_cell_for_every_head() {
+        let mut value = sample();
+        value["model"]["file"] = "a|b".into();
+        let entries = [entry(value, "x").unwrap()];
+        let text = as_markdown(&entries);
+        assert!(text.contains("a\\|b"));
+        assert_eq!(text.lines().nth(1).unwrap().matches('|').count(), HEADS.len() + 1);
+        assert_eq!(row(&entries[0]).len(), HEADS.len());
+    }
+}

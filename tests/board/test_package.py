@@ -1,0 +1,82 @@
+"""The Debian package and the installed files, before Debian's own judges."""
+
+import hashlib
+import subprocess
+
+import pytest
+from conftest import DEVICE, thimble
+
+MAINTAINER = "Test <test@example.org>"
+
+
+@pytest.fixture(scope="module")
+def package(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("deb") / "thimble-model_0.1.0_arm64.deb"
+    thimble("package", model, "-o", out, "--device-program", DEVICE, "--maintainer", MAINTAINER, "--max-ram", "64MiB")
+    return out
+
+
+def test_dpkg_reads_it_and_the_files_are_whole(package, model, tmp_path):
+    field = lambda name: subprocess.check_output(["dpkg-deb", "-f", package, name], text=True).strip()  # noqa: E731
+    assert (field("Package"), field("Architecture")) == ("thimble-model", "arm64")
+    subprocess.run(["dpkg-deb", "-x", package, tmp_path], check=True)
+    assert (tmp_path / "usr/lib/thimble/deb.onnx").read_bytes() == model.read_bytes()
+    program = tmp_path / "usr/lib/thimble/thimble-device"
+    assert program.read_bytes() == DEVICE.read_bytes() and program.stat().st_mode & 0o777 == 0o755
+    control = tmp_path / "DEBIAN"
+    subprocess.run(["dpkg-deb", "-e", package, control], check=True)
+    subprocess.run(["md5sum", "-c", "--quiet", control / "md5sums"], cwd=tmp_path, check=True)
+
+
+def test_dpkg_installs_it_in_an_arm64_root(package, tmp_path):
+    root = tmp_path / "root"
+    for directory in ("var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/dpkg/triggers", "usr", "etc"):
+        (root / directory).mkdir(parents=True)
+    (root / "var/lib/dpkg/status").touch()
+    (root / "var/lib/dpkg/arch").write_text("arm64\n")
+    dpkg = ["dpkg", "--root", root, "--force-architecture", "--force-script-chrootless", "--force-not-root"]
+    subprocess.run([*dpkg, "-i", package], check=True, capture_output=True)
+    shown = subprocess.check_output(["dpkg-query", "--root", root, "-W", "-f", "${Status}", "thimble-model"], text=True)
+    assert shown == "install ok installed"
+    assert (root / "usr/lib/thimble/thimble-device").exists()
+    subprocess.run([*dpkg, "-r", "thimble-model"], check=True, capture_output=True)
+    assert not (root / "usr/lib/thimble/deb.onnx").exists()
+
+
+def test_lintian_has_nothing_to_say(package):
+    done = subprocess.run(["lintian", "--allow-root", "--fail-on", "error,warning", package], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stdout.strip(), done.stdout
+
+
+def test_the_same_input_gives_the_same_package(package, model, tmp_path):
+    again = tmp_path / "again.deb"
+    thimble("package", model, "-o", again, "--device-program", DEVICE, "--maintainer", MAINTAINER, "--max-ram", "64MiB")
+    digest = lambda path: hashlib.sha256(path.read_bytes()).hexdigest()  # noqa: E731
+    assert digest(again) == digest(package)
+
+
+def test_a_mounted_root_gets_everything_and_systemd_accepts_the_unit(model, tmp_path):
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/os-release").write_text("ID=raspbian\n")
+    for _ in range(2):
+        thimble("install", model, "--rootfs", root, "--target", "pi-4", "--device-program", DEVICE)
+    unit = root / "usr/lib/systemd/system/thimble-check.service"
+    assert (root / "usr/lib/thimble/deb.tokenizer.json").exists()
+    assert (root / "etc/systemd/system/multi-user.target.wants/thimble-check.service").is_symlink()
+    assert not list(root.rglob("*.part"))
+    # systemd looks for the program it is to start: here that is the shell, which every root has.
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr.strip(), done.stderr
+
+
+def test_a_root_that_leads_elsewhere_is_refused_untouched(model, tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/os-release").touch()
+    outside.mkdir()
+    (root / "usr").symlink_to(outside)
+    done = thimble("install", model, "--rootfs", root, "--target", "pi-4", "--device-program", DEVICE, code=2)
+    assert "through a link" in done.stderr and not list(outside.iterdir())
+    assert "os-release" in thimble("install", model, "--rootfs", outside, "--target", "pi-4", "--device-program", DEVICE, code=2).stderr
+    assert "this machine" in thimble("install", model, "--rootfs", "/", "--target", "pi-4", "--device-program", DEVICE, code=2).stderr
