@@ -162,6 +162,8 @@ def test_external_data_is_accounted_for(thimble, tmp_path):
     covers(account, 1)
     assert account["causes"]["unreferenced"] >= 77
     assert sum(account["causes"].values()) == sum(f["bytes"] for f in account["files"])
+    said = json.loads(thimble.run("inspect", path, "--json").stdout)
+    assert said["rest"] + sum(part["bytes"] for part in said["parts"]) == said["total_bytes"]
     (tmp_path / "m.bin").unlink()
     assert any("m.bin" in note for note in ask(thimble, path)["notes"])
 

@@ -101,7 +101,8 @@ pub fn explain(path: &Path) -> Result<Explanation, ExplainError> {
     explanation.producer = view.producer.to_string();
     explanation.opset = view.opset;
     explanation.rest = explanation
-        .bytes
+        .account
+        .total()
         .saturating_sub(explanation.parts.iter().map(|p| p.bytes).sum::<u64>());
     if explanation.kind == "onnx" {
         explanation.fixes = fixes::of(&file, &explanation.account)?;
