@@ -6,7 +6,7 @@ use crate::search::{Limit, Ranked};
 use std::collections::BTreeMap;
 use thimble_shared::graph::{Config, Kind, WeightSpec};
 use thimble_shared::number::Format;
-use thimble_shared::stored::weight_bytes;
+use thimble_shared::stored::{fits, weight_bytes};
 
 /// Weights that take the same format.
 #[derive(Clone, Debug)]
@@ -50,7 +50,8 @@ impl Family {
     pub fn options(&self, formats: &[Format]) -> Vec<Format> {
         let looked_up = self.weights.iter().all(|w| w.kind == Kind::Table);
         let twin = |f: &Format| *f == Format::W8 && looked_up && formats.contains(&Format::I8);
-        formats.iter().copied().filter(|f| !twin(f)).collect()
+        let fits = |f: &Format| self.weights.iter().all(|w| fits(w, *f));
+        formats.iter().copied().filter(|f| !twin(f) && fits(f)).collect()
     }
 
     /// Payload and scale bytes in a format; alignment and node text come on top.

@@ -3,7 +3,7 @@
 
 use crate::frontier::Point;
 use crate::loss::{Loss, Objective};
-use crate::text::{size, thousands};
+use crate::text::{size, thousands, xml};
 use std::fmt::Write;
 
 pub struct Drawing<'a> {
@@ -127,7 +127,7 @@ impl Drawing<'_> {
              font-family=\"sans-serif\" font-size=\"12\" fill=\"#222\">\n<title>{0}</title>\n\
              <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#fff\"/>\n\
              <text x=\"{1}\" y=\"22\" font-size=\"15\">{0}</text>\n",
-            escape(&self.title),
+            xml(&self.title),
             MARGIN.0
         );
         for (i, (name, axis, series)) in panels.iter().enumerate() {
@@ -148,7 +148,7 @@ impl Drawing<'_> {
             svg,
             "<text x=\"{left}\" y=\"{:.1}\" font-weight=\"bold\">{}</text>",
             top - 8.0,
-            escape(name)
+            xml(name)
         );
         for (value, label) in &axis.ticks {
             let at = y(*value);
@@ -158,7 +158,7 @@ impl Drawing<'_> {
                  <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
                 left - 8.0,
                 at + 4.0,
-                escape(label)
+                xml(label)
             );
         }
         for i in 0..=4 {
@@ -213,7 +213,7 @@ impl Drawing<'_> {
                     "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" stroke=\"none\">{}</text>",
                     right - 10.0,
                     top + 18.0 + 16.0 * n as f64,
-                    escape(one.name)
+                    xml(one.name)
                 );
             }
             svg.push_str("</g>\n");
@@ -262,28 +262,11 @@ impl Drawing<'_> {
              svg {{ max-width: 100%; height: auto; }}</style></head>\n<body>\n{svg}\
              <table>\n<tr><th>bytes</th><th>{objective}</th><th>agreement (95 %)</th>{heads}</tr>\n{rows}</table>\n\
              </body>\n</html>\n",
-            title = escape(&self.title),
+            title = xml(&self.title),
             svg = self.svg(),
-            objective = escape(self.objective.name()),
+            objective = xml(self.objective.name()),
         )
     }
-}
-
-/// Text as XML may hold it.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            // XML has no way to write most control characters.
-            c if c.is_control() => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -308,6 +291,6 @@ mod tests {
 
     #[test]
     fn text_cannot_break_out() {
-        assert_eq!(escape("a<b> & \"c\"\u{1b}"), "a&lt;b&gt; &amp; &quot;c&quot;\u{fffd}");
+        assert_eq!(xml("a<b> & \"c\"\u{1b}"), "a&lt;b&gt; &amp; &quot;c&quot;\u{fffd}");
     }
 }

@@ -20,7 +20,6 @@ pub mod levers;
 pub mod loss;
 pub mod memo;
 pub mod meter;
-pub mod need;
 pub mod onnx;
 pub mod package;
 pub mod page;

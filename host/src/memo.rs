@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use thimble_device::kernel::Kernels;
 use thimble_shared::graph::Model;
 use thimble_shared::number::Format;
 
@@ -126,6 +127,8 @@ fn question(models: &[&Digest], rows: &[Row]) -> Option<String> {
     let mut hash = Sha256::new();
     models.iter().for_each(|digest| hash.update(&digest.0));
     hash.update(format!("{} {:?}", program.len(), program.modified().ok()?));
+    // Another CPU's kernels round elsewhere.
+    hash.update(format!("{:?}", Kernels::available()));
     hash_rows(&mut hash, rows);
     Some(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }

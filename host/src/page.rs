@@ -3,7 +3,7 @@
 //! escaped. Times are milliseconds, sizes bytes.
 
 use crate::reports::{Entry, HEADS, notes, row};
-use crate::text::{percent, printable, size};
+use crate::text::{percent, size, xml};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -43,24 +43,10 @@ pub fn html(entries: &[Entry]) -> String {
     page + "</body></html>\n"
 }
 
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in printable(text).chars() {
-        match c {
-            '&' => out += "&amp;",
-            '<' => out += "&lt;",
-            '>' => out += "&gt;",
-            '"' => out += "&quot;",
-            _ => out.push(c),
-        }
-    }
-    out
-}
-
 /// At most `most` characters: a drawing has no room for more.
 fn short(text: &str, most: usize) -> String {
     let cut: String = text.chars().take(most).collect();
-    escape(&if cut.len() < text.len() {
+    xml(&if cut.len() < text.len() {
         format!("{cut}…")
     } else {
         cut
@@ -73,13 +59,13 @@ fn overview(entries: &[Entry]) -> String {
     out += "</tr></thead><tbody>\n";
     for entry in entries {
         let cells = row(entry);
-        let cells: String = cells.iter().map(|c| format!("<td>{}</td>", escape(c))).collect();
+        let cells: String = cells.iter().map(|c| format!("<td>{}</td>", xml(c))).collect();
         out += &format!("<tr>{cells}</tr>\n");
     }
     out += "</tbody></table></div>\n";
     let notes = notes(entries);
     if !notes.is_empty() {
-        let items: String = notes.iter().map(|n| format!("<li>{}</li>", escape(n))).collect();
+        let items: String = notes.iter().map(|n| format!("<li>{}</li>", xml(n))).collect();
         out += &format!("<ul>{items}</ul>\n");
     }
     out + "</section>\n"
@@ -88,7 +74,7 @@ fn overview(entries: &[Entry]) -> String {
 fn drawing(height: f64, label: &str, body: &str) -> String {
     format!(
         "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">{body}</svg>\n",
-        escape(label)
+        xml(label)
     )
 }
 
@@ -97,7 +83,7 @@ fn text_at(x: f64, y: f64, class: &str, anchor: &str, text: &str) -> String {
 }
 
 fn rect(x: f64, y: f64, width: f64, height: f64, class: &str, title: &str) -> String {
-    let title = escape(title);
+    let title = xml(title);
     format!(
         "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.2}\" height=\"{height}\" class=\"{class}\"><title>{title}</title></rect>"
     )
@@ -234,7 +220,7 @@ fn weights(entries: &[Entry]) -> String {
         return out + "<p>No report tells the size of its weights.</p></section>\n";
     }
     for model in models.values() {
-        let _ = write!(out, "<p>{}: {}</p>", escape(&model.file), size(model.bytes));
+        let _ = write!(out, "<p>{}: {}</p>", xml(&model.file), size(model.bytes));
         let mut sizes: Vec<(&str, u64)> = model
             .weights
             .iter()
@@ -267,7 +253,7 @@ fn weights(entries: &[Entry]) -> String {
                 class,
                 &format!("{name} {format}"),
             );
-            let told = format!("{} {}", size(*bytes), escape(format));
+            let told = format!("{} {}", size(*bytes), xml(format));
             body += &text_at(WIDTH, top + 13.0, "soft", "end", told.trim_end());
         }
         out += &drawing(22.0 * sizes.len() as f64, "Bytes by weight", &body);
@@ -300,7 +286,7 @@ fn trend(entries: &[Entry]) -> String {
                     .collect(),
             ),
         ];
-        let _ = write!(out, "<p>{} at {seq} tokens, {} reports</p>", escape(board), seen.len());
+        let _ = write!(out, "<p>{} at {seq} tokens, {} reports</p>", xml(board), seen.len());
         for (name, values) in series.iter().filter(|s| s.1.iter().flatten().count() > 1) {
             let most = values
                 .iter()
@@ -324,7 +310,7 @@ fn trend(entries: &[Entry]) -> String {
             );
             let _ = write!(body, "<polyline points=\"{}\" class=\"line\"/>", path.join(" "));
             for ((x, y, v), e) in points.iter().zip(&seen) {
-                let when = escape(e.time.as_deref().unwrap_or(""));
+                let when = xml(e.time.as_deref().unwrap_or(""));
                 let _ = write!(
                     body,
                     "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" class=\"a\"><title>{v:.2} {when}</title></circle>"
@@ -334,8 +320,8 @@ fn trend(entries: &[Entry]) -> String {
                 body += &text_at(WIDTH, y + 4.0, "soft", "end", &format!("{v:.2}"));
             }
             let when = |e: Option<&&Entry>| e.and_then(|e| e.time.clone()).unwrap_or_default();
-            body += &text_at(LEFT, 100.0, "soft", "start", &escape(&when(seen.first())));
-            body += &text_at(LEFT + PLOT, 100.0, "soft", "end", &escape(&when(seen.last())));
+            body += &text_at(LEFT, 100.0, "soft", "start", &xml(&when(seen.first())));
+            body += &text_at(LEFT + PLOT, 100.0, "soft", "end", &xml(&when(seen.last())));
             out += &drawing(108.0, &format!("{name} of {board} over time"), &body);
         }
     }

@@ -3,13 +3,35 @@
 //! docs/shrink.md states the formulas and where their constants come from.
 
 use std::collections::BTreeMap;
-use thimble_shared::graph::{Config, Kind, WeightSpec};
+use thimble_shared::graph::{Activation, Config, Head, Kind, WeightSpec};
 use thimble_shared::number::Format;
 use thimble_shared::stored::weight_bytes;
 use thimble_shared::target::Target;
 
 /// RAM of the program itself: its own pages, the runtime's, plans and buffers that no input enlarges.
-const PROGRAM: u64 = 10 << 20;
+const PROGRAM: u64 = 7 << 20;
+
+/// Peak RAM in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Need {
+    /// The program, its buffers and activations.
+    pub program: u64,
+    /// Pages of the model file: the kernel can drop them and read them again, slowly.
+    pub file: u64,
+}
+
+impl Need {
+    pub fn of(config: &Config, file: u64, seq: usize) -> Need {
+        Need {
+            program: ram_beside_file(config, seq),
+            file,
+        }
+    }
+
+    pub fn total(self) -> u64 {
+        self.program.saturating_add(self.file)
+    }
+}
 
 /// Peak RAM of the device program beside the model file, whose pages all end up resident.
 pub fn ram_beside_file(config: &Config, seq: usize) -> u64 {
@@ -111,7 +133,7 @@ impl Pace {
 }
 
 /// How often a weight is gone through per inference, and for how many tokens each time.
-fn uses(config: &Config, weight: &WeightSpec, seq: usize) -> (usize, usize) {
+pub fn uses(config: &Config, weight: &WeightSpec, seq: usize) -> (usize, usize) {
     if weight.kind != Kind::Linear {
         return (0, 0);
     }
@@ -128,37 +150,38 @@ fn uses(config: &Config, weight: &WeightSpec, seq: usize) -> (usize, usize) {
     }
 }
 
+/// albert-base-v2, as its config.json says.
+pub fn albert_base() -> Config {
+    Config {
+        vocab_size: 30_000,
+        embedding_size: 128,
+        hidden_size: 768,
+        num_hidden_layers: 12,
+        num_hidden_groups: 1,
+        inner_group_num: 1,
+        num_attention_heads: 12,
+        intermediate_size: 3072,
+        max_position_embeddings: 512,
+        type_vocab_size: 2,
+        layer_norm_eps: 1e-12,
+        activation: Activation::GeluNew,
+        head: Head::None,
+        tied_decoder: false,
+        pooler: true,
+        labels: Vec::new(),
+        multi_label: false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::board;
-    use thimble_shared::graph::{Activation, Graph, Head};
-
-    fn base() -> Config {
-        Config {
-            vocab_size: 30000,
-            embedding_size: 128,
-            hidden_size: 768,
-            num_hidden_layers: 12,
-            num_hidden_groups: 1,
-            inner_group_num: 1,
-            num_attention_heads: 12,
-            intermediate_size: 3072,
-            max_position_embeddings: 512,
-            type_vocab_size: 2,
-            layer_norm_eps: 1e-12,
-            activation: Activation::GeluNew,
-            head: Head::None,
-            tied_decoder: false,
-            pooler: true,
-            labels: vec![],
-            multi_label: false,
-        }
-    }
+    use thimble_shared::graph::Graph;
 
     #[test]
     fn the_layers_of_albert_base_multiply_as_often_as_they_do() {
-        let config = base();
+        let config = albert_base();
         let macs: usize = config
             .weights()
             .iter()
@@ -173,7 +196,7 @@ mod tests {
 
     #[test]
     fn boards_come_in_the_order_of_their_cores() {
-        let config = base();
+        let config = albert_base();
         let time = |board: &str, format| {
             let pace = Pace::of(&board::find(board).unwrap()).unwrap();
             pace.inference(&config, &Graph::uniform(config.clone(), format).formats, 128)
@@ -196,19 +219,20 @@ mod tests {
         );
     }
 
-    /// Peak RSS of `thimble-device bench` on x86_64, bytes: the prediction is above it, by less than a third and 4 MiB.
+    /// Peak RSS on virtual boards, bytes (`thimble emulate --target pi-4`, the last one pi-zero-2w): the prediction is above
+    /// it, by less than a third and 4 MiB.
     #[test]
     fn ram_is_predicted_a_little_above_what_was_measured() {
         let cases = [
-            (46_762_563, 16, 57_245_696),
-            (46_762_563, 128, 62_390_272),
-            (46_762_563, 256, 67_530_752),
-            (11_939_267, 16, 22_274_048),
-            (11_939_267, 128, 26_902_528),
-            (11_939_267, 512, 36_290_560),
+            (46_762_563, 16, 39_759_872),
+            (46_762_563, 128, 53_989_376),
+            (11_939_267, 16, 16_510_976),
+            (11_939_267, 128, 24_924_160),
+            (11_939_267, 256, 26_578_944),
+            (11_939_267, 128, 20_761_805),
         ];
         for (file, seq, measured) in cases {
-            let predicted = file + ram_beside_file(&base(), seq);
+            let predicted = Need::of(&albert_base(), file, seq).total();
             assert!(
                 predicted > measured && predicted < measured * 4 / 3 + (4 << 20),
                 "{file} at {seq}: {predicted}"

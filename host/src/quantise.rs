@@ -74,7 +74,12 @@ impl<'a> Quantiser<'a> {
         }
         for (bias, encoded) in shortfalls {
             if let Some(Values::F32(bias)) = weights.get_mut(&bias) {
-                bias.iter_mut().zip(&encoded.shortfall).for_each(|(b, s)| *b += s);
+                // What f32 cannot hold is no correction.
+                let corrected = bias
+                    .iter_mut()
+                    .zip(&encoded.shortfall)
+                    .filter(|(b, s)| (**b + **s).is_finite());
+                corrected.for_each(|(b, s)| *b += s);
             }
         }
         Ok(Model {
@@ -90,13 +95,12 @@ impl<'a> Quantiser<'a> {
         }
         let source = self.source.weights.get(&spec.name);
         let source = source.ok_or_else(|| QuantiseError::Missing(spec.name.clone()))?;
-        let encoded = if source.format() == format {
-            Encoded {
-                values: source.clone(),
+        let encoded = match source.exactly(format) {
+            Some(values) => Encoded {
+                values,
                 shortfall: vec![],
-            }
-        } else {
-            self.round(spec, format, &source.to_f32())?
+            },
+            None => self.round(spec, format, &source.to_f32())?,
         };
         if let Values::F16(v) = &encoded.values
             && let Some(at) = v.iter().position(|x| !x.is_finite())

@@ -4,7 +4,7 @@
 
 use crate::graph::{Config, ConfigError, Graph, Kind, Model, WeightSpec};
 use crate::lower::{LowerOptions, OPSETS, lower};
-use crate::number::Format;
+use crate::number::{Format, I8_INPUTS};
 use crate::onnx_read::{self, ModelView, ReadError, TensorView};
 use crate::onnx_write::{self, DataType, OnnxModel};
 use crate::panel::{ALIGNMENT, TAIL};
@@ -116,6 +116,20 @@ fn check_options(config: &Config, options: LowerOptions) -> Result<(), ArtifactE
     Ok(())
 }
 
+fn check_formats(graph: &Graph) -> Result<(), ArtifactError> {
+    let mut weights = graph.config.weights().into_iter();
+    match weights.find(|w| !stored::fits(w, graph.format(&w.name))) {
+        None => Ok(()),
+        Some(w) => Err(tensor_error(
+            &w.name,
+            format!(
+                "has {} inputs, more than the {I8_INPUTS} that int8 sums hold; store it as f32, f16 or w8",
+                w.shape[1]
+            ),
+        )),
+    }
+}
+
 pub(crate) fn assemble(
     graph: &Graph,
     options: LowerOptions,
@@ -123,6 +137,7 @@ pub(crate) fn assemble(
 ) -> Result<OnnxModel, ArtifactError> {
     graph.config.check()?;
     check_options(&graph.config, options)?;
+    check_formats(graph)?;
     let weights: Vec<WeightText> = graph
         .config
         .weights()
@@ -299,6 +314,7 @@ pub(crate) fn open_view(
         config: text.config,
         formats,
     };
+    check_formats(&graph)?;
     let tensors = locate(view, &graph, file_len, placement)?;
     Ok(Artifact {
         graph,

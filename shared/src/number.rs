@@ -84,6 +84,9 @@ impl std::str::FromStr for Format {
 /// of the SMULL + SMLAL kernel on CPUs without dot-product instructions.
 pub const I8_MAX: f32 = 127.0;
 
+/// Most inputs of a linear weight that is multiplied in int8: 2¹⁶ products of 127 × 127 still fit an int32 sum.
+pub const I8_INPUTS: usize = 1 << 16;
+
 /// Inputs (columns) of an int4 row that share one multiplier.
 pub const I4_BLOCK: usize = 32;
 /// Least and largest int4 number.
@@ -219,6 +222,21 @@ impl Values {
         }
     }
 
+    /// The same numbers in a format that holds them as they are: the format itself, f32, or int8 made of int8 or
+    /// int4. None where something would have to be rounded.
+    pub fn exactly(&self, format: Format) -> Option<Values> {
+        if self.format() == format {
+            return Some(self.clone());
+        }
+        let scales = self.scales().to_vec();
+        match format {
+            Format::F32 => Some(Values::F32(self.to_f32())),
+            Format::W8 => self.int8s().map(|q| Values::W8 { q, scales }),
+            Format::I8 => self.int8s().map(|q| Values::I8 { q, scales }),
+            Format::F16 | Format::I4 => None,
+        }
+    }
+
     /// Back to f32: what the stored numbers stand for.
     pub fn to_f32(&self) -> Vec<f32> {
         match self {
@@ -317,6 +335,26 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn int8_and_int4_become_int8_without_rounding() {
+        let data: Vec<f32> = (0..80).map(|i| (i as f32 * 0.7).sin()).collect();
+        let cases = [
+            (Format::W8, Format::I8),
+            (Format::I8, Format::W8),
+            (Format::I4, Format::I8),
+            (Format::F16, Format::F32),
+        ];
+        for (from, to) in cases {
+            let values = Values::round_to_nearest(from, &data, 2);
+            let same = values.exactly(to).unwrap();
+            assert_eq!((same.format(), same.to_f32()), (to, values.to_f32()));
+        }
+        assert_eq!(
+            Values::round_to_nearest(Format::F32, &data, 2).exactly(Format::I8),
+            None
+        );
     }
 
     #[test]

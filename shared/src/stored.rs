@@ -3,7 +3,7 @@
 //! one per row and block). All payloads are little-endian.
 
 use crate::graph::{Graph, Kind, WeightSpec};
-use crate::number::{Format, I4_BLOCK, I4_MULTIPLIER_MAX, I4_RANGE, Values};
+use crate::number::{Format, I4_BLOCK, I4_MULTIPLIER_MAX, I4_RANGE, I8_INPUTS, Values};
 use crate::onnx_write::{DataType, Mapped};
 use crate::panel::{I4_BLOCK_BYTES, PanelLayout, pack_int4, unpack_int4};
 use half::f16;
@@ -90,6 +90,12 @@ pub fn tensors(graph: &Graph) -> Vec<Mapped> {
     }
     small.extend(large);
     small
+}
+
+/// Whether a weight can stand in a format at all: int8 sums of too many inputs would overflow.
+pub fn fits(spec: &WeightSpec, format: Format) -> bool {
+    let summed = spec.kind == Kind::Linear && format.quantises_input();
+    !summed || spec.shape.get(1).is_none_or(|&inputs| inputs <= I8_INPUTS)
 }
 
 /// Bytes a weight takes in a format, scales and multipliers included; alignment and node text come on top.
@@ -270,6 +276,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn int8_sums_have_a_most() {
+        let spec = |inputs| WeightSpec {
+            name: "w".into(),
+            shape: vec![8, inputs],
+            kind: Kind::Linear,
+        };
+        for format in [Format::I8, Format::I4] {
+            assert!(fits(&spec(I8_INPUTS), format) && !fits(&spec(I8_INPUTS + 1), format));
+        }
+        assert!(fits(&spec(I8_INPUTS + 1), Format::W8));
     }
 
     #[test]

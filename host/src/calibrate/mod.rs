@@ -6,19 +6,22 @@ pub mod round;
 mod steps;
 
 use crate::inputs::Row;
+use crate::predict::uses;
 use crate::subject::image_of;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
-use thimble_shared::graph::{Kind, Model};
+use thimble_shared::graph::{Config, Kind, Model, WeightSpec};
 
 /// Most vectors taken per weight: twice the width of ALBERT-base's widest input. More are taken at even distances.
 const MOST_VECTORS: usize = 6144;
 /// Vectors added to the moments in one product.
 const BATCH: usize = 256;
-/// Inputs wider than this get no moments (a matrix of 256 MiB): their weights are rounded to nearest.
+/// Inputs wider than this get no moments (a matrix of 256 MiB), nor do the widest once all matrices together would pass
+/// [`MOST_BYTES`]: their weights are rounded without.
 const WIDEST: usize = 8192;
+const MOST_BYTES: usize = 1 << 30;
 
 /// Second moments and mean of one linear map's input.
 pub struct Moments {
@@ -59,8 +62,12 @@ impl Gather {
         }
     }
 
-    fn add(&mut self, x: &[f32]) {
-        for vector in x.chunks_exact(self.width) {
+    /// Adds the vectors of `x` that `real` says are no padding.
+    fn add(&mut self, x: &[f32], real: impl Fn(usize) -> bool) {
+        for (i, vector) in x.chunks_exact(self.width).enumerate() {
+            if !real(i) {
+                continue;
+            }
             if self.seen.is_multiple_of(self.stride) {
                 self.taken += 1;
                 self.waiting.extend_from_slice(vector);
@@ -105,6 +112,33 @@ fn input_of(weight: &str) -> String {
     stem.map_or_else(|| weight.to_string(), query)
 }
 
+/// The linear weights whose inputs are gathered, with how many vectors to expect of each on `rows`.
+fn gathered(config: &Config, rows: &[Row]) -> BTreeMap<String, Gather> {
+    let mut weights: Vec<WeightSpec> = config.weights();
+    weights.retain(|w| w.kind == Kind::Linear && input_of(&w.name) == w.name && w.shape[1] <= WIDEST);
+    weights.sort_by_key(|w| w.shape[1]);
+    let mut bytes = 0usize;
+    weights.retain(|w| {
+        bytes = bytes.saturating_add(w.shape[1] * w.shape[1] * 4);
+        bytes <= MOST_BYTES
+    });
+    let expected = |w: &WeightSpec| -> usize {
+        let each = rows.iter().map(|row| uses(config, w, row.input_ids.len()));
+        each.map(|(passes, vectors)| passes * vectors).sum()
+    };
+    let gather = |w: &WeightSpec| (w.name.clone(), Gather::new(w.shape[1], expected(w)));
+    weights.iter().map(gather).collect()
+}
+
+/// Which of `vectors` inputs of a linear map stand for real tokens of `row`: all of them where there is one per sequence (a
+/// pooler's), otherwise those with mask 1. The engine cuts what lies after the longest sequence's last token.
+fn real_vectors(row: &Row, vectors: usize) -> impl Fn(usize) -> bool {
+    let full = row.shape.last().copied().unwrap_or(1).max(1);
+    let sequences = (row.attention_mask.len() / full).max(1);
+    let seq = (vectors / sequences).max(1);
+    move |i| vectors == sequences || row.attention_mask.get(i / seq * full + i % seq) != Some(&0)
+}
+
 impl Statistics {
     /// Runs `rows` one by one through `model`. The same on every machine with the same kernels: rows go in order.
     pub fn collect(model: &Model, rows: &[Row]) -> Result<Statistics> {
@@ -114,28 +148,15 @@ impl Statistics {
             ..EngineOptions::default()
         };
         let engine = Engine::new(image_of(model)?, options)?;
-        let tokens: usize = rows.iter().map(|row| row.input_ids.len()).sum();
-        let config = &model.config;
-        let groups = config.layer_groups();
-        let uses = |name: &str| {
-            let group = name.split('.').next().and_then(|g| g.parse::<usize>().ok());
-            group.map_or(1, |group| groups.iter().filter(|&&g| g == group).count())
-        };
-        let gathers: BTreeMap<String, Gather> = config
-            .weights()
-            .into_iter()
-            .filter(|w| w.kind == Kind::Linear && input_of(&w.name) == w.name && w.shape[1] <= WIDEST)
-            .map(|w| (w.name.clone(), Gather::new(w.shape[1], tokens * uses(&w.name))))
-            .collect();
-        let gathers = Arc::new(Mutex::new(gathers));
-        let observed = gathers.clone();
-        engine.observe(Some(Arc::new(move |input| {
-            let mut gathers = observed.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(gather) = gathers.get_mut(input.weight).filter(|g| g.width == input.width) {
-                gather.add(input.x);
-            }
-        })));
+        let gathers = Arc::new(Mutex::new(gathered(&model.config, rows)));
         for (i, row) in rows.iter().enumerate() {
+            let (observed, seen) = (gathers.clone(), row.clone());
+            engine.observe(Some(Arc::new(move |input| {
+                let mut gathers = observed.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(gather) = gathers.get_mut(input.weight).filter(|g| g.width == input.width) {
+                    gather.add(input.x, real_vectors(&seen, input.x.len() / input.width));
+                }
+            })));
             engine
                 .run(&row.input())
                 .with_context(|| format!("calibration row {}", i + 1))?;
@@ -167,13 +188,32 @@ mod tests {
     fn moments_are_those_of_the_textbook() {
         let x = [1.0f32, 2.0, -3.0, 0.5, 0.25, 4.0];
         let mut gather = Gather::new(2, 3);
-        gather.add(&x);
+        gather.add(&x, |_| true);
         let moments = gather.finish();
         let want = |i: usize, j: usize| x.chunks(2).map(|v| v[i] * v[j]).sum::<f32>() / 3.0;
         for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             assert!((moments.gram[i * 2 + j] - want(i, j)).abs() < 1e-6);
         }
         assert!((moments.mean[0] - (1.0 - 3.0 + 0.25) / 3.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn padding_and_what_the_engine_cuts_is_no_input() {
+        let row = Row {
+            input_ids: vec![5; 8],
+            attention_mask: vec![1, 1, 0, 0, 1, 1, 1, 0],
+            token_type_ids: vec![0; 8],
+            shape: vec![2, 4],
+            ..Row::default()
+        };
+        // Two sequences of three tokens once the last column is cut.
+        let real = real_vectors(&row, 6);
+        assert_eq!(
+            (0..6).map(real).collect::<Vec<_>>(),
+            [true, true, false, true, true, true]
+        );
+        // One vector per sequence: the pooler's.
+        assert!((0..2).all(real_vectors(&row, 2)));
     }
 
     #[test]

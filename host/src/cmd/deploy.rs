@@ -6,7 +6,7 @@ use crate::cli::{DeployArgs, Outcome};
 use crate::deploy::inventory::{self, Host};
 use crate::deploy::link::Link;
 use crate::deploy::{Cargo, DeployError, Deployed, Order, deploy, item, surprises};
-use crate::need;
+use crate::predict::Need;
 use crate::reports::{self, Entry};
 use crate::subject::{Subject, tokenizer_beside};
 use crate::text::{exact, say, size};
@@ -42,7 +42,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     let positions = subject.config().max_position_embeddings;
     let seq = args.seq.unwrap_or(positions.min(128));
     let cargo = Cargo {
-        need: need::predict(subject.config(), files[1].bytes, seq as u64),
+        need: Need::of(subject.config(), files[1].bytes, seq),
         files,
         model: name,
     };

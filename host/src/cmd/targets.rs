@@ -2,11 +2,11 @@
 
 use crate::board;
 use crate::cli::{Outcome, TargetsArgs};
-use crate::need;
+use crate::predict::{Need, albert_base};
 use crate::text::{Align, percent, size, table};
 use anyhow::Result;
 use thimble_shared::artifact::{self, Provenance};
-use thimble_shared::graph::{Activation, Config, Graph, Head};
+use thimble_shared::graph::Graph;
 use thimble_shared::lower::LowerOptions;
 use thimble_shared::number::Format;
 use thimble_shared::target::{Confidence, Figure, Target};
@@ -29,7 +29,7 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
                 LowerOptions::default(),
                 &Provenance::default(),
             )?;
-            let need = need::predict(&base, file as u64, seq);
+            let need = Need::of(&base, file as u64, seq);
             if args.json {
                 let json = serde_json::json!({ "schema": 1, "targets": all, "albert_base_int8": need });
                 return Ok(Outcome::yes(format!("{json:#}\n")));
@@ -67,36 +67,13 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
                 Align::Left,
             ];
             let predicted = format!(
-                "ALBERT-base in int8 at {seq} tokens is predicted to need {} of RAM: {} of its own, {} of its file\n",
+                "ALBERT-base in int8 at {seq} tokens is predicted to need {} of RAM: {} for the program, {} for the file\n",
                 size(need.total()),
-                size(need.own),
+                size(need.program),
                 size(need.file)
             );
             Ok(Outcome::yes(table(&heads, &aligns, &rows) + &predicted))
         }
-    }
-}
-
-/// albert-base-v2, as its config.json says.
-fn albert_base() -> Config {
-    Config {
-        vocab_size: 30_000,
-        embedding_size: 128,
-        hidden_size: 768,
-        num_hidden_layers: 12,
-        num_hidden_groups: 1,
-        inner_group_num: 1,
-        num_attention_heads: 12,
-        intermediate_size: 3072,
-        max_position_embeddings: 512,
-        type_vocab_size: 2,
-        layer_norm_eps: 1e-12,
-        activation: Activation::GeluNew,
-        head: Head::None,
-        tied_decoder: false,
-        pooler: true,
-        labels: Vec::new(),
-        multi_label: false,
     }
 }
 

@@ -4,8 +4,8 @@
 pub mod inventory;
 pub mod link;
 
-use crate::need::Need;
 use crate::package;
+use crate::predict::Need;
 use crate::text::{percent, say, size};
 use link::{Link, LinkError, quote};
 use std::collections::BTreeMap;
@@ -420,7 +420,10 @@ mod tests {
         let cargo = |bytes| Cargo {
             files: vec![],
             model: "m.onnx".into(),
-            need: Need { own: bytes, file: 0 },
+            need: Need {
+                program: bytes,
+                file: 0,
+            },
         };
         let order = |keep| Order {
             dir: "d",

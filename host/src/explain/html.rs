@@ -4,7 +4,7 @@
 use super::Explanation;
 use super::causes::{Tensor, is_substance, title};
 use super::ledger::Cause;
-use crate::text::{exact, percent, size, thousands};
+use crate::text::{exact, percent, size, thousands, xml};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -62,8 +62,8 @@ pub fn page(e: &Explanation, against: Option<u64>) -> String {
     let _ = write!(
         out,
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n<title>{} by cause</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{}</h1>\n<p class=\"lead\">{}",
-        escape(&name),
-        escape(&name),
+        xml(&name),
+        xml(&name),
         exact(total)
     );
     if e.account.files.len() > 1 {
@@ -100,14 +100,14 @@ pub fn page(e: &Explanation, against: Option<u64>) -> String {
                 "<tr><td class=\"n\">{}</td><td class=\"n\">{}</td><td><code>{}</code><br>{}</td></tr>",
                 thousands(fix.saves),
                 thousands(fix.bytes),
-                escape(&fix.command),
-                escape(&fix.what)
+                xml(&fix.command),
+                xml(&fix.what)
             );
         }
         out.push_str("</tbody></table>\n");
     }
     for note in &e.account.notes {
-        let _ = writeln!(out, "<p class=\"note\">{}</p>", escape(note));
+        let _ = writeln!(out, "<p class=\"note\">{}</p>", xml(note));
     }
     out.push_str("</body>\n</html>\n");
     out
@@ -204,10 +204,10 @@ fn draw(svg: &mut String, tile: &Tile, area: Area) {
     let _ = write!(
         svg,
         "<g><title>{}\n{}{}{}\n{} bytes</title><rect x=\"{:.2}\" y=\"{:.2}\" width=\"{:.2}\" height=\"{:.2}\" fill=\"{}\"/>",
-        escape(&tile.label),
-        escape(title(tile.cause)),
+        xml(&tile.label),
+        xml(title(tile.cause)),
         if tile.detail.is_empty() { "" } else { "\n" },
-        escape(&tile.detail),
+        xml(&tile.detail),
         thousands(tile.bytes),
         area.x,
         area.y,
@@ -223,7 +223,7 @@ fn draw(svg: &mut String, tile: &Tile, area: Area) {
             "<text x=\"{:.2}\" y=\"{:.2}\">{}</text>",
             area.x + 5.0,
             area.y + 14.0,
-            escape(&shorten(&tile.label, letters))
+            xml(&shorten(&tile.label, letters))
         );
         if area.h > 34.0 && letters >= 8 {
             let _ = write!(
@@ -346,21 +346,6 @@ fn squarify(sizes: &[f64], mut left: Area) -> Vec<Area> {
     areas
 }
 
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c if c.is_control() && c != '\n' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 const STYLE: &str = "
 :root{color-scheme:light dark}
 body{font:15px/1.5 system-ui,sans-serif;max-width:1120px;margin:2rem auto;padding:0 1rem}
@@ -412,7 +397,7 @@ mod tests {
 
     #[test]
     fn names_cannot_break_out_of_the_page() {
-        assert_eq!(escape("<script>\"&\u{1}"), "&lt;script&gt;&quot;&amp;\u{fffd}");
+        assert_eq!(xml("<script>\"&\u{1}"), "&lt;script&gt;&quot;&amp;\u{fffd}");
         assert_eq!(shorten("encoder.layer.weight", 7), "…weight");
     }
 }
