@@ -1,13 +1,14 @@
 """Compares thimble with ONNX Runtime, stock tract and rten on albert-base's shape, on this machine (run it by benches/compare).
 
-Same weights, same ids, one thread each, one process at a time. Every round runs every contender once, in an order that
+Same weights, same ids, as many threads each, one process at a time. Every round runs every contender once, in an order that
 turns from round to round; ratios are taken within a round and given with their spread over the rounds. Raw results and
-a Markdown table go to benches/runs/DATE-HOST/. Milliseconds and MiB (1024²).
+a Markdown table go to benches/runs/DATE-HOST/, with --docs a page and a plot to docs/ too. Milliseconds and MiB (1024²).
 """
 
 import argparse
 import datetime
 import json
+import math
 import os
 import pathlib
 import platform
@@ -17,72 +18,14 @@ import sys
 import tempfile
 
 import numpy as np
-import onnx
-from onnx.reference import ReferenceEvaluator
-from onnxruntime.quantization import QuantType, quantize_dynamic
+from models import ROOT, TARGET, make_models, sh
 from safetensors.numpy import load_file
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 HERE = ROOT / "benches"
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 PROFILE = os.environ.get("THIMBLE_PROFILE", "dist")
-HOST, DEVICE = TARGET / "release" / "thimble", TARGET / PROFILE / "thimble-device"
+DEVICE = TARGET / PROFILE / "thimble-device"
 PEERS = TARGET / "peers" / "release"
-FOLDABLE = {"Transpose", "Reshape", "Slice", "Identity", "Cast", "Squeeze", "Unsqueeze"}
 MIB = 1 << 20
-
-
-def sh(*command, **options):
-    return subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True, **options).stdout
-
-
-def plain(source, out):
-    """The same model with each weight as one row-major initializer, as exporters write it: what peers are used to, and
-    what quantize_dynamic needs to see a weight as a weight."""
-    model = onnx.load(source)
-    graph = model.graph
-    known = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
-    uses = {}
-    kept = []
-    for node in graph.node:
-        if node.op_type in FOLDABLE and node.input and all(name in known for name in node.input if name):
-            inputs = {name: known[name] for name in node.input if name}
-            ports = [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in inputs.items()]
-            result = onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.UNDEFINED, None)
-            one = onnx.helper.make_model(
-                onnx.helper.make_graph([node], "one", ports, [result]), opset_imports=model.opset_import
-            )
-            known[node.output[0]] = ReferenceEvaluator(one).run(None, inputs)[0]
-        else:
-            kept.append(node)
-            uses.update((name, True) for name in node.input)
-    del graph.node[:]
-    graph.node.extend(kept)
-    del graph.initializer[:]
-    graph.initializer.extend(onnx.numpy_helper.from_array(np.ascontiguousarray(v), n) for n, v in known.items() if n in uses)
-    del model.metadata_props[:]
-    onnx.checker.check_model(model)
-    onnx.save(model, out)
-
-
-def make_models(folder):
-    base = folder / "albert-base"
-    if not (base / "model.safetensors").exists():
-        # The development profile: a release build of the host's tests' dependencies takes minutes for a second's work.
-        sh("cargo", "run", "--locked", "-q", "-p", "thimble", "--example", "albert_base_rand", "--", base, cwd=ROOT)
-    files = {}
-    for precision in ("fp32", "fp16", "int8"):
-        files[precision] = folder / f"thimble-{precision}.onnx"
-        sh(HOST, "export", base, "-o", files[precision], "--precision", precision)
-    files["plain"] = folder / "plain-fp32.onnx"
-    plain(files["fp32"], files["plain"])
-    files["quantized"] = folder / "ort-int8.onnx"
-    quantize_dynamic(files["plain"], files["quantized"], weight_type=QuantType.QInt8, per_channel=True)
-    # quantize_dynamic writes inner shapes in symbols that stock tract cannot reconcile with a fixed length.
-    quantized = onnx.load(files["quantized"])
-    del quantized.graph.value_info[:]
-    onnx.save(quantized, files["quantized"])
-    return files
 
 
 class Contender:
@@ -93,14 +36,14 @@ class Contender:
     def key(self):
         return f"{self.name} {self.precision}"
 
-    def once(self, ids, runs, warmup, output=None):
+    def once(self, ids, runs, warmup, threads=1, output=None):
         given = [*self.command, str(self.file), "--ids", ",".join(map(str, ids)), "--warmup", str(warmup), "--runs", str(runs)]
         if not self.thimble:
             given += ["--output", str(output)] if output else []
-            line = json.loads(sh(*given, env={**os.environ, "RTEN_NUM_THREADS": "1", "RUST_BACKTRACE": "0"}))
+            line = json.loads(sh(*given, env={**os.environ, "RTEN_NUM_THREADS": str(threads), "THREADS": str(threads), "RUST_BACKTRACE": "0"}))
             line["p50"] = statistics.median(line["ms"])
             return line
-        report = json.loads(sh(*given, "--threads", "1", "--json"))
+        report = json.loads(sh(*given, "--threads", str(threads), "--json"))
         latency, memory = report["latency_ms"], report["memory"]
         return {
             "peer": "thimble",
@@ -118,7 +61,7 @@ class Contender:
     def output(self, ids, folder):
         raw = folder / "output"
         if not self.thimble:
-            self.once(ids, 1, 0, raw)
+            self.once(ids, 1, 0, output=raw)
             return np.fromfile(raw, "<f4")
         sh(DEVICE, "run", self.file, "--ids", ",".join(map(str, ids)), "--output", raw)
         return load_file(raw)["last_hidden_state"].ravel()
@@ -162,15 +105,80 @@ def spread(values):
     return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
 
 
-def table(everyone, results, seq):
+def batches(file, counts, seq, runs, rounds):
+    """Median ms per sequence of thimble's int8 at each batch size, each in turn."""
+    taken = {count: [] for count in counts}
+    for _ in range(rounds):
+        for count in counts:
+            report = json.loads(sh(DEVICE, "bench", file, "--seq", seq, "--batch", count, "--threads", 1, "--runs", runs, "--json"))
+            taken[count].append(report["latency_ms"]["p50"] / count)
+    return taken
+
+
+COLOURS = {"thimble int8": "#0b6e4f", "thimble fp32": "#7fb69e", "ONNX Runtime int8": "#b3432b", "ONNX Runtime fp32": "#dba79b"}
+
+
+def plot(raw):
+    """p50 against sequence length on one thread, both axes logarithmic."""
+    points = {name: [] for name in COLOURS}
+    for run in raw["runs"]:
+        for name in points:
+            rounds = run["results"].get(name, {}).get("rounds")
+            if run["threads"] == 1 and rounds:
+                points[name].append((run["seq"], statistics.median(r["p50"] for r in rounds)))
+    points = {name: sorted(p) for name, p in points.items() if p}
+    xs, ys = zip(*[p for line in points.values() for p in line], strict=True)
+    width, height, left, right, top, bottom = 720, 420, 60, 150, 20, 44
+    low, high = math.log(min(ys) * 0.8), math.log(max(ys) * 1.2)
+    first, last = math.log(min(xs)), math.log(max(max(xs), min(xs) + 1))
+    x = lambda v: left + (math.log(v) - first) / (last - first) * (width - left - right)  # noqa: E731
+    y = lambda v: height - bottom - (math.log(v) - low) / (high - low) * (height - top - bottom)  # noqa: E731
+    body = [f'<rect width="{width}" height="{height}" fill="#fff"/>']
+    for tick in [t for decade in (0.1, 1, 10, 100, 1000) for t in (decade, 2 * decade, 5 * decade)]:
+        if low <= math.log(tick) <= high:
+            body.append(f'<path d="M{left} {y(tick):.1f}H{width - right}" stroke="#e4e4e4"/>')
+            body.append(f'<text x="{left - 8}" y="{y(tick) + 4:.1f}" font-size="12" text-anchor="end">{tick:g} ms</text>')
+    for seq in sorted(set(xs)):
+        body.append(f'<text x="{x(seq):.1f}" y="{height - bottom + 20}" font-size="12" text-anchor="middle">{seq}</text>')
+    body.append(f'<text x="{(left + width - right) / 2:.0f}" y="{height - 6}" font-size="12" text-anchor="middle">tokens</text>')
+    labels = []
+    for name, line in sorted(points.items(), key=lambda item: -item[1][-1][1]):
+        path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line)
+        body.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"/>')
+        body += [f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" fill="{COLOURS[name]}"/>' for a, b in line]
+        labels.append(max(y(line[-1][1]) + 4, labels[-1] + 15 if labels else 0))
+        body.append(f'<text x="{width - right + 8}" y="{labels[-1]:.1f}" font-size="12" fill="{COLOURS[name]}">{name}</text>')
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif">'
+    return "\n".join([head, *body, "</svg>", ""])
+
+
+def scaling(raw):
+    """thimble on several threads against itself on one, per round."""
+    alone = {run["seq"]: run["results"] for run in raw["runs"] if run["threads"] == 1}
+    lines = []
+    for run in raw["runs"]:
+        if run["threads"] == 1 or run["seq"] not in alone:
+            continue
+        for name in ("thimble int8", "ONNX Runtime int8"):
+            one, many = alone[run["seq"]].get(name, {}).get("rounds"), run["results"].get(name, {}).get("rounds")
+            if one and many:
+                ratio = spread([a["p50"] / b["p50"] for a, b in zip(one, many, strict=True)])
+                lines.append(f"| {name} | {run['seq']} | {run['threads']} | {ratio} |")
+    head = ["\n### Threads\n", "| engine | tokens | threads | times as fast as on one (min–max) |", "|---|---|---|---|"]
+    return head + lines if lines else []
+
+
+def table(everyone, results, seq, threads):
     by_round = lambda c: results[c.key()]["rounds"]  # noqa: E731
     lines = [
-        f"\n### {seq} tokens\n",
+        f"\n### {seq} tokens, {threads} thread{'s' if threads > 1 else ''}\n",
         "| engine | arithmetic | file MiB | p50 ms, median of rounds (min–max) | × thimble's same arithmetic (min–max) "
         "| load ms | peak RSS MiB | of it, beyond the bare process | RMS to ONNX Runtime fp32, of sd |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for c in everyone:
+        if c.key() not in results:
+            continue
         if "failed" in results[c.key()]:
             lines.append(f"| {c.name} | {c.precision} | {c.file.stat().st_size / MIB:.1f} | did not run: {results[c.key()]['failed']} | | | | | |")
             continue
@@ -187,7 +195,11 @@ def table(everyone, results, seq):
 
 def main():
     parser = argparse.ArgumentParser(prog="benches/compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seq", default="16,128", help="sequence lengths, with commas (default 16,128)")
+    parser.add_argument("--seq", default="16,64,128,256,512", help="sequence lengths, with commas (default %(default)s)")
+    parser.add_argument("--all-at", default="16,128", help="lengths at which every contender runs; elsewhere thimble, ONNX Runtime and rten (default %(default)s)")
+    parser.add_argument("--threads", default="1,2", help="numbers of threads (default %(default)s); stock tract runs on one only")
+    parser.add_argument("--batch", default="1,2,4,8", help="batch sizes of thimble's own cost (default %(default)s, at 64 tokens)")
+    parser.add_argument("--docs", action="store_true", help="also write docs/speed.md and docs/speed.svg")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--runs", type=int, default=20, help="timed runs per process")
     parser.add_argument("--warmup", type=int, default=3)
@@ -213,41 +225,54 @@ def main():
         "profile": PROFILE,
         "files": {name: path.stat().st_size for name, path in files.items()},
         "arguments": vars(args),
-        "seq": {},
+        "runs": [],
     }
     versions, text = {}, []
-    for seq in map(int, args.seq.split(",")):
+    counts = lambda text: [int(n) for n in text.split(",") if n]  # noqa: E731
+    everywhere = set(counts(args.all_at))
+    for seq in counts(args.seq):
         ids = ids_of(seq)
-        results = {c.key(): {"rounds": []} for c in everyone}
+        judged, failed = {}, {}
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
             judge = next((c for c in everyone if c.key() == "ONNX Runtime fp32"), everyone[2])
             reference = judge.output(ids, folder)
-            for c in everyone:
+            here = [c for c in everyone if seq in everywhere or c.name in ("thimble", "ONNX Runtime", "rten")]
+            for c in here:
                 try:
-                    results[c.key()]["difference"] = difference(c.output(ids, folder), reference)
+                    judged[c.key()] = difference(c.output(ids, folder), reference)
                 except (subprocess.CalledProcessError, ValueError) as error:
                     said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-                    results[c.key()]["failed"] = " ".join(said)[:200] if said else "no message"
-        running = [c for c in everyone if "failed" not in results[c.key()]]
-        for turn in range(args.rounds):
-            shift = turn * 3 % len(running)
-            order = running[shift:] + running[:shift]
-            for c in order if turn % 2 == 0 else reversed(order):
-                line = c.once(ids, args.runs, args.warmup)
-                line["load_average"] = os.getloadavg()[0]
-                versions[line["peer"]] = line["version"]
-                results[c.key()]["rounds"].append(line)
-            print(f"{seq} tokens: round {turn + 1} of {args.rounds}", file=sys.stderr)
-        raw["seq"][seq] = results
-        text += table(everyone, results, seq)
+                    failed[c.key()] = " ".join(said)[:200] if said else "no message"
+        for threads in counts(args.threads):
+            many = [c for c in here if threads == 1 or not c.name.startswith("stock tract")]
+            results = {c.key(): {"rounds": [], "difference": judged.get(c.key())} for c in many}
+            for key in failed.keys() & results.keys():
+                results[key]["failed"] = failed[key]
+            running = [c for c in many if c.key() not in failed]
+            for turn in range(args.rounds):
+                shift = turn * 3 % len(running)
+                order = running[shift:] + running[:shift]
+                for c in order if turn % 2 == 0 else reversed(order):
+                    line = c.once(ids, args.runs, args.warmup, threads)
+                    line["load_average"] = os.getloadavg()[0]
+                    versions[line["peer"]] = line["version"]
+                    results[c.key()]["rounds"].append(line)
+                print(f"{seq} tokens, {threads} threads: round {turn + 1} of {args.rounds}", file=sys.stderr)
+            raw["runs"].append({"seq": seq, "threads": threads, "results": results})
+            text += table(everyone, results, seq, threads)
+    text += scaling(raw)
+    if counts(args.batch):
+        raw["batch"] = batches(files["int8"], counts(args.batch), 64, args.runs, args.rounds)
+        text += ["\n### Batches of thimble's int8, 64 tokens, one thread\n", "| sequences | ms per sequence, median of rounds (min–max) |", "|---|---|"]
+        text += [f"| {count} | {spread(taken)} |" for count, taken in raw["batch"].items()]
     raw["versions"] = versions
-    loads = [line["load_average"] for results in raw["seq"].values() for r in results.values() for line in r["rounds"]]
+    loads = [line["load_average"] for run in raw["runs"] for r in run["results"].values() for line in r["rounds"]]
     head = [
         f"# thimble and its peers, albert-base's shape, {datetime.date.today()}\n",
         f"{raw['cpu']}, {raw['cores']} cores, Linux {raw['kernel']}; commit {raw['commit']}; "
         + ", ".join(f"{peer} {version}" for peer, version in versions.items())
-        + f". One thread; {args.rounds} rounds of {args.runs} runs after {args.warmup}; made by `benches/compare`.\n",
+        + f". {args.rounds} rounds of {args.runs} runs after {args.warmup}; made by `benches/compare`.\n",
         f"Load average while measuring: {min(loads):.1f} to {max(loads):.1f}"
         + ("; the machine was busy with other work: read the ratios, not the times.\n" if min(loads) > 1.5 else ".\n"),
         "int8 of ONNX Runtime, tract and rten: `quantize_dynamic` (per channel, QInt8) of the fp32 model with plain row-major weights, "
@@ -256,8 +281,13 @@ def main():
     result = "\n".join(head + text) + "\n"
     (out / "compare.json").write_text(json.dumps(raw, indent=1) + "\n")
     (out / "compare.md").write_text(result)
+    picture = plot(raw)
+    (out / "compare.svg").write_text(picture)
+    if args.docs:
+        (ROOT / "docs" / "speed.svg").write_text(picture)
+        (ROOT / "docs" / "speed.md").write_text(result.replace("\n", "\n\n![p50 against tokens](speed.svg)\n", 1))
     print(result, end="")
-    print(f"wrote {out}/compare.json and compare.md", file=sys.stderr)
+    print(f"wrote {out}/compare.json, .md and .svg", file=sys.stderr)
 
 
 main()

@@ -1,9 +1,10 @@
 """ONNX Runtime on an ONNX file, with the same arguments and the same JSON line as the Rust peers (peers/timing).
 
-One thread, all graph optimisations. `baseline_rss` is taken after the imports: what Python itself needs is not the engine's.
+As many threads as THREADS says, all graph optimisations. `baseline_rss` is taken after the imports: what Python itself needs is not the engine's.
 """
 
 import json
+import os
 import sys
 import time
 
@@ -22,7 +23,7 @@ def main():
     ids = np.array([[int(i) for i in given["--ids"].split(",")]], dtype=np.int64)
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = int(os.environ.get("THREADS", 1)), 1
     options.log_severity_level = 3
     baseline = kilobytes("VmRSS:")
     start = time.perf_counter()

@@ -28,6 +28,7 @@ pub struct Options {
     pub input: Option<PathBuf>,
     pub output: Option<PathBuf>,
     pub seq: Option<usize>,
+    pub batch: Option<usize>,
     pub runs: Option<u32>,
     pub warmup: Option<u32>,
     pub threads: Option<usize>,
@@ -38,6 +39,7 @@ pub struct Options {
     pub seconds: Option<f64>,
     pub pin: Option<Vec<u32>>,
     pub cold: bool,
+    pub profile: bool,
     pub lock: bool,
     pub json: bool,
 }
@@ -55,7 +57,7 @@ struct Flag {
 
 use Command::{Bench, Info, Run};
 
-const FLAGS: [Flag; 16] = [
+const FLAGS: [Flag; 18] = [
     Flag {
         name: "ids",
         value: "2,17,3",
@@ -77,8 +79,14 @@ const FLAGS: [Flag; 16] = [
     Flag {
         name: "seq",
         value: "N",
-        takes: &[Run, Bench],
-        help: "pad --ids to N tokens; without ids or input, make up a sequence of N (default 128)",
+        takes: &[Info, Run, Bench],
+        help: "pad --ids to N tokens; without ids or input, make up a sequence of N (default 128); info predicts RAM for it",
+    },
+    Flag {
+        name: "batch",
+        value: "N",
+        takes: &[Bench],
+        help: "sequences in one pass (default 1): the same one, N times",
     },
     Flag {
         name: "runs",
@@ -103,6 +111,12 @@ const FLAGS: [Flag; 16] = [
         value: "SECONDS",
         takes: &[Bench],
         help: "stop timing after this (default 60 with --spread)",
+    },
+    Flag {
+        name: "profile",
+        value: "",
+        takes: &[Bench],
+        help: "then ten runs more, to say where the time goes: per op and layer",
     },
     Flag {
         name: "cold",
@@ -234,6 +248,7 @@ fn set(flag: &'static str, options: &mut Options, parser: &mut Parser) -> Result
     let switch = match flag {
         "lock" => Some(&mut options.lock),
         "cold" => Some(&mut options.cold),
+        "profile" => Some(&mut options.profile),
         "json" => Some(&mut options.json),
         _ => None,
     };
@@ -271,6 +286,7 @@ fn set_text(flag: &str, options: &mut Options, text: &str) -> Result<(), String>
                 Some(ids.map_err(|_| "token ids are whole numbers with commas between, like 2,17,3".to_string())?);
         }
         "seq" => options.seq = Some(positive(1 << 24)?),
+        "batch" => options.batch = Some(positive(1024)?),
         "threads" => options.threads = Some(positive(1024)?),
         "kernel" => options.kernel = Some(text.to_string()),
         "runs" => options.runs = Some(positive(MOST_RUNS)? as u32),
@@ -322,6 +338,9 @@ fn check(command: Command, options: &Options) -> Result<(), UsageError> {
     }
     if options.ids.is_some() && options.input.is_some() {
         return refuse("--ids and --input both say what goes in; give one");
+    }
+    if options.batch.is_some() && options.input.is_some() {
+        return refuse("--batch repeats one sequence; the tensors of --input have their own");
     }
     if options.seq.is_some() && options.input.is_some() {
         return refuse("--seq pads --ids or makes up a sequence; the tensors of --input have their own length");

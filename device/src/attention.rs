@@ -4,14 +4,13 @@
 
 use crate::context::{Context, Scratch};
 use crate::elementwise::masked_softmax;
+use crate::kernel::pack::interleave;
 use crate::linear::Columns;
 use crate::pool::Pool;
 use std::sync::{Arc, Mutex};
+use thimble_shared::memory::QUERIES;
 use thimble_shared::panel::PANEL_ROWS;
 use tract_core::internal::*;
-
-/// Queries that share one matrix of scores; bounds scratch memory at long sequences.
-const QUERIES: usize = 128;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attention {
@@ -39,6 +38,7 @@ impl EvalOp for Attention {
     not_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let clock = self.context.profile.clock();
         let (query, key, value, keep) = args_4!(inputs);
         let &[batch, seq, hidden] = query.shape() else {
             bail!("queries are {:?}", query.shape())
@@ -80,6 +80,8 @@ impl EvalOp for Attention {
             }
         });
         failure.into_inner().ok().flatten().map_or(Ok(()), Err)?;
+        let layer = self.context.layer();
+        self.context.profile.op(clock, layer, || "attention".to_string());
         Ok(tvec!(queries.into_tvalue()))
     }
 }
@@ -149,6 +151,11 @@ impl Head<'_> {
 /// `[seq/8][size][8]`: eight keys side by side.
 fn pack_keys(key: &[f32], seq: usize, size: usize, stride: usize, panels: &mut [f32]) {
     for (p, panel) in panels.chunks_exact_mut(size * PANEL_ROWS).enumerate() {
+        if p * PANEL_ROWS + PANEL_ROWS <= seq {
+            let rows = std::array::from_fn(|lane| &key[(p * PANEL_ROWS + lane) * stride..][..size]);
+            interleave(&rows, panel);
+            continue;
+        }
         for lane in 0..PANEL_ROWS {
             let slots = panel[lane..].iter_mut().step_by(PANEL_ROWS);
             let row = p * PANEL_ROWS + lane;

@@ -5,6 +5,7 @@ use crate::buffer::Buffer;
 use crate::kernel::pack::{PackedF32, PackedI8};
 use crate::kernel::{Kernels, Work};
 use crate::pool::Pool;
+use crate::profile::Profile;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -42,10 +43,11 @@ pub struct Packed {
 pub struct Context {
     pub kernels: Kernels,
     pub pool: Pool,
+    pub profile: Profile,
     scratch: Mutex<Vec<Scratch>>,
     packed: Mutex<Vec<Packed>>,
     observer: RwLock<Option<Observer>>,
-    /// 1 + the layer being computed; 0 outside the blocks. Only observers read it.
+    /// 1 + the layer being computed; 0 outside the blocks. Only observers and profiles read it.
     layer: AtomicUsize,
 }
 
@@ -54,6 +56,7 @@ impl Context {
         Arc::new(Context {
             kernels,
             pool,
+            profile: Profile::default(),
             scratch: Mutex::default(),
             packed: Mutex::default(),
             observer: RwLock::default(),

@@ -1,7 +1,9 @@
 //! The tract op of the embedding: token ids and token types `[batch, seq]` i64 in, the sum of word, type and position rows
 //! `[batch, seq, embedding]` f32 out. Rows are read from the image one by one, so only the pages they lie on are touched.
 
+use crate::context::Context;
 use crate::weight::TableWeight;
+use std::sync::Arc;
 use tract_core::internal::*;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,6 +11,7 @@ pub struct Embed {
     pub word: TableWeight,
     pub kind: TableWeight,
     pub position: TableWeight,
+    pub context: Arc<Context>,
 }
 
 impl Op for Embed {
@@ -31,6 +34,7 @@ impl EvalOp for Embed {
     not_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let clock = self.context.profile.clock();
         let (ids, types) = args_2!(inputs);
         let &[batch, seq] = ids.shape() else {
             bail!("ids are [batch, seq], got {:?}", ids.shape())
@@ -56,6 +60,7 @@ impl EvalOp for Embed {
             self.kind.add_row(index(types[i], &self.kind)?, row);
             self.position.add_row(i % seq, row);
         }
+        self.context.profile.op(clock, None, || "embed".to_string());
         Ok(tvec!(out.into_tvalue()))
     }
 }

@@ -6,12 +6,14 @@ use crate::image::Image;
 use crate::kernel::{KernelError, Kernels};
 use crate::plan::{Builder, Plan, PlanError, Plans};
 use crate::pool::{Pool, PoolError};
+use crate::profile::Profile;
 use crate::tensors::Tensor;
 use crate::weight::Weights;
 use std::fmt::Write;
 use std::sync::Arc;
 use thimble_shared::artifact::{self, Artifact, ArtifactError};
 use thimble_shared::graph::{Config, Head};
+use thimble_shared::memory::{self, Need, Work};
 use tract_core::internal::{Datum, IntoTValue, TValue, TVec, Tensor as TractTensor, TractError, tvec};
 
 #[derive(Clone, Debug, Default)]
@@ -147,6 +149,19 @@ impl Engine {
     }
 
     /// Calls `observer` with what enters every linear map, or nobody. Costs nothing while nobody is set.
+    /// What one pass is expected to need, bytes; `file` is the model's size.
+    pub fn need(&self, rows: usize, seq: usize, file: u64) -> Need {
+        let graph = &self.artifact.graph;
+        let formats: Vec<_> = memory::linears(&graph.config, &graph.formats).collect();
+        let threads = self.threads();
+        memory::need(&graph.config, &formats, Work { rows, seq, threads }, file)
+    }
+
+    /// Takes the times of everything computed from here on, until [`Profile::stop`].
+    pub fn profile(&self) -> &Profile {
+        &self.context.profile
+    }
+
     pub fn observe(&self, observer: Option<Observer>) {
         self.context.set_observer(observer);
     }

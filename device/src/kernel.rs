@@ -15,8 +15,9 @@ mod x86;
 
 use crate::buffer::Buffer;
 use half::f16;
-use pack::{PackedF32, PackedI8, Tiling};
-use thimble_shared::panel::PANEL_ROWS;
+use pack::{Order, PackedF32, PackedI8, Tiling};
+use thimble_shared::number::I8_MAX;
+use thimble_shared::panel::{I8_DEPTH, PANEL_ROWS};
 use tract::{Operands, TractKernel, Workspace};
 use tract_core::internal::TractResult;
 
@@ -34,6 +35,8 @@ pub enum I8Kernel {
     Vnni,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(target_arch = "aarch64")]
+    Dot(arm::Dot),
     #[cfg(target_arch = "aarch64")]
     Smull,
     Tract(TractKernel),
@@ -219,6 +222,8 @@ impl I8Kernel {
         }
         #[cfg(target_arch = "aarch64")]
         {
+            let own = [arm::Dot::Smmla, arm::Dot::Sdot];
+            all.extend(own.into_iter().filter(|dot| dot.available()).map(I8Kernel::Dot));
             all.extend(TractKernel::find("arm64simd_mmm_i32_8x8_dot", 1).map(I8Kernel::Tract));
             all.push(I8Kernel::Smull);
         }
@@ -233,6 +238,10 @@ impl I8Kernel {
             #[cfg(target_arch = "x86_64")]
             I8Kernel::Avx2 => "avx2",
             #[cfg(target_arch = "aarch64")]
+            I8Kernel::Dot(arm::Dot::Sdot) => "sdot",
+            #[cfg(target_arch = "aarch64")]
+            I8Kernel::Dot(arm::Dot::Smmla) => "smmla",
+            #[cfg(target_arch = "aarch64")]
             I8Kernel::Smull => "smull",
             I8Kernel::Tract(kernel) => kernel.name(),
             I8Kernel::Portable => "portable",
@@ -246,8 +255,13 @@ impl I8Kernel {
             #[cfg(target_arch = "x86_64")]
             I8Kernel::Avx2 => OWN_4,
             #[cfg(target_arch = "aarch64")]
+            I8Kernel::Dot(_) => Tiling {
+                tokens: arm::DOT_TOKENS,
+                padded: true,
+            },
+            #[cfg(target_arch = "aarch64")]
             I8Kernel::Smull => Tiling {
-                tokens: arm::TOKENS,
+                tokens: arm::SMULL_TOKENS,
                 padded: true,
             },
             I8Kernel::Tract(kernel) => Tiling {
@@ -258,17 +272,37 @@ impl I8Kernel {
         }
     }
 
-    /// Whether activations are packed as i16.
-    pub fn wide(&self) -> bool {
+    /// How it reads activations.
+    pub fn order(&self) -> Order {
         match self {
             #[cfg(target_arch = "x86_64")]
-            I8Kernel::Avx2 => true,
+            I8Kernel::Avx2 => Order::WideGroups,
+            #[cfg(target_arch = "aarch64")]
+            I8Kernel::Smull | I8Kernel::Dot(arm::Dot::Sdot) => Order::Blocks,
+            #[cfg(target_arch = "aarch64")]
+            I8Kernel::Dot(arm::Dot::Smmla) => Order::Halves,
+            _ => Order::Groups,
+        }
+    }
+
+    /// Whether it wants to be told what [`fits_four`].
+    pub fn asks_for_chains(&self) -> bool {
+        match self {
+            #[cfg(target_arch = "aarch64")]
+            I8Kernel::Smull => true,
             _ => false,
         }
     }
 
-    /// `w` is whole panels `[x.depth/4][8][4]`; returns one row of their channels per token.
-    pub fn multiply<'w>(&self, w: &[i8], x: &PackedI8, work: &'w mut Work) -> TractResult<&'w mut [i32]> {
+    /// `w` is whole panels `[x.depth/4][8][4]`; returns one row of their channels per token. `chains` is
+    /// what [`fits_four`] says of them, where the kernel [asks](Self::asks_for_chains).
+    pub fn multiply<'w>(
+        &self,
+        w: &[i8],
+        #[cfg_attr(not(target_arch = "aarch64"), allow(unused_variables))] chains: &[u8],
+        x: &PackedI8,
+        work: &'w mut Work,
+    ) -> TractResult<&'w mut [i32]> {
         let (rows, depth) = (x.rows(), x.depth);
         let channels = w.len() / depth;
         let tiling = self.tiling();
@@ -297,12 +331,39 @@ impl I8Kernel {
                 #[cfg(target_arch = "x86_64")]
                 I8Kernel::Avx2 => x86::i8_avx2(w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels),
                 #[cfg(target_arch = "aarch64")]
-                I8Kernel::Smull => arm::i8_smull(w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels),
+                I8Kernel::Dot(dot) => {
+                    arm::i8_dot(*dot, w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels);
+                }
+                #[cfg(target_arch = "aarch64")]
+                I8Kernel::Smull => {
+                    let chains = &chains[at % channels / PANEL_ROWS * (depth / I8_DEPTH)..];
+                    arm::i8_smull(
+                        w,
+                        chains,
+                        bytemuck::cast_slice(tile),
+                        depth,
+                        tokens.len(),
+                        out,
+                        channels,
+                    );
+                }
                 _ => portable::i8_tile(w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels),
             }
         });
         Ok(out)
     }
+}
+
+/// Of each 16 inputs of int8 panels whether the four products that share an i16 lane fit it whatever the activations are:
+/// 127 × the sum of the four weights' magnitudes stays below 2^15. One byte each, 1 or 0, panel by panel.
+pub fn fits_four(panels: &[i8]) -> impl Iterator<Item = u8> + '_ {
+    const GROUP: usize = I8_DEPTH / 4 * PANEL_ROWS;
+    let most = i16::MAX / I8_MAX as i16;
+    panels.as_chunks::<{ 4 * GROUP }>().0.iter().map(move |block| {
+        let (groups, _) = block.as_chunks::<GROUP>();
+        let sum = |lane: usize| groups.iter().map(|g| i16::from(g[lane].unsigned_abs())).sum::<i16>();
+        u8::from((0..GROUP).all(|lane| sum(lane) <= most))
+    })
 }
 
 /// Calls `f(panels, tile, tokens, offset)` for two panels at a time and every tile of tokens; the pair is outermost, so it

@@ -4,9 +4,10 @@
 use crate::context::{Context, LinearInput, Packed, Scratch};
 use crate::elementwise::{activate, multiversion};
 use crate::kernel::expand;
-use crate::kernel::pack::Token;
+use crate::profile::Inside;
 use crate::weight::LinearWeight;
 use half::f16;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use thimble_shared::graph::Activation;
@@ -67,8 +68,12 @@ impl EvalOp for Linear {
             ensure!(inp == width && width > 0, "{} takes {inp} inputs, got {width}", w.name);
         }
         let rows = input.len() / width;
+        let (profile, layer) = (&self.context.profile, self.context.layer());
         let outputs = self.context.with_packed(|packed| {
+            let clock = profile.clock();
             self.pack(input.try_as_plain_ram()?.as_slice::<f32>()?, rows, width, packed);
+            profile.op(clock, layer, || format!("{}: pack", self.label()));
+            let clock = profile.clock();
             // Packing is the last that reads the input, so a square map can leave its result in the same memory.
             let square = self.weights.len() == 1 && self.weights[0].layout.out == width;
             let mut outputs = if square {
@@ -81,6 +86,7 @@ impl EvalOp for Linear {
                 .map(|t| Columns::of(t, rows))
                 .collect::<TractResult<_>>()?;
             self.multiply(packed, &columns)?;
+            profile.op(clock, layer, || self.label());
             TractResult::Ok(outputs)
         })?;
         Ok(outputs.into_iter().map(IntoTValue::into_tvalue).collect())
@@ -108,6 +114,16 @@ impl TypedOp for Linear {
 }
 
 impl Linear {
+    /// What a profile calls it: the weights, without the group they belong to.
+    fn label(&self) -> String {
+        let last = |name: &str| match name.splitn(3, '.').collect::<Vec<_>>()[..] {
+            [group, inner, part] if group.parse::<u32>().is_ok() && inner.parse::<u32>().is_ok() => part.to_string(),
+            _ => name.to_string(),
+        };
+        let names: Vec<String> = self.weights.iter().map(|w| last(&w.name)).collect();
+        names.join("+")
+    }
+
     /// One tensor per weight, of `shape` but for the last dimension, not yet written.
     fn outputs(&self, shape: &[usize]) -> TractResult<Vec<Tensor>> {
         let one = |w: &LinearWeight| {
@@ -138,7 +154,7 @@ impl Linear {
         }
         if self.weights.iter().any(|w| w.layout.format.quantises_input()) {
             let tiling = kernels.i8.tiling();
-            packed.i8.quantise(pool, tiling, kernels.i8.wide(), x, rows, width);
+            packed.i8.quantise(pool, tiling, kernels.i8.order(), x, rows, width);
         }
         if self.weights.iter().any(|w| !w.layout.format.quantises_input()) {
             packed.f32.pack(pool, kernels.f32.tiling(), x, rows, width, width);
@@ -192,48 +208,68 @@ impl Linear {
         let layout = weight.layout;
         let width = group.len() * PANEL_ROWS;
         let channels = group.start * PANEL_ROWS..layout.out.min(group.end * PANEL_ROWS);
-        let Scratch { work, panels, tile, .. } = scratch;
-        let kernels = &self.context.kernels;
-        let bias = padded(&weight.bias()[channels.clone()]);
-        tile.resize(out.rows * width, 0.0);
-        match layout.format {
-            Format::F32 => {
-                let product = kernels.f32.multiply(weight.panels(group), &packed.f32, work)?;
-                add_bias(product, &bias[..width], tile);
-            }
+        let Scratch { work, panels, .. } = scratch;
+        let Context { kernels, profile, .. } = &*self.context;
+        let bias = &padded(&weight.bias()[channels.clone()])[..width];
+        let mut clock = profile.clock();
+        // What the kernels leave: sums of products, for all rows.
+        let product = match layout.format {
+            Format::F32 => Product::F32(kernels.f32.multiply(weight.panels(group), &packed.f32, work)?),
             Format::F16 => {
                 let halves = weight.panels::<f16>(group);
-                let product = kernels.f32.multiply_f16(halves, &packed.f32, panels, work)?;
-                add_bias(product, &bias[..width], tile);
+                Product::F32(kernels.f32.multiply_f16(halves, &packed.f32, panels, work)?)
             }
             Format::W8 => {
                 let wide = panels.take::<f32>(width * layout.inp);
                 expand::int8(weight.panels(group), layout.padded_in(), layout.inp, wide);
-                let product = kernels.f32.multiply(wide, &packed.f32, work)?;
-                let scales = padded(&weight.scales()[channels.clone()]);
-                scale_channels(product, &scales[..width], &bias[..width], tile);
+                profile.inside(&mut clock, Inside::Expand);
+                Product::F32(kernels.f32.multiply(wide, &packed.f32, work)?)
             }
             Format::I8 | Format::I4 => {
-                let sums = if layout.format == Format::I8 {
-                    kernels.i8.multiply(weight.panels(group), &packed.i8, work)?
+                let chains = if kernels.i8.asks_for_chains() {
+                    weight.chains(group.clone())
                 } else {
-                    let wide = panels.take::<i8>(width * packed.i8.depth);
-                    let multipliers = weight.multipliers(group.clone());
-                    expand::int4(weight.panels(group), multipliers, packed.i8.depth, wide);
-                    kernels.i8.multiply(wide, &packed.i8, work)?
+                    &[]
                 };
-                let scales = padded(&weight.scales()[channels.clone()]);
-                rescale(sums, &packed.i8.tokens, &scales[..width], &bias[..width], tile);
+                let panels: &[i8] = if layout.format == Format::I8 {
+                    weight.panels(group)
+                } else {
+                    let wide = panels.take(width * packed.i8.depth);
+                    weight.expand_int4(group, wide);
+                    profile.inside(&mut clock, Inside::Expand);
+                    wide
+                };
+                Product::I32(kernels.i8.multiply(panels, chains, &packed.i8, work)?)
             }
+        };
+        profile.inside(&mut clock, Inside::Multiply);
+        let scales = &match layout.format {
+            Format::F32 | Format::F16 => [0.0; WIDTH],
+            Format::W8 | Format::I8 | Format::I4 => padded(&weight.scales()[channels.clone()]),
+        }[..width];
+        for row in 0..out.rows {
+            let from = row * width..(row + 1) * width;
+            out.fill(row, channels.clone(), |to| match (&product, layout.format) {
+                (Product::I32(sums), _) => rescale(&sums[from], packed.i8.tokens[row].scale, scales, bias, to),
+                (Product::F32(sums), Format::W8) => scale_channels(&sums[from], scales, bias, to),
+                (Product::F32(sums), _) => add_bias(&sums[from], bias, to),
+            });
         }
+        profile.inside(&mut clock, Inside::Rescale);
         if let Some(activation) = self.activation {
-            activate(activation, tile);
-        }
-        for (row, values) in tile.chunks_exact(width).enumerate() {
-            out.write(row, channels.start, &values[..channels.len()]);
+            for row in 0..out.rows {
+                out.change(row, channels.clone(), |values| activate(activation, values));
+            }
+            profile.inside(&mut clock, Inside::Activate);
         }
         Ok(())
     }
+}
+
+/// One row per token.
+enum Product<'a> {
+    F32(&'a [f32]),
+    I32(&'a [i32]),
 }
 
 /// Per-channel values of one group; channels that only pad the last panel get zeros.
@@ -244,34 +280,26 @@ fn padded(values: &[f32]) -> [f32; WIDTH] {
 }
 
 multiversion! {
-    fn add_bias(product: &[f32], bias: &[f32], to: &mut [f32]) {
-        for (product, to) in product.chunks_exact(bias.len()).zip(to.chunks_exact_mut(bias.len())) {
-            for ((to, p), b) in to.iter_mut().zip(product).zip(bias) {
-                *to = p + b;
-            }
+    fn add_bias(product: &[f32], bias: &[f32], to: &mut [MaybeUninit<f32>]) {
+        for ((to, p), b) in to.iter_mut().zip(product).zip(bias) {
+            to.write(p + b);
         }
     }
 }
 
 multiversion! {
-    fn scale_channels(product: &[f32], scales: &[f32], bias: &[f32], to: &mut [f32]) {
-        let width = scales.len();
-        for (product, to) in product.chunks_exact(width).zip(to.chunks_exact_mut(width)) {
-            for (((to, p), scale), bias) in to.iter_mut().zip(product).zip(scales).zip(bias) {
-                *to = p * scale + bias;
-            }
+    fn scale_channels(product: &[f32], scales: &[f32], bias: &[f32], to: &mut [MaybeUninit<f32>]) {
+        for (((to, p), scale), bias) in to.iter_mut().zip(product).zip(scales).zip(bias) {
+            to.write(p * scale + bias);
         }
     }
 }
 
 multiversion! {
     // In the order the ONNX states: by the token's step, by the channel's scale, plus bias.
-    fn rescale(sums: &[i32], tokens: &[Token], scales: &[f32], bias: &[f32], to: &mut [f32]) {
-        let width = scales.len();
-        for ((sums, to), token) in sums.chunks_exact(width).zip(to.chunks_exact_mut(width)).zip(tokens) {
-            for (((to, &sum), scale), bias) in to.iter_mut().zip(sums).zip(scales).zip(bias) {
-                *to = sum as f32 * token.scale * scale + bias;
-            }
+    fn rescale(sums: &[i32], token: f32, scales: &[f32], bias: &[f32], to: &mut [MaybeUninit<f32>]) {
+        for (((to, &sum), scale), bias) in to.iter_mut().zip(sums).zip(scales).zip(bias) {
+            to.write(sum as f32 * token * scale + bias);
         }
     }
 }
@@ -312,6 +340,23 @@ impl Columns {
             let from = self.start.add(row * self.stride + column);
             std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len());
         }
+    }
+
+    /// Lets `f` write part of one row, of columns this task owns; it must write all of it.
+    fn fill(&self, row: usize, columns: Range<usize>, f: impl FnOnce(&mut [MaybeUninit<f32>])) {
+        assert!(row < self.rows && columns.end <= self.stride);
+        // SAFETY: inside the allocation by the assertion, nobody else reads or writes these columns, and whatever they hold is
+        // a `MaybeUninit`.
+        f(unsafe {
+            std::slice::from_raw_parts_mut(self.start.add(row * self.stride + columns.start).cast(), columns.len())
+        });
+    }
+
+    /// Lets `f` change part of one row, of columns this task owns and has written.
+    fn change(&self, row: usize, columns: Range<usize>, f: impl FnOnce(&mut [f32])) {
+        assert!(row < self.rows && columns.end <= self.stride);
+        // SAFETY: inside the allocation by the assertion, written before, and nobody else reads or writes these columns.
+        f(unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.stride + columns.start), columns.len()) });
     }
 
     /// Writes part of one row, of columns this task owns.

@@ -74,11 +74,13 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), SessionE
     let text = match command {
         Command::Info => {
             let (model, engine) = (session.model(), session.engine_report());
+            let need = session.need(options);
             show::info(
                 &measure::board(),
                 &model,
                 &engine,
                 config,
+                &need,
                 session.load_ms,
                 options.json,
             )

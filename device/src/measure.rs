@@ -80,6 +80,7 @@ impl Resident {
             peak_rss: self.peak,
             anon: self.anon,
             file: self.file,
+            predicted: None,
         }
     }
 }

@@ -45,6 +45,7 @@ impl EvalOp for Norm {
     not_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, mut inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let clock = self.context.profile.clock();
         let mut x = inputs.remove(0).into_tensor();
         let residual = inputs.pop();
         let (weight, bias) = (self.weight.values(), self.bias.values());
@@ -73,6 +74,8 @@ impl EvalOp for Norm {
                     layer_norm(row, weight, bias, self.eps);
                 }
             });
+        let layer = self.context.layer();
+        self.context.profile.op(clock, layer, || "norm".to_string());
         Ok(tvec!(x.into_tvalue()))
     }
 }

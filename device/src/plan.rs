@@ -130,6 +130,7 @@ impl<'a> Builder<'a> {
             word: self.weights.table("word")?,
             kind: self.weights.table("type")?,
             position: self.weights.table("position")?,
+            context: self.context.clone(),
         };
         let x = wiring.one("embed", embed, &[ids, types])?;
         let x = wiring.one("embed_norm", self.norm("embed_norm", self.config.embedding_size)?, &[x])?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use thimble_device::bench::{Limits, Runs, judge, summarise, time};
@@ -15,7 +15,8 @@ use thimble_device::measure::{self, Resident, Throttle};
 use thimble_device::tensors::{Tensor, TensorError, TensorFile};
 use thimble_device::{Engine, EngineError, EngineOptions, Image, Input, Outputs, heap};
 use thimble_shared::graph::{Config, Head};
-use thimble_shared::report::{self, EngineReport, Faults, ModelReport, Report, Thermal};
+use thimble_shared::memory::Need;
+use thimble_shared::report::{self, EngineReport, Faults, Memory, ModelReport, OpTime, ProfileReport, Report, Thermal};
 
 use crate::args::Options;
 
@@ -23,10 +24,13 @@ use crate::args::Options;
 pub const TRACT: &str = "0.23.9";
 
 /// Tokens of a sequence nobody chose the length of.
-const DEFAULT_SEQ: usize = 128;
+pub const DEFAULT_SEQ: usize = 128;
 
 /// Timed runs of a bench that ends by itself.
 const UNTIL_ENOUGH: u32 = 100_000;
+
+/// Runs a profile is taken of.
+const PROFILED: u32 = 10;
 
 /// Tokens computed in one pass of `run`: rows beyond it wait their turn, so that memory stays bounded.
 const TOKENS_AT_ONCE: usize = 2048;
@@ -152,15 +156,20 @@ impl Session {
             major: during(|f| f.0),
             minor: during(|f| f.1),
         };
-        let memory = Resident::now().since(start.resident);
+        let seq = input.shape.last().copied().unwrap_or(0);
+        let sequences = input.shape.iter().rev().skip(1).product::<usize>();
+        let memory = Memory {
+            predicted: Some(self.engine.need(sequences, seq, self.bytes)),
+            ..Resident::now().since(start.resident)
+        };
+        let profile = options.profile.then(|| self.profile(&input)).transpose()?;
         let thermal = Thermal {
             start_c: start.celsius,
             end_c: measure::celsius(),
             throttled: Throttle::now().since(start.throttle),
         };
         let board = measure::board();
-        let seq = input.shape.last().copied().unwrap_or(0);
-        let latency_ms = summarise(&timings.timed_ms, u32::try_from(seq).unwrap_or(u32::MAX), runs.warmup);
+        let latency_ms = summarise(&timings.timed_ms, (sequences, seq), runs.warmup);
         let limits = Limits {
             max_ram: options.max_ram,
             max_p95_ms: options.max_p95_ms,
@@ -194,8 +203,51 @@ impl Session {
             memory,
             faults,
             thermal,
+            profile,
             warnings,
             verdict,
+        })
+    }
+
+    /// Tokens the options ask for, and the RAM one sequence of them is expected to need.
+    pub fn need(&self, options: &Options) -> (usize, Need) {
+        let most = self.engine.config().max_position_embeddings;
+        let seq = options.seq.unwrap_or(DEFAULT_SEQ.min(most));
+        (seq, self.engine.need(1, seq, self.bytes))
+    }
+
+    /// Where the time goes, over as many runs as make some steady means.
+    fn profile(&self, input: &Input) -> Result<ProfileReport, SessionError> {
+        self.engine.profile().start();
+        let mut whole = Duration::ZERO;
+        for _ in 0..PROFILED {
+            let begin = Instant::now();
+            self.engine.run(input).map_err(SessionError::Run)?;
+            whole += begin.elapsed();
+        }
+        let times = self.engine.profile().stop();
+        let per_run = |time: Duration| time.as_secs_f64() * 1e3 / f64::from(PROFILED);
+        let ops: Vec<OpTime> = times
+            .ops
+            .into_iter()
+            .map(|((layer, op), taken)| OpTime {
+                op,
+                layer: layer.and_then(|l| u32::try_from(l).ok()),
+                ms: per_run(taken.time),
+                calls: taken.calls / PROFILED,
+            })
+            .collect();
+        let ms = per_run(whole);
+        Ok(ProfileReport {
+            runs: PROFILED,
+            ms,
+            rest_ms: ms - ops.iter().map(|o| o.ms).sum::<f64>(),
+            ops,
+            linear_ms: times
+                .inside
+                .into_iter()
+                .map(|(kind, taken)| (kind.name().to_string(), per_run(taken.time)))
+                .collect(),
         })
     }
 
@@ -275,6 +327,7 @@ pub fn milliseconds(start: Instant) -> f64 {
 
 fn ids_input(config: &Config, options: &Options) -> Input {
     let seq = options.seq.unwrap_or(DEFAULT_SEQ.min(config.max_position_embeddings));
+    let batch = options.batch.unwrap_or(1);
     let (mut ids, real) = match &options.ids {
         Some(ids) => (ids.clone(), ids.len()),
         None => (made_up(config.vocab_size, seq), seq),
@@ -282,15 +335,17 @@ fn ids_input(config: &Config, options: &Options) -> Input {
     if options.seq.is_some() {
         ids.resize(seq.max(real), 0);
     }
-    let mask: Vec<i64> = (0..ids.len()).map(|at| i64::from(at < real)).collect();
+    let full = ids.len();
+    let mask: Vec<i64> = (0..full).map(|at| i64::from(at < real)).collect();
     let shape = if config.head == Head::MultipleChoice {
-        vec![1, 1, ids.len()]
+        vec![batch, 1, full]
     } else {
-        vec![1, ids.len()]
+        vec![batch, full]
     };
+    let ids = ids.repeat(batch);
     Input {
         shape,
-        attention_mask: (real < ids.len()).then_some(mask),
+        attention_mask: (real < full).then(|| mask.repeat(batch)),
         input_ids: ids,
         token_type_ids: None,
     }

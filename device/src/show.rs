@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use thimble_device::tensors::Tensor;
 use thimble_device::{Outputs, kernel::Kernels};
 use thimble_shared::graph::{Config, Head};
-use thimble_shared::report::{BoardReport, EngineReport, ModelReport, Report};
+use thimble_shared::memory::Need;
+use thimble_shared::report::{BoardReport, EngineReport, ModelReport, ProfileReport, Report};
 
 fn size(bytes: impl Into<Option<u64>>) -> String {
     bytes.into().map_or("-".to_string(), |b| {
@@ -108,6 +109,7 @@ pub fn info(
     model: &ModelReport,
     engine: &EngineReport,
     config: &Config,
+    (seq, need): &(usize, Need),
     load_ms: f64,
     json: bool,
 ) -> String {
@@ -116,7 +118,7 @@ pub fn info(
         return line(json!({
             "schema": 1, "version": env!("CARGO_PKG_VERSION"), "board": board,
             "kernels": {"f32": f32s, "i8": i8s}, "model": model, "config": config,
-            "engine": engine, "load_ms": load_ms,
+            "engine": engine, "load_ms": load_ms, "seq": seq, "predicted": need,
         }));
     }
     let mut text = String::new();
@@ -139,9 +141,56 @@ pub fn info(
         engine.kernels.join(", "),
         engine.threads
     );
+    let _ = writeln!(
+        text,
+        "RAM      {seq} tokens: {} predicted ({})",
+        size(need.total()),
+        parts(need)
+    );
     board_lines(&mut text, board);
     kernel_lines(&mut text, &f32s, &i8s);
     text
+}
+
+/// "4.0 MiB program, 1.2 MiB activations, 11.4 MiB file"
+fn parts(need: &Need) -> String {
+    format!(
+        "{} program, {} activations, {} file",
+        size(need.program),
+        size(need.activations),
+        size(need.file)
+    )
+}
+
+/// Ops summed over the layers, slowest first, then what the linear maps do, then the layers.
+fn profile_lines(text: &mut String, profile: &ProfileReport) {
+    let percent = |ms: f64, of: f64| if of > 0.0 { 100.0 * ms / of } else { 0.0 };
+    let mut kinds = BTreeMap::<&str, (f64, u32)>::new();
+    let mut layers = BTreeMap::<Option<u32>, f64>::new();
+    for op in &profile.ops {
+        let (ms, calls) = kinds.entry(&op.op).or_default();
+        (*ms, *calls) = (*ms + op.ms, *calls + op.calls);
+        *layers.entry(op.layer).or_default() += op.ms;
+    }
+    let mut kinds: Vec<_> = kinds.into_iter().collect();
+    kinds.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
+    let _ = writeln!(text, "profile  {:.3} ms a run, {} runs", profile.ms, profile.runs);
+    let mut row = |name: &str, ms: f64, share: f64, calls: Option<u32>| {
+        let calls = calls.map_or(String::new(), |n| format!("  {n} calls"));
+        let _ = writeln!(text, "         {name:<20} {ms:>9.3} ms {share:>5.1} %{calls}");
+    };
+    for (name, (ms, calls)) in kinds {
+        row(name, ms, percent(ms, profile.ms), Some(calls));
+    }
+    row("rest", profile.rest_ms, percent(profile.rest_ms, profile.ms), None);
+    let inside: f64 = profile.linear_ms.values().sum();
+    for (kind, &ms) in &profile.linear_ms {
+        row(&format!("linear maps: {kind}"), ms, percent(ms, inside), None);
+    }
+    for (layer, ms) in layers {
+        let name = layer.map_or("outside the layers".to_string(), |l| format!("layer {l}"));
+        row(&name, ms, percent(ms, profile.ms), None);
+    }
 }
 
 pub fn outputs(outputs: &Outputs, config: &Config, model: &ModelReport, ms: f64, json: bool) -> String {
@@ -219,7 +268,12 @@ pub fn report(report: &Report, json: bool) -> String {
     );
     let _ = writeln!(
         text,
-        "latency  {} tokens, {} runs after {} to warm up: mean {} ± {} ms",
+        "latency  {}{} tokens, {} runs after {} to warm up: mean {} ± {} ms",
+        if l.batch > 1 {
+            format!("{} × ", l.batch)
+        } else {
+            String::new()
+        },
         l.seq,
         l.runs,
         l.warmup,
@@ -244,6 +298,9 @@ pub fn report(report: &Report, json: bool) -> String {
         size(m.anon),
         size(m.file)
     );
+    if let Some(need) = &m.predicted {
+        let _ = writeln!(text, "         {} predicted: {}", size(need.total()), parts(need));
+    }
     let _ = writeln!(
         text,
         "faults   {} major, {} minor in the timed runs",
@@ -262,6 +319,9 @@ pub fn report(report: &Report, json: bool) -> String {
         degrees(t.start_c),
         degrees(t.end_c)
     );
+    if let Some(profile) = &report.profile {
+        profile_lines(&mut text, profile);
+    }
     for warning in &report.warnings {
         let _ = writeln!(text, "warning  {warning}");
     }

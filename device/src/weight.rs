@@ -2,15 +2,15 @@
 //! bias and perhaps scales and multipliers, a table is rows, a vector is f32. Nothing is copied; casts were checked when the view was made.
 
 use crate::image::Image;
-use crate::kernel::widen;
+use crate::kernel::{expand, fits_four, widen};
 use half::f16;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use thimble_shared::artifact::Artifact;
 use thimble_shared::graph::{Kind, WeightSpec};
 use thimble_shared::number::{Format, I4_BLOCK};
-use thimble_shared::panel::{I4_BLOCK_BYTES, I4_OFFSET, PANEL_ROWS, PanelLayout};
+use thimble_shared::panel::{I4_BLOCK_BYTES, I4_OFFSET, I8_DEPTH, PANEL_ROWS, PanelLayout};
 use thimble_shared::stored::{self, Part};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +39,8 @@ pub struct LinearWeight {
     scales: Option<Vector>,
     multipliers: Option<Range<usize>>,
     bias: Vector,
+    /// See [`LinearWeight::chains`].
+    chains: Arc<OnceLock<Vec<u8>>>,
 }
 
 /// A lookup table `[rows, cols]`: row-major, or the panels of a tied decoder.
@@ -149,6 +151,7 @@ impl<'a> Weights<'a> {
             range,
             scales,
             multipliers,
+            chains: Arc::default(),
         })
     }
 
@@ -188,6 +191,35 @@ impl LinearWeight {
             .as_ref()
             .map(|range| &self.image.bytes()[range.clone()]);
         all.map_or(&[], |all| &all[panels.start * of_panel..panels.end * of_panel])
+    }
+
+    /// What [`fits_four`] says of some panels as int8 kernels see them. The first call reads the whole weight.
+    pub fn chains(&self, panels: Range<usize>) -> &[u8] {
+        let all = self.chains.get_or_init(|| {
+            let mut wide = vec![0; self.steps() * I8_DEPTH * PANEL_ROWS];
+            let mut all = Vec::with_capacity(self.layout.panels() * self.steps());
+            for panel in 0..self.layout.panels() {
+                if self.layout.format == Format::I4 {
+                    self.expand_int4(panel..panel + 1, &mut wide);
+                    all.extend(fits_four(&wide));
+                } else {
+                    all.extend(fits_four(self.panels(panel..panel + 1)));
+                }
+            }
+            all
+        });
+        &all[panels.start * self.steps()..panels.end * self.steps()]
+    }
+
+    /// Steps of [`I8_DEPTH`] inputs of one panel.
+    fn steps(&self) -> usize {
+        self.layout.inp.div_ceil(I8_DEPTH)
+    }
+
+    /// int4 panels as the int8 panels they stand for.
+    pub fn expand_int4(&self, panels: Range<usize>, wide: &mut [i8]) {
+        let multipliers = self.multipliers(panels.clone());
+        expand::int4(self.panels(panels), multipliers, self.steps() * I8_DEPTH, wide);
     }
 
     /// One scale per output channel; empty in formats without.

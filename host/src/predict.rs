@@ -4,44 +4,18 @@
 
 use std::collections::BTreeMap;
 use thimble_shared::graph::{Activation, Config, Head, Kind, WeightSpec};
+use thimble_shared::memory::{self, Need, Work};
 use thimble_shared::number::Format;
 use thimble_shared::stored::weight_bytes;
 use thimble_shared::target::Target;
 
-/// RAM of the program itself: its own pages, the runtime's, plans and buffers that no input enlarges.
-const PROGRAM: u64 = 7 << 20;
-
-/// Peak RAM in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Need {
-    /// The program, its buffers and activations.
-    pub program: u64,
-    /// Pages of the model file: the kernel can drop them and read them again, slowly.
-    pub file: u64,
-}
-
-impl Need {
-    pub fn of(config: &Config, file: u64, seq: usize) -> Need {
-        Need {
-            program: ram_beside_file(config, seq),
-            file,
-        }
-    }
-
-    pub fn total(self) -> u64 {
-        self.program.saturating_add(self.file)
-    }
-}
-
-/// Peak RAM of the device program beside the model file, whose pages all end up resident.
-pub fn ram_beside_file(config: &Config, seq: usize) -> u64 {
-    let per_token = 8 * config.hidden_size + 2 * config.intermediate_size;
-    let logits = if config.head.has_decoder() {
-        config.vocab_size
-    } else {
-        0
+/// Peak RAM in bytes of one sequence, on one thread. Without `formats` of the linear weights, the most any could need.
+pub fn need(config: &Config, formats: Option<&BTreeMap<String, Format>>, file: u64, seq: usize) -> Need {
+    let linears: Vec<Format> = match formats {
+        Some(formats) => memory::linears(config, formats).collect(),
+        None => vec![Format::F32, Format::I8],
     };
-    PROGRAM + 4 * (seq as u64) * (per_token + logits) as u64
+    memory::need(config, &linears, Work::sequence(seq), file)
 }
 
 /// Tokens predictions are made for when no sequence length is fixed.
@@ -231,8 +205,11 @@ mod tests {
             (11_939_267, 256, 26_578_944),
             (11_939_267, 128, 20_761_805),
         ];
+        let config = albert_base();
         for (file, seq, measured) in cases {
-            let predicted = Need::of(&albert_base(), file, seq).total();
+            let format = if file > 20_000_000 { Format::F32 } else { Format::I8 };
+            let formats = Graph::uniform(config.clone(), format).formats;
+            let predicted = need(&config, Some(&formats), file, seq).total();
             assert!(
                 predicted > measured && predicted < measured * 4 / 3 + (4 << 20),
                 "{file} at {seq}: {predicted}"

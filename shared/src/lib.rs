@@ -5,6 +5,7 @@ pub mod artifact;
 pub mod audit;
 pub mod graph;
 pub mod lower;
+pub mod memory;
 pub mod number;
 pub mod onnx_read;
 pub mod onnx_write;

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory::Need;
+
 /// The `schema` number this build writes. A reader takes older numbers and refuses newer ones.
 pub const SCHEMA: u32 = 1;
 
@@ -25,6 +27,9 @@ pub struct Report {
     pub memory: Memory,
     pub faults: Faults,
     pub thermal: Thermal,
+    /// With `--profile`.
+    #[serde(default)]
+    pub profile: Option<ProfileReport>,
     /// Why the figures should be doubted, one line each.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -37,11 +42,13 @@ impl Report {
         let l = &self.latency_ms;
         self.latency_ms = Latency {
             seq: l.seq,
+            batch: l.batch,
             runs: l.runs,
             warmup: l.warmup,
             ..Latency::default()
         };
         (self.load_ms, self.first_inference_ms, self.board.mhz) = (None, None, None);
+        self.profile = None;
         self
     }
 }
@@ -101,6 +108,9 @@ pub struct EngineReport {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     pub seq: u32,
+    /// Sequences in one pass; absent in older reports, which timed one.
+    #[serde(default = "one")]
+    pub batch: u32,
     pub runs: u32,
     pub warmup: u32,
     pub mean: Option<f64>,
@@ -117,6 +127,10 @@ pub struct Latency {
     pub samples: Vec<f64>,
 }
 
+fn one() -> u32 {
+    1
+}
+
 pub const MOST_SAMPLES: usize = 500;
 
 /// Resident bytes of the process. `anon` and `file` are those at the end of the bench.
@@ -129,6 +143,32 @@ pub struct Memory {
     pub anon: Option<u64>,
     /// Pages of mapped files: the kernel can drop and reread them unless they are locked.
     pub file: Option<u64>,
+    /// What was expected of `peak_rss`.
+    #[serde(default)]
+    pub predicted: Option<Need>,
+}
+
+/// Where the time of an inference goes, in runs apart from the timed ones.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProfileReport {
+    pub runs: u32,
+    /// Mean of one run. The ops and `rest_ms` sum to it.
+    pub ms: f64,
+    pub ops: Vec<OpTime>,
+    /// What no op accounts for: checking inputs, tract's plan, copying outputs.
+    pub rest_ms: f64,
+    /// Kinds of work inside the linear maps, ms per run of all threads together.
+    pub linear_ms: BTreeMap<String, f64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OpTime {
+    pub op: String,
+    /// Layer of the network from 0; `null` in the embedding and the head.
+    pub layer: Option<u32>,
+    /// Per run.
+    pub ms: f64,
+    pub calls: u32,
 }
 
 /// Page faults between the end of warm-up and the end of the timed runs.
@@ -185,12 +225,14 @@ mod tests {
             cold_start: None,
             latency_ms: Latency {
                 seq: 16,
+                batch: 1,
                 runs: 3,
                 ..Default::default()
             },
             memory: Memory::default(),
             faults: Faults::default(),
             thermal: Thermal::default(),
+            profile: None,
             warnings: Vec::new(),
             verdict: Verdict::default(),
         }
@@ -270,7 +312,9 @@ mod tests {
         value["board"].as_object_mut().unwrap().remove("model");
         value["board"].as_object_mut().unwrap().remove("mhz_max");
         value["latency_ms"].as_object_mut().unwrap().remove("samples");
-        for field in ["warnings", "cold_start"] {
+        value["latency_ms"].as_object_mut().unwrap().remove("batch");
+        value["memory"].as_object_mut().unwrap().remove("predicted");
+        for field in ["warnings", "cold_start", "profile"] {
             value.as_object_mut().unwrap().remove(field);
         }
         assert_eq!(serde_json::from_value::<Report>(value).unwrap(), sample());

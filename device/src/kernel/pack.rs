@@ -3,8 +3,9 @@
 
 use crate::buffer::Buffer;
 use crate::pool::Pool;
+use bytemuck::Pod;
 use thimble_shared::number::{ACTIVATION_FLOOR, I8_MAX};
-use thimble_shared::panel::{I8_DEPTH, I8_GROUP};
+use thimble_shared::panel::{I8_DEPTH, I8_GROUP, PANEL_ROWS};
 
 /// How many tokens lie side by side, and what happens to the last few.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,11 @@ impl PackedF32 {
             if width > real {
                 tile.fill(0.0);
             }
+            if width == PANEL_ROWS && real == width {
+                let rows = std::array::from_fn(|t| &x[(first + t) * stride..][..k]);
+                interleave(&rows, tile);
+                return;
+            }
             // Blocks of k keep the strided stores within a few cache lines per token.
             for from in (0..k).step_by(16) {
                 let to = k.min(from + 16);
@@ -80,13 +86,49 @@ impl PackedF32 {
     }
 }
 
+/// `to[i * 8 + r] = rows[r][i]`.
+pub fn interleave(rows: &[&[f32]; PANEL_ROWS], to: &mut [f32]) {
+    let done = interleave_fours(rows, to);
+    for (i, to) in to.chunks_exact_mut(PANEL_ROWS).enumerate().skip(done) {
+        for (slot, row) in to.iter_mut().zip(rows) {
+            *slot = row[i];
+        }
+    }
+}
+
+/// As much of it as goes four by four in vector registers; returns how far it got.
+#[cfg(target_arch = "aarch64")]
+fn interleave_fours(rows: &[&[f32]; PANEL_ROWS], to: &mut [f32]) -> usize {
+    super::arm::interleave(rows, to)
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn interleave_fours(_: &[&[f32]; PANEL_ROWS], _: &mut [f32]) -> usize {
+    0
+}
+
 /// What one token needs besides its quantised values.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Token {
     /// `a / 127`, `a` being the token's largest magnitude.
     pub scale: f32,
-    /// Sum of the quantised values, which undoes the +128 of unsigned × signed kernels.
+    /// Sum of the quantised values, which undoes the +128 of unsigned × signed kernels; they all read [`Order::Groups`], and
+    /// in other orders it is 0.
     pub sum: i32,
+}
+
+/// How the int8 activations of one tile lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// `[k/4][token][4]`.
+    #[default]
+    Groups,
+    /// The same in i16, for kernels that multiply so.
+    WideGroups,
+    /// `[k/16][token][16]`.
+    Blocks,
+    /// `[k/8][token][8]`.
+    Halves,
 }
 
 /// int8 activations in tiles, with the scale each token was quantised by.
@@ -96,14 +138,14 @@ pub struct PackedI8 {
     pub tokens: Vec<Token>,
     /// Input channels rounded up to the panel's depth.
     pub depth: usize,
-    wide: bool,
+    order: Order,
 }
 
 impl PackedI8 {
-    /// Quantises each row symmetrically by its own maximum and packs it; `wide` stores i16, for kernels that multiply so.
-    pub fn quantise(&mut self, pool: &Pool, tiling: Tiling, wide: bool, x: &[f32], rows: usize, k: usize) {
+    /// Quantises each row symmetrically by its own maximum and packs it.
+    pub fn quantise(&mut self, pool: &Pool, tiling: Tiling, order: Order, x: &[f32], rows: usize, k: usize) {
         let depth = k.next_multiple_of(I8_DEPTH);
-        (self.depth, self.wide) = (depth, wide);
+        (self.depth, self.order) = (depth, order);
         self.tokens.resize(rows, Token::default());
         let tile_bytes = tiling.tokens * depth * self.element();
         let data = self.data.take::<u8>(tiling.tiles(rows) * tile_bytes);
@@ -115,25 +157,23 @@ impl PackedI8 {
             let mut row = vec![0i8; depth];
             for (t, token) in tokens.iter_mut().enumerate() {
                 token.scale = quantise_row(&x[(i * tiling.tokens + t) * k..][..k], &mut row[..k]);
-                token.sum = row.iter().map(|&v| i32::from(v)).sum();
-                let groups = row.as_chunks::<I8_GROUP>().0;
-                if wide {
-                    let tile: &mut [[i16; I8_GROUP]] = bytemuck::cast_slice_mut(tile);
-                    for (slot, group) in tile[t..].iter_mut().step_by(width).zip(groups) {
-                        *slot = group.map(i16::from);
-                    }
+                token.sum = if order == Order::Groups {
+                    row.iter().map(|&v| i32::from(v)).sum()
                 } else {
-                    let tile: &mut [[i8; I8_GROUP]] = bytemuck::cast_slice_mut(tile);
-                    for (slot, group) in tile[t..].iter_mut().step_by(width).zip(groups) {
-                        *slot = *group;
-                    }
+                    0
+                };
+                match order {
+                    Order::Groups => scatter::<i8, I8_GROUP>(&row, tile, t, width),
+                    Order::WideGroups => scatter::<i16, I8_GROUP>(&row, tile, t, width),
+                    Order::Blocks => scatter::<i8, I8_DEPTH>(&row, tile, t, width),
+                    Order::Halves => scatter::<i8, { I8_DEPTH / 2 }>(&row, tile, t, width),
                 }
             }
         });
     }
 
     fn element(&self) -> usize {
-        if self.wide { 2 } else { 1 }
+        if self.order == Order::WideGroups { 2 } else { 1 }
     }
 
     pub fn rows(&self) -> usize {
@@ -151,6 +191,15 @@ impl PackedI8 {
     pub fn all(&self, tiling: Tiling) -> &[u8] {
         self.data
             .view(tiling.tiles(self.rows()) * tiling.tokens * self.depth * self.element())
+    }
+}
+
+/// Spreads one token's row over its tile, `N` values at a time, as the `t`-th of `width` tokens.
+fn scatter<T: Pod + From<i8>, const N: usize>(row: &[i8], tile: &mut [u8], t: usize, width: usize) {
+    let slots = bytemuck::cast_slice_mut::<u8, T>(tile).as_chunks_mut::<N>().0;
+    let slots = slots[t..].iter_mut().step_by(width);
+    for (slot, group) in slots.zip(row.as_chunks::<N>().0) {
+        *slot = group.map(T::from);
     }
 }
 
@@ -216,9 +265,9 @@ mod tests {
             let mut f = PackedF32::default();
             f.pack(&pool, tiling, &x, rows, k, k);
             let mut q = PackedI8::default();
-            q.quantise(&pool, tiling, false, &x, rows, k);
+            q.quantise(&pool, tiling, Order::Groups, &x, rows, k);
             let mut wide = PackedI8::default();
-            wide.quantise(&pool, tiling, true, &x, rows, k);
+            wide.quantise(&pool, tiling, Order::WideGroups, &x, rows, k);
             for t in 0..rows {
                 let (tile, at) = (t / 4, t % 4);
                 let width = tiling.width(rows, tile);

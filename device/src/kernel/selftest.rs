@@ -2,7 +2,7 @@
 //! plain arithmetic. tract's panel order is no documented interface, and a CPU may promise more than it does.
 
 use super::pack::{PackedF32, PackedI8};
-use super::{F32Kernel, I8Kernel, KernelError, Work, widen};
+use super::{F32Kernel, I8Kernel, KernelError, Work, fits_four, widen};
 use crate::buffer::Buffer;
 use half::f16;
 use thimble_shared::panel::PANEL_ROWS;
@@ -45,8 +45,13 @@ impl I8Kernel {
         let mut random = Random(2);
         let mut w = Buffer::default();
         w.take::<i8>(panels * PANEL_ROWS * k).fill_with(|| random.int8());
-        // The largest products there are, all of one sign: what overflows first in a kernel that can overflow.
-        w.take::<i8>(panels * PANEL_ROWS * k)[..PANEL_ROWS * k].fill(127);
+        // The largest products there are, all of one sign, without and with the promise that four of them fit an i16: what
+        // overflows first in a kernel that can overflow.
+        let extremes = w.take::<i8>(panels * PANEL_ROWS * k);
+        extremes[..PANEL_ROWS * k].fill(127);
+        for (i, group) in extremes[2 * PANEL_ROWS * k..].chunks_exact_mut(32).enumerate() {
+            group.fill(if i % 2 == 0 { 65 } else { 64 });
+        }
         let w = w.view::<i8>(panels * PANEL_ROWS * k);
         // Every row holds a 127, so quantising keeps the whole numbers as they are.
         let x: Vec<f32> = (0..rows * k)
@@ -59,10 +64,11 @@ impl I8Kernel {
             })
             .collect();
         let mut packed = PackedI8::default();
-        packed.quantise(&crate::pool::Pool::inline(), self.tiling(), self.wide(), &x, rows, k);
+        packed.quantise(&crate::pool::Pool::inline(), self.tiling(), self.order(), &x, rows, k);
         let mut work = Work::default();
+        let chains: Vec<u8> = fits_four(w).collect();
         let found = self
-            .multiply(w, &packed, &mut work)
+            .multiply(w, &chains, &packed, &mut work)
             .map_err(|e| failed(self.name(), &e))?;
         let layout =
             thimble_shared::panel::PanelLayout::new(thimble_shared::number::Format::I8, panels * PANEL_ROWS, k);

@@ -26,13 +26,25 @@ fn every_int8_kernel_gives_the_exact_sums() {
             let layout = PanelLayout::new(Format::I8, n, k);
             let mut w = Buffer::default();
             let len = layout.bytes();
-            w.take::<i8>(len).fill_with(|| random.int8());
+            // Small weights in every other shape and, in the rest, in every third block: SMULL's chains are then all of four
+            // products, or mixed.
+            for (i, block) in w.take::<i8>(len).chunks_mut(I8_DEPTH * PANEL_ROWS).enumerate() {
+                let divisor = if rows % 2 == 0 || i % 3 == 0 { 4 } else { 1 };
+                block.fill_with(|| random.int8() / divisor);
+            }
             let w = w.view::<i8>(len);
+            let chains: Vec<u8> = fits_four(w).collect();
+            assert!(
+                chains
+                    .iter()
+                    .enumerate()
+                    .all(|(i, &c)| c == 1 || (rows % 2 == 1 && i % 3 != 0))
+            );
             let x: Vec<f32> = (0..rows * k).map(|_| random.normal()).collect();
             let mut packed = PackedI8::default();
-            packed.quantise(&Pool::inline(), kernel.tiling(), kernel.wide(), &x, rows, k);
+            packed.quantise(&Pool::inline(), kernel.tiling(), kernel.order(), &x, rows, k);
             let mut work = Work::default();
-            let got = kernel.multiply(w, &packed, &mut work).unwrap();
+            let got = kernel.multiply(w, &chains, &packed, &mut work).unwrap();
             let mut q = vec![0i8; k.next_multiple_of(I8_DEPTH)];
             for t in 0..rows {
                 pack::quantise_row(&x[t * k..][..k], &mut q[..k]);
@@ -108,5 +120,27 @@ fn kernels_are_chosen_by_name_and_unknown_names_are_refused() {
     let (f32s, i8s) = Kernels::available();
     for name in f32s.iter().chain(&i8s) {
         Kernels::choose(Some(name)).unwrap();
+    }
+}
+
+#[test]
+fn four_products_fit_up_to_a_sum_of_258() {
+    let mut panel = vec![0i8; 2 * 128];
+    // Input 1 of channel 0 in each of the second block's groups.
+    let cases = [
+        ([127, 127, 4, 0], true),
+        ([-127, 127, -4, 1], false),
+        ([-127; 4], false),
+        ([65, -64, 65, -64], true),
+    ];
+    for (weights, want) in cases {
+        for (group, &weight) in weights.iter().enumerate() {
+            panel[128 + group * 32 + 1] = weight;
+        }
+        assert_eq!(
+            fits_four(&panel).collect::<Vec<_>>(),
+            [1, u8::from(want)],
+            "{weights:?}"
+        );
     }
 }

@@ -6,7 +6,7 @@ use crate::cli::{DeployArgs, Outcome};
 use crate::deploy::inventory::{self, Host};
 use crate::deploy::link::Link;
 use crate::deploy::{Cargo, DeployError, Deployed, Order, deploy, item, surprises};
-use crate::predict::Need;
+use crate::predict::need;
 use crate::reports::{self, Entry};
 use crate::subject::{Subject, tokenizer_beside};
 use crate::text::{exact, say, size};
@@ -22,12 +22,13 @@ const AT_ONCE: usize = 8;
 
 pub fn run(args: &DeployArgs) -> Result<Outcome> {
     let subject = Subject::open(&args.file)?;
-    if !matches!(subject, Subject::File(_)) {
+    let Subject::File(file) = &subject else {
         bail!(
             "{}: a board runs files of thimble's; make one with thimble export or shrink",
             args.file.display()
         );
-    }
+    };
+    let graph = &file.artifact.graph;
     let program = device_program(args.device_program.as_deref())?;
     let name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut files = vec![
@@ -39,10 +40,10 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         let name = tokenizer.file_name().unwrap_or_default().to_string_lossy().into_owned();
         files.push(item(&tokenizer, name, "644")?);
     }
-    let positions = subject.config().max_position_embeddings;
+    let positions = graph.config.max_position_embeddings;
     let seq = args.seq.unwrap_or(positions.min(128));
     let cargo = Cargo {
-        need: Need::of(subject.config(), files[1].bytes, seq),
+        need: need(&graph.config, Some(&graph.formats), files[1].bytes, seq),
         files,
         model: name,
     };

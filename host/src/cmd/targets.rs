@@ -2,7 +2,7 @@
 
 use crate::board;
 use crate::cli::{Outcome, TargetsArgs};
-use crate::predict::{Need, albert_base};
+use crate::predict::{albert_base, need};
 use crate::text::{Align, percent, size, table};
 use anyhow::Result;
 use thimble_shared::artifact::{self, Provenance};
@@ -24,12 +24,9 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
         None => {
             let all = board::all()?;
             let (base, seq) = (albert_base(), 128);
-            let file = artifact::size(
-                &Graph::uniform(base.clone(), Format::I8),
-                LowerOptions::default(),
-                &Provenance::default(),
-            )?;
-            let need = Need::of(&base, file as u64, seq);
+            let graph = Graph::uniform(base, Format::I8);
+            let file = artifact::size(&graph, LowerOptions::default(), &Provenance::default())?;
+            let need = need(&graph.config, Some(&graph.formats), file as u64, seq);
             if args.json {
                 let json = serde_json::json!({ "schema": 1, "targets": all, "albert_base_int8": need });
                 return Ok(Outcome::yes(format!("{json:#}\n")));
@@ -67,9 +64,10 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
                 Align::Left,
             ];
             let predicted = format!(
-                "ALBERT-base in int8 at {seq} tokens is predicted to need {} of RAM: {} for the program, {} for the file\n",
+                "ALBERT-base in int8 at {seq} tokens is predicted to need {} of RAM: {} for the program, {} for activations, {} for the file\n",
                 size(need.total()),
                 size(need.program),
+                size(need.activations),
                 size(need.file)
             );
             Ok(Outcome::yes(table(&heads, &aligns, &rows) + &predicted))

@@ -5,7 +5,6 @@ pub mod inventory;
 pub mod link;
 
 use crate::package;
-use crate::predict::Need;
 use crate::text::{percent, say, size};
 use link::{Link, LinkError, quote};
 use std::collections::BTreeMap;
@@ -13,6 +12,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use thimble_shared::memory::Need;
 use thimble_shared::report::Report;
 use thimble_shared::target::Target;
 
@@ -422,6 +422,7 @@ mod tests {
             model: "m.onnx".into(),
             need: Need {
                 program: bytes,
+                activations: 0,
                 file: 0,
             },
         };

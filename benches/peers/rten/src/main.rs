@@ -1,4 +1,4 @@
-//! rten on an ONNX file. Its thread count comes from RTEN_NUM_THREADS; the comparison sets it to 1.
+//! rten on an ONNX file. Its thread count comes from RTEN_NUM_THREADS; the comparison sets it.
 
 use rten::{Model, NodeId, ValueOrView};
 use rten_tensor::NdTensor;

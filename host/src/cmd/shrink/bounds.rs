@@ -2,7 +2,7 @@
 //! are made from the model's shape and the target's profile, and every sentence about them says so.
 
 use crate::cli::ShrinkArgs;
-use crate::predict::{Pace, ram_beside_file, usual_seq};
+use crate::predict::{Pace, need, usual_seq};
 use crate::search::Limit;
 use crate::solve::Limits;
 use crate::study::{Question, Sizes};
@@ -41,7 +41,8 @@ impl Bounds {
     pub fn of(args: &ShrinkArgs, question: &Question, target: Option<&Target>, sizes: &Sizes) -> Result<Bounds> {
         let config = &question.source.config;
         let seq = question.onnx.seq.unwrap_or_else(|| usual_seq(config));
-        let ram_beside = ram_beside_file(config, seq);
+        // Formats are not chosen yet.
+        let ram_beside = need(config, None, 0, seq).total();
         let max_ram = args.max_ram.map(|ram| ram.as_u64());
         let by_ram = max_ram.map(|ram| ram.saturating_sub(ram_beside));
         let bytes = [args.budget.map(|b| b.as_u64()), by_ram].into_iter().flatten().min();

@@ -1,0 +1,68 @@
+"""The models the benchmarks run: albert-base's shape with seeded weights, as thimble writes it and as its peers want it."""
+
+import os
+import pathlib
+import subprocess
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+HOST = TARGET / "release" / "thimble"
+FOLDABLE = {"Transpose", "Reshape", "Slice", "Identity", "Cast", "Squeeze", "Unsqueeze"}
+
+
+def sh(*command, **options):
+    return subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True, **options).stdout
+
+
+def plain(source, out):
+    """The same model with each weight as one row-major initializer, as exporters write it: what peers are used to, and
+    what quantize_dynamic needs to see a weight as a weight."""
+    model = onnx.load(source)
+    graph = model.graph
+    known = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+    uses = {}
+    kept = []
+    for node in graph.node:
+        if node.op_type in FOLDABLE and node.input and all(name in known for name in node.input if name):
+            inputs = {name: known[name] for name in node.input if name}
+            ports = [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in inputs.items()]
+            result = onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.UNDEFINED, None)
+            one = onnx.helper.make_model(
+                onnx.helper.make_graph([node], "one", ports, [result]), opset_imports=model.opset_import
+            )
+            known[node.output[0]] = ReferenceEvaluator(one).run(None, inputs)[0]
+        else:
+            kept.append(node)
+            uses.update((name, True) for name in node.input)
+    del graph.node[:]
+    graph.node.extend(kept)
+    del graph.initializer[:]
+    graph.initializer.extend(onnx.numpy_helper.from_array(np.ascontiguousarray(v), n) for n, v in known.items() if n in uses)
+    del model.metadata_props[:]
+    onnx.checker.check_model(model)
+    onnx.save(model, out)
+
+
+def make_models(folder):
+    base = folder / "albert-base"
+    if not (base / "model.safetensors").exists():
+        # The development profile: a release build of the host's tests' dependencies takes minutes for a second's work.
+        sh("cargo", "run", "--locked", "-q", "-p", "thimble", "--example", "albert_base_rand", "--", base, cwd=ROOT)
+    files = {}
+    for precision in ("fp32", "fp16", "int8"):
+        files[precision] = folder / f"thimble-{precision}.onnx"
+        sh(HOST, "export", base, "-o", files[precision], "--precision", precision)
+    files["plain"] = folder / "plain-fp32.onnx"
+    plain(files["fp32"], files["plain"])
+    files["quantized"] = folder / "ort-int8.onnx"
+    quantize_dynamic(files["plain"], files["quantized"], weight_type=QuantType.QInt8, per_channel=True)
+    # quantize_dynamic writes inner shapes in symbols that stock tract cannot reconcile with a fixed length.
+    quantized = onnx.load(files["quantized"])
+    del quantized.graph.value_info[:]
+    onnx.save(quantized, files["quantized"])
+    return files

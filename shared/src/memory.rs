@@ -1,0 +1,91 @@
+//! RAM of one inference, from a model's shape alone: what the engine holds at the same time, in bytes. `thimble-device info
+//! --seq N` and the host's predictions state it, `thimble-device bench` prints it beside what was measured.
+
+use crate::graph::{Config, Kind};
+use crate::number::Format;
+use std::collections::BTreeMap;
+
+/// Queries that share one matrix of scores: bounds what attention works in at long sequences.
+pub const QUERIES: usize = 128;
+
+/// What is resident beside model and activations: the program's own pages, the runtime's and its plans'.
+pub const PROGRAM: u64 = 4 << 20;
+
+/// The peak of one inference, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Need {
+    pub program: u64,
+    pub activations: u64,
+    /// Pages of the model file: the kernel can drop them and read them again, slowly.
+    pub file: u64,
+}
+
+impl Need {
+    pub fn total(self) -> u64 {
+        self.program.saturating_add(self.activations).saturating_add(self.file)
+    }
+}
+
+/// What is computed at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    pub rows: usize,
+    pub seq: usize,
+    pub threads: usize,
+}
+
+impl Work {
+    /// One sequence on one thread.
+    pub fn sequence(seq: usize) -> Work {
+        Work {
+            rows: 1,
+            seq,
+            threads: 1,
+        }
+    }
+}
+
+/// Bytes of tensors, packed inputs and scratch memory that are alive at once. `formats` are those of the linear weights;
+/// naming more of them than there are gives an upper bound.
+pub fn activations(config: &Config, formats: &[Format], work: Work) -> u64 {
+    let tokens = (work.rows as u64).saturating_mul(work.seq as u64);
+    let [hidden, inner, embedding] =
+        [config.hidden_size, config.intermediate_size, config.embedding_size].map(|n| n as u64);
+    let widest = hidden.max(inner);
+    // f32 tensors of the stages that can be the largest, in values per token: query, key and value beside their input; the
+    // input and output of the last linear map beside the residual; the decoder's logits, once in the plan and once handed out.
+    let decoder = if config.head.has_decoder() {
+        2 * config.vocab_size as u64 + embedding + hidden
+    } else {
+        0
+    };
+    let tensors = 4 * (4 * hidden).max(2 * hidden + inner).max(decoder);
+    // Inputs of linear maps as their kernels read them; the memory is kept from map to map.
+    let int8 = formats.iter().any(|f| f.quantises_input());
+    let float = formats.iter().any(|f| !f.quantises_input());
+    let packed = u64::from(int8) * widest + u64::from(float) * 4 * widest;
+    // Attention per thread: keys, values, a block of queries and of results, and two copies of its scores.
+    let size = hidden / (config.num_attention_heads as u64).max(1);
+    let (seq, queries) = (work.seq as u64, work.seq.min(QUERIES) as u64);
+    let attention = 4 * (2 * seq * size + 3 * queries * size + 2 * queries * seq);
+    tokens
+        .saturating_mul(tensors + packed)
+        .saturating_add((work.threads as u64).max(1).saturating_mul(attention))
+}
+
+/// The formats of the weights that linear maps read, a tied decoder's table among them; f32 where none is named.
+pub fn linears<'a>(config: &'a Config, formats: &'a BTreeMap<String, Format>) -> impl Iterator<Item = Format> + 'a {
+    let decoder = (config.head.has_decoder() && config.tied_decoder).then_some("word".to_string());
+    let names = config.weights().into_iter().filter(|w| w.kind == Kind::Linear);
+    let names = names.map(|w| w.name).chain(decoder);
+    names.map(|name| formats.get(&name).copied().unwrap_or(Format::F32))
+}
+
+/// The whole of it, for a file of `file` bytes.
+pub fn need(config: &Config, formats: &[Format], work: Work, file: u64) -> Need {
+    Need {
+        program: PROGRAM,
+        activations: activations(config, formats, work),
+        file,
+    }
+}
