@@ -1,20 +1,159 @@
-//! Tells glibc's allocator what it cannot guess: while a model loads, freed memory goes back to the system at once (it
-//! would otherwise keep tens of MiB as resident but unused); once inference repeats, buffers stay, so no run pays page
-//! faults for memory the run before gave back. Elsewhere than on glibc both calls do nothing.
+//! The program's memory. Large blocks (tensors, packed inputs, scratch) are kept when they are freed and handed out again for
+//! the same size: every layer asks for the same few, so after the first inference none is mapped, faulted in or fragmented
+//! again, and what is held is what [`thimble_shared::memory`] states. Small blocks are the system allocator's, which on glibc
+//! is told not to keep what loading a model freed.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::ptr;
+use std::sync::{Mutex, PoisonError};
+
+/// Blocks from this size on are kept. glibc gives each a mapping of its own, so a freed one leaves no hole.
+const LARGE: usize = 64 << 10;
+/// What large blocks are rounded up to and aligned to, so that a tensor's and a vector's of one size are alike.
+const PAGE: usize = 4096;
+const ALIGNMENT: usize = 64;
+/// Blocks kept at most; an inference holds about ten sizes per thread.
+const MOST: usize = 128;
+
+/// A global allocator that keeps large blocks for their next use.
+pub struct Reuse(Mutex<Kept>);
+
+struct Kept {
+    /// The oldest first.
+    blocks: [Option<Block>; MOST],
+    count: usize,
+    /// Bytes of `blocks`, of the large blocks in use, and the most that were ever in use.
+    idle: usize,
+    used: usize,
+    peak: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Block {
+    start: *mut u8,
+    layout: Layout,
+}
+
+// SAFETY: a block is memory nobody uses; whoever takes it out owns it.
+unsafe impl Send for Block {}
+
+impl Reuse {
+    pub const fn new() -> Reuse {
+        Reuse(Mutex::new(Kept {
+            blocks: [None; MOST],
+            count: 0,
+            idle: 0,
+            used: 0,
+            peak: 0,
+        }))
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut Kept) -> R) -> R {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Bytes of kept blocks that nobody uses.
+    pub fn idle(&self) -> usize {
+        self.with(|kept| kept.idle)
+    }
+}
+
+impl Default for Reuse {
+    fn default() -> Self {
+        Reuse::new()
+    }
+}
+
+impl Kept {
+    /// A kept block of exactly this layout, the one freed last.
+    fn take(&mut self, layout: Layout) -> Option<*mut u8> {
+        self.used += layout.size();
+        self.peak = self.peak.max(self.used);
+        let at = (0..self.count).rfind(|&i| self.blocks[i].is_some_and(|b| b.layout == layout))?;
+        self.remove(at).map(|block| block.start)
+    }
+
+    fn remove(&mut self, at: usize) -> Option<Block> {
+        let block = self.blocks[at].take()?;
+        self.blocks.copy_within(at + 1..self.count, at);
+        self.count -= 1;
+        self.blocks[self.count] = None;
+        self.idle -= block.layout.size();
+        Some(block)
+    }
+
+    /// Keeps a block that is no longer used. What is kept and used together stays below one and a half times the most ever
+    /// used, so that the blocks of lengths no longer asked for go, the longest unused first; they are handed to `free`.
+    fn give(&mut self, block: Block, mut free: impl FnMut(Block)) {
+        let size = block.layout.size();
+        self.used = self.used.saturating_sub(size);
+        while self.count == MOST || (self.count > 0 && self.used + self.idle + size > self.peak / 2 * 3) {
+            match self.remove(0) {
+                Some(oldest) => free(oldest),
+                None => break,
+            }
+        }
+        self.blocks[self.count] = Some(block);
+        self.count += 1;
+        self.idle += size;
+    }
+}
+
+/// The layout that stands for all that a large block of this one may be; none for small blocks and impossible sizes.
+fn large(layout: Layout) -> Option<Layout> {
+    let size = layout
+        .size()
+        .checked_next_multiple_of(PAGE)
+        .filter(|_| layout.size() >= LARGE)?;
+    Layout::from_size_align(size, layout.align().max(ALIGNMENT)).ok()
+}
+
+// SAFETY: every block comes from `System`, a large one with the layout that `large` makes of the caller's, which is the same when
+// it is given back; it is in one hand at a time: the caller's or, under the lock, the list's.
+unsafe impl GlobalAlloc for Reuse {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let large = large(layout);
+        let kept = large.and_then(|layout| self.with(|kept| kept.take(layout)));
+        // SAFETY: the caller's layout, or one a little larger.
+        kept.unwrap_or_else(|| unsafe { System.alloc(large.unwrap_or(layout)) })
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let large = large(layout);
+        match large.and_then(|layout| self.with(|kept| kept.take(layout))) {
+            Some(start) => {
+                // SAFETY: a kept block of at least this size.
+                unsafe { ptr::write_bytes(start, 0, layout.size()) };
+                start
+            }
+            // SAFETY: the caller's layout, or one a little larger. Fresh mappings are zero already and are not touched.
+            None => unsafe { System.alloc_zeroed(large.unwrap_or(layout)) },
+        }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: the block came from `System` with this layout.
+        let free = |block: Block| unsafe { System.dealloc(block.start, block.layout) };
+        match large(layout) {
+            Some(layout) => self.with(|kept| kept.give(Block { start, layout }, free)),
+            None => free(Block { start, layout }),
+        }
+    }
+}
 
 /// Before loading: large blocks come from maps of their own and free memory is trimmed early.
 pub fn loading() {
-    set(128 << 10, 128 << 10);
+    set(LARGE as libc::c_int, 128 << 10);
 }
 
-/// After loading: gives back what loading freed, then keeps what inference frees.
+/// After loading: gives back what loading freed; from here on the small blocks of one inference stay for the next.
 pub fn repeating() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: malloc_trim takes no pointer and may be called at any time.
     unsafe {
         libc::malloc_trim(0);
     }
-    set(32 << 20, 64 << 20);
+    set(LARGE as libc::c_int, 2 << 20);
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -27,4 +166,52 @@ fn set(map_threshold: libc::c_int, trim_threshold: libc::c_int) {
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn set(_: i32, _: i32) {}
+fn set(_: libc::c_int, _: libc::c_int) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(size: usize) -> Layout {
+        Layout::from_size_align(size, 64).unwrap()
+    }
+
+    #[test]
+    fn a_freed_block_serves_the_next_of_its_size() {
+        let heap = Reuse::new();
+        let (big, other) = (layout(LARGE), layout(2 * LARGE));
+        // SAFETY: blocks are used within their layouts and freed once.
+        unsafe {
+            let first = heap.alloc(big);
+            first.write_bytes(7, LARGE);
+            heap.dealloc(first, big);
+            assert_eq!(heap.idle(), LARGE);
+            let second = heap.alloc_zeroed(big);
+            assert_eq!((second, heap.idle()), (first, 0));
+            assert!((0..LARGE).all(|i| second.add(i).read() == 0));
+            let third = heap.alloc(other);
+            assert_ne!(third, first);
+            heap.dealloc(second, big);
+            heap.dealloc(third, other);
+            let small = heap.alloc(layout(100));
+            heap.dealloc(small, layout(100));
+        }
+        assert_eq!(heap.idle(), 3 * LARGE);
+    }
+
+    #[test]
+    fn sizes_no_longer_asked_for_are_freed() {
+        let heap = Reuse::new();
+        // Sequences get longer and shorter: what is kept follows the most that was ever in use at once.
+        for round in 0..300 {
+            let size = LARGE * (1 + round * 7919 % 40);
+            // SAFETY: blocks are freed once, with their layouts.
+            unsafe {
+                let blocks = [heap.alloc(layout(size)), heap.alloc(layout(size))];
+                blocks.map(|b| heap.dealloc(b, layout(size)));
+            }
+            assert!(heap.idle() <= 3 * 40 * LARGE, "{round}: {}", heap.idle());
+        }
+        assert!(heap.idle() > 0);
+    }
+}

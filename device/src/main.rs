@@ -13,7 +13,10 @@ use std::time::Instant;
 
 use args::{Command, Options, Request};
 use session::{Session, SessionError, Start};
-use thimble_device::{board, measure, tensors};
+use thimble_device::{board, heap, measure, tensors};
+
+#[global_allocator]
+static HEAP: heap::Reuse = heap::Reuse::new();
 
 const NO: u8 = 1;
 const FAILED: u8 = 2;

@@ -52,14 +52,14 @@ pub fn activations(config: &Config, formats: &[Format], work: Work) -> u64 {
     let [hidden, inner, embedding] =
         [config.hidden_size, config.intermediate_size, config.embedding_size].map(|n| n as u64);
     let widest = hidden.max(inner);
-    // f32 tensors of the stages that can be the largest, in values per token: query, key and value beside their input; the
-    // input and output of the last linear map beside the residual; the decoder's logits, once in the plan and once handed out.
+    // f32 tensors by size, as many of each as are alive at once, each kept for the next layer: query, key and value beside
+    // their input; the wide one between the two last maps; the decoder's logits, once in the plan and once handed out.
     let decoder = if config.head.has_decoder() {
-        2 * config.vocab_size as u64 + embedding + hidden
+        2 * config.vocab_size as u64 + embedding
     } else {
         0
     };
-    let tensors = 4 * (4 * hidden).max(2 * hidden + inner).max(decoder);
+    let tensors = 4 * (4 * hidden + inner + decoder);
     // Inputs of linear maps as their kernels read them; the memory is kept from map to map.
     let int8 = formats.iter().any(|f| f.quantises_input());
     let float = formats.iter().any(|f| !f.quantises_input());
