@@ -25,8 +25,9 @@ impl Buffer {
     pub fn take<T: Pod>(&mut self, len: usize) -> &mut [T] {
         let lines = (len * size_of::<T>()).div_ceil(ALIGNMENT);
         if self.0.len() < lines {
-            self.0.clear();
-            self.0.resize(lines, Line::zeroed());
+            // The old memory goes first, and nothing of it is copied.
+            self.0 = Vec::new();
+            self.0 = vec![Line::zeroed(); lines];
         }
         &mut bytemuck::cast_slice_mut(&mut self.0)[..len]
     }

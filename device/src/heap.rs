@@ -14,6 +14,8 @@ const PAGE: usize = 4096;
 const ALIGNMENT: usize = 64;
 /// Blocks kept at most; an inference holds about ten sizes per thread.
 const MOST: usize = 128;
+/// A block that so many large allocations did not want is of a size no longer used: some inferences of twelve layers.
+const FORGOTTEN: u64 = 500;
 
 /// A global allocator that keeps large blocks for their next use.
 pub struct Reuse(Mutex<Kept>);
@@ -26,12 +28,16 @@ struct Kept {
     idle: usize,
     used: usize,
     peak: usize,
+    /// Large allocations so far.
+    clock: u64,
 }
 
 #[derive(Clone, Copy)]
 struct Block {
     start: *mut u8,
     layout: Layout,
+    /// When it was freed.
+    since: u64,
 }
 
 // SAFETY: a block is memory nobody uses; whoever takes it out owns it.
@@ -45,11 +51,23 @@ impl Reuse {
             idle: 0,
             used: 0,
             peak: 0,
+            clock: 0,
         }))
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut Kept) -> R) -> R {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives back all that is kept: after loading, whose sizes inference does not ask for.
+    pub fn release(&self) {
+        self.with(|kept| {
+            while let Some(block) = kept.remove(0) {
+                // SAFETY: the block came from `System` with this layout, and nobody else has it any more.
+                unsafe { System.dealloc(block.start, block.layout) };
+            }
+            kept.peak = kept.used;
+        });
     }
 
     /// Bytes of kept blocks that nobody uses.
@@ -67,6 +85,7 @@ impl Default for Reuse {
 impl Kept {
     /// A kept block of exactly this layout, the one freed last.
     fn take(&mut self, layout: Layout) -> Option<*mut u8> {
+        self.clock += 1;
         self.used += layout.size();
         self.peak = self.peak.max(self.used);
         let at = (0..self.count).rfind(|&i| self.blocks[i].is_some_and(|b| b.layout == layout))?;
@@ -82,18 +101,24 @@ impl Kept {
         Some(block)
     }
 
-    /// Keeps a block that is no longer used. What is kept and used together stays below one and a half times the most ever
-    /// used, so that the blocks of lengths no longer asked for go, the longest unused first; they are handed to `free`.
-    fn give(&mut self, block: Block, mut free: impl FnMut(Block)) {
-        let size = block.layout.size();
+    /// Keeps a block that is no longer used. Blocks nobody wanted for long go, and, the oldest first, as many as keep what is
+    /// kept and used together below one and a half times the most ever used; they are handed to `free`.
+    fn give(&mut self, start: *mut u8, layout: Layout, mut free: impl FnMut(Block)) {
+        let size = layout.size();
         self.used = self.used.saturating_sub(size);
-        while self.count == MOST || (self.count > 0 && self.used + self.idle + size > self.peak / 2 * 3) {
-            match self.remove(0) {
-                Some(oldest) => free(oldest),
-                None => break,
+        while let Some(oldest) = self.blocks[0] {
+            let over = self.used + self.idle + size > self.peak / 2 * 3;
+            if self.count < MOST && !over && self.clock - oldest.since <= FORGOTTEN {
+                break;
             }
+            self.remove(0);
+            free(oldest);
         }
-        self.blocks[self.count] = Some(block);
+        self.blocks[self.count] = Some(Block {
+            start,
+            layout,
+            since: self.clock,
+        });
         self.count += 1;
         self.idle += size;
     }
@@ -132,18 +157,30 @@ unsafe impl GlobalAlloc for Reuse {
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: the block came from `System` with this layout.
-        let free = |block: Block| unsafe { System.dealloc(block.start, block.layout) };
+        // SAFETY: every block came from `System` with the layout it has here.
+        let free = |start, layout| unsafe { System.dealloc(start, layout) };
         match large(layout) {
-            Some(layout) => self.with(|kept| kept.give(Block { start, layout }, free)),
-            None => free(Block { start, layout }),
+            Some(layout) => self.with(|kept| kept.give(start, layout, |b| free(b.start, b.layout))),
+            None => free(start, layout),
         }
     }
 }
 
-/// Before loading: large blocks come from maps of their own and free memory is trimmed early.
+/// Before loading: large blocks come from maps of their own and free memory is trimmed early. All threads share one heap:
+/// what they ask of it is little, and heaps of their own would each keep a megabyte.
 pub fn loading() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt takes integers only, is thread-safe, and reports a value it does not like without acting on it.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
     set(LARGE as libc::c_int, 128 << 10);
+    // Where the kernel backs memory by pages of 2 MiB unasked, a few blocks side by side take that much more than they are.
+    #[cfg(target_os = "linux")]
+    // SAFETY: takes integers only; a kernel that does not know it refuses, and nothing changes.
+    unsafe {
+        libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0);
+    }
 }
 
 /// After loading: gives back what loading freed; from here on the small blocks of one inference stay for the next.
@@ -186,6 +223,8 @@ mod tests {
             first.write_bytes(7, LARGE);
             heap.dealloc(first, big);
             assert_eq!(heap.idle(), LARGE);
+            heap.release();
+            assert_eq!(heap.idle(), 0);
             let second = heap.alloc_zeroed(big);
             assert_eq!((second, heap.idle()), (first, 0));
             assert!((0..LARGE).all(|i| second.add(i).read() == 0));
@@ -212,6 +251,14 @@ mod tests {
             }
             assert!(heap.idle() <= 3 * 40 * LARGE, "{round}: {}", heap.idle());
         }
-        assert!(heap.idle() > 0);
+        // Then one length, for long: only its blocks are left.
+        for _ in 0..600 {
+            // SAFETY: as above.
+            unsafe {
+                let block = heap.alloc(layout(LARGE));
+                heap.dealloc(block, layout(LARGE));
+            }
+        }
+        assert_eq!(heap.idle(), LARGE);
     }
 }

@@ -84,6 +84,7 @@ impl Session {
             file: file.to_path_buf(),
             source,
         })?;
+        crate::HEAP.release();
         heap::repeating();
         let load_ms = milliseconds(start);
         Ok(Session {

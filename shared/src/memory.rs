@@ -53,13 +53,13 @@ pub fn activations(config: &Config, formats: &[Format], work: Work) -> u64 {
         [config.hidden_size, config.intermediate_size, config.embedding_size].map(|n| n as u64);
     let widest = hidden.max(inner);
     // f32 tensors by size, as many of each as are alive at once, each kept for the next layer: query, key and value beside
-    // their input; the wide one between the two last maps; the decoder's logits, once in the plan and once handed out.
-    let decoder = if config.head.has_decoder() {
-        2 * config.vocab_size as u64 + embedding
+    // their input; the wide one between the two last maps; embeddings; the decoder's logits, in the plan and handed out.
+    let logits = if config.head.has_decoder() {
+        2 * config.vocab_size as u64
     } else {
         0
     };
-    let tensors = 4 * (4 * hidden + inner + decoder);
+    let tensors = 4 * (4 * hidden + inner + embedding + logits);
     // Inputs of linear maps as their kernels read them; the memory is kept from map to map.
     let int8 = formats.iter().any(|f| f.quantises_input());
     let float = formats.iter().any(|f| !f.quantises_input());
