@@ -1,6 +1,6 @@
 //! Tells glibc's allocator what it cannot guess: while a model loads, freed memory goes back to the system at once (it
 //! would otherwise keep tens of MiB as resident but unused); once inference repeats, buffers stay, so no run pays page
-//! faults for memory the run before gave back. Elsewhere than on glibc both calls do nothing.
+//! faults for memory the run before gave back. Elsewhere than on glibc the calls do nothing.
 
 /// Before loading: large blocks come from maps of their own and free memory is trimmed early.
 pub fn loading() {
@@ -15,6 +15,15 @@ pub fn repeating() {
         libc::malloc_trim(0);
     }
     set(32 << 20, 64 << 20);
+}
+
+/// Before many threads come and go: all of them share few heaps, or what one frees is out of reach of the others.
+pub fn shared() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: as in `set`.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
