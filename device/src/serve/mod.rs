@@ -43,6 +43,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const STACK: usize = 1 << 20;
 /// Memory for answers that is kept from batch to batch.
 const KEPT: usize = 64 << 10;
+/// Tokens the choices of one question may have, padding included, unless the options allow more.
+const QUESTION: usize = 2048;
 /// Most numbers a masked LM's outputs have in one batch (64 MiB), though never less than one sequence.
 const OUTPUTS: usize = 16 << 20;
 const STOPPING: &str = "the server is stopping";
@@ -130,9 +132,14 @@ pub fn run(session: Session, options: &Options) -> Result<(), ServeError> {
     if config.head.has_decoder() {
         tokens = tokens.min(OUTPUTS / config.vocab_size);
     }
-    let tokens = tokens.max(config.max_position_embeddings);
+    // A question's choices are not taken apart, so one request may have more than is gathered of several.
+    let most = settings.tokens.max(QUESTION).max(config.max_position_embeddings);
     let server = Arc::new(Server {
-        model: Model { config, texts, tokens },
+        model: Model {
+            config,
+            texts,
+            tokens: most,
+        },
         queue: Queue::new(Limits {
             queue: settings.queue,
             rows: settings.batch,

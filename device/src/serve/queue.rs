@@ -29,7 +29,7 @@ pub struct Limits {
 }
 
 /// What a pass costs whatever it computes, in tokens: a request joins a batch where the padding this adds is less.
-const PASS: usize = 16;
+const PASS: usize = 4;
 
 pub struct Queue<T> {
     limits: Limits,

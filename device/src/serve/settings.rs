@@ -34,7 +34,7 @@ impl Default for Settings {
             socket: None,
             mode: 0o600,
             batch: 8,
-            tokens: 1024,
+            tokens: 128,
             linger: Duration::ZERO,
             queue: 64,
             max_line: 1 << 20,
@@ -71,7 +71,7 @@ pub const FLAGS: [Flag; 11] = [
         name: "tokens",
         value: "N",
         takes: TAKES,
-        help: "most tokens computed together, padding included (default 1024, at least one sequence)",
+        help: "most tokens computed together, padding included (default 128, or one sequence)",
     },
     Flag {
         name: "linger",
