@@ -16,7 +16,7 @@ import time
 import numpy as np
 import pytest
 
-from bench import INPUTS, ask, cases, session
+from bench import INPUTS, PRECISIONS, ask, cases, session
 from test_errors import one_clear_line
 
 LIMIT = 1e-4
@@ -201,6 +201,19 @@ def test_company_changes_nothing(thimble, models, name, precision):
     assert len(alone) == 150
     for options in (("--batch", 32, "--tokens", 1024), ("--batch", 5), ("--batch", 16, "--linger", 20, "--threads", 1)):
         assert outputs(*options) == alone, options
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_company_changes_nothing_for_any_kernel(thimble, models, precision):
+    path = models.export("albert-deb", precision)
+    data = b"".join(line(r) for r in made("albert-deb", 24, 40, 4).values())
+    info = json.loads(thimble.run("info", "--json", program=thimble.device).stdout)
+    for kernel in {*info["kernels"]["f32"], *info["kernels"]["i8"]}:
+        options = ("--threads", 1, "--kernel", kernel)
+        alone, together = (
+            {a["id"]: a["outputs"] for a in piped(thimble, path, data, *options, "--batch", batch)} for batch in (1, 16)
+        )
+        assert len(alone) == 24 and together == alone, kernel
 
 
 def test_many_clients_each_get_their_own(thimble, models, tmp_path):
