@@ -6,11 +6,14 @@ use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
 
+use crate::serve::settings::{self, Settings};
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     Info,
     Run,
     Bench,
+    Serve,
 }
 
 #[derive(Debug, PartialEq)]
@@ -42,20 +45,26 @@ pub struct Options {
     pub profile: bool,
     pub lock: bool,
     pub json: bool,
+    pub serve: Settings,
 }
 
 /// One line; the program adds nothing but its name.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UsageError(pub String);
 
-struct Flag {
-    name: &'static str,
-    value: &'static str,
-    takes: &'static [Command],
-    help: &'static str,
+pub struct Flag {
+    pub name: &'static str,
+    pub value: &'static str,
+    pub takes: &'static [Command],
+    pub help: &'static str,
 }
 
-use Command::{Bench, Info, Run};
+use Command::{Bench, Info, Run, Serve};
+
+/// Every option: those of the commands that end by themselves, then the server's.
+fn flags() -> impl Iterator<Item = &'static Flag> {
+    FLAGS.iter().chain(&settings::FLAGS)
+}
 
 const FLAGS: [Flag; 18] = [
     Flag {
@@ -127,19 +136,19 @@ const FLAGS: [Flag; 18] = [
     Flag {
         name: "pin",
         value: "0,1",
-        takes: &[Run, Bench],
+        takes: &[Run, Bench, Serve],
         help: "compute on these cores only",
     },
     Flag {
         name: "threads",
         value: "N",
-        takes: &[Run, Bench],
+        takes: &[Run, Bench, Serve],
         help: "threads to compute on (default: physical cores)",
     },
     Flag {
         name: "kernel",
         value: "NAME",
-        takes: &[Info, Run, Bench],
+        takes: &[Info, Run, Bench, Serve],
         help: "compute with this kernel instead of the best one (info lists them)",
     },
     Flag {
@@ -157,7 +166,7 @@ const FLAGS: [Flag; 18] = [
     Flag {
         name: "lock",
         value: "",
-        takes: &[Run, Bench],
+        takes: &[Run, Bench, Serve],
         help: "lock the model's pages in RAM, so none is evicted and read again",
     },
     Flag {
@@ -174,9 +183,10 @@ pub fn help() -> String {
          Usage:\n  \
          thimble-device info [FILE] [options]   the board, and what a model holds\n  \
          thimble-device run FILE [options]      one pass, outputs shown or written\n  \
-         thimble-device bench FILE [options]    latency, memory, faults, temperature\n\nOptions:\n",
+         thimble-device bench FILE [options]    latency, memory, faults, temperature\n  \
+         thimble-device serve FILE [options]    answers JSON lines, on stdin or a socket, until told to end\n\nOptions:\n",
     );
-    for flag in &FLAGS {
+    for flag in flags() {
         let takers: Vec<&str> = flag.takes.iter().map(|c| name_of(*c)).collect();
         let left = format!("--{} {}", flag.name, flag.value);
         text += &format!("  {left:<22} {} [{}]\n", flag.help, takers.join(", "));
@@ -190,6 +200,7 @@ fn name_of(command: Command) -> &'static str {
         Info => "info",
         Run => "run",
         Bench => "bench",
+        Serve => "serve",
     }
 }
 
@@ -203,12 +214,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
             Arg::Short('h') | Arg::Long("help") => return Ok(Request::Help),
             Arg::Short('V') | Arg::Long("version") => return Ok(Request::Version),
             Arg::Value(word) if command.is_none() => {
-                let known = [Info, Run, Bench]
+                let known = [Info, Run, Bench, Serve]
                     .into_iter()
                     .find(|c| word.to_str() == Some(name_of(*c)));
                 command = Some(known.ok_or_else(|| {
                     UsageError(format!(
-                        "no command {:?}; it is info, run or bench",
+                        "no command {:?}; it is info, run, bench or serve",
                         word.to_string_lossy()
                     ))
                 })?);
@@ -221,7 +232,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
                 )));
             }
             Arg::Long(long) => {
-                let Some(flag) = FLAGS.iter().find(|f| f.name == long) else {
+                let Some(flag) = flags().find(|f| f.name == long) else {
                     return Err(UsageError(format!("no option --{long}; see --help")));
                 };
                 let command = command.ok_or_else(|| UsageError(format!("the command comes before --{}", flag.name)))?;
@@ -238,7 +249,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         }
     }
     let command =
-        command.ok_or_else(|| UsageError("a command is needed: info, run or bench; see --help".to_string()))?;
+        command.ok_or_else(|| UsageError("a command is needed: info, run, bench or serve; see --help".to_string()))?;
     check(command, &options)?;
     Ok(Request::Do(command, Box::new(options)))
 }
@@ -260,6 +271,8 @@ fn set(flag: &'static str, options: &mut Options, parser: &mut Parser) -> Result
     match flag {
         "input" => options.input = Some(PathBuf::from(raw)),
         "output" => options.output = Some(PathBuf::from(raw)),
+        "socket" => options.serve.socket = Some(PathBuf::from(raw)),
+        "tokenizer" => options.serve.tokenizer = Some(PathBuf::from(raw)),
         _ => {
             let text = raw.string().map_err(|e| UsageError(format!("--{flag}: {e}")))?;
             set_text(flag, options, &text).map_err(|wanted| UsageError(format!("--{flag} {text:?}: {wanted}")))?;
@@ -319,7 +332,8 @@ fn set_text(flag: &str, options: &mut Options, text: &str) -> Result<(), String>
             let ms = text.parse::<f64>().ok().filter(|ms| ms.is_finite() && *ms >= 0.0);
             options.max_p95_ms = Some(ms.ok_or("milliseconds are needed, like 120 or 0.5")?);
         }
-        _ => {}
+        // Of the server.
+        _ => options.serve.set(flag, text, positive, || size(text))?,
     }
     Ok(())
 }
@@ -349,6 +363,13 @@ fn check(command: Command, options: &Options) -> Result<(), UsageError> {
         && ids.len() > seq
     {
         return refuse(&format!("--ids has {} tokens, more than --seq {seq}", ids.len()));
+    }
+    let (socketless, default) = (options.serve.socket.is_none(), Settings::default());
+    let Settings {
+        mode, timeout, clients, ..
+    } = options.serve;
+    if socketless && (mode, timeout, clients) != (default.mode, default.timeout, default.clients) {
+        return refuse("--mode, --timeout and --clients go with --socket");
     }
     Ok(())
 }
@@ -390,7 +411,7 @@ mod tests {
     fn every_wrong_line_says_what_is_right() {
         let cases = [
             ("", "a command is needed"),
-            ("race m.onnx", "info, run or bench"),
+            ("race m.onnx", "info, run, bench or serve"),
             ("--json bench m.onnx", "comes before --json"),
             ("bench", "needs a model FILE"),
             ("run a b", "one FILE at a time"),
@@ -414,6 +435,15 @@ mod tests {
             ("bench m --time forever", "seconds are needed"),
             ("bench m --pin 0-3", "core numbers"),
             ("info m --cold", "--cold means nothing to info"),
+            ("serve", "needs a model FILE"),
+            ("serve m --json", "--json means nothing to serve"),
+            ("bench m --socket s", "--socket means nothing to bench"),
+            ("serve m --socket s --mode 888", "octal permissions"),
+            ("serve m --mode 0660", "go with --socket"),
+            ("serve m --batch 0", "from 1 to"),
+            ("serve m --linger -1", "milliseconds"),
+            ("serve m --max-line 3", "64 bytes to 1GiB"),
+            ("serve m --socket s --timeout soon", "seconds are needed"),
         ];
         for (line, expected) in cases {
             let message = parsed(line).expect_err(line);
@@ -445,6 +475,6 @@ mod tests {
     #[test]
     fn the_help_names_every_option() {
         let help = help();
-        assert!(FLAGS.iter().all(|f| help.contains(&format!("--{}", f.name))));
+        assert!(flags().all(|f| help.contains(&format!("--{}", f.name))));
     }
 }

@@ -166,6 +166,11 @@ impl Engine {
         self.context.set_observer(observer);
     }
 
+    /// Hugging Face's names of the outputs, in their order, and whether each has one row per token.
+    pub fn outputs(&self) -> &[(&'static str, bool)] {
+        &self.plans.outputs
+    }
+
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
         [&self.plans.embed]
             .into_iter()

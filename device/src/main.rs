@@ -1,9 +1,10 @@
-//! thimble-device, the program that runs on the board: parses its arguments, does one of info, run and bench, prints
-//! the result on stdout. Exit code 0 is yes, 1 a limit that does not hold, 2 anything that could not be done.
+//! thimble-device, the program that runs on the board: parses its arguments, does one of info, run, bench and serve,
+//! prints the result on stdout. Exit code 0 is yes, 1 a limit that does not hold, 2 anything that could not be done.
 
 mod args;
 #[cfg(target_os = "linux")]
 mod init;
+mod serve;
 mod session;
 mod show;
 
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use args::{Command, Options, Request};
+use serve::ServeError;
 use session::{Session, SessionError, Start};
 use thimble_device::{board, heap, measure, tensors};
 
@@ -62,10 +64,13 @@ fn fail(message: &str) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
-fn perform(command: Command, options: &Options) -> Result<(String, u8), SessionError> {
+fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeError> {
+    // Before the engine makes its threads, which inherit both.
     if let Some(cores) = &options.pin {
-        // Before the engine makes its threads, which inherit it.
         board::pin(cores).map_err(SessionError::Pin)?;
+    }
+    if command == Command::Serve {
+        serve::hold_signals();
     }
     let drop = options.file.as_deref().filter(|_| options.cold);
     let start = Start::now(drop);
@@ -110,6 +115,10 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), SessionE
             let report = session.bench(options, &start)?;
             let code = if report.verdict.fits { 0 } else { NO };
             return Ok((show::report(&report, options.json), code));
+        }
+        Command::Serve => {
+            serve::run(session, options)?;
+            String::new()
         }
     };
     Ok((text, 0))

@@ -416,7 +416,7 @@ fn append(all: &mut Outputs, part: Outputs) {
 }
 
 /// Hexadecimal SHA-256 of a file, read in small pieces: mapping it would make all of it resident.
-fn digest(path: &Path) -> Result<String, SessionError> {
+pub fn digest(path: &Path) -> Result<String, SessionError> {
     let error = |source| SessionError::Digest {
         file: path.to_path_buf(),
         source,

@@ -16,6 +16,7 @@ use thimble_shared::audit;
 use thimble_shared::graph::{Config, Model};
 use thimble_shared::lower::LowerOptions;
 use thimble_shared::number::Values;
+pub use thimble_text::tokenizer_beside;
 
 pub enum Subject {
     Checkpoint(Checkpoint),
@@ -83,16 +84,6 @@ pub struct File {
 pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     // The map is only a way to the bytes here: an inspected file may be rewritten while we look at it.
     Ok(ModelMap::open(path, false)?.bytes().to_vec())
-}
-
-/// Where a model's tokenizer stands: `model.onnx` has `model.tokenizer.json` beside it.
-pub fn tokenizer_beside(model: &Path) -> PathBuf {
-    let mut name = match model.extension() {
-        Some(e) if e == "onnx" => model.with_extension("").into_os_string(),
-        _ => model.as_os_str().to_os_string(),
-    };
-    name.push(".tokenizer.json");
-    name.into()
 }
 
 /// The tokenizer beside a file of thimble's, if it is the one the file was written with.

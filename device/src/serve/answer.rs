@@ -1,0 +1,366 @@
+//! Engine outputs of a batch to the lines its clients get: each sequence its own rows, without padding, numbers as the
+//! shortest decimals that read back as the same f32.
+
+use std::io::Write;
+use std::time::Instant;
+
+use serde::Serialize;
+use thimble_device::tensors::Tensor;
+use thimble_device::{Input, Outputs};
+use thimble_shared::graph::{Config, Head};
+
+use super::request::{Id, Infer};
+use super::text::Texts;
+
+/// The sequences of several requests as one batch, shorter ones padded.
+pub fn input<'a>(requests: impl Iterator<Item = &'a Infer> + Clone, head: Head) -> Input {
+    let all = requests.flat_map(|r| &r.rows);
+    let rows = all.clone().count();
+    let seq = all.clone().map(|row| row.ids.len()).max().unwrap_or(0);
+    let padded = all.clone().any(|row| row.ids.len() < seq);
+    let typed = all.clone().any(|row| row.types.is_some());
+    let mut input = Input {
+        shape: if head == Head::MultipleChoice {
+            // Questions may differ in their number of choices; the network sees rows.
+            vec![1, rows, seq]
+        } else {
+            vec![rows, seq]
+        },
+        input_ids: Vec::with_capacity(rows * seq),
+        attention_mask: padded.then(|| Vec::with_capacity(rows * seq)),
+        token_type_ids: typed.then(|| Vec::with_capacity(rows * seq)),
+    };
+    for (number, row) in all.enumerate() {
+        let (begin, end) = (number * seq + row.ids.len(), (number + 1) * seq);
+        input.input_ids.extend(&row.ids);
+        input.input_ids.resize(end, 0);
+        if let Some(mask) = &mut input.attention_mask {
+            mask.resize(begin, 1);
+            mask.resize(end, 0);
+        }
+        if let Some(types) = &mut input.token_type_ids {
+            types.extend(row.types.iter().flatten());
+            types.resize(end, 0);
+        }
+    }
+    input
+}
+
+/// Where one request's sequences lie in the batch's outputs.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub outputs: &'a Outputs,
+    /// Hugging Face's names, and whether each has one row per token.
+    pub per_token: &'a [(&'static str, bool)],
+    pub first: usize,
+    /// Rows and tokens per row of the whole batch.
+    pub rows: usize,
+    pub seq: usize,
+}
+
+impl<'a> Place<'a> {
+    /// The numbers of one output that belong to row `row` of the request, padding not cut.
+    fn row(&self, tensor: &'a Tensor<f32>, row: usize) -> &'a [f32] {
+        let width = tensor.data.len() / self.rows.max(1);
+        tensor
+            .data
+            .get((self.first + row) * width..)
+            .unwrap_or(&[])
+            .get(..width)
+            .unwrap_or(&[])
+    }
+}
+
+/// Appends one answer, with its line feed, to `line`.
+pub fn write(line: &mut Vec<u8>, id: &Id, asked: &Infer, place: Place, config: &Config, texts: &Texts, since: Instant) {
+    let mut json = Object::begin(line, id);
+    let positions = asked.positions();
+    let mut outputs = false;
+    for (&(name, per_token), (_, tensor)) in place.per_token.iter().zip(&place.outputs.0) {
+        let wide = matches!(name, "last_hidden_state" | "prediction_logits")
+            || (name == "logits" && config.head.has_decoder());
+        let chosen = asked.full || (config.head == Head::None && asked.at.is_some());
+        if wide && !chosen {
+            continue;
+        }
+        json.key(if outputs { "" } else { "outputs" }, name);
+        outputs = true;
+        if !per_token && config.head == Head::MultipleChoice {
+            let scores: Vec<f32> = (0..asked.rows.len())
+                .flat_map(|r| place.row(tensor, r))
+                .copied()
+                .collect();
+            json.value(&scores);
+        } else if !per_token {
+            json.value(place.row(tensor, 0));
+        } else {
+            let row = place.row(tensor, 0);
+            let width = row.len() / place.seq.max(1);
+            if tensor.shape.len() == 2 {
+                let values: Vec<f32> = positions.iter().filter_map(|&p| row.get(p)).copied().collect();
+                json.value(&values);
+            } else {
+                json.list(positions.iter().map(|&p| &row[p * width..][..width]));
+            }
+        }
+    }
+    if outputs {
+        json.close();
+    }
+    decisions(&mut json, asked, place, config, &positions);
+    if let Some(top) = asked.top {
+        candidates(&mut json, place, &positions, top, texts);
+    }
+    if let Some(at) = &asked.at {
+        json.key("", "at");
+        json.value(at);
+    }
+    if asked.tokenised {
+        json.key("", "ids");
+        match asked.rows.as_slice() {
+            [row] if config.head != Head::MultipleChoice => json.value(&row.ids),
+            rows => json.list(rows.iter().map(|row| &row.ids)),
+        }
+    }
+    if asked.truncated {
+        json.key("", "truncated");
+        json.value(&true);
+    }
+    json.key("", "ms");
+    json.value(&milliseconds(since));
+    json.end();
+}
+
+/// Thousandths are enough of a millisecond.
+pub fn milliseconds(since: Instant) -> f64 {
+    (since.elapsed().as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// What the outputs of a classifier say: the best class, by number and by name.
+fn decisions(json: &mut Object, asked: &Infer, place: Place, config: &Config, positions: &[usize]) {
+    let Some(logits) = place.outputs.get("logits") else {
+        return;
+    };
+    let row = place.row(logits, 0);
+    match config.head {
+        Head::SequenceClassification if config.multi_label => {
+            let likely = row.iter().zip(&config.labels).filter(|(logit, _)| **logit > 0.0);
+            json.key("", "labels");
+            json.value(&likely.map(|(_, name)| name).collect::<Vec<_>>());
+        }
+        // One output is a regression's value, no class.
+        Head::SequenceClassification if config.labels.len() > 1 => {
+            let Some(best) = argmax(row) else { return };
+            json.key("", "argmax");
+            json.value(&best);
+            json.key("", "label");
+            json.value(&config.labels.get(best));
+        }
+        Head::TokenClassification => {
+            let width = config.labels.len();
+            let best: Vec<usize> = positions
+                .iter()
+                .filter_map(|&p| argmax(&row[p * width..][..width]))
+                .collect();
+            json.key("", "argmax");
+            json.value(&best);
+            json.key("", "labels");
+            json.value(&best.iter().map(|&b| config.labels.get(b)).collect::<Vec<_>>());
+        }
+        Head::MultipleChoice => {
+            let scores: Vec<f32> = (0..asked.rows.len())
+                .flat_map(|r| place.row(logits, r))
+                .copied()
+                .collect();
+            json.key("", "argmax");
+            json.value(&argmax(&scores));
+        }
+        _ => {}
+    }
+}
+
+/// The place of the greatest number; of equal ones the first.
+fn argmax(values: &[f32]) -> Option<usize> {
+    let mut best = None;
+    for (at, value) in values.iter().enumerate() {
+        if best.is_none_or(|b: usize| values[b] < *value) {
+            best = Some(at);
+        }
+    }
+    best
+}
+
+/// The likeliest tokens at each position of a masked LM, best first, of equal ones the lower id.
+fn candidates(json: &mut Object, place: Place, positions: &[usize], top: usize, texts: &Texts) {
+    let decoder = place
+        .outputs
+        .0
+        .iter()
+        .find(|(name, _)| name == "logits" || name == "prediction_logits");
+    let Some((_, tensor)) = decoder else { return };
+    let row = place.row(tensor, 0);
+    let width = row.len() / place.seq.max(1);
+    let mut order: Vec<u32> = vec![];
+    json.key("", "top");
+    json.open(b'[');
+    for &at in positions {
+        let logits = &row[at * width..][..width];
+        let best = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+        order.clear();
+        order.extend(0..width as u32);
+        let top = top.min(order.len());
+        if top < order.len() {
+            order.select_nth_unstable_by(top, best);
+        }
+        order.truncate(top);
+        order.sort_unstable_by(best);
+        json.open(b'{');
+        json.key("", "at");
+        json.value(&at);
+        json.key("", "ids");
+        json.value(&order);
+        if texts.known() {
+            json.key("", "tokens");
+            json.value(&order.iter().map(|&id| texts.token(id.into())).collect::<Vec<_>>());
+        }
+        json.key("", "logits");
+        json.value(&order.iter().map(|&id| logits[id as usize]).collect::<Vec<_>>());
+        json.close();
+    }
+    json.close();
+}
+
+/// An object written field by field, so that its order is the one that reads best.
+pub struct Object<'a> {
+    line: &'a mut Vec<u8>,
+    /// What closes each object or list that is open.
+    open: Vec<u8>,
+}
+
+impl Object<'_> {
+    /// `{"id":…`
+    pub fn begin<'a>(line: &'a mut Vec<u8>, id: &Id) -> Object<'a> {
+        let mut object = Object { line, open: vec![] };
+        object.open(b'{');
+        object.key("", "id");
+        object.value(id);
+        object
+    }
+
+    fn separate(&mut self) {
+        if !matches!(self.line.last(), None | Some(b'{' | b'[' | b':' | b'\n')) {
+            self.line.push(b',');
+        }
+    }
+
+    /// Opens an object or list, as a field's value or as the next of a list.
+    fn open(&mut self, bracket: u8) {
+        self.separate();
+        self.line.push(bracket);
+        self.open.push(if bracket == b'{' { b'}' } else { b']' });
+    }
+
+    fn close(&mut self) {
+        self.line.extend(self.open.pop());
+    }
+
+    /// The name of the next field, inside a new object named `inside` if that is not empty.
+    pub fn key(&mut self, inside: &str, name: &str) {
+        if !inside.is_empty() {
+            self.key("", inside);
+            self.open(b'{');
+        }
+        self.separate();
+        let _ = write!(self.line, "\"{name}\":");
+    }
+
+    /// Numbers that are not finite become null: JSON has none.
+    pub fn value<T: Serialize + ?Sized>(&mut self, value: &T) {
+        // Writing to memory what was made to be written does not fail.
+        let _ = serde_json::to_writer(&mut *self.line, value);
+    }
+
+    fn list<T: Serialize>(&mut self, values: impl Iterator<Item = T>) {
+        self.open(b'[');
+        for value in values {
+            self.separate();
+            self.value(&value);
+        }
+        self.close();
+    }
+
+    pub fn end(mut self) {
+        while !self.open.is_empty() {
+            self.close();
+        }
+        self.line.push(b'\n');
+    }
+}
+
+/// `{"id":…,"error":"…"}`
+pub fn error(line: &mut Vec<u8>, id: &Id, problem: &str) {
+    let mut json = Object::begin(line, id);
+    json.key("", "error");
+    json.value(problem);
+    json.end();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::request::Sequence;
+
+    fn infer(rows: &[(&[i64], Option<&[i64]>)]) -> Infer {
+        let row = |(ids, types): &(&[i64], Option<&[i64]>)| Sequence {
+            ids: ids.to_vec(),
+            types: types.map(<[i64]>::to_vec),
+        };
+        Infer {
+            rows: rows.iter().map(row).collect(),
+            ..Infer::default()
+        }
+    }
+
+    #[test]
+    fn shorter_sequences_are_padded_and_masked() {
+        let requests = [infer(&[(&[2, 7, 3], None)]), infer(&[(&[2, 3], Some(&[0, 1]))])];
+        let batch = input(requests.iter(), Head::None);
+        assert_eq!(batch.shape, [2, 3]);
+        assert_eq!(batch.input_ids, [2, 7, 3, 2, 3, 0]);
+        assert_eq!(batch.attention_mask.as_deref(), Some(&[1, 1, 1, 1, 1, 0][..]));
+        assert_eq!(batch.token_type_ids.as_deref(), Some(&[0, 0, 0, 0, 1, 0][..]));
+        let alone = input(requests[..1].iter(), Head::MultipleChoice);
+        assert_eq!((alone.shape, alone.attention_mask), (vec![1, 1, 3], None));
+    }
+
+    #[test]
+    fn objects_are_json_whatever_is_in_them() {
+        let mut line = vec![];
+        error(&mut line, &Id::Text("a\"\n\u{0}".into()), "not \"good\"");
+        let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(value["id"], "a\"\n\u{0}");
+        assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
+        let mut line = vec![];
+        let mut json = Object::begin(&mut line, &Id::Signed(-3));
+        json.key("outputs", "a");
+        json.value(&[0.1f32, f32::NAN]);
+        json.key("", "b");
+        json.list([[1.0f32], [2.5]].iter());
+        json.close();
+        json.key("", "c");
+        json.open(b'[');
+        json.open(b'{');
+        json.close();
+        json.open(b'{');
+        json.close();
+        json.end();
+        let expected = "{\"id\":-3,\"outputs\":{\"a\":[0.1,null],\"b\":[[1.0],[2.5]]},\"c\":[{},{}]}\n";
+        assert_eq!(String::from_utf8(line).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_first_of_equal_maxima_wins() {
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]), Some(1));
+        assert_eq!(argmax(&[]), None);
+    }
+}

@@ -1,0 +1,474 @@
+//! `serve`: JSON lines in, answers out, over stdin and stdout or a Unix socket. Each client has a reader and a writer; one
+//! thread runs the engine on what waits. Memory is bounded by what may wait, be unsent and be a line; readers wait, nothing
+//! is dropped. docs/serve.md is the contract.
+
+mod answer;
+mod client;
+mod queue;
+mod request;
+pub mod settings;
+mod socket;
+mod stats;
+mod system;
+mod text;
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use thimble_device::tensors::TensorError;
+
+use self::answer::Object;
+use self::client::{Client, Line, Lines, Patient};
+use self::queue::{Limits, Queue, Work};
+use self::request::{Asked, Id, Infer, Model};
+use self::settings::Settings;
+use self::socket::{Bound, SocketError};
+use self::stats::Stats;
+use self::system::{EndSignals, Stdin};
+use self::text::Texts;
+use crate::args::Options;
+use crate::session::{Session, SessionError};
+
+/// How long an ending server goes on answering.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long the refusals after that may take to send.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Stack of a client's threads: they parse, which is bounded in depth, and tokenise.
+const STACK: usize = 1 << 20;
+/// Memory for answers that is kept from batch to batch.
+const KEPT: usize = 64 << 10;
+/// Tokens the choices of one question may have, padding included, unless the options allow more.
+const QUESTION: usize = 2048;
+/// Most numbers a masked LM's outputs have in one batch (64 MiB), though never less than one sequence.
+const OUTPUTS: usize = 16 << 20;
+const STOPPING: &str = "the server is stopping";
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    Tensors(#[from] TensorError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error("stdin: {0}")]
+    Input(io::Error),
+    #[error("stdout: {0}")]
+    Output(io::Error),
+    #[error("cannot start: {0}")]
+    Start(io::Error),
+    #[cfg(feature = "text")]
+    #[error(transparent)]
+    Tokenise(#[from] thimble_text::TokeniseError),
+    #[cfg(not(feature = "text"))]
+    #[error("--tokenizer: this program takes token ids only; build thimble-device with --features text")]
+    NoText,
+}
+
+/// A request that waits for the engine.
+struct Job {
+    client: Arc<Client>,
+    id: Id,
+    asked: Infer,
+    since: Instant,
+}
+
+impl Work for Job {
+    fn rows(&self) -> usize {
+        self.asked.rows.len()
+    }
+    fn tokens(&self) -> usize {
+        self.asked.longest()
+    }
+    fn since(&self) -> Instant {
+        self.since
+    }
+    fn wanted(&self) -> bool {
+        !self.client.gone()
+    }
+}
+
+struct Server {
+    session: Session,
+    model: Model,
+    settings: Settings,
+    queue: Queue<Job>,
+    stats: Stats,
+    clients: Mutex<Clients>,
+}
+
+#[derive(Default)]
+struct Clients {
+    live: HashMap<u64, Arc<Client>>,
+    /// How many are still being read from.
+    readers: usize,
+    next: u64,
+    stopping: bool,
+    /// The socket's name, until nobody is to come any more.
+    bound: Option<Bound>,
+    /// Closing it wakes the reader of stdin.
+    wake: Option<UnixStream>,
+}
+
+/// Keeps the signals that end a server for it: to be called before any thread is made, since those inherit it.
+pub fn hold_signals() {
+    EndSignals::hold();
+}
+
+/// Serves until stdin ends or a signal says so.
+pub fn run(session: Session, options: &Options) -> Result<(), ServeError> {
+    let signals = EndSignals::hold();
+    let settings = options.serve.clone();
+    let config = session.engine.config().clone();
+    let texts = Texts::open(&session, settings.tokenizer.as_deref())?;
+    let mut tokens = settings.tokens;
+    if config.head.has_decoder() {
+        tokens = tokens.min(OUTPUTS / config.vocab_size);
+    }
+    // A question's choices are not taken apart, so one request may have more than is gathered of several.
+    let most = settings.tokens.max(QUESTION).max(config.max_position_embeddings);
+    let server = Arc::new(Server {
+        model: Model {
+            config,
+            texts,
+            tokens: most,
+        },
+        queue: Queue::new(Limits {
+            queue: settings.queue,
+            rows: settings.batch,
+            tokens,
+            linger: settings.linger,
+        }),
+        stats: Stats::new(),
+        clients: Mutex::default(),
+        session,
+        settings,
+    });
+    let serving = match server.settings.socket.clone() {
+        Some(path) => server.listen(&path)?,
+        None => server.standard()?,
+    };
+    let ending = server.clone();
+    spawn("signals", move || ending.end_on(&signals)).map_err(ServeError::Start)?;
+    server.compute();
+    match serving {
+        // The thread that waits for signals closed the queue, and ends the process when all is sent.
+        None => loop {
+            thread::park();
+        },
+        Some(standard) => standard.join().unwrap_or(Ok(())),
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<thread::JoinHandle<T>> {
+    thread::Builder::new()
+        .name(name.to_string())
+        .stack_size(STACK)
+        .spawn(work)
+}
+
+type Standard = thread::JoinHandle<Result<(), ServeError>>;
+
+impl Server {
+    /// Counts and a map, whole between any two statements that could panic.
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs what waits, batch after batch, until the queue is closed and empty.
+    fn compute(&self) {
+        let engine = &self.session.engine;
+        let (mut batch, mut line): (Vec<Job>, Vec<u8>) = (vec![], vec![]);
+        while self.queue.take(&mut batch) {
+            let input = answer::input(batch.iter().map(|job| &job.asked), self.model.config.head);
+            let seq = input.shape.last().copied().unwrap_or(0);
+            let rows = input.input_ids.len() / seq.max(1);
+            let own: usize = batch
+                .iter()
+                .flat_map(|job| &job.asked.rows)
+                .map(|row| row.ids.len())
+                .sum();
+            self.stats.batch(rows, own, rows * seq - own);
+            let outputs = engine.run(&input);
+            let mut first = 0;
+            for job in batch.drain(..) {
+                line.clear();
+                match &outputs {
+                    Ok(outputs) => {
+                        let place = answer::Place {
+                            outputs,
+                            per_token: engine.outputs(),
+                            first,
+                            rows,
+                            seq,
+                        };
+                        let Model { config, texts, .. } = &self.model;
+                        answer::write(&mut line, &job.id, &job.asked, place, config, texts, job.since);
+                        self.stats.served(answer::milliseconds(job.since));
+                    }
+                    Err(e) => self.refuse(&mut line, &job.id, &format!("the engine failed: {e}")),
+                }
+                first += job.asked.rows.len();
+                job.client.answer(&line, true);
+            }
+            line.clear();
+            line.shrink_to(KEPT);
+        }
+    }
+
+    fn refuse(&self, line: &mut Vec<u8>, id: &Id, problem: &str) {
+        self.stats.error();
+        answer::error(line, id, problem);
+    }
+
+    /// Reads a client to its end, or until it has left.
+    fn read(&self, client: &Arc<Client>, from: impl Read) -> io::Result<()> {
+        let mut lines = Lines::new(from, self.settings.max_line);
+        let mut line = vec![];
+        while client.may_read() {
+            line.clear();
+            match lines.next()? {
+                Line::End => break,
+                Line::TooLong(bytes) => {
+                    let most = self.settings.max_line;
+                    let problem = format!("a line of {bytes} bytes, at most {most} are read; --max-line raises it");
+                    self.refuse(&mut line, &Id::Null, &problem);
+                }
+                Line::Text(text) if text.trim_ascii().is_empty() => continue,
+                Line::Text(text) => self.request(client, text, &mut line),
+            }
+            if !line.is_empty() {
+                client.answer(&line, false);
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues one request, waiting for room, or leaves what can be answered at once in `line`.
+    fn request(&self, client: &Arc<Client>, text: &[u8], line: &mut Vec<u8>) {
+        let since = Instant::now();
+        match request::parse(text, &self.model) {
+            (id, Err(problem)) => self.refuse(line, &id, &problem),
+            (id, Ok(Asked::Ping)) => self.pong(line, &id),
+            (id, Ok(Asked::Stats)) => {
+                let clients = self.clients().live.len();
+                self.stats.write(line, &id, self.queue.len(), clients);
+            }
+            (id, Ok(Asked::Infer(asked))) => {
+                client.owe();
+                let client = client.clone();
+                let job = Job {
+                    client,
+                    id,
+                    asked,
+                    since,
+                };
+                if let Err(job) = self.queue.push(job) {
+                    self.decline(&job);
+                }
+            }
+        }
+    }
+
+    /// Answers a request that will not be computed any more.
+    fn decline(&self, job: &Job) {
+        let mut line = vec![];
+        self.refuse(&mut line, &job.id, STOPPING);
+        job.client.answer(&line, true);
+    }
+
+    fn pong(&self, line: &mut Vec<u8>, id: &Id) {
+        let Model { config, texts, tokens } = &self.model;
+        let mut json = Object::begin(line, id);
+        json.key("", "op");
+        json.value("ping");
+        json.key("", "ok");
+        json.value(&true);
+        json.key("", "model");
+        json.value(&self.session.model().file);
+        json.key("", "head");
+        json.value(config.head.name());
+        json.key("", "positions");
+        json.value(&config.max_position_embeddings);
+        json.key("", "vocabulary");
+        json.value(&config.vocab_size);
+        json.key("", "tokens");
+        json.value(tokens);
+        json.key("", "text");
+        json.value(&texts.known());
+        json.end();
+    }
+
+    /// Takes a client in; `None` where the server takes no more.
+    fn admit(&self, client: Client) -> Result<(u64, Arc<Client>), String> {
+        let mut clients = self.clients();
+        if clients.stopping {
+            return Err(STOPPING.to_string());
+        }
+        if clients.live.len() >= self.settings.clients {
+            let most = self.settings.clients;
+            return Err(format!(
+                "{most} clients are connected, this server takes no more; --clients raises it"
+            ));
+        }
+        let (number, client) = (clients.next, Arc::new(client));
+        clients.next += 1;
+        clients.readers += 1;
+        clients.live.insert(number, client.clone());
+        Ok((number, client))
+    }
+
+    /// A client's reader is done.
+    fn ended(&self, client: &Client) {
+        client.end();
+        self.clients().readers -= 1;
+    }
+
+    /// Serves stdin and stdout; the handle gives how writing ended.
+    fn standard(self: &Arc<Server>) -> Result<Option<Standard>, ServeError> {
+        let (wake, woken) = UnixStream::pair().map_err(ServeError::Start)?;
+        self.clients().wake = Some(wake);
+        let (_, client) = self
+            .admit(Client::new(None, self.settings.max_unsent))
+            .map_err(|e| ServeError::Start(io::Error::other(e)))?;
+        let (server, reading) = (self.clone(), client.clone());
+        let reader = move || {
+            let result = server.read(&reading, Stdin::new(woken));
+            // What waits is still computed.
+            server.queue.close();
+            server.ended(&reading);
+            result.map_err(ServeError::Input)
+        };
+        let reader = spawn("stdin", reader).map_err(ServeError::Start)?;
+        let server = self.clone();
+        let writer = move || match client.write_to(&mut *system::standard(libc::STDOUT_FILENO)) {
+            // It returns when the reader is done, whose error is then the one to tell.
+            Ok(()) => reader.join().unwrap_or(Ok(())),
+            Err(e) => {
+                server.queue.abandon();
+                match e.kind() {
+                    // Whoever read the answers has seen enough.
+                    io::ErrorKind::BrokenPipe => Ok(()),
+                    _ => Err(ServeError::Output(e)),
+                }
+            }
+        };
+        spawn("stdout", writer).map(Some).map_err(ServeError::Start)
+    }
+
+    /// Listens on a socket.
+    fn listen(self: &Arc<Server>, path: &Path) -> Result<Option<Standard>, ServeError> {
+        let (listener, bound) = socket::bind(path, self.settings.mode)?;
+        self.clients().bound = Some(bound);
+        let server = self.clone();
+        spawn("listen", move || server.accept(&listener)).map_err(ServeError::Start)?;
+        let model = self.session.model().file;
+        say(&format!("serving {model} at {}", path.display()));
+        Ok(None)
+    }
+
+    fn accept(self: &Arc<Server>, listener: &UnixListener) {
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => self.connect(stream),
+                // Out of descriptors, most likely: they come back when a client leaves.
+                Err(_) => thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
+    fn connect(self: &Arc<Server>, stream: UnixStream) {
+        let refuse = |problem: &str| {
+            let mut line = vec![];
+            self.refuse(&mut line, &Id::Null, problem);
+            // It fits in the socket's buffer, or the client is not there.
+            let _ = stream.set_nonblocking(true).and_then(|()| (&stream).write_all(&line));
+        };
+        let copies = stream.try_clone().and_then(|a| Ok((a, stream.try_clone()?)));
+        let (reading, control) = match copies {
+            Ok(copies) => copies,
+            Err(e) => return refuse(&format!("no more clients can be served: {e}")),
+        };
+        let (number, client) = match self.admit(Client::new(Some(control), self.settings.max_unsent)) {
+            Ok(admitted) => admitted,
+            Err(problem) => return refuse(&problem),
+        };
+        let (server, reader_client) = (self.clone(), client.clone());
+        let reader = move || {
+            // A failing read is a client that left.
+            let left = server.read(&reader_client, &reading).is_err() || system::hung_up(&reading);
+            if left {
+                reader_client.leave();
+            }
+            server.ended(&reader_client);
+        };
+        let (server, writer_client) = (self.clone(), client.clone());
+        let writer = move || {
+            let sent =
+                Patient::new(&stream, server.settings.timeout).and_then(|mut to| writer_client.write_to(&mut to));
+            if sent.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
+                server.stats.dropped();
+            }
+            // Whichever way it ended, nothing more is read.
+            writer_client.leave();
+            server.clients().live.remove(&number);
+        };
+        let started = spawn("reader", reader);
+        if started.is_err() {
+            self.ended(&client);
+        }
+        if started.and_then(|_| spawn("writer", writer)).is_err() {
+            client.leave();
+            self.clients().live.remove(&number);
+        }
+    }
+
+    /// Waits for a signal, then ends the process once everything taken on is answered, or time is up.
+    fn end_on(self: &Arc<Server>, signals: &EndSignals) {
+        signals.wait();
+        let deadline = Instant::now() + GRACE;
+        {
+            let mut clients = self.clients();
+            clients.stopping = true;
+            // Nobody new comes, and the reader of stdin wakes.
+            (clients.bound, clients.wake) = (None, None);
+            clients.live.values().for_each(|client| client.stop_reading());
+        }
+        if !self.settle(deadline, true) {
+            for job in self.queue.abandon() {
+                self.decline(&job);
+            }
+            self.settle(Instant::now() + FAREWELL, false);
+        }
+        std::process::exit(0);
+    }
+
+    /// Waits until all clients have all their answers; whether that was before the deadline.
+    fn settle(&self, deadline: Instant, readers_too: bool) -> bool {
+        loop {
+            let clients = self.clients();
+            let reading = readers_too && clients.readers > 0;
+            if !reading && clients.live.values().all(|client| client.settled()) {
+                return true;
+            }
+            drop(clients);
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn say(text: &str) {
+    // A closed stderr must not stop the work.
+    let _ = writeln!(io::stderr(), "thimble-device: {text}");
+}

@@ -1,0 +1,572 @@
+//! One line of a client to what it asks: JSON in, a checked request or one clear sentence out. Whatever the bytes are, the
+//! id is found where there is one, so that the client knows which of its requests was refused.
+
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, Serializer};
+use thimble_shared::graph::{Config, Head};
+
+use super::text::Texts;
+
+/// Longest text of an id: it is held while its request waits.
+const ID_BYTES: usize = 256;
+/// Most values of one list: far more than any model takes, and few enough to hold for every client.
+const LIST: usize = 1 << 16;
+/// Most numbers of one answer, some 6 MiB of JSON.
+const NUMBERS: usize = 1 << 19;
+/// Candidates per position of a masked LM when nobody says how many.
+const TOP: usize = 5;
+
+/// What names a request; any JSON value that is neither list nor object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Id {
+    #[default]
+    Null,
+    Bool(bool),
+    Signed(i64),
+    Unsigned(u64),
+    Float(f64),
+    Text(String),
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Asked {
+    Ping,
+    Stats,
+    Infer(Infer),
+}
+
+/// Sequences to run, checked against the model, and which of the outputs are wanted.
+#[derive(Debug, Default, PartialEq)]
+pub struct Infer {
+    /// One sequence, or one per choice.
+    pub rows: Vec<Sequence>,
+    /// Positions of a per-token output; all of them when nobody chose.
+    pub at: Option<Vec<usize>>,
+    /// Candidates per position of a masked LM.
+    pub top: Option<usize>,
+    /// Also the outputs that have a vocabulary or a hidden state per token.
+    pub full: bool,
+    /// The ids were made here from a text, which the client cannot know.
+    pub tokenised: bool,
+    pub truncated: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sequence {
+    pub ids: Vec<i64>,
+    /// All 0 when left out.
+    pub types: Option<Vec<i64>>,
+}
+
+impl Infer {
+    pub fn longest(&self) -> usize {
+        self.rows.iter().map(|row| row.ids.len()).max().unwrap_or(0)
+    }
+
+    /// The positions that are answered, of the first sequence: no head with choices has per-token outputs.
+    pub fn positions(&self) -> Vec<usize> {
+        let all = self.rows.first().map_or(0, |row| row.ids.len());
+        self.at.clone().unwrap_or_else(|| (0..all).collect())
+    }
+}
+
+/// What requests are held against.
+pub struct Model {
+    pub config: Config,
+    pub texts: Texts,
+    /// Tokens one request may add up to, padding of shorter choices included.
+    pub tokens: usize,
+}
+
+/// Reads one line, which is not blank.
+pub fn parse(line: &[u8], model: &Model) -> (Id, Result<Asked, String>) {
+    if let Err(e) = std::str::from_utf8(line) {
+        return (Id::Null, Err(format!("not UTF-8 at byte {}", e.valid_up_to() + 1)));
+    }
+    // A derived reader would take a list for an object as well.
+    let object = line.trim_ascii_start().first() == Some(&b'{');
+    let failure = match object.then(|| serde_json::from_slice::<Raw>(line)) {
+        Some(Ok(mut raw)) => {
+            let id = std::mem::take(&mut raw.id);
+            return (id, model.asked(raw));
+        }
+        Some(Err(e)) if e.is_data() => e,
+        Some(Err(e)) => return (Id::Null, Err(not_json(&e))),
+        None => {
+            let problem = match serde_json::from_slice::<IgnoredAny>(line) {
+                Ok(_) => "a request is a JSON object, like {\"id\": 1, \"ids\": [2, 17, 3]}".to_string(),
+                Err(e) => not_json(&e),
+            };
+            return (Id::Null, Err(problem));
+        }
+    };
+    match serde_json::from_slice::<Named>(line) {
+        Ok(named) => (named.0, Err(located(&failure))),
+        Err(e) if e.is_data() => (Id::Null, Err(located(&e))),
+        // The rest of the line is broken as well, which is the graver matter.
+        Err(e) => (Id::Null, Err(not_json(&e))),
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> String {
+    format!("not JSON: {}", located(error))
+}
+
+/// The error with its place said as a byte: a request has only one line.
+fn located(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" at line ") {
+        Some((problem, _)) => format!("{problem} at byte {}", error.column()),
+        None => text,
+    }
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a request")]
+struct Raw {
+    id: Id,
+    op: Option<String>,
+    #[serde(alias = "input_ids")]
+    ids: Option<List>,
+    #[serde(alias = "token_type_ids")]
+    types: Option<List>,
+    choices: Option<List>,
+    text: Option<String>,
+    #[serde(alias = "text_pair")]
+    pair: Option<String>,
+    at: Option<List>,
+    top: Option<u32>,
+    full: bool,
+}
+
+impl Raw {
+    /// The first field given beside `op`, which takes none.
+    fn other(&self) -> Option<&'static str> {
+        [
+            ("ids", self.ids.is_some()),
+            ("types", self.types.is_some()),
+            ("choices", self.choices.is_some()),
+            ("text", self.text.is_some()),
+            ("pair", self.pair.is_some()),
+            ("at", self.at.is_some()),
+            ("top", self.top.is_some()),
+            ("full", self.full),
+        ]
+        .into_iter()
+        .find_map(|(name, given)| given.then_some(name))
+    }
+}
+
+/// The id alone, whatever else the object holds.
+struct Named(Id);
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Named, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Named;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a request")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Named, A::Error> {
+                let mut id = None;
+                while let Some(field) = map.next_key::<String>()? {
+                    if field != "id" {
+                        map.next_value::<IgnoredAny>()?;
+                    } else if id.replace(map.next_value()?).is_some() {
+                        return Err(de::Error::duplicate_field("id"));
+                    }
+                }
+                Ok(Named(id.unwrap_or_default()))
+            }
+        }
+        from.deserialize_map(Fields)
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Id, D::Error> {
+        struct Scalar;
+        impl Visitor<'_> for Scalar {
+            type Value = Id;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"id\" to be a string, a number, true, false or null")
+            }
+            fn visit_unit<E: de::Error>(self) -> Result<Id, E> {
+                Ok(Id::Null)
+            }
+            fn visit_bool<E: de::Error>(self, v: bool) -> Result<Id, E> {
+                Ok(Id::Bool(v))
+            }
+            fn visit_i64<E: de::Error>(self, v: i64) -> Result<Id, E> {
+                Ok(Id::Signed(v))
+            }
+            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Id, E> {
+                Ok(Id::Unsigned(v))
+            }
+            fn visit_f64<E: de::Error>(self, v: f64) -> Result<Id, E> {
+                Ok(Id::Float(v))
+            }
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<Id, E> {
+                if v.len() > ID_BYTES {
+                    let problem = format!("\"id\" is {} bytes long, at most {ID_BYTES} are kept", v.len());
+                    return Err(E::custom(problem));
+                }
+                Ok(Id::Text(v.to_string()))
+            }
+        }
+        from.deserialize_any(Scalar)
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Id::Null => to.serialize_unit(),
+            Id::Bool(v) => to.serialize_bool(*v),
+            Id::Signed(v) => to.serialize_i64(*v),
+            Id::Unsigned(v) => to.serialize_u64(*v),
+            Id::Float(v) => to.serialize_f64(*v),
+            Id::Text(v) => to.serialize_str(v),
+        }
+    }
+}
+
+/// A list of whole numbers, of such lists, or of texts.
+#[derive(Debug, PartialEq)]
+enum List {
+    Numbers(Vec<i64>),
+    Rows(Vec<Vec<i64>>),
+    Texts(Vec<String>),
+}
+
+enum Item {
+    Number(i64),
+    Row(Vec<i64>),
+    Text(String),
+}
+
+/// One number of an inner list.
+struct Whole(i64);
+
+const WHOLE: &str = "a whole number of at most 64 bits";
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Whole, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = Whole;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(WHOLE)
+            }
+            fn visit_i64<E: de::Error>(self, v: i64) -> Result<Whole, E> {
+                Ok(Whole(v))
+            }
+            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Whole, E> {
+                signed(v, &self).map(Whole)
+            }
+        }
+        from.deserialize_any(Number)
+    }
+}
+
+fn signed<E: de::Error>(v: u64, expected: &dyn de::Expected) -> Result<i64, E> {
+    i64::try_from(v).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(v), expected))
+}
+
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Item, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Item;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(WHOLE)
+            }
+            fn visit_i64<E: de::Error>(self, v: i64) -> Result<Item, E> {
+                Ok(Item::Number(v))
+            }
+            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Item, E> {
+                signed(v, &self).map(Item::Number)
+            }
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<Item, E> {
+                Ok(Item::Text(v.to_string()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Item, A::Error> {
+                let mut row = vec![];
+                while let Some(Whole(value)) = seq.next_element()? {
+                    if row.len() == LIST {
+                        return Err(de::Error::custom(too_many()));
+                    }
+                    row.push(value);
+                }
+                Ok(Item::Row(row))
+            }
+        }
+        from.deserialize_any(Any)
+    }
+}
+
+fn too_many() -> String {
+    format!("a list of more than {LIST} values")
+}
+
+impl<'de> Deserialize<'de> for List {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<List, D::Error> {
+        struct Items;
+        impl<'de> Visitor<'de> for Items {
+            type Value = List;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List, A::Error> {
+                let mut list = List::Numbers(vec![]);
+                let mut values = 0;
+                while let Some(item) = seq.next_element()? {
+                    values += match &item {
+                        Item::Row(row) => row.len() + 1,
+                        Item::Number(_) | Item::Text(_) => 1,
+                    };
+                    if values > LIST {
+                        return Err(de::Error::custom(too_many()));
+                    }
+                    match (&mut list, item) {
+                        (List::Numbers(all), Item::Number(v)) => all.push(v),
+                        (List::Rows(all), Item::Row(v)) => all.push(v),
+                        (List::Texts(all), Item::Text(v)) => all.push(v),
+                        (List::Numbers(none), Item::Row(v)) if none.is_empty() => list = List::Rows(vec![v]),
+                        (List::Numbers(none), Item::Text(v)) if none.is_empty() => list = List::Texts(vec![v]),
+                        _ => return Err(de::Error::custom("a list mixes numbers, lists and texts")),
+                    }
+                }
+                Ok(list)
+            }
+        }
+        from.deserialize_seq(Items)
+    }
+}
+
+impl Model {
+    fn asked(&self, raw: Raw) -> Result<Asked, String> {
+        let Some(op) = &raw.op else {
+            return self.infer(raw).map(Asked::Infer);
+        };
+        if let Some(other) = raw.other() {
+            return Err(format!("\"op\" and \"{other}\" are in one request; send two"));
+        }
+        match op.as_str() {
+            "ping" => Ok(Asked::Ping),
+            "stats" => Ok(Asked::Stats),
+            _ => Err(format!(
+                "no op {op:?}; it is \"ping\" or \"stats\", and none for inference"
+            )),
+        }
+    }
+
+    fn infer(&self, raw: Raw) -> Result<Infer, String> {
+        let (top, full) = (raw.top, raw.full);
+        let at = match raw.at {
+            None => None,
+            Some(List::Numbers(at)) => Some(at),
+            Some(_) => return Err("\"at\" is a list of positions, like [3, 5]".into()),
+        };
+        let mut infer = match (raw.ids, raw.text) {
+            (Some(_), Some(_)) => return Err("\"ids\" and \"text\" both say what goes in; give one".into()),
+            (None, Some(text)) => self.encode(&text, raw.pair.as_deref(), raw.choices, raw.types)?,
+            (ids, None) => {
+                if raw.pair.is_some() {
+                    return Err("\"pair\" goes with \"text\"".into());
+                }
+                self.sequences(ids, raw.choices, raw.types)?
+            }
+        };
+        infer.full = full;
+        self.check(&infer)?;
+        self.choose(&mut infer, at, top)?;
+        Ok(infer)
+    }
+
+    fn sequences(&self, ids: Option<List>, choices: Option<List>, types: Option<List>) -> Result<Infer, String> {
+        let several = self.config.head == Head::MultipleChoice;
+        let (name, rows) = match (ids, choices) {
+            (Some(_), Some(_)) => return Err("\"ids\" and \"choices\" both say what goes in; give one".into()),
+            (Some(List::Numbers(ids)), None) if !several => ("ids", vec![ids]),
+            (Some(_), None) if !several => {
+                return Err("\"ids\" is one sequence, like [2, 17, 3]; send one request for each".into());
+            }
+            (None, Some(List::Rows(rows))) if several => ("choices", rows),
+            (None, Some(List::Numbers(none))) if several && none.is_empty() => {
+                return Err("\"choices\" is empty".into());
+            }
+            (None, Some(List::Texts(_))) if several => {
+                return Err("\"choices\" are texts; the question is missing as \"text\"".into());
+            }
+            (_, _) if several => {
+                return Err(
+                    "this model answers multiple choice: give \"choices\", like [[2, 17, 3], [2, 9, 3]]".into(),
+                );
+            }
+            (None, Some(_)) => {
+                return Err(format!(
+                    "\"choices\" is for multiple choice, this model's head is {}; give \"ids\"",
+                    self.config.head.name()
+                ));
+            }
+            (_, None) => return Err("nothing goes in: give \"ids\", like [2, 17, 3]".into()),
+        };
+        let types: Vec<Option<Vec<i64>>> = match types {
+            None => vec![None; rows.len()],
+            Some(List::Numbers(types)) if !several => vec![Some(types)],
+            Some(List::Rows(types)) if several && types.len() == rows.len() => types.into_iter().map(Some).collect(),
+            Some(_) => return Err(format!("\"types\" has another shape than \"{name}\"")),
+        };
+        let rows = rows.into_iter().zip(types).map(|(ids, types)| Sequence { ids, types });
+        Ok(Infer {
+            rows: rows.collect(),
+            ..Infer::default()
+        })
+    }
+
+    fn encode(
+        &self,
+        text: &str,
+        pair: Option<&str>,
+        choices: Option<List>,
+        types: Option<List>,
+    ) -> Result<Infer, String> {
+        if types.is_some() {
+            return Err("\"types\" goes with \"ids\"; those of a text are its tokenizer's".into());
+        }
+        let several = self.config.head == Head::MultipleChoice;
+        let pairs: Vec<Option<&str>> = match (&choices, several) {
+            (Some(List::Texts(choices)), true) if pair.is_none() => choices.iter().map(|c| Some(c.as_str())).collect(),
+            (_, true) => {
+                return Err(
+                    "this model answers multiple choice: give \"choices\", a list of texts, beside \"text\"".into(),
+                );
+            }
+            (Some(_), false) => return Err("\"choices\" is for multiple choice; give \"pair\"".into()),
+            (None, false) => vec![pair],
+        };
+        if self.config.head == Head::QuestionAnswering && pair.is_none() {
+            return Err("question answering needs the question as \"text\", the context as \"pair\"".into());
+        }
+        let mut infer = Infer {
+            tokenised: true,
+            ..Infer::default()
+        };
+        for pair in pairs {
+            let (row, truncated) = self.texts.encode(text, pair)?;
+            infer.rows.push(row);
+            infer.truncated |= truncated;
+        }
+        Ok(infer)
+    }
+
+    fn check(&self, infer: &Infer) -> Result<(), String> {
+        let config = &self.config;
+        let several = config.head == Head::MultipleChoice;
+        for (number, row) in infer.rows.iter().enumerate() {
+            let name = |field: &str| match (several, field) {
+                (false, field) => field.to_string(),
+                (true, "ids") => format!("choices[{number}]"),
+                (true, field) => format!("{field}[{number}]"),
+            };
+            let len = row.ids.len();
+            if len == 0 {
+                return Err(format!("{} is empty; one token is the least", name("ids")));
+            }
+            if len > config.max_position_embeddings {
+                return Err(format!(
+                    "{} has {len} tokens, the model's positions end at {}",
+                    name("ids"),
+                    config.max_position_embeddings
+                ));
+            }
+            within(&name("ids"), &row.ids, config.vocab_size)?;
+            if let Some(types) = &row.types {
+                if types.len() != len {
+                    let (types, ids) = (types.len(), name("ids"));
+                    return Err(format!("{} has {types} values, {ids} {len}", name("types")));
+                }
+                within(&name("types"), types, config.type_vocab_size)?;
+            }
+        }
+        let (rows, longest) = (infer.rows.len(), infer.longest());
+        if rows == 0 {
+            return Err("\"choices\" is empty".into());
+        }
+        if rows * longest > self.tokens {
+            return Err(format!(
+                "{rows} choices of up to {longest} tokens are {} in all, this server computes {} at once; --tokens raises it",
+                rows * longest,
+                self.tokens
+            ));
+        }
+        Ok(())
+    }
+
+    /// Settles which outputs are answered.
+    fn choose(&self, infer: &mut Infer, at: Option<Vec<i64>>, top: Option<u32>) -> Result<(), String> {
+        let config = &self.config;
+        let (decoder, seq) = (config.head.has_decoder(), infer.longest());
+        let per_token = !matches!(config.head, Head::SequenceClassification | Head::MultipleChoice);
+        if let Some(at) = at {
+            if !per_token {
+                return Err(format!(
+                    "\"at\" chooses tokens, the {} head has one answer for all of them",
+                    config.head.name()
+                ));
+            }
+            let place = |&p: &i64| usize::try_from(p).ok().filter(|&p| p < seq).ok_or(p);
+            let places: Result<Vec<usize>, i64> = at.iter().map(place).collect();
+            infer.at = Some(places.map_err(|p| format!("\"at\" has {p}, the positions are 0 to {}", seq - 1))?);
+        } else if decoder && infer.tokenised {
+            // What a text with blanks asks is what they stand for.
+            let mask = self.texts.mask_id();
+            let ids = infer.rows[0].ids.iter().enumerate();
+            let blanks: Vec<usize> = ids.filter(|(_, id)| Some(**id) == mask).map(|(i, _)| i).collect();
+            infer.at = Some(blanks).filter(|b| !b.is_empty());
+        }
+        if let Some(top) = top {
+            if !decoder {
+                return Err(format!(
+                    "\"top\" is for masked LM, this model's head is {}",
+                    config.head.name()
+                ));
+            }
+            if !(1..=config.vocab_size).contains(&(top as usize)) {
+                return Err(format!("\"top\" is {top}, must be 1 to {}", config.vocab_size));
+            }
+        }
+        infer.top = match top {
+            Some(top) => Some(top as usize),
+            None => (decoder && !infer.full).then_some(TOP.min(config.vocab_size)),
+        };
+        let positions = infer.at.as_ref().map_or(seq, Vec::len);
+        let wide = match config.head {
+            Head::None if infer.full || infer.at.is_some() => config.hidden_size,
+            _ if decoder => {
+                let full = if infer.full { config.vocab_size } else { 0 };
+                full + 2 * infer.top.unwrap_or(0)
+            }
+            _ => 0,
+        };
+        if positions.saturating_mul(wide) > NUMBERS {
+            return Err(format!(
+                "the answer would have {} numbers, at most {NUMBERS} are sent; choose fewer positions with \"at\"",
+                positions * wide
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn within(name: &str, values: &[i64], end: usize) -> Result<(), String> {
+    let wrong = |v: i64| usize::try_from(v).map_or(true, |v| v >= end);
+    match values.iter().position(|&v| wrong(v)) {
+        Some(at) => Err(format!("{name}[{at}] is {}, must be 0 to {}", values[at], end - 1)),
+        None => Ok(()),
+    }
+}

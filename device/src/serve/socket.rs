@@ -1,0 +1,117 @@
+//! The Unix socket of a server: taken only when no other server has it, with the permissions asked for from its first
+//! moment, and removed at the end if it is still the same.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    #[error("--socket {path}: {source}", path = .path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("--socket {path}: another server listens there; stop it, or name another socket", path = .path.display())]
+    Live { path: PathBuf },
+    #[error("--socket {path}: something that is no socket is there and is left alone", path = .path.display())]
+    NoSocket { path: PathBuf },
+}
+
+/// A socket's name in the file system; gone when dropped.
+pub struct Bound {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), SocketError> {
+    let failed = |source| SocketError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    // Two servers that start at once must not both find a stale socket and remove each other's: one looks at a time.
+    let parent = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let folder = File::open(parent).map_err(failed)?;
+    // SAFETY: the descriptor is open; the lock goes with it at the end of this function.
+    if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX) } != 0 {
+        return Err(failed(io::Error::last_os_error()));
+    }
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(failed(e)),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(SocketError::NoSocket {
+                path: path.to_path_buf(),
+            });
+        }
+        Ok(_) => match UnixStream::connect(path) {
+            // Its server ended without removing it.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed)?,
+            Ok(_) => {
+                return Err(SocketError::Live {
+                    path: path.to_path_buf(),
+                });
+            }
+            Err(e) => return Err(failed(e)),
+        },
+    }
+    // Changing the mode afterwards would leave a moment in which anyone may connect.
+    // SAFETY: umask takes an integer and cannot fail; no other thread makes files now.
+    let before = unsafe { libc::umask(!(mode as libc::mode_t) & 0o777) };
+    let bound = UnixListener::bind(path);
+    // SAFETY: as above.
+    unsafe { libc::umask(before) };
+    let listener = bound.map_err(failed)?;
+    let made = fs::symlink_metadata(path).map_err(failed)?;
+    let bound = Bound {
+        path: path.to_path_buf(),
+        identity: (made.dev(), made.ino()),
+    };
+    Ok((listener, bound))
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let same = |found: fs::Metadata| (found.dev(), found.ino()) == self.identity;
+        if fs::symlink_metadata(&self.path).is_ok_and(same) {
+            // Nothing is left to do when it cannot be removed; the next server replaces it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_socket_is_taken_only_from_the_dead() {
+        let folder = std::env::temp_dir().join(format!("thimble-socket-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("s");
+        let (first, held) = bind(&path, 0o640).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert!(matches!(bind(&path, 0o600), Err(SocketError::Live { .. })));
+        // As a killed server leaves it.
+        std::mem::forget(held);
+        drop(first);
+        let (second, held) = bind(&path, 0o600).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        // Another's socket in its place is left alone.
+        fs::remove_file(&path).unwrap();
+        let (_third, other) = bind(&path, 0o600).unwrap();
+        drop((second, held));
+        assert!(path.exists());
+        drop(other);
+        assert!(!path.exists());
+        fs::write(&path, "data").unwrap();
+        assert!(matches!(bind(&path, 0o600), Err(SocketError::NoSocket { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"data");
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

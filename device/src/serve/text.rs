@@ -1,0 +1,103 @@
+//! Texts of clients to token ids, where the program was built with the feature `text`; elsewhere a sentence that says so.
+
+use super::ServeError;
+use super::request::Sequence;
+use crate::session::Session;
+use std::path::Path;
+
+#[cfg(feature = "text")]
+mod with {
+    use super::*;
+    use crate::session::digest;
+    use std::io::Write;
+    use thimble_text::{Tokeniser, tokenizer_beside};
+
+    pub struct Texts(Option<Tokeniser>);
+
+    impl Texts {
+        /// The tokenizer named, or the one the model was written with, where that lies beside it.
+        pub fn open(session: &Session, named: Option<&Path>) -> Result<Texts, ServeError> {
+            let beside = tokenizer_beside(&session.file);
+            let path = match named {
+                Some(path) => path,
+                None if !beside.exists() => return Ok(Texts(None)),
+                None => {
+                    let own = &session.engine.artifact().provenance.tokenizer_sha256;
+                    if own.as_ref() != Some(&digest(&beside)?) {
+                        let _ = writeln!(
+                            std::io::stderr(),
+                            "thimble-device: note: {} is not the tokenizer the model was written with and is left alone; --tokenizer takes any",
+                            beside.display()
+                        );
+                        return Ok(Texts(None));
+                    }
+                    &beside
+                }
+            };
+            let tokeniser = Tokeniser::open(path, session.engine.config())?;
+            Ok(Texts(Some(tokeniser)))
+        }
+
+        /// Whether texts are understood.
+        pub fn known(&self) -> bool {
+            self.0.is_some()
+        }
+
+        pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<(Sequence, bool), String> {
+            let Some(tokeniser) = &self.0 else {
+                return Err("this server has no tokenizer: send \"ids\", or start it with --tokenizer FILE".into());
+            };
+            let encoded = tokeniser.encode(text, pair).map_err(|e| e.to_string())?;
+            let row = Sequence {
+                ids: encoded.ids,
+                types: Some(encoded.types),
+            };
+            Ok((row, encoded.truncated))
+        }
+
+        pub fn mask_id(&self) -> Option<i64> {
+            self.0.as_ref().and_then(Tokeniser::mask_id)
+        }
+
+        pub fn token(&self, id: i64) -> Option<String> {
+            self.0.as_ref().and_then(|t| t.token(id))
+        }
+    }
+}
+
+#[cfg(not(feature = "text"))]
+mod without {
+    use super::*;
+
+    pub struct Texts;
+
+    impl Texts {
+        pub fn open(_session: &Session, named: Option<&Path>) -> Result<Texts, ServeError> {
+            match named {
+                Some(_) => Err(ServeError::NoText),
+                None => Ok(Texts),
+            }
+        }
+
+        pub fn known(&self) -> bool {
+            false
+        }
+
+        pub fn encode(&self, _text: &str, _pair: Option<&str>) -> Result<(Sequence, bool), String> {
+            Err("this server takes token ids only: send \"ids\", or build thimble-device with --features text".into())
+        }
+
+        pub fn mask_id(&self) -> Option<i64> {
+            None
+        }
+
+        pub fn token(&self, _id: i64) -> Option<String> {
+            None
+        }
+    }
+}
+
+#[cfg(feature = "text")]
+pub use with::Texts;
+#[cfg(not(feature = "text"))]
+pub use without::Texts;
