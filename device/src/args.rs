@@ -236,14 +236,16 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
                     return Err(UsageError(format!("no option --{long}; see --help")));
                 };
                 let command = command.ok_or_else(|| UsageError(format!("the command comes before --{}", flag.name)))?;
-                if !flag.takes.contains(&command) {
+                // One name may be an option of several commands, with a meaning in each.
+                let own = flags().find(|f| f.name == flag.name && f.takes.contains(&command));
+                let Some(flag) = own else {
                     return Err(UsageError(format!(
                         "--{} means nothing to {}",
                         flag.name,
                         name_of(command)
                     )));
-                }
-                set(flag.name, &mut options, &mut parser)?;
+                };
+                set(flag.name, command, &mut options, &mut parser)?;
             }
             Arg::Short(short) => return Err(UsageError(format!("no option -{short}; see --help"))),
         }
@@ -255,7 +257,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
 }
 
 /// Stores the value of `flag`, read from the arguments.
-fn set(flag: &'static str, options: &mut Options, parser: &mut Parser) -> Result<(), UsageError> {
+fn set(flag: &'static str, command: Command, options: &mut Options, parser: &mut Parser) -> Result<(), UsageError> {
     let switch = match flag {
         "lock" => Some(&mut options.lock),
         "cold" => Some(&mut options.cold),
@@ -275,14 +277,15 @@ fn set(flag: &'static str, options: &mut Options, parser: &mut Parser) -> Result
         "tokenizer" => options.serve.tokenizer = Some(PathBuf::from(raw)),
         _ => {
             let text = raw.string().map_err(|e| UsageError(format!("--{flag}: {e}")))?;
-            set_text(flag, options, &text).map_err(|wanted| UsageError(format!("--{flag} {text:?}: {wanted}")))?;
+            set_text(flag, command, options, &text)
+                .map_err(|wanted| UsageError(format!("--{flag} {text:?}: {wanted}")))?;
         }
     }
     Ok(())
 }
 
 /// On failure, what would have been right.
-fn set_text(flag: &str, options: &mut Options, text: &str) -> Result<(), String> {
+fn set_text(flag: &str, command: Command, options: &mut Options, text: &str) -> Result<(), String> {
     let positive = |most: usize| match text.parse::<usize>() {
         Ok(n) if (1..=most).contains(&n) => Ok(n),
         _ => Err(format!("a whole number from 1 to {most} is needed")),
@@ -299,7 +302,7 @@ fn set_text(flag: &str, options: &mut Options, text: &str) -> Result<(), String>
                 Some(ids.map_err(|_| "token ids are whole numbers with commas between, like 2,17,3".to_string())?);
         }
         "seq" => options.seq = Some(positive(1 << 24)?),
-        "batch" => options.batch = Some(positive(1024)?),
+        "batch" if command == Bench => options.batch = Some(positive(1024)?),
         "threads" => options.threads = Some(positive(1024)?),
         "kernel" => options.kernel = Some(text.to_string()),
         "runs" => options.runs = Some(positive(MOST_RUNS)? as u32),

@@ -99,3 +99,36 @@ def test_locked_pages_are_the_same_pages(thimble, models):
         mapped = of_file(pid, model)
         assert sum(area["Locked"] for area in mapped) >= model.stat().st_size - 4096
         assert sum(area["Anonymous"] for area in mapped) == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("seq", [16, 128, 512])
+def test_activations_take_what_info_says(thimble, models, precision, seq):
+    """What the process keeps for itself grows with the tokens as predicted: the kernel counts it (smaps_rollup)."""
+    import json
+
+    model = models.export("albert-base-rand", precision)
+    info = json.loads(thimble.run("info", model, "--seq", str(seq), "--json", program=thimble.device).stdout)
+    bench = ["bench", model, "--seq", str(seq), "--threads", "1", "--runs", "2", "--warmup", "2", "--json"]
+    memory = json.loads(thimble.run(*bench, program=thimble.device).stdout)["memory"]
+    assert info["seq"] == seq and info["predicted"]["file"] == model.stat().st_size
+    assert memory["predicted"]["activations"] <= info["predicted"]["activations"], "info counts every core's scratch"
+    # The rest is heap and stacks that no input enlarges.
+    beyond = memory["anon"] - memory["predicted"]["activations"]
+    assert 0 < beyond < 2.5 * MIB, f"{beyond / MIB:.2f} MiB"
+
+
+def test_a_profile_accounts_for_all_of_the_time(thimble, models):
+    import json
+
+    model = models.export("albert-base-rand", "int8")
+    profile = json.loads(thimble.run("bench", model, "--seq", "16", "--runs", "1", "--profile", "--json", program=thimble.device).stdout)["profile"]
+    assert abs(sum(op["ms"] for op in profile["ops"]) + profile["rest_ms"] - profile["ms"]) < 1e-6 * profile["ms"]
+    assert 0 <= profile["rest_ms"] < 0.2 * profile["ms"]
+    layers = {}
+    for op in profile["ops"]:
+        layers.setdefault(op["layer"], set()).add(op["op"])
+    within = {"q+k+v", "q+k+v: pack", "attention", "o", "o: pack", "up", "up: pack", "down", "down: pack", "norm"}
+    assert {layer: ops for layer, ops in layers.items() if layer is not None} == dict.fromkeys(range(12), within)
+    # One thread or several, the linear maps hold most of it.
+    assert profile["linear_ms"].keys() >= {"multiply", "rescale", "activate"}

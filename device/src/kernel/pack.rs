@@ -58,7 +58,7 @@ impl PackedF32 {
             }
             if width == PANEL_ROWS && real == width {
                 let rows = std::array::from_fn(|t| &x[(first + t) * stride..][..k]);
-                interleave(&rows, tile);
+                interleave(&rows, &mut tile[..k * width]);
                 return;
             }
             // Blocks of k keep the strided stores within a few cache lines per token.
@@ -248,20 +248,14 @@ mod tests {
     #[test]
     fn tiles_hold_the_tokens_of_one_group_side_by_side() {
         let pool = Pool::inline();
-        let (rows, k) = (5, 18);
-        let x: Vec<f32> = (0..rows * k)
-            .map(|i| if i % k == 0 { 127.0 } else { (i % 100) as f32 })
-            .collect();
-        for tiling in [
-            Tiling {
-                tokens: 4,
-                padded: false,
-            },
-            Tiling {
-                tokens: 4,
-                padded: true,
-            },
-        ] {
+        let k = 18;
+        // Full tiles, the last one with fewer tokens, and eight of them in a tile of more.
+        let cases = [4, 8, 16]
+            .map(|tokens| [5, 8, 13].map(|rows| [false, true].map(|padded| (Tiling { tokens, padded }, rows))));
+        for (tiling, rows) in cases.into_iter().flatten().flatten() {
+            let x: Vec<f32> = (0..rows * k)
+                .map(|i| if i % k == 0 { 127.0 } else { (i % 100) as f32 })
+                .collect();
             let mut f = PackedF32::default();
             f.pack(&pool, tiling, &x, rows, k, k);
             let mut q = PackedI8::default();
@@ -269,7 +263,7 @@ mod tests {
             let mut wide = PackedI8::default();
             wide.quantise(&pool, tiling, Order::WideGroups, &x, rows, k);
             for t in 0..rows {
-                let (tile, at) = (t / 4, t % 4);
+                let (tile, at) = (t / tiling.tokens, t % tiling.tokens);
                 let width = tiling.width(rows, tile);
                 for j in 0..k {
                     assert_eq!(f.tile(tiling, tile)[j * width + at], x[t * k + j]);
