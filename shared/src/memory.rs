@@ -34,17 +34,6 @@ pub struct Work {
     pub threads: usize,
 }
 
-impl Work {
-    /// One sequence on one thread.
-    pub fn sequence(seq: usize) -> Work {
-        Work {
-            rows: 1,
-            seq,
-            threads: 1,
-        }
-    }
-}
-
 /// Bytes of tensors, packed inputs and scratch memory that are alive at once. `formats` are those of the linear weights;
 /// naming more of them than there are gives an upper bound.
 pub fn activations(config: &Config, formats: &[Format], work: Work) -> u64 {
