@@ -599,7 +599,13 @@ mod tests {
             vcgencmd(&root, "echo VCHI initialization failed");
             let board = board_under(&root);
             assert_eq!(
-                (board.mhz, board.mhz_max, board.mem_total, board.cgroup_limit, board.cpu_part),
+                (
+                    board.mhz,
+                    board.mhz_max,
+                    board.mem_total,
+                    board.cgroup_limit,
+                    board.cpu_part
+                ),
                 (None, None, None, None, None),
                 "{bytes:?}"
             );
@@ -609,7 +615,10 @@ mod tests {
             let throttle = Throttle::under(&root);
             assert_eq!(throttle.firmware, None, "{bytes:?}");
             assert_eq!(throttle.since(Throttle::default()), None);
-            assert_eq!(temperature(&root.join("sys/class/thermal")), if bytes == b"-1\n" { Some(-0.001) } else { None });
+            assert_eq!(
+                temperature(&root.join("sys/class/thermal")),
+                if bytes == b"-1\n" { Some(-0.001) } else { None }
+            );
             fs::remove_dir_all(root).unwrap();
         }
         let nowhere = board_under(Path::new("/nonexistent"));

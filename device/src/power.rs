@@ -79,7 +79,11 @@ fn mean(readings: &[f64]) -> Option<f64> {
 
 fn text(path: &Path) -> Option<String> {
     let bytes = fs::read(path).ok()?;
-    Some(String::from_utf8_lossy(&bytes).trim_matches(['\0', '\n', ' ', '\t']).into())
+    Some(
+        String::from_utf8_lossy(&bytes)
+            .trim_matches(['\0', '\n', ' ', '\t'])
+            .into(),
+    )
 }
 
 fn number(path: &Path) -> Option<f64> {
@@ -248,7 +252,10 @@ mod tests {
         // The rail is switched off: the next best one is read, and it is named.
         root.write("sys/class/hwmon/hwmon10/curr2_input", b"");
         let sensor = Sensor::find(&root.0).unwrap();
-        assert_eq!((sensor.name.as_str(), sensor.watts()), ("ina3221 VDD_CPU_GPU_CV", Some(2.0)));
+        assert_eq!(
+            (sensor.name.as_str(), sensor.watts()),
+            ("ina3221 VDD_CPU_GPU_CV", Some(2.0))
+        );
     }
 
     #[test]
@@ -275,7 +282,10 @@ mod tests {
             ],
         );
         let sensor = Sensor::find(&root.0).unwrap();
-        assert_eq!((sensor.name.as_str(), sensor.watts()), ("ina3221x POM_5V_IN", Some(2.21)));
+        assert_eq!(
+            (sensor.name.as_str(), sensor.watts()),
+            ("ina3221x POM_5V_IN", Some(2.21))
+        );
     }
 
     #[test]
@@ -319,8 +329,14 @@ mod tests {
             ..Latency::default()
         };
         let told = energy(&sensor, sensor.idle(), &readings, &latency).unwrap();
-        assert!((told.watts - 6.2).abs() < 1e-9 && (told.mj_per_inference - 124.0).abs() < 1e-9, "{told:?}");
-        assert_eq!((told.sensor.as_str(), told.idle_watts.map(|w| (w * 10.0).round())), ("ina3221 VDD_IN", Some(62.0)));
+        assert!(
+            (told.watts - 6.2).abs() < 1e-9 && (told.mj_per_inference - 124.0).abs() < 1e-9,
+            "{told:?}"
+        );
+        assert_eq!(
+            (told.sensor.as_str(), told.idle_watts.map(|w| (w * 10.0).round())),
+            ("ina3221 VDD_IN", Some(62.0))
+        );
         assert_eq!(energy(&sensor, None, &[], &latency), None);
         drop(root);
         assert_eq!((sensor.watts(), sensor.idle()), (None, None));
