@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 const STYLE: &str = "
-:root{--ink:#1c2330;--soft:#667085;--line:#dfe3ea;--back:#fff;--a:#2f6fde;--b:#e08a2c;--c:#3a9d6e;--bar:#eef1f5}
+:root{color-scheme:light dark;--ink:#1c2330;--soft:#667085;--line:#dfe3ea;--back:#fff;--a:#2f6fde;--b:#e08a2c;--c:#3a9d6e;--bar:#eef1f5}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#98a2b3;--line:#323a48;--back:#151a23;--a:#6ea0f5;--b:#f0a860;--c:#62c495;--bar:#232a36}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:70rem;padding:2rem 1rem;font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back)}
-h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2.2rem 0 .6rem}p{color:var(--soft);margin:.2rem 0 .8rem}
+@media(max-width:40rem){body{padding:1rem .7rem}ul{padding-left:1.2rem}}h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2.2rem 0 .6rem}p{color:var(--soft);margin:.2rem 0 .8rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;white-space:nowrap}
 th,td{padding:.35rem .7rem;border-bottom:1px solid var(--line);text-align:right}th{color:var(--soft);font-weight:500}
 td:first-child,th:first-child,td:nth-child(2),th:nth-child(2),td:last-child,th:last-child{text-align:left}
@@ -24,7 +24,7 @@ svg .soft{fill:var(--soft)}.a{fill:var(--a)}.b{fill:var(--b)}.c{fill:var(--c)}.b
 /// Width of every drawing, in its own units; names stand in the left part.
 const WIDTH: f64 = 900.0;
 const LEFT: f64 = 220.0;
-const PLOT: f64 = WIDTH - LEFT - 125.0;
+const PLOT: f64 = WIDTH - LEFT - 150.0;
 
 pub fn html(entries: &[Entry]) -> String {
     let mut page = format!(

@@ -231,6 +231,7 @@ fn row(entry: &Entry) -> Vec<String> {
     let verdict = match (&r.verdict.fits, r.warnings.len()) {
         (false, _) => "no".to_string(),
         (true, 0) => "yes".to_string(),
+        (true, 1) => "yes, 1 warning".to_string(),
         (true, n) => format!("yes, {n} warnings"),
     };
     vec![
@@ -297,7 +298,7 @@ fn plain_markdown(text: &str) -> String {
 
 /// Reasons, warnings and what the energy was read from, each under the name of its board.
 pub fn notes(entries: &[Entry]) -> Vec<String> {
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = Vec::new();
     for e in entries {
         let reasons = e.report.verdict.reasons.iter().map(|r| format!("no: {r}"));
         let warnings = e.report.warnings.iter().map(|w| format!("warning: {w}"));
@@ -306,7 +307,13 @@ pub fn notes(entries: &[Entry]) -> Vec<String> {
             format!("{:.2} W while running{idle} ({})", e.watts, e.sensor)
         });
         let said = reasons.chain(warnings).chain(energy);
-        notes.extend(said.map(|text| format!("{}: {}", printable(&e.board), printable(&text))));
+        for text in said {
+            let note = format!("{}: {}", printable(&e.board), printable(&text));
+            // A board that is measured every day need not say every day what is known of it.
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
     }
     notes
 }

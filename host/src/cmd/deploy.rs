@@ -114,7 +114,10 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     });
     let mut done = done.into_inner().unwrap_or_default();
     done.sort_by_key(|(at, _)| *at);
-    let mut told = Told::default();
+    let mut told = Told {
+        several: jobs.len() > 1,
+        ..Told::default()
+    };
     for (at, result) in done {
         let (host, target) = &jobs[at];
         told.add(host, target, result, &history, args)?;
@@ -124,6 +127,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
 
 #[derive(Default)]
 struct Told {
+    several: bool,
     text: String,
     entries: Vec<Entry>,
     json: Vec<Value>,
@@ -153,7 +157,10 @@ impl Told {
                 let error = format!("{}: {error}", host.name);
                 self.json.push(json!({"board": host.name, "error": error}));
                 self.error.get_or_insert(error.clone());
-                say(&format!("error: {error}"));
+                // Of a single board the program's last word is this error.
+                if self.several {
+                    say(&format!("error: {error}"));
+                }
                 Ok(())
             }
         }
