@@ -3,8 +3,10 @@
 
 use std::io;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use thimble_shared::report::{BoardReport, Faults, Latency, Thermal};
+use thimble_shared::report::{BoardReport, Energy, Faults, Latency, Thermal};
 
 /// Holds this process, and every thread it makes from now on, to `cores`.
 #[cfg(target_os = "linux")]
@@ -65,16 +67,43 @@ pub fn drop_from_cache(_: &Path) -> bool {
     false
 }
 
-/// The Raspberry Pi's own tool, where the kernel does not offer the firmware's word: "0x50005".
-pub(crate) fn vcgencmd_throttled() -> Option<String> {
-    ["/usr/bin/vcgencmd", "/opt/vc/bin/vcgencmd"]
+/// The Raspberry Pi's own tool, where the kernel does not offer the firmware's word: "0x50005". `root` is "/" but for tests.
+pub(crate) fn vcgencmd_throttled(root: &Path) -> Option<String> {
+    ["usr/bin/vcgencmd", "opt/vc/bin/vcgencmd"]
         .iter()
-        .filter(|tool| Path::new(tool).exists())
+        .map(|tool| root.join(tool))
+        .filter(|tool| tool.exists())
         .find_map(|tool| {
-            let told = std::process::Command::new(tool).arg("get_throttled").output().ok()?;
-            let text = String::from_utf8(told.stdout).ok()?;
-            Some(text.trim().strip_prefix("throttled=")?.to_string())
+            let told = first_line(&tool, "get_throttled")?;
+            Some(told.trim().strip_prefix("throttled=")?.to_string())
         })
+}
+
+/// A firmware that does not answer must not hold up the bench.
+const TOOL_WAIT: Duration = Duration::from_secs(2);
+
+/// What `tool` says first, if it does so in time.
+fn first_line(tool: &Path, argument: &str) -> Option<String> {
+    use std::io::{BufRead, BufReader, Read};
+    let mut child = Command::new(tool)
+        .arg(argument)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let out = child.stdout.take()?;
+    let (told, heard) = std::sync::mpsc::channel();
+    // The thread ends with the tool's output, at the latest when the tool is killed.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = BufReader::new(out.take(4096)).read_line(&mut line);
+        let _ = told.send(read.ok().map(|_| line));
+    });
+    let line = heard.recv_timeout(TOOL_WAIT).ok().flatten();
+    let _ = child.kill();
+    let _ = child.wait();
+    line
 }
 
 /// How many processes wanted to run, averaged over the last minute.
@@ -89,6 +118,7 @@ pub struct Observed<'a> {
     pub latency: &'a Latency,
     pub faults: &'a Faults,
     pub thermal: &'a Thermal,
+    pub energy: Option<&'a Energy>,
     /// Before the bench began.
     pub load: Option<f64>,
     pub threads: usize,
@@ -150,6 +180,15 @@ pub fn warnings(seen: &Observed) -> Vec<String> {
             ),
         );
     }
+    if let Some(energy) = seen.energy {
+        warn(
+            energy.readings < 10,
+            format!(
+                "power was read {} times during the timed runs: bench longer (--time 10) for a mean to trust",
+                energy.readings
+            ),
+        );
+    }
     if let (Some(load), Some(cores)) = (seen.load, board.cores) {
         let free = f64::from(cores) - seen.threads as f64;
         warn(
@@ -179,6 +218,13 @@ mod tests {
             sd: Some(0.2),
             ..Latency::default()
         };
+        let few = Energy {
+            sensor: "ina219".into(),
+            watts: 3.0,
+            idle_watts: None,
+            mj_per_inference: 9.0,
+            readings: 4,
+        };
         let told = |board: &BoardReport, latency: &Latency, major, end_c, throttled, load| {
             let (faults, thermal) = (
                 Faults { major, minor: None },
@@ -193,6 +239,7 @@ mod tests {
                 latency,
                 faults: &faults,
                 thermal: &thermal,
+                energy: (end_c == Some(81.0)).then_some(&few),
                 load,
                 threads: 4,
             })
@@ -220,6 +267,7 @@ mod tests {
             "20 %",
             "3 runs",
             "7 pages",
+            "read 4 times",
             "load average",
         ] {
             assert!(all.contains(part), "{part} in {all}");

@@ -18,6 +18,7 @@ pub mod measure;
 pub mod norm;
 pub mod plan;
 pub mod pool;
+pub mod power;
 pub mod profile;
 pub mod tensors;
 pub mod weight;

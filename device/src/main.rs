@@ -73,7 +73,7 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeErr
         serve::hold_signals();
     }
     let drop = options.file.as_deref().filter(|_| options.cold);
-    let start = Start::now(drop);
+    let start = Start::now(drop, command == Command::Bench);
     let Some(file) = &options.file else {
         return Ok((show::board(&measure::board(), options.json), 0));
     };

@@ -18,6 +18,18 @@ fn read(path: impl AsRef<Path>) -> Option<String> {
     )
 }
 
+/// One word that a kernel would write: a file that is empty or holds anything else tells nothing.
+fn read_word(path: impl AsRef<Path>) -> Option<String> {
+    read(path).filter(|w| !w.is_empty() && w.len() <= 64 && w.bytes().all(|b| b.is_ascii_graphic()))
+}
+
+/// Kilohertz in a file, as MHz. Nothing here runs below 1 MHz or above 100 GHz.
+fn megahertz(path: impl AsRef<Path>) -> Option<u32> {
+    read_number::<u32>(path)
+        .map(|khz| khz / 1000)
+        .filter(|mhz| (1..100_000).contains(mhz))
+}
+
 fn read_number<T: std::str::FromStr>(path: impl AsRef<Path>) -> Option<T> {
     read(path)?.parse().ok()
 }
@@ -299,17 +311,21 @@ pub struct Throttle {
 
 impl Throttle {
     pub fn now() -> Throttle {
+        Throttle::under(Path::new("/"))
+    }
+
+    fn under(root: &Path) -> Throttle {
+        let hex = |text: String| u32::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok();
         let firmware = [
-            "/sys/devices/platform/soc/soc:firmware",
-            "/sys/devices/platform/soc@107c000000/soc@107c000000:firmware",
+            "sys/devices/platform/soc/soc:firmware",
+            "sys/devices/platform/soc@107c000000/soc@107c000000:firmware",
         ]
         .iter()
-        .find_map(|dir| read(format!("{dir}/get_throttled")))
-        .or_else(crate::board::vcgencmd_throttled)
-        .and_then(|hex| u32::from_str_radix(hex.trim_start_matches("0x"), 16).ok());
+        .find_map(|dir| read(root.join(dir).join("get_throttled")).and_then(hex))
+        .or_else(|| crate::board::vcgencmd_throttled(root).and_then(hex));
         Throttle {
             firmware,
-            cooling: cpu_cooling(Path::new("/sys/class/thermal")),
+            cooling: cpu_cooling(&root.join("sys/class/thermal")),
         }
     }
 
@@ -348,12 +364,18 @@ pub fn default_threads() -> usize {
 
 /// Everything the report says of the board, as of now.
 pub fn board() -> BoardReport {
-    let info = parse_cpuinfo(&read("/proc/cpuinfo").unwrap_or_default());
-    let meminfo = read("/proc/meminfo").unwrap_or_default();
-    let cpu = Path::new("/sys/devices/system/cpu/cpu0");
+    board_under(Path::new("/"))
+}
+
+/// `root` is "/" but for tests. No file needs to be there, and none is trusted to hold what it should.
+fn board_under(root: &Path) -> BoardReport {
+    let info = parse_cpuinfo(&read(root.join("proc/cpuinfo")).unwrap_or_default());
+    let meminfo = read(root.join("proc/meminfo")).unwrap_or_default();
+    let cpu = root.join("sys/devices/system/cpu/cpu0");
     let midr = || part_of_midr(&read(cpu.join("regs/identification/midr_el1"))?);
+    let text = |path: &str| read(root.join(path)).filter(|text| !text.is_empty());
     BoardReport {
-        model: read("/proc/device-tree/model").or_else(|| read("/sys/firmware/devicetree/base/model")),
+        model: text("proc/device-tree/model").or_else(|| text("sys/firmware/devicetree/base/model")),
         cpu_part: info.part.clone().or_else(midr),
         features: features(&info),
         cores: (info.logical > 0).then_some(info.logical).or_else(|| {
@@ -361,16 +383,14 @@ pub fn board() -> BoardReport {
                 .ok()
                 .and_then(|n| u32::try_from(n.get()).ok())
         }),
-        mem_total: kilobytes(&meminfo, "MemTotal"),
+        mem_total: kilobytes(&meminfo, "MemTotal").filter(|total| *total > 0),
         mem_available: kilobytes(&meminfo, "MemAvailable"),
-        cgroup_limit: read("/proc/self/cgroup").and_then(|text| cgroup_limit(&text, Path::new("/sys/fs/cgroup"))),
+        cgroup_limit: text("proc/self/cgroup").and_then(|text| cgroup_limit(&text, &root.join("sys/fs/cgroup"))),
         page_size: auxiliary(AT_PAGESZ),
-        kernel: read("/proc/sys/kernel/osrelease"),
-        governor: read(cpu.join("cpufreq/scaling_governor")),
-        mhz: read_number::<u32>(cpu.join("cpufreq/scaling_cur_freq"))
-            .map(|khz| khz / 1000)
-            .or(info.mhz),
-        mhz_max: read_number::<u32>(cpu.join("cpufreq/cpuinfo_max_freq")).map(|khz| khz / 1000),
+        kernel: text("proc/sys/kernel/osrelease"),
+        governor: read_word(cpu.join("cpufreq/scaling_governor")),
+        mhz: megahertz(cpu.join("cpufreq/scaling_cur_freq")).or(info.mhz),
+        mhz_max: megahertz(cpu.join("cpufreq/cpuinfo_max_freq")),
         emulated: emulator().map(str::to_string),
     }
 }
@@ -528,5 +548,97 @@ mod tests {
         for (start, end, expected) in cases {
             assert_eq!(end.since(start), expected, "{start:?} {end:?}");
         }
+    }
+
+    /// A root where every file that a board may lack is there and holds `bytes`, a vcgencmd that says them among them.
+    fn root_of(name: &str, bytes: &[u8]) -> PathBuf {
+        let root = std::env::temp_dir().join(format!("thimble-root-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        for path in [
+            "proc/cpuinfo",
+            "proc/meminfo",
+            "proc/device-tree/model",
+            "proc/self/cgroup",
+            "proc/sys/kernel/osrelease",
+            "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor",
+            "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq",
+            "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq",
+            "sys/devices/system/cpu/cpu0/regs/identification/midr_el1",
+            "sys/devices/platform/soc/soc:firmware/get_throttled",
+            "sys/class/thermal/thermal_zone0/temp",
+            "sys/class/thermal/thermal_zone0/type",
+            "sys/class/thermal/cooling_device0/type",
+            "sys/class/thermal/cooling_device0/cur_state",
+        ] {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        root
+    }
+
+    fn vcgencmd(root: &Path, script: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let tool = root.join("usr/bin/vcgencmd");
+        fs::create_dir_all(tool.parent().unwrap()).unwrap();
+        fs::write(&tool, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn malformed_files_tell_nothing_and_stop_nothing() {
+        let cases: [&[u8]; 6] = [
+            b"",
+            b"\0\0\0\n",
+            b"\xff\xfe\x80 \x1b[31m\n",
+            b"<unknown>\nsecond line\n",
+            b"-1\n",
+            b"99999999999999999999999999\n",
+        ];
+        for (at, bytes) in cases.into_iter().enumerate() {
+            let root = root_of(&format!("bad{at}"), bytes);
+            vcgencmd(&root, "echo VCHI initialization failed");
+            let board = board_under(&root);
+            assert_eq!(
+                (
+                    board.mhz,
+                    board.mhz_max,
+                    board.mem_total,
+                    board.cgroup_limit,
+                    board.cpu_part
+                ),
+                (None, None, None, None, None),
+                "{bytes:?}"
+            );
+            if !bytes.first().is_some_and(u8::is_ascii_graphic) {
+                assert_eq!(board.governor, None, "{bytes:?}");
+            }
+            let throttle = Throttle::under(&root);
+            assert_eq!(throttle.firmware, None, "{bytes:?}");
+            assert_eq!(throttle.since(Throttle::default()), None);
+            assert_eq!(
+                temperature(&root.join("sys/class/thermal")),
+                if bytes == b"-1\n" { Some(-0.001) } else { None }
+            );
+            fs::remove_dir_all(root).unwrap();
+        }
+        let nowhere = board_under(Path::new("/nonexistent"));
+        assert_eq!((nowhere.governor, nowhere.mhz, nowhere.model), (None, None, None));
+        assert_eq!(Throttle::under(Path::new("/nonexistent")), Throttle::default());
+    }
+
+    #[test]
+    fn the_firmware_is_asked_by_file_or_tool_and_a_tool_that_hangs_is_left() {
+        let root = root_of("vc", b"nonsense");
+        vcgencmd(&root, "echo throttled=0x50005");
+        assert_eq!(Throttle::under(&root).firmware, Some(0x5_0005));
+        fs::write(root.join("sys/devices/platform/soc/soc:firmware/get_throttled"), "8\n").unwrap();
+        assert_eq!(Throttle::under(&root).firmware, Some(8));
+        fs::write(root.join("sys/devices/platform/soc/soc:firmware/get_throttled"), "x").unwrap();
+        vcgencmd(&root, "exec sleep 60");
+        let begin = std::time::Instant::now();
+        assert_eq!(Throttle::under(&root).firmware, None);
+        assert!(begin.elapsed().as_secs() < 20);
+        fs::remove_dir_all(root).unwrap();
     }
 }

@@ -12,6 +12,7 @@ use thimble_device::bench::{Limits, Runs, judge, summarise, time};
 use thimble_device::board::{self, Observed};
 use thimble_device::map::{MapError, ModelMap};
 use thimble_device::measure::{self, Resident, Throttle};
+use thimble_device::power::{self, Sampler, Sensor};
 use thimble_device::tensors::{Tensor, TensorError, TensorFile};
 use thimble_device::{Engine, EngineError, EngineOptions, Image, Input, Outputs, heap};
 use thimble_shared::graph::{Config, Head};
@@ -146,12 +147,17 @@ impl Session {
             // Without a limit of time a restless board would never be done.
             seconds: options.seconds.or(options.spread_percent.map(|_| 60.0)),
         };
-        let mut before = None;
+        let (mut before, mut sampler) = (None, None);
         let timings = time(
             runs,
             || self.engine.run(&input).map(drop).map_err(SessionError::Run),
-            || before = measure::faults(),
-        )?;
+            || {
+                sampler = start.sensor.as_ref().and_then(Sampler::start);
+                before = measure::faults();
+            },
+        );
+        let readings = sampler.map(Sampler::stop).unwrap_or_default();
+        let timings = timings?;
         let during = |pick: fn((u64, u64)) -> u64| Some(pick(measure::faults()?).saturating_sub(pick(before?)));
         let faults = Faults {
             major: during(|f| f.0),
@@ -171,6 +177,8 @@ impl Session {
         };
         let board = measure::board();
         let latency_ms = summarise(&timings.timed_ms, (sequences, seq), runs.warmup);
+        let sensor = start.sensor.as_ref();
+        let energy = sensor.and_then(|s| power::energy(s, start.idle_watts, &readings, &latency_ms));
         let limits = Limits {
             max_ram: options.max_ram,
             max_p95_ms: options.max_p95_ms,
@@ -182,6 +190,7 @@ impl Session {
             latency: &latency_ms,
             faults: &faults,
             thermal: &thermal,
+            energy: energy.as_ref(),
             load: start.load,
             threads: self.engine.threads(),
         });
@@ -205,6 +214,7 @@ impl Session {
             faults,
             thermal,
             profile,
+            energy,
             warnings,
             verdict,
         })
@@ -304,13 +314,18 @@ pub struct Start {
     celsius: Option<f64>,
     throttle: Throttle,
     load: Option<f64>,
+    sensor: Option<Sensor>,
+    idle_watts: Option<f64>,
     /// Whether the model had been put out of the page cache; `None` when nobody asked.
     cold: Option<bool>,
 }
 
 impl Start {
-    /// Puts `drop` out of the page cache, then looks.
-    pub fn now(drop: Option<&Path>) -> Start {
+    /// Puts `drop` out of the page cache, then looks. `power` asks for the board's sensor, which takes half a second where
+    /// there is one.
+    pub fn now(drop: Option<&Path>, power: bool) -> Start {
+        let sensor = Some(Path::new("/")).filter(|_| power).and_then(Sensor::find);
+        let idle_watts = sensor.as_ref().and_then(Sensor::idle);
         let cold = drop.map(board::drop_from_cache);
         Start {
             load: board::load_average(),
@@ -318,6 +333,8 @@ impl Start {
             resident: Resident::now(),
             celsius: measure::celsius(),
             throttle: Throttle::now(),
+            sensor,
+            idle_watts,
         }
     }
 }

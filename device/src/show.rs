@@ -319,6 +319,14 @@ pub fn report(report: &Report, json: bool) -> String {
         degrees(t.start_c),
         degrees(t.end_c)
     );
+    if let Some(e) = &report.energy {
+        let idle = e.idle_watts.map_or(String::new(), |w| format!(" ({w:.2} W idle)"));
+        let _ = writeln!(
+            text,
+            "energy   {:.1} mJ per inference: {:.2} W{idle}, {} readings of {}",
+            e.mj_per_inference, e.watts, e.readings, e.sensor
+        );
+    }
     if let Some(profile) = &report.profile {
         profile_lines(&mut text, profile);
     }

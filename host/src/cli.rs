@@ -47,7 +47,7 @@ enum Command {
     Report(ReportArgs),
     /// An arm64 Debian package of device program, model and unit
     Package(PackageArgs),
-    /// Device program, model and unit into a mounted root file system
+    /// Device program, model and unit into a mounted root file system or an SD card's image
     Install(InstallArgs),
 }
 
@@ -411,8 +411,19 @@ pub struct InstallArgs {
     /// A file of thimble's
     pub file: PathBuf,
     /// A mounted root file system of an aarch64 system
-    #[arg(long, value_name = "DIR")]
-    pub rootfs: PathBuf,
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "image",
+        conflicts_with = "image"
+    )]
+    pub rootfs: Option<PathBuf>,
+    /// A raw SD-card image: it is replaced by one that holds the files, whole or not at all (needs e2fsprogs, no root)
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// The image's root partition [default: the only ext4 one with etc/os-release]
+    #[arg(long, value_name = "N", requires = "image")]
+    pub partition: Option<u32>,
     /// The board it is for: its RAM and file are held against each other
     #[arg(long, value_name = "NAME")]
     pub target: String,

@@ -5,6 +5,7 @@ pub mod answer;
 pub mod board;
 pub mod budget;
 pub mod calibrate;
+pub mod card;
 pub mod chart;
 pub mod cli;
 pub mod cmd;

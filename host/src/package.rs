@@ -38,6 +38,33 @@ pub struct Payload {
     pub files: Vec<File>,
 }
 
+/// Where systemd looks for what to start at boot.
+pub const WANTS: &str = "etc/systemd/system/multi-user.target.wants";
+
+impl Payload {
+    /// The files in the order they are installed: the unit comes last, so that a boot never finds one whose program is missing.
+    pub fn in_order(&self) -> Vec<&File> {
+        let (units, others): (Vec<&File>, Vec<&File>) = self.files.iter().partition(|f| f.path.starts_with(UNITS));
+        others.into_iter().chain(units).collect()
+    }
+
+    /// The link that enables the unit, as systemctl makes it: its path, and where it leads.
+    pub fn enabling(&self) -> (String, String) {
+        (format!("{WANTS}/{UNIT}"), format!("/{UNITS}/{UNIT}"))
+    }
+}
+
+/// The device program's name on the board, which no model may have.
+pub const PROGRAM: &str = "thimble-device";
+pub const PLAIN_NAME: &str =
+    "on the board it goes into commands and a unit file; use letters, digits, dots and dashes, a dash not first";
+
+/// Whether a file may have this name on the board: shells, systemd and tools must take it for a name and nothing else.
+pub fn plain_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-+".contains(&b);
+    !name.is_empty() && !name.starts_with(['-', '+']) && name.bytes().all(plain)
+}
+
 /// Collects what the board gets. `model` is installed under its own name.
 pub fn payload(model: &Path, device_program: &Path, max_ram: Option<u64>) -> Result<Payload, PackageError> {
     let read = |path: &Path| {
@@ -47,12 +74,11 @@ pub fn payload(model: &Path, device_program: &Path, max_ram: Option<u64>) -> Res
         })
     };
     let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b));
-    if !plain {
+    if !plain_name(&name) || name == PROGRAM {
         return Err(PackageError::Field {
             field: "the model's file name",
             value: name,
-            wanted: "it goes into a unit file; use letters, digits, dots and dashes",
+            wanted: PLAIN_NAME,
         });
     }
     let at = |path: &str, mode: u32, bytes: Vec<u8>| File {
@@ -403,6 +429,35 @@ mod tests {
             deb(&payload(), &control()).unwrap(),
             deb(&payload(), &control()).unwrap()
         );
+    }
+
+    #[test]
+    fn names_that_mean_something_to_a_shell_are_none() {
+        for bad in [
+            "", "-rf.onnx", "+x", "a b", "a'b", "a\"b", "a\nb", "a%b", "a$b", "größe", "a/b",
+        ] {
+            assert!(!plain_name(bad), "{bad:?}");
+        }
+        assert!(plain_name("base-int8_v1.0+x.onnx") && plain_name(".hidden"));
+    }
+
+    #[test]
+    fn the_unit_is_installed_last_and_its_link_leads_to_it() {
+        let file = |path: &str| File {
+            path: path.into(),
+            mode: 0o644,
+            bytes: vec![],
+        };
+        let files = vec![
+            file("usr/lib/systemd/system/thimble-check.service"),
+            file("usr/lib/thimble/m.onnx"),
+        ];
+        let payload = Payload { files };
+        assert_eq!(
+            payload.in_order()[1].path,
+            "usr/lib/systemd/system/thimble-check.service"
+        );
+        assert_eq!(payload.enabling().1, format!("/{}", payload.in_order()[1].path));
     }
 
     #[test]

@@ -2,20 +2,20 @@
 //! RAM, bytes by weight, and the trend of each board. Inline SVG and CSS, no script, nothing fetched; text from files is
 //! escaped. Times are milliseconds, sizes bytes.
 
-use crate::reports::{Entry, HEADS, notes, row};
+use crate::reports::{Entry, comparison, notes};
 use crate::text::{percent, size, xml};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 const STYLE: &str = "
-:root{--ink:#1c2330;--soft:#667085;--line:#dfe3ea;--back:#fff;--a:#2f6fde;--b:#e08a2c;--c:#3a9d6e;--bar:#eef1f5}
+:root{color-scheme:light dark;--ink:#1c2330;--soft:#667085;--line:#dfe3ea;--back:#fff;--a:#2f6fde;--b:#e08a2c;--c:#3a9d6e;--bar:#eef1f5}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#98a2b3;--line:#323a48;--back:#151a23;--a:#6ea0f5;--b:#f0a860;--c:#62c495;--bar:#232a36}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:70rem;padding:2rem 1rem;font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back)}
-h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2.2rem 0 .6rem}p{color:var(--soft);margin:.2rem 0 .8rem}
+@media(max-width:40rem){body{padding:1rem .7rem}ul{padding-left:1.2rem}}h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2.2rem 0 .6rem}p{color:var(--soft);margin:.2rem 0 .8rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;white-space:nowrap}
 th,td{padding:.35rem .7rem;border-bottom:1px solid var(--line);text-align:right}th{color:var(--soft);font-weight:500}
 td:first-child,th:first-child,td:nth-child(2),th:nth-child(2),td:last-child,th:last-child{text-align:left}
-svg{display:block;width:100%;height:auto;overflow:visible}svg text{fill:var(--ink);font:12px system-ui,sans-serif}
+svg{display:block;width:100%;min-width:38rem;height:auto}svg text{fill:var(--ink);font:12px system-ui,sans-serif}
 svg .soft{fill:var(--soft)}.a{fill:var(--a)}.b{fill:var(--b)}.c{fill:var(--c)}.bar{fill:var(--bar)}.axis{stroke:var(--line)}
 .line{fill:none;stroke:var(--a);stroke-width:2}.dot{fill:var(--a);fill-opacity:.45}.mark{stroke:var(--b);stroke-width:2}
 .key{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .3em 0 .9em}
@@ -24,7 +24,7 @@ svg .soft{fill:var(--soft)}.a{fill:var(--a)}.b{fill:var(--b)}.c{fill:var(--c)}.b
 /// Width of every drawing, in its own units; names stand in the left part.
 const WIDTH: f64 = 900.0;
 const LEFT: f64 = 220.0;
-const PLOT: f64 = WIDTH - LEFT - 125.0;
+const PLOT: f64 = WIDTH - LEFT - 150.0;
 
 pub fn html(entries: &[Entry]) -> String {
     let mut page = format!(
@@ -38,6 +38,7 @@ pub fn html(entries: &[Entry]) -> String {
     page += &overview(entries);
     page += &latency(entries);
     page += &memory(entries);
+    page += &energy(entries);
     page += &weights(entries);
     page += &trend(entries);
     page + "</body></html>\n"
@@ -55,10 +56,10 @@ fn short(text: &str, most: usize) -> String {
 
 fn overview(entries: &[Entry]) -> String {
     let mut out = String::from("<section id=\"overview\"><div class=\"wide\"><table><thead><tr>");
-    HEADS.iter().for_each(|head| out += &format!("<th>{head}</th>"));
+    let (heads, rows) = comparison(entries);
+    heads.iter().for_each(|head| out += &format!("<th>{head}</th>"));
     out += "</tr></thead><tbody>\n";
-    for entry in entries {
-        let cells = row(entry);
+    for cells in rows {
         let cells: String = cells.iter().map(|c| format!("<td>{}</td>", xml(c))).collect();
         out += &format!("<tr>{cells}</tr>\n");
     }
@@ -73,7 +74,7 @@ fn overview(entries: &[Entry]) -> String {
 
 fn drawing(height: f64, label: &str, body: &str) -> String {
     format!(
-        "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">{body}</svg>\n",
+        "<div class=\"wide\"><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">{body}</svg></div>\n",
         xml(label)
     )
 }
@@ -101,8 +102,10 @@ fn latency(entries: &[Entry]) -> String {
         return out + "</section>\n";
     }
     out += "<p>Each dot is a run, in milliseconds; the marks are the median and the 95th percentile.</p>";
-    let most = timed.iter().filter_map(|e| e.report.latency_ms.max).fold(0.0, f64::max) * 1.02;
-    let x = |ms: f64| LEFT + PLOT * ms / most.max(f64::MIN_POSITIVE);
+    let most = timed.iter().filter_map(|e| e.report.latency_ms.max).fold(0.0, f64::max);
+    let most = (most * 1.02).min(f64::MAX);
+    // A report that contradicts itself draws at the edge, not across the page.
+    let x = |ms: f64| LEFT + PLOT * (ms / most.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
     let lane = 46.0;
     let bottom = lane * timed.len() as f64;
     let mut body = axis(most, bottom, |ms| format!("{ms}"));
@@ -180,7 +183,7 @@ fn memory(entries: &[Entry]) -> String {
     for (at, entry) in told.iter().enumerate() {
         let (m, top) = (&entry.report.memory, lane * at as f64 + 4.0);
         let peak = m.peak_rss.unwrap_or(0);
-        let wide = |bytes: u64| PLOT * bytes as f64 / most;
+        let wide = |bytes: u64| PLOT * (bytes as f64 / most).min(1.0);
         body += &text_at(LEFT - 12.0, top + 16.0, "", "end", &short(&entry.board, 30));
         body += &rect(LEFT, top, wide(peak), 20.0, "bar", &format!("peak {}", size(peak)));
         let (anon, file) = (m.anon.unwrap_or(0), m.file.unwrap_or(0));
@@ -188,7 +191,7 @@ fn memory(entries: &[Entry]) -> String {
         body += &rect(
             LEFT + wide(anon),
             top,
-            wide(file),
+            wide(file).min(PLOT - wide(anon)),
             20.0,
             "c",
             &format!("files {}", size(file)),
@@ -203,6 +206,43 @@ fn memory(entries: &[Entry]) -> String {
         }
     }
     out += &drawing(lane * told.len() as f64, "Memory by kind and board", &body);
+    out + "</section>\n"
+}
+
+/// What each board drew idle and while it ran; nothing at all where no board has a sensor.
+fn energy(entries: &[Entry]) -> String {
+    let told = entries.iter().filter_map(|e| Some((e, e.report.energy.as_ref()?)));
+    let told: Vec<_> = told.filter(|(_, e)| e.watts.is_finite() && e.watts >= 0.0).collect();
+    if told.is_empty() {
+        return String::new();
+    }
+    let mut out = String::from(
+        "<section id=\"energy\"><h2>Energy</h2>\
+         <p><span class=\"key\" style=\"background:var(--a)\"></span>idle\
+         <span class=\"key\" style=\"background:var(--b)\"></span>while running, in watts; beside it the energy of one inference</p>",
+    );
+    let most = told.iter().map(|(_, e)| e.watts).fold(0.0, f64::max);
+    let wide = |watts: f64| PLOT * (watts / most.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
+    let lane = 34.0;
+    let bottom = lane * told.len() as f64;
+    let mut body = axis(most, bottom, |watts| format!("{watts}"));
+    for (at, (entry, e)) in told.iter().enumerate() {
+        let top = lane * at as f64 + 7.0;
+        body += &text_at(LEFT - 12.0, top + 15.0, "", "end", &short(&entry.board, 30));
+        let title = format!("{:.2} W, {} readings of {}", e.watts, e.readings, e.sensor);
+        body += &rect(LEFT, top, wide(e.watts), 20.0, "b", &title);
+        if let Some(idle) = e.idle_watts {
+            body += &rect(LEFT, top, wide(idle), 20.0, "a", &format!("idle {idle:.2} W"));
+        }
+        body += &text_at(
+            WIDTH,
+            top + 15.0,
+            "soft",
+            "end",
+            &format!("{:.1} mJ", e.mj_per_inference),
+        );
+    }
+    out += &drawing(bottom + 24.0, "Power by board", &body);
     out + "</section>\n"
 }
 
@@ -338,15 +378,16 @@ mod tests {
             "schema": 1, "model": {"file": "<script>alert(1)</script>", "sha256": null, "bytes": 1, "formats": {}, "weights": {"<b>": 3}},
             "board": {"features": []}, "engine": {"version": "", "tract": "", "kernels": [], "threads": 1, "locked": false},
             "load_ms": null, "first_inference_ms": null, "latency_ms": {"seq": 1, "runs": 0, "warmup": 0},
-            "memory": {"peak_rss": 5}, "faults": {}, "thermal": {}, "verdict": {"fits": false, "reasons": ["<i>"]}
+            "memory": {"peak_rss": 5}, "energy": {"sensor": "\"><u>", "watts": 3.0, "idle_watts": 1.0, "mj_per_inference": 9.0, "readings": 12}, "faults": {}, "thermal": {}, "verdict": {"fits": false, "reasons": ["<i>"]}
         });
         let entry: Entry =
             serde_json::from_value(serde_json::json!({"schema": 1, "board": "a\"><img>", "report": report})).unwrap();
         let page = html(&[entry.clone(), entry]);
-        for bad in ["<script", "<b>", "<img", "<i>", "http://", "https://"] {
+        for bad in ["<script", "<b>", "<img", "<i>", "<u>", "http://", "https://"] {
             assert!(!page.contains(bad), "{bad}");
         }
         assert!(page.contains("&lt;script&gt;") && page.contains("id=\"trend\""));
         assert_eq!(html(&[]).matches("<svg").count(), 0);
+        assert!(page.contains("id=\"energy\"") && page.contains("9.0 mJ"));
     }
 }

@@ -48,7 +48,7 @@ pub fn load(path: &Path) -> Result<Vec<Entry>, ReportError> {
     let mut entries = Vec::new();
     for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let said = serde_json::from_str(line)
-            .map_err(|e| e.to_string())
+            .map_err(|e| format!("{e}; a line is one report: mend or remove this one"))
             .and_then(|value| entry(value, &stem));
         entries.push(said.map_err(|problem| ReportError::Line {
             path: path.to_path_buf(),
@@ -197,7 +197,7 @@ pub fn against_last(now: &Report, then: &Report) -> Vec<String> {
     found
 }
 
-pub const HEADS: [&str; 11] = [
+const HEADS: [&str; 12] = [
     "board",
     "model",
     "size",
@@ -205,19 +205,33 @@ pub const HEADS: [&str; 11] = [
     "p50 ms",
     "p95 ms",
     "max ms",
+    "mJ",
     "peak RAM",
     "of RAM",
     "major faults",
     "verdict",
 ];
 
+/// The column of the energy one inference takes: shown only where a board has told it.
+const ENERGY: usize = 7;
+
+/// Heads and rows of the comparison.
+pub fn comparison(entries: &[Entry]) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let told = entries.iter().any(|e| e.report.energy.is_some());
+    let kept = |at: usize| told || at != ENERGY;
+    let heads = (0..).zip(HEADS).filter(|(at, _)| kept(*at)).map(|(_, head)| head);
+    let cells = |e| (0..).zip(row(e)).filter(|(at, _)| kept(*at)).map(|(_, cell)| cell);
+    (heads.collect(), entries.iter().map(|e| cells(e).collect()).collect())
+}
+
 /// One row of the comparison, in the order of [`HEADS`]; "-" is not known.
-pub fn row(entry: &Entry) -> Vec<String> {
+fn row(entry: &Entry) -> Vec<String> {
     let r = &entry.report;
     let ms = |v: Option<f64>| v.map_or("-".into(), |v| format!("{v:.2}"));
     let verdict = match (&r.verdict.fits, r.warnings.len()) {
         (false, _) => "no".to_string(),
         (true, 0) => "yes".to_string(),
+        (true, 1) => "yes, 1 warning".to_string(),
         (true, n) => format!("yes, {n} warnings"),
     };
     vec![
@@ -228,6 +242,9 @@ pub fn row(entry: &Entry) -> Vec<String> {
         ms(r.latency_ms.p50),
         ms(r.latency_ms.p95),
         ms(r.latency_ms.max),
+        r.energy
+            .as_ref()
+            .map_or("-".into(), |e| format!("{:.1}", e.mj_per_inference)),
         r.memory.peak_rss.map_or("-".into(), size),
         match (r.memory.peak_rss, r.board.mem_total) {
             (Some(peak), Some(total)) => percent(peak, total),
@@ -239,38 +256,64 @@ pub fn row(entry: &Entry) -> Vec<String> {
 }
 
 pub fn as_table(entries: &[Entry]) -> String {
-    let mut aligns = [Align::Right; 11];
-    (aligns[0], aligns[1], aligns[10]) = (Align::Left, Align::Left, Align::Left);
-    let rows: Vec<_> = entries.iter().map(row).collect();
-    let mut text = table(&HEADS, &aligns, &rows);
+    let (heads, rows) = comparison(entries);
+    let mut aligns = vec![Align::Right; heads.len()];
+    (aligns[0], aligns[1], aligns[heads.len() - 1]) = (Align::Left, Align::Left, Align::Left);
+    let mut text = table(&heads, &aligns, &rows);
     notes(entries).iter().for_each(|note| text += &format!("{note}\n"));
     text
 }
 
 pub fn as_markdown(entries: &[Entry]) -> String {
     let line = |cells: &[String]| {
-        let cells: Vec<String> = cells.iter().map(|c| c.replace('|', "\\|")).collect();
+        let cells: Vec<String> = cells.iter().map(|c| plain_markdown(c)).collect();
         format!("| {} |\n", cells.join(" | "))
     };
-    let mut text = line(&HEADS.map(String::from));
-    text += "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n";
-    entries.iter().for_each(|e| text += &line(&row(e)));
+    let (heads, rows) = comparison(entries);
+    let mut text = line(&heads.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let numbers = "--:|".repeat(heads.len() - 3);
+    text += &format!("|---|---|{numbers}---|\n");
+    rows.iter().for_each(|row| text += &line(row));
     let notes = notes(entries);
     if !notes.is_empty() {
         text.push('\n');
-        notes.iter().for_each(|note| text += &format!("- {note}\n"));
+        notes
+            .iter()
+            .for_each(|note| text += &format!("- {}\n", plain_markdown(note)));
     }
     text
 }
 
-/// Reasons and warnings, each under the name of its board.
+/// Text from a file that Markdown would take for cells, tags, links, code or emphasis.
+fn plain_markdown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if "|<[*`\\".contains(c) {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// Reasons, warnings and what the energy was read from, each under the name of its board.
 pub fn notes(entries: &[Entry]) -> Vec<String> {
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = Vec::new();
     for e in entries {
         let reasons = e.report.verdict.reasons.iter().map(|r| format!("no: {r}"));
         let warnings = e.report.warnings.iter().map(|w| format!("warning: {w}"));
-        let said = reasons.chain(warnings);
-        notes.extend(said.map(|text| format!("{}: {}", printable(&e.board), printable(&text))));
+        let energy = e.report.energy.iter().map(|e| {
+            let idle = e.idle_watts.map_or(String::new(), |w| format!(", {w:.2} W idle"));
+            format!("{:.2} W while running{idle} ({})", e.watts, e.sensor)
+        });
+        let said = reasons.chain(warnings).chain(energy);
+        for text in said {
+            let note = format!("{}: {}", printable(&e.board), printable(&text));
+            // A board that is measured every day need not say every day what is known of it.
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
     }
     notes
 }
@@ -364,10 +407,34 @@ mod tests {
     fn markdown_escapes_and_has_a_cell_for_every_head() {
         let mut value = sample();
         value["model"]["file"] = "a|b".into();
-        let entries = [entry(value, "x").unwrap()];
+        value["verdict"] = serde_json::json!({"fits": false, "reasons": ["<img src=x> [a](b)"]});
+        let mut entries = [entry(value, "x").unwrap()];
         let text = as_markdown(&entries);
-        assert!(text.contains("a\\|b"));
-        assert_eq!(text.lines().nth(1).unwrap().matches('|').count(), HEADS.len() + 1);
-        assert_eq!(row(&entries[0]).len(), HEADS.len());
+        assert!(
+            text.contains("a\\|b") && text.contains("no: \\<img src=x> \\[a](b)"),
+            "{text}"
+        );
+        let cells = |text: &str| text.lines().nth(1).unwrap().matches('|').count() - 1;
+        assert_eq!((cells(&text), row(&entries[0]).len()), (HEADS.len() - 1, HEADS.len()));
+        // The energy is a column where one board has told it.
+        entries[0].report.energy = Some(thimble_shared::report::Energy {
+            sensor: "ina3221 VDD_IN".into(),
+            watts: 6.25,
+            idle_watts: Some(4.0),
+            mj_per_inference: 31.25,
+            readings: 40,
+        });
+        let text = as_markdown(&entries);
+        assert_eq!(cells(&text), HEADS.len());
+        for part in [
+            "| mJ |",
+            "| 31.2 |",
+            "6.25 W while running, 4.00 W idle (ina3221 VDD_IN)",
+        ] {
+            assert!(
+                text.contains(part) && as_table(&entries).contains(part.trim_matches([' ', '|'])),
+                "{part}: {text}"
+            );
+        }
     }
 }

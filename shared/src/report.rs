@@ -27,6 +27,9 @@ pub struct Report {
     pub memory: Memory,
     pub faults: Faults,
     pub thermal: Thermal,
+    /// Where the board has a sensor that tells.
+    #[serde(default)]
+    pub energy: Option<Energy>,
     /// With `--profile`.
     #[serde(default)]
     pub profile: Option<ProfileReport>,
@@ -47,7 +50,7 @@ impl Report {
             warmup: l.warmup,
             ..Latency::default()
         };
-        (self.load_ms, self.first_inference_ms, self.board.mhz) = (None, None, None);
+        (self.load_ms, self.first_inference_ms, self.board.mhz, self.energy) = (None, None, None, None);
         self.profile = None;
         self
     }
@@ -185,6 +188,20 @@ pub struct Thermal {
     pub throttled: Option<bool>,
 }
 
+/// What the board drew during the timed runs, all of it: what it draws idle is not taken off.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Energy {
+    /// The chip and the rail, e.g. "ina3221 VDD_IN".
+    pub sensor: String,
+    /// Mean of the readings.
+    pub watts: f64,
+    /// Before the model was loaded.
+    pub idle_watts: Option<f64>,
+    /// `watts` times the mean latency.
+    pub mj_per_inference: f64,
+    pub readings: u32,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     pub fits: bool,
@@ -232,6 +249,7 @@ mod tests {
             memory: Memory::default(),
             faults: Faults::default(),
             thermal: Thermal::default(),
+            energy: None,
             profile: None,
             warnings: Vec::new(),
             verdict: Verdict::default(),
@@ -244,6 +262,7 @@ mod tests {
         for field in [
             "\"cgroup_limit\":null",
             "\"throttled\":null",
+            "\"energy\":null",
             "\"sha256\":null",
             "\"major\":null",
         ] {
@@ -283,7 +302,7 @@ mod tests {
             ("faults", &["major", "minor"]),
             ("thermal", &["start_c", "end_c", "throttled"]),
             ("verdict", &["fits", "reasons"]),
-            ("", &["schema", "load_ms", "first_inference_ms"]),
+            ("", &["schema", "load_ms", "first_inference_ms", "energy"]),
         ];
         for (section, fields) in contract {
             let object = if section.is_empty() { &value } else { &value[section] };
@@ -299,8 +318,15 @@ mod tests {
         report.latency_ms.mean = Some(3.0);
         report.latency_ms.samples = vec![3.0];
         report.memory.peak_rss = Some(7);
+        report.energy = Some(Energy {
+            sensor: "ina219".into(),
+            watts: 2.0,
+            idle_watts: None,
+            mj_per_inference: 6.0,
+            readings: 9,
+        });
         let told = report.without_times();
-        assert_eq!((told.load_ms, told.latency_ms.mean), (None, None));
+        assert_eq!((told.load_ms, told.latency_ms.mean, &told.energy), (None, None, &None));
         assert!(told.latency_ms.samples.is_empty());
         assert_eq!((told.latency_ms.runs, told.memory.peak_rss), (3, Some(7)));
     }
@@ -314,7 +340,7 @@ mod tests {
         value["latency_ms"].as_object_mut().unwrap().remove("samples");
         value["latency_ms"].as_object_mut().unwrap().remove("batch");
         value["memory"].as_object_mut().unwrap().remove("predicted");
-        for field in ["warnings", "cold_start", "profile"] {
+        for field in ["warnings", "cold_start", "profile", "energy"] {
             value.as_object_mut().unwrap().remove(field);
         }
         assert_eq!(serde_json::from_value::<Report>(value).unwrap(), sample());

@@ -79,6 +79,26 @@ impl Target {
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
             "name is not lower-case letters, digits and dashes",
         );
+        let texts = [&self.board, &self.soc, &self.cpu, &self.rustc_target, &self.qemu_cpu];
+        check(
+            texts
+                .into_iter()
+                .chain(&self.notes)
+                .all(|t| !t.chars().any(char::is_control)),
+            "a text holds a control character",
+        );
+        check(
+            !self.qemu_cpu.is_empty() && !self.qemu_cpu.contains([',', ' ']),
+            "qemu_cpu is not the name of a CPU",
+        );
+        check(self.clock_mhz.value > 0, "clock_mhz is 0");
+        check(self.bandwidth.as_ref().is_none_or(|f| f.value > 0), "bandwidth is 0");
+        check(
+            self.f32_gflops_per_core
+                .as_ref()
+                .is_none_or(|f| f.value.is_finite() && f.value > 0.0),
+            "f32_gflops_per_core is not a number above 0",
+        );
         check(self.cores.value > 0, "cores is 0");
         check(self.ram_total.value > 0, "ram_total is 0");
         check(
@@ -142,7 +162,18 @@ mod tests {
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../targets/pi-zero-2w.toml")).unwrap();
         let good: Target = toml::from_str(&text).unwrap();
         type Spoil = fn(&mut Target);
-        let cases: [(Spoil, &str); 4] = [
+        let cases: [(Spoil, &str); 9] = [
+            (|t| t.board = "a\u{1b}[31m".into(), "control character"),
+            (|t| t.qemu_cpu = "max,x=on".into(), "qemu_cpu"),
+            (|t| t.clock_mhz.value = 0, "clock_mhz is 0"),
+            (
+                |t| t.f32_gflops_per_core.iter_mut().for_each(|f| f.value = f64::NAN),
+                "f32_gflops_per_core is not a number",
+            ),
+            (
+                |t| t.f32_gflops_per_core.iter_mut().for_each(|f| f.value = -1.0),
+                "f32_gflops_per_core is not a number",
+            ),
             (|t| t.page_size.value = 5000, "page_size is not a power of two"),
             (|t| t.cores.value = 0, "cores is 0"),
             (

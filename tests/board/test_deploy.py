@@ -2,8 +2,13 @@
 
 import hashlib
 import json
+import os
+import re
+import shutil
 import socket
+import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import DEVICE, thimble
@@ -126,6 +131,101 @@ def test_keep_needs_systemd(board, model):
     assert "systemd" in told["reason"]
 
 
+@pytest.fixture
+def systemctl(board):
+    """The virtual board has no systemd: a directory that says it has, and a systemctl that writes down how it is called."""
+    board.run(
+        "mkdir -p /run/systemd/system /etc/systemd/system && rm -f /calls && "
+        "printf '#!/bin/sh\\necho \"$@\" >> /calls\\n' > /bin/systemctl && chmod 755 /bin/systemctl"
+    )
+    yield
+    board.run("rm -rf /run/systemd /bin/systemctl /etc/systemd/system/thimble-check.service")
+
+
+def test_keep_leaves_an_enabled_unit_that_measures(board, model, systemctl, tmp_path):
+    board.deploy(model, "--dir", "/root/first", "--keep", "--max-ram", "64MiB")
+    assert board.run("cat /calls").splitlines() == ["daemon-reload", "enable thimble-check.service"]
+    assert board.run("ls -l /etc/systemd/system/thimble-check.service").startswith("-rw-r--r--")
+    assert board.run("ls /tmp").split() == [], "nothing is left in /tmp"
+    unit = tmp_path / "thimble-check.service"
+    unit.write_text(board.run("cat /etc/systemd/system/thimble-check.service"))
+    assert "MemoryMax=67108864\n" in unit.read_text() and "User=root\n" in unit.read_text()
+    judged = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+    assert judged.returncode == 0 and not judged.stderr.strip(), judged.stderr
+    # What the unit starts, started as systemd would on that board.
+    command = re.search("^ExecStart=(.*)$", unit.read_text(), re.M)[1]
+    board.run(f"mkdir -p /state && STATE_DIRECTORY=/state {command}")
+    report = json.loads(board.run("cat /state/report.json"))
+    assert report["model"]["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest() and report["verdict"]["fits"]
+
+
+def test_keep_tells_when_systemctl_fails(board, model, systemctl):
+    board.run("printf '#!/bin/sh\\necho Failed to enable unit >&2; exit 1\\n' > /bin/systemctl")
+    told, done = board.deploy(model, "--dir", "/root/first", "--keep", code=2)
+    assert "Failed to enable unit" in told["error"] and "Failed to enable unit" in done.stderr
+
+
+def test_keep_takes_no_directory_that_a_unit_would_misread(board, model, systemctl):
+    told, _ = board.deploy(model, "--dir", "/root/a 'b' %n", "--keep", code=1)
+    assert "--dir" in told["reason"] and board.run("ls /etc/systemd/system").split() == []
+
+
+def test_two_deploys_at_once_do_not_harm_each_other(board, model, tmp_path):
+    def one(number):
+        return thimble(
+            "deploy", model, "--target", "pi-4", "--to", "board", "--ssh-config", board.config, "--device-program", DEVICE,
+            "--history", tmp_path / "h.jsonl", "--dir", "/root/both", "--seq", 8, "--runs", 3, "--json",
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(2) as pool:
+        told = [json.loads(done.stdout)["boards"][0] for done in pool.map(one, range(2))]
+    for one in told:
+        assert one["report"]["model"]["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert left_behind(board, "/root/both") == []
+    sums = board.run("cd /root/both && sha256sum deb.onnx thimble-device").split()
+    assert sums[::2] == [hashlib.sha256(f.read_bytes()).hexdigest() for f in (model, DEVICE)]
+    assert len((tmp_path / "h.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["-rf.onnx", "it's.onnx", 'a"b.onnx', "a\nb.onnx", "a b.onnx", "$(id).onnx", "thimble-device"])
+def test_a_name_that_means_something_to_a_shell_is_refused(model, name, tmp_path):
+    """By deploy, package and install alike, before anything is touched."""
+    odd = tmp_path / name
+    shutil.copy(model, odd)
+    (tmp_path / "root/etc").mkdir(parents=True)
+    (tmp_path / "root/etc/os-release").touch()
+    for args in [
+        ("deploy", "--target", "pi-4", "--to", "nowhere.invalid", "--history", tmp_path / "h.jsonl"),
+        ("package", "-o", tmp_path / "x.deb", "--maintainer", "T <t@example.org>"),
+        ("install", "--target", "pi-4", "--rootfs", tmp_path / "root"),
+    ]:
+        told = thimble(*args, "--device-program", DEVICE, "--", odd, code=2).stderr
+        assert len(told.strip().splitlines()) == 1 and "name" in told, told
+    assert sorted(p.name for p in tmp_path.rglob("*") if p != odd) == ["etc", "os-release", "root"]
+
+
+def test_hostile_inventories_are_one_error(model, tmp_path):
+    for text, part in [
+        ("-oProxyCommand=touch${IFS}pwned thimble_target=pi-4", "host name"),
+        ("x ansible_host=-oProxyCommand=id thimble_target=pi-4", "cannot be where a board is"),
+        ("x ansible_user=-oProxyCommand=id thimble_target=pi-4", "cannot be where a board is"),
+        ("x ansible_user=pi ansible_host=-F/etc/passwd thimble_target=pi-4", "cannot be where a board is"),
+        ("x ansible_host=$(id) thimble_target=pi-4", "cannot be where a board is"),
+        ("x ansible_host='a b' thimble_target=pi-4", "name=value"),
+        ("x ansible_host= thimble_target=pi-4", "no value"),
+        ("x ansible_port=-1 thimble_target=pi-4", "no port"),
+        ("x thimble_target=pi-9", "x: no target 'pi-9'"),
+        ("x", "no thimble_target"),
+        ("", "names no host"),
+    ]:
+        inventory = tmp_path / "hosts"
+        inventory.write_text(text + "\n")
+        done = thimble("deploy", model, "--inventory", inventory, "--device-program", DEVICE,
+                       "--history", tmp_path / "h.jsonl", code=2, cwd=tmp_path)  # fmt: skip
+        assert part in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert os.listdir(tmp_path) == ["hosts"]
+
+
 def test_an_inventory_does_many_boards(board, model, tmp_path):
     inventory = tmp_path / "hosts"
     inventory.write_text("[pis]\nboard\nwrong ansible_host=board32\n[pis:vars]\nthimble_target=pi-4\n")
@@ -142,3 +242,47 @@ def test_a_board_that_cannot_be_reached_is_an_error(board, model, host, tmp_path
     done = thimble("deploy", model, "--target", "pi-4", f"--to={host}", "--device-program", DEVICE,
                    "--history", tmp_path / "h.jsonl", code=2)  # fmt: skip
     assert host in done.stderr and not (tmp_path / "h.jsonl").exists()
+
+
+def bench_under(board, files):
+    """The device program on the board with a made-up /sys of these files."""
+    written = "".join(f"mkdir -p /tree/{f.rsplit('/', 1)[0]}; printf '{text}' > /tree/{f}; " for f, text in files.items())
+    run = "mount --bind /tree /sys && ./thimble-device bench deb.onnx --seq 8 --runs 3 --json"
+    try:
+        return json.loads(board.run(f"{written} cd /root/first && unshare -m sh -c '{run}'"))
+    finally:
+        board.run("rm -rf /tree")
+
+
+def test_power_is_read_where_there_is_a_sensor(board, model):
+    board.deploy(model, "--dir", "/root/first")
+    chip = "class/hwmon/hwmon3"
+    report = bench_under(
+        board,
+        {
+            f"{chip}/name": "ina3221\\n",
+            f"{chip}/in1_label": "VDD_IN\\n",
+            f"{chip}/in1_input": "5000\\n",
+            f"{chip}/curr1_input": "1240\\n",
+        },
+    )
+    energy, mean = report["energy"], report["latency_ms"]["mean"]
+    assert energy["sensor"] == "ina3221 VDD_IN" and energy["readings"] > 0
+    assert abs(energy["watts"] - 6.2) < 1e-9 and abs(energy["idle_watts"] - 6.2) < 1e-9
+    assert abs(energy["mj_per_inference"] - 6.2 * mean) < 1e-6 * mean, "a watt for a millisecond"
+
+
+def test_a_sys_of_nonsense_stops_nothing(board, model):
+    board.deploy(model, "--dir", "/root/first")
+    cpu = "devices/system/cpu/cpu0"
+    names = [
+        f"{cpu}/cpufreq/scaling_governor", f"{cpu}/cpufreq/scaling_cur_freq", f"{cpu}/cpufreq/cpuinfo_max_freq",
+        f"{cpu}/regs/identification/midr_el1", "devices/platform/soc/soc:firmware/get_throttled",
+        "class/thermal/thermal_zone0/temp", "class/thermal/cooling_device0/type", "class/hwmon/hwmon0/name",
+        "class/hwmon/hwmon0/in1_input", "fs/cgroup/memory.max",
+    ]  # fmt: skip
+    for nonsense in ["", r"\377\376 \033[31m\n", r"<unknown>\n-1\n"]:
+        report = bench_under(board, dict.fromkeys(names, nonsense))
+        told = report["board"]
+        assert report["energy"] is None and report["thermal"]["throttled"] is None and report["thermal"]["end_c"] is None
+        assert told["governor"] is None and told["mhz"] is None and told["mhz_max"] is None and told["cgroup_limit"] is None

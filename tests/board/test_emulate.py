@@ -1,9 +1,13 @@
 """`thimble emulate`: what a real kernel counts on a virtual board."""
 
 import json
+import os
+import stat
+import subprocess
+import time
 
 import pytest
-from conftest import BIN, DEVICE, thimble
+from conftest import BIN, DEVICE, ROOT, thimble
 
 MIB = 1 << 20
 
@@ -61,3 +65,55 @@ def test_errors_name_what_to_do(model, tmp_path):
     junk = tmp_path / "junk.onnx"
     junk.write_bytes(b"no model")
     assert "junk.onnx" in thimble("emulate", junk, "--target", "pi-4", code=2).stderr
+
+
+@pytest.mark.parametrize("storage", ["disk", "initramfs"])
+def test_gnu_cpio_unpacks_what_the_kernel_is_given(model, storage, tmp_path):
+    """In qemu's place stands a script that keeps the initramfs: our cpio writer before GNU cpio."""
+    kept, bin_ = tmp_path / "initramfs", tmp_path / "bin"
+    bin_.mkdir()
+    fake = bin_ / "qemu-system-aarch64"
+    fake.write_text(f'#!/bin/sh\nwhile [ "$1" != -initrd ]; do shift; done\ncp "$2" "{kept}"\n')
+    fake.chmod(0o755)
+    path = f"{bin_}:{os.environ['PATH']}"
+    thimble("emulate", model, "--target", "pi-4", "--device-program", DEVICE, "--storage", storage, code=1,
+            env={**os.environ, "PATH": path})  # fmt: skip
+    archive = kept.read_bytes()
+    listed = subprocess.run(["cpio", "-it", "--quiet"], input=archive, capture_output=True, check=True)
+    assert not listed.stderr, "GNU cpio has nothing to say against it"
+    names = listed.stdout.decode().splitlines()
+    assert len(names) == len(set(names)) and {"init", "thimble-device", "dev/console", "thimble/arguments"} <= set(names)
+    out = tmp_path / "out"
+    out.mkdir()
+    # Device nodes are root's to make.
+    wanted = [] if os.geteuid() == 0 else ["[!d]*", "d[!e]*"]
+    done = subprocess.run(["cpio", "-idm", "--quiet", *wanted], input=archive, cwd=out, capture_output=True, check=True)
+    assert not done.stderr
+    program = out / "thimble-device"
+    assert program.read_bytes() == DEVICE.read_bytes() and program.stat().st_mode & 0o777 == 0o755
+    assert os.readlink(out / "init") == "thimble-device"
+    if storage == "initramfs":
+        assert (out / "model/deb.onnx").read_bytes() == model.read_bytes()
+    else:
+        loaded = (out / "thimble/modules").read_text().split()
+        assert loaded and all((out / name.lstrip("/")).stat().st_size > 0 for name in loaded)
+    if os.geteuid() == 0:
+        console = (out / "dev/console").stat()
+        assert stat.S_ISCHR(console.st_mode) and (os.major(console.st_rdev), os.minor(console.st_rdev)) == (5, 1)
+    # The kernel wants names relative, so that nothing lands outside; and the same input gives the same bytes.
+    assert not [name for name in names if name.startswith("/") or ".." in name.split("/")]
+
+
+@pytest.mark.parametrize("ram", ["30MiB", "38MiB", "40MiB", "42MiB"])
+def test_a_kernel_that_cannot_even_boot_says_so_soon(model, ram, tmp_path):
+    begin = time.monotonic()
+    bigger = tmp_path / "small.toml"
+    text = (ROOT / "targets/pi-zero-2w.toml").read_text().splitlines()
+    # A board of so little RAM, so that no second boot with more is made.
+    text = [line for line in text if not line.startswith(("ram_", "name"))]
+    size = int(ram.removesuffix("MiB")) * MIB
+    figure = f'ram_total = {{ value = {size}, source = "made up", confidence = "unverified" }}'
+    bigger.write_text("\n".join([*text[:1], 'name = "small"', *text[1:], figure]) + "\n")
+    told = emulate(model, "--target", bigger, "--seq", 8, code=1)
+    assert told["shortage"]["during"] == "boot" and told["shortage"]["kernel_said"], told
+    assert time.monotonic() - begin < 55, "sooner than a minute of silence"

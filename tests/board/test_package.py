@@ -25,6 +25,10 @@ def test_dpkg_reads_it_and_the_files_are_whole(package, model, tmp_path):
     assert program.read_bytes() == DEVICE.read_bytes() and program.stat().st_mode & 0o777 == 0o755
     control = tmp_path / "DEBIAN"
     subprocess.run(["dpkg-deb", "-e", package, control], check=True)
+    unit = tmp_path / "usr/lib/systemd/system/thimble-check.service"
+    assert "MemoryMax=67108864\n" in unit.read_text()
+    judged = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+    assert judged.returncode == 0 and not judged.stderr.strip(), judged.stderr
     subprocess.run(["md5sum", "-c", "--quiet", control / "md5sums"], cwd=tmp_path, check=True)
 
 
@@ -68,6 +72,24 @@ def test_a_mounted_root_gets_everything_and_systemd_accepts_the_unit(model, tmp_
     # systemd looks for the program it is to start: here that is the shell, which every root has.
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr.strip(), done.stderr
+
+
+def test_a_root_of_another_architecture_is_refused(model, tmp_path):
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/os-release").touch()
+    (root / "usr/bin").mkdir(parents=True)
+    # As a board sees it: the absolute link leads to its own shell, not to this machine's.
+    (root / "bin").symlink_to("/usr/bin")
+    (root / "usr/bin/sh").symlink_to("dash")
+    program = bytearray(DEVICE.read_bytes()[:64])
+    program[4], program[18] = 1, 40
+    (root / "usr/bin/dash").write_bytes(program)
+    done = thimble("install", model, "--rootfs", root, "--target", "pi-4", "--device-program", DEVICE, code=1)
+    assert "32-bit ARM" in done.stdout and not (root / "usr/lib").exists()
+    (root / "usr/bin/dash").write_bytes(DEVICE.read_bytes())
+    thimble("install", model, "--rootfs", root, "--target", "pi-4", "--device-program", DEVICE)
+    assert (root / "usr/lib/thimble/deb.onnx").exists()
 
 
 def test_a_root_that_leads_elsewhere_is_refused_untouched(model, tmp_path):

@@ -63,6 +63,47 @@ def test_table_markdown_and_json_tell_the_same(reports):
     assert entries[3]["report"]["latency_ms"]["p50"] is None and " - " in table
 
 
+def test_hostile_and_corrupt_reports(reports, tmp_path):
+    """Markup in every text of a report stays text; a broken line is named with its number."""
+    history = reports[0].read_text().splitlines()
+    entry = json.loads(history[0])
+    evil = '"><img src=x onerror=alert(1)><script>alert(1)</script>\'&\u202e\x1b]0;x\x07'
+
+    def poison(value):
+        if isinstance(value, str):
+            return evil
+        if isinstance(value, list):
+            return [poison(v) for v in value]
+        if isinstance(value, dict):
+            return {(evil + k if k.startswith("layer") or "." in k else k): poison(v) for k, v in value.items()}
+        return value
+
+    bad = tmp_path / "evil.jsonl"
+    bad.write_text(json.dumps(poison(entry)) + "\n" + json.dumps(poison(entry)) + "\n")
+    page = tmp_path / "evil.html"
+    shown = thimble("report", bad, "--html", page)
+    assert "\x1b" not in shown.stdout and "\x07" not in shown.stdout
+    dom = browser(page, "--dump-dom").stdout
+    assert "<img" not in dom and "<script" not in dom and "&lt;img" in dom
+    markdown = thimble("report", bad, "--md").stdout
+    assert "<img" not in markdown.replace("\\<", ""), "GitHub would drop it, others draw it"
+
+    for line, part in [
+        (history[1][:200], "EOF"),
+        ("\x00\x01", "expected value"),
+        ("[" * 5000, "recursion"),
+        ('{"schema": 99, "board": "x", "report": {}}', "newer"),
+        (json.dumps({**entry, "report": {**entry["report"], "latency_ms": 5}}), "latency_ms"),
+        (json.dumps({**entry, "report": {**entry["report"], "memory": {"peak_rss": -1}}}), "-1"),
+    ]:
+        bad.write_text("\n".join([history[0], line, history[2]]))
+        out = tmp_path / "never.html"
+        told = thimble("report", bad, "--html", out, code=2).stderr
+        assert "evil.jsonl line 2" in told and not out.exists() and len(told.strip().splitlines()) == 1, told
+    bad.write_bytes(b"\xff\xfe{}\n")
+    assert "evil.jsonl" in thimble("report", bad, code=2).stderr
+
+
 def test_a_file_that_is_no_report_is_named(tmp_path):
     bad = tmp_path / "bad.json"
     bad.write_text("{}")

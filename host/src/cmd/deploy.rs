@@ -6,10 +6,11 @@ use crate::cli::{DeployArgs, Outcome};
 use crate::deploy::inventory::{self, Host};
 use crate::deploy::link::Link;
 use crate::deploy::{Cargo, DeployError, Deployed, Order, deploy, item, surprises};
+use crate::package::PROGRAM;
 use crate::predict::need;
 use crate::reports::{self, Entry};
 use crate::subject::{Subject, tokenizer_beside};
-use crate::text::{exact, say, size};
+use crate::text::{exact, printable, say, size};
 use crate::virtual_board::device_program;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -31,8 +32,14 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     let graph = &file.artifact.graph;
     let program = device_program(args.device_program.as_deref())?;
     let name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if name == PROGRAM {
+        bail!(
+            "{}: rename it: the device program has this name on the board",
+            args.file.display()
+        );
+    }
     let mut files = vec![
-        item(&program, "thimble-device".into(), "755")?,
+        item(&program, PROGRAM.into(), "755")?,
         item(&args.file, name.clone(), "644")?,
     ];
     let tokenizer = tokenizer_beside(&args.file);
@@ -85,7 +92,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
             let named = host.target.as_deref().or(args.target.as_deref());
             let named =
                 named.with_context(|| format!("{}: no thimble_target in the inventory and no --target", host.name))?;
-            let target = board::find(named)?;
+            let target = board::find(named).with_context(|| host.name.clone())?;
             Ok((host, target))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -108,7 +115,10 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     });
     let mut done = done.into_inner().unwrap_or_default();
     done.sort_by_key(|(at, _)| *at);
-    let mut told = Told::default();
+    let mut told = Told {
+        several: jobs.len() > 1,
+        ..Told::default()
+    };
     for (at, result) in done {
         let (host, target) = &jobs[at];
         told.add(host, target, result, &history, args)?;
@@ -118,6 +128,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
 
 #[derive(Default)]
 struct Told {
+    several: bool,
     text: String,
     entries: Vec<Entry>,
     json: Vec<Value>,
@@ -147,7 +158,10 @@ impl Told {
                 let error = format!("{}: {error}", host.name);
                 self.json.push(json!({"board": host.name, "error": error}));
                 self.error.get_or_insert(error.clone());
-                say(&format!("error: {error}"));
+                // Of a single board the program's last word is this error.
+                if self.several {
+                    say(&format!("error: {error}"));
+                }
                 Ok(())
             }
         }
@@ -181,10 +195,14 @@ impl Told {
             0 => String::new(),
             n => format!(", taken up again {n} times"),
         };
-        self.text += &format!("{}: {sent_text}{breaks_text}; measured in {}\n", host.name, look.dir);
+        self.text += &format!(
+            "{}: {sent_text}{breaks_text}; measured in {}\n",
+            host.name,
+            printable(&look.dir)
+        );
         let against = [surprises(&look, target), reports::against_target(&report, target)].concat();
         for line in &against {
-            self.text += &format!("  not as {} is listed: {line}\n", target.name);
+            self.text += &format!("  not as {} is listed: {}\n", target.name, printable(line));
         }
         let last = reports::last(history, &host.name, report.latency_ms.seq);
         let changes = last

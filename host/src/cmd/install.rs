@@ -1,16 +1,17 @@
-//! `thimble install`: device program, model, tokenizer and unit into a mounted root file system, an SD card's for example.
-//! The unit is enabled; every file appears whole or not at all.
+//! `thimble install`: device program, model, tokenizer and unit into a mounted root file system, or into the root partition of
+//! an SD card's image. The unit is enabled; every file appears whole or not at all, an image changes as a whole.
 
 use crate::board;
+use crate::card::{self, CardError};
 use crate::cli::{InstallArgs, Outcome};
-use crate::package::{UNIT, payload};
+use crate::package::{Payload, UNIT, payload};
 use crate::store;
 use crate::subject::Subject;
 use crate::text::{exact, size};
 use crate::virtual_board::device_program;
 use anyhow::{Context, Result, bail};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 pub fn run(args: &InstallArgs) -> Result<Outcome> {
     let target = board::find(&args.target)?;
@@ -18,19 +19,6 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
         bail!(
             "{}: a board runs files of thimble's; make one with thimble export or shrink",
             args.file.display()
-        );
-    }
-    let root = args
-        .rootfs
-        .canonicalize()
-        .with_context(|| args.rootfs.display().to_string())?;
-    if root == Path::new("/") {
-        bail!("--rootfs /: that is this machine; name where the board's file system is mounted");
-    }
-    if !root.join("etc/os-release").exists() && !root.join("usr/lib/os-release").exists() {
-        bail!(
-            "{}: no root file system of a board: it has no etc/os-release",
-            root.display()
         );
     }
     let program = device_program(args.payload.device_program.as_deref())?;
@@ -45,36 +33,161 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
             size(ram)
         )));
     }
-    let mut text = String::new();
-    for file in &payload.files {
-        let path = inside(&root, &file.path)?;
-        store::write_whole(&path, &file.bytes)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(file.mode))
-            .with_context(|| path.display().to_string())?;
+    let done = match (&args.image, &args.rootfs) {
+        (Some(image), _) => into_image(image, args.partition, &payload),
+        (None, Some(root)) => into_root(root, &payload),
+        (None, None) => bail!("give --rootfs or --image"),
+    };
+    let mut text = match done {
+        Ok(text) => text,
+        Err(error) => match error.downcast::<CardError>() {
+            Ok(CardError::Refused(why)) => return Ok(Outcome::no(format!("no: {why}; nothing was written\n"))),
+            Ok(other) => return Err(other.into()),
+            Err(other) => return Err(other),
+        },
+    };
+    for file in payload.in_order() {
         text += &format!("/{}  {}\n", file.path, exact(file.bytes.len() as u64));
-    }
-    let wants = inside(&root, &format!("etc/systemd/system/multi-user.target.wants/{UNIT}"))?;
-    // Enabled as systemctl does it; again is no error.
-    if std::fs::symlink_metadata(&wants).is_err() {
-        symlink(format!("/usr/lib/systemd/system/{UNIT}"), &wants).with_context(|| wants.display().to_string())?;
     }
     text += &format!("enabled {UNIT}: it measures at boot and leaves /var/lib/thimble/report.json\n");
     Ok(Outcome::yes(text))
 }
 
-/// `path` below `root`, its directories made. Absolute links in a mounted system point into this machine's own: they are
-/// refused, not followed.
-fn inside(root: &Path, path: &str) -> Result<std::path::PathBuf> {
+fn into_image(image: &Path, partition: Option<u32>, payload: &Payload) -> Result<String> {
+    Ok(match card::install(image, partition, payload)? {
+        0 => format!("into {}\n", image.display()),
+        number => format!("into partition {number} of {}\n", image.display()),
+    })
+}
+
+fn into_root(root: &Path, payload: &Payload) -> Result<String> {
+    let root = &root.canonicalize().with_context(|| root.display().to_string())?;
+    if root == Path::new("/") {
+        bail!("--rootfs /: that is this machine; name where the board's file system is mounted");
+    }
+    if !root.join("etc/os-release").exists() && !root.join("usr/lib/os-release").exists() {
+        bail!(
+            "{}: no root file system of a board: it has no etc/os-release",
+            root.display()
+        );
+    }
+    if let Some(shell) = follow(root, Path::new("bin/sh")).filter(|path| path.is_file()) {
+        let mut head = Vec::new();
+        std::fs::File::open(&shell)
+            .and_then(|file| std::io::Read::read_to_end(&mut std::io::Read::take(file, 64), &mut head))
+            .with_context(|| shell.display().to_string())?;
+        if let Some(arch) = card::foreign(&head) {
+            return Err(CardError::Refused(card::wrong_architecture(&arch)).into());
+        }
+    }
+    // All is looked at before anything is written: a link that leads out must not stop it half way.
+    let (wants, to) = payload.enabling();
+    let files = payload.in_order();
+    for path in files.iter().map(|f| f.path.as_str()).chain([wants.as_str()]) {
+        stays_inside(root, path)?;
+    }
+    for file in files {
+        let path = inside(root, &file.path)?;
+        store::write_whole(&path, &file.bytes)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(file.mode))
+            .with_context(|| path.display().to_string())?;
+    }
+    let wants = inside(root, &wants)?;
+    // Enabled as systemctl does it; again is no error.
+    if std::fs::symlink_metadata(&wants).is_err() {
+        symlink(to, &wants).with_context(|| wants.display().to_string())?;
+    }
+    Ok(String::new())
+}
+
+/// Where `path` leads when `root` is the root: absolute links start there again, and `..` does not leave it.
+fn follow(root: &Path, path: &Path) -> Option<PathBuf> {
+    let parts = |path: &Path| -> Vec<_> {
+        let part = |c: Component| match c {
+            Component::Normal(_) | Component::ParentDir => Some(c.as_os_str().to_owned()),
+            _ => None,
+        };
+        path.components().rev().filter_map(part).collect()
+    };
+    let mut left = parts(path);
+    let mut at = PathBuf::new();
+    let mut links = 0;
+    while let Some(part) = left.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&part);
+        let Ok(to) = std::fs::read_link(root.join(&next)) else {
+            at = next;
+            continue;
+        };
+        links += 1;
+        if links > 40 {
+            return None;
+        }
+        if to.is_absolute() {
+            at = PathBuf::new();
+        }
+        left.extend(parts(&to));
+    }
+    Some(root.join(at))
+}
+
+/// Absolute links in a mounted system point into this machine's own: they are refused, not followed.
+fn stays_inside(root: &Path, path: &str) -> Result<()> {
     let full = root.join(path);
     let dir = full.parent().unwrap_or(root);
-    // Looked at before anything is made: a directory made through such a link would lie on this machine.
-    let existing = dir.ancestors().find(|d| d.exists()).unwrap_or(root);
+    // Looked at before anything is made: a directory made through such a link would lie on this machine. A link that leads
+    // nowhere does not exist by its own word, and is a link all the same.
+    let existing = dir
+        .ancestors()
+        .find(|d| std::fs::symlink_metadata(d).is_ok())
+        .unwrap_or(root);
     let real = existing
         .canonicalize()
-        .with_context(|| existing.display().to_string())?;
+        .with_context(|| format!("{}: a link that leads nowhere", existing.display()))?;
     if !real.starts_with(root) {
         bail!("{}: leads out of {} through a link", existing.display(), root.display());
     }
+    Ok(())
+}
+
+/// `path` below `root`, its directories made.
+fn inside(root: &Path, path: &str) -> Result<PathBuf> {
+    stays_inside(root, path)?;
+    let full = root.join(path);
+    let dir = full.parent().unwrap_or(root);
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     Ok(full)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_followed_as_the_board_would() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        std::fs::create_dir_all(root.join("usr/bin")).unwrap();
+        symlink("/usr/bin", root.join("bin")).unwrap();
+        symlink("../../../../bin/dash", root.join("usr/bin/sh")).unwrap();
+        std::fs::write(root.join("usr/bin/dash"), b"x").unwrap();
+        assert_eq!(follow(root, Path::new("bin/sh")), Some(root.join("usr/bin/dash")));
+        symlink("loop", root.join("loop")).unwrap();
+        assert_eq!(follow(root, Path::new("loop")), None);
+    }
+
+    #[test]
+    fn a_link_that_leads_out_or_nowhere_is_refused() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = dir.path().canonicalize().unwrap();
+        symlink(outside.path(), root.join("usr")).unwrap();
+        symlink(outside.path().join("nowhere"), root.join("etc")).unwrap();
+        for path in ["usr/lib/x", "etc/x/y"] {
+            assert!(inside(&root, path).is_err(), "{path}");
+        }
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
 }

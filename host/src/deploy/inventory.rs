@@ -22,6 +22,9 @@ pub struct InventoryError {
     problem: String,
 }
 
+/// The variables that are read here; others are Ansible's business.
+const USED: [&str; 4] = ["ansible_host", "ansible_user", "ansible_port", "thimble_target"];
+
 type Variables = BTreeMap<String, String>;
 
 pub fn read(path: &Path) -> Result<Vec<Host>, InventoryError> {
@@ -46,6 +49,9 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
             problem,
         };
         let line = raw.trim();
+        if line.chars().any(|c| c.is_control() && c != '\t') {
+            return Err(error("holds a control character".into()));
+        }
         if line.is_empty() || line.starts_with(['#', ';']) {
             continue;
         }
@@ -98,17 +104,30 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
                 variables.extend(group_variables.get(&group).cloned().unwrap_or_default());
             }
             variables.extend(own);
+            let empty = variables
+                .iter()
+                .find(|(key, value)| USED.contains(&key.as_str()) && value.is_empty());
+            if let Some((key, _)) = empty {
+                return Err(InventoryError {
+                    file: file.into(),
+                    line,
+                    problem: format!("{name}: {key} has no value"),
+                });
+            }
             let host = variables.get("ansible_host").unwrap_or(&name);
             let to = match variables.get("ansible_user") {
                 Some(user) => format!("{user}@{host}"),
                 None => host.clone(),
             };
             let port = variables.get("ansible_port").map(|port| {
-                port.parse().map_err(|_| InventoryError {
-                    file: file.into(),
-                    line,
-                    problem: format!("ansible_port={port} is no port"),
-                })
+                port.parse()
+                    .ok()
+                    .filter(|port| *port > 0)
+                    .ok_or_else(|| InventoryError {
+                        file: file.into(),
+                        line,
+                        problem: format!("ansible_port={port} is no port"),
+                    })
             });
             Ok(Host {
                 to,
@@ -156,6 +175,12 @@ mod tests {
             ("a\n[x:children]\nb", 2, ":children"),
             ("web[01:50]", 1, "ranges"),
             ("a ansible_port=x", 1, "no port"),
+            ("a ansible_port=0", 1, "no port"),
+            ("a ansible_port=65536", 1, "no port"),
+            ("b\na ansible_host=", 2, "ansible_host has no value"),
+            ("a\n[all:vars]\nthimble_target=''", 1, "thimble_target has no value"),
+            ("a\u{1b}[31m", 1, "control"),
+            ("a ansible_host=\"x y\"", 1, "name=value"),
             ("a oops", 1, "name=value"),
         ] {
             let error = parse("f", text).unwrap_err();

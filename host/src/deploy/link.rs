@@ -36,8 +36,10 @@ const CONNECTION: i32 = 255;
 
 impl Link {
     pub fn new(to: &str, port: Option<u16>, config: Option<PathBuf>) -> Result<Link, LinkError> {
-        // A name that begins with a dash would be an option to ssh.
-        if to.is_empty() || to.starts_with('-') || to.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        // A name that begins with a dash would be an option to ssh, and so would a host after its user; a ProxyCommand hands
+        // both to a shell.
+        let plain = |c: char| c.is_alphanumeric() || "._-@:%+[]/".contains(c);
+        if to.is_empty() || to.starts_with('-') || to.contains("@-") || !to.chars().all(plain) {
             return Err(LinkError::Name(to.into()));
         }
         let dir = tempfile::Builder::new()
@@ -162,8 +164,28 @@ mod tests {
 
     #[test]
     fn a_name_is_never_an_option_to_ssh() {
-        for bad in ["-oProxyCommand=id", "", "a b", "a\nb"] {
+        for bad in [
+            "-oProxyCommand=id",
+            "pi@-oProxyCommand=id",
+            "",
+            "a b",
+            "a\nb",
+            "a`id`",
+            "$(id)@host",
+            "a;id",
+            "a'b",
+            "a\u{202e}b",
+        ] {
             assert!(Link::new(bad, None, None).is_err(), "{bad:?}");
+        }
+        for good in [
+            "pi@kitchen",
+            "kitchen.local",
+            "pi@fe80::1%eth0",
+            "ssh://pi@host:22",
+            "größe",
+        ] {
+            assert!(Link::new(good, None, None).is_ok(), "{good:?}");
         }
     }
 }

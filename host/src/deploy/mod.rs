@@ -122,6 +122,16 @@ pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, Dep
         sent += send(link, &look, item, &mut breaks)?;
     }
     let report = bench(link, &look, cargo, order)?;
+    let measured = report.model.sha256.as_deref();
+    if let Some(model) = cargo.files.iter().find(|f| f.name == cargo.model)
+        && measured.is_some_and(|sum| sum != model.sha256)
+    {
+        let told = format!(
+            "{} was replaced while it was measured: does another deploy run?",
+            cargo.model
+        );
+        return Err(DeployError::Board(told));
+    }
     if order.keep {
         keep(link, &look, cargo, order)?;
     }
@@ -141,10 +151,14 @@ fn look(link: &Link, cargo: &Cargo, order: &Order) -> Result<Look, DeployError> 
          sed -n 's/^MemTotal: *\\([0-9]*\\) kB/total \\1/p;s/^MemAvailable: *\\([0-9]*\\) kB/available \\1/p' /proc/meminfo\n\
          echo features $(sed -n 's/^Features[^:]*://p' /proc/cpuinfo | head -n 1)\n\
          [ -d /run/systemd/system ] && echo systemd yes\n\
-         mkdir -p {dir} && cd {dir} || exit 3\n\
+         mkdir -p -- {dir} && cd -- {dir} || exit 3\n\
          echo dir \"$(pwd)\"\n\
          echo disk $(df -Pk . | tail -n 1 | awk '{{print $4}}')\n",
-        dir = quote(order.dir)
+        // "-" alone would be where the shell came from.
+        dir = quote(&match order.dir.starts_with('-') {
+            true => format!("./{}", order.dir),
+            false => order.dir.to_string(),
+        })
     );
     for item in &cargo.files {
         let (name, part) = (quote(&item.name), quote(&part_name(item)));
@@ -223,8 +237,18 @@ fn check(look: &Look, missing: &[&Item], cargo: &Cargo, order: &Order) -> Result
     if order.keep && !look.systemd {
         return Err(Refusal::Keep("systemd"));
     }
+    // Both are written into a unit, where blanks, quotes and % mean something.
+    let plain = |text: &str, also: &[u8]| text.bytes().all(|b| b.is_ascii_alphanumeric() || also.contains(&b));
+    if order.keep && !(plain(&look.dir, b"/._-+") && plain(&look.user, b"._-")) {
+        return Err(Refusal::Keep(
+            "a --dir and a user of letters, digits, dots and dashes, for the unit file,",
+        ));
+    }
     Ok(())
 }
+
+/// The board's word for a part that is not as long as it was.
+const GREW: i32 = 6;
 
 /// Sends one file and gives the bytes that went over the link.
 fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, DeployError> {
@@ -233,10 +257,13 @@ fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, 
         problem: e.to_string(),
     };
     let (dir, part) = (quote(&look.dir), quote(&part_name(item)));
+    let (sum, mode, name) = (&item.sha256, item.mode, quote(&item.name));
     let mut there = look.part.get(&item.name).copied().unwrap_or(0);
     let mut sent = 0;
+    let (mut waited, mut abandoned) = (false, false);
     for damaged in [false, true] {
-        for attempt in 1.. {
+        let mut attempt = 1;
+        loop {
             if there > item.bytes {
                 there = 0;
                 link.run(&format!("cd {dir} && rm -f {part}"))?;
@@ -252,14 +279,41 @@ fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, 
             let mut file = File::open(&item.from).map_err(at)?;
             file.seek(SeekFrom::Start(there)).map_err(at)?;
             let before = there;
-            let done = link.feed(
-                &format!("cd {dir} && cat >> {part}"),
-                &mut file.take(item.bytes - there),
+            // Two deploys may send the same file: the second sees the lock, where there is a flock, and neither adds to what
+            // grew since it looked.
+            let lock = match abandoned {
+                true => String::new(),
+                false => format!("exec 9>> .lock; ! command -v flock > /dev/null || flock -n 9 || exit {GREW}\n"),
+            };
+            let script = format!(
+                "cd {dir} || exit 3\n\
+                 {lock}\
+                 [ \"$(cat {part} 2>/dev/null | wc -c)\" -eq {there} ] || exit {GREW}\n\
+                 cat >> {part}"
             );
-            match done {
+            match link.feed(&script, &mut file.take(item.bytes - there)) {
                 Ok(told) if told.code == 0 => {
                     sent += item.bytes - before;
                     break;
+                }
+                Ok(told) if told.code == GREW => {
+                    if !waited {
+                        say(&format!("{}: another deploy sends {} too", link.to, item.name));
+                    }
+                    let look = format!(
+                        "cd {dir} || exit 3\n\
+                         [ \"$(sha256sum < {name} 2>/dev/null | cut -c 1-64)\" = {sum} ] && echo have && exit 0\n\
+                         cat {part} 2>/dev/null | wc -c"
+                    );
+                    let told = link.run(&look)?;
+                    if told.stdout.trim() == "have" {
+                        return Ok(sent);
+                    }
+                    let size = told.stdout.trim().parse().unwrap_or(0);
+                    // A sender whose link died may hold its lock for hours, but what it sent does not grow.
+                    abandoned = waited && size == there;
+                    (there, waited) = (size, true);
+                    std::thread::sleep(Duration::from_secs(3));
                 }
                 Ok(told) => return Err(DeployError::Board(format!("{}: {}", item.name, told.stderr))),
                 Err(e) if attempt == TRIES => return Err(e.into()),
@@ -268,15 +322,16 @@ fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, 
                     say(&format!("{}: {e}; once more", link.to));
                     link.reset();
                     std::thread::sleep(Duration::from_secs(u64::from(attempt)));
+                    attempt += 1;
                     let told = link.run(&format!("cd {dir} && wc -c < {part} 2>/dev/null || echo 0"))?;
                     there = told.stdout.trim().parse().unwrap_or(0);
                     sent += there.saturating_sub(before);
                 }
             }
         }
-        let (sum, mode, name) = (&item.sha256, item.mode, quote(&item.name));
         let finish = format!(
             "cd {dir} || exit 3\n\
+             [ -f {part} ] || [ \"$(sha256sum < {name} 2>/dev/null | cut -c 1-64)\" != {sum} ] || exit 0\n\
              [ \"$(sha256sum < {part} | cut -c 1-64)\" = {sum} ] || {{ rm -f {part}; exit 4; }}\n\
              chmod {mode} {part} && sync && mv -f {part} {name}"
         );
@@ -358,11 +413,10 @@ pub fn item(from: &Path, name: String, mode: &'static str) -> Result<Item, Deplo
         path: from.display().to_string(),
         problem: e.to_string(),
     };
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-+".contains(&b);
-    if !name.bytes().all(plain) || name.is_empty() {
+    if !package::plain_name(&name) {
         return Err(DeployError::File {
             path: from.display().to_string(),
-            problem: "rename it: on the board names are letters, digits, dots and dashes".into(),
+            problem: format!("rename it: {}", package::PLAIN_NAME),
         });
     }
     let (mut file, mut hasher, mut bytes) = (File::open(from).map_err(at)?, Sha256::new(), 0u64);

@@ -79,6 +79,8 @@ pub struct Shortage {
 /// A board that boots says something at least this often, even under a busy emulator; a bench may take long.
 const SILENCE: Duration = Duration::from_secs(60);
 const BENCH: Duration = Duration::from_secs(900);
+/// A kernel that panicked restarts at once, which ends qemu; one that hangs instead will say nothing more than its trace.
+const AFTER_PANIC: Duration = Duration::from_secs(3);
 
 /// Boots once with `ram` bytes.
 pub fn boot(setup: &Setup, ram: u64) -> Result<Ending, BoardError> {
@@ -104,8 +106,12 @@ pub fn boot(setup: &Setup, ram: u64) -> Result<Ending, BoardError> {
         .arg(&setup.kernel.image)
         .arg("-initrd")
         .arg(&image.initramfs)
-        // Errors only: the console is slow, and a kill by the out-of-memory killer is an error.
-        .args(["-append", "console=ttyAMA0 loglevel=4 panic=-1 rdinit=/init"]);
+        // Errors only: the console is slow, and a kill by the out-of-memory killer is an error. The early console lets a
+        // kernel that has too little RAM for a real one say so.
+        .args([
+            "-append",
+            "console=ttyAMA0 earlycon=pl011,0x09000000 loglevel=4 panic=-1 rdinit=/init",
+        ]);
     if let Some(disk) = &image.disk {
         let drive = format!("file={},format=raw,if=none,id=model,readonly=on", disk.display());
         command.args(["-drive", &drive, "-device", "virtio-blk-device,drive=model"]);
@@ -160,7 +166,10 @@ fn listen(mut child: Child, verbose: bool) -> Result<String, BoardError> {
         }
         let quiet = heard.lock().map(|h| h.1.elapsed()).unwrap_or_default();
         // Once the board has told its memory, the bench is running and says nothing until it is done.
-        let patience = if text().contains("thimble-board: available") {
+        let said = text();
+        let patience = if said.contains("Kernel panic") {
+            AFTER_PANIC
+        } else if said.contains("thimble-board: available") {
             BENCH
         } else {
             SILENCE
@@ -168,7 +177,9 @@ fn listen(mut child: Child, verbose: bool) -> Result<String, BoardError> {
         if quiet > patience {
             let _ = child.kill();
             let _ = child.wait();
-            let said = text();
+            if said.contains("Kernel panic") {
+                return Ok(said);
+            }
             // A kernel with far too little RAM stops without a word.
             if !said.contains("thimble-board:") {
                 return Ok(format!("{said}\nKernel panic: no word after {} s", patience.as_secs()));
@@ -224,6 +235,11 @@ fn understand(console: &str) -> Result<Ending, BoardError> {
             "Cannot allocate memory",
             "out of memory",
             "unable to allocate",
+            "deadlocked on memory",
+            // qemu's own words when the RAM does not even hold what it starts from.
+            "Not enough space for DTB",
+            "could not load initrd",
+            "could not load kernel",
         ]
         .iter()
         .any(|part| l.contains(part))
@@ -397,6 +413,14 @@ mod tests {
                 "boot",
             ),
             ("[0.7] Initramfs unpacking failed: write error", "boot"),
+            (
+                "qemu-system-aarch64: Not enough space for DTB after kernel/initrd",
+                "boot",
+            ),
+            (
+                "[    1.59] Kernel panic - not syncing: audit: failed to start the kauditd thread (-11)",
+                "boot",
+            ),
         ];
         for (console, during) in boots {
             assert!(
