@@ -393,3 +393,48 @@ def test_no_single_byte_makes_anything_fall_over(thimble, tmp_path, name):
             assert "panicked" not in done.stderr
             if done.returncode == 2:
                 one_clear_line(done, "flipped.onnx")
+
+
+def hostile(kind):
+    """An exported file with one absurdity, and a word of the answer; none where the rest of the file still is ALBERT."""
+    proto = onnx.load(FIXTURES / "exported" / "seq_torch2.6_opset11.onnx")
+    graph = proto.graph
+    match kind:
+        case "endless inputs" | "large inputs":
+            for port in graph.input:
+                for dim, size in zip(port.type.tensor_type.shape.dim, (10**4, 10**6) if kind == "large inputs" else (1 << 62, 1 << 62), strict=True):
+                    dim.dim_value = size
+            return proto, "tokens"
+        case "long list":
+            graph.input.extend(helper.make_tensor_value_info(f"p{i}", TensorProto.INT64, ["b", "s"]) for i in range(20000))
+            return proto, "its inputs"
+        case "long name":
+            for node in graph.node:
+                node.op_type = "A" * 10000
+            return proto, "no ALBERT"
+        case "dead tensors":
+            graph.initializer.extend(numpy_helper.from_array(np.zeros(2, np.float32), f"i{i}") for i in range(100_000))
+            return proto, None
+        case "products of products":
+            made = {n.output[0]: n for n in graph.node}
+            scores = next(n for n in graph.node if n.op_type == "MatMul" and all(i in made for i in n.input))
+            names = [scores.input[0], *(f"product{i}" for i in range(60))]
+            extra = [helper.make_node("Mul", [a, a], [b]) for a, b in zip(names, names[1:])]
+            scores.input[0] = names[-1]
+            at = list(graph.node).index(scores)
+            nodes = [*graph.node[:at], *extra, *graph.node[at:]]
+            del graph.node[:]
+            graph.node.extend(nodes)
+            return proto, "part at layer 1"
+
+
+@pytest.mark.parametrize("kind", ("endless inputs", "large inputs", "long list", "long name", "dead tensors", "products of products"))
+def test_absurd_files_are_answered_soon_and_shortly(thimble, tmp_path, kind):
+    proto, word = hostile(kind)
+    path, out = tmp_path / "absurd.onnx", tmp_path / "out.onnx"
+    path.write_bytes(proto.SerializeToString())
+    done = thimble.run("export", path, "-o", out, code=0 if word is None else 2)
+    assert out.exists() == (word is None)
+    if word:
+        one_clear_line(done, "absurd.onnx", word)
+        assert len(done.stderr) < 2500
