@@ -68,7 +68,7 @@ impl Study<'_> {
         baseline: bool,
         watch: &mut impl Watch,
     ) -> Result<Vec<Point>> {
-        let floor = self.bytes(&self.problem.floor())?;
+        let floor = self.bytes(&self.floor()?)?;
         let own = self.sizes().of(&self.question().source.graph().formats)?;
         let high = limits.bytes.min(own.max(floor));
         let budgets = budgets(floor, high, count);
@@ -127,7 +127,7 @@ impl Study<'_> {
     /// The smallest file within `limits` that agrees with the original on at least `share` of the decisions, of the report's
     /// rows and of all rows together; None when the largest does not.
     pub fn smallest(&mut self, share: f64, limits: &Limits, watch: &mut impl Watch) -> Result<Option<Answer>> {
-        let floor = self.bytes(&self.problem.floor())?;
+        let floor = self.bytes(&self.floor()?)?;
         let own = self.sizes().of(&self.question().source.graph().formats)?;
         let (mut low, mut high) = (floor, limits.bytes.min(own.max(floor)));
         let mut agrees = |study: &mut Self, bytes: u64| -> Result<Option<Answer>> {

@@ -78,6 +78,7 @@ impl Study<'_> {
         watch.stage(&format!("running up to {most} choices{within}"), most);
         let mut first: Vec<Choice> = pool.iter().take(most / 2).cloned().collect();
         // Whatever was predicted: the smallest file, and the formats the model came with.
+        first.push(self.floor()?);
         first.push(self.problem.floor());
         first.extend(self.problem.choice_of(&self.question().source.graph().formats));
         for choice in first {

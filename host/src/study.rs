@@ -152,6 +152,11 @@ impl<'a> Study<'a> {
         self.sizes.exact(&self.problem, choice)
     }
 
+    /// The choice no budget goes below.
+    pub fn floor(&self) -> Result<Choice> {
+        self.sizes.smallest(&self.problem)
+    }
+
     /// The choice's loss on the tuning rows, measured unless it was; whether it was new.
     pub fn run(&mut self, choice: &Choice) -> Result<bool> {
         if self.known.contains_key(choice) {
@@ -297,10 +302,48 @@ impl<'a> Sizes<'a> {
         Ok(artifact::size(&graph, self.question.onnx, self.question.provenance)? as u64)
     }
 
+    /// The choice whose whole file is smallest. The fewest payload bytes need not be it: in a small model the nodes that unpack
+    /// a format weigh more than what the format saves. So families change one by one, from there and from each format
+    /// throughout, for as long as the file shrinks.
+    pub fn smallest(&self, problem: &Problem) -> Result<Choice> {
+        let least = problem.floor();
+        let mut starts = vec![least.clone()];
+        for &format in self.question.formats {
+            let of =
+                |(options, least): (&Vec<Format>, &usize)| options.iter().position(|f| *f == format).unwrap_or(*least);
+            starts.push(problem.options.iter().zip(&least).map(of).collect());
+        }
+        let mut best = (self.exact(problem, &least)?, least);
+        for mut choice in starts {
+            let mut bytes = self.exact(problem, &choice)?;
+            loop {
+                let before = bytes;
+                for family in 0..choice.len() {
+                    for option in 0..problem.options[family].len() {
+                        let kept = std::mem::replace(&mut choice[family], option);
+                        let other = self.exact(problem, &choice)?;
+                        if other < bytes {
+                            bytes = other;
+                        } else {
+                            choice[family] = kept;
+                        }
+                    }
+                }
+                if bytes == before {
+                    break;
+                }
+            }
+            if bytes < best.0 {
+                best = (bytes, choice);
+            }
+        }
+        Ok(best.1)
+    }
+
     /// The smallest file, and the format of each family in it.
     pub fn floor(&self) -> Result<Floor> {
         let problem = self.unmeasured()?;
-        let choice = problem.floor();
+        let choice = self.smallest(&problem)?;
         let formats = (0..choice.len()).map(|i| problem.format(i, &choice));
         Ok(Floor {
             bytes: self.exact(&problem, &choice)?,

@@ -122,7 +122,21 @@ pub fn one_line(error: &anyhow::Error) -> String {
         }
     }
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    printable(&lines.join(" "))
+    clipped(printable(&lines.join(" ")))
+}
+
+/// Longest error: a hostile file has names and lists of any length.
+const LONGEST: usize = 1500;
+
+/// The text without its middle, if it is longer than an error may be.
+fn clipped(text: String) -> String {
+    let count = text.chars().count();
+    if count <= LONGEST {
+        return text;
+    }
+    let start: String = text.chars().take(LONGEST / 2).collect();
+    let end: String = text.chars().skip(count - LONGEST / 2).collect();
+    format!("{start} [...] {end}")
 }
 
 /// 12.3 MiB.

@@ -6,7 +6,7 @@ use super::weights::Matrix;
 use super::{ImportError, Inputs};
 use crate::onnx::flow::{port_name, port_shape};
 use crate::text::printable;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 pub struct Embedding<'a> {
     pub weights: BTreeMap<String, Matrix<'a>>,
@@ -203,12 +203,17 @@ fn settle<'a>(
     })
 }
 
+fn stored<'a>(trace: &Trace<'a>) -> HashSet<&'a str> {
+    trace.view.initializers.iter().map(|t| t.name).collect()
+}
+
 /// Names of the file's inputs that are no initializers.
 fn ports<'a>(trace: &Trace<'a>) -> Result<Vec<&'a str>, ImportError> {
     let mut names = Vec::new();
+    let stored = stored(trace);
     for port in &trace.view.inputs {
         let name = port_name(port).map_err(|e| trace.file.wire_error(e))?;
-        if !trace.view.initializers.iter().any(|t| t.name == name) {
+        if !stored.contains(name) {
             names.push(name);
         }
     }
@@ -217,9 +222,10 @@ fn ports<'a>(trace: &Trace<'a>) -> Result<Vec<&'a str>, ImportError> {
 
 fn inputs<'a>(trace: &Trace<'a>) -> Result<Inputs<'a>, ImportError> {
     let mut shape: Vec<Option<usize>> = Vec::new();
+    let stored = stored(trace);
     for port in &trace.view.inputs {
         let name = port_name(port).map_err(|e| trace.file.wire_error(e))?;
-        if trace.view.initializers.iter().any(|t| t.name == name) {
+        if stored.contains(name) {
             continue;
         }
         let (element, dims) = port_shape(port).map_err(|e| trace.file.wire_error(e))?;

@@ -153,16 +153,20 @@ fn share<'a>(
 fn layer<'a>(trace: &Trace<'a>, at: &'a str, hidden: usize, number: usize) -> Result<Option<Layer<'a>>, ImportError> {
     let reads = |i: usize| trace.source(trace.linears[i].x) == at && trace.linears[i].size() == (hidden, hidden);
     let (mut scores, mut value) = (None, None);
-    for node in trace
-        .view
-        .nodes
-        .iter()
-        .filter(|n| n.op == "MatMul" && n.inputs.len() == 2)
-    {
-        let (a, b) = (trace.linear_behind(node.inputs[0]), trace.linear_behind(node.inputs[1]));
-        match (a, b) {
-            (Some(q), Some(k)) if q != k && reads(q) && reads(k) => scores = Some((q, k, node)),
-            (None, Some(v)) if reads(v) => value = Some((v, node)),
+    for node in &trace.view.nodes {
+        match (node.op, node.inputs.as_slice()) {
+            ("MatMul", &[a, b]) => match (trace.linear_behind(a), trace.linear_behind(b)) {
+                (Some(q), Some(k)) if q != k && reads(q) && reads(k) => scores = Some((q, k, node)),
+                (None, Some(v)) if reads(v) => value = Some((v, node)),
+                _ => {}
+            },
+            // All of attention in one node, since opset 23.
+            ("Attention", &[a, b, c, ..]) if matches!(node.domain, "" | "ai.onnx") => {
+                let behind = [a, b, c].map(|name| trace.linear_behind(name).filter(|&i| reads(i)));
+                if let [Some(q), Some(k), Some(v)] = behind {
+                    (scores, value) = (Some((q, k, node)), Some((v, node)));
+                }
+            }
             _ => {}
         }
     }
@@ -224,7 +228,13 @@ fn layer<'a>(trace: &Trace<'a>, at: &'a str, hidden: usize, number: usize) -> Re
         parts,
         out: fed.out,
         activation,
-        head_size: head_size(trace, product.inputs[0])?,
+        head_size: match trace.attribute(product, "q_num_heads")? {
+            Some(heads) => usize::try_from(heads.int)
+                .ok()
+                .and_then(|n| hidden.checked_div(n))
+                .filter(|size| *size > 0),
+            None => head_size(trace, product.inputs[0])?,
+        },
         eps: [attended.eps, fed.eps],
         ffn,
     }))

@@ -4,10 +4,12 @@
 
 use super::{ImportError, Recognised};
 use crate::onnx::OnnxFile;
+use crate::onnx::flow::Flow;
 use crate::subject::image_of;
 use crate::text::{one_line, printable};
 use anyhow::{Result, anyhow, bail};
 use half::f16;
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use thimble_device::engine::{Engine, EngineOptions, Input};
 use thimble_shared::graph::{Head, Model};
@@ -18,11 +20,22 @@ use tract_onnx::prelude::*;
 /// Largest difference that rounding explains, in standard deviations of what is compared.
 const LIMIT: f64 = 1e-3;
 
+/// Most tokens a file may fix its inputs at: a larger number is damage or an attack, and would take all memory.
+const MOST_TOKENS: usize = 1 << 16;
+
 const F32: i32 = 1;
 const F16: i32 = 10;
 
 pub fn prove(file: &OnnxFile, recognised: &Recognised<'_>, model: &Model) -> Result<(), ImportError> {
     let shown = || file.path.display().to_string();
+    let fixed = recognised.inputs.shape.iter().flatten();
+    let tokens = fixed.fold(1usize, |n, &dim| n.saturating_mul(dim));
+    if tokens > MOST_TOKENS {
+        return Err(ImportError::Unsupported {
+            file: shown(),
+            problem: format!("its inputs are fixed at {tokens} tokens, and the proof runs {MOST_TOKENS} at most"),
+        });
+    }
     let proto = proto(file, recognised).map_err(|e| ImportError::Runner {
         file: shown(),
         problem: one_line(&e),
@@ -130,7 +143,20 @@ fn proto(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<pb::ModelProto>
         .iter()
         .copied()
         .chain(recognised.outputs.iter().map(|(name, _)| *name));
+    let wanted: Vec<&str> = wanted.collect();
+    // tract need not see what none of these is computed from: it may be anything, and any amount of it.
+    let needed = Flow::of(&view)?.needed(wanted.iter().copied());
+    graph
+        .node
+        .retain(|n| n.output.iter().any(|o| needed.contains(o.as_str())));
+    graph.initializer.retain(|t| needed.contains(t.name.as_str()));
+    let kept: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    let stored: HashSet<&str> = view.initializers.iter().map(|t| t.name).collect();
+    graph
+        .input
+        .retain(|i| kept.contains(i.name.as_str()) || !stored.contains(i.name.as_str()));
     graph.output = wanted
+        .into_iter()
         .map(|name| pb::ValueInfoProto {
             name: name.to_string(),
             ..Default::default()

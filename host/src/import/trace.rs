@@ -252,10 +252,11 @@ impl<'a> Trace<'a> {
 
     /// The linear map whose output reaches `name` through plumbing and scaling by a number.
     pub fn linear_behind(&self, name: &'a str) -> Option<usize> {
-        self.linear_within(name, MAX_STEPS)
+        self.linear_within(name, MAX_STEPS, &mut HashSet::new())
     }
 
-    fn linear_within(&self, name: &'a str, steps: usize) -> Option<usize> {
+    /// Values that were looked at already are not looked at again: products of products would take for ever.
+    fn linear_within(&self, name: &'a str, steps: usize, seen: &mut HashSet<&'a str>) -> Option<usize> {
         if let Some(&linear) = self.by_out.get(name) {
             return Some(linear);
         }
@@ -264,12 +265,10 @@ impl<'a> Trace<'a> {
         }
         let node = self.node(name)?;
         match node.op {
-            op if PLUMBING.contains(&op) => self.linear_within(node.inputs.first()?, steps - 1),
-            "Mul" | "Div" => node
-                .inputs
-                .clone()
-                .iter()
-                .find_map(|i| self.linear_within(i, steps - 1)),
+            op if PLUMBING.contains(&op) => self.linear_within(node.inputs.first()?, steps - 1, seen),
+            "Mul" | "Div" if seen.insert(name) => {
+                node.inputs.iter().find_map(|i| self.linear_within(i, steps - 1, seen))
+            }
             _ => None,
         }
     }

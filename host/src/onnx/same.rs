@@ -46,65 +46,121 @@ pub fn find(file: &OnnxFile, held: &[Held<'_>], candidates: &[usize]) -> Result<
         for i in members {
             let payload = file.payload(&held[i].view)?;
             progress.add(payload.len() as u64);
-            if let Some(j) = first(file, held, &kept, i, &payload, false)? {
+            let own = hash(&payload);
+            if let Some(j) = first(file, held, &kept, i, &payload, own)? {
                 found.insert(i, Same::Bytes(j));
                 continue;
             }
-            if let Some(turned) = transposed(&held[i], &payload)
-                && let Some(j) = first(file, held, &kept, i, &turned, true)?
-            {
+            if let Some(j) = first_turned(file, held, &kept, i, &payload)? {
                 found.insert(i, Same::Transposed(j));
                 continue;
             }
-            kept.entry(hash(&payload)).or_default().push(i);
+            kept.entry(own).or_default().push(i);
         }
     }
     Ok(found)
 }
 
-/// The kept tensor that holds `bytes`, with the dims of tensor `i` or, turned, its dims the other way round.
+/// The kept tensor that holds the bytes of tensor `i`, whose hash is given, with its dims.
 fn first(
     file: &OnnxFile,
     held: &[Held<'_>],
     kept: &HashMap<u64, Vec<usize>>,
     i: usize,
     bytes: &[u8],
-    turned: bool,
+    hash: u64,
 ) -> Result<Option<usize>, OnnxError> {
-    let mut dims = held[i].view.dims.clone();
-    if turned {
-        dims.reverse();
-    }
-    for &j in kept.get(&hash(bytes)).into_iter().flatten() {
-        if held[j].view.dims == dims && file.payload(&held[j].view)? == bytes {
+    for &j in kept.get(&hash).into_iter().flatten() {
+        if held[j].view.dims == held[i].view.dims && file.payload(&held[j].view)? == bytes {
             return Ok(Some(j));
         }
     }
     Ok(None)
 }
 
+/// The kept tensor whose rows are the columns of tensor `i`; none for vectors, which are no different turned.
+fn first_turned(
+    file: &OnnxFile,
+    held: &[Held<'_>],
+    kept: &HashMap<u64, Vec<usize>>,
+    i: usize,
+    bytes: &[u8],
+) -> Result<Option<usize>, OnnxError> {
+    let &[rows, cols] = held[i].view.dims.as_slice() else {
+        return Ok(None);
+    };
+    let (Ok(rows), Ok(cols)) = (usize::try_from(rows), usize::try_from(cols)) else {
+        return Ok(None);
+    };
+    if rows < 2 || cols < 2 || kept.is_empty() || bytes.len() < LEAST_TRANSPOSED {
+        return Ok(None);
+    }
+    // A half-byte type has no bytes to exchange.
+    let Some(width) = bytes.len().checked_div(rows.saturating_mul(cols)).filter(|w| *w > 0) else {
+        return Ok(None);
+    };
+    let dims = [cols as i64, rows as i64];
+    let fits = |j: usize| held[j].view.dims == dims;
+    if bytes.len() <= WHOLE {
+        let turned = transpose(bytes, rows, cols, width);
+        for &j in kept.get(&hash(&turned)).into_iter().flatten() {
+            if fits(j) && file.payload(&held[j].view)? == turned {
+                return Ok(Some(j));
+            }
+        }
+        return Ok(None);
+    }
+    // Turning it would take as much memory again: the few there can be are compared in place.
+    for &j in kept.values().flatten().filter(|&&j| fits(j)) {
+        if is_transpose(bytes, &file.payload(&held[j].view)?, rows, cols, width) {
+            return Ok(Some(j));
+        }
+    }
+    Ok(None)
+}
+
+/// Payloads up to this size are hashed whole.
+const WHOLE: usize = 1 << 20;
+
+/// A hash that equal bytes share. Of large payloads only samples are read: whoever finds one compares the whole.
 fn hash(bytes: &[u8]) -> u64 {
+    const SAMPLES: usize = 16;
+    const EACH: usize = 4096;
     let mut hasher = DefaultHasher::new();
-    hasher.write(bytes);
+    if bytes.len() <= WHOLE {
+        hasher.write(bytes);
+        return hasher.finish();
+    }
+    hasher.write_usize(bytes.len());
+    let step = (bytes.len() - EACH) / (SAMPLES - 1);
+    for sample in 0..SAMPLES {
+        hasher.write(&bytes[sample * step..][..EACH]);
+    }
     hasher.finish()
 }
 
-/// The bytes of a matrix with rows and columns exchanged; none for other tensors and for vectors, which are no different.
-fn transposed(held: &Held<'_>, payload: &[u8]) -> Option<Vec<u8>> {
-    let &[rows, cols] = held.view.dims.as_slice() else {
-        return None;
-    };
-    if rows < 2 || cols < 2 || payload.len() < LEAST_TRANSPOSED {
-        return None;
+const TILE: usize = 32;
+
+/// Whether row-major `[rows, cols]` is the transpose of `other`, `[cols, rows]`; stops at the first difference.
+fn is_transpose(bytes: &[u8], other: &[u8], rows: usize, cols: usize, width: usize) -> bool {
+    if bytes.len() != rows * cols * width || other.len() != bytes.len() {
+        return false;
     }
-    let (rows, cols) = (usize::try_from(rows).ok()?, usize::try_from(cols).ok()?);
-    let width = payload.len() / (rows * cols);
-    (width > 0 && width * rows * cols == payload.len()).then(|| transpose(payload, rows, cols, width))
+    let tiles = |n: usize| (0..n).step_by(TILE).map(move |at| at..(at + TILE).min(n));
+    tiles(rows).all(|block| {
+        tiles(cols).all(|columns| {
+            block.clone().all(|row| {
+                columns.clone().all(|col| {
+                    let (a, b) = ((row * cols + col) * width, (col * rows + row) * width);
+                    bytes[a..a + width] == other[b..b + width]
+                })
+            })
+        })
+    })
 }
 
 /// Row-major `[rows, cols]` of `width`-byte elements → `[cols, rows]`.
 pub fn transpose(bytes: &[u8], rows: usize, cols: usize, width: usize) -> Vec<u8> {
-    const TILE: usize = 32;
     let mut out = vec![0; bytes.len()];
     // In tiles: one of the two sides is always read against the grain.
     for top in (0..rows).step_by(TILE) {
@@ -130,7 +186,7 @@ pub fn turned<'a>(bytes: Cow<'a, [u8]>, dims: &[usize], width: usize) -> Cow<'a,
 
 #[cfg(test)]
 mod tests {
-    use super::transpose;
+    use super::{WHOLE, hash, is_transpose, transpose};
 
     #[test]
     fn transposing_twice_changes_nothing() {
@@ -141,5 +197,31 @@ mod tests {
             assert_eq!(transpose(&turned, cols, rows, width), bytes);
         }
         assert_eq!(transpose(&[1, 2, 3, 4, 5, 6], 2, 3, 1), [1, 4, 2, 5, 3, 6]);
+    }
+    #[test]
+    fn a_transpose_is_told_from_what_differs_in_one_byte() {
+        let (rows, cols, width) = (33, 70, 4);
+        let bytes: Vec<u8> = (0..rows * cols * width).map(|i| (i * 7 + i / 251) as u8).collect();
+        let mut turned = transpose(&bytes, rows, cols, width);
+        assert!(is_transpose(&bytes, &turned, rows, cols, width));
+        for at in [0, turned.len() / 2, turned.len() - 1] {
+            turned[at] ^= 1;
+            assert!(!is_transpose(&bytes, &turned, rows, cols, width));
+            turned[at] ^= 1;
+        }
+        assert!(!is_transpose(&bytes, &turned[4..], rows, cols, width));
+    }
+
+    #[test]
+    fn hashes_of_equal_bytes_are_equal_at_every_size() {
+        for len in [0, 1, WHOLE, WHOLE + 1, 3 * WHOLE + 5] {
+            let bytes: Vec<u8> = (0..len).map(|i| (i * 31 + i / 7) as u8).collect();
+            assert_eq!(hash(&bytes), hash(&bytes.clone()));
+            if let Some(last) = len.checked_sub(1) {
+                let mut other = bytes;
+                other[last] ^= 1;
+                assert_ne!(hash(&other), hash(&vec![0; len]));
+            }
+        }
     }
 }
