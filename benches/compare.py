@@ -119,7 +119,7 @@ COLOURS = {"thimble int8": "#0b6e4f", "thimble fp32": "#7fb69e", "ONNX Runtime i
 
 
 def plot(raw):
-    """p50 against sequence length on one thread, both axes logarithmic."""
+    """p50 against sequence length on one thread, both axes logarithmic; below it, ms per sequence against batch size."""
     points = {name: [] for name in COLOURS}
     for run in raw["runs"]:
         for name in points:
@@ -133,7 +133,9 @@ def plot(raw):
     first, last = math.log(min(xs)), math.log(max(max(xs), min(xs) + 1))
     x = lambda v: left + (math.log(v) - first) / (last - first) * (width - left - right)  # noqa: E731
     y = lambda v: height - bottom - (math.log(v) - low) / (high - low) * (height - top - bottom)  # noqa: E731
-    body = [f'<rect width="{width}" height="{height}" fill="#fff"/>']
+    counts = {int(count): statistics.median(taken) for count, taken in raw.get("batch", {}).items()}
+    whole = height + (len(counts) * 22 + 50 if counts else 0)
+    body = [f'<rect width="{width}" height="{whole}" fill="#fff"/>']
     for tick in [t for decade in (0.1, 1, 10, 100, 1000) for t in (decade, 2 * decade, 5 * decade)]:
         if low <= math.log(tick) <= high:
             body.append(f'<path d="M{left} {y(tick):.1f}H{width - right}" stroke="#e4e4e4"/>')
@@ -148,7 +150,15 @@ def plot(raw):
         body += [f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" fill="{COLOURS[name]}"/>' for a, b in line]
         labels.append(max(y(line[-1][1]) + 4, labels[-1] + 15 if labels else 0))
         body.append(f'<text x="{width - right + 8}" y="{labels[-1]:.1f}" font-size="12" fill="{COLOURS[name]}">{name}</text>')
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif">'
+    if counts:
+        title = "thimble int8, 64 tokens, one thread: ms per sequence in batches of"
+        body.append(f'<text x="{left}" y="{height + 26}" font-size="12">{title}</text>')
+    for row, (count, ms) in enumerate(sorted(counts.items())):
+        down, long = height + 36 + 22 * row, ms / max(counts.values()) * (width - left - right)
+        body.append(f'<rect x="{left}" y="{down}" width="{long:.1f}" height="16" fill="{COLOURS["thimble int8"]}"/>')
+        body.append(f'<text x="{left - 8}" y="{down + 12}" font-size="12" text-anchor="end">{count}</text>')
+        body.append(f'<text x="{left + long + 6:.1f}" y="{down + 12}" font-size="12">{ms:.1f} ms</text>')
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {whole}" font-family="system-ui, sans-serif">'
     return "\n".join([head, *body, "</svg>", ""])
 
 
@@ -205,7 +215,11 @@ def main():
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--only", help="contenders whose name contains this, besides thimble")
     parser.add_argument("--out", help="folder of the results (default benches/runs/DATE-HOST)")
+    parser.add_argument("--plot", help="measure nothing: print the plot of this compare.json")
     args = parser.parse_args()
+    if args.plot:
+        print(plot(json.loads(pathlib.Path(args.plot).read_text())), end="")
+        return
 
     work = TARGET / "compare"
     work.mkdir(parents=True, exist_ok=True)

@@ -246,8 +246,9 @@ mod tests {
             let size = LARGE * (1 + round * 7919 % 40);
             // SAFETY: blocks are freed once, with their layouts.
             unsafe {
-                let blocks = [heap.alloc(layout(size)), heap.alloc(layout(size))];
-                blocks.map(|b| heap.dealloc(b, layout(size)));
+                for block in [heap.alloc(layout(size)), heap.alloc(layout(size))] {
+                    heap.dealloc(block, layout(size));
+                }
             }
             assert!(heap.idle() <= 3 * 40 * LARGE, "{round}: {}", heap.idle());
         }
