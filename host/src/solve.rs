@@ -134,6 +134,11 @@ impl Study<'_> {
 
     /// The best-predicted choices that fit.
     fn pool(&self, limits: &Limits) -> Result<Vec<Choice>> {
+        // At the floor there is nothing to choose, and no need to look at everything that does not fit.
+        let floor = self.floor()?;
+        if limits.bytes <= self.bytes(&floor)? {
+            return Ok(vec![floor]);
+        }
         let payload = self.sizes().payload_within(limits.bytes);
         let ranked = self.problem.ranked(payload, limits.time.iter().cloned().collect());
         let mut pool = Vec::new();

@@ -222,13 +222,16 @@ def test_shrink_to_a_third_of_the_checkpoint_or_to_the_floor(thimble, models, tm
 def test_shrink_to_a_third_where_the_weights_are_most_of_the_file(thimble, tmp_path):
     """Judged by ONNX Runtime on the exported file itself."""
     source, out = tmp_path / "source.onnx", tmp_path / "small.onnx"
-    third = with_words("seq_torch2.6_opset11.onnx", 16000, source) // 3
+    third = with_words("groups_torch2.6_dyn.onnx", 40000, source) // 3
     thimble.run("shrink", source, "-o", out, "--rows", 8, "--budget", third)
     assert out.stat().st_size <= third
-    ids = np.random.default_rng(4).integers(0, 16000, (4, 12))
+    ids = np.random.default_rng(4).integers(0, 40000, (4, 12))
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    wanted = ask(session(source), {i.name: feeds[i.name] for i in session(source).get_inputs()})
-    shrunk_is_close(out, feeds, wanted, 0.05)
+    given = session(source)
+    values = given.run(None, {i.name: feeds[i.name] for i in given.get_inputs()})
+    # The pooler's output has a number for a name in the exported file.
+    wanted = dict(zip((o.name for o in session(out).get_outputs()), values, strict=True))
+    shrunk_is_close(out, feeds, wanted, 0.1)
 
 
 def test_shrink_verify_and_run_take_them(thimble, models, tmp_path):
