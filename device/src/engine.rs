@@ -148,7 +148,6 @@ impl Engine {
         self.layers.len()
     }
 
-    /// Calls `observer` with what enters every linear map, or nobody. Costs nothing while nobody is set.
     /// What one pass is expected to need, bytes; `file` is the model's size.
     pub fn need(&self, rows: usize, seq: usize, file: u64) -> Need {
         let graph = &self.artifact.graph;
@@ -162,6 +161,7 @@ impl Engine {
         &self.context.profile
     }
 
+    /// Calls `observer` with what enters every linear map, or nobody. Costs nothing while nobody is set.
     pub fn observe(&self, observer: Option<Observer>) {
         self.context.set_observer(observer);
     }

@@ -106,6 +106,8 @@ impl Kept {
     fn give(&mut self, start: *mut u8, layout: Layout, mut free: impl FnMut(Block)) {
         let size = layout.size();
         self.used = self.used.saturating_sub(size);
+        // A spike is forgotten after some inferences that did not need it.
+        self.peak = self.used.max(self.peak - self.peak / 1024).max(size);
         while let Some(oldest) = self.blocks[0] {
             let over = self.used + self.idle + size > self.peak / 2 * 3;
             if self.count < MOST && !over && self.clock - oldest.since <= FORGOTTEN {
@@ -151,7 +153,7 @@ unsafe impl GlobalAlloc for Reuse {
                 unsafe { ptr::write_bytes(start, 0, layout.size()) };
                 start
             }
-            // SAFETY: the caller's layout, or one a little larger. Fresh mappings are zero already and are not touched.
+            // SAFETY: the caller's layout, or one a little larger.
             None => unsafe { System.alloc_zeroed(large.unwrap_or(layout)) },
         }
     }

@@ -311,7 +311,7 @@ pub(crate) struct Columns {
     stride: usize,
 }
 
-// SAFETY: the memory is reached only through `read` and `write`, whose callers never share columns.
+// SAFETY: the memory is reached only through the methods below, whose callers never share columns.
 unsafe impl Send for Columns {}
 // SAFETY: as above.
 unsafe impl Sync for Columns {}

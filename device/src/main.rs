@@ -82,7 +82,7 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeErr
     let text = match command {
         Command::Info => {
             let (model, engine) = (session.model(), session.engine_report());
-            let need = session.need(options);
+            let need = session.need(options)?;
             show::info(
                 &measure::board(),
                 &model,

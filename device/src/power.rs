@@ -197,7 +197,7 @@ pub fn energy(sensor: &Sensor, idle: Option<f64>, readings: &[f64], latency: &La
         sensor: sensor.name.clone(),
         watts,
         idle_watts: idle,
-        mj_per_inference: watts * latency.mean?,
+        mj_per_inference: watts * latency.mean? / f64::from(latency.batch.max(1)),
         readings: u32::try_from(readings.len()).unwrap_or(u32::MAX),
     })
 }

@@ -1,4 +1,4 @@
-//! What the three commands do, without printing: open a model, make the input that was asked for, run it or bench it.
+//! What the commands do, without printing: open a model, make the input that was asked for, run it or bench it.
 //! Times are milliseconds, sizes bytes; errors name the file they are about.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use thimble_device::map::{MapError, ModelMap};
 use thimble_device::measure::{self, Resident, Throttle};
 use thimble_device::power::{self, Sampler, Sensor};
 use thimble_device::tensors::{Tensor, TensorError, TensorFile};
-use thimble_device::{Engine, EngineError, EngineOptions, Image, Input, Outputs, heap};
+use thimble_device::{Engine, EngineError, EngineOptions, Image, Input, InputError, Outputs, heap};
 use thimble_shared::graph::{Config, Head};
 use thimble_shared::memory::Need;
 use thimble_shared::report::{self, EngineReport, Faults, Memory, ModelReport, OpTime, ProfileReport, Report, Thermal};
@@ -221,10 +221,13 @@ impl Session {
     }
 
     /// Tokens the options ask for, and the RAM one sequence of them is expected to need.
-    pub fn need(&self, options: &Options) -> (usize, Need) {
-        let most = self.engine.config().max_position_embeddings;
-        let seq = options.seq.unwrap_or(DEFAULT_SEQ.min(most));
-        (seq, self.engine.need(1, seq, self.bytes))
+    pub fn need(&self, options: &Options) -> Result<(usize, Need), SessionError> {
+        let max = self.engine.config().max_position_embeddings;
+        let seq = options.seq.unwrap_or(DEFAULT_SEQ.min(max));
+        if seq > max {
+            return Err(SessionError::Run(InputError::TooLong { seq, max }.into()));
+        }
+        Ok((seq, self.engine.need(1, seq, self.bytes)))
     }
 
     /// Where the time goes, over as many runs as make some steady means.

@@ -119,8 +119,8 @@ pub fn unit(dir: &str, model: &str, max_ram: Option<u64>, user: Option<&str>) ->
          \n\
          [Service]\n\
          Type=oneshot\n\
-         ExecStart=/bin/sh -c 'exec \"{dir}/thimble-device\" bench \"{dir}/{model}\" --json{limit} > \"$STATE_DIRECTORY/report.json\"'\n\
-         # 1: a limit does not hold; the report says which.\n\
+         # The last report stays until there is a new one. 1: a limit does not hold, and the report says which.\n\
+         ExecStart=/bin/sh -c 'cd \"$STATE_DIRECTORY\" && {{ \"{dir}/thimble-device\" bench \"{dir}/{model}\" --json{limit} > report.part; rc=$?; }} && [ $rc -le 1 ] && mv report.part report.json; exit $rc'\n\
          StateDirectory=thimble\n\
          {user}{memory}\
          ProtectSystem=strict\n\

@@ -267,7 +267,7 @@ fn weights(entries: &[Entry]) -> String {
             .map(|(name, bytes)| (name.as_str(), *bytes))
             .collect();
         sizes.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
-        let rest: u64 = sizes.iter().skip(MOST).map(|s| s.1).sum();
+        let rest = sizes.iter().skip(MOST).fold(0u64, |sum, s| sum.saturating_add(s.1));
         let others = sizes.len().saturating_sub(MOST);
         sizes.truncate(MOST);
         let named = format!("{others} others");

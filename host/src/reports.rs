@@ -98,7 +98,11 @@ pub fn append(path: &Path, entry: &Entry) -> Result<(), ReportError> {
         path: path.to_path_buf(),
         problem,
     };
-    let line = serde_json::to_string(entry).map_err(|e| file(e.to_string()))? + "\n";
+    let mut line = serde_json::to_string(entry).map_err(|e| file(e.to_string()))? + "\n";
+    // Editors may have taken the last line's end.
+    if std::fs::read(path).is_ok_and(|old| old.last().is_some_and(|&b| b != b'\n')) {
+        line.insert(0, '\n');
+    }
     std::fs::OpenOptions::new()
         .create(true)
         .append(true)

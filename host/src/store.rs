@@ -13,6 +13,19 @@ pub struct WriteError {
     source: std::io::Error,
 }
 
+/// Refuses an output that is one of the files something is read from, under whatever name.
+pub fn refuse_inputs<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> anyhow::Result<()> {
+    // A path that does not exist yet is nobody's input.
+    let Ok(target) = output.canonicalize() else {
+        return Ok(());
+    };
+    let is_target = |input: &Path| input.canonicalize().is_ok_and(|input| input == target);
+    if inputs.into_iter().any(is_target) {
+        anyhow::bail!("{} is an input; name another output file", output.display());
+    }
+    Ok(())
+}
+
 /// Writes `bytes` to `path`, wholly or not at all.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     write_together(&[(path, bytes)])

@@ -231,3 +231,29 @@ def test_a_closed_pipe_is_no_error(thimble, good):
         process.wait()
         process.stderr.close()
         assert "panicked" not in stderr
+
+
+def test_no_output_replaces_what_is_read(thimble, models, tmp_path):
+    """Every way in which a command's output could be one of its inputs."""
+    import shutil
+
+    source = tmp_path / "checkpoint"
+    shutil.copytree(models.source("albert-seq-tiny"), source)
+    rows, model, reports = tmp_path / "rows.jsonl", tmp_path / "m.onnx", tmp_path / "r.jsonl"
+    rows.write_text('{"ids": [2, 5, 3]}\n' * 32)
+    thimble.run("export", source, "-o", model)
+    bench = thimble.run("bench", model, "--seq", 8, "--runs", 1, "--json", program=thimble.device).stdout
+    reports.write_text(bench)
+    weights = source / "model.safetensors"
+    for command in (
+        ["inspect", model, "--against", source, "--html", weights],
+        ["inspect", model, "--against", source, "--html", source / "config.json"],
+        ["shrink", source, "--calibrate", rows, "--budget", "1MiB", "-o", rows],
+        ["shrink", source, "--calibrate", rows, "--frontier", "--svg", rows],
+        ["report", reports, "--html", reports],
+        ["package", model, "-o", model, "--maintainer", "N <n@example.org>", "--device-program", thimble.device],
+    ):
+        before = {path: path.read_bytes() for path in (weights, source / "config.json", rows, model, reports)}
+        done = thimble.run(*command, code=2)
+        assert "is an input; name another output file" in done.stderr, command
+        assert {path: path.read_bytes() for path in before} == before

@@ -441,3 +441,67 @@ def test_absurd_files_are_answered_soon_and_shortly(thimble, tmp_path, kind):
     if word:
         one_clear_line(done, "absurd.onnx", word)
         assert len(done.stderr) < 2500
+
+
+def of_its_own_accord(kind):
+    """The small classifier, computing something else than ALBERT where few inputs would show it."""
+    proto = onnx.load(FIXTURES / "exported" / "seq_torch2.6_opset11.onnx")
+    graph = proto.graph
+    made = {out: node for node in graph.node for out in node.output}
+    stored = {t.name: t for t in graph.initializer}
+    if kind == "mask of one row ignored":
+        for port in graph.input:
+            port.type.tensor_type.shape.dim[0].dim_value, port.type.tensor_type.shape.dim[1].dim_value = 1, 16
+        (least,) = [n for n in made.values() if n.op_type == "Constant" and numpy_helper.to_array(n.attribute[0].t).min(initial=0) < -1e30]
+        least.attribute[0].t.CopyFrom(numpy_helper.from_array(np.array(0, np.float32)))
+    elif kind == "late positions wrap":
+        constants = [n.attribute[0].t for n in made.values() if n.op_type == "Constant"]
+        ids = [t for t in (*stored.values(), *constants) if t.data_type == TensorProto.INT64 and np.prod(t.dims) > 16]
+        (places,) = [t for t in ids if np.array_equal(numpy_helper.to_array(t).ravel(), np.arange(np.prod(t.dims)))]
+        values = numpy_helper.to_array(places).copy()
+        values[0, 16:] = np.arange(values.shape[1] - 16)
+        places.CopyFrom(numpy_helper.from_array(values, places.name))
+    else:
+        # The mask is what is not padding, by id 0; nothing shows unless that id comes up.
+        graph.input.remove(next(port for port in graph.input if port.name == "attention_mask"))
+        graph.initializer.append(numpy_helper.from_array(np.array(0, np.int64), "pad"))
+        own = [
+            helper.make_node("Equal", ["input_ids", "pad"], ["is_pad"]),
+            helper.make_node("Not", ["is_pad"], ["is_real"]),
+            helper.make_node("Cast", ["is_real"], ["attention_mask"], to=TensorProto.INT64),
+        ]
+        nodes = [*own, *graph.node]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    return proto
+
+
+@pytest.mark.parametrize("kind", ("mask of one row ignored", "late positions wrap", "mask from the ids"))
+def test_what_few_inputs_would_show_is_shown(thimble, tmp_path, kind):
+    source, out = tmp_path / "source.onnx", tmp_path / "out.onnx"
+    onnx.save(of_its_own_accord(kind), source)
+    done = thimble.run("export", source, "-o", out, code=2)
+    assert "part at" in done.stderr and not out.exists()
+
+
+@pytest.mark.parametrize("between", ("Identity", "Cast"))
+def test_the_kind_of_gelu_is_seen_through_plumbing(thimble, tmp_path, between):
+    proto = onnx.load(FIXTURES / "exported" / "seq_torch2.6_opset20.onnx")
+    nodes = []
+    for node in proto.graph.node:
+        if node.op_type == "Relu":
+            extra = {"to": TensorProto.FLOAT} if between == "Cast" else {}
+            nodes.append(helper.make_node(between, [node.input[0]], [node.input[0] + ".on"], **extra))
+            node = helper.make_node("Gelu", [node.input[0] + ".on"], [node.output[0]], approximate="tanh")
+        nodes.append(node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    source, out = tmp_path / "source.onnx", tmp_path / "out.onnx"
+    onnx.save(proto, source)
+    thimble.run("export", source, "-o", out)
+    ids = np.arange(24).reshape(2, 12) + 5
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    taken = {port.name for port in proto.graph.input}
+    (theirs,) = ask(session(source), {name: feeds[name] for name in taken}).values()
+    (ours,) = ask(session(out), feeds).values()
+    assert np.abs(theirs - ours).max() < 1e-5

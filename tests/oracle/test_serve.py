@@ -678,3 +678,15 @@ def test_texts_are_tokenised_as_on_the_desk_or_refused(thimble, models):
     assert answers[0]["label"] == "perl" and "outputs" in answers[3]
     (answer,) = piped(thimble, model, line({"id": 0, "text": 7}))
     refused(answer, 0, ["string"])
+
+
+def test_an_answer_is_bounded_by_what_is_asked(thimble, models):
+    """Positions named again and again, and text quoted back, would make much of little."""
+    path = models.export("albert-tok-tiny", "fp32")
+    asked = [{"id": 1, "ids": [2, 3], "at": [0] * 60_000}, {"id": 2, "ids": [2, 3], "at": [0, 1]}, {"id": 3, "top": "x" * 100_000}]
+    lines = piped(thimble, path, b"".join(line(r) for r in asked))
+    answers = {a["id"]: a for a in lines}
+    assert "60000 positions, the sequence has 2" in answers[1]["error"]
+    assert len(answers[2]["outputs"]["logits"]) == 2
+    errors = [a["error"] for a in lines if "error" in a and a["id"] != 1]
+    assert len(errors) == 1 and len(errors[0]) < 500

@@ -26,8 +26,9 @@ struct Out {
     bytes: Vec<u8>,
     /// Bytes the writer has taken and not yet sent.
     sending: usize,
-    /// Requests taken on and not yet answered.
+    /// Requests taken on and not yet answered, and the bytes their answers may have.
     owed: usize,
+    promised: usize,
     /// Nothing more will be read.
     ended: bool,
 }
@@ -56,24 +57,29 @@ impl Client {
         self.gone.load(Ordering::Acquire)
     }
 
-    /// Waits until so few answers are unsent that another request may be read; false when the client has left.
+    /// Waits until so few answers are unsent or still to come that another request may be read; false when the client has left.
     pub fn may_read(&self) -> bool {
         let mut out = self.lock();
-        while out.bytes.len() + out.sending > self.most && !self.gone() {
+        while out.bytes.len() + out.sending + out.promised > self.most && !self.gone() {
             out = self.wait(out);
         }
         !self.gone()
     }
 
-    /// A request was taken on: an answer to it will follow.
-    pub fn owe(&self) {
-        self.lock().owed += 1;
+    /// A request was taken on: an answer to it will follow, of about so many bytes.
+    pub fn owe(&self, bytes: usize) {
+        let mut out = self.lock();
+        out.owed += 1;
+        out.promised += bytes;
     }
 
-    /// Hands over the answer to a request that was owed, or one made at once. Never waits.
-    pub fn answer(&self, line: &[u8], owed: bool) {
+    /// Hands over the answer to a request that was owed so many bytes, or one made at once. Never waits.
+    pub fn answer(&self, line: &[u8], owed: Option<usize>) {
         let mut out = self.lock();
-        out.owed -= usize::from(owed);
+        if let Some(bytes) = owed {
+            out.owed -= 1;
+            out.promised -= bytes;
+        }
         if !self.gone() {
             out.bytes.extend_from_slice(line);
         }
@@ -286,8 +292,8 @@ mod tests {
     fn a_client_that_does_not_read_is_not_read_from() {
         let client = Arc::new(Client::new(None, 10));
         assert!(client.may_read());
-        client.owe();
-        client.answer(&[b'x'; 11], true);
+        client.owe(11);
+        client.answer(&[b'x'; 11], Some(11));
         let reader = {
             let client = client.clone();
             thread::spawn(move || client.may_read())
@@ -304,14 +310,14 @@ mod tests {
     #[test]
     fn a_client_that_left_is_owed_nothing() {
         let client = Arc::new(Client::new(None, 10));
-        client.answer(&[b'x'; 100], false);
+        client.answer(&[b'x'; 100], None);
         let reader = {
             let client = client.clone();
             thread::spawn(move || client.may_read())
         };
         client.leave();
         assert!(!reader.join().unwrap());
-        client.answer(b"more", false);
+        client.answer(b"more", None);
         assert!(client.settled() && client.lock().bytes.is_empty());
     }
 

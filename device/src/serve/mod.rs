@@ -217,7 +217,7 @@ impl Server {
                     Err(e) => self.refuse(&mut line, &job.id, &format!("the engine failed: {e}")),
                 }
                 first += job.asked.rows.len();
-                job.client.answer(&line, true);
+                job.client.answer(&line, Some(job.asked.bytes()));
             }
             line.clear();
             line.shrink_to(KEPT);
@@ -246,7 +246,7 @@ impl Server {
                 Line::Text(text) => self.request(client, text, &mut line),
             }
             if !line.is_empty() {
-                client.answer(&line, false);
+                client.answer(&line, None);
             }
         }
         Ok(())
@@ -263,7 +263,7 @@ impl Server {
                 self.stats.write(line, &id, self.queue.len(), clients);
             }
             (id, Ok(Asked::Infer(asked))) => {
-                client.owe();
+                client.owe(asked.bytes());
                 let client = client.clone();
                 let job = Job {
                     client,
@@ -282,7 +282,7 @@ impl Server {
     fn decline(&self, job: &Job) {
         let mut line = vec![];
         self.refuse(&mut line, &job.id, STOPPING);
-        job.client.answer(&line, true);
+        job.client.answer(&line, Some(job.asked.bytes()));
     }
 
     fn pong(&self, line: &mut Vec<u8>, id: &Id) {

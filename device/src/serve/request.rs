@@ -51,7 +51,13 @@ pub struct Infer {
     /// The ids were made here from a text, which the client cannot know.
     pub tokenised: bool,
     pub truncated: bool,
+    /// Numbers the answer will have, where they are many.
+    pub numbers: usize,
 }
+
+/// What a number takes in an answer, its comma included, and what a question's answer has besides.
+const DIGITS: usize = 14;
+const FRAME: usize = 256;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sequence {
@@ -61,6 +67,11 @@ pub struct Sequence {
 }
 
 impl Infer {
+    /// Bytes the answer may have, about.
+    pub fn bytes(&self) -> usize {
+        FRAME + self.numbers.saturating_mul(DIGITS)
+    }
+
     pub fn longest(&self) -> usize {
         self.rows.iter().map(|row| row.ids.len()).max().unwrap_or(0)
     }
@@ -116,7 +127,18 @@ fn not_json(error: &serde_json::Error) -> String {
 
 /// The error with its place said as a byte: a request has only one line.
 fn located(error: &serde_json::Error) -> String {
-    let text = error.to_string();
+    /// The parser quotes what it did not expect, all of it.
+    const MOST: usize = 300;
+    let mut text = error.to_string();
+    if text.len() > MOST {
+        let end = text
+            .rfind(" at line ")
+            .map_or(String::new(), |at| text[at..].to_string());
+        let cut = (0..=MOST).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+        text.truncate(cut);
+        text += "…";
+        text += &end;
+    }
     match text.rsplit_once(" at line ") {
         Some((problem, _)) => format!("{problem} at byte {}", error.column()),
         None => text,
@@ -545,15 +567,21 @@ impl Model {
             None => (decoder && !infer.full).then_some(TOP.min(config.vocab_size)),
         };
         let positions = infer.at.as_ref().map_or(seq, Vec::len);
+        if positions > seq {
+            return Err(format!("\"at\" names {positions} positions, the sequence has {seq}"));
+        }
         let wide = match config.head {
             Head::None if infer.full || infer.at.is_some() => config.hidden_size,
             _ if decoder => {
                 let full = if infer.full { config.vocab_size } else { 0 };
                 full + 2 * infer.top.unwrap_or(0)
             }
+            Head::TokenClassification => config.labels.len() + 1,
+            Head::QuestionAnswering => 2,
             _ => 0,
         };
-        if positions.saturating_mul(wide) > NUMBERS {
+        infer.numbers = positions.saturating_mul(wide);
+        if infer.numbers > NUMBERS {
             return Err(format!(
                 "the answer would have {} numbers, at most {NUMBERS} are sent; choose fewer positions with \"at\"",
                 positions * wide

@@ -11,6 +11,7 @@ use crate::virtual_board::kernel::Kernel;
 use crate::virtual_board::{BoardError, Ending, Setup, Shortage, boot, device_program, least_ram};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
+use std::path::PathBuf;
 use thimble_shared::report::Report;
 use thimble_shared::target::Target;
 
@@ -29,6 +30,10 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
         );
     }
     let device_program = device_program(args.device_program.as_deref())?;
+    if let Some(output) = &args.output {
+        let inputs = [&args.file, &device_program].map(PathBuf::as_path);
+        store::refuse_inputs(output, inputs.into_iter().chain(args.kernel.as_deref()))?;
+    }
     let kernel = Kernel::find(args.kernel.as_deref())?;
     let storage = args.storage.unwrap_or(match kernel.has_modules() {
         true => Storage::Disk,

@@ -2,7 +2,7 @@
 
 use crate::cli::{ExportArgs, OnnxArgs, Outcome};
 use crate::quantise::{Quantiser, uniform};
-use crate::store::write_together;
+use crate::store::{self, write_together};
 use crate::subject::{Subject, tokenizer_beside};
 use crate::text::exact;
 use crate::tokenise;
@@ -91,15 +91,8 @@ pub fn write_parts(
 
 /// An output may replace an older one, but nothing that was read: a failed or wrong write must lose nothing.
 pub fn refuse_inputs(subject: &Subject, output: &Path) -> Result<()> {
-    let beside = tokenizer_beside(output);
-    for output in [output, &beside] {
-        // A path that does not exist yet is nobody's input.
-        let Ok(target) = output.canonicalize() else { continue };
-        for input in subject.files() {
-            if input.canonicalize().is_ok_and(|input| input == target) {
-                bail!("{} is an input; name another output file", output.display());
-            }
-        }
+    for output in [output, &tokenizer_beside(output)] {
+        store::refuse_inputs(output, subject.files())?;
     }
     Ok(())
 }

@@ -3,11 +3,12 @@
 use crate::cli::{InspectArgs, Outcome};
 use crate::explain::causes::{is_substance, title};
 use crate::explain::{Explanation, explain, html};
+use crate::onnx::OnnxFile;
 use crate::source;
-use crate::store::write_whole;
+use crate::store::{self, write_whole};
 use crate::text::{Align, exact, percent, printable, say, table, thousands};
-use anyhow::{Context, Result, bail};
-use std::path::Path;
+use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
 
 /// Rows of a foreign file worth printing; `--json` has them all.
 const MOST_ROWS: usize = 20;
@@ -16,7 +17,7 @@ pub fn run(args: &InspectArgs) -> Result<Outcome> {
     let explanation = explain(&args.file)?;
     let against = args.against.as_deref().map(bytes_of).transpose()?;
     if let Some(page) = &args.html {
-        refuse_inputs(args, page)?;
+        store::refuse_inputs(page, inputs(args)?.iter().map(PathBuf::as_path))?;
         write_whole(page, html::page(&explanation, against).as_bytes())?;
         say(&format!("{}: written", page.display()));
     }
@@ -39,24 +40,46 @@ pub fn run(args: &InspectArgs) -> Result<Outcome> {
     ))
 }
 
-fn refuse_inputs(args: &InspectArgs, page: &Path) -> Result<()> {
-    let Ok(target) = page.canonicalize() else { return Ok(()) };
-    for input in [Some(&args.file), args.against.as_ref()].into_iter().flatten() {
-        if input.canonicalize().is_ok_and(|input| input == target) {
-            bail!("{} is an input; name another output file", page.display());
+/// Everything that is read: the file and what it is compared with, each with the files beside it that hold its weights.
+fn inputs(args: &InspectArgs) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for path in [Some(&args.file), args.against.as_ref()].into_iter().flatten() {
+        all.push(path.clone());
+        if path != &args.file && !is_onnx(path) {
+            all.extend(source::files(path)?);
+        } else {
+            all.extend(
+                OnnxFile::open(path)?
+                    .externals()
+                    .map(|(name, _)| path.with_file_name(name)),
+            );
         }
     }
-    Ok(())
+    Ok(all)
 }
 
-/// Size of the model to compare with: a checkpoint's weights, or an ONNX file.
+fn is_onnx(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "onnx")
+}
+
+/// Size of the model to compare with: a checkpoint's weights, or an ONNX file with what it refers to.
 fn bytes_of(path: &Path) -> Result<u64> {
-    if path.extension().is_some_and(|e| e == "onnx") {
-        return Ok(std::fs::metadata(path)
-            .with_context(|| path.display().to_string())?
-            .len());
+    if !is_onnx(path) {
+        return Ok(source::weight_file_bytes(path)?);
     }
-    Ok(source::weight_file_bytes(path)?)
+    let file = OnnxFile::open(path)?;
+    // Whatever else it may be, ten bytes of anything are nothing to compare with.
+    if file.view()?.nodes.is_empty() {
+        bail!(
+            "{}: it holds no nodes, so there is nothing to compare with",
+            path.display()
+        );
+    }
+    let beside: usize = file
+        .externals()
+        .filter_map(|(_, bytes)| bytes.ok().map(<[u8]>::len))
+        .sum();
+    Ok((file.bytes().len() + beside) as u64)
 }
 
 fn print(e: &Explanation, against: Option<u64>) -> String {

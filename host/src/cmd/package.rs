@@ -3,7 +3,7 @@
 use crate::cli::{Outcome, PackageArgs};
 use crate::package::{Control, deb, payload};
 use crate::store;
-use crate::subject::Subject;
+use crate::subject::{Subject, tokenizer_beside};
 use crate::text::exact;
 use crate::virtual_board::device_program;
 use anyhow::{Result, bail};
@@ -15,6 +15,7 @@ pub fn run(args: &PackageArgs) -> Result<Outcome> {
             args.file.display()
         );
     }
+    store::refuse_inputs(&args.output, [args.file.as_path(), &tokenizer_beside(&args.file)])?;
     let program = device_program(args.payload.device_program.as_deref())?;
     let payload = payload(&args.file, &program, args.payload.max_ram.map(|r| r.as_u64()))?;
     let bytes = deb(

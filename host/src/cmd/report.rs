@@ -7,6 +7,7 @@ use crate::store;
 use crate::text::say;
 use anyhow::Result;
 use serde_json::json;
+use std::path::PathBuf;
 
 pub fn run(args: &ReportArgs) -> Result<Outcome> {
     let mut entries: Vec<Entry> = Vec::new();
@@ -14,6 +15,7 @@ pub fn run(args: &ReportArgs) -> Result<Outcome> {
         entries.extend(reports::load(file)?);
     }
     if let Some(path) = &args.html {
+        store::refuse_inputs(path, args.files.iter().map(PathBuf::as_path))?;
         store::write_whole(path, page::html(&entries).as_bytes())?;
         say(&format!("wrote {}", path.display()));
     }

@@ -12,7 +12,7 @@ use crate::levers::Levers;
 use crate::loss::{Objective, decides};
 use crate::progress::Bar;
 use crate::solve::{NOTHING_FINITE, Plan};
-use crate::store::write_together;
+use crate::store::{refuse_inputs, write_together};
 use crate::study::{Question, Sizes, Study};
 use crate::subject::Subject;
 use crate::text::say;
@@ -37,6 +37,8 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     let written: Vec<&PathBuf> = written.into_iter().flatten().collect();
     for (i, output) in written.iter().enumerate() {
         export::refuse_inputs(&subject, output)?;
+        let texts = [&args.calibrate, &args.levers.vocab_from];
+        refuse_inputs(output, texts.into_iter().flatten().map(PathBuf::as_path))?;
         if written[..i].contains(output) {
             bail!("{} is named twice as an output", output.display());
         }

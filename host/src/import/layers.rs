@@ -290,14 +290,12 @@ fn activation(trace: &Trace<'_>, from: &str, to: &str, ops: &BTreeMap<&str, usiz
             .view
             .nodes
             .iter()
-            .find(|n| n.op == "Gelu" && n.inputs.first() == Some(&from));
-        let tanh = match node {
-            Some(node) => trace
-                .attribute(node, "approximate")
-                .map_err(|e| e.to_string())?
-                .is_some_and(|a| a.string == b"tanh"),
-            None => false,
-        };
+            .find(|n| n.op == "Gelu" && n.inputs.first().is_some_and(|i| trace.source(i) == trace.source(from)))
+            .ok_or("its Gelu is of something else than the linear map, which thimble does not compute")?;
+        let tanh = trace
+            .attribute(node, "approximate")
+            .map_err(|e| e.to_string())?
+            .is_some_and(|a| a.string == b"tanh");
         return Ok(if tanh { Activation::GeluNew } else { Activation::Gelu });
     }
     if has("Erf") {
@@ -315,7 +313,7 @@ fn activation(trace: &Trace<'_>, from: &str, to: &str, ops: &BTreeMap<&str, usiz
             .view
             .nodes
             .iter()
-            .find(|n| n.op == "Sigmoid" && n.inputs.first() == Some(&from));
+            .find(|n| n.op == "Sigmoid" && n.inputs.first().is_some_and(|i| trace.source(i) == trace.source(from)));
         return match sigmoid {
             Some(_) => Ok(Activation::Silu),
             None => Err(

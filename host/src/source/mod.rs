@@ -81,6 +81,12 @@ pub fn read(path: &Path) -> Result<Source, SourceError> {
     })
 }
 
+/// The files the weights and the configuration of the checkpoint at `path` are read from.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    let located = checkpoint::locate(path)?;
+    Ok(located.weights.into_iter().chain([located.config]).collect())
+}
+
 /// Bytes of the weights file(s) of the checkpoint at `path`, without reading them.
 pub fn weight_file_bytes(path: &Path) -> Result<u64, SourceError> {
     let located = checkpoint::locate(path)?;
