@@ -34,6 +34,19 @@ def same_bits(before, after, feeds):
         assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
+def port(name, shape=("n", 16), kind=TensorProto.FLOAT):
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def built(path, nodes, inputs, outputs, tensors=(), opset=17, ir=8, **saving):
+    """A model of `nodes`, the first of which carries text to be saved."""
+    nodes[0].doc_string = "d" * 3000
+    graph = helper.make_graph(nodes, "built", inputs, outputs, list(tensors))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
+    onnx.save(model, path, **saving)
+    return path
+
+
 def size(path):
     return sum(p.stat().st_size for p in path.parent.glob(path.name + "*"))
 
@@ -149,3 +162,51 @@ def test_thimbles_own_files_never_grow(thimble, models, tmp_path):
     thimble.run("slim", before, "-o", after)
     assert after.stat().st_size <= before.stat().st_size
     same_bits(before, after, albert_feeds(np.random.default_rng(7)))
+
+
+def test_a_nested_graph_s_own_value_is_not_read_for_an_outer_one(thimble, tmp_path):
+    """A Loop whose state goes by the name of an outer tensor, and whose body reads a copy of that tensor and an alias."""
+    rng = np.random.default_rng(8)
+    w = rng.standard_normal((16, 16)).astype(np.float32) * 0.1
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["on"], ["on_"]),
+            helper.make_node("MatMul", ["w1", "w2"], ["p"]),
+            helper.make_node("Add", ["p", "alias"], ["state"]),
+        ],
+        "body",
+        [port("i", [], TensorProto.INT64), port("on", [], TensorProto.BOOL), port("w1", None)],
+        [port("on_", [], TensorProto.BOOL), port("state", None)],
+    )
+    before = built(
+        tmp_path / "before.onnx",
+        [
+            helper.make_node("Identity", ["w1"], ["alias"]),
+            helper.make_node("MatMul", ["x", "w1"], ["y0"]),
+            helper.make_node("Loop", ["rounds", "", "y0"], ["y"], body=body),
+        ],
+        [port("x")],
+        [port("y")],
+        [numpy_helper.from_array(w, name) for name in ("w1", "w2")] + [numpy_helper.from_array(np.array(2), "rounds")],
+    )
+    for flags in FLAGS:
+        after = tmp_path / "after.onnx"
+        thimble.run("slim", before, "-o", after, *flags)
+        same_bits(before, after, {"x": rng.standard_normal((16, 16)).astype(np.float32)})
+
+
+def test_identities_in_any_order_lead_to_the_value(thimble, tmp_path):
+    """ONNX Runtime takes nodes in any order, so a chain of Identities may stand backwards."""
+    rng = np.random.default_rng(9)
+    chain = [helper.make_node("Identity", [a], [b]) for a, b in (("d", "e"), ("c", "d"), ("b", "c"), ("a", "b"))]
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    built(
+        before,
+        [helper.make_node("Relu", ["e"], ["y"]), *chain, helper.make_node("MatMul", ["x", "w"], ["a"])],
+        [port("x")],
+        [port("y")],
+        [numpy_helper.from_array(rng.standard_normal((16, 16)).astype(np.float32), "w")],
+    )
+    thimble.run("slim", before, "-o", after)
+    assert "Identity" not in {n.op_type for n in onnx.load(after).graph.node}
+    same_bits(before, after, {"x": rng.standard_normal((3, 16)).astype(np.float32)})

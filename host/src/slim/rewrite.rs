@@ -326,7 +326,7 @@ fn next<'a>(fields: &mut Fields<'a>, bytes: &'a [u8], base: usize) -> Result<Opt
     Ok(Some((field, &bytes[start..fields.here() - base])))
 }
 
-/// Names a nested graph defines: its inputs, initializers and node outputs.
+/// Names a nested graph defines: its inputs, initializers, sparse ones too, and node outputs.
 fn defined(graph: &[u8]) -> Result<Vec<&str>, WireError> {
     let mut names = Vec::new();
     for field in Fields::new(graph) {
@@ -335,6 +335,15 @@ fn defined(graph: &[u8]) -> Result<Vec<&str>, WireError> {
             1 => names.extend(onnx_read::node(field.fields()?)?.outputs),
             5 => names.push(onnx_read::tensor(field.bytes()?, field.at)?.name),
             11 => names.push(port_name(field.bytes()?)?),
+            // A sparse tensor goes by the name of its values.
+            15 => {
+                for part in field.fields()? {
+                    let part = part?;
+                    if part.number == 1 {
+                        names.push(onnx_read::tensor(part.bytes()?, part.at)?.name);
+                    }
+                }
+            }
             _ => {}
         }
     }
@@ -343,7 +352,11 @@ fn defined(graph: &[u8]) -> Result<Vec<&str>, WireError> {
 }
 
 /// Every name defined in graphs nested in `node`.
-fn defined_within<'a>(attributes: &[&'a [u8]], names: &mut HashSet<&'a str>, depth: usize) -> Result<(), WireError> {
+pub fn defined_within<'a>(
+    attributes: &[&'a [u8]],
+    names: &mut HashSet<&'a str>,
+    depth: usize,
+) -> Result<(), WireError> {
     if depth > MAX_NESTING {
         return Err(WireError::Mismatch { field: 6, at: 0 });
     }
@@ -367,14 +380,11 @@ fn short_names<'a>(view: &ModelView<'a>, plan: &Plan<'a>) -> Result<HashMap<&'a 
     if view.sparse {
         return Ok(short);
     }
-    let mut taken: HashSet<&str> = plan.outputs.iter().copied().collect();
+    let mut fixed: HashSet<&str> = plan.outputs.iter().copied().collect();
     for port in &view.inputs {
-        taken.insert(port_name(port)?);
+        fixed.insert(port_name(port)?);
     }
-    let fixed = taken.clone();
-    for node in &view.nodes {
-        defined_within(&node.attributes, &mut taken, 0)?;
-    }
+    let taken: HashSet<&str> = fixed.union(&plan.nested).copied().collect();
     let inner = view
         .initializers
         .iter()
