@@ -210,3 +210,26 @@ def test_identities_in_any_order_lead_to_the_value(thimble, tmp_path):
     thimble.run("slim", before, "-o", after)
     assert "Identity" not in {n.op_type for n in onnx.load(after).graph.node}
     same_bits(before, after, {"x": rng.standard_normal((3, 16)).astype(np.float32)})
+
+
+def test_an_input_goes_with_its_default(thimble, tmp_path):
+    """Before IR 4 every initializer is an input too; one that nothing reads must not turn into an input to be given."""
+    rng = np.random.default_rng(10)
+    tensors = [numpy_helper.from_array(rng.standard_normal((16, 16)).astype(np.float32), name) for name in ("w", "dead")]
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    for ir in (3, 8):
+        built(
+            before,
+            [helper.make_node("MatMul", ["x", "w"], ["y"])],
+            [port("x"), port("w", [16, 16]), port("dead", [16, 16])],
+            [port("y")],
+            tensors,
+            opset=8,
+            ir=ir,
+        )
+        thimble.run("slim", before, "-o", after)
+        onnx.checker.check_model(str(after), full_check=True)
+        assert [i.name for i in onnx.load(after).graph.input] == ["x", "w"]
+        feeds = {"x": rng.standard_normal((3, 16)).astype(np.float32)}
+        session = [ort.InferenceSession(str(p), providers=["CPUExecutionProvider"]) for p in (before, after)]
+        assert session[0].run(None, feeds)[0].tobytes() == session[1].run(None, feeds)[0].tobytes()

@@ -124,7 +124,14 @@ impl<'a, 'p> Rewriter<'a, 'p> {
                         out.push(Cow::Owned(self.port(12, port).map_err(wire)?));
                     }
                 }
-                11 => out.push(Cow::Owned(self.port(11, field.bytes().map_err(wire)?).map_err(wire)?)),
+                11 => {
+                    let port = field.bytes().map_err(wire)?;
+                    // Without its default an input must be given, so one that nothing reads goes with it.
+                    let name = port_name(port).map_err(wire)?;
+                    if self.plan.needed.contains(name) || !self.view.initializers.iter().any(|t| t.name == name) {
+                        out.push(Cow::Owned(self.port(11, port).map_err(wire)?));
+                    }
+                }
                 13 => {
                     let port = field.bytes().map_err(wire)?;
                     let name = port_name(port).map_err(wire)?;
