@@ -233,3 +233,41 @@ def test_an_input_goes_with_its_default(thimble, tmp_path):
         feeds = {"x": rng.standard_normal((3, 16)).astype(np.float32)}
         session = [ort.InferenceSession(str(p), providers=["CPUExecutionProvider"]) for p in (before, after)]
         assert session[0].run(None, feeds)[0].tobytes() == session[1].run(None, feeds)[0].tobytes()
+
+
+@pytest.mark.parametrize("flags", ([], ["--one-file"]), ids=("two files", "one file"))
+def test_external_data_of_attributes_and_nested_graphs(thimble, tmp_path, flags):
+    rng = np.random.default_rng(11)
+    weight = {n: numpy_helper.from_array(rng.standard_normal((16, 16)).astype(np.float32), n) for n in ("k", "t", "w")}
+    then = helper.make_graph([helper.make_node("MatMul", ["h", "t"], ["a"])], "then", [], [port("a", None)], [weight["t"]])
+    other = helper.make_graph([helper.make_node("Neg", ["h"], ["b"])], "else", [], [port("b", None)])
+    before, after = tmp_path / "before.onnx", tmp_path / "elsewhere" / "after.onnx"
+    after.parent.mkdir()
+    built(
+        before,
+        [
+            helper.make_node("MatMul", ["x", "w"], ["g"]),
+            helper.make_node("Constant", [], ["k"], value=weight["k"]),
+            helper.make_node("MatMul", ["g", "k"], ["h"]),
+            helper.make_node("If", ["which"], ["y"], then_branch=then, else_branch=other),
+        ],
+        [port("x"), port("which", [], TensorProto.BOOL)],
+        [port("y")],
+        [weight["w"]],
+        save_as_external_data=True,
+        location="before.bin",
+        size_threshold=0,
+        convert_attribute=True,
+    )
+    thimble.run("slim", before, "-o", after, *flags)
+    assert (tmp_path / "elsewhere" / "after.onnx.data").exists() == (not flags)
+    text = after.read_bytes()
+    assert b"before.bin" not in text and (b"after.onnx.data" in text) == (not flags)
+    feeds = {"x": rng.standard_normal((3, 16)).astype(np.float32)}
+    # The checks of both, and ONNX Runtime's, begin with the numbers: a copy with all of them inside is what is run.
+    whole = []
+    for path in (before, after):
+        whole.append(path.with_name("whole.onnx"))
+        onnx.save(onnx.load(path), whole[-1])
+    for which in (True, False):
+        same_bits(*whole, feeds | {"which": np.array(which)})
