@@ -271,3 +271,32 @@ def test_external_data_of_attributes_and_nested_graphs(thimble, tmp_path, flags)
         onnx.save(onnx.load(path), whole[-1])
     for which in (True, False):
         same_bits(*whole, feeds | {"which": np.array(which)})
+
+
+def test_data_that_many_tensors_share_is_not_left_behind(thimble, tmp_path):
+    """In one file it would take more than in two, so there is nothing to save; a bare copy would lack its numbers."""
+    rng = np.random.default_rng(12)
+    (tmp_path / "w.bin").write_bytes(rng.standard_normal(8192).astype(np.float32).tobytes())
+
+    def held(name, dims):
+        t = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=dims, data_location=TensorProto.EXTERNAL)
+        for key, value in {"location": "w.bin", "offset": "0", "length": "32768"}.items():
+            t.external_data.add(key=key, value=value)
+        return t
+
+    before, after = tmp_path / "before.onnx", tmp_path / "elsewhere" / "after.onnx"
+    after.parent.mkdir()
+    built(
+        before,
+        [
+            helper.make_node("MatMul", ["x", "a"], ["h"]),
+            helper.make_node("Reshape", ["b", "shape"], ["c"]),
+            helper.make_node("MatMul", ["h", "c"], ["y"]),
+        ],
+        [port("x", ("n", 32))],
+        [port("y", ("n", 32))],
+        [held("a", [32, 256]), held("b", [8192]), numpy_helper.from_array(np.array([256, 32]), "shape")],
+    )
+    same_bits(before, before, {"x": rng.standard_normal((3, 32)).astype(np.float32)})
+    refused = thimble.run("slim", before, "-o", after, "--one-file", code=2)
+    assert "nothing to save" in refused.stderr and not list(after.parent.iterdir())

@@ -106,7 +106,9 @@ pub fn slim<'a>(file: &'a OnnxFile, options: &Options, data_name: &str) -> Resul
                 bytes: slimmed.model.len,
             });
         }
-        if slimmed.bytes() <= model_bytes(file) || (aligned == 1 && slimmed.data.is_some()) {
+        // The file as it is would be no copy without the data it refers to.
+        let alone = file.externals().next().is_none();
+        if slimmed.bytes() <= model_bytes(file) || (aligned == 1 && !alone) {
             return Ok(slimmed);
         }
     }
