@@ -300,3 +300,28 @@ def test_data_that_many_tensors_share_is_not_left_behind(thimble, tmp_path):
     same_bits(before, before, {"x": rng.standard_normal((3, 32)).astype(np.float32)})
     refused = thimble.run("slim", before, "-o", after, "--one-file", code=2)
     assert "nothing to save" in refused.stderr and not list(after.parent.iterdir())
+
+
+def test_external_data_without_a_length(thimble, tmp_path):
+    """ONNX Runtime then reads as many bytes as the dims ask for."""
+    rng = np.random.default_rng(13)
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    built(
+        before,
+        [helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("MatMul", ["h", "b"], ["y"])],
+        [port("x")],
+        [port("y")],
+        [numpy_helper.from_array(rng.standard_normal((16, 16)).astype(np.float32), name) for name in "ab"],
+        save_as_external_data=True,
+        location="before.bin",
+        size_threshold=0,
+    )
+    model = onnx.load(before, load_external_data=False)
+    for tensor in model.graph.initializer:
+        kept = [(e.key, e.value) for e in tensor.external_data if e.key != "length"]
+        del tensor.external_data[:]
+        for key, value in kept:
+            tensor.external_data.add(key=key, value=value)
+    before.write_bytes(model.SerializeToString())
+    thimble.run("slim", before, "-o", after)
+    same_bits(before, after, {"x": rng.standard_normal((3, 16)).astype(np.float32)})
