@@ -324,3 +324,30 @@ def test_external_data_without_a_length(thimble, tmp_path):
     before.write_bytes(model.SerializeToString())
     thimble.run("slim", before, "-o", after)
     same_bits(before, after, {"x": rng.standard_normal((3, 16)).astype(np.float32)})
+
+
+def test_a_transposed_copy_stays_where_transpose_does_not_take_its_type(thimble, tmp_path):
+    rng = np.random.default_rng(14)
+    numbers = rng.integers(0, 100, (40, 16)).astype(np.uint8)
+    tensors = [
+        helper.make_tensor("a", TensorProto.FLOAT8E4M3FN, (40, 16), numbers.tobytes(), raw=True),
+        helper.make_tensor("b", TensorProto.FLOAT8E4M3FN, (16, 40), np.ascontiguousarray(numbers.T).tobytes(), raw=True),
+    ]
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    built(
+        before,
+        [
+            helper.make_node("Cast", ["a"], ["af"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", ["b"], ["bf"], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["x", "bf"], ["h"]),
+            helper.make_node("MatMul", ["h", "af"], ["y"]),
+        ],
+        [port("x")],
+        [port("y")],
+        tensors,
+        opset=19,
+        ir=9,
+    )
+    thimble.run("slim", before, "-o", after)
+    onnx.checker.check_model(str(after), full_check=True)
+    same_bits(before, after, {"x": rng.standard_normal((3, 16)).astype(np.float32)})

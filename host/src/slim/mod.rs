@@ -243,7 +243,9 @@ impl<'a> Plan<'a> {
                     self.done.duplicates += 1;
                 }
                 // A Constant node may stand after the place where its transpose is first read.
-                Some(&Same::Transposed(j)) if held[j].place == Place::Initializer => {
+                Some(&Same::Transposed(j))
+                    if held[j].place == Place::Initializer && turns(view.opset, held[j].view.data_type) =>
+                {
                     match turned.get(held[j].name) {
                         Some(first) if self.rename(name, first) => {}
                         Some(_) => self.turned.push((name, held[j].name)),
@@ -285,5 +287,14 @@ impl<'a> Plan<'a> {
             }
         }
         self.turned.retain(|(name, _)| self.needed.contains(name));
+    }
+}
+
+/// Whether the operator set's Transpose takes the element type (`TensorProto.DataType`), which ONNX's checker asks too.
+fn turns(opset: i64, data_type: i64) -> bool {
+    match data_type {
+        1..=7 | 10..=13 => opset >= 1,
+        16 => opset >= 13,
+        _ => false,
     }
 }
