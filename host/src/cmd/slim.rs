@@ -8,6 +8,7 @@ use crate::text::{exact, percent, say};
 use anyhow::{Result, bail};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use thimble_shared::artifact;
 
 pub fn run(args: &SlimArgs) -> Result<Outcome> {
     let file = OnnxFile::open(&args.file)?;
@@ -15,6 +16,13 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     let Some(data_name) = data_path.file_name().map(|n| n.to_string_lossy().into_owned()) else {
         bail!("{}: is no file name", args.output.display());
     };
+    // A board reads its weights in place, where rewriting would move them to.
+    if artifact::open(file.bytes()).is_ok() {
+        bail!(
+            "{}: is thimble's own file, laid out for the board; thimble export and thimble shrink make smaller ones",
+            args.file.display()
+        );
+    }
     refuse_inputs(&file, &[&args.output, &data_path])?;
     let options = Options {
         outputs: args.outputs.clone(),

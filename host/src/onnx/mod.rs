@@ -122,7 +122,8 @@ impl OnnxFile {
                 Some(Err(problem)) => return Err(bad(problem.clone())),
                 None => return Err(bad(format!("external file '{}' was not opened", printable(location)))),
             };
-            let end = match range.1 {
+            // Without a length there are as many bytes as the dims ask for: other tensors may follow.
+            let end = match range.1.or_else(|| tensor_bytes(tensor)) {
                 Some(length) => range.0.checked_add(length),
                 None => Some(bytes.len()),
             };

@@ -7,7 +7,7 @@ mod rewrite;
 use crate::onnx::flow::{Flow, port_name};
 use crate::onnx::same::{self, Same};
 use crate::onnx::{OnnxError, OnnxFile, Place};
-use rewrite::Rewriter;
+use rewrite::{Rewriter, defined_within};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use thimble_shared::onnx_read::ModelView;
@@ -106,7 +106,9 @@ pub fn slim<'a>(file: &'a OnnxFile, options: &Options, data_name: &str) -> Resul
                 bytes: slimmed.model.len,
             });
         }
-        if slimmed.bytes() <= model_bytes(file) || (aligned == 1 && slimmed.data.is_some()) {
+        // The file as it is would be no copy without the data it refers to.
+        let alone = file.externals().next().is_none();
+        if slimmed.bytes() <= model_bytes(file) || (aligned == 1 && !alone) {
             return Ok(slimmed);
         }
     }
@@ -132,6 +134,8 @@ struct Plan<'a> {
     nodes: Vec<bool>,
     needed: HashSet<&'a str>,
     outputs: HashSet<&'a str>,
+    /// Names that a nested graph defines for itself.
+    nested: HashSet<&'a str>,
     done: Done,
 }
 
@@ -158,14 +162,18 @@ impl<'a> Plan<'a> {
             nodes: vec![true; view.nodes.len()],
             needed: HashSet::new(),
             outputs,
+            nested: HashSet::new(),
             done: Done::default(),
         };
+        for node in &view.nodes {
+            defined_within(&node.attributes, &mut plan.nested, 0).map_err(wire)?;
+        }
         for (i, node) in view.nodes.iter().enumerate() {
             if let ("Identity", "" | "ai.onnx", &[from], &[to]) =
                 (node.op, node.domain, node.inputs.as_slice(), node.outputs.as_slice())
                 && !plan.outputs.contains(to)
+                && plan.rename(to, from)
             {
-                plan.renamed.insert(to, plan.resolve(from));
                 plan.nodes[i] = false;
                 plan.done.identities += 1;
             }
@@ -175,8 +183,40 @@ impl<'a> Plan<'a> {
         Ok(plan)
     }
 
+    /// The name a value goes by now.
     fn resolve(&self, name: &'a str) -> &'a str {
         self.renamed.get(name).copied().unwrap_or(name)
+    }
+
+    /// Lets the value `from` go by the name `to`. A nested graph that defines a `to` of its own would read that one instead,
+    /// so such a value keeps its name.
+    fn rename(&mut self, from: &'a str, to: &'a str) -> bool {
+        let free = !self.nested.contains(to);
+        if free {
+            self.renamed.insert(from, to);
+        }
+        free
+    }
+
+    /// Follows every new name to its end: nodes may stand in any order, so an Identity may hand on what a later one makes,
+    /// or a tensor that goes by another name itself.
+    fn settle(&mut self) {
+        let settled: Vec<(&str, &str)> = self
+            .renamed
+            .iter()
+            .map(|(&from, &to)| {
+                let mut end = to;
+                // Identities in a circle are no valid graph, but must not hang.
+                for _ in 0..self.renamed.len() {
+                    match self.renamed.get(end) {
+                        Some(&next) => end = next,
+                        None => break,
+                    }
+                }
+                (from, end)
+            })
+            .collect();
+        self.renamed.extend(settled);
     }
 
     /// Keeps equal tensors once. An initializer that is also an input may be given another value, so it is left alone.
@@ -198,17 +238,17 @@ impl<'a> Plan<'a> {
         for &i in &candidates {
             let name = held[i].name;
             match same.get(&i) {
-                Some(&Same::Bytes(j)) => {
-                    self.renamed.insert(name, held[j].name);
+                Some(&Same::Bytes(j)) if self.rename(name, held[j].name) => {
                     self.dropped.insert(name);
                     self.done.duplicates += 1;
                 }
                 // A Constant node may stand after the place where its transpose is first read.
-                Some(&Same::Transposed(j)) if held[j].place == Place::Initializer => {
+                Some(&Same::Transposed(j))
+                    if held[j].place == Place::Initializer && turns(view.opset, held[j].view.data_type) =>
+                {
                     match turned.get(held[j].name) {
-                        Some(first) => {
-                            self.renamed.insert(name, first);
-                        }
+                        Some(first) if self.rename(name, first) => {}
+                        Some(_) => self.turned.push((name, held[j].name)),
                         None => {
                             turned.insert(held[j].name, name);
                             self.turned.push((name, held[j].name));
@@ -220,13 +260,7 @@ impl<'a> Plan<'a> {
                 _ => {}
             }
         }
-        // An Identity may have been renamed to a tensor that goes by another name itself.
-        let settled: Vec<(&str, &str)> = self
-            .renamed
-            .iter()
-            .map(|(from, to)| (*from, self.resolve(to)))
-            .collect();
-        self.renamed.extend(settled);
+        self.settle();
         Ok(())
     }
 
@@ -253,5 +287,14 @@ impl<'a> Plan<'a> {
             }
         }
         self.turned.retain(|(name, _)| self.needed.contains(name));
+    }
+}
+
+/// Whether the operator set's Transpose takes the element type (`TensorProto.DataType`), which ONNX's checker asks too.
+fn turns(opset: i64, data_type: i64) -> bool {
+    match data_type {
+        1..=7 | 10..=13 => opset >= 1,
+        16 => opset >= 13,
+        _ => false,
     }
 }

@@ -100,9 +100,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
             match field.number {
                 1 => {
                     if self.plan.nodes.get(nodes).copied().unwrap_or(true) {
-                        let node = self
-                            .node(field.bytes().map_err(wire)?, &HashSet::new(), 0)
-                            .map_err(wire)?;
+                        let node = self.node(field.bytes().map_err(wire)?, &HashSet::new(), 0)?;
                         let mut m = Message::default();
                         m.message(1, &node);
                         out.push(Cow::Owned(m.0));
@@ -112,7 +110,8 @@ impl<'a, 'p> Rewriter<'a, 'p> {
                 5 => {
                     let tensor = onnx_read::tensor(field.bytes().map_err(wire)?, field.at).map_err(wire)?;
                     if self.plan.needed.contains(tensor.name) && !self.plan.dropped.contains(tensor.name) {
-                        self.initializer(&tensor, &mut out)?;
+                        let name = self.name(tensor.name).to_string();
+                        self.tensor(5, &name, &tensor, &mut out)?;
                     } else {
                         self.dead_tensors += usize::from(!self.plan.dropped.contains(tensor.name));
                     }
@@ -124,7 +123,14 @@ impl<'a, 'p> Rewriter<'a, 'p> {
                         out.push(Cow::Owned(self.port(12, port).map_err(wire)?));
                     }
                 }
-                11 => out.push(Cow::Owned(self.port(11, field.bytes().map_err(wire)?).map_err(wire)?)),
+                11 => {
+                    let port = field.bytes().map_err(wire)?;
+                    // Without its default an input must be given, so one that nothing reads goes with it.
+                    let name = port_name(port).map_err(wire)?;
+                    if self.plan.needed.contains(name) || !self.view.initializers.iter().any(|t| t.name == name) {
+                        out.push(Cow::Owned(self.port(11, port).map_err(wire)?));
+                    }
+                }
                 13 => {
                     let port = field.bytes().map_err(wire)?;
                     let name = port_name(port).map_err(wire)?;
@@ -160,18 +166,20 @@ impl<'a, 'p> Rewriter<'a, 'p> {
     }
 
     /// `local` holds the names a nested graph defines itself, which mean other values than the same names outside.
-    fn node(&mut self, encoded: &'a [u8], local: &HashSet<&str>, depth: usize) -> Result<Message, WireError> {
+    fn node(&mut self, encoded: &'a [u8], local: &HashSet<&str>, depth: usize) -> Result<Message, SlimError> {
+        let file = self.file;
+        let wire = |e: WireError| SlimError::Onnx(file.wire_error(e));
         let mut m = Message::default();
         let mut fields = Fields::new(encoded);
-        while let Some((field, raw)) = next(&mut fields, encoded, 0)? {
+        while let Some((field, raw)) = next(&mut fields, encoded, 0).map_err(wire)? {
             match field.number {
                 number @ (1 | 2) => {
-                    let name = field.text()?;
+                    let name = field.text().map_err(wire)?;
                     m.text(number, if local.contains(name) { name } else { self.name(name) });
                 }
                 3 if self.options.short_names => {}
                 5 => {
-                    let attribute = self.attribute(field.bytes()?, local, depth)?;
+                    let attribute = self.attribute(field.bytes().map_err(wire)?, local, depth)?;
                     m.message(5, &attribute);
                 }
                 6 | 9 => {}
@@ -181,15 +189,18 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         Ok(m)
     }
 
-    fn attribute(&mut self, encoded: &'a [u8], local: &HashSet<&str>, depth: usize) -> Result<Message, WireError> {
+    fn attribute(&mut self, encoded: &'a [u8], local: &HashSet<&str>, depth: usize) -> Result<Message, SlimError> {
+        let file = self.file;
+        let wire = |e: WireError| SlimError::Onnx(file.wire_error(e));
         let mut m = Message::default();
         let mut fields = Fields::new(encoded);
-        while let Some((field, raw)) = next(&mut fields, encoded, 0)? {
+        while let Some((field, raw)) = next(&mut fields, encoded, 0).map_err(wire)? {
             match field.number {
                 number @ (6 | 11) => {
-                    let graph = self.nested(field.bytes()?, local, depth + 1)?;
+                    let graph = self.nested(field.bytes().map_err(wire)?, local, depth + 1)?;
                     m.message(number, &graph);
                 }
+                number @ (5 | 10) => self.inner_tensor(number, &field, raw, &mut m)?,
                 13 => {}
                 _ => m.0.extend_from_slice(raw),
             }
@@ -197,34 +208,52 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         Ok(m)
     }
 
-    fn nested(&mut self, graph: &'a [u8], outer: &HashSet<&str>, depth: usize) -> Result<Message, WireError> {
+    fn nested(&mut self, graph: &'a [u8], outer: &HashSet<&str>, depth: usize) -> Result<Message, SlimError> {
+        let file = self.file;
+        let wire = |e: WireError| SlimError::Onnx(file.wire_error(e));
         if depth > MAX_NESTING {
-            return Err(WireError::Mismatch { field: 6, at: 0 });
+            return Err(wire(WireError::Mismatch { field: 6, at: 0 }));
         }
         let mut local: HashSet<&str> = outer.clone();
-        local.extend(defined(graph)?);
+        local.extend(defined(graph).map_err(wire)?);
         let mut m = Message::default();
         let mut fields = Fields::new(graph);
-        while let Some((field, raw)) = next(&mut fields, graph, 0)? {
+        while let Some((field, raw)) = next(&mut fields, graph, 0).map_err(wire)? {
             match field.number {
                 1 => {
-                    let node = self.node(field.bytes()?, &local, depth)?;
+                    let node = self.node(field.bytes().map_err(wire)?, &local, depth)?;
                     m.message(1, &node);
                 }
+                5 => self.inner_tensor(5, &field, raw, &mut m)?,
                 10 | 16 => {}
                 12 => {
-                    let port = field.bytes()?;
-                    let name = port_name(port)?;
+                    let port = field.bytes().map_err(wire)?;
+                    let name = port_name(port).map_err(wire)?;
                     if local.contains(name) {
                         m.0.extend_from_slice(raw);
                     } else {
-                        m.0.extend_from_slice(&self.port(12, port)?);
+                        m.0.extend_from_slice(&self.port(12, port).map_err(wire)?);
                     }
                 }
                 _ => m.0.extend_from_slice(raw),
             }
         }
         Ok(m)
+    }
+
+    /// A tensor inside an attribute or a nested graph: as it is, unless its numbers lie in another file.
+    fn inner_tensor(&mut self, number: u32, field: &Field<'a>, raw: &[u8], out: &mut Message) -> Result<(), SlimError> {
+        let file = self.file;
+        let wire = |e: WireError| SlimError::Onnx(file.wire_error(e));
+        let tensor = onnx_read::tensor(field.bytes().map_err(wire)?, field.at).map_err(wire)?;
+        if !tensor.external {
+            out.0.extend_from_slice(raw);
+            return Ok(());
+        }
+        let mut rope = Rope::default();
+        self.tensor(number, tensor.name, &tensor, &mut rope)?;
+        rope.pieces.iter().for_each(|piece| out.0.extend_from_slice(piece));
+        Ok(())
     }
 
     fn port(&self, number: u32, encoded: &'a [u8]) -> Result<Vec<u8>, WireError> {
@@ -242,7 +271,14 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         Ok(m.0)
     }
 
-    fn initializer(&mut self, tensor: &TensorView<'a>, out: &mut Rope<'a>) -> Result<(), SlimError> {
+    /// Writes a tensor as field `number` under `name`.
+    fn tensor(
+        &mut self,
+        number: u32,
+        name: &str,
+        tensor: &TensorView<'a>,
+        out: &mut Rope<'a>,
+    ) -> Result<(), SlimError> {
         let file = self.file;
         let wire = |e: WireError| SlimError::Onnx(file.wire_error(e));
         let mut head = Message::default();
@@ -250,7 +286,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         let mut fields = Fields::new(tensor.encoded);
         while let Some((field, raw)) = next(&mut fields, tensor.encoded, 0).map_err(wire)? {
             match field.number {
-                8 => head.text(8, self.name(tensor.name)),
+                8 => head.text(8, name),
                 // Payload and place are written below; doc strings and metadata are left out.
                 9 | 12 | 13 | 14 | 16 => {}
                 4..=7 | 10 | 11 => typed.0.extend_from_slice(raw),
@@ -280,7 +316,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
             Some(payload) => {
                 head.header(9, payload.len());
                 let mut m = Message::default();
-                m.header(5, head.0.len() + payload.len());
+                m.header(number, head.0.len() + payload.len());
                 m.0.extend_from_slice(&head.0);
                 out.push(Cow::Owned(m.0));
                 out.push(payload);
@@ -290,7 +326,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
                     head.0.extend_from_slice(&typed.0);
                 }
                 let mut m = Message::default();
-                m.message(5, &head);
+                m.message(number, &head);
                 out.push(Cow::Owned(m.0));
             }
         }
@@ -326,7 +362,7 @@ fn next<'a>(fields: &mut Fields<'a>, bytes: &'a [u8], base: usize) -> Result<Opt
     Ok(Some((field, &bytes[start..fields.here() - base])))
 }
 
-/// Names a nested graph defines: its inputs, initializers and node outputs.
+/// Names a nested graph defines: its inputs, initializers, sparse ones too, and node outputs.
 fn defined(graph: &[u8]) -> Result<Vec<&str>, WireError> {
     let mut names = Vec::new();
     for field in Fields::new(graph) {
@@ -335,6 +371,15 @@ fn defined(graph: &[u8]) -> Result<Vec<&str>, WireError> {
             1 => names.extend(onnx_read::node(field.fields()?)?.outputs),
             5 => names.push(onnx_read::tensor(field.bytes()?, field.at)?.name),
             11 => names.push(port_name(field.bytes()?)?),
+            // A sparse tensor goes by the name of its values.
+            15 => {
+                for part in field.fields()? {
+                    let part = part?;
+                    if part.number == 1 {
+                        names.push(onnx_read::tensor(part.bytes()?, part.at)?.name);
+                    }
+                }
+            }
             _ => {}
         }
     }
@@ -343,7 +388,11 @@ fn defined(graph: &[u8]) -> Result<Vec<&str>, WireError> {
 }
 
 /// Every name defined in graphs nested in `node`.
-fn defined_within<'a>(attributes: &[&'a [u8]], names: &mut HashSet<&'a str>, depth: usize) -> Result<(), WireError> {
+pub fn defined_within<'a>(
+    attributes: &[&'a [u8]],
+    names: &mut HashSet<&'a str>,
+    depth: usize,
+) -> Result<(), WireError> {
     if depth > MAX_NESTING {
         return Err(WireError::Mismatch { field: 6, at: 0 });
     }
@@ -367,14 +416,11 @@ fn short_names<'a>(view: &ModelView<'a>, plan: &Plan<'a>) -> Result<HashMap<&'a 
     if view.sparse {
         return Ok(short);
     }
-    let mut taken: HashSet<&str> = plan.outputs.iter().copied().collect();
+    let mut fixed: HashSet<&str> = plan.outputs.iter().copied().collect();
     for port in &view.inputs {
-        taken.insert(port_name(port)?);
+        fixed.insert(port_name(port)?);
     }
-    let fixed = taken.clone();
-    for node in &view.nodes {
-        defined_within(&node.attributes, &mut taken, 0)?;
-    }
+    let taken: HashSet<&str> = fixed.union(&plan.nested).copied().collect();
     let inner = view
         .initializers
         .iter()
