@@ -108,7 +108,7 @@ def test_ram_and_latency_are_predicted_and_kept(thimble, models, text):
     common = ["shrink", models.source("albert-deb"), "--rows", "16", "--calibrate", text, "--dry-run", "--target", "pi-4"]
     said = json.loads(thimble.run(*common, "--max-ram", "12MiB", "--json").stdout)
     assert said["predicted"]["ram"] <= 12 * (1 << 20)
-    assert said["predicted"]["ram"] - said["bytes"] > 7 * (1 << 20), "the program is counted"
+    assert said["predicted"]["ram"] - said["bytes"] > 4 * (1 << 20), "the program is counted"
 
     slow = json.loads(thimble.run(*common, "--max-latency", "1000", "--seq", "64", "--json").stdout)
     assert slow["measured_loss"] == 0, "fp32 is fast enough"
@@ -203,5 +203,8 @@ def test_a_profile_without_a_rate_is_no_ground_for_a_prediction(thimble, models,
 
 
 def test_a_ram_limit_below_the_floor_names_what_fits(thimble, models):
-    done = thimble.run("shrink", models.source("albert-deb"), "--max-ram", "8MiB", "--dry-run", code=1)
+    ask = ["shrink", models.source("albert-deb"), "--rows", "8", "--dry-run", "--max-ram"]
+    said = json.loads(thimble.run(*ask, "12MiB", "--json").stdout)
+    beside = said["predicted"]["ram"] - said["bytes"]
+    done = thimble.run(*ask, beside + 200_000, code=1)
     assert "--max-ram" in done.stdout and "floor" in done.stdout and "nearest that fits" in done.stdout
