@@ -373,10 +373,14 @@ fn keep(link: &Link, look: &Look, cargo: &Cargo, order: &Order) -> Result<(), De
     let unit = package::unit(&look.dir, &cargo.model, order.max_ram, Some(&look.user));
     let sudo = if look.root { "" } else { "sudo -n " };
     let path = format!("/etc/systemd/system/{}", package::UNIT);
+    // In steps that every board's tools can do: there are systems without `install`. The file comes to lie beside its place
+    // as root's own, and takes it whole.
     let script = format!(
-        "cat > /tmp/{name}.$$ && {sudo}install -m 644 /tmp/{name}.$$ {path} && rm -f /tmp/{name}.$$ && \
+        "cd {dir} && cat > .{name}.part && {sudo}cp .{name}.part {path}.part && rm -f .{name}.part && \
+         {sudo}chmod 644 {path}.part && {sudo}mv -f {path}.part {path} && \
          {sudo}systemctl daemon-reload && {sudo}systemctl enable {name}",
-        name = package::UNIT
+        name = package::UNIT,
+        dir = quote(&look.dir)
     );
     let told = link.feed(&script, &mut unit.as_bytes())?;
     match told.code {

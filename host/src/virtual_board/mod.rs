@@ -79,6 +79,9 @@ pub struct Shortage {
 /// A board that boots says something at least this often, even under a busy emulator; a bench may take long.
 const SILENCE: Duration = Duration::from_secs(60);
 const BENCH: Duration = Duration::from_secs(900);
+/// A kernel that waits for memory it will never get lies still: no thread of qemu wants to run. A board that waits for its
+/// disk gives up sooner and says so; one that is slow because this machine is busy does want to run.
+const STILL: Duration = Duration::from_secs(25);
 /// A kernel that panicked restarts at once, which ends qemu; one that hangs instead will say nothing more than its trace.
 const AFTER_PANIC: Duration = Duration::from_secs(3);
 
@@ -158,7 +161,19 @@ fn listen(mut child: Child, verbose: bool) -> Result<String, BoardError> {
             .map(|h| String::from_utf8_lossy(&h.0).into_owned())
             .unwrap_or_default()
     };
+    // When it last did anything, what it had of a CPU by then, and how often in a row it was seen wanting one.
+    let (mut moved, mut had, mut wanting) = (Instant::now(), 0, 0);
     loop {
+        let (wants, ticks) = match activity(child.id()) {
+            Some(now) => (now.wants_to_run, now.ticks),
+            // Where that cannot be read, silence alone decides.
+            None => (true, u64::MAX),
+        };
+        // A timer that wakes a processor for a moment is seen once, a board that works again and again.
+        wanting = if wants { wanting + 1 } else { 0 };
+        if wanting > 2 || ticks > had + STILL.as_secs() {
+            (moved, had) = (Instant::now(), ticks.min(u64::MAX >> 1));
+        }
         match child.try_wait() {
             Ok(Some(_)) => break,
             Ok(None) => {}
@@ -174,7 +189,8 @@ fn listen(mut child: Child, verbose: bool) -> Result<String, BoardError> {
         } else {
             SILENCE
         };
-        if quiet > patience {
+        let still = !said.contains("thimble-board:") && quiet.min(moved.elapsed()) > STILL;
+        if quiet > patience || still {
             let _ = child.kill();
             let _ = child.wait();
             if said.contains("Kernel panic") {
@@ -182,7 +198,7 @@ fn listen(mut child: Child, verbose: bool) -> Result<String, BoardError> {
             }
             // A kernel with far too little RAM stops without a word.
             if !said.contains("thimble-board:") {
-                return Ok(format!("{said}\nKernel panic: no word after {} s", patience.as_secs()));
+                return Ok(format!("{said}\nKernel panic: no word after {} s", quiet.as_secs()));
             }
             return Err(BoardError::Silent {
                 seconds: patience.as_secs(),
@@ -197,6 +213,34 @@ fn listen(mut child: Child, verbose: bool) -> Result<String, BoardError> {
         said.lines().for_each(|line| say(&printable(line)));
     }
     Ok(said)
+}
+
+struct Activity {
+    wants_to_run: bool,
+    /// Hundredths of a second that it has had of a CPU.
+    ticks: u64,
+}
+
+/// What a process's threads do just now; `None` where the system does not tell.
+fn activity(process: u32) -> Option<Activity> {
+    let mut told = Activity {
+        wants_to_run: false,
+        ticks: 0,
+    };
+    for task in std::fs::read_dir(format!("/proc/{process}/task")).ok()?.flatten() {
+        let Ok(stat) = std::fs::read_to_string(task.path().join("stat")) else {
+            continue;
+        };
+        // After the name in parentheses: the state, and as 12th and 13th the time in user and kernel mode.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        told.wants_to_run |= matches!(fields.first(), Some(&("R" | "D")));
+        told.ticks += fields
+            .get(11..13)?
+            .iter()
+            .filter_map(|t| t.parse::<u64>().ok())
+            .sum::<u64>();
+    }
+    Some(told)
 }
 
 fn last_line(console: &str) -> String {
@@ -392,6 +436,22 @@ mod tests {
         }
         assert_eq!(least_ram::<()>(32, 512, 1, |_| Ok(false)), Ok(None));
         assert_eq!(least_ram(0, 8, 1, |_| Err("qemu")), Err("qemu"));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_that_works_is_told_from_one_that_sleeps() {
+        let start = |program: &str, argument: &[&str]| Command::new(program).args(argument).spawn().unwrap();
+        let mut busy = start("sh", &["-c", "while :; do :; done"]);
+        let mut calm = start("sleep", &["60"]);
+        std::thread::sleep(Duration::from_millis(500));
+        let told = [&busy, &calm].map(|child| activity(child.id()).unwrap());
+        for child in [&mut busy, &mut calm] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(told[0].wants_to_run && !told[1].wants_to_run && told[1].ticks < 10);
+        assert!(activity(u32::MAX).is_none());
     }
 
     #[test]
