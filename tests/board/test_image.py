@@ -166,7 +166,7 @@ def damaged(system):
 
 def full(system):
     filler = system.parent / "filler"
-    filler.write_bytes(random.Random(1).randbytes(20 << 20))
+    filler.write_bytes(random.Random(1).randbytes(23 << 20))
     tool("debugfs", "-w", "-R", f"write {filler} filler", system)
 
 
