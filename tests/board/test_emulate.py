@@ -54,6 +54,13 @@ def test_albert_base_runs_in_96_mib_kernel_included(albert_base):
     assert 0.8 < sum(need.values()) / memory["peak_rss"] < 1.3, (need, memory)
 
 
+def test_the_least_ram_is_found_and_the_report_is_of_the_board_that_was_asked_for(model):
+    told = emulate(model, "--target", "pi-zero-2w", "--ram", "128MiB", "--seq", 8, "--find-min-ram")
+    ran, failed = ([b["ram"] for b in told["boots"] if b["fits"] is fits] for fits in (True, False))
+    assert told["least_ram"] == min(ran) < 72 * MIB and max(failed) == told["least_ram"] - 2 * MIB
+    assert told["ram"] == 128 * MIB and 90 * MIB < told["report"]["board"]["mem_total"] < 128 * MIB
+
+
 def test_errors_name_what_to_do(model, tmp_path):
     for args, part in [
         (["--target", "pi-9"], "pi-zero-2w"),

@@ -92,7 +92,8 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
             let mut at_least = |ram| -> Result<bool, BoardError> {
                 match try_with(ram)? {
                     Ending::Ran(report) => {
-                        ran = Some(report);
+                        // What is told is the board that was asked for; in the least RAM the kernel has taken pages away.
+                        ran.get_or_insert(report);
                         Ok(true)
                     }
                     Ending::OutOfMemory(_) => Ok(false),
