@@ -158,6 +158,27 @@ unsafe impl GlobalAlloc for Reuse {
         }
     }
 
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's `size` makes a layout of its alignment.
+        let new = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        match (large(layout), large(new)) {
+            // SAFETY: `System`'s block, of this layout.
+            (None, None) => unsafe { System.realloc(start, layout, size) },
+            (Some(old), Some(new)) if old == new => start,
+            _ => {
+                // SAFETY: two blocks of at least the bytes copied, of which the caller gives up the first.
+                unsafe {
+                    let to = self.alloc(new);
+                    if !to.is_null() {
+                        ptr::copy_nonoverlapping(start, to, layout.size().min(size));
+                        self.dealloc(start, layout);
+                    }
+                    to
+                }
+            }
+        }
+    }
+
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
         // SAFETY: every block came from `System` with the layout it has here.
         let free = |start, layout| unsafe { System.dealloc(start, layout) };

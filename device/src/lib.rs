@@ -10,6 +10,7 @@ pub mod elementwise;
 pub mod embed;
 pub mod engine;
 pub mod heap;
+pub mod heat;
 pub mod image;
 pub mod kernel;
 pub mod linear;
@@ -19,7 +20,9 @@ pub mod norm;
 pub mod plan;
 pub mod pool;
 pub mod power;
+pub mod process;
 pub mod profile;
+mod sysfs;
 pub mod tensors;
 pub mod weight;
 

@@ -1,114 +1,19 @@
-//! What the operating system knows of this process and this board: resident memory, page faults, the CPU and its
-//! features, RAM and its limits, clock and temperature. Read as text from /proc and /sys; bytes, MHz and °C come out,
-//! and `None` where a board does not say.
+//! What the operating system knows of this board: the CPU and its features, RAM and its limits, clock and governor. Read as
+//! text from /proc and /sys; bytes and MHz come out, and `None` where a board does not say.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use thimble_shared::report::{BoardReport, Memory};
+use thimble_shared::report::BoardReport;
 
-fn read(path: impl AsRef<Path>) -> Option<String> {
-    // Device-tree files end in NUL, and a broken one may hold anything.
-    let bytes = fs::read(path).ok()?;
-    Some(
-        String::from_utf8_lossy(&bytes)
-            .trim_matches(['\0', '\n', ' ', '\t'])
-            .to_string(),
-    )
-}
-
-/// One word that a kernel would write: a file that is empty or holds anything else tells nothing.
-fn read_word(path: impl AsRef<Path>) -> Option<String> {
-    read(path).filter(|w| !w.is_empty() && w.len() <= 64 && w.bytes().all(|b| b.is_ascii_graphic()))
-}
+use crate::sysfs::{kilobytes, read, read_number, read_word};
 
 /// Kilohertz in a file, as MHz. Nothing here runs below 1 MHz or above 100 GHz.
 fn megahertz(path: impl AsRef<Path>) -> Option<u32> {
     read_number::<u32>(path)
         .map(|khz| khz / 1000)
         .filter(|mhz| (1..100_000).contains(mhz))
-}
-
-fn read_number<T: std::str::FromStr>(path: impl AsRef<Path>) -> Option<T> {
-    read(path)?.parse().ok()
-}
-
-/// The value of a "Name:   123 kB" line, in bytes.
-fn kilobytes(text: &str, name: &str) -> Option<u64> {
-    let rest = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    rest.trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1024)
-}
-
-/// Resident memory of this process now, and at its highest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Resident {
-    pub total: Option<u64>,
-    pub peak: Option<u64>,
-    pub anon: Option<u64>,
-    pub file: Option<u64>,
-}
-
-impl Resident {
-    pub fn now() -> Resident {
-        if emulator() == Some("qemu-user") {
-            // The figures would be those of the emulator.
-            return Resident::default();
-        }
-        Resident::parse(
-            &read("/proc/self/smaps_rollup").unwrap_or_default(),
-            &read("/proc/self/status").unwrap_or_default(),
-        )
-    }
-
-    /// smaps_rollup counts pages, status sums per-thread counters that lag: the former wins where the kernel has it.
-    fn parse(rollup: &str, status: &str) -> Resident {
-        let total = kilobytes(rollup, "Rss").or_else(|| kilobytes(status, "VmRSS"));
-        let anon = kilobytes(rollup, "Anonymous").or_else(|| kilobytes(status, "RssAnon"));
-        let file = match (kilobytes(rollup, "Rss"), kilobytes(rollup, "Anonymous")) {
-            (Some(rss), Some(anon)) => rss.checked_sub(anon),
-            _ => kilobytes(status, "RssFile"),
-        };
-        let peak = kilobytes(status, "VmHWM").max(total);
-        Resident {
-            total,
-            peak,
-            anon,
-            file,
-        }
-    }
-
-    /// The report's figures, given what was resident before the model was opened.
-    pub fn since(self, baseline: Resident) -> Memory {
-        Memory {
-            baseline_rss: baseline.total,
-            peak_rss: self.peak,
-            anon: self.anon,
-            file: self.file,
-            predicted: None,
-        }
-    }
-}
-
-/// Page faults of this process since it started: (major, minor). A major one waited for storage.
-pub fn faults() -> Option<(u64, u64)> {
-    if emulator() == Some("qemu-user") {
-        return None;
-    }
-    parse_faults(&read("/proc/self/stat")?)
-}
-
-fn parse_faults(stat: &str) -> Option<(u64, u64)> {
-    // The command's name stands in parentheses and may hold blanks and parentheses itself.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    Some((fields.get(9)?.parse().ok()?, fields.get(7)?.parse().ok()?))
 }
 
 /// What a processor says of itself in /proc/cpuinfo.
@@ -220,7 +125,7 @@ fn part_of_midr(text: &str) -> Option<String> {
 }
 
 /// Whether the board is software, and which.
-fn emulator() -> Option<&'static str> {
+pub fn emulator() -> Option<&'static str> {
     use std::sync::OnceLock;
     static FOUND: OnceLock<Option<&'static str>> = OnceLock::new();
     *FOUND.get_or_init(|| {
@@ -273,88 +178,6 @@ fn cgroup_limit(membership: &str, root: &Path) -> Option<u64> {
         .min()
 }
 
-/// Temperature of the hottest zone that names the CPU or SoC, or of the hottest zone at all.
-fn temperature(thermal: &Path) -> Option<f64> {
-    let mut zones = Vec::new();
-    for entry in fs::read_dir(thermal).ok()?.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with("thermal_zone") {
-            continue;
-        }
-        let Some(milli) = read_number::<i64>(entry.path().join("temp")) else {
-            continue;
-        };
-        let kind = read(entry.path().join("type")).unwrap_or_default().to_lowercase();
-        if (-40_000..150_000).contains(&milli) {
-            zones.push((["cpu", "soc", "pkg"].iter().any(|name| kind.contains(name)), milli));
-        }
-    }
-    let named = zones.iter().any(|(cpu, _)| *cpu);
-    zones
-        .iter()
-        .filter(|(cpu, _)| *cpu == named)
-        .map(|(_, milli)| *milli as f64 / 1000.0)
-        .reduce(f64::max)
-}
-
-pub fn celsius() -> Option<f64> {
-    temperature(Path::new("/sys/class/thermal"))
-}
-
-/// Signs that the clock is held down, at one moment. Compare two with [`Throttle::since`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Throttle {
-    /// The Raspberry Pi firmware's word: bits 0-3 now, 16-19 since boot.
-    firmware: Option<u32>,
-    /// Whether a CPU cooling device of the kernel is active.
-    cooling: Option<bool>,
-}
-
-impl Throttle {
-    pub fn now() -> Throttle {
-        Throttle::under(Path::new("/"))
-    }
-
-    fn under(root: &Path) -> Throttle {
-        let hex = |text: String| u32::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok();
-        let firmware = [
-            "sys/devices/platform/soc/soc:firmware",
-            "sys/devices/platform/soc@107c000000/soc@107c000000:firmware",
-        ]
-        .iter()
-        .find_map(|dir| read(root.join(dir).join("get_throttled")).and_then(hex))
-        .or_else(|| crate::board::vcgencmd_throttled(root).and_then(hex));
-        Throttle {
-            firmware,
-            cooling: cpu_cooling(&root.join("sys/class/thermal")),
-        }
-    }
-
-    /// Whether the board was held down between `start` and now; `None` where nothing tells.
-    pub fn since(self, start: Throttle) -> Option<bool> {
-        let firmware = self.firmware.map(|now| {
-            let new = now & !start.firmware.unwrap_or(0);
-            now & 0xf != 0 || new & 0xf_0000 != 0
-        });
-        let cooling = self.cooling.map(|now| now || start.cooling == Some(true));
-        match (firmware, cooling) {
-            (None, None) => None,
-            (a, b) => Some(a.unwrap_or(false) || b.unwrap_or(false)),
-        }
-    }
-}
-
-fn cpu_cooling(thermal: &Path) -> Option<bool> {
-    let mut found = None;
-    for entry in fs::read_dir(thermal).ok()?.flatten() {
-        let kind = read(entry.path().join("type")).unwrap_or_default().to_lowercase();
-        if entry.file_name().to_string_lossy().starts_with("cooling_device") && kind.contains("cpu") {
-            let active = read_number::<u64>(entry.path().join("cur_state")).is_some_and(|state| state > 0);
-            found = Some(found.unwrap_or(false) || active);
-        }
-    }
-    found
-}
-
 /// Cores to compute on when nobody says: physical ones, as far as this process may use them.
 pub fn default_threads() -> usize {
     let allowed = std::thread::available_parallelism().map_or(1, usize::from);
@@ -398,6 +221,7 @@ fn board_under(root: &Path) -> BoardReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sysfs::fake::{MALFORMED, root_of};
 
     const PI4: &str = "processor\t: 0\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd08\nCPU revision\t: 3\n\nprocessor\t: 1\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\nCPU implementer\t: 0x41\nCPU part\t: 0xd08\n\nRevision\t: c03111\nSerial\t\t: 1000\nModel\t\t: Raspberry Pi 4 Model B Rev 1.1\n";
     const BIG_LITTLE: &str =
@@ -430,51 +254,10 @@ mod tests {
     }
 
     #[test]
-    fn resident_memory_from_either_file() {
-        let status =
-            "Name:\tx\nVmHWM:\t    3000 kB\nVmRSS:\t    2000 kB\nRssAnon:\t     500 kB\nRssFile:\t    1500 kB\n";
-        let rollup = "00400000-7ffc ---p 00000000 00:00 0    [rollup]\nRss:                2100 kB\nPss:                 900 kB\nAnonymous:           600 kB\n";
-        let kb = |n: u64| Some(n * 1024);
-        assert_eq!(
-            Resident::parse("", status),
-            Resident {
-                total: kb(2000),
-                peak: kb(3000),
-                anon: kb(500),
-                file: kb(1500)
-            }
-        );
-        assert_eq!(
-            Resident::parse(rollup, status),
-            Resident {
-                total: kb(2100),
-                peak: kb(3000),
-                anon: kb(600),
-                file: kb(1500)
-            }
-        );
-        assert_eq!(Resident::parse("", ""), Resident::default());
-        // An overflowing or foreign line is no figure.
-        assert_eq!(kilobytes("Rss: 99999999999999999999 kB", "Rss"), None);
-        assert_eq!(kilobytes("Rss: 5 MB", "Rss"), None);
-    }
-
-    #[test]
-    fn faults_survive_a_hostile_process_name() {
-        let stat = "12 (a) 9 (b)) S 1 2 3 4 5 6 700 8 90 10 11";
-        assert_eq!(parse_faults(stat), Some((90, 700)));
-        assert_eq!(parse_faults("12 (x) S 1"), None);
-    }
-
-    #[test]
-    fn this_machine_has_memory_and_faults() {
+    fn this_machine_has_memory() {
         if emulator() == Some("qemu-user") {
-            assert_eq!((Resident::now(), faults()), (Resident::default(), None));
             return;
         }
-        let now = Resident::now();
-        assert!(now.peak >= now.total && now.total > Some(100_000), "{now:?}");
-        assert!(faults().unwrap().1 > 10);
         let board = board();
         assert!(
             board.mem_total > board.mem_available && board.page_size >= Some(4096),
@@ -511,93 +294,9 @@ mod tests {
     }
 
     #[test]
-    fn the_cpu_zone_wins_over_hotter_others() {
-        let root = std::env::temp_dir().join(format!("thimble-thermal-{}", std::process::id()));
-        for (zone, kind, temp) in [
-            ("thermal_zone0", "cpu-thermal", "48312"),
-            ("thermal_zone1", "pmic", "60000"),
-            ("thermal_zone2", "cpu", "-274000"),
-        ] {
-            fs::create_dir_all(root.join(zone)).unwrap();
-            fs::write(root.join(zone).join("type"), kind).unwrap();
-            fs::write(root.join(zone).join("temp"), temp).unwrap();
-        }
-        assert_eq!(temperature(&root), Some(48.312));
-        assert_eq!(cpu_cooling(&root), None);
-        fs::create_dir_all(root.join("cooling_device0")).unwrap();
-        fs::write(root.join("cooling_device0/type"), "cpufreq-cpu0").unwrap();
-        fs::write(root.join("cooling_device0/cur_state"), "2").unwrap();
-        assert_eq!(cpu_cooling(&root), Some(true));
-        assert_eq!(temperature(Path::new("/nonexistent")), None);
-        fs::remove_dir_all(root).unwrap();
-    }
-
-    #[test]
-    fn throttling_counts_only_what_is_new_or_now() {
-        let at = |firmware, cooling| Throttle { firmware, cooling };
-        let cases = [
-            (at(None, None), at(None, None), None),
-            (at(Some(0), None), at(Some(0), None), Some(false)),
-            // It was throttled before the bench: not this bench's doing.
-            (at(Some(0x5_0000), None), at(Some(0x5_0000), None), Some(false)),
-            (at(Some(0), None), at(Some(0x4_0000), None), Some(true)),
-            (at(Some(0), None), at(Some(0x2), None), Some(true)),
-            (at(None, Some(false)), at(None, Some(true)), Some(true)),
-            (at(None, Some(false)), at(None, Some(false)), Some(false)),
-        ];
-        for (start, end, expected) in cases {
-            assert_eq!(end.since(start), expected, "{start:?} {end:?}");
-        }
-    }
-
-    /// A root where every file that a board may lack is there and holds `bytes`, a vcgencmd that says them among them.
-    fn root_of(name: &str, bytes: &[u8]) -> PathBuf {
-        let root = std::env::temp_dir().join(format!("thimble-root-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&root);
-        for path in [
-            "proc/cpuinfo",
-            "proc/meminfo",
-            "proc/device-tree/model",
-            "proc/self/cgroup",
-            "proc/sys/kernel/osrelease",
-            "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor",
-            "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq",
-            "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq",
-            "sys/devices/system/cpu/cpu0/regs/identification/midr_el1",
-            "sys/devices/platform/soc/soc:firmware/get_throttled",
-            "sys/class/thermal/thermal_zone0/temp",
-            "sys/class/thermal/thermal_zone0/type",
-            "sys/class/thermal/cooling_device0/type",
-            "sys/class/thermal/cooling_device0/cur_state",
-        ] {
-            let path = root.join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, bytes).unwrap();
-        }
-        root
-    }
-
-    fn vcgencmd(root: &Path, script: &str) {
-        use std::os::unix::fs::PermissionsExt;
-        let tool = root.join("usr/bin/vcgencmd");
-        fs::create_dir_all(tool.parent().unwrap()).unwrap();
-        fs::write(&tool, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-
-    #[test]
     fn malformed_files_tell_nothing_and_stop_nothing() {
-        let cases: [&[u8]; 6] = [
-            b"",
-            b"\0\0\0\n",
-            b"\xff\xfe\x80 \x1b[31m\n",
-            b"<unknown>\nsecond line\n",
-            b"-1\n",
-            b"99999999999999999999999999\n",
-        ];
-        for (at, bytes) in cases.into_iter().enumerate() {
+        for (at, bytes) in MALFORMED.into_iter().enumerate() {
             let root = root_of(&format!("bad{at}"), bytes);
-            vcgencmd(&root, "echo VCHI initialization failed");
             let board = board_under(&root);
             assert_eq!(
                 (
@@ -613,32 +312,9 @@ mod tests {
             if !bytes.first().is_some_and(u8::is_ascii_graphic) {
                 assert_eq!(board.governor, None, "{bytes:?}");
             }
-            let throttle = Throttle::under(&root);
-            assert_eq!(throttle.firmware, None, "{bytes:?}");
-            assert_eq!(throttle.since(Throttle::default()), None);
-            assert_eq!(
-                temperature(&root.join("sys/class/thermal")),
-                if bytes == b"-1\n" { Some(-0.001) } else { None }
-            );
             fs::remove_dir_all(root).unwrap();
         }
         let nowhere = board_under(Path::new("/nonexistent"));
         assert_eq!((nowhere.governor, nowhere.mhz, nowhere.model), (None, None, None));
-        assert_eq!(Throttle::under(Path::new("/nonexistent")), Throttle::default());
-    }
-
-    #[test]
-    fn the_firmware_is_asked_by_file_or_tool_and_a_tool_that_hangs_is_left() {
-        let root = root_of("vc", b"nonsense");
-        vcgencmd(&root, "echo throttled=0x50005");
-        assert_eq!(Throttle::under(&root).firmware, Some(0x5_0005));
-        fs::write(root.join("sys/devices/platform/soc/soc:firmware/get_throttled"), "8\n").unwrap();
-        assert_eq!(Throttle::under(&root).firmware, Some(8));
-        fs::write(root.join("sys/devices/platform/soc/soc:firmware/get_throttled"), "x").unwrap();
-        vcgencmd(&root, "exec sleep 60");
-        let begin = std::time::Instant::now();
-        assert_eq!(Throttle::under(&root).firmware, None);
-        assert!(begin.elapsed().as_secs() < 20);
-        fs::remove_dir_all(root).unwrap();
     }
 }

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use thimble_shared::report::{Energy, Latency};
 
+use crate::sysfs::{read, read_number};
+
 /// Between two readings: an I²C transfer takes about a millisecond, and the chips average over several.
 const PERIOD: Duration = Duration::from_millis(50);
 /// Readings of the idle board before anything is loaded.
@@ -77,17 +79,8 @@ fn mean(readings: &[f64]) -> Option<f64> {
     (!readings.is_empty()).then(|| readings.iter().sum::<f64>() / readings.len() as f64)
 }
 
-fn text(path: &Path) -> Option<String> {
-    let bytes = fs::read(path).ok()?;
-    Some(
-        String::from_utf8_lossy(&bytes)
-            .trim_matches(['\0', '\n', ' ', '\t'])
-            .into(),
-    )
-}
-
 fn number(path: &Path) -> Option<f64> {
-    text(path)?.parse::<i64>().ok().map(|n| n as f64)
+    read_number::<i64>(path).map(|n| n as f64)
 }
 
 /// Directories below `dir` whose name begins with `prefix`, by number: hwmon2 before hwmon10.
@@ -115,12 +108,12 @@ fn named(chip: &str, rail: &str) -> String {
 fn hwmon(class: &Path) -> Vec<(String, Sensor)> {
     let mut found = Vec::new();
     for dir in numbered(class, "hwmon") {
-        let Some(chip) = text(&dir.join("name")).filter(|name| CHIPS.contains(&name.as_str())) else {
+        let Some(chip) = read(dir.join("name")).filter(|name| CHIPS.contains(&name.as_str())) else {
             continue;
         };
-        let own_label = text(&dir.join("label"));
+        let own_label = read(dir.join("label"));
         for channel in CHANNELS {
-            let rail = text(&dir.join(format!("in{channel}_label")))
+            let rail = read(dir.join(format!("in{channel}_label")))
                 .or_else(|| own_label.clone())
                 .unwrap_or_default();
             let power = dir.join(format!("power{channel}_input"));
@@ -140,11 +133,11 @@ fn hwmon(class: &Path) -> Vec<(String, Sensor)> {
 fn jetpack4(devices: &Path) -> Vec<(String, Sensor)> {
     let mut found = Vec::new();
     for dir in numbered(devices, "iio:device") {
-        let Some(chip) = text(&dir.join("name")).filter(|name| name == "ina3221x") else {
+        let Some(chip) = read(dir.join("name")).filter(|name| name == "ina3221x") else {
             continue;
         };
         for channel in 0..3 {
-            let rail = text(&dir.join(format!("rail_name_{channel}"))).unwrap_or_default();
+            let rail = read(dir.join(format!("rail_name_{channel}"))).unwrap_or_default();
             let files = Files::Power(dir.join(format!("in_power{channel}_input")), 1e3);
             let name = named(&chip, &rail);
             found.push((rail, Sensor { name, files }));

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use thimble_device::bench::{Limits, Runs, judge, summarise, time};
 use thimble_device::board::{self, Observed};
+use thimble_device::heat::{self, Throttle};
 use thimble_device::map::{MapError, ModelMap};
-use thimble_device::measure::{self, Resident, Throttle};
+use thimble_device::measure;
 use thimble_device::power::{self, Sampler, Sensor};
+use thimble_device::process::{self, Resident};
 use thimble_device::tensors::{Tensor, TensorError, TensorFile};
 use thimble_device::{Engine, EngineError, EngineOptions, Image, Input, InputError, Outputs, heap};
 use thimble_shared::graph::{Config, Head};
@@ -153,12 +155,12 @@ impl Session {
             || self.engine.run(&input).map(drop).map_err(SessionError::Run),
             || {
                 sampler = start.sensor.as_ref().and_then(Sampler::start);
-                before = measure::faults();
+                before = process::faults();
             },
         );
         let readings = sampler.map(Sampler::stop).unwrap_or_default();
         let timings = timings?;
-        let during = |pick: fn((u64, u64)) -> u64| Some(pick(measure::faults()?).saturating_sub(pick(before?)));
+        let during = |pick: fn((u64, u64)) -> u64| Some(pick(process::faults()?).saturating_sub(pick(before?)));
         let faults = Faults {
             major: during(|f| f.0),
             minor: during(|f| f.1),
@@ -172,7 +174,7 @@ impl Session {
         let profile = options.profile.then(|| self.profile(&input)).transpose()?;
         let thermal = Thermal {
             start_c: start.celsius,
-            end_c: measure::celsius(),
+            end_c: heat::celsius(),
             throttled: Throttle::now().since(start.throttle),
         };
         let board = measure::board();
@@ -334,7 +336,7 @@ impl Start {
             load: board::load_average(),
             cold,
             resident: Resident::now(),
-            celsius: measure::celsius(),
+            celsius: heat::celsius(),
             throttle: Throttle::now(),
             sensor,
             idle_watts,

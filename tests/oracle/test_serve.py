@@ -3,9 +3,11 @@ is asked beside; nothing that is sent brings it down, nothing taken on is lost, 
 """
 
 import collections
+import contextlib
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import stat
@@ -16,7 +18,7 @@ import time
 import numpy as np
 import pytest
 
-from bench import INPUTS, PRECISIONS, ask, cases, session
+from bench import INPUTS, PRECISIONS, ROOT, ask, cases, session
 from test_errors import one_clear_line
 
 LIMIT = 1e-4
@@ -516,6 +518,25 @@ def test_one_client_too_many_is_told(thimble, models, tmp_path):
         server.settled(lambda s: s.get("clients") == 1)
 
 
+def test_clients_need_descriptors(thimble, models, tmp_path):
+    """The soft limit is raised as far as the hard one lets it; beyond that the start is refused, not the clients later."""
+    model = models.export("albert-seq-tiny")
+    command = [thimble.device, "serve", model, "--socket", tmp_path / "s", "--clients", "100"]
+    files = lambda soft, hard: lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))  # noqa: E731
+    done = subprocess.run(command, preexec_fn=files(64, 64), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    one_clear_line(done, "--clients 100", "open files", "64", "ulimit")
+    process = subprocess.Popen(command, preexec_fn=files(64, 512), stderr=subprocess.PIPE, text=True)
+    assert "serving" in process.stderr.readline()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(tmp_path / "s")) for _ in range(100)]
+        for client in clients:
+            assert client.ask({"op": "ping"})["ok"]
+    process.terminate()
+    assert process.wait(timeout=30) == 0
+    process.stderr.close()
+
+
 @pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT))
 def test_a_signal_answers_what_was_taken_on(thimble, models, tmp_path, number):
     path = models.export("albert-seq-tiny")
@@ -591,6 +612,24 @@ def test_a_closed_stdout_ends_quietly(thimble, models):
         assert server.wait(timeout=10) == 0
         assert server.stderr.read() == b""
         server.stdin.close()
+
+
+def test_streams_that_do_not_block_are_waited_for(thimble, models):
+    """Whoever shares stdin or stdout may have set it to fail instead of wait."""
+    path, count = models.export("albert-tok-tiny"), 4000
+    (asks, stdin), (stdout, answers) = os.pipe(), os.pipe()
+    os.set_blocking(asks, False)
+    os.set_blocking(answers, False)
+    process = subprocess.Popen([thimble.device, "serve", path], stdin=asks, stdout=answers)
+    os.close(asks)
+    os.close(answers)
+    with open(stdin, "wb") as to, open(stdout, "rb") as lines:
+        writer = threading.Thread(target=lambda: (to.write(b"".join(line({"id": n, "ids": [2, 3]}) for n in range(count))), to.close()))
+        writer.start()
+        time.sleep(0.5)  # the pipe is full by now: each answer is some 100 bytes
+        got = [json.loads(answer)["id"] for answer in lines]
+        writer.join()
+    assert sorted(got) == list(range(count)) and process.wait(timeout=30) == 0
 
 
 def test_sockets_of_the_living_and_the_dead(thimble, models, tmp_path):
@@ -678,6 +717,18 @@ def test_texts_are_tokenised_as_on_the_desk_or_refused(thimble, models):
     assert answers[0]["label"] == "perl" and "outputs" in answers[3]
     (answer,) = piped(thimble, model, line({"id": 0, "text": 7}))
     refused(answer, 0, ["string"])
+
+
+def test_choices_are_counted_before_they_are_read(thimble, models):
+    """Thousands of texts beside one long question would be hours of tokenising for a request that is refused in the end."""
+    model, tokenizer = models.export("albert-choice-tiny"), ROOT / "models" / "albert-deb" / "tokenizer.json"
+    if not has_text(thimble, models.export("albert-deb")):
+        pytest.skip("thimble-device was built without the feature text")
+    request = {"id": 0, "text": "a " * 200_000, "choices": ["b"] * 60_000}
+    begin = time.monotonic()
+    (answer,) = piped(thimble, model, line(request), "--tokenizer", tokenizer)
+    refused(answer, 0, ["60000 choices", "--tokens"])
+    assert time.monotonic() - begin < 10
 
 
 def test_an_answer_is_bounded_by_what_is_asked(thimble, models):

@@ -71,6 +71,29 @@ fn by_panels<const T: usize>(
     }
 }
 
+/// Clears v16-v31, where every kernel sums its tile.
+macro_rules! clear_sums {
+    () => {
+        ".irp r, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31
+        movi v\\r\\().4s, #0
+        .endr"
+    };
+}
+
+/// A kernel in assembly: it may use every vector register and no stack.
+macro_rules! tile_asm {
+    ($($kernel:tt)*) => {
+        std::arch::asm!(
+            $($kernel)*
+            out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+            out("v8") _, out("v9") _, out("v10") _, out("v11") _, out("v12") _, out("v13") _, out("v14") _, out("v15") _,
+            out("v16") _, out("v17") _, out("v18") _, out("v19") _, out("v20") _, out("v21") _, out("v22") _, out("v23") _,
+            out("v24") _, out("v25") _, out("v26") _, out("v27") _, out("v28") _, out("v29") _, out("v30") _, out("v31") _,
+            options(nostack),
+        )
+    };
+}
+
 /// v16 + 2t and v17 + 2t gather token t's channels 0-3 and 4-7; v0-v7 are four groups of four inputs for eight channels,
 /// v8-v15 the sixteen inputs of one token each. Two steps a round; an odd number of them begins in the middle.
 ///
@@ -80,7 +103,7 @@ fn by_panels<const T: usize>(
 unsafe fn sdot(w: *const i8, x: *const i8, steps: usize, out: *mut i32, stride: usize) {
     // SAFETY: as promised by the caller.
     unsafe {
-        std::arch::asm!(
+        tile_asm!(
             ".macro thimble_group i, low, high",
             "sdot v16.4s, v\\low\\().16b, v8.4b[\\i]",
             "sdot v17.4s, v\\high\\().16b, v8.4b[\\i]",
@@ -113,22 +136,7 @@ unsafe fn sdot(w: *const i8, x: *const i8, steps: usize, out: *mut i32, stride: 
             "thimble_group 2, 4, 5",
             "thimble_group 3, 6, 7",
             ".endm",
-            "movi v16.4s, #0",
-            "movi v17.4s, #0",
-            "movi v18.4s, #0",
-            "movi v19.4s, #0",
-            "movi v20.4s, #0",
-            "movi v21.4s, #0",
-            "movi v22.4s, #0",
-            "movi v23.4s, #0",
-            "movi v24.4s, #0",
-            "movi v25.4s, #0",
-            "movi v26.4s, #0",
-            "movi v27.4s, #0",
-            "movi v28.4s, #0",
-            "movi v29.4s, #0",
-            "movi v30.4s, #0",
-            "movi v31.4s, #0",
+            clear_sums!(),
             "tbz {steps}, #0, 2f",
             "add {steps}, {steps}, #1",
             "b 3f",
@@ -160,11 +168,6 @@ unsafe fn sdot(w: *const i8, x: *const i8, steps: usize, out: *mut i32, stride: 
             steps = inout(reg) steps => _,
             out = inout(reg) out => _,
             stride = in(reg) stride,
-            out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
-            out("v8") _, out("v9") _, out("v10") _, out("v11") _, out("v12") _, out("v13") _, out("v14") _, out("v15") _,
-            out("v16") _, out("v17") _, out("v18") _, out("v19") _, out("v20") _, out("v21") _, out("v22") _, out("v23") _,
-            out("v24") _, out("v25") _, out("v26") _, out("v27") _, out("v28") _, out("v29") _, out("v30") _, out("v31") _,
-            options(nostack),
         );
     }
 }
@@ -177,7 +180,7 @@ unsafe fn sdot(w: *const i8, x: *const i8, steps: usize, out: *mut i32, stride: 
 unsafe fn smmla(w: *const i8, x: *const i8, steps: usize, out: *mut i32, stride: usize) {
     // SAFETY: as promised by the caller.
     unsafe {
-        std::arch::asm!(
+        tile_asm!(
             ".macro thimble_half",
             "ldp q0, q1, [{w}], #32",
             "ldp q2, q3, [{w}], #32",
@@ -214,22 +217,7 @@ unsafe fn smmla(w: *const i8, x: *const i8, steps: usize, out: *mut i32, stride:
             "stp q2, q3, [{out}]",
             "add {out}, {out}, {stride}",
             ".endm",
-            "movi v16.4s, #0",
-            "movi v17.4s, #0",
-            "movi v18.4s, #0",
-            "movi v19.4s, #0",
-            "movi v20.4s, #0",
-            "movi v21.4s, #0",
-            "movi v22.4s, #0",
-            "movi v23.4s, #0",
-            "movi v24.4s, #0",
-            "movi v25.4s, #0",
-            "movi v26.4s, #0",
-            "movi v27.4s, #0",
-            "movi v28.4s, #0",
-            "movi v29.4s, #0",
-            "movi v30.4s, #0",
-            "movi v31.4s, #0",
+            clear_sums!(),
             "2:",
             "thimble_half",
             "thimble_half",
@@ -246,11 +234,6 @@ unsafe fn smmla(w: *const i8, x: *const i8, steps: usize, out: *mut i32, stride:
             steps = inout(reg) steps => _,
             out = inout(reg) out => _,
             stride = in(reg) stride,
-            out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
-            out("v12") _, out("v13") _, out("v14") _, out("v15") _, out("v16") _, out("v17") _, out("v18") _, out("v19") _,
-            out("v20") _, out("v21") _, out("v22") _, out("v23") _, out("v24") _, out("v25") _, out("v26") _, out("v27") _,
-            out("v28") _, out("v29") _, out("v30") _, out("v31") _,
-            options(nostack),
         );
     }
 }
@@ -278,7 +261,7 @@ pub fn i8_smull(w: &[i8], chains: &[u8], x: &[i8], depth: usize, tokens: usize, 
 unsafe fn smull(w: *const i8, chains: *const u8, x: *const i8, steps: usize, out: *mut i32, stride: usize) {
     // SAFETY: as promised by the caller.
     unsafe {
-        std::arch::asm!(
+        tile_asm!(
             ".macro thimble_products op, low, high, x",
             "\\op v12.8h, v\\low\\().8b, v\\x\\().8b",
             "\\op\\()2 v13.8h, v\\low\\().16b, v\\x\\().16b",
@@ -314,22 +297,7 @@ unsafe fn smull(w: *const i8, chains: *const u8, x: *const i8, steps: usize, out
             "stp q0, q1, [{out}]",
             "add {out}, {out}, {stride}",
             ".endm",
-            "movi v16.4s, #0",
-            "movi v17.4s, #0",
-            "movi v18.4s, #0",
-            "movi v19.4s, #0",
-            "movi v20.4s, #0",
-            "movi v21.4s, #0",
-            "movi v22.4s, #0",
-            "movi v23.4s, #0",
-            "movi v24.4s, #0",
-            "movi v25.4s, #0",
-            "movi v26.4s, #0",
-            "movi v27.4s, #0",
-            "movi v28.4s, #0",
-            "movi v29.4s, #0",
-            "movi v30.4s, #0",
-            "movi v31.4s, #0",
+            clear_sums!(),
             "2:",
             "ld1 {{v0.16b-v3.16b}}, [{w}], #64",
             "ld1 {{v4.16b-v7.16b}}, [{w}], #64",
@@ -365,11 +333,6 @@ unsafe fn smull(w: *const i8, chains: *const u8, x: *const i8, steps: usize, out
             out = inout(reg) out => _,
             stride = in(reg) stride,
             fits = out(reg) _,
-            out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
-            out("v8") _, out("v9") _, out("v10") _, out("v11") _, out("v12") _, out("v13") _, out("v14") _, out("v15") _,
-            out("v16") _, out("v17") _, out("v18") _, out("v19") _, out("v20") _, out("v21") _, out("v22") _, out("v23") _,
-            out("v24") _, out("v25") _, out("v26") _, out("v27") _, out("v28") _, out("v29") _, out("v30") _, out("v31") _,
-            options(nostack),
         );
     }
 }

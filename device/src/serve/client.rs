@@ -4,7 +4,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Memory for a client's lines and answers that is kept from one to the next.
@@ -18,7 +18,7 @@ pub struct Client {
     /// Bytes of unsent answers above which nothing more is read.
     most: usize,
     /// None for stdin and stdout.
-    stream: Option<UnixStream>,
+    stream: Option<Arc<UnixStream>>,
 }
 
 #[derive(Default)]
@@ -34,7 +34,7 @@ struct Out {
 }
 
 impl Client {
-    pub fn new(stream: Option<UnixStream>, most: usize) -> Client {
+    pub fn new(stream: Option<Arc<UnixStream>>, most: usize) -> Client {
         Client {
             out: Mutex::default(),
             changed: Condvar::new(),
@@ -130,8 +130,6 @@ impl Client {
             if out.bytes.is_empty() {
                 return Ok(());
             }
-            taken.clear();
-            taken.shrink_to(KEPT);
             std::mem::swap(&mut taken, &mut out.bytes);
             out.sending = taken.len();
             drop(out);
@@ -139,6 +137,9 @@ impl Client {
                 self.leave();
                 return Err(e);
             }
+            // Now, not at the next answer: a client may be idle for long.
+            taken.clear();
+            taken.shrink_to(KEPT);
         }
     }
 }
@@ -249,7 +250,6 @@ impl Write for Patient<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::thread;
 
     /// Bytes that arrive a few at a time.

@@ -29,7 +29,7 @@ use self::request::{Asked, Id, Infer, Model};
 use self::settings::Settings;
 use self::socket::{Bound, SocketError};
 use self::stats::Stats;
-use self::system::{EndSignals, Stdin};
+use self::system::{EndSignals, Stdin, Stdout};
 use self::text::Texts;
 use crate::args::Options;
 use crate::session::{Session, SessionError};
@@ -46,6 +46,8 @@ const KEPT: usize = 64 << 10;
 const QUESTION: usize = 2048;
 /// Most numbers a masked LM's outputs have in one batch (64 MiB), though never less than one sequence.
 const OUTPUTS: usize = 16 << 20;
+/// Files a server has open besides its clients: standard streams, model, sockets, and what it reads of /proc; plenty.
+const DESCRIPTORS: u64 = 32;
 const STOPPING: &str = "the server is stopping";
 
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +64,10 @@ pub enum ServeError {
     Output(io::Error),
     #[error("cannot start: {0}")]
     Start(io::Error),
+    #[error(
+        "--clients {clients} needs {needed} open files, this process may have {most}; raise that (ulimit -n, LimitNOFILE=) or take fewer clients"
+    )]
+    Descriptors { clients: usize, needed: u64, most: u64 },
     #[cfg(feature = "text")]
     #[error(transparent)]
     Tokenise(#[from] thimble_text::TokeniseError),
@@ -349,7 +355,7 @@ impl Server {
         };
         let reader = spawn("stdin", reader).map_err(ServeError::Start)?;
         let server = self.clone();
-        let writer = move || match client.write_to(&mut *system::standard(libc::STDOUT_FILENO)) {
+        let writer = move || match client.write_to(&mut Stdout::new()) {
             // It returns when the reader is done, whose error is then the one to tell.
             Ok(()) => reader.join().unwrap_or(Ok(())),
             Err(e) => {
@@ -366,6 +372,12 @@ impl Server {
 
     /// Listens on a socket.
     fn listen(self: &Arc<Server>, path: &Path) -> Result<Option<Standard>, ServeError> {
+        let clients = self.settings.clients;
+        let needed = clients as u64 + DESCRIPTORS;
+        let most = system::allow_descriptors(needed).map_err(ServeError::Start)?;
+        if most < needed {
+            return Err(ServeError::Descriptors { clients, needed, most });
+        }
         let (listener, bound) = socket::bind(path, self.settings.mode)?;
         self.clients().bound = Some(bound);
         let server = self.clone();
@@ -386,25 +398,22 @@ impl Server {
     }
 
     fn connect(self: &Arc<Server>, stream: UnixStream) {
+        // Reader, writer and whoever ends them share one descriptor.
+        let stream = Arc::new(stream);
         let refuse = |problem: &str| {
             let mut line = vec![];
             self.refuse(&mut line, &Id::Null, problem);
             // It fits in the socket's buffer, or the client is not there.
-            let _ = stream.set_nonblocking(true).and_then(|()| (&stream).write_all(&line));
+            let _ = stream.set_nonblocking(true).and_then(|()| (&*stream).write_all(&line));
         };
-        let copies = stream.try_clone().and_then(|a| Ok((a, stream.try_clone()?)));
-        let (reading, control) = match copies {
-            Ok(copies) => copies,
-            Err(e) => return refuse(&format!("no more clients can be served: {e}")),
-        };
-        let (number, client) = match self.admit(Client::new(Some(control), self.settings.max_unsent)) {
+        let (number, client) = match self.admit(Client::new(Some(stream.clone()), self.settings.max_unsent)) {
             Ok(admitted) => admitted,
             Err(problem) => return refuse(&problem),
         };
-        let (server, reader_client) = (self.clone(), client.clone());
+        let (server, reader_client, reading) = (self.clone(), client.clone(), stream.clone());
         let reader = move || {
             // A failing read is a client that left.
-            let left = server.read(&reader_client, &reading).is_err() || system::hung_up(&reading);
+            let left = server.read(&reader_client, &*reading).is_err() || system::hung_up(&reading);
             if left {
                 reader_client.leave();
             }

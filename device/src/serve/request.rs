@@ -381,7 +381,8 @@ impl Model {
             "ping" => Ok(Asked::Ping),
             "stats" => Ok(Asked::Stats),
             _ => Err(format!(
-                "no op {op:?}; it is \"ping\" or \"stats\", and none for inference"
+                "no op {:?}; it is \"ping\" or \"stats\", and none for inference",
+                op.chars().take(40).collect::<String>()
             )),
         }
     }
@@ -478,10 +479,13 @@ impl Model {
             tokenised: true,
             ..Infer::default()
         };
-        for pair in pairs {
-            let (row, truncated) = self.texts.encode(text, pair)?;
+        // Before the work, not after it: the last choice may be the shortest of thousands.
+        self.bounded(pairs.len(), 1)?;
+        for (pair, after) in pairs.iter().zip((0..pairs.len()).rev()) {
+            let (row, truncated) = self.texts.encode(text, *pair)?;
             infer.rows.push(row);
             infer.truncated |= truncated;
+            self.bounded(infer.rows.len() + after, infer.longest())?;
         }
         Ok(infer)
     }
@@ -519,11 +523,16 @@ impl Model {
         if rows == 0 {
             return Err("\"choices\" is empty".into());
         }
-        if rows * longest > self.tokens {
+        self.bounded(rows, longest)
+    }
+
+    /// Whether so many sequences, padded to the longest, may be one request.
+    fn bounded(&self, rows: usize, longest: usize) -> Result<(), String> {
+        let all = rows * longest;
+        if all > self.tokens {
+            let most = self.tokens;
             return Err(format!(
-                "{rows} choices of up to {longest} tokens are {} in all, this server computes {} at once; --tokens raises it",
-                rows * longest,
-                self.tokens
+                "{rows} choices of {longest} tokens or more are {all} in all, this server computes {most} at once; --tokens raises it",
             ));
         }
         Ok(())

@@ -5,8 +5,15 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::system::connect_now;
+
+/// How long another server may take to look at the folder.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -36,10 +43,7 @@ pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), SocketError
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     let folder = File::open(parent).map_err(failed)?;
-    // SAFETY: the descriptor is open; the lock goes with it at the end of this function.
-    if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX) } != 0 {
-        return Err(failed(io::Error::last_os_error()));
-    }
+    lock(&folder).map_err(failed)?;
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(failed(e)),
@@ -48,15 +52,16 @@ pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), SocketError
                 path: path.to_path_buf(),
             });
         }
-        Ok(_) => match UnixStream::connect(path) {
+        Ok(_) => match connect_now(path).map_err(|e| (e.kind(), e)) {
             // Its server ended without removing it.
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed)?,
-            Ok(_) => {
+            Err((io::ErrorKind::ConnectionRefused, _)) => fs::remove_file(path).map_err(failed)?,
+            // Or it has more clients waiting than it takes: it is stopped, or busy.
+            Ok(()) | Err((io::ErrorKind::WouldBlock, _)) => {
                 return Err(SocketError::Live {
                     path: path.to_path_buf(),
                 });
             }
-            Err(e) => return Err(failed(e)),
+            Err((_, e)) => return Err(failed(e)),
         },
     }
     // Changing the mode afterwards would leave a moment in which anyone may connect.
@@ -72,6 +77,26 @@ pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), SocketError
         identity: (made.dev(), made.ino()),
     };
     Ok((listener, bound))
+}
+
+/// Holds the folder until it is closed, after waiting for another server's start; not for ever, since anyone who may read the
+/// folder may hold it.
+fn lock(folder: &File) -> io::Result<()> {
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        // SAFETY: the descriptor is open.
+        if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            return Ok(());
+        }
+        let e = io::Error::last_os_error();
+        if e.kind() != io::ErrorKind::WouldBlock {
+            return Err(e);
+        }
+        if Instant::now() > patience {
+            return Err(io::Error::other("another program holds its folder locked"));
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 impl Drop for Bound {
@@ -112,6 +137,23 @@ mod tests {
         fs::write(&path, "data").unwrap();
         assert!(matches!(bind(&path, 0o600), Err(SocketError::NoSocket { .. })));
         assert_eq!(fs::read(&path).unwrap(), b"data");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_stopped_server_is_not_waited_for() {
+        let folder = std::env::temp_dir().join(format!("thimble-stopped-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("s");
+        let (_listener, held) = bind(&path, 0o600).unwrap();
+        // Nobody accepts: the queue of those that wait fills up.
+        let mut waiting = 0;
+        while connect_now(&path).is_ok() {
+            waiting += 1;
+            assert!(waiting < 100_000);
+        }
+        assert!(matches!(bind(&path, 0o600), Err(SocketError::Live { .. })));
+        drop(held);
         fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -1,10 +1,12 @@
 //! What std does not reach: waiting for the signals that end a server, stdin that can be woken, and whether a peer is gone.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// SIGTERM and SIGINT, kept from the threads of this process until somebody waits for them.
 pub struct EndSignals(libc::sigset_t);
@@ -31,7 +33,7 @@ impl EndSignals {
 }
 
 /// stdin or stdout without std's buffer, left open at the end.
-pub fn standard(fd: RawFd) -> ManuallyDrop<File> {
+fn standard(fd: RawFd) -> ManuallyDrop<File> {
     // SAFETY: 0 and 1 are open for the life of the process, since the standard library opens those that are not; it is
     // never closed through this.
     ManuallyDrop::new(unsafe { File::from_raw_fd(fd) })
@@ -54,32 +56,116 @@ impl Stdin {
 
 impl Read for Stdin {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let watch = |fd| libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        let mut both = [watch(self.wake.as_raw_fd()), watch(self.input.as_raw_fd())];
-        // SAFETY: the array has the length given.
-        if unsafe { libc::poll(both.as_mut_ptr(), 2, -1) } < 0 {
+        loop {
+            let mut both = [
+                watch(self.wake.as_raw_fd(), libc::POLLIN),
+                watch(self.input.as_raw_fd(), libc::POLLIN),
+            ];
+            poll(&mut both, -1)?;
+            if both[0].revents != 0 {
+                return Ok(0);
+            }
+            match self.input.read(to) {
+                // Whoever shares the stream may have set it so, and been quicker.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+}
+
+/// stdout without std's buffer, which waits for room even where another program set the stream not to.
+pub struct Stdout(ManuallyDrop<File>);
+
+impl Stdout {
+    pub fn new() -> Stdout {
+        Stdout(standard(libc::STDOUT_FILENO))
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(bytes) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    poll(&mut [watch(self.0.as_raw_fd(), libc::POLLOUT)], -1)?;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn watch(fd: RawFd, events: libc::c_short) -> libc::pollfd {
+    libc::pollfd { fd, events, revents: 0 }
+}
+
+/// Waits for one of `all`, at most so many milliseconds, or for ever; whether there was one.
+fn poll(all: &mut [libc::pollfd], milliseconds: libc::c_int) -> io::Result<bool> {
+    // SAFETY: the slice has the length given.
+    match unsafe { libc::poll(all.as_mut_ptr(), all.len() as libc::nfds_t, milliseconds) } {
+        n if n < 0 => Err(io::Error::last_os_error()),
+        n => Ok(n > 0),
+    }
+}
+
+/// Lets this process have `needed` descriptors where the hard limit allows it; how many it may have now.
+pub fn allow_descriptors(needed: u64) -> io::Result<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: getrlimit writes the struct, setrlimit reads it.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) != 0 {
             return Err(io::Error::last_os_error());
         }
-        if both[0].revents != 0 {
-            return Ok(0);
+        let before = limit.rlim_cur;
+        limit.rlim_cur = before.max(needed.min(limit.rlim_max));
+        let raised = limit.rlim_cur == before || libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0;
+        Ok(if raised { limit.rlim_cur } else { before })
+    }
+}
+
+/// Connects without waiting: a server that has stopped taking clients may never have room. `WouldBlock` is such a one.
+pub fn connect_now(path: &Path) -> io::Result<()> {
+    // SAFETY: plain numbers; zero is an address without a name.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let name = path.as_os_str().as_bytes();
+    if name.len() >= address.sun_path.len() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the path is too long for a socket",
+        ));
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(name) {
+        *to = *from as libc::c_char;
+    }
+    // SAFETY: the descriptor is new and owned by nobody else; the address is whole and as long as said.
+    unsafe {
+        let fd = libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
         }
-        self.input.read(to)
+        let socket = UnixStream::from_raw_fd(fd);
+        socket.set_nonblocking(true)?;
+        let length = size_of_val(&address) as libc::socklen_t;
+        match libc::connect(fd, (&raw const address).cast(), length) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 }
 
 /// Whether the peer has closed its end altogether, not only ended what it sends.
 pub fn hung_up(stream: &UnixStream) -> bool {
-    let mut one = libc::pollfd {
-        fd: stream.as_raw_fd(),
-        events: 0,
-        revents: 0,
-    };
-    // SAFETY: one entry, as said.
-    unsafe { libc::poll(&mut one, 1, 0) > 0 && one.revents & (libc::POLLHUP | libc::POLLERR) != 0 }
+    let mut one = [watch(stream.as_raw_fd(), 0)];
+    poll(&mut one, 0).is_ok_and(|some| some && one[0].revents & (libc::POLLHUP | libc::POLLERR) != 0)
 }
 
 #[cfg(test)]
