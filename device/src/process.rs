@@ -69,6 +69,28 @@ fn parse_faults(stat: &str) -> Option<(u64, u64)> {
     Some((fields.get(9)?.parse().ok()?, fields.get(7)?.parse().ok()?))
 }
 
+/// Lets go of the program's code as far as it has been read: what loading alone needed is not resident afterwards, what
+/// inference needs comes back from the page cache, a few hundred minor faults once.
+pub fn forget_code() {
+    #[cfg(target_os = "linux")]
+    if let Some(code) = read("/proc/self/maps").and_then(|maps| mapping_of(&maps, forget_code as *const () as usize)) {
+        // SAFETY: code is mapped from the file and never written, so the kernel reads the same bytes again.
+        unsafe { libc::madvise(code.start as *mut libc::c_void, code.len(), libc::MADV_DONTNEED) };
+    }
+}
+
+/// The mapping that holds `address`, if it is a file's code that nobody can have changed.
+#[cfg(target_os = "linux")]
+fn mapping_of(maps: &str, address: usize) -> Option<std::ops::Range<usize>> {
+    maps.lines().find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let range = usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?;
+        let code = fields.next()? == "r-xp" && fields.nth(3)?.starts_with('/');
+        (code && range.contains(&address)).then_some(range)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +120,27 @@ mod tests {
             }
         );
         assert_eq!(Resident::parse("", ""), Resident::default());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn only_unchanged_code_is_let_go() {
+        let maps = "5000-6000 r--p 00000000 fe:00 12 /bin/a b\n6000-9000 r-xp 00001000 fe:00 12 /bin/a b\n\
+                    a000-b000 rwxp 00000000 00:00 0 \nb000-c000 r-xp 00000000 00:00 0 [vdso]\n";
+        assert_eq!(mapping_of(maps, 0x6000), Some(0x6000..0x9000));
+        for none in [0x5fff, 0x9000, 0xa000, 0xb000] {
+            assert_eq!(mapping_of(maps, none), None);
+        }
+        assert!(
+            mapping_of(
+                &std::fs::read_to_string("/proc/self/maps").unwrap(),
+                mapping_of as *const () as usize
+            )
+            .is_some()
+        );
+        // The code read again is what it was.
+        forget_code();
+        assert_eq!(mapping_of(maps, 0x8fff), Some(0x6000..0x9000));
     }
 
     #[test]

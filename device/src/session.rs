@@ -89,6 +89,7 @@ impl Session {
         })?;
         crate::HEAP.release();
         heap::repeating();
+        process::forget_code();
         let load_ms = milliseconds(start);
         Ok(Session {
             engine,
