@@ -258,6 +258,9 @@ pub fn i8_smull(w: &[i8], chains: &[u8], x: &[i8], depth: usize, tokens: usize, 
 ///
 /// SAFETY: `steps` is at least 1; of each of them `w` has 128 bytes, `x` 64 and `chains` one; `out` has room for eight sums in
 /// each of four rows `stride` bytes apart. NEON is part of aarch64.
+///
+/// Not inlined, like the others, so that tools find its loop by its name.
+#[inline(never)]
 unsafe fn smull(w: *const i8, chains: *const u8, x: *const i8, steps: usize, out: *mut i32, stride: usize) {
     // SAFETY: as promised by the caller.
     unsafe {
