@@ -204,7 +204,7 @@ impl Told {
         for line in &against {
             self.text += &format!("  not as {} is listed: {}\n", target.name, printable(line));
         }
-        let last = reports::last(history, &host.name, report.latency_ms.seq);
+        let last = reports::last(history, &reports::Kind::of(&host.name, &report));
         let changes = last
             .map(|l| reports::against_last(&report, &l.report))
             .unwrap_or_default();
