@@ -75,7 +75,8 @@ impl Link {
             "ControlPersist=20",
             "ConnectTimeout=20",
             "ServerAliveInterval=5",
-            "ServerAliveCountMax=6",
+            // A board that measures on all its cores answers late.
+            "ServerAliveCountMax=12",
         ] {
             ssh.args(["-o", option]);
         }

@@ -143,7 +143,7 @@ pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, Dep
     for item in missing {
         sent += send(link, &look, item, &mut breaks)?;
     }
-    let report = bench(link, &look, cargo, order)?;
+    let report = bench(link, &look, cargo, order, &mut breaks)?;
     let measured = report.model.sha256.as_deref();
     if let Some(model) = cargo.files.iter().find(|f| f.name == cargo.model)
         && measured.is_some_and(|sum| sum != model.sha256)
@@ -432,11 +432,13 @@ fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, 
 /// What a shell says of a program that SIGKILL ended.
 const KILLED: i32 = 137;
 
-fn bench(link: &Link, look: &Look, cargo: &Cargo, order: &Order) -> Result<Report, DeployError> {
+fn bench(link: &Link, look: &Look, cargo: &Cargo, order: &Order, breaks: &mut u32) -> Result<Report, DeployError> {
     let options: Vec<String> = order.bench.iter().map(|o| quote(o)).collect();
+    // One at a time, where there is a flock: two would measure each other, and so would one that a broken link left behind.
     // The kernel counts whom it killed for memory, for everybody to read.
     let script = format!(
         "cd {} || exit 3\n\
+         exec 8>> .bench.lock; ! command -v flock > /dev/null || flock 8\n\
          kills() {{ sed -n 's/^oom_kill //p' /proc/vmstat 2>/dev/null; }}\n\
          before=$(kills)\n\
          ./thimble-device bench {} --json {}\n\
@@ -447,7 +449,7 @@ fn bench(link: &Link, look: &Look, cargo: &Cargo, order: &Order) -> Result<Repor
         quote(&cargo.model),
         options.join(" ")
     );
-    let told = link.run(&script)?;
+    let told = persist(link, &script, breaks)?;
     match told.code {
         0 | 1 => reports::parse(&told.stdout).map_err(|e| DeployError::Board(format!("{e} {}", told.stderr))),
         KILLED => Err(killed(&told.stdout, look)),
