@@ -140,6 +140,34 @@ def test_what_befalls_the_emulator_is_an_error_not_a_no(model, script, part, tmp
     assert part in done.stderr and "fit" not in done.stdout, done.stderr
 
 
+def test_kernels_are_known_by_what_they_are(model, tmp_path):
+    """Packages of one name, in a cache that remembers; in qemu's place stands a program that says nothing."""
+    fake = tmp_path / "qemu-system-aarch64"
+    fake.write_text("#!/bin/sh\n")
+    fake.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "THIMBLE_CACHE": str(tmp_path / "cache")}
+    for version, magic, part in [
+        ("1", b"ARM\x64", "vmlinuz-1 does not start"),
+        ("2", b"ARM\x64", "vmlinuz-2 does not start"),
+        ("1", b"ARM\x64", "vmlinuz-1 does not start"),
+        ("3", b"x86!", "holds no arm64 kernel"),
+    ]:
+        tree = tmp_path / "tree"
+        shutil.rmtree(tree, ignore_errors=True)
+        (tree / "boot").mkdir(parents=True)
+        (tree / "DEBIAN").mkdir()
+        (tree / "DEBIAN/control").write_text(
+            f"Package: k\nVersion: {version}\nArchitecture: arm64\nMaintainer: T <t@example.org>\nDescription: k\n"
+        )
+        (tree / f"boot/vmlinuz-{version}").write_bytes(bytes(56) + magic + bytes(4))
+        subprocess.run(["dpkg-deb", "-b", tree, tmp_path / "linux-image_6.1.90.deb"], check=True, capture_output=True)
+        done = thimble("emulate", model, "--target", "pi-4", "--kernel", tmp_path / "linux-image_6.1.90.deb",
+                       "--device-program", DEVICE, code=2, env=env)  # fmt: skip
+        assert part in done.stderr, done.stderr
+    # The fourth is there too, unpacked and of no use; nothing is half there.
+    assert len(os.listdir(tmp_path / "cache")) == 3
+
+
 @pytest.mark.parametrize("ram", ["30MiB", "40MiB", "42MiB"])
 def test_a_kernel_that_cannot_even_boot_says_so_soon(model, ram, tmp_path):
     begin = time.monotonic()
