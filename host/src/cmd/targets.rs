@@ -77,12 +77,12 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
 
 /// The RAM it is sold with: 1, 2, 4, 8 GiB.
 fn ram(t: &Target) -> String {
-    let all: Vec<String> = t.ram_sizes().into_iter().map(size).collect();
+    let all: Vec<String> = t.ram_sizes().into_iter().map(|s| size(s).replace(".0 ", " ")).collect();
     let unit = |text: &str| text.rsplit_once(' ').map(|(_, unit)| unit.to_string());
     let mut told = Vec::new();
     for (at, text) in all.iter().enumerate() {
         let same = all.get(at + 1).is_some_and(|next| unit(next) == unit(text));
-        let number = text.split(' ').next().unwrap_or(text).trim_end_matches(".0");
+        let number = text.split(' ').next().unwrap_or(text);
         told.push(if same { number } else { text }.to_string());
     }
     told.join(", ")
