@@ -291,11 +291,11 @@ pub struct EmulateArgs {
     #[arg(long)]
     pub find_min_ram: bool,
     /// Tokens of the sequence [default: 128]
-    #[arg(long, value_name = "N")]
-    pub seq: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub seq: Option<u32>,
     /// Threads on the board [default: its cores]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
     /// Say no when the program's peak memory is over this
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_ram: Option<ByteSize>,
@@ -342,17 +342,17 @@ pub struct DeployArgs {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_ram: Option<ByteSize>,
     /// Say no when 95 % of the runs are not within this
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", value_parser = milliseconds)]
     pub max_p95: Option<f64>,
     /// Tokens of the sequence [default: 128]
-    #[arg(long, value_name = "N")]
-    pub seq: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub seq: Option<u32>,
     /// Timed runs [default: 50]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub runs: Option<u32>,
     /// Threads on the board [default: its cores]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
     /// Leave it installed: a systemd unit that measures the board at every boot
     #[arg(long)]
     pub keep: bool,
@@ -491,9 +491,9 @@ fn difference(text: &str) -> Result<f64, String> {
 #[derive(Debug)]
 pub struct Outcome {
     pub text: String,
-    code: u8,
+    pub code: u8,
     /// What is wrong with the input, on stderr beside the text.
-    error: Option<String>,
+    pub error: Option<String>,
 }
 
 impl Outcome {

@@ -38,6 +38,10 @@ pub struct Payload {
     pub files: Vec<File>,
 }
 
+/// Where a system's owner puts units, which go before those of packages.
+pub const OWN_UNITS: &str = "etc/systemd/system";
+/// Where a unit's name leads there when it was masked: systemd will not start it, enabled or not.
+pub const MASK: &str = "/dev/null";
 /// Where systemd looks for what to start at boot.
 pub const WANTS: &str = "etc/systemd/system/multi-user.target.wants";
 
@@ -279,12 +283,11 @@ fn check(control: &Control) -> Result<(), PackageError> {
             "lower-case letters, digits, + - . are what Debian takes, two at least",
         ));
     }
-    let version_ok = |b: u8| b.is_ascii_alphanumeric() || b"+-.~".contains(&b);
-    if !version.starts_with(|c: char| c.is_ascii_digit()) || !version.bytes().all(version_ok) {
+    if !is_version(version) {
         return Err(field(
             "--release",
             version,
-            "a Debian version begins with a digit: 1.0, 1.0~rc1, 2026.1-1",
+            "a Debian version is [epoch:]version[-revision], the version begins with a digit: 1.0, 1.0~rc1, 2026.1-1, 1:2.0",
         ));
     }
     let one_line = |text: &str| !text.is_empty() && !text.chars().any(char::is_control);
@@ -307,6 +310,20 @@ fn check(control: &Control) -> Result<(), PackageError> {
         ));
     }
     Ok(())
+}
+
+/// Debian policy 5.6.12: an epoch is a small number; what stands after the last dash is the revision, which must not be empty.
+fn is_version(text: &str) -> bool {
+    let (epoch, rest) = text.split_once(':').unwrap_or(("0", text));
+    let (version, revision) = rest.rsplit_once('-').unwrap_or((rest, "0"));
+    let made_of = |text: &str, also: &[u8]| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || also.contains(&b))
+    };
+    epoch.bytes().all(|b| b.is_ascii_digit())
+        && epoch.parse::<i32>().is_ok()
+        && version.starts_with(|c: char| c.is_ascii_digit())
+        && made_of(version, b"+-.~")
+        && made_of(revision, b"+.~")
 }
 
 /// 2000-01-01: the same at every build, and not so old that Debian takes it for a mistake.
@@ -413,6 +430,43 @@ mod tests {
         for (control, part) in cases {
             let error = deb(&payload, &control).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn versions_are_those_that_dpkg_takes() {
+        for good in [
+            "1.0",
+            "0",
+            "1.0~rc1",
+            "2026.1-1",
+            "1:2.0",
+            "1.0-a-1",
+            "1.0+b~c-1+deb13u1~x",
+        ] {
+            assert!(is_version(good), "{good}");
+        }
+        for bad in [
+            "",
+            "-",
+            "1.0-",
+            "-1",
+            "v1",
+            "1.0_1",
+            "1.0-1_2",
+            ":1.0",
+            "x:1.0",
+            "-1:1.0",
+            "+1:1.0",
+            "4294967296:1",
+            "1:",
+            "1:x",
+            "1:2:3",
+            "1 0",
+            "1.0/2",
+            "1.0-a:1",
+        ] {
+            assert!(!is_version(bad), "{bad}");
         }
     }
 

@@ -2,7 +2,7 @@
 //! RAM, bytes by weight, and the trend of each board. Inline SVG and CSS, no script, nothing fetched; text from files is
 //! escaped. Times are milliseconds, sizes bytes.
 
-use crate::reports::{Entry, comparison, notes};
+use crate::reports::{Entry, Kind, comparison, notes};
 use crate::text::{percent, size, xml};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -83,6 +83,13 @@ fn text_at(x: f64, y: f64, class: &str, anchor: &str, text: &str) -> String {
     format!("<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"{class}\" text-anchor=\"{anchor}\">{text}</text>")
 }
 
+/// Which report a lane shows: its board, and beneath it what was run there.
+fn lane_name(entry: &Entry, middle: f64) -> String {
+    let kind = entry.kind();
+    let board = text_at(LEFT - 12.0, middle - 1.0, "", "end", &short(kind.board, 30));
+    board + &text_at(LEFT - 12.0, middle + 13.0, "soft", "end", &short(&kind.work(), 34))
+}
+
 fn rect(x: f64, y: f64, width: f64, height: f64, class: &str, title: &str) -> String {
     let title = xml(title);
     format!(
@@ -111,7 +118,7 @@ fn latency(entries: &[Entry]) -> String {
     let mut body = axis(most, bottom, |ms| format!("{ms}"));
     for (at, entry) in timed.iter().enumerate() {
         let (l, middle) = (&entry.report.latency_ms, lane * at as f64 + lane / 2.0);
-        body += &text_at(LEFT - 12.0, middle + 4.0, "", "end", &short(&entry.board, 30));
+        body += &lane_name(entry, middle);
         // Dots of equal height would hide each other: the order of the runs spreads them over the lane.
         for (run, ms) in l.samples.iter().enumerate() {
             let y = middle - 14.0 + 28.0 * (run % 29) as f64 / 28.0;
@@ -184,7 +191,7 @@ fn memory(entries: &[Entry]) -> String {
         let (m, top) = (&entry.report.memory, lane * at as f64 + 4.0);
         let peak = m.peak_rss.unwrap_or(0);
         let wide = |bytes: u64| PLOT * (bytes as f64 / most).min(1.0);
-        body += &text_at(LEFT - 12.0, top + 16.0, "", "end", &short(&entry.board, 30));
+        body += &lane_name(entry, top + 14.0);
         body += &rect(LEFT, top, wide(peak), 20.0, "bar", &format!("peak {}", size(peak)));
         let (anon, file) = (m.anon.unwrap_or(0), m.file.unwrap_or(0));
         body += &rect(LEFT, top, wide(anon), 20.0, "a", &format!("its own {}", size(anon)));
@@ -228,7 +235,7 @@ fn energy(entries: &[Entry]) -> String {
     let mut body = axis(most, bottom, |watts| format!("{watts}"));
     for (at, (entry, e)) in told.iter().enumerate() {
         let top = lane * at as f64 + 7.0;
-        body += &text_at(LEFT - 12.0, top + 15.0, "", "end", &short(&entry.board, 30));
+        body += &lane_name(entry, top + 10.0);
         let title = format!("{:.2} W, {} readings of {}", e.watts, e.readings, e.sensor);
         body += &rect(LEFT, top, wide(e.watts), 20.0, "b", &title);
         if let Some(idle) = e.idle_watts {
@@ -301,22 +308,22 @@ fn weights(entries: &[Entry]) -> String {
     out + "</section>\n"
 }
 
-/// The median and the peak of each board that was measured more than once, in the order of the reports.
+/// The median and the peak of what was measured more than once in the same way, in the order of the reports.
 fn trend(entries: &[Entry]) -> String {
-    let mut boards: Vec<(&str, u32, Vec<&Entry>)> = Vec::new();
+    let mut kinds: Vec<(Kind, Vec<&Entry>)> = Vec::new();
     for e in entries {
-        let seq = e.report.latency_ms.seq;
-        match boards.iter_mut().find(|b| b.0 == e.board && b.1 == seq) {
-            Some((_, _, seen)) => seen.push(e),
-            None => boards.push((&e.board, seq, vec![e])),
+        match kinds.iter_mut().find(|(kind, _)| *kind == e.kind()) {
+            Some((_, seen)) => seen.push(e),
+            None => kinds.push((e.kind(), vec![e])),
         }
     }
-    boards.retain(|b| b.2.len() > 1);
+    kinds.retain(|(_, seen)| seen.len() > 1);
     let mut out = String::from("<section id=\"trend\"><h2>Trend</h2>");
-    if boards.is_empty() {
-        return out + "<p>No board was measured twice at the same length.</p></section>\n";
+    if kinds.is_empty() {
+        return out + "<p>No board was measured twice in the same way.</p></section>\n";
     }
-    for (board, seq, seen) in boards {
+    for (kind, seen) in kinds {
+        let board = kind.board;
         let series: [(&str, Vec<Option<f64>>); 2] = [
             ("p50, ms", seen.iter().map(|e| e.report.latency_ms.p50).collect()),
             (
@@ -326,7 +333,13 @@ fn trend(entries: &[Entry]) -> String {
                     .collect(),
             ),
         ];
-        let _ = write!(out, "<p>{} at {seq} tokens, {} reports</p>", xml(board), seen.len());
+        let _ = write!(
+            out,
+            "<p>{}: {}, {} reports</p>",
+            xml(board),
+            xml(&kind.work()),
+            seen.len()
+        );
         for (name, values) in series.iter().filter(|s| s.1.iter().flatten().count() > 1) {
             let most = values
                 .iter()
@@ -336,12 +349,14 @@ fn trend(entries: &[Entry]) -> String {
                 .max(f64::MIN_POSITIVE);
             let x = |at: usize| LEFT + PLOT * at as f64 / (values.len() - 1) as f64;
             let y = |v: f64| 84.0 - 74.0 * v / most;
-            let points: Vec<(f64, f64, f64)> = values
+            // A report without the figure leaves a gap: what follows must keep its own date.
+            let points: Vec<(f64, f64, f64, &Entry)> = values
                 .iter()
+                .zip(&seen)
                 .enumerate()
-                .filter_map(|(at, v)| v.map(|v| (x(at), y(v), v)))
+                .filter_map(|(at, (v, e))| v.map(|v| (x(at), y(v), v, *e)))
                 .collect();
-            let path: Vec<String> = points.iter().map(|(x, y, _)| format!("{x:.1},{y:.1}")).collect();
+            let path: Vec<String> = points.iter().map(|(x, y, ..)| format!("{x:.1},{y:.1}")).collect();
             let mut body = text_at(LEFT - 12.0, 50.0, "", "end", name);
             let _ = write!(
                 body,
@@ -349,14 +364,14 @@ fn trend(entries: &[Entry]) -> String {
                 LEFT + PLOT
             );
             let _ = write!(body, "<polyline points=\"{}\" class=\"line\"/>", path.join(" "));
-            for ((x, y, v), e) in points.iter().zip(&seen) {
+            for (x, y, v, e) in &points {
                 let when = xml(e.time.as_deref().unwrap_or(""));
                 let _ = write!(
                     body,
                     "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" class=\"a\"><title>{v:.2} {when}</title></circle>"
                 );
             }
-            if let Some((_, y, v)) = points.last() {
+            if let Some((_, y, v, _)) = points.last() {
                 body += &text_at(WIDTH, y + 4.0, "soft", "end", &format!("{v:.2}"));
             }
             let when = |e: Option<&&Entry>| e.and_then(|e| e.time.clone()).unwrap_or_default();
@@ -372,16 +387,19 @@ fn trend(entries: &[Entry]) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn names_from_files_cannot_become_markup() {
+    fn sample() -> Entry {
         let report = serde_json::json!({
             "schema": 1, "model": {"file": "<script>alert(1)</script>", "sha256": null, "bytes": 1, "formats": {}, "weights": {"<b>": 3}},
             "board": {"features": []}, "engine": {"version": "", "tract": "", "kernels": [], "threads": 1, "locked": false},
             "load_ms": null, "first_inference_ms": null, "latency_ms": {"seq": 1, "runs": 0, "warmup": 0},
             "memory": {"peak_rss": 5}, "energy": {"sensor": "\"><u>", "watts": 3.0, "idle_watts": 1.0, "mj_per_inference": 9.0, "readings": 12}, "faults": {}, "thermal": {}, "verdict": {"fits": false, "reasons": ["<i>"]}
         });
-        let entry: Entry =
-            serde_json::from_value(serde_json::json!({"schema": 1, "board": "a\"><img>", "report": report})).unwrap();
+        serde_json::from_value(serde_json::json!({"schema": 1, "board": "a\"><img>", "report": report})).unwrap()
+    }
+
+    #[test]
+    fn names_from_files_cannot_become_markup() {
+        let entry = sample();
         let page = html(&[entry.clone(), entry]);
         for bad in ["<script", "<b>", "<img", "<i>", "<u>", "http://", "https://"] {
             assert!(!page.contains(bad), "{bad}");
@@ -389,5 +407,27 @@ mod tests {
         assert!(page.contains("&lt;script&gt;") && page.contains("id=\"trend\""));
         assert_eq!(html(&[]).matches("<svg").count(), 0);
         assert!(page.contains("id=\"energy\"") && page.contains("9.0 mJ"));
+    }
+
+    #[test]
+    fn a_point_of_the_trend_has_the_date_of_its_report() {
+        let at = |day: u32, peak: Option<u64>, batch: u32| {
+            let mut entry = sample();
+            entry.time = Some(format!("2026-01-0{day}"));
+            entry.report.memory.peak_rss = peak;
+            entry.report.latency_ms.batch = batch;
+            entry
+        };
+        // The second tells nothing, the fourth is of other work.
+        let page = html(&[
+            at(1, Some(1 << 20), 1),
+            at(2, None, 1),
+            at(3, Some(3 << 20), 1),
+            at(4, Some(9 << 20), 2),
+        ]);
+        for point in ["1.00 2026-01-01", "3.00 2026-01-03"] {
+            assert!(page.contains(&format!("<title>{point}</title>")), "{point}");
+        }
+        assert!(!page.contains("9.00 2026-01-04") && page.contains("1 tokens, 1 thread, 3 reports"));
     }
 }

@@ -31,6 +31,16 @@ pub fn usual_seq(config: &Config) -> usize {
     config.max_position_embeddings.min(128)
 }
 
+/// The length that was asked for, if the model takes it, or the usual one.
+pub fn seq_of(config: &Config, asked: Option<u32>) -> anyhow::Result<usize> {
+    let most = config.max_position_embeddings;
+    match asked.map(|n| n as usize) {
+        None => Ok(usual_seq(config)),
+        Some(seq) if seq <= most => Ok(seq),
+        Some(seq) => anyhow::bail!("--seq {seq}: the model takes at most {most} tokens"),
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "--max-latency: the profile of {target} has no {field}, which the prediction needs; add it to a copy of the file and give its path"

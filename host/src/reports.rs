@@ -73,14 +73,16 @@ fn entry(value: serde_json::Value, stem: &str) -> Result<Entry, String> {
     }
     let wrong = |e: serde_json::Error| format!("is no bench report: {e}");
     if value["report"].is_object() && value["board"].is_string() {
-        return serde_json::from_value(value).map_err(wrong);
+        let entry: Entry = serde_json::from_value(value).map_err(wrong)?;
+        let report = sound(entry.report)?;
+        return Ok(Entry { report, ..entry });
     }
     // What `emulate --json` prints wraps a report; what the device prints is one.
     let (target, inner) = match value.get("report") {
         Some(inner) => (value["target"].as_str().map(str::to_string), inner.clone()),
         None => (None, value),
     };
-    let report: Report = serde_json::from_value(inner).map_err(wrong)?;
+    let report: Report = sound(serde_json::from_value(inner).map_err(wrong)?)?;
     let own = report.board.model.clone().filter(|_| report.board.emulated.is_none());
     Ok(Entry {
         schema: SCHEMA,
@@ -88,6 +90,32 @@ fn entry(value: serde_json::Value, stem: &str) -> Result<Entry, String> {
         board: own.unwrap_or_else(|| stem.to_string()),
         target,
         report,
+    })
+}
+
+/// A report as a board prints it.
+pub fn parse(text: &str) -> Result<Report, String> {
+    let report = serde_json::from_str(text.trim()).map_err(|e| format!("its report cannot be read: {e}"))?;
+    sound(report).map_err(|problem| format!("its report cannot be true: {problem}"))
+}
+
+fn sound(report: Report) -> Result<Report, String> {
+    match report.problems().first() {
+        None => Ok(report),
+        Some(problem) => Err(problem.clone()),
+    }
+}
+
+/// Whether a line could be added to this history; nothing is left behind where there was none.
+pub fn writable(path: &Path) -> Result<(), ReportError> {
+    let there = path.exists();
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    if !there && opened.is_ok() {
+        let _ = std::fs::remove_file(path);
+    }
+    opened.map(drop).map_err(|e| ReportError::File {
+        path: path.to_path_buf(),
+        problem: e.to_string(),
     })
 }
 
@@ -111,11 +139,51 @@ pub fn append(path: &Path, entry: &Entry) -> Result<(), ReportError> {
         .map_err(|e| file(e.to_string()))
 }
 
-/// The last report in `history` of this board, with the same sequence length: others cannot be compared.
-pub fn last<'a>(history: &'a [Entry], board: &str, seq: u32) -> Option<&'a Entry> {
-    history
-        .iter()
-        .rfind(|e| e.board == board && e.report.latency_ms.seq == seq)
+/// What was measured and on what: reports that differ here cannot be compared. The file's name and not its checksum, so that
+/// a model that was made anew is held against what it replaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kind<'a> {
+    pub board: &'a str,
+    pub model: &'a str,
+    pub seq: u32,
+    pub batch: u32,
+    pub threads: u32,
+}
+
+impl<'a> Kind<'a> {
+    pub fn of(board: &'a str, report: &'a Report) -> Kind<'a> {
+        Kind {
+            board,
+            model: &report.model.file,
+            seq: report.latency_ms.seq,
+            batch: report.latency_ms.batch,
+            threads: report.engine.threads,
+        }
+    }
+
+    /// All but the board.
+    pub fn work(&self) -> String {
+        let batch = match self.batch {
+            1 => String::new(),
+            n => format!(", {n} at once"),
+        };
+        let threads = match self.threads {
+            1 => "1 thread".to_string(),
+            n => format!("{n} threads"),
+        };
+        format!("{}, {} tokens{batch}, {threads}", printable(self.model), self.seq)
+    }
+}
+
+impl Entry {
+    pub fn kind(&self) -> Kind<'_> {
+        Kind::of(&self.board, &self.report)
+    }
+}
+
+/// The last report in `history` that this one can be compared with.
+pub fn last<'a>(history: &'a [Entry], kind: &Kind) -> Option<&'a Entry> {
+    history.iter().rfind(|e| e.kind() == *kind)
 }
 
 /// Now, in UTC.
@@ -171,6 +239,15 @@ pub fn against_target(report: &Report, target: &Target) -> Vec<String> {
             size(target.page_size.value)
         ));
     }
+    let most = target.ram_sizes().last().copied().unwrap_or(0);
+    if let Some(total) = board.mem_total.filter(|total| *total > most) {
+        found.push(format!(
+            "{} of RAM, {} has {} at most",
+            size(total),
+            target.name,
+            size(most)
+        ));
+    }
     found
 }
 
@@ -201,11 +278,13 @@ pub fn against_last(now: &Report, then: &Report) -> Vec<String> {
     found
 }
 
-const HEADS: [&str; 12] = [
+const HEADS: [&str; 14] = [
     "board",
     "model",
     "size",
     "tokens",
+    "at once",
+    "threads",
     "p50 ms",
     "p95 ms",
     "max ms",
@@ -216,13 +295,21 @@ const HEADS: [&str; 12] = [
     "verdict",
 ];
 
-/// The column of the energy one inference takes: shown only where a board has told it.
-const ENERGY: usize = 7;
+/// Columns that are shown only where they tell something: sequences in one pass where some report has more than one, threads
+/// where they differ, and energy where a board has told it.
+const BATCH: usize = 4;
+const THREADS: usize = 5;
+const ENERGY: usize = 9;
 
 /// Heads and rows of the comparison.
 pub fn comparison(entries: &[Entry]) -> (Vec<&'static str>, Vec<Vec<String>>) {
-    let told = entries.iter().any(|e| e.report.energy.is_some());
-    let kept = |at: usize| told || at != ENERGY;
+    let any = |told: fn(&Report, &Report) -> bool| entries.iter().any(|e| told(&e.report, &entries[0].report));
+    let hidden = [
+        (BATCH, !any(|r, _| r.latency_ms.batch != 1)),
+        (THREADS, !any(|r, first| r.engine.threads != first.engine.threads)),
+        (ENERGY, !any(|r, _| r.energy.is_some())),
+    ];
+    let kept = |at: usize| !hidden.contains(&(at, true));
     let heads = (0..).zip(HEADS).filter(|(at, _)| kept(*at)).map(|(_, head)| head);
     let cells = |e| (0..).zip(row(e)).filter(|(at, _)| kept(*at)).map(|(_, cell)| cell);
     (heads.collect(), entries.iter().map(|e| cells(e).collect()).collect())
@@ -243,6 +330,8 @@ fn row(entry: &Entry) -> Vec<String> {
         printable(&r.model.file),
         size(r.model.bytes),
         r.latency_ms.seq.to_string(),
+        r.latency_ms.batch.to_string(),
+        r.engine.threads.to_string(),
         ms(r.latency_ms.p50),
         ms(r.latency_ms.p95),
         ms(r.latency_ms.max),
@@ -288,11 +377,11 @@ pub fn as_markdown(entries: &[Entry]) -> String {
     text
 }
 
-/// Text from a file that Markdown would take for cells, tags, links, code or emphasis.
+/// Text from a file that Markdown would take for cells, tags, entities, links, headings, code or emphasis.
 fn plain_markdown(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if "|<[*`\\".contains(c) {
+        if "|<>[]*_~&#!`\\".contains(c) {
             out.push('\\');
         }
         out.push(c);
@@ -323,7 +412,7 @@ pub fn notes(entries: &[Entry]) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
     pub fn sample() -> serde_json::Value {
@@ -337,6 +426,10 @@ mod tests {
             "faults": {"major": 0, "minor": 0}, "thermal": {"start_c": null, "end_c": null, "throttled": null},
             "verdict": {"fits": true, "reasons": []}
         })
+    }
+
+    pub fn report() -> Report {
+        serde_json::from_value(sample()).unwrap()
     }
 
     #[test]
@@ -378,7 +471,35 @@ mod tests {
         }
         let read = load(&history).unwrap();
         assert_eq!(read.len(), 2);
-        assert!(last(&read, "kitchen", 16).is_some() && last(&read, "kitchen", 17).is_none());
+        let kind = read[0].kind();
+        assert!(last(&read, &kind).is_some());
+        for other in [
+            Kind {
+                seq: 17,
+                ..kind.clone()
+            },
+            Kind {
+                batch: 2,
+                ..kind.clone()
+            },
+            Kind {
+                threads: 1,
+                ..kind.clone()
+            },
+            Kind {
+                model: "n.onnx",
+                ..kind.clone()
+            },
+            Kind {
+                board: "attic",
+                ..kind.clone()
+            },
+        ] {
+            assert!(last(&read, &other).is_none(), "{other:?}");
+        }
+        let mut absurd = sample();
+        absurd["latency_ms"]["max"] = 1e300.into();
+        let wrapped_absurd = serde_json::json!({"schema": 1, "board": "b", "report": absurd});
         let mut newer = sample();
         newer["schema"] = 99.into();
         for (name, text, part) in [
@@ -386,6 +507,17 @@ mod tests {
             ("other.json", "{}".into(), "no bench report"),
             ("torn.jsonl", format!("{}\n{{\"sch", sample()), "line 2"),
             ("empty.jsonl", String::new(), "holds no report"),
+            ("absurd.json", absurd.to_string(), "latency_ms.max"),
+            (
+                "absurd.jsonl",
+                format!("{}\n{wrapped_absurd}", sample()),
+                "line 2: latency_ms.max",
+            ),
+            (
+                "endless.json",
+                sample().to_string().replace("5.0", "1e999"),
+                "out of range",
+            ),
         ] {
             let error = load(&write(name, &text)).unwrap_err().to_string();
             assert!(error.contains(part) && error.contains(name), "{error}");
@@ -401,6 +533,12 @@ mod tests {
         for part in ["0xd0b", "asimddp", "16.0 KiB"] {
             assert!(pi5.contains(part), "{pi5}");
         }
+        // Sold with up to 8 GiB.
+        let mut larger = report.clone();
+        larger.board.mem_total = Some(7 << 30);
+        assert_eq!(against_target(&larger, &pi4), Vec::<String>::new());
+        larger.board.mem_total = Some(9 << 30);
+        assert!(against_target(&larger, &pi4)[0].contains("8.0 GiB at most"));
         let mut slower = report.clone();
         slower.latency_ms.p50 = Some(10.0);
         assert!(against_last(&slower, &report)[0].contains("+100.0 %"));
@@ -415,11 +553,11 @@ mod tests {
         let mut entries = [entry(value, "x").unwrap()];
         let text = as_markdown(&entries);
         assert!(
-            text.contains("a\\|b") && text.contains("no: \\<img src=x> \\[a](b)"),
+            text.contains("a\\|b") && text.contains("no: \\<img src=x\\> \\[a\\](b)"),
             "{text}"
         );
         let cells = |text: &str| text.lines().nth(1).unwrap().matches('|').count() - 1;
-        assert_eq!((cells(&text), row(&entries[0]).len()), (HEADS.len() - 1, HEADS.len()));
+        assert_eq!((cells(&text), row(&entries[0]).len()), (HEADS.len() - 3, HEADS.len()));
         // The energy is a column where one board has told it.
         entries[0].report.energy = Some(thimble_shared::report::Energy {
             sensor: "ina3221 VDD_IN".into(),
@@ -429,16 +567,63 @@ mod tests {
             readings: 40,
         });
         let text = as_markdown(&entries);
-        assert_eq!(cells(&text), HEADS.len());
+        assert_eq!(cells(&text), HEADS.len() - 2);
         for part in [
             "| mJ |",
             "| 31.2 |",
             "6.25 W while running, 4.00 W idle (ina3221 VDD_IN)",
         ] {
             assert!(
-                text.contains(part) && as_table(&entries).contains(part.trim_matches([' ', '|'])),
+                text.contains(&part.replace('_', "\\_")) && as_table(&entries).contains(part.trim_matches([' ', '|'])),
                 "{part}: {text}"
             );
         }
+    }
+
+    #[test]
+    fn what_differs_between_reports_has_a_column() {
+        let one = entry(sample(), "x").unwrap();
+        let mut two = one.clone();
+        (two.report.latency_ms.batch, two.report.engine.threads) = (4, 1);
+        let heads = |entries: &[Entry]| comparison(entries).0.join(" ");
+        assert!(!heads(std::slice::from_ref(&one)).contains("threads") && heads(&[]).contains("board"));
+        let both = [one, two];
+        assert!(heads(&both).contains("at once threads"));
+        let rows = comparison(&both).1;
+        assert_eq!(
+            (&rows[0][4..6], &rows[1][4..6]),
+            (&["1".into(), "4".into()][..], &["4".into(), "1".into()][..])
+        );
+    }
+
+    #[test]
+    fn table_markdown_and_page_have_the_same_cells() {
+        let mut value = sample();
+        value["model"]["file"] = "<a|b_c>&\u{1b}[31m".into();
+        value["warnings"] = serde_json::json!(["hot & <slow>"]);
+        let entries = [entry(value, "x").unwrap(), entry(sample(), "y").unwrap()];
+        let (heads, rows) = comparison(&entries);
+        let (text, markdown, page) = (as_table(&entries), as_markdown(&entries), crate::page::html(&entries));
+        let cells = rows.iter().flatten().map(String::as_str).chain(heads);
+        for cell in cells.chain(notes(&entries).iter().map(String::as_str)) {
+            assert!(text.contains(cell), "{cell}: {text}");
+            assert!(markdown.contains(&plain_markdown(cell)), "{cell}: {markdown}");
+            assert!(page.contains(&crate::text::xml(cell)), "{cell}");
+        }
+        assert!(!text.contains('\u{1b}') && !markdown.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_history_is_known_to_be_writable_without_making_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("h.jsonl");
+        assert!(writable(&path).is_ok() && !path.exists());
+        std::fs::write(&path, "x").unwrap();
+        assert!(writable(&path).is_ok() && std::fs::read(&path).unwrap() == b"x");
+        let missing = writable(&dir.path().join("no/h.jsonl")).unwrap_err().to_string();
+        assert!(
+            missing.contains("h.jsonl") && writable(dir.path()).is_err(),
+            "{missing}"
+        );
     }
 }

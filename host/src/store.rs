@@ -13,6 +13,23 @@ pub struct WriteError {
     source: std::io::Error,
 }
 
+/// A file and what is wrong with it, for whatever reads or writes files of its own kind.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", path.display())]
+pub struct FileError {
+    pub path: PathBuf,
+    pub problem: String,
+}
+
+impl FileError {
+    pub fn new(path: &Path, problem: impl ToString) -> FileError {
+        FileError {
+            path: path.to_path_buf(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
 /// Refuses an output that is one of the files something is read from, under whatever name.
 pub fn refuse_inputs<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> anyhow::Result<()> {
     // A path that does not exist yet is nobody's input.

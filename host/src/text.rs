@@ -82,11 +82,12 @@ impl Drop for Progress {
     }
 }
 
-/// Text from a file as a terminal may show it: control characters are spelt out.
+/// Text from a file as a terminal may show it: control characters, and those that turn the direction of what follows, are
+/// spelt out.
 pub fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
-            if c.is_control() {
+            if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
                 c.escape_default().collect()
             } else {
                 vec![c]
@@ -191,6 +192,7 @@ mod tests {
             .context("x.onnx");
         assert_eq!(one_line(&error), "x.onnx: cannot write x: disk full");
         assert_eq!(printable("a\u{1b}[31m\n"), "a\\u{1b}[31m\\n");
+        assert_eq!(printable("a\u{202e}b"), "a\\u{202e}b");
     }
 
     #[test]

@@ -10,6 +10,15 @@ use crate::memory::Need;
 /// The `schema` number this build writes. A reader takes older numbers and refuses newer ones.
 pub const SCHEMA: u32 = 1;
 
+/// A month.
+const MOST_MS: f64 = 31.0 * 86_400e3;
+/// More than any rack of boards draws.
+const MOST_WATTS: f64 = 1e5;
+/// 1 PiB.
+const MOST_BYTES: f64 = (1u64 << 50) as f64;
+/// Of tokens, rows, threads and cores.
+const MOST_COUNT: f64 = 1e8;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub schema: u32,
@@ -40,6 +49,78 @@ pub struct Report {
 }
 
 impl Report {
+    /// Figures no board can have; empty when there are none. What reads a report asks first: one such figure would bend
+    /// every table, drawing and comparison it comes into.
+    pub fn problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut within = |what: &str, value: Option<f64>, least: f64, most: f64| {
+            if let Some(value) = value.filter(|v| !(least..=most).contains(v)) {
+                found.push(format!("{what} is {value}, which is not from {least} to {most}"));
+            }
+        };
+        let l = &self.latency_ms;
+        let ranked = [l.min, l.p50, l.p90, l.p95, l.p99, l.max];
+        let times = [
+            ("load_ms", self.load_ms),
+            ("first_inference_ms", self.first_inference_ms),
+            ("latency_ms.mean", l.mean),
+            ("latency_ms.sd", l.sd),
+            ("latency_ms.min", l.min),
+            ("latency_ms.p50", l.p50),
+            ("latency_ms.p90", l.p90),
+            ("latency_ms.p95", l.p95),
+            ("latency_ms.p99", l.p99),
+            ("latency_ms.max", l.max),
+        ];
+        times.into_iter().for_each(|(what, ms)| within(what, ms, 0.0, MOST_MS));
+        l.samples
+            .iter()
+            .for_each(|ms| within("latency_ms.samples", Some(*ms), 0.0, MOST_MS));
+        for (what, celsius) in [("start_c", self.thermal.start_c), ("end_c", self.thermal.end_c)] {
+            within(&format!("thermal.{what}"), celsius, -100.0, 300.0);
+        }
+        if let Some(e) = &self.energy {
+            within("energy.watts", Some(e.watts), 0.0, MOST_WATTS);
+            within("energy.idle_watts", e.idle_watts, 0.0, MOST_WATTS);
+            within(
+                "energy.mj_per_inference",
+                Some(e.mj_per_inference),
+                0.0,
+                MOST_WATTS * MOST_MS,
+            );
+        }
+        let (m, b) = (&self.memory, &self.board);
+        let bytes = [
+            ("model.bytes", Some(self.model.bytes)),
+            ("memory.baseline_rss", m.baseline_rss),
+            ("memory.peak_rss", m.peak_rss),
+            ("memory.anon", m.anon),
+            ("memory.file", m.file),
+            ("board.mem_total", b.mem_total),
+            ("board.mem_available", b.mem_available),
+            ("board.page_size", b.page_size),
+        ];
+        let weights = self.model.weights.values().map(|bytes| ("model.weights", Some(*bytes)));
+        bytes
+            .into_iter()
+            .chain(weights)
+            .for_each(|(what, n)| within(what, n.map(|n| n as f64), 0.0, MOST_BYTES));
+        let counts = [
+            ("latency_ms.seq", l.seq),
+            ("latency_ms.batch", l.batch),
+            ("engine.threads", self.engine.threads),
+            ("board.cores", b.cores.unwrap_or(0)),
+        ];
+        counts
+            .into_iter()
+            .for_each(|(what, n)| within(what, Some(f64::from(n)), 0.0, MOST_COUNT));
+        let told: Vec<f64> = ranked.into_iter().flatten().collect();
+        if told.windows(2).any(|pair| pair[0] > pair[1]) {
+            found.push("latency_ms contradicts itself: min, p50, p90, p95, p99 and max do not rise".into());
+        }
+        found
+    }
+
     /// The same report from a board whose clock means nothing: what was counted stays, what was timed is `null`.
     pub fn without_times(mut self) -> Report {
         let l = &self.latency_ms;
@@ -309,6 +390,48 @@ mod tests {
             for field in fields {
                 assert!(object.get(field).is_some(), "{section}.{field}");
             }
+        }
+    }
+
+    #[test]
+    fn figures_no_board_can_have_are_named() {
+        assert_eq!(sample().problems(), Vec::<String>::new());
+        type Spoil = fn(&mut Report);
+        let cases: [(Spoil, &str); 9] = [
+            (|r| r.latency_ms.p50 = Some(1e300), "latency_ms.p50"),
+            (|r| r.latency_ms.samples = vec![1.0, -1.0], "latency_ms.samples"),
+            (|r| r.load_ms = Some(f64::NAN), "load_ms is NaN"),
+            (|r| r.thermal.end_c = Some(-300.0), "thermal.end_c"),
+            (|r| r.memory.peak_rss = Some(u64::MAX), "memory.peak_rss"),
+            (|r| r.board.cores = Some(u32::MAX), "board.cores"),
+            (
+                |r| {
+                    r.model.weights.insert("w".into(), 1 << 60);
+                },
+                "model.weights",
+            ),
+            (
+                |r| (r.latency_ms.p50, r.latency_ms.p95) = (Some(3.0), Some(2.0)),
+                "contradicts itself",
+            ),
+            (
+                |r| {
+                    r.energy = Some(Energy {
+                        sensor: String::new(),
+                        watts: 1.0,
+                        idle_watts: Some(f64::INFINITY),
+                        mj_per_inference: 1.0,
+                        readings: 1,
+                    })
+                },
+                "energy.idle_watts is inf",
+            ),
+        ];
+        for (spoil, part) in cases {
+            let mut report = sample();
+            spoil(&mut report);
+            let told = report.problems().join("; ");
+            assert!(told.contains(part), "{part}: {told}");
         }
     }
 

@@ -64,6 +64,15 @@ pub enum Confidence {
 }
 
 impl Target {
+    /// Every size of RAM the board is sold with, smallest first.
+    pub fn ram_sizes(&self) -> Vec<u64> {
+        let others = self.ram_variants.iter().flat_map(|f| f.value.iter().copied());
+        let mut sizes: Vec<u64> = others.chain([self.ram_total.value]).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        sizes
+    }
+
     /// What is wrong with the profile itself; empty when nothing is.
     pub fn problems(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -79,14 +88,9 @@ impl Target {
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
             "name is not lower-case letters, digits and dashes",
         );
-        let texts = [&self.board, &self.soc, &self.cpu, &self.rustc_target, &self.qemu_cpu];
-        check(
-            texts
-                .into_iter()
-                .chain(&self.notes)
-                .all(|t| !t.chars().any(char::is_control)),
-            "a text holds a control character",
-        );
+        // Sources and notes are printed too: no text of the file may speak to a terminal.
+        let plain = serde_json::to_value(self).is_ok_and(|value| is_plain(&value));
+        check(plain, "a text holds a control character");
         check(
             !self.qemu_cpu.is_empty() && !self.qemu_cpu.contains([',', ' ']),
             "qemu_cpu is not the name of a CPU",
@@ -100,7 +104,12 @@ impl Target {
             "f32_gflops_per_core is not a number above 0",
         );
         check(self.cores.value > 0, "cores is 0");
+        check(self.cores.value <= MOST_CORES, "cores is more than 512");
         check(self.ram_total.value > 0, "ram_total is 0");
+        check(
+            self.ram_sizes().first() == Some(&self.ram_total.value),
+            "ram_variants has a size below ram_total, which is the smallest",
+        );
         check(
             self.page_size.value.is_power_of_two(),
             "page_size is not a power of two",
@@ -119,6 +128,18 @@ impl Target {
             "cpu_part is not a hexadecimal number",
         );
         found
+    }
+}
+
+/// More than any system on a chip has.
+const MOST_CORES: u32 = 512;
+
+fn is_plain(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::String(text) => !text.chars().any(char::is_control),
+        serde_json::Value::Array(values) => values.iter().all(is_plain),
+        serde_json::Value::Object(fields) => fields.values().all(is_plain),
+        _ => true,
     }
 }
 
@@ -162,8 +183,21 @@ mod tests {
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../targets/pi-zero-2w.toml")).unwrap();
         let good: Target = toml::from_str(&text).unwrap();
         type Spoil = fn(&mut Target);
-        let cases: [(Spoil, &str); 9] = [
+        let cases: [(Spoil, &str); 13] = [
             (|t| t.board = "a\u{1b}[31m".into(), "control character"),
+            (|t| t.l2.source = "a\u{7}".into(), "control character"),
+            (|t| t.features.value.push("a\nb".into()), "control character"),
+            (|t| t.cores.value = 100_000, "cores is more than"),
+            (
+                |t| {
+                    t.ram_variants = Some(Figure {
+                        value: vec![1],
+                        source: String::new(),
+                        confidence: Confidence::Unverified,
+                    })
+                },
+                "ram_variants has a size below ram_total",
+            ),
             (|t| t.qemu_cpu = "max,x=on".into(), "qemu_cpu"),
             (|t| t.clock_mhz.value = 0, "clock_mhz is 0"),
             (
@@ -189,5 +223,12 @@ mod tests {
             assert!(problems.iter().any(|p| p.contains(message)), "{message}: {problems:?}");
         }
         assert!(toml::from_str::<Target>(&text.replace("cores =", "corse =")).is_err());
+    }
+
+    #[test]
+    fn a_board_sold_in_several_sizes_has_them_all() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../targets/pi-4.toml")).unwrap();
+        let sizes = toml::from_str::<Target>(&text).unwrap().ram_sizes();
+        assert_eq!(sizes, [1 << 30, 2 << 30, 4 << 30, 8 << 30]);
     }
 }

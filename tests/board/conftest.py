@@ -42,11 +42,11 @@ class Board:
         ssh = ["ssh", "-F", str(self.config), "board", command]
         return subprocess.run(ssh, capture_output=True, text=True, timeout=60, check=True).stdout
 
-    def deploy(self, file, *args, host="board", config=None, code=0, target="pi-4"):
+    def deploy(self, file, *args, host="board", config=None, code=0, target="pi-4", runs=3):
         where = self.directory / "history.jsonl"
         done = thimble(
             "deploy", file, "--target", target, "--to", host, "--ssh-config", config or self.config,
-            "--device-program", DEVICE, "--history", where, "--seq", 8, "--runs", 3, "--json", *args, code=code,
+            "--device-program", DEVICE, "--history", where, "--seq", 8, "--runs", runs, "--json", *args, code=code,
         )  # fmt: skip
         return json.loads(done.stdout)["boards"][0], done
 

@@ -15,10 +15,11 @@ from conftest import DEVICE, thimble
 
 
 class Proxy:
-    """Forwards connections to the board and cuts the first one after `most` bytes have gone out."""
+    """Forwards connections to the board and cuts one whenever as many bytes have gone out as `cuts` says next."""
 
-    def __init__(self, port, most):
-        self.board, self.left, self.cuts = port, most, 0
+    def __init__(self, port, cuts):
+        self.board, self.next, self.cuts = port, iter(cuts), 0
+        self.left = next(self.next)
         self.server = socket.create_server(("127.0.0.1", 0))
         self.port = self.server.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
@@ -36,10 +37,11 @@ class Proxy:
     def pump(self, source, sink, counted):
         try:
             while data := source.recv(16384):
-                if counted and self.cuts == 0:
+                if counted:
                     self.left -= len(data)
                     if self.left < 0:
                         self.cuts += 1
+                        self.left = next(self.next, float("inf"))
                         break
                 sink.sendall(data)
         except OSError:
@@ -77,12 +79,21 @@ def test_first_time_then_nothing_is_sent_twice(board, model):
     assert shown.count("deb.onnx") == len(lines)
 
 
-def test_a_cut_link_is_taken_up_where_it_broke(board, model):
-    proxy = Proxy(board.port, most=4_000_000)
+@pytest.fixture
+def talkative(board):
+    """A login that greets on both streams before every command, with what could be taken for an answer."""
+    board.run("printf 'echo \"Welcome! 17\"; echo have; echo \"{}\"; echo no mail >&2\\n' > /root/.ssh/rc")
+    yield
+    board.run("rm -f /root/.ssh/rc")
+
+
+def test_a_cut_link_is_taken_up_where_it_broke(board, model, talkative):
+    proxy = Proxy(board.port, cuts=[3_000_000] + [400_000] * 6)
     config = board.directory / "cut_config"
     config.write_text(board.config.read_text().replace(f"Port {board.port}\n", f"Port {proxy.port}\n"))
     done, _ = board.deploy(model, "--dir", "/root/cut", config=config)
-    assert proxy.cuts == 1 and done["breaks"] == 1
+    assert proxy.cuts == 7, "more often than it is tried without progress"
+    assert done["breaks"] == 7
     whole = sum(f.stat().st_size for f in (DEVICE, model, model.with_name("deb.tokenizer.json")))
     assert done["sent"] == whole, "no byte went over twice"
     assert left_behind(board, "/root/cut") == []
@@ -119,6 +130,41 @@ def test_too_little_ram_is_refused(board, albert_base):
         assert board.run("ls -A /root/ram").split() == []
     finally:
         board.run("umount /fill")
+
+
+def test_a_killed_bench_is_not_laid_on_memory_without_a_reason(board, model):
+    board.deploy(model, "--dir", "/root/first")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(board.deploy, model, "--dir", "/root/first", runs=100_000, code=2)
+        board.run("for n in $(seq 200); do sleep 0.2; pid=$(pidof thimble-device) && kill -9 $pid && break; done")
+        told, _ = running.result()
+    assert "signal 9" in told["error"] and "no such kill" in told["error"], told
+
+
+def test_a_limit_of_time_is_not_judged_on_an_emulator(board, model):
+    told, _ = board.deploy(model, "--dir", "/root/first", "--max-p95", "0.001")
+    assert told["fits"] is True and told["report"]["verdict"]["reasons"] == []
+
+
+def test_what_cannot_be_is_refused_before_anything_is_touched(model, tmp_path):
+    """The host does not exist: a word of it would mean that it was asked."""
+    for args, part in [
+        (["--max-p95", "nan"], "--max-p95"),
+        (["--max-p95", "-1"], "--max-p95"),
+        (["--runs", "0"], "--runs"),
+        (["--threads", "0"], "--threads"),
+        (["--seq", "100000"], "--seq"),
+        (["--dir", ""], "--dir"),
+        (["--dir", "a\nb"], "--dir"),
+        (["--ssh-config", "missing"], "--ssh-config"),
+        (["--history", "missing/h.jsonl"], "missing/h.jsonl"),
+        (["--history", "."], "directory"),
+        (["--history", model], "is an input"),
+    ]:
+        done = thimble("deploy", model, "--target", "pi-4", "--to", "nowhere.invalid", "--device-program", DEVICE,
+                       *[f"{args[0]}={args[1]}"], code=2, cwd=tmp_path)  # fmt: skip
+        assert part in done.stderr and "nowhere" not in done.stderr, done.stderr
+    assert os.listdir(tmp_path) == []
 
 
 def test_limits_are_judged_on_the_board(board, model):
@@ -165,6 +211,16 @@ def test_keep_tells_when_systemctl_fails(board, model, systemctl):
     board.run("printf '#!/bin/sh\\necho Failed to enable unit >&2; exit 1\\n' > /bin/systemctl")
     told, done = board.deploy(model, "--dir", "/root/first", "--keep", code=2)
     assert "Failed to enable unit" in told["error"] and "Failed to enable unit" in done.stderr
+    assert told["kept"] is False and told["report"]["memory"]["peak_rss"] > 0, "what was measured is told"
+    assert json.loads((board.directory / "history.jsonl").read_text().splitlines()[-1])["report"] == told["report"]
+    assert left_behind(board, "/root/first") == left_behind(board, "/etc/systemd/system") == []
+
+
+def test_keep_unmasks_nothing(board, model, systemctl):
+    board.run("ln -s /dev/null /etc/systemd/system/thimble-check.service")
+    told, _ = board.deploy(model, "--dir", "/root/masked", "--keep", code=1)
+    assert "unmask" in told["reason"] and board.run("ls -A /root/masked").split() == []
+    assert board.run("readlink /etc/systemd/system/thimble-check.service").strip() == "/dev/null"
 
 
 def test_keep_takes_no_directory_that_a_unit_would_misread(board, model, systemctl):
@@ -219,6 +275,7 @@ def test_hostile_inventories_are_one_error(model, tmp_path):
         ("x ansible_host=$(id) thimble_target=pi-4", "cannot be where a board is"),
         ("x ansible_host='a b' thimble_target=pi-4", "name=value"),
         ("x ansible_host= thimble_target=pi-4", "no value"),
+        ("x ansible_ssh_host=-oProxyCommand=id thimble_target=pi-4", "cannot be where a board is"),
         ("x ansible_port=-1 thimble_target=pi-4", "no port"),
         ("x thimble_target=pi-9", "x: no target 'pi-9'"),
         ("x", "no thimble_target"),

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import BIN, DEVICE, thimble
@@ -219,6 +220,41 @@ def test_partitions_are_named_and_hostile_images_are_one_error(model, tree, tmp_
     assert "regular file" in install(model, tmp_path, code=2).stderr
     thimble("install", model, "--rootfs", tmp_path, "--image", image, "--target", "pi-4", code=2)
     thimble("install", model, "--target", "pi-4", code=2)
+
+
+def test_two_installs_at_once_are_both_in_the_image(model, tree, tmp_path):
+    image = make(tmp_path / "card.img", tree)
+    second = tmp_path / "second.onnx"
+    second.write_bytes(model.read_bytes())
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(lambda file: install(file, image), (model, second)))
+    listed = debugfs(image, "ls /usr/lib/thimble")
+    assert "deb.onnx" in listed and "second.onnx" in listed, listed
+    assert all("into partition 2" in done.stdout for done in told)
+    assert not list(tmp_path.glob(".thimble*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_the_image_stays_its_owners(model, tree, tmp_path):
+    image = make(tmp_path / "card.img", tree)
+    os.chown(image, 1234, 5678)
+    image.chmod(0o660)
+    install(model, image)
+    stat = image.stat()
+    assert (stat.st_uid, stat.st_gid, stat.st_mode & 0o777) == (1234, 5678, 0o660)
+
+
+def test_a_masked_unit_stays_masked_and_it_is_said(model, tree, tmp_path):
+    mask = f"etc/systemd/system/{UNIT}"
+    image = make(tmp_path / "card.img", tree, spoil=lambda s: tool("debugfs", "-w", "-R", f"symlink /{mask} /dev/null", s))
+    root = tmp_path / "root"
+    (root / mask).parent.mkdir(parents=True)
+    (root / "etc/os-release").touch()
+    (root / mask).symlink_to("/dev/null")
+    rooted = thimble("install", model, "--rootfs", root, "--target", "pi-4", "--device-program", DEVICE)
+    for done in (install(model, image), rooted):
+        assert "was masked" in done.stdout and "measures at boot" not in done.stdout
+    assert os.readlink(root / mask) == "/dev/null" and '"/dev/null"' in debugfs(image, f"stat /{mask}")
 
 
 def test_two_roots_must_be_told_apart(model, tree, tmp_path):

@@ -4,7 +4,7 @@ import hashlib
 import subprocess
 
 import pytest
-from conftest import DEVICE, thimble
+from conftest import BIN, DEVICE, thimble
 
 MAINTAINER = "Test <test@example.org>"
 
@@ -72,6 +72,18 @@ def test_a_mounted_root_gets_everything_and_systemd_accepts_the_unit(model, tmp_
     # systemd looks for the program it is to start: here that is the shell, which every root has.
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr.strip(), done.stderr
+
+
+def test_a_narrow_umask_shuts_nobody_out(model, tmp_path):
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/os-release").touch()
+    command = [BIN / "thimble", "install", model, "--rootfs", root, "--target", "pi-4", "--device-program", DEVICE]
+    subprocess.run(command, check=True, capture_output=True, umask=0o077)
+    made = [path for path in root.rglob("*") if path.is_dir() and path != root / "etc"]
+    assert len(made) >= 6 and {path.stat().st_mode & 0o777 for path in made} == {0o755}
+    files = {path.name: path.stat().st_mode & 0o777 for path in (root / "usr").rglob("*") if path.is_file()}
+    assert files.pop("thimble-device") == 0o755 and set(files.values()) == {0o644}
 
 
 def test_a_root_of_another_architecture_is_refused(model, tmp_path):

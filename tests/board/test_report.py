@@ -95,6 +95,8 @@ def test_hostile_and_corrupt_reports(reports, tmp_path):
         ('{"schema": 99, "board": "x", "report": {}}', "newer"),
         (json.dumps({**entry, "report": {**entry["report"], "latency_ms": 5}}), "latency_ms"),
         (json.dumps({**entry, "report": {**entry["report"], "memory": {"peak_rss": -1}}}), "-1"),
+        (json.dumps({**entry, "report": {**entry["report"], "load_ms": 1e300}}), "load_ms"),
+        (json.dumps({**entry, "report": {**entry["report"], "load_ms": float("nan")}}), "expected value"),
     ]:
         bad.write_text("\n".join([history[0], line, history[2]]))
         out = tmp_path / "never.html"

@@ -3,8 +3,9 @@
 
 use super::CardError;
 use super::partition::Partition;
+use crate::tool::{ToolError, complaint};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 /// One partition of one image. Tools run in a directory of their own, where the image has a plain name: `?` and blanks in a
 /// user's path would mean something to them.
@@ -36,21 +37,14 @@ impl FileSystem {
     }
 
     fn tool(&self, tool: &'static str, arguments: &[&str]) -> Result<Output, CardError> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let sbin = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-        Command::new(tool)
-            .env("PATH", std::env::join_paths(sbin).unwrap_or_default())
-            .env("LC_ALL", "C")
+        crate::tool::tool(tool)
             .env("DEBUGFS_PAGER", "cat")
             .args(arguments)
             .arg(&self.device)
             .current_dir(self.dir.path())
             .stdin(std::process::Stdio::null())
             .output()
-            .map_err(|e| CardError::Tool {
-                tool,
-                problem: format!("does not start: {e}; install it (Debian: apt-get install e2fsprogs)"),
-            })
+            .map_err(|e| ToolError::start(tool, &e, "install it (Debian: apt-get install e2fsprogs)").into())
     }
 
     /// Runs debugfs commands and gives what they print.
@@ -62,10 +56,7 @@ impl FileSystem {
         let text = String::from_utf8_lossy(&done.stdout).into_owned();
         // It says on stderr that it could not open the file system, and goes on to say so at every command.
         if !done.status.success() || String::from_utf8_lossy(&done.stderr).contains("while trying to open") {
-            return Err(CardError::Tool {
-                tool: "debugfs",
-                problem: last_line(&done),
-            });
+            return Err(ToolError::new("debugfs", complaint(&done)).into());
         }
         Ok(text)
     }
@@ -123,20 +114,10 @@ impl FileSystem {
         Ok((done.status.code() != Some(0)).then(|| {
             // Its first complaint is the cause, its last words are a summary.
             let text = String::from_utf8_lossy(&done.stdout).into_owned();
-            let complaint = text.lines().find(|l| !l.trim().is_empty() && !l.starts_with("Pass "));
-            crate::text::printable(complaint.unwrap_or(&last_line(&done)))
+            let first = text.lines().find(|l| !l.trim().is_empty() && !l.starts_with("Pass "));
+            crate::text::printable(first.unwrap_or(&complaint(&done)))
         }))
     }
-}
-
-fn last_line(done: &Output) -> String {
-    let text = String::from_utf8_lossy(&done.stderr).into_owned();
-    let line = text
-        .lines()
-        .rev()
-        .find(|l| !l.trim().is_empty())
-        .unwrap_or("no reason given");
-    crate::text::printable(line.trim())
 }
 
 /// A path as debugfs reads it back: in double quotes, with nothing in it that would end them.

@@ -5,23 +5,27 @@
 pub mod debugfs;
 pub mod partition;
 
-use crate::package::{Payload, WANTS};
-use crate::text::{Progress, size};
+use crate::package::{MASK, OWN_UNITS, Payload, UNIT, WANTS};
+use crate::program::foreign;
+use crate::store::FileError;
+use crate::text::{Progress, say, size};
+use crate::tool::ToolError;
 use debugfs::{FileSystem, Stat};
 use partition::{Partition, Super, TableError};
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CardError {
-    #[error("{path}: {problem}")]
-    File { path: String, problem: String },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("{}: {source}", path.display())]
     Table { path: PathBuf, source: TableError },
-    #[error("{tool}: {problem}")]
-    Tool { tool: &'static str, problem: String },
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     #[error("{0:?} in the image cannot be named to debugfs")]
     Path(String),
     /// Nothing is broken, it just does not fit.
@@ -31,10 +35,7 @@ pub enum CardError {
 
 impl CardError {
     fn file(path: &Path, problem: impl ToString) -> CardError {
-        CardError::File {
-            path: path.display().to_string(),
-            problem: problem.to_string(),
-        }
+        FileError::new(path, problem).into()
     }
 }
 
@@ -42,19 +43,28 @@ impl CardError {
 const MOST_SHELL: u64 = 64 << 20;
 const OS_RELEASE: [&str; 2] = ["/etc/os-release", "/usr/lib/os-release"];
 
-/// Installs and gives the number of the partition; 0 is an image that is one file system.
-pub fn install(image: &Path, wanted: Option<u32>, payload: &Payload) -> Result<u32, CardError> {
+/// What came of an install.
+pub struct Installed {
+    /// 0 is an image that is one file system.
+    pub partition: u32,
+    /// Whether the system there will never start the unit: its owner masked it.
+    pub masked: bool,
+    /// Whether the image could not be given back to its owner.
+    pub owner_changed: bool,
+}
+
+pub fn install(image: &Path, wanted: Option<u32>, payload: &Payload) -> Result<Installed, CardError> {
     let failed = |e: std::io::Error| CardError::file(image, e);
     // A link stays a link: what it leads to is replaced.
     let image = &image.canonicalize().map_err(failed)?;
-    let meta = image.metadata().map_err(failed)?;
-    if !meta.is_file() {
+    if !image.metadata().map_err(failed)?.is_file() {
         return Err(CardError::file(
             image,
             "is no regular file; mount a card's root partition and name it with --rootfs",
         ));
     }
-    let mut file = File::open(image).map_err(failed)?;
+    let mut file = open_alone(image).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
     let (partition, space) = root_partition(image, &mut file, meta.len(), wanted)?;
     let original = FileSystem::of(image, &partition)?;
     fits_architecture(image, &original)?;
@@ -83,11 +93,42 @@ pub fn install(image: &Path, wanted: Option<u32>, payload: &Payload) -> Result<u
         let told = format!("debugfs would have left a damaged file system; nothing was changed ({complaint})");
         return Err(CardError::file(image, told));
     }
+    // The mode comes after the owner, whose change takes the set-user bits away.
+    let owner_changed = fchown(copy.as_file(), Some(meta.uid()), Some(meta.gid())).is_err();
     copy.as_file().set_permissions(meta.permissions()).map_err(failed)?;
     copy.as_file().sync_all().map_err(failed)?;
     copy.persist(image).map_err(|e| failed(e.error))?;
     File::open(folder).and_then(|d| d.sync_all()).map_err(failed)?;
-    Ok(partition.number)
+    Ok(Installed {
+        partition: partition.number,
+        masked: script.masked,
+        owner_changed,
+    })
+}
+
+/// The image, held by nobody else who installs: the copy of one would take the place of the other's. The lock goes with the
+/// file that was opened, so after a wait it must still be the one that has the name.
+fn open_alone(image: &Path) -> std::io::Result<File> {
+    let mut told = false;
+    loop {
+        let file = File::open(image)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                if !told {
+                    say(&format!("{}: another install is at work; waiting", image.display()));
+                }
+                told = true;
+                file.lock()?;
+            }
+            // A file system without locks.
+            Err(TryLockError::Error(_)) => return Ok(file),
+        }
+        let (ours, named) = (file.metadata()?, image.metadata()?);
+        if (ours.dev(), ours.ino()) == (named.dev(), named.ino()) {
+            return Ok(file);
+        }
+    }
 }
 
 /// The partition that was named, or the only one that looks like a Linux system's root.
@@ -196,26 +237,11 @@ pub fn wrong_architecture(arch: &str) -> String {
     format!("the system there is {arch}, thimble-device is for aarch64 (64-bit ARM): take a 64-bit system")
 }
 
-/// What a program is for, when that is not aarch64.
-pub fn foreign(program: &[u8]) -> Option<String> {
-    if program.len() < 20 || !program.starts_with(b"\x7fELF") {
-        return Some("of an unknown kind (its /bin/sh is no ELF program)".into());
-    }
-    let machine = u16::from_le_bytes([program[18], program[19]]);
-    match (program[4], program[5], machine) {
-        (2, 1, 183) => None,
-        (_, 1, 40) => Some("32-bit ARM".into()),
-        (_, 1, 62) => Some("x86-64".into()),
-        (_, 1, 3) => Some("32-bit x86".into()),
-        (_, 1, 243) => Some("RISC-V".into()),
-        _ => Some(format!("for ELF machine {machine}")),
-    }
-}
-
 /// What is to be done to the file system, made up before anything is.
 struct Script {
     text: String,
     link: bool,
+    masked: bool,
 }
 
 impl Script {
@@ -287,7 +313,10 @@ impl Script {
         if inodes > space.free_inodes {
             return Err(CardError::Refused("the partition has no inodes left".into()));
         }
-        Ok(Script { text, link })
+        // In an image links may lead anywhere; what a mask is, is the link itself.
+        let own = system.stat(&format!("/{OWN_UNITS}/{UNIT}"))?;
+        let masked = own.and_then(|stat| stat.link).as_deref() == Some(MASK);
+        Ok(Script { text, link, masked })
     }
 
     fn apply(&self, system: &FileSystem, payload: &Payload) -> Result<(), CardError> {
@@ -371,27 +400,6 @@ fn clear_abandoned(folder: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn programs_of_other_machines_are_named() {
-        let elf = |class: u8, machine: u8| {
-            let mut head = b"\x7fELF\0\x01\x01".to_vec();
-            head[4] = class;
-            head.resize(18, 0);
-            head.extend([machine, 0]);
-            head
-        };
-        assert_eq!(foreign(&elf(2, 183)), None);
-        for (program, part) in [
-            (elf(1, 40), "32-bit ARM"),
-            (elf(2, 62), "x86-64"),
-            (elf(1, 183), "machine 183"),
-            (b"#!/bin/busybox sh\nexit 0\n".to_vec(), "no ELF"),
-            (vec![], "no ELF"),
-        ] {
-            assert!(foreign(&program).unwrap().contains(part));
-        }
-    }
 
     #[test]
     fn a_sparse_copy_is_the_same_file_and_takes_less_room() {

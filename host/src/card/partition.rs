@@ -4,6 +4,8 @@
 use std::io::{Read, Seek, SeekFrom};
 
 pub const SECTOR: u64 = 512;
+/// What some flash and disks have instead.
+const WIDE_SECTOR: u64 = 4096;
 /// A chain of extended partitions longer than this is a loop or a joke.
 const MOST_LOGICAL: u32 = 60;
 
@@ -142,6 +144,14 @@ fn mbr(image: &mut (impl Read + Seek), size: u64, first: &[u8]) -> Result<Vec<Pa
 fn gpt(image: &mut (impl Read + Seek), size: u64) -> Result<Vec<Partition>, TableError> {
     let header = read_at(image, SECTOR, SECTOR as usize)?;
     if !header.starts_with(b"EFI PART") {
+        // A header lies in the second sector, whatever a sector is.
+        let wide = size >= WIDE_SECTOR + SECTOR && read_at(image, WIDE_SECTOR, 8)? == b"EFI PART";
+        if wide {
+            return unfit(format!(
+                "has sectors of {WIDE_SECTOR} bytes, sectors of {SECTOR} are read here: mount its root partition \
+                 (losetup -P --sector-size {WIDE_SECTOR}) and name that with --rootfs"
+            ));
+        }
         return damaged("its first sector speaks of a GPT, its second holds none");
     }
     let length = le32(&header, 12) as usize;
@@ -322,7 +332,7 @@ mod tests {
     #[test]
     fn damaged_tables_are_one_clear_error() {
         type Spoil = fn(&mut Vec<u8>);
-        let cases: [(fn() -> Vec<u8>, Spoil, &str); 13] = [
+        let cases: [(fn() -> Vec<u8>, Spoil, &str); 14] = [
             (logical, |i| i.truncate(600), "no partition table"),
             (logical, |i| i[511] = 0, "no partition table"),
             (logical, |i| i[446..510].fill(0), "no partition table"),
@@ -334,6 +344,14 @@ mod tests {
             (logical, |i| entry(i, 200, 1, 0x05, u32::MAX, 9), "outside of the image"),
             (logical, |i| i[500 * 512 + 511] = 0, "no signature"),
             (guid, |i| i[512] = 0, "holds none"),
+            (
+                guid,
+                |i| {
+                    i[512] = 0;
+                    i[4096..4104].copy_from_slice(b"EFI PART");
+                },
+                "sectors of 4096 bytes",
+            ),
             (guid, |i| i[1024 + 128 + 40] ^= 1, "entries does not hold"),
             (
                 guid,

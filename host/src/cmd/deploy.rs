@@ -5,17 +5,19 @@ use crate::board;
 use crate::cli::{DeployArgs, Outcome};
 use crate::deploy::inventory::{self, Host};
 use crate::deploy::link::Link;
-use crate::deploy::{Cargo, DeployError, Deployed, Order, deploy, item, surprises};
+use crate::deploy::{Cargo, DeployError, Deployed, Order, deploy, item};
 use crate::package::PROGRAM;
-use crate::predict::need;
-use crate::reports::{self, Entry};
+use crate::predict::{need, seq_of};
+use crate::program::{device_program, head, largest_page};
+use crate::reports::{self, Entry, Kind};
+use crate::store;
 use crate::subject::{Subject, tokenizer_beside};
 use crate::text::{exact, printable, say, size};
-use crate::virtual_board::device_program;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::sync::Mutex;
-use thimble_shared::report::SCHEMA;
+use thimble_device::bench::{Limits, judge};
+use thimble_shared::report::{Report, SCHEMA};
 use thimble_shared::target::Target;
 
 /// Boards done at the same time.
@@ -47,10 +49,10 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         let name = tokenizer.file_name().unwrap_or_default().to_string_lossy().into_owned();
         files.push(item(&tokenizer, name, "644")?);
     }
-    let positions = graph.config.max_position_embeddings;
-    let seq = args.seq.unwrap_or(positions.min(128));
+    let seq = seq_of(&graph.config, args.seq)?;
     let cargo = Cargo {
         need: need(&graph.config, Some(&graph.formats), files[1].bytes, seq),
+        largest_page: largest_page(&head(&program)?),
         files,
         model: name,
     };
@@ -61,13 +63,24 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     option("--runs", args.runs.map(|n| n.to_string()));
     option("--threads", args.threads.map(|n| n.to_string()));
     option("--max-ram", args.max_ram.map(|r| r.as_u64().to_string()));
-    option("--max-p95", args.max_p95.map(|ms| ms.to_string()));
+    if args.dir.is_empty() || args.dir.chars().any(char::is_control) {
+        bail!("--dir {:?}: name a directory on the board", args.dir);
+    }
+    if let Some(config) = &args.ssh_config
+        && let Err(e) = std::fs::File::open(config)
+    {
+        bail!("--ssh-config {}: {e}", config.display());
+    }
     let order = Order {
         dir: &args.dir,
         bench: &bench,
         max_ram: args.max_ram.map(|r| r.as_u64()),
         keep: args.keep,
     };
+    // What cannot be kept afterwards must not be measured first.
+    let inputs = cargo.files.iter().map(|f| f.from.as_path());
+    store::refuse_inputs(&args.history, inputs)?;
+    reports::writable(&args.history)?;
     let history = match args.history.exists() {
         true => reports::load(&args.history)?,
         false => Vec::new(),
@@ -85,7 +98,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     if hosts.is_empty() {
         bail!("the inventory names no host");
     }
-    // A wrong target must be known before the first board is touched.
+    // A wrong target or address must be known before the first board is touched.
     let jobs = hosts
         .into_iter()
         .map(|host| {
@@ -93,7 +106,8 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
             let named =
                 named.with_context(|| format!("{}: no thimble_target in the inventory and no --target", host.name))?;
             let target = board::find(named).with_context(|| host.name.clone())?;
-            Ok((host, target))
+            let link = Link::new(&host.to, host.port, args.ssh_config.clone()).with_context(|| host.name.clone())?;
+            Ok((host, target, link))
         })
         .collect::<Result<Vec<_>>>()?;
     let done = Mutex::new(Vec::new());
@@ -102,10 +116,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         for _ in 0..jobs.len().min(AT_ONCE) {
             scope.spawn(|| {
                 while let Some(at) = next.lock().ok().and_then(|mut n| n.next()) {
-                    let (host, _) = &jobs[at];
-                    let result = Link::new(&host.to, host.port, args.ssh_config.clone())
-                        .map_err(DeployError::from)
-                        .and_then(|link| deploy(&link, &cargo, &order));
+                    let result = deploy(&jobs[at].2, &cargo, &order);
                     if let Ok(mut done) = done.lock() {
                         done.push((at, result));
                     }
@@ -120,8 +131,8 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         ..Told::default()
     };
     for (at, result) in done {
-        let (host, target) = &jobs[at];
-        told.add(host, target, result, &history, args)?;
+        let (host, target, _) = &jobs[at];
+        told.add(host, target, result, &history, args);
     }
     Ok(told.outcome(args.json, jobs.len()))
 }
@@ -144,49 +155,41 @@ impl Told {
         result: Result<Deployed, DeployError>,
         history: &[Entry],
         args: &DeployArgs,
-    ) -> Result<()> {
+    ) {
         match result {
             Ok(deployed) => self.board(host, target, deployed, history, args),
             Err(DeployError::Refused(refusal)) => {
                 self.no = true;
-                self.text += &format!("{}: no: {refusal}\n", host.name);
+                self.text += &format!("{}: no: {}\n", host.name, printable(&refusal.to_string()));
                 self.json
                     .push(json!({"board": host.name, "fits": false, "reason": refusal.to_string()}));
-                Ok(())
             }
             Err(error) => {
-                let error = format!("{}: {error}", host.name);
+                let error = self.failed(host, &error.to_string());
                 self.json.push(json!({"board": host.name, "error": error}));
-                self.error.get_or_insert(error.clone());
-                // Of a single board the program's last word is this error.
-                if self.several {
-                    say(&format!("error: {error}"));
-                }
-                Ok(())
             }
         }
     }
 
-    fn board(
-        &mut self,
-        host: &Host,
-        target: &Target,
-        deployed: Deployed,
-        history: &[Entry],
-        args: &DeployArgs,
-    ) -> Result<()> {
+    fn failed(&mut self, host: &Host, error: &str) -> String {
+        let error = format!("{}: {error}", host.name);
+        // Of a single board the program's last word is its first error.
+        if self.several || self.error.is_some() {
+            say(&format!("error: {}", printable(&error)));
+        }
+        self.error.get_or_insert(error.clone());
+        error
+    }
+
+    fn board(&mut self, host: &Host, target: &Target, deployed: Deployed, history: &[Entry], args: &DeployArgs) {
         let Deployed {
             look,
             report,
             sent,
             breaks,
+            kept,
         } = deployed;
-        // Emulators have a clock too: what it says must not enter the history as a time.
-        let report = if report.board.emulated.is_some() {
-            report.without_times()
-        } else {
-            report
-        };
+        let report = timed(report, args.max_p95);
         let sent_text = match sent {
             0 => "everything was there already".to_string(),
             bytes => format!("sent {}", exact(bytes)),
@@ -200,23 +203,36 @@ impl Told {
             host.name,
             printable(&look.dir)
         );
-        let against = [surprises(&look, target), reports::against_target(&report, target)].concat();
+        let against = reports::against_target(&report, target);
         for line in &against {
             self.text += &format!("  not as {} is listed: {}\n", target.name, printable(line));
         }
-        let last = reports::last(history, &host.name, report.latency_ms.seq);
+        let last = reports::last(history, &Kind::of(&host.name, &report));
         let changes = last
             .map(|l| reports::against_last(&report, &l.report))
             .unwrap_or_default();
         for line in &changes {
             let when = last.and_then(|l| l.time.as_deref()).unwrap_or("the last report");
-            self.text += &format!("  since {when}: {line}\n");
+            self.text += &format!("  since {}: {line}\n", printable(when));
         }
         if let (Some(peak), Some(available)) = (report.memory.peak_rss, look.mem_available) {
             self.text += &format!("  peak {} of {} available\n", size(peak), size(available));
         }
-        if args.keep {
-            self.text += &format!("  kept: {} measures at every boot\n", crate::package::UNIT);
+        if args.max_p95.is_some() && report.board.emulated.is_some() {
+            self.text += "  --max-p95 is not judged: an emulated board has no time\n";
+        }
+        let mut errors = Vec::new();
+        match &kept {
+            None => {}
+            Some(Ok(())) => self.text += &format!("  kept: {} measures at every boot\n", crate::package::UNIT),
+            Some(Err(DeployError::Refused(refusal))) => {
+                self.no = true;
+                self.text += &format!("  not kept: {}\n", printable(&refusal.to_string()));
+            }
+            Some(Err(error)) => {
+                self.text += "  not kept\n";
+                errors.push(self.failed(host, &format!("measured, but not kept: {error}")));
+            }
         }
         self.no |= !report.verdict.fits;
         let entry = Entry {
@@ -226,13 +242,27 @@ impl Told {
             target: Some(target.name.clone()),
             report,
         };
-        reports::append(&args.history, &entry)?;
-        self.json.push(json!({
+        if let Err(error) = reports::append(&args.history, &entry) {
+            errors.push(self.failed(host, &format!("measured, but not added to the history: {error}")));
+            // What was measured is not lost: the line as the history would have it.
+            let line = serde_json::to_string(&entry).unwrap_or_default();
+            self.text += &format!("  the line that {} lacks:\n{line}\n", args.history.display());
+        }
+        let mut told = json!({
             "board": host.name, "fits": entry.report.verdict.fits, "sent": sent, "breaks": breaks, "dir": look.dir,
             "against_target": against, "against_last": changes, "report": entry.report,
-        }));
+        });
+        if let Some(kept) = &kept {
+            told["kept"] = kept.is_ok().into();
+            if let Err(DeployError::Refused(refusal)) = kept {
+                told["reason"] = refusal.to_string().into();
+            }
+        }
+        if !errors.is_empty() {
+            told["error"] = errors.join("; ").into();
+        }
+        self.json.push(told);
         self.entries.push(entry);
-        Ok(())
     }
 
     fn outcome(self, json: bool, boards: usize) -> Outcome {
@@ -248,9 +278,93 @@ impl Told {
         };
         match self.error {
             Some(error) if boards == 1 => Outcome::malformed(text, error),
-            Some(_) => Outcome::malformed(text, "not every board was reached".into()),
+            Some(_) => Outcome::malformed(text, "not every board is done".into()),
             None if self.no => Outcome::no(text),
             None => Outcome::yes(text),
         }
+    }
+}
+
+/// The report without times where the board is software: emulators have a clock too, and what it says must not be judged or
+/// enter the history as a time. Elsewhere the limit is judged as the board itself would.
+fn timed(report: Report, max_p95_ms: Option<f64>) -> Report {
+    if report.board.emulated.is_some() {
+        return report.without_times();
+    }
+    let limits = Limits {
+        max_p95_ms,
+        ..Limits::default()
+    };
+    let verdict = judge(limits, None, &report.latency_ms);
+    let mut report = report;
+    report.verdict.fits &= verdict.fits;
+    report.verdict.reasons.extend(verdict.reasons);
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_time_is_judged_where_time_is_real() {
+        let mut report = crate::reports::tests::report();
+        let p95 = report.latency_ms.p95.unwrap();
+        for (limit, fits) in [(None, true), (Some(p95), true), (Some(p95 / 2.0), false)] {
+            let judged = timed(report.clone(), limit).verdict;
+            assert_eq!((judged.fits, judged.reasons.len()), (fits, usize::from(!fits)));
+        }
+        report.board.emulated = Some("qemu-system".into());
+        let judged = timed(report, Some(p95 / 2.0));
+        assert!(judged.verdict.fits && judged.latency_ms.p95.is_none());
+    }
+
+    #[test]
+    fn a_report_is_told_though_neither_history_nor_unit_can_be_written() {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: DeployArgs,
+        }
+        let line = [
+            "x",
+            "m.onnx",
+            "--to",
+            "board",
+            "--target",
+            "pi-4",
+            "--keep",
+            "--history",
+            "/nowhere/h.jsonl",
+        ];
+        let args = Line::parse_from(line).args;
+        let host = Host {
+            name: "board".into(),
+            to: "board".into(),
+            port: None,
+            target: None,
+        };
+        let deployed = Deployed {
+            look: crate::deploy::Look::default(),
+            report: crate::reports::tests::report(),
+            sent: 0,
+            breaks: 0,
+            kept: Some(Err(DeployError::Board("Failed to enable unit".into()))),
+        };
+        let mut told = Told::default();
+        told.add(&host, &board::find("pi-4").unwrap(), Ok(deployed), &[], &args);
+        let errors = told.json[0]["error"].to_string();
+        assert!(
+            errors.contains("Failed to enable unit") && errors.contains("/nowhere/h.jsonl"),
+            "{errors}"
+        );
+        assert_eq!(told.json[0]["report"]["memory"]["peak_rss"], 1 << 24);
+        let line = told.text.lines().find(|l| l.starts_with('{')).unwrap();
+        let entry: Entry = serde_json::from_str(line).unwrap();
+        assert_eq!(entry.report, crate::reports::tests::report());
+        let outcome = told.outcome(false, 1);
+        assert_eq!(outcome.code, 2);
+        assert!(outcome.text.contains("5.10") && outcome.error.unwrap().contains("Failed to enable unit"));
     }
 }

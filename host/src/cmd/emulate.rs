@@ -3,12 +3,14 @@
 
 use crate::board;
 use crate::cli::{EmulateArgs, Outcome};
+use crate::predict::seq_of;
+use crate::program::device_program;
 use crate::store;
 use crate::subject::Subject;
 use crate::text::{exact, percent, say, size};
 use crate::virtual_board::initramfs::Storage;
 use crate::virtual_board::kernel::Kernel;
-use crate::virtual_board::{BoardError, Ending, Setup, Shortage, boot, device_program, least_ram};
+use crate::virtual_board::{BoardError, Ending, Machine, Setup, Shortage, least_ram};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::path::PathBuf;
@@ -23,12 +25,13 @@ const STEP: u64 = 2 * MIB;
 
 pub fn run(args: &EmulateArgs) -> Result<Outcome> {
     let target = board::find(&args.target)?;
-    if !matches!(Subject::open(&args.file)?, Subject::File(_)) {
+    let Subject::File(file) = Subject::open(&args.file)? else {
         bail!(
             "{}: the board runs files of thimble's; make one with thimble export or shrink",
             args.file.display()
         );
-    }
+    };
+    let seq = seq_of(&file.artifact.graph.config, args.seq)?;
     let device_program = device_program(args.device_program.as_deref())?;
     if let Some(output) = &args.output {
         let inputs = [&args.file, &device_program].map(PathBuf::as_path);
@@ -49,7 +52,7 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
     let mut option = |name: &str, value: Option<String>| {
         bench.extend(value.into_iter().flat_map(|value| [name.to_string(), value]));
     };
-    option("--seq", args.seq.map(|n| n.to_string()));
+    option("--seq", Some(seq.to_string()));
     option("--threads", args.threads.map(|n| n.to_string()));
     option("--max-ram", args.max_ram.map(|r| r.as_u64().to_string()));
     let setup = Setup {
@@ -62,56 +65,44 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
         bench: &bench,
         verbose: args.verbose,
     };
-    let mut boots = Vec::new();
-    let mut try_with = |ram: u64| -> Result<Ending, BoardError> {
-        let ending = boot(&setup, ram)?;
-        let fits = matches!(ending, Ending::Ran(_));
-        say(&format!(
-            "booted {} with {}: {}",
-            target.name,
-            size(ram),
-            if fits { "ran" } else { "out of memory" }
-        ));
-        boots.push((ram, fits));
-        Ok(ending)
+    let mut machine = Machine::new(&setup, full);
+    let (ran, shortage) = match machine.boot(ram)? {
+        Ending::Ran(report) => (Some(report.without_times()), None),
+        Ending::OutOfMemory(shortage) => (None, Some(shortage)),
     };
-    let ending = try_with(ram)?;
-    let mut ran = match &ending {
-        Ending::Ran(report) => Some(report.clone()),
-        Ending::OutOfMemory(_) => None,
+    // How much it wanted is what it takes where there is enough; the report of that board is not this one's.
+    let wanted = match (&shortage, ram < machine.enough) {
+        (Some(_), true) => match machine.with_enough()? {
+            Ending::Ran(report) => report.memory.peak_rss,
+            Ending::OutOfMemory(_) => None,
+        },
+        _ => None,
     };
-    // How much it wanted is what it takes where there is enough.
-    if ran.is_none()
-        && ram < full
-        && let Ending::Ran(report) = try_with(full)?
-    {
-        ran = Some(report);
-    }
     let least = match args.find_min_ram {
         true => {
-            let mut at_least = |ram| -> Result<bool, BoardError> {
-                match try_with(ram)? {
-                    Ending::Ran(report) => {
-                        // What is told is the board that was asked for; in the least RAM the kernel has taken pages away.
-                        ran.get_or_insert(report);
-                        Ok(true)
-                    }
-                    Ending::OutOfMemory(_) => Ok(false),
-                }
-            };
+            let mut at_least = |ram| -> Result<bool, BoardError> { Ok(matches!(machine.boot(ram)?, Ending::Ran(_))) };
             let image = std::fs::metadata(&kernel.image).map_or(0, |m| m.len());
-            least_ram(image + BESIDE_KERNEL, ram.min(full), STEP, &mut at_least)?
+            // What is too little needs no second look.
+            let (floor, most) = match shortage {
+                None => (image + BESIDE_KERNEL, ram.min(full)),
+                Some(_) => (ram + STEP, full),
+            };
+            least_ram(floor, most, STEP, &mut at_least)?
         }
         false => None,
     };
-    let shortage = match ending {
-        Ending::Ran(_) => None,
-        Ending::OutOfMemory(shortage) => Some(shortage),
-    };
-    let report = ran.map(|r| r.without_times());
-    if let (Some(path), Some(report)) = (&args.output, &report) {
-        let text = serde_json::to_string_pretty(report)? + "\n";
-        store::write_whole(path, text.as_bytes()).with_context(|| "the report".to_string())?;
+    let boots = &machine.boots;
+    let report = ran;
+    match (&args.output, &report) {
+        (Some(path), Some(report)) => {
+            let text = serde_json::to_string_pretty(report)? + "\n";
+            store::write_whole(path, text.as_bytes()).with_context(|| "the report".to_string())?;
+        }
+        (Some(path), None) => say(&format!(
+            "{}: not written: there is no report of a board it does not fit",
+            path.display()
+        )),
+        (None, _) => {}
     }
     let told = Told {
         target: &target,
@@ -119,6 +110,7 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
         kernel: &kernel.name(),
         storage,
         shortage: shortage.as_ref(),
+        wanted,
         report: report.as_ref(),
         least,
     };
@@ -135,6 +127,7 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
             "storage": storage,
             "fits": fits,
             "shortage": shortage,
+            "wanted": wanted,
             "least_ram": least,
             "boots": boots.iter().map(|(ram, fits)| json!({"ram": ram, "fits": fits})).collect::<Vec<_>>(),
             "report": report,
@@ -168,6 +161,8 @@ struct Told<'a> {
     kernel: &'a str,
     storage: Storage,
     shortage: Option<&'a Shortage>,
+    /// Peak where there is enough.
+    wanted: Option<u64>,
     report: Option<&'a Report>,
     least: Option<u64>,
 }
@@ -206,7 +201,7 @@ impl std::fmt::Display for Told<'_> {
                 )?,
             }
             writeln!(f, "  the kernel said: {}", s.kernel_said)?;
-            if let Some(peak) = self.report.and_then(|r| r.memory.peak_rss) {
+            if let Some(peak) = self.wanted {
                 writeln!(f, "it wanted {}: its peak where there is enough", exact(peak))?;
             }
         }

@@ -4,11 +4,11 @@
 use crate::board;
 use crate::card::{self, CardError};
 use crate::cli::{InstallArgs, Outcome};
-use crate::package::{Payload, UNIT, payload};
+use crate::package::{MASK, OWN_UNITS, Payload, UNIT, payload};
+use crate::program::{device_program, foreign, head};
 use crate::store;
 use crate::subject::Subject;
-use crate::text::{exact, size};
-use crate::virtual_board::device_program;
+use crate::text::{exact, say, size};
 use anyhow::{Context, Result, bail};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
@@ -38,8 +38,8 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
         (None, Some(root)) => into_root(root, &payload),
         (None, None) => bail!("give --rootfs or --image"),
     };
-    let mut text = match done {
-        Ok(text) => text,
+    let (mut text, masked) = match done {
+        Ok(done) => done,
         Err(error) => match error.downcast::<CardError>() {
             Ok(CardError::Refused(why)) => return Ok(Outcome::no(format!("no: {why}; nothing was written\n"))),
             Ok(other) => return Err(other.into()),
@@ -49,18 +49,34 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
     for file in payload.in_order() {
         text += &format!("/{}  {}\n", file.path, exact(file.bytes.len() as u64));
     }
-    text += &format!("enabled {UNIT}: it measures at boot and leaves /var/lib/thimble/report.json\n");
+    text += &match masked {
+        false => format!("enabled {UNIT}: it measures at boot and leaves /var/lib/thimble/report.json\n"),
+        true => format!(
+            "{UNIT} was masked there and stays so: it does not run; remove /{OWN_UNITS}/{UNIT} or run systemctl unmask {UNIT}\n"
+        ),
+    };
     Ok(Outcome::yes(text))
 }
 
-fn into_image(image: &Path, partition: Option<u32>, payload: &Payload) -> Result<String> {
-    Ok(match card::install(image, partition, payload)? {
+/// What to say, and whether the unit is masked.
+type Done = (String, bool);
+
+fn into_image(image: &Path, partition: Option<u32>, payload: &Payload) -> Result<Done> {
+    let done = card::install(image, partition, payload)?;
+    if done.owner_changed {
+        say(&format!(
+            "warning: {}: only root can give it back to its owner; it is yours now",
+            image.display()
+        ));
+    }
+    let text = match done.partition {
         0 => format!("into {}\n", image.display()),
         number => format!("into partition {number} of {}\n", image.display()),
-    })
+    };
+    Ok((text, done.masked))
 }
 
-fn into_root(root: &Path, payload: &Payload) -> Result<String> {
+fn into_root(root: &Path, payload: &Payload) -> Result<Done> {
     let root = &root.canonicalize().with_context(|| root.display().to_string())?;
     if root == Path::new("/") {
         bail!("--rootfs /: that is this machine; name where the board's file system is mounted");
@@ -71,14 +87,10 @@ fn into_root(root: &Path, payload: &Payload) -> Result<String> {
             root.display()
         );
     }
-    if let Some(shell) = follow(root, Path::new("bin/sh")).filter(|path| path.is_file()) {
-        let mut head = Vec::new();
-        std::fs::File::open(&shell)
-            .and_then(|file| std::io::Read::read_to_end(&mut std::io::Read::take(file, 64), &mut head))
-            .with_context(|| shell.display().to_string())?;
-        if let Some(arch) = card::foreign(&head) {
-            return Err(CardError::Refused(card::wrong_architecture(&arch)).into());
-        }
+    if let Some(shell) = follow(root, Path::new("bin/sh")).filter(|path| path.is_file())
+        && let Some(arch) = foreign(&head(&shell)?)
+    {
+        return Err(CardError::Refused(card::wrong_architecture(&arch)).into());
     }
     // All is looked at before anything is written: a link that leads out must not stop it half way.
     let (wants, to) = payload.enabling();
@@ -97,7 +109,8 @@ fn into_root(root: &Path, payload: &Payload) -> Result<String> {
     if std::fs::symlink_metadata(&wants).is_err() {
         symlink(to, &wants).with_context(|| wants.display().to_string())?;
     }
-    Ok(String::new())
+    let own = std::fs::read_link(root.join(OWN_UNITS).join(UNIT));
+    Ok((String::new(), own.is_ok_and(|to| to == Path::new(MASK))))
 }
 
 /// Where `path` leads when `root` is the root: absolute links start there again, and `..` does not leave it.
@@ -158,8 +171,22 @@ fn inside(root: &Path, path: &str) -> Result<PathBuf> {
     stays_inside(root, path)?;
     let full = root.join(path);
     let dir = full.parent().unwrap_or(root);
-    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    make_directories(dir).with_context(|| dir.display().to_string())?;
     Ok(full)
+}
+
+/// With a mode of their own: whoever installs may have an umask that shuts others out, the board's users are others.
+fn make_directories(dir: &Path) -> std::io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    dir.parent().map_or(Ok(()), make_directories)?;
+    match std::fs::create_dir(dir) {
+        // Another install was faster.
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(e) => Err(e),
+        Ok(()) => std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)),
+    }
 }
 
 #[cfg(test)]

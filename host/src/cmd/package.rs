@@ -2,10 +2,10 @@
 
 use crate::cli::{Outcome, PackageArgs};
 use crate::package::{Control, deb, payload};
+use crate::program::device_program;
 use crate::store;
 use crate::subject::{Subject, tokenizer_beside};
 use crate::text::exact;
-use crate::virtual_board::device_program;
 use anyhow::{Result, bail};
 
 pub fn run(args: &PackageArgs) -> Result<Outcome> {

@@ -38,7 +38,7 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
                         t.name.clone(),
                         t.board.clone(),
                         format!("{} × {}", t.cores.value, t.cpu),
-                        size(t.ram_total.value),
+                        ram(t),
                         t.ram_available.as_ref().map_or("unknown".into(), |f| size(f.value)),
                         percent(need.total(), t.ram_available.as_ref().unwrap_or(&t.ram_total).value),
                         t.features.value.join(" "),
@@ -73,6 +73,19 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
             Ok(Outcome::yes(table(&heads, &aligns, &rows) + &predicted))
         }
     }
+}
+
+/// The RAM it is sold with: 1, 2, 4, 8 GiB.
+fn ram(t: &Target) -> String {
+    let all: Vec<String> = t.ram_sizes().into_iter().map(|s| size(s).replace(".0 ", " ")).collect();
+    let unit = |text: &str| text.rsplit_once(' ').map(|(_, unit)| unit.to_string());
+    let mut told = Vec::new();
+    for (at, text) in all.iter().enumerate() {
+        let same = all.get(at + 1).is_some_and(|next| unit(next) == unit(text));
+        let number = text.split(' ').next().unwrap_or(text);
+        told.push(if same { number } else { text }.to_string());
+    }
+    told.join(", ")
 }
 
 fn one(t: &Target) -> String {
@@ -111,6 +124,9 @@ fn one(t: &Target) -> String {
     for (what, figure) in sizes.into_iter().filter_map(|(w, f)| Some((w, f?))) {
         let (value, confidence, source) = bytes(figure);
         row(what, value, confidence, &source);
+        if let ("RAM", Some(variants)) = (what, &t.ram_variants) {
+            row("RAM sizes", ram(t), variants.confidence, &variants.source);
+        }
     }
     let notes: String = t.notes.iter().map(|n| format!("note: {n}\n")).collect();
     format!(

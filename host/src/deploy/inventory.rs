@@ -22,8 +22,16 @@ pub struct InventoryError {
     problem: String,
 }
 
-/// The variables that are read here; others are Ansible's business.
-const USED: [&str; 4] = ["ansible_host", "ansible_user", "ansible_port", "thimble_target"];
+/// The variables that are read here; others are Ansible's business. Of two names the older one, which Ansible puts first,
+/// wins.
+const HOST: [&str; 2] = ["ansible_ssh_host", "ansible_host"];
+const USER: [&str; 2] = ["ansible_ssh_user", "ansible_user"];
+const PORT: [&str; 2] = ["ansible_ssh_port", "ansible_port"];
+const TARGET: [&str; 1] = ["thimble_target"];
+/// A group's rank among those a host is in.
+const PRIORITY: &str = "ansible_group_priority";
+
+const UNGROUPED: &str = "ungrouped";
 
 type Variables = BTreeMap<String, String>;
 
@@ -38,7 +46,7 @@ pub fn read(path: &Path) -> Result<Vec<Host>, InventoryError> {
 }
 
 fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
-    let mut group = "ungrouped".to_string();
+    let mut group = UNGROUPED.to_string();
     let mut hosts: Vec<(String, Vec<String>, Variables, usize)> = Vec::new();
     let mut group_variables: BTreeMap<String, Variables> = BTreeMap::new();
     let mut in_variables = false;
@@ -83,9 +91,18 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
         if name.contains(['[', '=']) {
             return Err(error(format!("'{name}' is no host name; ranges are not read here")));
         }
-        let own = words
-            .map(|word| assignment(word).ok_or_else(|| error(format!("'{word}' is not name=value"))))
-            .collect::<Result<Variables, _>>()?;
+        let mut own = Variables::new();
+        let name = match name.split_once(':') {
+            // With more than one colon it is an address of IPv6.
+            Some((host, port)) if !port.contains(':') => {
+                own.insert(PORT[1].into(), port.into());
+                host.to_string()
+            }
+            _ => name,
+        };
+        for word in words {
+            own.extend([assignment(word).ok_or_else(|| error(format!("'{word}' is not name=value")))?]);
+        }
         match hosts.iter_mut().find(|h| h.0 == name) {
             Some(known) => {
                 known.1.push(group.clone());
@@ -98,15 +115,33 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
     hosts
         .into_iter()
         .map(|(name, groups, own, line)| {
-            // Ansible's order: all, then groups, then the host itself.
+            // Ansible's order: all, then groups by priority and name, the later over the earlier, then the host itself. Only
+            // a host that is in no other group is ungrouped.
+            let listed = groups.iter().any(|g| g != UNGROUPED);
+            let mut ranked = groups
+                .into_iter()
+                .filter(|group| !listed || group != UNGROUPED)
+                .map(|group| {
+                    let priority = group_variables.get(&group).and_then(|v| v.get(PRIORITY));
+                    let rank = priority.map_or(Ok(1), |text| text.parse::<i64>());
+                    let rank = rank.map_err(|_| InventoryError {
+                        file: file.into(),
+                        line,
+                        problem: format!("{name}: {PRIORITY} of its group {group} is no number"),
+                    })?;
+                    Ok((rank, group))
+                })
+                .collect::<Result<Vec<_>, _>>()?;
+            ranked.sort();
             let mut variables = all.clone();
-            for group in groups {
+            for (_, group) in ranked {
                 variables.extend(group_variables.get(&group).cloned().unwrap_or_default());
             }
             variables.extend(own);
+            let used = [&HOST[..], &USER, &PORT, &TARGET].concat();
             let empty = variables
                 .iter()
-                .find(|(key, value)| USED.contains(&key.as_str()) && value.is_empty());
+                .find(|(key, value)| used.contains(&key.as_str()) && value.is_empty());
             if let Some((key, _)) = empty {
                 return Err(InventoryError {
                     file: file.into(),
@@ -114,25 +149,26 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
                     problem: format!("{name}: {key} has no value"),
                 });
             }
-            let host = variables.get("ansible_host").unwrap_or(&name);
-            let to = match variables.get("ansible_user") {
+            let get = |names: &[&str]| names.iter().find_map(|name| variables.get(*name));
+            let host = get(&HOST).unwrap_or(&name);
+            let to = match get(&USER) {
                 Some(user) => format!("{user}@{host}"),
                 None => host.clone(),
             };
-            let port = variables.get("ansible_port").map(|port| {
+            let port = get(&PORT).map(|port| {
                 port.parse()
                     .ok()
                     .filter(|port| *port > 0)
                     .ok_or_else(|| InventoryError {
                         file: file.into(),
                         line,
-                        problem: format!("ansible_port={port} is no port"),
+                        problem: format!("{name}: {port:?} is no port"),
                     })
             });
             Ok(Host {
                 to,
                 port: port.transpose()?,
-                target: variables.get("thimble_target").cloned(),
+                target: get(&TARGET).cloned(),
                 name,
             })
         })
@@ -169,6 +205,25 @@ mod tests {
     }
 
     #[test]
+    fn variables_win_in_ansibles_order() {
+        let told = |text: &str| {
+            let host = parse("x", text).unwrap().remove(0);
+            (host.to, host.port, host.target.unwrap_or_default())
+        };
+        // Groups by name, not by their place in the file.
+        let groups = "[z]\na\n[b]\na\n[z:vars]\nthimble_target=z\n[b:vars]\nthimble_target=b\nansible_user=u\n";
+        assert_eq!(told(groups), ("u@a".into(), None, "z".into()));
+        let ranked = format!("{groups}ansible_group_priority=10\n");
+        assert_eq!(told(&ranked).2, "b");
+        let older = "a:2022 ansible_host=h ansible_ssh_host=s ansible_ssh_user=v ansible_user=w\n";
+        assert_eq!(told(older), ("v@s".into(), Some(2022), String::new()));
+        assert_eq!(told("a:2022 ansible_port=23\n").1, Some(23));
+        assert_eq!(told("fe80::1\n"), ("fe80::1".into(), None, String::new()));
+        // In a group it is no longer ungrouped.
+        assert_eq!(told("a\n[g]\na\n[ungrouped:vars]\nansible_user=x\n").0, "a");
+    }
+
+    #[test]
     fn what_is_not_understood_is_named_with_its_line() {
         for (text, line, part) in [
             ("[pis", 1, "']'"),
@@ -182,6 +237,9 @@ mod tests {
             ("a\u{1b}[31m", 1, "control"),
             ("a ansible_host=\"x y\"", 1, "name=value"),
             ("a oops", 1, "name=value"),
+            ("a:x", 1, "no port"),
+            ("a ansible_ssh_host=", 1, "no value"),
+            ("[g]\na\n[g:vars]\nansible_group_priority=high", 2, "is no number"),
         ] {
             let error = parse("f", text).unwrap_err();
             assert!(error.line == line && error.problem.contains(part), "{error}");

@@ -27,12 +27,18 @@ pub enum LinkError {
     Start(std::io::Error),
     #[error("no connection to {to}: {problem}")]
     Broken { to: String, problem: String },
+    #[error("{to}: its login shell does not start sh (exit {code}): {problem}")]
+    Shell { to: String, code: i32, problem: String },
     #[error("{0:?} cannot be where a board is: write USER@HOST or a name of your ssh configuration")]
     Name(String),
 }
 
-/// ssh's own exit code for a connection that failed.
+/// ssh's own exit code for a connection that failed. A script that a signal ended gives the same, so what decides is whether
+/// the script's end was seen.
 const CONNECTION: i32 = 255;
+/// Lines round what a script prints: a login shell may greet before, on both streams, and say farewell after.
+const BEGIN: &str = "thimble-script-begins";
+const END: &str = "thimble-script-ends";
 
 impl Link {
     pub fn new(to: &str, port: Option<u16>, config: Option<PathBuf>) -> Result<Link, LinkError> {
@@ -69,7 +75,8 @@ impl Link {
             "ControlPersist=20",
             "ConnectTimeout=20",
             "ServerAliveInterval=5",
-            "ServerAliveCountMax=6",
+            // A board that measures on all its cores answers late.
+            "ServerAliveCountMax=12",
         ] {
             ssh.args(["-o", option]);
         }
@@ -85,8 +92,7 @@ impl Link {
         let mut child = self
             .ssh()
             .args(["-T", "--", &self.to])
-            // The user's login shell may be any: sh does the work.
-            .arg(format!("exec sh -c {}", quote(script)))
+            .arg(wrapped(script))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -110,17 +116,23 @@ impl Link {
         let status = child.wait().map_err(LinkError::Start)?;
         let mut texts = collect.into_iter().map(|t| t.join().unwrap_or_default());
         let (stdout, stderr) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
-        let stderr = crate::text::printable(stderr.trim().lines().last().unwrap_or("").trim());
-        match status.code() {
-            Some(CONNECTION) | None => Err(LinkError::Broken {
-                to: self.to.clone(),
-                problem: if stderr.is_empty() {
-                    "it broke off".into()
-                } else {
-                    stderr
-                },
+        let code = status.code().unwrap_or(CONNECTION);
+        let said = last_words(between(&stderr).map_or(stderr.as_str(), |(said, _)| said));
+        match between(&stdout) {
+            Some((stdout, Some(code))) => Ok(Told {
+                code,
+                stdout: stdout.into(),
+                stderr: said,
             }),
-            Some(code) => Ok(Told { code, stdout, stderr }),
+            None if code != CONNECTION => Err(LinkError::Shell {
+                to: self.to.clone(),
+                code,
+                problem: said,
+            }),
+            _ => Err(LinkError::Broken {
+                to: self.to.clone(),
+                problem: if said.is_empty() { "it broke off".into() } else { said },
+            }),
         }
     }
 
@@ -142,6 +154,29 @@ impl Drop for Link {
     }
 }
 
+/// The command for the login shell, which may be any: sh does the work, in a shell of its own whose end another one tells.
+fn wrapped(script: &str) -> String {
+    let round = format!("echo {BEGIN}; echo {BEGIN} >&2; sh -c \"$1\"; printf '\\n{END} %s\\n' $?");
+    format!("exec sh -c {} sh {}", quote(&round), quote(script))
+}
+
+/// What a script printed, and the code it ended with if its end was seen.
+fn between(stream: &str) -> Option<(&str, Option<i32>)> {
+    let line = format!("{BEGIN}\n");
+    // What a greeting left without an end of line stands before it.
+    let (_, rest) = stream.split_once(&line)?;
+    let end = rest.rfind(&format!("\n{END} "));
+    let code = end.and_then(|at| rest[at + 1..].lines().next()?.rsplit(' ').next()?.parse().ok());
+    match (end, code) {
+        (Some(at), Some(code)) => Some((&rest[..at], Some(code))),
+        _ => Some((rest, None)),
+    }
+}
+
+fn last_words(text: &str) -> String {
+    crate::text::printable(text.trim().lines().last().unwrap_or_default())
+}
+
 /// A word as sh reads it back.
 pub fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
@@ -160,6 +195,42 @@ mod tests {
                 .unwrap();
             assert_eq!(String::from_utf8(out.stdout).unwrap(), word);
         }
+    }
+
+    #[test]
+    fn a_login_shell_that_talks_is_not_taken_for_the_script() {
+        let told = |before: &str, script: &str, after: &str| {
+            let command = format!("{before}\nsh -c {}\n{after}", quote(&wrapped(script)));
+            let out = Command::new("sh").args(["-c", &command]).output().unwrap();
+            let text = String::from_utf8(out.stdout).unwrap();
+            let errors = String::from_utf8(out.stderr).unwrap();
+            let (said, code) = between(&text).map(|(said, code)| (said.to_string(), code)).unwrap();
+            (said, code, last_words(between(&errors).unwrap().0))
+        };
+        let talk = "printf 'Welcome!\\n{\"fits\": true}\\n17'; echo 'have you mail?' >&2";
+        for (before, after) in [
+            ("true", "true"),
+            (talk, "echo bye; echo bye >&2; exit 7"),
+            ("set -x", "false"),
+        ] {
+            assert_eq!(told(before, "echo 5; exit 4", after).0, "5\n");
+            assert_eq!(told(before, "printf 5", after).1, Some(0));
+            assert_eq!(
+                told(before, "kill -9 $$", after).1,
+                Some(137),
+                "its end is seen all the same"
+            );
+        }
+        assert_eq!(
+            told(talk, "echo 'no such file' >&2; exit 3", "true"),
+            (String::new(), Some(3), "no such file".into())
+        );
+        // A link that breaks shows a beginning and no end.
+        assert_eq!(
+            between("motd\nthimble-script-begins\nhalf a li"),
+            Some(("half a li", None))
+        );
+        assert_eq!(between("motd\nbash: sh: not found\n"), None);
     }
 
     #[test]

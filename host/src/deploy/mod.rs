@@ -5,6 +5,8 @@ pub mod inventory;
 pub mod link;
 
 use crate::package;
+use crate::reports;
+use crate::store::FileError;
 use crate::text::{percent, say, size};
 use link::{Link, LinkError, quote};
 use std::collections::BTreeMap;
@@ -14,16 +16,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thimble_shared::memory::Need;
 use thimble_shared::report::Report;
-use thimble_shared::target::Target;
 
-/// Times a broken connection is taken up again.
-const TRIES: u32 = 4;
+/// Times in a row that a connection is taken up again without a byte more on the board: with the pauses between, a minute.
+const TRIES: u32 = 6;
+/// Looks, 3 s apart, at a file that another deploy sends and that does not grow.
+const LOOKS: u32 = 40;
+
+/// Longer every time: what broke a connection may take a while to go away.
+fn pause(tries: u32) -> Duration {
+    Duration::from_secs(1 << tries.min(5))
+}
 
 /// What goes to the board.
 pub struct Cargo {
     pub files: Vec<Item>,
     pub model: String,
     pub need: Need,
+    /// The largest page the program can be mapped with.
+    pub largest_page: Option<u64>,
 }
 
 pub struct Item {
@@ -53,6 +63,10 @@ pub enum Refusal {
         need = size(*.need), available = size(*.available)
     )]
     Ram { need: u64, available: u64 },
+    #[error("the board's CPU has no {0}, which every part of thimble-device needs")]
+    Features(&'static str),
+    #[error("the board has pages of {page}, thimble-device is linked for {largest} at most: build it anew", page = size(*.page), largest = size(*.largest))]
+    Page { page: u64, largest: u64 },
     #[error("the kernel killed it: out of memory ({0} were available before)")]
     Killed(String),
     #[error("--keep needs {0} on the board")]
@@ -67,8 +81,12 @@ pub enum DeployError {
     Link(#[from] LinkError),
     #[error("the board: {0}")]
     Board(String),
-    #[error("{path}: {problem}")]
-    File { path: String, problem: String },
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("killed (signal 9); most often that is for memory, {0}")]
+    Killed(String),
+    #[error("{name}: another deploy holds it and does not get on; end that one, or remove {dir}/.lock")]
+    Held { name: String, dir: String },
     #[error("{name} arrived damaged twice; is the board's storage sound?")]
     Damaged { name: String },
 }
@@ -86,6 +104,8 @@ pub struct Look {
     /// Where the files lie, absolute.
     pub dir: String,
     pub systemd: bool,
+    /// Whether the unit's name was put out of use there.
+    pub masked: bool,
     pub root: bool,
     pub user: String,
     /// SHA-256 of the files that are there.
@@ -102,6 +122,8 @@ pub struct Deployed {
     pub sent: u64,
     /// Taken up again after this many breaks.
     pub breaks: u32,
+    /// With --keep, what came of it: a report that was measured is not lost because of it.
+    pub kept: Option<Result<(), DeployError>>,
 }
 
 /// The name of a file under way: another content has another name.
@@ -121,7 +143,7 @@ pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, Dep
     for item in missing {
         sent += send(link, &look, item, &mut breaks)?;
     }
-    let report = bench(link, &look, cargo, order)?;
+    let report = bench(link, &look, cargo, order, &mut breaks)?;
     let measured = report.model.sha256.as_deref();
     if let Some(model) = cargo.files.iter().find(|f| f.name == cargo.model)
         && measured.is_some_and(|sum| sum != model.sha256)
@@ -132,14 +154,13 @@ pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, Dep
         );
         return Err(DeployError::Board(told));
     }
-    if order.keep {
-        keep(link, &look, cargo, order)?;
-    }
+    let kept = order.keep.then(|| keep(link, &look, cargo, order));
     Ok(Deployed {
         look,
         report,
         sent,
         breaks,
+        kept,
     })
 }
 
@@ -151,9 +172,12 @@ fn look(link: &Link, cargo: &Cargo, order: &Order) -> Result<Look, DeployError> 
          sed -n 's/^MemTotal: *\\([0-9]*\\) kB/total \\1/p;s/^MemAvailable: *\\([0-9]*\\) kB/available \\1/p' /proc/meminfo\n\
          echo features $(sed -n 's/^Features[^:]*://p' /proc/cpuinfo | head -n 1)\n\
          [ -d /run/systemd/system ] && echo systemd yes\n\
+         for own in /etc /run; do [ \"$(readlink $own/systemd/system/{unit})\" = {mask} ] && echo masked yes; done\n\
          mkdir -p -- {dir} && cd -- {dir} || exit 3\n\
          echo dir \"$(pwd)\"\n\
          echo disk $(df -Pk . | tail -n 1 | awk '{{print $4}}')\n",
+        unit = package::UNIT,
+        mask = package::MASK,
         // "-" alone would be where the shell came from.
         dir = quote(&match order.dir.starts_with('-') {
             true => format!("./{}", order.dir),
@@ -196,6 +220,7 @@ fn parse(text: &str) -> Look {
             "disk" => look.disk_free = kilobytes(),
             "dir" => look.dir = value.into(),
             "systemd" => look.systemd = true,
+            "masked" => look.masked = true,
             "have" => {
                 if let (Some(name), Some(sum)) = (words.next(), words.next()) {
                     look.have.insert(name.into(), sum.into());
@@ -212,9 +237,22 @@ fn parse(text: &str) -> Look {
     look
 }
 
+/// 128-bit vectors.
+const BASE_FEATURE: &str = "asimd";
+
 fn check(look: &Look, missing: &[&Item], cargo: &Cargo, order: &Order) -> Result<(), Refusal> {
     if look.arch != "aarch64" && look.arch != "arm64" {
         return Err(Refusal::Architecture(look.arch.clone()));
+    }
+    // Other features choose between kernels; this one every kernel for aarch64 takes for granted. A board may not list any.
+    let has = |feature: &str| look.features.split_whitespace().any(|f| f == feature);
+    if !look.features.is_empty() && !has(BASE_FEATURE) {
+        return Err(Refusal::Features(BASE_FEATURE));
+    }
+    if let (Some(page), Some(largest)) = (look.page_size, cargo.largest_page)
+        && page > largest
+    {
+        return Err(Refusal::Page { page, largest });
     }
     let to_send = missing
         .iter()
@@ -237,6 +275,11 @@ fn check(look: &Look, missing: &[&Item], cargo: &Cargo, order: &Order) -> Result
     if order.keep && !look.systemd {
         return Err(Refusal::Keep("systemd"));
     }
+    if order.keep && look.masked {
+        return Err(Refusal::Keep(
+            "a unit that is not masked (systemctl unmask thimble-check.service)",
+        ));
+    }
     // Both are written into a unit, where blanks, quotes and % mean something.
     let plain = |text: &str, also: &[u8]| text.bytes().all(|b| b.is_ascii_alphanumeric() || also.contains(&b));
     if order.keep && !(plain(&look.dir, b"/._-+") && plain(&look.user, b"._-")) {
@@ -250,23 +293,57 @@ fn check(look: &Look, missing: &[&Item], cargo: &Cargo, order: &Order) -> Result
 /// The board's word for a part that is not as long as it was.
 const GREW: i32 = 6;
 
+/// A script that may be run twice, run until it is: a connection that breaks is taken up again.
+fn persist(link: &Link, script: &str, breaks: &mut u32) -> Result<link::Told, LinkError> {
+    match link.run(script) {
+        Err(broken @ LinkError::Broken { .. }) => again(link, script, broken, &mut 0, breaks),
+        told => told,
+    }
+}
+
+/// The same after `broken`; `tries` have been made since there was progress.
+fn again(
+    link: &Link,
+    script: &str,
+    mut broken: LinkError,
+    tries: &mut u32,
+    breaks: &mut u32,
+) -> Result<link::Told, LinkError> {
+    *breaks += 1;
+    while *tries < TRIES {
+        say(&format!("{}: {broken}; once more", link.to));
+        link.reset();
+        std::thread::sleep(pause(*tries));
+        *tries += 1;
+        match link.run(script) {
+            Err(error @ LinkError::Broken { .. }) => broken = error,
+            told => return told,
+        }
+    }
+    Err(broken)
+}
+
+/// A number that a script printed.
+fn number(told: &link::Told) -> Result<u64, DeployError> {
+    let text = told.stdout.trim();
+    text.parse()
+        .map_err(|_| DeployError::Board(format!("a size was asked for, it said {text:?} {}", told.stderr)))
+}
+
 /// Sends one file and gives the bytes that went over the link.
 fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, DeployError> {
-    let at = |e: std::io::Error| DeployError::File {
-        path: item.from.display().to_string(),
-        problem: e.to_string(),
-    };
+    let at = |e: std::io::Error| FileError::new(&item.from, e);
     let (dir, part) = (quote(&look.dir), quote(&part_name(item)));
     let (sum, mode, name) = (&item.sha256, item.mode, quote(&item.name));
+    let length = format!("cd {dir} || exit 3\ncat {part} 2>/dev/null | wc -c");
     let mut there = look.part.get(&item.name).copied().unwrap_or(0);
     let mut sent = 0;
-    let (mut waited, mut abandoned) = (false, false);
+    let (mut tries, mut looks, mut abandoned) = (0, 0, false);
     for damaged in [false, true] {
-        let mut attempt = 1;
         loop {
             if there > item.bytes {
                 there = 0;
-                link.run(&format!("cd {dir} && rm -f {part}"))?;
+                persist(link, &format!("cd {dir} && rm -f {part}"), breaks)?;
             }
             if there > 0 {
                 say(&format!(
@@ -297,36 +374,40 @@ fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, 
                     break;
                 }
                 Ok(told) if told.code == GREW => {
-                    if !waited {
+                    if looks == 0 {
                         say(&format!("{}: another deploy sends {} too", link.to, item.name));
                     }
-                    let look = format!(
+                    let look_again = format!(
                         "cd {dir} || exit 3\n\
                          [ \"$(sha256sum < {name} 2>/dev/null | cut -c 1-64)\" = {sum} ] && echo have && exit 0\n\
                          cat {part} 2>/dev/null | wc -c"
                     );
-                    let told = link.run(&look)?;
+                    let told = persist(link, &look_again, breaks)?;
                     if told.stdout.trim() == "have" {
                         return Ok(sent);
                     }
-                    let size = told.stdout.trim().parse().unwrap_or(0);
+                    let size = number(&told)?;
                     // A sender whose link died may hold its lock for hours, but what it sent does not grow.
-                    abandoned = waited && size == there;
-                    (there, waited) = (size, true);
+                    abandoned = looks > 0 && size == there;
+                    looks = if size > there { 1 } else { looks + 1 };
+                    if looks > LOOKS {
+                        return Err(DeployError::Held {
+                            name: item.name.clone(),
+                            dir: look.dir.clone(),
+                        });
+                    }
+                    there = size;
                     std::thread::sleep(Duration::from_secs(3));
                 }
                 Ok(told) => return Err(DeployError::Board(format!("{}: {}", item.name, told.stderr))),
-                Err(e) if attempt == TRIES => return Err(e.into()),
-                Err(e) => {
-                    *breaks += 1;
-                    say(&format!("{}: {e}; once more", link.to));
-                    link.reset();
-                    std::thread::sleep(Duration::from_secs(u64::from(attempt)));
-                    attempt += 1;
-                    let told = link.run(&format!("cd {dir} && wc -c < {part} 2>/dev/null || echo 0"))?;
-                    there = told.stdout.trim().parse().unwrap_or(0);
+                Err(broken @ LinkError::Broken { .. }) => {
+                    there = number(&again(link, &length, broken, &mut tries, breaks)?)?;
                     sent += there.saturating_sub(before);
+                    if there > before {
+                        tries = 0;
+                    }
                 }
+                Err(error) => return Err(error.into()),
             }
         }
         let finish = format!(
@@ -335,7 +416,7 @@ fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, 
              [ \"$(sha256sum < {part} | cut -c 1-64)\" = {sum} ] || {{ rm -f {part}; exit 4; }}\n\
              chmod {mode} {part} && sync && mv -f {part} {name}"
         );
-        let told = link.run(&finish)?;
+        let told = persist(link, &finish, breaks)?;
         match told.code {
             0 => return Ok(sent),
             4 if !damaged => there = 0,
@@ -348,23 +429,52 @@ fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, 
     })
 }
 
-fn bench(link: &Link, look: &Look, cargo: &Cargo, order: &Order) -> Result<Report, DeployError> {
+/// What a shell says of a program that SIGKILL ended.
+const KILLED: i32 = 137;
+
+fn bench(link: &Link, look: &Look, cargo: &Cargo, order: &Order, breaks: &mut u32) -> Result<Report, DeployError> {
     let options: Vec<String> = order.bench.iter().map(|o| quote(o)).collect();
-    let command = format!(
-        "cd {} && ./thimble-device bench {} --json {}",
+    // One at a time, where there is a flock: two would measure each other, and so would one that a broken link left behind.
+    // The kernel counts whom it killed for memory, for everybody to read.
+    let script = format!(
+        "cd {} || exit 3\n\
+         exec 8>> .bench.lock; ! command -v flock > /dev/null || flock 8\n\
+         kills() {{ sed -n 's/^oom_kill //p' /proc/vmstat 2>/dev/null; }}\n\
+         before=$(kills)\n\
+         ./thimble-device bench {} --json {}\n\
+         code=$?\n\
+         [ $code -ne {KILLED} ] || echo killed $before $(kills)\n\
+         exit $code",
         quote(&look.dir),
         quote(&cargo.model),
         options.join(" ")
     );
-    let told = link.run(&command)?;
+    let told = persist(link, &script, breaks)?;
     match told.code {
-        0 | 1 => serde_json::from_str(told.stdout.trim())
-            .map_err(|e| DeployError::Board(format!("its report cannot be read: {e}; {}", told.stderr))),
-        137 => Err(Refusal::Killed(look.mem_available.map_or("unknown bytes".into(), size)).into()),
+        0 | 1 => reports::parse(&told.stdout).map_err(|e| DeployError::Board(format!("{e} {}", told.stderr))),
+        KILLED => Err(killed(&told.stdout, look)),
         code => Err(DeployError::Board(format!(
             "thimble-device ended with {code}: {}",
             told.stderr
         ))),
+    }
+}
+
+/// What to make of a kill: "killed BEFORE AFTER" are the kernel's counts of kills for memory.
+fn killed(told: &str, look: &Look) -> DeployError {
+    let available = look.mem_available.map_or("unknown bytes".into(), size);
+    let words = told.lines().find_map(|line| line.strip_prefix("killed "));
+    let counts: Vec<u64> = words
+        .into_iter()
+        .flat_map(str::split_whitespace)
+        .filter_map(|n| n.parse().ok())
+        .collect();
+    match counts[..] {
+        [before, after] if after > before => Refusal::Killed(available).into(),
+        [_, _] => DeployError::Killed(format!(
+            "but the kernel counts no such kill: earlyoom, systemd-oomd or a person did it ({available} were available before)"
+        )),
+        _ => DeployError::Killed(format!("{available} were available before; see dmesg on the board")),
     }
 }
 
@@ -376,9 +486,10 @@ fn keep(link: &Link, look: &Look, cargo: &Cargo, order: &Order) -> Result<(), De
     // In steps that every board's tools can do: there are systems without `install`. The file comes to lie beside its place
     // as root's own, and takes it whole.
     let script = format!(
-        "cd {dir} && cat > .{name}.part && {sudo}cp .{name}.part {path}.part && rm -f .{name}.part && \
-         {sudo}chmod 644 {path}.part && {sudo}mv -f {path}.part {path} && \
-         {sudo}systemctl daemon-reload && {sudo}systemctl enable {name}",
+        "cd {dir} || exit 3\n\
+         trap 'rm -f .{name}.part; [ ! -e {path}.part ] || {sudo}rm -f {path}.part' EXIT\n\
+         cat > .{name}.part && {sudo}cp .{name}.part {path}.part && {sudo}chmod 644 {path}.part && \
+         {sudo}mv -f {path}.part {path} && {sudo}systemctl daemon-reload && {sudo}systemctl enable {name}",
         name = package::UNIT,
         dir = quote(&look.dir)
     );
@@ -390,38 +501,12 @@ fn keep(link: &Link, look: &Look, cargo: &Cargo, order: &Order) -> Result<(), De
     }
 }
 
-/// What the look shows that the target file says otherwise; the report tells the rest.
-pub fn surprises(look: &Look, target: &Target) -> Vec<String> {
-    let mut found = Vec::new();
-    if let Some(page) = look.page_size.filter(|p| *p != target.page_size.value) {
-        found.push(format!(
-            "pages of {}, expected {}",
-            size(page),
-            size(target.page_size.value)
-        ));
-    }
-    if let Some(total) = look.mem_total.filter(|t| *t > target.ram_total.value) {
-        found.push(format!(
-            "{} of RAM, more than the smallest {}",
-            size(total),
-            target.board
-        ));
-    }
-    found
-}
-
 /// A file to send, read once for its checksum.
 pub fn item(from: &Path, name: String, mode: &'static str) -> Result<Item, DeployError> {
     use sha2::{Digest, Sha256};
-    let at = |e: std::io::Error| DeployError::File {
-        path: from.display().to_string(),
-        problem: e.to_string(),
-    };
+    let at = |e: std::io::Error| FileError::new(from, e);
     if !package::plain_name(&name) {
-        return Err(DeployError::File {
-            path: from.display().to_string(),
-            problem: format!("rename it: {}", package::PLAIN_NAME),
-        });
+        return Err(FileError::new(from, format!("rename it: {}", package::PLAIN_NAME)).into());
     }
     let (mut file, mut hasher, mut bytes) = (File::open(from).map_err(at)?, Sha256::new(), 0u64);
     let mut piece = vec![0u8; 1 << 16];
@@ -478,6 +563,7 @@ mod tests {
         let cargo = |bytes| Cargo {
             files: vec![],
             model: "m.onnx".into(),
+            largest_page: Some(0x1_0000),
             need: Need {
                 program: bytes,
                 activations: 0,
@@ -515,6 +601,33 @@ mod tests {
             ),
             (
                 Look {
+                    features: "fp half".into(),
+                    ..board()
+                },
+                1,
+                false,
+                "no asimd",
+            ),
+            (
+                Look {
+                    page_size: Some(0x2_0000),
+                    ..board()
+                },
+                1,
+                false,
+                "pages of 128.0 KiB",
+            ),
+            (
+                Look {
+                    masked: true,
+                    ..board()
+                },
+                1,
+                true,
+                "unmask",
+            ),
+            (
+                Look {
                     disk_free: Some(1 << 20),
                     ..board()
                 },
@@ -536,5 +649,29 @@ mod tests {
         for (look, need, keep, part) in cases {
             assert!(said(&look, need, keep).contains(part), "{part}");
         }
+    }
+
+    #[test]
+    fn a_kill_is_for_memory_where_the_kernel_counts_it() {
+        let look = board();
+        let said = |told: &str| killed(told, &look);
+        assert!(matches!(said("killed 3 4\n"), DeployError::Refused(Refusal::Killed(_))));
+        for (told, part) in [
+            ("killed 3 3", "counts no such kill"),
+            ("killed  ", "dmesg"),
+            ("", "dmesg"),
+        ] {
+            let error = said(told);
+            assert!(
+                matches!(error, DeployError::Killed(_)) && error.to_string().contains(part),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn pauses_grow_to_half_a_minute() {
+        let pauses: Vec<u64> = (0..TRIES + 2).map(|n| pause(n).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 32, 32]);
     }
 }

@@ -4,8 +4,8 @@
 
 use super::{BoardError, Setup};
 use crate::cpio::{Archive, CpioError};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use crate::tool::{ToolError, complaint, tool};
+use std::path::Path;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -14,9 +14,14 @@ pub enum Storage {
     Initramfs,
 }
 
+/// What lies in the directory a board boots from, under these names: qemu and mke2fs are started there, so that nothing in a
+/// user's paths (commas, blanks, question marks) means anything to them.
+pub const INITRAMFS: &str = "initramfs";
+pub const MODEL_DISK: &str = "disk";
+
 pub struct Image {
-    pub initramfs: PathBuf,
-    pub disk: Option<PathBuf>,
+    pub initramfs_bytes: u64,
+    pub has_disk: bool,
 }
 
 const DISK: &str = "/dev/vda";
@@ -47,7 +52,7 @@ pub fn build(setup: &Setup, dir: &Path) -> Result<Image, BoardError> {
     }
     archive.character_device("dev/console", 0o600, 5, 1).map_err(packed)?;
     archive.character_device("dev/null", 0o666, 1, 3).map_err(packed)?;
-    let disk = match setup.storage {
+    let has_disk = match setup.storage {
         Storage::Disk => {
             for (module, bytes) in setup.kernel.modules(&DISK_MODULES)? {
                 archive
@@ -55,15 +60,16 @@ pub fn build(setup: &Setup, dir: &Path) -> Result<Image, BoardError> {
                     .map_err(packed)?;
                 modules += &format!("/modules/{module}\n");
             }
-            Some(make_disk(setup.model, name, dir)?)
+            make_disk(setup.model, name, dir)?;
+            true
         }
         Storage::Initramfs => {
             let model = std::fs::read(setup.model).map_err(at(setup.model))?;
             archive.file(&format!("model/{name}"), 0o644, &model).map_err(packed)?;
-            None
+            false
         }
     };
-    let disk_line = if disk.is_some() {
+    let disk_line = if has_disk {
         format!("{DISK}\n{FILE_SYSTEM}\n")
     } else {
         String::new()
@@ -84,40 +90,45 @@ pub fn build(setup: &Setup, dir: &Path) -> Result<Image, BoardError> {
     // One file under two names would be two files in an initramfs without hard links: the first process starts the other.
     archive.file("thimble-device", 0o755, &program).map_err(packed)?;
     archive.symlink("init", "thimble-device").map_err(packed)?;
-    let initramfs = dir.join("initramfs");
-    std::fs::write(&initramfs, archive.finish()).map_err(at(&initramfs))?;
-    Ok(Image { initramfs, disk })
+    let (initramfs, bytes) = (dir.join(INITRAMFS), archive.finish());
+    std::fs::write(&initramfs, &bytes).map_err(at(&initramfs))?;
+    Ok(Image {
+        initramfs_bytes: bytes.len() as u64,
+        has_disk,
+    })
 }
 
 /// An ext4 image that holds the model and little else.
-fn make_disk(model: &Path, name: &str, dir: &Path) -> Result<PathBuf, BoardError> {
-    let tree = dir.join("disk.d");
+fn make_disk(model: &Path, name: &str, dir: &Path) -> Result<(), BoardError> {
+    const TREE: &str = "disk.d";
+    let tree = dir.join(TREE);
     let copied = tree.join(name);
     std::fs::create_dir(&tree).map_err(|e| BoardError::file(&tree, e))?;
     let bytes = std::fs::copy(model, &copied).map_err(|e| BoardError::file(model, e))?;
-    let disk = dir.join("disk");
     let kilobytes = (bytes + bytes / 16 + (4 << 20)) / 1024;
-    let sbin = std::env::join_paths(
-        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-            .chain(["/usr/sbin".into(), "/sbin".into()]),
-    )
-    .unwrap_or_default();
-    let made = Command::new("mke2fs")
-        .env("PATH", sbin)
-        .args(["-q", "-t", FILE_SYSTEM, "-O", "^has_journal", "-m", "0", "-d"])
-        .arg(&tree)
-        .arg(&disk)
+    let made = tool("mke2fs")
+        .args([
+            "-q",
+            "-t",
+            FILE_SYSTEM,
+            "-O",
+            "^has_journal",
+            "-m",
+            "0",
+            "-d",
+            TREE,
+            MODEL_DISK,
+        ])
         .arg(format!("{kilobytes}k"))
+        .current_dir(dir)
         .output()
-        .map_err(|e| BoardError::Program {
-            program: "mke2fs".into(),
-            problem: e.to_string(),
-            hint: "; install it (Debian: apt-get install e2fsprogs), or put the model in with --storage initramfs",
+        .map_err(|e| {
+            let hint = "install it (Debian: apt-get install e2fsprogs), or put the model in with --storage initramfs";
+            ToolError::start("mke2fs", &e, hint)
         })?;
     if !made.status.success() {
-        let said = String::from_utf8_lossy(&made.stderr).trim().to_string();
-        return Err(BoardError::file(&disk, format!("mke2fs: {said}")));
+        return Err(ToolError::new("mke2fs", complaint(&made)).into());
     }
     std::fs::remove_dir_all(&tree).map_err(|e| BoardError::file(&tree, e))?;
-    Ok(disk)
+    Ok(())
 }

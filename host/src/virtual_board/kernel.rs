@@ -3,9 +3,10 @@
 //! what they depend on, in the order they must be loaded.
 
 use super::BoardError;
+use crate::tool::{ToolError, complaint, tool};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 #[derive(Debug, Clone)]
 pub struct Kernel {
@@ -22,12 +23,11 @@ impl Kernel {
     pub fn find(named: Option<&Path>) -> Result<Kernel, BoardError> {
         match named {
             Some(path) if path.extension().is_some_and(|e| e == "deb") => {
-                let name = path.file_stem().unwrap_or_default();
-                let tree = cache()?.join(name);
+                let tree = cache()?.join(tree_name(path)?);
                 if Kernel::in_tree(&tree).is_none() {
                     unpack(path, &tree)?;
                 }
-                Kernel::in_tree(&tree).ok_or_else(|| BoardError::file(path, "holds no boot/vmlinuz-*"))
+                Kernel::in_tree(&tree).ok_or_else(|| BoardError::file(path, "holds no arm64 kernel (boot/vmlinuz-*)"))
             }
             Some(path) => Kernel::of_image(path),
             None => Kernel::debian(),
@@ -159,16 +159,16 @@ fn walk(dir: &Path, files: &mut BTreeMap<String, PathBuf>) {
 }
 
 fn read_module(path: &Path) -> Result<Vec<u8>, BoardError> {
-    let tool = match path.extension().and_then(|e| e.to_str()) {
+    let unpacker = match path.extension().and_then(|e| e.to_str()) {
         Some("xz") => "xz",
         Some("zst") => "zstd",
         Some("gz") => "gzip",
         _ => return std::fs::read(path).map_err(|e| BoardError::file(path, e)),
     };
-    let out = Command::new(tool).arg("-dc").arg(path).output();
+    let out = tool(unpacker).arg("-dc").arg(path).output();
     match out {
         Ok(out) if out.status.success() => Ok(out.stdout),
-        _ => Err(BoardError::file(path, format!("{tool} cannot unpack it"))),
+        _ => Err(BoardError::file(path, format!("{unpacker} cannot unpack it"))),
     }
 }
 
@@ -187,24 +187,37 @@ fn depends(module: &[u8]) -> Vec<String> {
         .collect()
 }
 
+/// Where a package is unpacked to: two packages of one name are two kernels.
+fn tree_name(deb: &Path) -> Result<String, BoardError> {
+    let bytes = std::fs::read(deb).map_err(|e| BoardError::file(deb, e))?;
+    let sum: String = Sha256::digest(&bytes)[..8].iter().map(|b| format!("{b:02x}")).collect();
+    let name = deb.file_stem().unwrap_or_default().to_string_lossy();
+    Ok(format!("{name}-{sum}"))
+}
+
 fn unpack(deb: &Path, tree: &Path) -> Result<(), BoardError> {
-    let fresh = tree.with_extension("part");
-    let _ = std::fs::remove_dir_all(&fresh);
-    let done = Command::new("dpkg-deb")
+    let folder = tree.parent().unwrap_or(tree);
+    let fresh = tempfile::Builder::new()
+        .prefix(".unpacking-")
+        .tempdir_in(folder)
+        .map_err(|e| BoardError::file(folder, e))?;
+    let to = fresh.path().join("tree");
+    let done = tool("dpkg-deb")
         .arg("-x")
-        .arg(deb)
-        .arg(&fresh)
+        .args([deb, &to])
         .output()
-        .map_err(|e| BoardError::Program {
-            program: "dpkg-deb".into(),
-            problem: e.to_string(),
-            hint: "; name an unpacked kernel image with --kernel",
-        })?;
+        .map_err(|e| ToolError::start("dpkg-deb", &e, "name an unpacked kernel image with --kernel"))?;
     if !done.status.success() {
-        return Err(BoardError::file(deb, String::from_utf8_lossy(&done.stderr).trim()));
+        return Err(BoardError::file(deb, complaint(&done)));
     }
-    let _ = std::fs::remove_dir_all(tree);
-    std::fs::rename(&fresh, tree).map_err(|e| BoardError::file(tree, e))
+    // Whatever lies there holds no kernel, unless another run has just put the same one there.
+    if Kernel::in_tree(tree).is_none() {
+        let _ = std::fs::remove_dir_all(tree);
+    }
+    match std::fs::rename(&to, tree) {
+        Err(_) if Kernel::in_tree(tree).is_some() => Ok(()),
+        done => done.map_err(|e| BoardError::file(tree, e)),
+    }
 }
 
 /// Where fetched kernels stay: THIMBLE_CACHE, or the user's cache.
@@ -235,7 +248,7 @@ impl Apt {
         Ok(Apt { dir: dir.to_path_buf() })
     }
 
-    fn run(&self, tool: &str, arguments: &[&str]) -> Result<String, BoardError> {
+    fn run(&self, name: &str, arguments: &[&str]) -> Result<String, BoardError> {
         let at = |part: &str| self.dir.join(part).display().to_string();
         let settings = [
             "APT::Architecture=arm64".to_string(),
@@ -245,26 +258,21 @@ impl Apt {
             "Dir::State::status=/dev/null".to_string(),
             "APT::Sandbox::User=".to_string(),
         ];
-        let mut command = Command::new(tool);
+        let mut command = tool(name);
         for setting in settings {
             command.arg("-o").arg(setting);
         }
-        let done = command
-            .args(arguments)
-            .current_dir(&self.dir)
-            .output()
-            .map_err(|e| BoardError::Program {
-                program: tool.into(),
-                problem: e.to_string(),
-                hint: "; on a system without apt, name an arm64 kernel (an Image or a Debian package) with --kernel",
-            })?;
+        let done = command.args(arguments).current_dir(&self.dir).output().map_err(|e| {
+            let hint = "on a system without apt, name an arm64 kernel (an Image or a Debian package) with --kernel";
+            ToolError::start(name, &e, hint)
+        })?;
         if done.status.success() {
             return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
         }
         let said = String::from_utf8_lossy(&done.stderr);
         let last = said.lines().rfind(|l| l.starts_with("E:")).unwrap_or("no reason given");
         Err(BoardError::Kernel(format!(
-            "{tool} {}: {last}; name a kernel with --kernel",
+            "{name} {}: {last}; name a kernel with --kernel",
             arguments[0]
         )))
     }
@@ -300,5 +308,19 @@ mod tests {
             .collect();
         assert_eq!(names, ["mbcache.ko", "jbd2.ko", "crc32c_x.ko", "ext4.ko"]);
         assert!(Kernel::find(Some(&tree.join("ext4.ko"))).is_err());
+    }
+
+    #[test]
+    fn two_packages_of_one_name_are_two_kernels() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = |folder: &str, bytes: &[u8]| {
+            let deb = dir.path().join(folder).join("linux-image_6.1.deb");
+            std::fs::create_dir_all(deb.parent().unwrap()).unwrap();
+            std::fs::write(&deb, bytes).unwrap();
+            tree_name(&deb).unwrap()
+        };
+        assert_ne!(name("a", b"old"), name("b", b"new"));
+        assert_eq!(name("a", b"old"), name("c", b"old"));
+        assert!(name("a", b"old").starts_with("linux-image_6.1-"));
     }
 }

@@ -5,28 +5,29 @@
 pub mod initramfs;
 pub mod kernel;
 
-use crate::text::{printable, say};
-use initramfs::Storage;
+use crate::reports;
+use crate::store::FileError;
+use crate::text::{printable, say, size};
+use crate::tool::{ToolError, last_line};
+use initramfs::{INITRAMFS, MODEL_DISK, Storage};
 use kernel::Kernel;
 use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use thimble_shared::report::Report;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BoardError {
-    #[error("{program} does not start: {problem}{hint}")]
-    Program {
-        program: String,
-        problem: String,
-        hint: &'static str,
-    },
-    #[error("{path}: {problem}")]
-    File { path: String, problem: String },
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("{0}")]
     Kernel(String),
+    #[error("{kernel} does not start on the virtual board, not with {ram} of RAM either ({said}); name another with --kernel", ram = size(*.ram))]
+    NeverStarts { kernel: String, ram: u64, said: String },
     #[error("the virtual board said nothing for {seconds} s; its last words: {last}")]
     Silent { seconds: u64, last: String },
     #[error("the virtual board: {0}")]
@@ -35,10 +36,7 @@ pub enum BoardError {
 
 impl BoardError {
     fn file(path: &Path, problem: impl ToString) -> BoardError {
-        BoardError::File {
-            path: path.display().to_string(),
-            problem: problem.to_string(),
-        }
+        FileError::new(path, problem).into()
     }
 }
 
@@ -89,38 +87,125 @@ const WORKING: u32 = 20;
 /// A kernel that panicked restarts at once, which ends qemu; one that hangs instead will say nothing more than its trace.
 const AFTER_PANIC: Duration = Duration::from_secs(3);
 
+/// RAM in which every kernel for the virtual board starts.
+const ENOUGH: u64 = 512 << 20;
+const QEMU: &str = "qemu-system-aarch64";
+/// The kernel's name beside [`INITRAMFS`].
+const KERNEL: &str = "kernel";
+
+/// A virtual board that is booted with this and that much RAM.
+pub struct Machine<'a> {
+    setup: &'a Setup<'a>,
+    /// RAM that is enough to start in, whatever the board has.
+    pub enough: u64,
+    with_enough: Option<Ending>,
+    /// Every boot's RAM, and whether the model ran in it.
+    pub boots: Vec<(u64, bool)>,
+}
+
+impl<'a> Machine<'a> {
+    pub fn new(setup: &'a Setup<'a>, full: u64) -> Machine<'a> {
+        Machine {
+            setup,
+            enough: full.max(ENOUGH),
+            with_enough: None,
+            boots: Vec::new(),
+        }
+    }
+
+    pub fn boot(&mut self, ram: u64) -> Result<Ending, BoardError> {
+        match self.once(ram)? {
+            Shown::Ended(ending) => Ok(ending),
+            // Only where the same kernel starts with more can it have been the RAM.
+            Shown::NoStart(shortage) => {
+                if ram >= self.enough {
+                    return Err(self.never_starts(ram, shortage));
+                }
+                if !self.boots.iter().any(|(_, ran)| *ran) {
+                    self.with_enough()?;
+                }
+                Ok(Ending::OutOfMemory(shortage))
+            }
+        }
+    }
+
+    /// How it ends where RAM is not scarce.
+    pub fn with_enough(&mut self) -> Result<&Ending, BoardError> {
+        let ending = match self.with_enough.take() {
+            Some(known) => known,
+            None => match self.once(self.enough)? {
+                Shown::Ended(ending) => ending,
+                Shown::NoStart(shortage) => return Err(self.never_starts(self.enough, shortage)),
+            },
+        };
+        Ok(self.with_enough.insert(ending))
+    }
+
+    fn never_starts(&self, ram: u64, shortage: Shortage) -> BoardError {
+        BoardError::NeverStarts {
+            kernel: self.setup.kernel.name(),
+            ram,
+            said: shortage.kernel_said,
+        }
+    }
+
+    fn once(&mut self, ram: u64) -> Result<Shown, BoardError> {
+        let shown = boot(self.setup, ram)?;
+        let (fits, told) = match &shown {
+            Shown::Ended(Ending::Ran(_)) => (true, "ran"),
+            Shown::Ended(Ending::OutOfMemory(_)) => (false, "out of memory"),
+            Shown::NoStart(_) => (false, "did not start"),
+        };
+        say(&format!("booted with {}: {told}", size(ram)));
+        self.boots.push((ram, fits));
+        Ok(shown)
+    }
+}
+
+/// What one boot showed.
+enum Shown {
+    Ended(Ending),
+    /// It stopped before anything of thimble's ran, and did not say that it was for memory.
+    NoStart(Shortage),
+}
+
 /// Boots once with `ram` bytes.
-pub fn boot(setup: &Setup, ram: u64) -> Result<Ending, BoardError> {
+fn boot(setup: &Setup, ram: u64) -> Result<Shown, BoardError> {
     let dir = tempfile::Builder::new()
         .prefix("thimble-board-")
         .tempdir()
         .map_err(|e| BoardError::file(&std::env::temp_dir(), e))?;
     let image = initramfs::build(setup, dir.path())?;
-    let mut command = Command::new("qemu-system-aarch64");
+    let kernel = &setup.kernel.image;
+    let kernel_bytes = kernel
+        .canonicalize()
+        .and_then(|path| {
+            std::os::unix::fs::symlink(&path, dir.path().join(KERNEL))?;
+            path.metadata()
+        })
+        .map_err(|e| BoardError::file(kernel, e))?
+        .len();
+    // The second version of the interrupt controller, which every kernel knows, has room for eight cores.
+    let machine = match setup.cores {
+        ..=8 => "virt,gic-version=2",
+        _ => "virt,gic-version=3",
+    };
+    let mut command = Command::new(QEMU);
     command
-        .args([
-            "-M",
-            "virt,gic-version=2",
-            "-accel",
-            "tcg,thread=multi",
-            "-nodefaults",
-            "-nographic",
-        ])
+        .current_dir(dir.path())
+        .args(["-M", machine, "-accel", "tcg,thread=multi", "-nodefaults", "-nographic"])
         .args(["-no-reboot", "-serial", "stdio", "-cpu", setup.cpu])
-        .args(["-smp", &setup.cores.min(8).to_string()])
+        .args(["-smp", &setup.cores.to_string()])
         .args(["-m", &format!("{}k", ram / 1024)])
-        .arg("-kernel")
-        .arg(&setup.kernel.image)
-        .arg("-initrd")
-        .arg(&image.initramfs)
+        .args(["-kernel", KERNEL, "-initrd", INITRAMFS])
         // Errors only: the console is slow, and a kill by the out-of-memory killer is an error. The early console lets a
         // kernel that has too little RAM for a real one say so.
         .args([
             "-append",
             "console=ttyAMA0 earlycon=pl011,0x09000000 loglevel=4 panic=-1 rdinit=/init",
         ]);
-    if let Some(disk) = &image.disk {
-        let drive = format!("file={},format=raw,if=none,id=model,readonly=on", disk.display());
+    if image.has_disk {
+        let drive = format!("file={MODEL_DISK},format=raw,if=none,id=model,readonly=on");
         command.args(["-drive", &drive, "-device", "virtio-blk-device,drive=model"]);
     }
     let child = command
@@ -128,25 +213,26 @@ pub fn boot(setup: &Setup, ram: u64) -> Result<Ending, BoardError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|e| BoardError::Program {
-            program: "qemu-system-aarch64".into(),
-            problem: e.to_string(),
-            hint: "; install it (Debian: apt-get install qemu-system-arm)",
-        })?;
-    let console = listen(child, setup.verbose)?;
-    understand(&console)
+        .map_err(|e| ToolError::start(QEMU, &e, "install it (Debian: apt-get install qemu-system-arm)"))?;
+    let heard = listen(child, setup.verbose)?;
+    // qemu puts the initramfs into the upper half.
+    let cramped = ram < 2 * (kernel_bytes + image.initramfs_bytes) + (16 << 20);
+    understand(&heard, cramped)
+}
+
+/// All that came of one run of qemu.
+struct Heard {
+    console: String,
+    /// qemu's own words.
+    emulator: String,
+    /// `None` when it was ended here, because it lay still.
+    status: Option<ExitStatus>,
 }
 
 /// The console's text, once the machine has switched itself off.
-fn listen(mut child: Child, verbose: bool) -> Result<String, BoardError> {
+fn listen(mut child: Child, verbose: bool) -> Result<Heard, BoardError> {
     let heard = Arc::new(Mutex::new((Vec::new(), Instant::now())));
-    let readers: Vec<_> = [
-        child.stdout.take().map(|s| Box::new(s) as Box<dyn Read + Send>),
-        child.stderr.take().map(|s| Box::new(s) as Box<dyn Read + Send>),
-    ]
-    .into_iter()
-    .flatten()
-    .map(|mut stream| {
+    let console = child.stdout.take().map(|mut stream| {
         let heard = Arc::clone(&heard);
         std::thread::spawn(move || {
             let mut piece = [0u8; 4096];
@@ -157,8 +243,14 @@ fn listen(mut child: Child, verbose: bool) -> Result<String, BoardError> {
                 }
             }
         })
-    })
-    .collect();
+    });
+    let emulator = child.stderr.take().map(|mut stream| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = stream.read_to_end(&mut bytes);
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    });
     let text = || {
         heard
             .lock()
@@ -167,7 +259,7 @@ fn listen(mut child: Child, verbose: bool) -> Result<String, BoardError> {
     };
     // When it last did anything, what it had of a CPU by then, and how often in a row it was seen wanting one.
     let (mut moved, mut had, mut wanting) = (Instant::now(), 0, 0);
-    loop {
+    let status = loop {
         let (wants, ticks) = match activity(child.id()) {
             Some(now) => (now.wants_to_run, now.ticks),
             // Where that cannot be read, silence alone decides.
@@ -178,7 +270,7 @@ fn listen(mut child: Child, verbose: bool) -> Result<String, BoardError> {
             (moved, had) = (Instant::now(), ticks.min(u64::MAX >> 1));
         }
         match child.try_wait() {
-            Ok(Some(_)) => break,
+            Ok(Some(status)) => break Some(status),
             Ok(None) => {}
             Err(e) => return Err(BoardError::Guest(e.to_string())),
         }
@@ -196,26 +288,27 @@ fn listen(mut child: Child, verbose: bool) -> Result<String, BoardError> {
         if quiet > patience || still {
             let _ = child.kill();
             let _ = child.wait();
-            if said.contains("Kernel panic") {
-                return Ok(said);
+            if said.contains("thimble-board:") && !said.contains("Kernel panic") {
+                return Err(BoardError::Silent {
+                    seconds: patience.as_secs(),
+                    last: last_line(said.as_bytes()),
+                });
             }
-            // A kernel with far too little RAM stops without a word.
-            if !said.contains("thimble-board:") {
-                return Ok(format!("{said}\nKernel panic: no word after {} s", quiet.as_secs()));
-            }
-            return Err(BoardError::Silent {
-                seconds: patience.as_secs(),
-                last: last_line(&said),
-            });
+            break None;
         }
         std::thread::sleep(Duration::from_millis(25));
-    }
-    readers.into_iter().for_each(|r| drop(r.join()));
-    let said = text();
+    };
+    console.into_iter().for_each(|r| drop(r.join()));
+    let emulator = emulator.and_then(|r| r.join().ok()).unwrap_or_default();
+    let console = text();
     if verbose {
-        said.lines().for_each(|line| say(&printable(line)));
+        console.lines().for_each(|line| say(&printable(line)));
     }
-    Ok(said)
+    Ok(Heard {
+        console,
+        emulator,
+        status,
+    })
 }
 
 struct Activity {
@@ -246,13 +339,24 @@ fn activity(process: u32) -> Option<Activity> {
     Some(told)
 }
 
-fn last_line(console: &str) -> String {
-    let line = console.lines().rev().find(|l| !l.trim().is_empty());
-    printable(line.unwrap_or("none").trim())
+/// Why qemu itself ended, when it did not do so as it was told to; `None` when it did, or was ended here.
+fn failure(heard: &Heard) -> Option<String> {
+    use std::os::unix::process::ExitStatusExt;
+    let status = heard.status.filter(|s| !s.success())?;
+    let said = match heard.emulator.trim() {
+        "" => String::new(),
+        _ => format!(": {}", last_line(heard.emulator.as_bytes())),
+    };
+    Some(match status.signal() {
+        Some(9) => format!("was killed (signal 9), most often because this machine has too little memory{said}"),
+        Some(signal) => format!("was ended by signal {signal}{said}"),
+        None => format!("ended with {}{said}", status.code().unwrap_or_default()),
+    })
 }
 
-/// What the console's text means.
-fn understand(console: &str) -> Result<Ending, BoardError> {
+/// What it means. `cramped`: the RAM hardly holds what is booted.
+fn understand(heard: &Heard, cramped: bool) -> Result<Shown, BoardError> {
+    let console = heard.console.as_str();
     let mut told = std::collections::BTreeMap::<&str, Vec<&str>>::new();
     for line in console.lines() {
         if let Some(rest) = line.trim_end_matches('\r').strip_prefix("thimble-board: ") {
@@ -263,30 +367,25 @@ fn understand(console: &str) -> Result<Ending, BoardError> {
     let one = |key: &str| told.get(key).and_then(|v| v.first().copied());
     let all = |key: &str| told.get(key).map(|v| v.join(" ")).unwrap_or_default();
     let memory = |key| one(key).and_then(|text| kilobytes(text.strip_suffix("kB")?));
-    let shortage = |during, line: &str| {
-        Ending::OutOfMemory(Shortage {
-            during,
-            anon: after(line, "anon-rss:"),
-            file: after(line, "file-rss:"),
-            mem_total: memory("total"),
-            mem_available: memory("available"),
-            kernel_said: printable(line.trim()),
-        })
+    let shortage = |during, line: &str| Shortage {
+        during,
+        anon: after(line, "anon-rss:"),
+        file: after(line, "file-rss:"),
+        mem_total: memory("total"),
+        mem_available: memory("available"),
+        kernel_said: printable(line.trim()),
     };
+    let out_of_memory = |during, line: &str| Ok(Shown::Ended(Ending::OutOfMemory(shortage(during, line))));
     let killed = console
         .lines()
         .find(|l| l.contains("Out of memory") || l.contains("Memory cgroup out of memory"));
     let no_memory = console.lines().find(|l| {
         [
-            "write error",
+            "unpacking failed: write error",
             "Cannot allocate memory",
             "out of memory",
             "unable to allocate",
             "deadlocked on memory",
-            // qemu's own words when the RAM does not even hold what it starts from.
-            "Not enough space for DTB",
-            "could not load initrd",
-            "could not load kernel",
         ]
         .iter()
         .any(|part| l.contains(part))
@@ -295,24 +394,20 @@ fn understand(console: &str) -> Result<Ending, BoardError> {
     match (one("exit"), one("signal")) {
         // 0: within the limits; 1: a limit did not hold, which the report says.
         (Some("0" | "1"), _) => {
-            let report = all("stdout");
-            let report = serde_json::from_str(&report).map_err(|e| {
-                BoardError::Guest(format!(
-                    "its report cannot be read ({e}); was the device program built from this version?"
-                ))
-            })?;
-            Ok(Ending::Ran(Box::new(report)))
+            let report = reports::parse(&all("stdout"));
+            let report = report
+                .map_err(|e| BoardError::Guest(format!("{e}; was the device program built from this version?")))?;
+            Ok(Shown::Ended(Ending::Ran(Box::new(report))))
         }
         (Some(code), _) => match no_memory {
-            Some(line) => Ok(shortage("run", line)),
+            Some(line) => out_of_memory("run", line),
             None => Err(BoardError::Guest(format!(
                 "thimble-device ended with {code}: {}",
                 printable(&all("stderr"))
             ))),
         },
-        (None, Some("9")) if killed.is_some() => Ok(shortage("run", killed.unwrap_or_default())),
         (None, Some(signal)) => match killed.or(no_memory) {
-            Some(line) => Ok(shortage("run", line)),
+            Some(line) => out_of_memory("run", line),
             None => Err(BoardError::Guest(format!(
                 "thimble-device was ended by signal {signal}: {}",
                 printable(&all("stderr"))
@@ -320,19 +415,35 @@ fn understand(console: &str) -> Result<Ending, BoardError> {
         },
         (None, None) => {
             if let Some(line) = killed.or(no_memory) {
-                return Ok(shortage(if started { "run" } else { "boot" }, line));
+                return out_of_memory(if started { "run" } else { "boot" }, line);
             }
             if let Some(problem) = one("problem") {
                 return Err(BoardError::Guest(all("problem").replace(problem, &printable(problem))));
             }
-            match console.lines().find(|l| l.contains("Kernel panic")) {
-                Some(line) if !started => Ok(shortage("boot", line)),
-                _ if console.trim().is_empty() => Ok(shortage("boot", "the kernel said nothing at all")),
-                _ => Err(BoardError::Guest(format!(
-                    "it ended early; its last words: {}",
-                    last_line(console)
-                ))),
+            if let Some(failure) = failure(heard) {
+                // Its words when the RAM does not even hold what it starts from; two of them have other causes too.
+                let too_small = heard.emulator.lines().find(|l| {
+                    l.contains("Not enough space for DTB")
+                        || cramped && (l.contains("could not load initrd") || l.contains("could not load kernel"))
+                });
+                return match too_small {
+                    Some(line) => out_of_memory("boot", line),
+                    None => Err(ToolError::new(QEMU, failure).into()),
+                };
             }
+            if started {
+                return Err(BoardError::Guest(format!(
+                    "it ended early; its last words: {}",
+                    last_line(console.as_bytes())
+                )));
+            }
+            let panic = console.lines().find(|l| l.contains("Kernel panic"));
+            let said = match panic {
+                Some(line) => line.to_string(),
+                None if console.trim().is_empty() => "it said nothing at all".into(),
+                None => last_line(console.as_bytes()),
+            };
+            Ok(Shown::NoStart(shortage("boot", &said)))
         }
     }
 }
@@ -384,44 +495,6 @@ pub fn least_ram<E>(
     Ok(Some(enough * step))
 }
 
-/// The device program for aarch64: the one named, or where scripts/cross-build leaves it.
-pub fn device_program(named: Option<&Path>) -> Result<PathBuf, BoardError> {
-    const BUILT: &str = "cross/aarch64-unknown-linux-gnu/dist/thimble-device";
-    let found = match named {
-        Some(path) => Some(path.to_path_buf()),
-        None => {
-            let beside = std::env::current_exe().ok();
-            // target/release/thimble or target/debug/thimble, and the directory the user stands in.
-            let targets = beside
-                .iter()
-                .filter_map(|exe| exe.parent()?.parent())
-                .map(Path::to_path_buf);
-            targets
-                .chain([PathBuf::from("target")])
-                .map(|target| target.join(BUILT))
-                .find(|path| path.is_file())
-        }
-    };
-    let Some(path) = found else {
-        return Err(BoardError::File {
-            path: format!("target/{BUILT}"),
-            problem: "no device program for aarch64; run scripts/cross-build, or name one with --device-program".into(),
-        });
-    };
-    let mut head = [0u8; 20];
-    std::fs::File::open(&path)
-        .and_then(|mut file| file.read_exact(&mut head))
-        .map_err(|e| BoardError::file(&path, e))?;
-    // ELF, 64 bits, little endian, machine 183.
-    if !head.starts_with(b"\x7fELF\x02\x01") || head[18..20] != [183, 0] {
-        return Err(BoardError::file(
-            &path,
-            "is not an aarch64 program; scripts/cross-build makes one",
-        ));
-    }
-    Ok(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -457,39 +530,56 @@ mod tests {
         assert!(activity(u32::MAX).is_none());
     }
 
+    fn heard(console: &str) -> Heard {
+        use std::os::unix::process::ExitStatusExt;
+        Heard {
+            console: console.into(),
+            emulator: String::new(),
+            status: Some(ExitStatus::from_raw(0)),
+        }
+    }
+
     #[test]
     fn consoles_are_understood() {
         let killed = "thimble-board: total 50000 kB\r\nthimble-board: available 9000 kB\n\
             [    3.1] Out of memory: Killed process 57 (thimble-device) total-vm:65536kB, anon-rss:4096kB, file-rss:1024kB, shmem-rss:0kB\n\
             thimble-board: signal 9\n";
-        let Ending::OutOfMemory(short) = understand(killed).unwrap() else {
+        let Shown::Ended(Ending::OutOfMemory(short)) = understand(&heard(killed), false).unwrap() else {
             panic!("{killed}")
         };
         assert_eq!(
             (short.during, short.anon, short.file, short.mem_available),
             ("run", Some(4 << 20), Some(1 << 20), Some(9000 * 1024))
         );
-        let boots = [
-            ("", "boot"),
-            (
-                "[0.0] Kernel panic - not syncing: System is deadlocked on memory",
-                "boot",
-            ),
-            ("[0.7] Initramfs unpacking failed: write error", "boot"),
-            (
-                "qemu-system-aarch64: Not enough space for DTB after kernel/initrd",
-                "boot",
-            ),
-            (
-                "[    1.59] Kernel panic - not syncing: audit: failed to start the kauditd thread (-11)",
-                "boot",
-            ),
-        ];
-        for (console, during) in boots {
+        for console in [
+            "[0.0] Kernel panic - not syncing: System is deadlocked on memory",
+            "[0.7] Initramfs unpacking failed: write error",
+            "thimble-board: problem /modules/x.ko cannot be loaded: Cannot allocate memory",
+        ] {
+            let shown = understand(&heard(console), false).unwrap();
             assert!(
-                matches!(understand(console).unwrap(), Ending::OutOfMemory(s) if s.during == during),
+                matches!(&shown, Shown::Ended(Ending::OutOfMemory(s)) if s.during == "boot"),
                 "{console}"
             );
+        }
+        // These need not be for memory: a boot with more must show it.
+        for console in [
+            "",
+            "[    1.59] Kernel panic - not syncing: audit: failed to start the kauditd thread (-11)",
+            "[    1.5] Kernel panic - not syncing: VFS: Unable to mount root fs",
+            "[0.7] Initramfs unpacking failed: junk within compressed archive",
+        ] {
+            let still = Heard {
+                status: None,
+                ..heard(console)
+            };
+            for heard in [heard(console), still] {
+                let shown = understand(&heard, true).unwrap();
+                assert!(
+                    matches!(&shown, Shown::NoStart(s) if !s.kernel_said.is_empty()),
+                    "{console}"
+                );
+            }
         }
         let errors = [
             (
@@ -505,19 +595,55 @@ mod tests {
                 "cannot be read",
             ),
             ("thimble-board: available 1 kB\nthimble-board: signal 11\n", "signal 11"),
+            // Somebody on the board, not its kernel.
+            ("thimble-board: available 1 kB\nthimble-board: signal 9\n", "signal 9"),
             ("thimble-board: available 1 kB\nhello\n", "hello"),
         ];
         for (console, part) in errors {
-            let error = understand(console).unwrap_err().to_string();
+            let error = understand(&heard(console), false).map(drop).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
     }
 
     #[test]
-    fn a_program_for_another_machine_is_refused() {
-        let own = std::env::current_exe().unwrap();
-        let error = device_program(Some(&own)).map(|_| ()).map_err(|e| e.to_string());
-        assert_eq!(error.is_err(), !cfg!(target_arch = "aarch64"), "{error:?}");
-        assert!(device_program(Some(Path::new("/nonexistent"))).is_err());
+    fn what_befalls_the_emulator_is_not_laid_on_the_board() {
+        use std::os::unix::process::ExitStatusExt;
+        let ended = |status: i32, said: &str| Heard {
+            console: String::new(),
+            emulator: said.into(),
+            status: Some(ExitStatus::from_raw(status)),
+        };
+        let cases = [
+            (ended(9, ""), "killed (signal 9)"),
+            (
+                ended(
+                    256,
+                    "qemu-system-aarch64: cannot set up guest memory 'mach-virt.ram': Cannot allocate memory",
+                ),
+                "guest memory",
+            ),
+            (
+                ended(256, "qemu-system-aarch64: unable to find CPU model 'cortex-x'"),
+                "CPU model",
+            ),
+            (
+                ended(256, "qemu-system-aarch64: could not load kernel 'kernel'"),
+                "could not load",
+            ),
+        ];
+        for (heard, part) in cases {
+            let error = understand(&heard, false).map(drop).unwrap_err().to_string();
+            assert!(error.starts_with(QEMU) && error.contains(part), "{error}");
+        }
+        for (said, cramped) in [
+            (
+                "qemu-system-aarch64: Not enough space for DTB after kernel/initrd",
+                false,
+            ),
+            ("qemu-system-aarch64: could not load initrd 'initramfs'", true),
+        ] {
+            let shown = understand(&ended(256, said), cramped).unwrap();
+            assert!(matches!(shown, Shown::Ended(Ending::OutOfMemory(s)) if s.during == "boot"));
+        }
     }
 }
