@@ -91,9 +91,7 @@ pub fn open(path: &Path) -> Result<Imported, ImportError> {
     let (mut recognised, beside) = recognise(&file)?;
     let model = model(&file, &recognised)?;
     prove::prove(&file, &recognised, &model)?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let mut files = vec![path.to_path_buf()];
-    files.extend(file.externals().map(|(name, _)| folder.join(name)));
+    let mut files = file.paths();
     files.extend(beside.config);
     let sha256 = Sha256::digest(file.bytes())
         .iter()

@@ -4,7 +4,7 @@
 use super::ImportError;
 use super::weights::Matrix;
 use crate::onnx::flow::Flow;
-use crate::onnx::{Held, OnnxFile, Place};
+use crate::onnx::{Held, OnnxFile};
 use crate::text::printable;
 use half::f16;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -69,7 +69,7 @@ const MAX_STEPS: usize = 64;
 
 impl<'a> Trace<'a> {
     pub fn new(file: &'a OnnxFile, view: ModelView<'a>) -> Result<Trace<'a>, ImportError> {
-        if view.functions {
+        if !view.functions.is_empty() {
             return Err(ImportError::Unsupported {
                 file: file.path.display().to_string(),
                 problem: "holds local functions, which torch 2.5 and 2.6 leave in with dynamo=True; export it with optimize=True, or inline them with onnx.inliner".into(),
@@ -79,7 +79,7 @@ impl<'a> Trace<'a> {
         let tensors = file
             .tensors(&view)?
             .into_iter()
-            .filter(|h| h.place != Place::Inner && !h.name.is_empty())
+            .filter(|h| h.place.is_value() && !h.name.is_empty())
             .map(|h| (h.name, h))
             .collect();
         let mut trace = Trace {
