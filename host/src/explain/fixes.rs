@@ -7,6 +7,7 @@ use crate::onnx::flow::Flow;
 use crate::onnx::{OnnxError, OnnxFile};
 use crate::slim::{Options, Plan, SlimError, write};
 use crate::text::{printable, shell, shell_path};
+use std::rc::Rc;
 use thimble_shared::artifact::{self, Provenance};
 use thimble_shared::graph::Graph;
 use thimble_shared::lower::LowerOptions;
@@ -16,8 +17,8 @@ use thimble_shared::onnx_read::ModelView;
 /// Fixes that save anything, the most first.
 pub fn of<'a>(
     file: &'a OnnxFile,
-    view: &ModelView<'a>,
-    flow: &Flow<'a>,
+    view: Rc<ModelView<'a>>,
+    flow: Rc<Flow<'a>>,
     account: &Account,
 ) -> Result<Vec<Fix>, OnnxError> {
     let shown = shell_path(&file.path);
@@ -61,11 +62,11 @@ pub fn of<'a>(
         // Ways that keep the same outputs share the plan: it is most of the work.
         let made = match plan.take() {
             Some((outputs, plan)) if outputs == options.outputs => Ok(plan),
-            _ => Plan::new(file, view, flow, &options.outputs),
+            _ => Plan::new(file, &view, &flow, &options.outputs),
         };
         let bytes = made.and_then(|made| {
             let (_, plan) = plan.insert((options.outputs.clone(), made));
-            write(file, view, plan, &options, "OUT.onnx.data")
+            write(file, &view, plan, &options, "OUT.onnx.data")
         });
         let bytes = match bytes {
             Ok(slimmed) => slimmed.bytes(),
@@ -82,14 +83,14 @@ pub fn of<'a>(
             });
         }
     }
-    fixes.extend(artifacts(file, before));
+    fixes.extend(artifacts(file, view, flow, before));
     fixes.sort_by_key(|f| std::cmp::Reverse(f.saves));
     Ok(fixes)
 }
 
 /// What thimble's own files of the same model would take: known from the structure alone, so nothing is proven yet.
-fn artifacts(file: &OnnxFile, before: u64) -> Vec<Fix> {
-    let Ok(outline) = import::outline(file) else {
+fn artifacts<'a>(file: &'a OnnxFile, view: Rc<ModelView<'a>>, flow: Rc<Flow<'a>>, before: u64) -> Vec<Fix> {
+    let Ok(outline) = import::outline(file, view, flow) else {
         return Vec::new();
     };
     let shown = shell_path(&file.path);

@@ -13,6 +13,7 @@ use crate::onnx::{OnnxError, OnnxFile, element_type};
 use crate::text::shell_path;
 use causes::Account;
 use std::path::Path;
+use std::rc::Rc;
 
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -88,12 +89,12 @@ impl Explanation {
 /// Explains the file at `path`.
 pub fn explain(path: &Path) -> Result<Explanation, ExplainError> {
     let file = OnnxFile::open(path)?;
-    let (bytes, view) = (file.bytes(), file.view()?);
+    let (bytes, view) = (file.bytes(), Rc::new(file.view()?));
     let artifact = |source| ExplainError::Artifact {
         path: path.display().to_string(),
         source,
     };
-    let flow = Flow::of(&view).map_err(|e| file.wire_error(e))?;
+    let flow = Rc::new(Flow::of(&view).map_err(|e| file.wire_error(e))?);
     let account = causes::account(&file, &view, &flow)?;
     let opened = artifact::open(bytes);
     let mut resaved = matches!(opened, Err(ArtifactError::Misaligned { .. } | ArtifactError::NoTail));
@@ -121,7 +122,7 @@ pub fn explain(path: &Path) -> Result<Explanation, ExplainError> {
         .total()
         .saturating_sub(explanation.parts.iter().map(|p| p.bytes).sum::<u64>());
     if explanation.kind == "onnx" {
-        explanation.fixes = fixes::of(&file, &view, &flow, &explanation.account)?;
+        explanation.fixes = fixes::of(&file, view, flow, &explanation.account)?;
     }
     Ok(explanation)
 }
