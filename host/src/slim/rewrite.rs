@@ -93,7 +93,8 @@ impl<'a, 'p> Rewriter<'a, 'p> {
             out.message(1, self.transpose(source, name));
         }
         let bytes = graph.bytes().map_err(|e| self.wire(e))?;
-        let mut declared = self.declared(bytes).map_err(|e| self.wire(e))?;
+        let keeps_shapes = self.keeps_shapes();
+        let stored: HashSet<&str> = self.view.initializers.iter().map(|t| t.name).collect();
         let mut fields = Fields::at(bytes, graph.at);
         while let Some((field, raw)) = next(&mut fields, bytes, graph.at).map_err(|e| self.wire(e))? {
             let inner = || field.bytes().map_err(|e| self.wire(e));
@@ -125,13 +126,14 @@ impl<'a, 'p> Rewriter<'a, 'p> {
                     let port = inner()?;
                     // Without its default an input must be given, so one that nothing reads goes with it.
                     let name = port_name(port).map_err(|e| self.wire(e))?;
-                    if self.plan.needed.contains(name) || !declared.stored.contains(name) {
+                    if self.plan.needed.contains(name) || !stored.contains(name) {
                         out.message(11, self.port(port).map_err(|e| self.wire(e))?.into());
                     }
                 }
                 13 => {
                     let port = inner()?;
-                    if declared.keeps(self.plan, port_name(port).map_err(|e| self.wire(e))?) {
+                    let name = port_name(port).map_err(|e| self.wire(e))?;
+                    if keeps_shapes && self.plan.needed.contains(name) && !self.plan.renamed.contains_key(name) {
                         out.message(13, self.port(port).map_err(|e| self.wire(e))?.into());
                     }
                 }
@@ -158,19 +160,11 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         keeps
     }
 
-    fn declared(&self, graph: &'a [u8]) -> Result<Declared<'a>, WireError> {
-        let mut declared = Declared::default();
-        declared.stored = self.view.initializers.iter().map(|t| t.name).collect();
-        // What an operator of nobody's standard makes no runtime can infer.
+    /// Whether the declared types and shapes of inner values stay. They are no mere comment: what a runtime cannot infer it
+    /// takes from them, fuses accordingly, and rounds accordingly. What an operator of nobody's standard makes none can infer.
+    fn keeps_shapes(&self) -> bool {
         let standard = |domain: &str| matches!(domain, "" | "ai.onnx" | "ai.onnx.ml");
-        declared.none = self.options.strip_shapes && self.view.nodes.iter().all(|n| standard(n.domain));
-        for field in Fields::new(graph) {
-            let field = field?;
-            if matches!(field.number, 11..=13) {
-                declared.names.insert(port_name(field.bytes()?)?);
-            }
-        }
-        Ok(declared)
+        !self.options.strip_shapes || !self.view.nodes.iter().all(|n| standard(n.domain))
     }
 
     fn name(&self, name: &'a str) -> &str {
@@ -438,31 +432,6 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         }
         place.int(14, 1);
         place
-    }
-}
-
-/// Which declared types and shapes of inner values stay. They are no mere comment: what a runtime cannot infer it takes from
-/// them, fuses accordingly, and rounds accordingly.
-#[derive(Default)]
-struct Declared<'a> {
-    /// Every value that has them, or is an input or an output.
-    names: HashSet<&'a str>,
-    stored: HashSet<&'a str>,
-    /// They are to be left out.
-    none: bool,
-}
-
-impl<'a> Declared<'a> {
-    fn keeps(&mut self, plan: &Plan<'a>, name: &'a str) -> bool {
-        if self.none {
-            return false;
-        }
-        let value = plan.resolve(name);
-        if value == name {
-            return plan.needed.contains(name);
-        }
-        // What was known of a copy holds for the value it goes by now, unless that has a declaration of its own.
-        plan.needed.contains(value) && !self.stored.contains(value) && self.names.insert(value)
     }
 }
 
