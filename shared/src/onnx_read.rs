@@ -21,6 +21,8 @@ pub struct ModelView<'a> {
     /// Encoded `ValueInfoProto`s.
     pub inputs: Vec<&'a [u8]>,
     pub outputs: Vec<&'a [u8]>,
+    /// The same of inner values.
+    pub declared: Vec<&'a [u8]>,
     has_graph: bool,
 }
 
@@ -116,6 +118,7 @@ fn graph<'a>(model: &mut ModelView<'a>, fields: Fields<'a>) -> Result<(), WireEr
             5 => model.initializers.push(tensor(field.bytes()?, field.at)?),
             11 => model.inputs.push(field.bytes()?),
             12 => model.outputs.push(field.bytes()?),
+            13 => model.declared.push(field.bytes()?),
             15 => model.sparse.push(field.bytes()?),
             _ => {}
         }

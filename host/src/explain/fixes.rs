@@ -34,6 +34,10 @@ pub fn of<'a>(
         short_names: true,
         ..plain.clone()
     };
+    let bare = Options {
+        strip_shapes: true,
+        ..short.clone()
+    };
     let mut ways = vec![
         (
             plain,
@@ -47,6 +51,14 @@ pub fn of<'a>(
             " --short-names".to_string(),
         ),
     ];
+    if !view.declared.is_empty() {
+        ways.push((
+            bare,
+            "the same, and no declared shapes of inner values; a runtime may then fuse and round differently"
+                .to_string(),
+            " --short-names --strip-shapes".to_string(),
+        ));
+    }
     // The flag separates names by commas and has no way to say one that holds a comma.
     let sayable = account.named_outputs.iter().all(|name| !name.contains(','));
     if !account.unnamed_outputs.is_empty() && sayable {
@@ -74,7 +86,8 @@ pub fn of<'a>(
             // A missing external file has been named; there is nothing to count without it.
             Err(_) => continue,
         };
-        if bytes < before {
+        // A flag that changes nothing is no fix.
+        if bytes < before && fixes.iter().all(|f: &Fix| f.bytes != bytes) {
             fixes.push(Fix {
                 what,
                 command: format!("thimble slim {shown} -o OUT.onnx{flags}"),
