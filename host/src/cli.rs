@@ -25,9 +25,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Checkpoint → one ONNX file, in one number format throughout
+    /// Checkpoint or another tool's ONNX → one ONNX file, in one number format throughout
     Export(ExportArgs),
-    /// Checkpoint → the ONNX file with the least measured loss under a byte budget
+    /// Checkpoint or another tool's ONNX → the ONNX file with the least measured loss under a byte budget
     Shrink(Box<ShrinkArgs>),
     /// Where the bytes of a file are, and whether its nodes state what it says of itself
     Inspect(InspectArgs),
@@ -77,7 +77,8 @@ impl Precision {
 
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// Hugging Face directory (config.json with model.safetensors or pytorch_model.bin), or a file of thimble's
+    /// Hugging Face directory (config.json with model.safetensors or pytorch_model.bin), a file of thimble's, or an ALBERT that
+    /// another tool wrote as ONNX (torch.onnx.export, optimum)
     pub source: PathBuf,
     /// The ONNX file to write; the tokenizer goes beside it
     #[arg(short, long, value_name = "OUT.onnx")]
@@ -101,7 +102,7 @@ pub struct OnnxArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct ShrinkArgs {
-    /// Hugging Face directory, or a file of thimble's
+    /// Hugging Face directory, a file of thimble's, or an ALBERT that another tool wrote as ONNX (torch.onnx.export, optimum)
     pub source: PathBuf,
     /// Most bytes the file may have: 12MiB (1024²), 12MB (1000²) or a plain number of bytes
     #[arg(long, value_parser = size, required_unless_present_any = ["max_ram", "max_latency", "min_agreement", "frontier"])]
@@ -216,6 +217,9 @@ pub struct SlimArgs {
     /// Leave the model's own metadata out as well; programs may read it
     #[arg(long)]
     pub strip_metadata: bool,
+    /// Leave declared shapes of inner values out as well; a runtime may then fuse and round differently
+    #[arg(long)]
+    pub strip_shapes: bool,
     /// Put external data into the file
     #[arg(long)]
     pub one_file: bool,

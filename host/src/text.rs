@@ -2,6 +2,7 @@
 
 use bytesize::ByteSize;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
@@ -82,17 +83,42 @@ impl Drop for Progress {
     }
 }
 
-/// Text from a file as a terminal may show it: control characters, and those that turn the direction of what follows, are
-/// spelt out.
+/// Whether a terminal acts on a character instead of showing it: controls, and those that turn the direction of text.
+fn acts(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A path as a word of a shell's command line; one that starts with a dash would be taken for a flag.
+pub fn shell_path(path: &Path) -> String {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if bytes.starts_with(b"-") {
+        shell(&[b"./", bytes].concat())
+    } else {
+        shell(bytes)
+    }
+}
+
+/// Bytes as one word of a shell's command line, with nothing in it that a shell or a terminal acts on.
+pub fn shell(bytes: &[u8]) -> String {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"_./:=@%+,-".contains(b);
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.is_empty() && bytes.iter().all(plain) => text.to_string(),
+        Ok(text) if !text.chars().any(acts) => format!("'{}'", text.replace('\'', "'\\''")),
+        // Bash, zsh and POSIX 2024 read bytes by number in these quotes: in octal, which takes three digits and no more.
+        _ => {
+            let spelt = bytes.iter().map(|&b| match b {
+                b' '..=b'~' if !b"'\\".contains(&b) => char::from(b).to_string(),
+                b => format!("\\{b:03o}"),
+            });
+            format!("$'{}'", spelt.collect::<String>())
+        }
+    }
+}
+
+/// Text from a file as a terminal may show it: what a terminal acts on is spelt out.
 pub fn printable(text: &str) -> String {
     text.chars()
-        .flat_map(|c| {
-            if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-                c.escape_default().collect()
-            } else {
-                vec![c]
-            }
-        })
+        .flat_map(|c| if acts(c) { c.escape_default().collect() } else { vec![c] })
         .collect()
 }
 
@@ -193,6 +219,32 @@ mod tests {
         assert_eq!(one_line(&error), "x.onnx: cannot write x: disk full");
         assert_eq!(printable("a\u{1b}[31m\n"), "a\\u{1b}[31m\\n");
         assert_eq!(printable("a\u{202e}b"), "a\\u{202e}b");
+    }
+
+    #[test]
+    fn a_word_for_a_shell_is_what_the_shell_reads() {
+        let words: [&[u8]; 9] = [
+            b"model.onnx",
+            b"",
+            b"my model.onnx",
+            b"it's $(touch x); `y` \\ \"z\"",
+            b"~/*?[a]{b}!#&|<>",
+            b"line\nbreak\ttab'quote\\slash",
+            b"\x1b[31mred\x1b[0m7",
+            "wörter \u{202e}xnno".as_bytes(),
+            b"\xff\xfe not text",
+        ];
+        for word in words {
+            let quoted = shell(word);
+            assert!(!quoted.chars().any(acts), "{quoted}");
+            let done = std::process::Command::new("bash")
+                .args(["-c", &format!("printf %s {quoted}")])
+                .output()
+                .unwrap();
+            assert_eq!(done.stdout, word, "{quoted}");
+        }
+        assert_eq!(shell(b"a/b-1.onnx"), "a/b-1.onnx");
+        assert_eq!(shell_path(Path::new("-rf")), "./-rf");
     }
 
     #[test]

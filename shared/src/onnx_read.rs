@@ -13,13 +13,16 @@ pub struct ModelView<'a> {
     pub opset: i64,
     pub metadata: Vec<(&'a str, &'a str)>,
     pub nodes: Vec<NodeView<'a>>,
-    /// Whether the file holds local functions or sparse initializers, which nothing here looks into.
-    pub functions: bool,
-    pub sparse: bool,
+    /// Encoded `FunctionProto`s: functions of the model's own.
+    pub functions: Vec<&'a [u8]>,
     pub initializers: Vec<TensorView<'a>>,
+    /// Encoded `SparseTensorProto`s.
+    pub sparse: Vec<&'a [u8]>,
     /// Encoded `ValueInfoProto`s.
     pub inputs: Vec<&'a [u8]>,
     pub outputs: Vec<&'a [u8]>,
+    /// The same of inner values.
+    pub declared: Vec<&'a [u8]>,
     has_graph: bool,
 }
 
@@ -64,6 +67,9 @@ pub struct AttributeView<'a> {
     pub ints: Vec<i64>,
     /// Encoded `GraphProto`s, of one graph or several.
     pub graphs: Vec<&'a [u8]>,
+    /// The tensors of a list, and encoded `SparseTensorProto`s, of one or several.
+    pub tensors: Vec<TensorView<'a>>,
+    pub sparse: Vec<&'a [u8]>,
 }
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -80,7 +86,7 @@ pub fn model(bytes: &[u8]) -> Result<ModelView<'_>, ReadError> {
     for field in Fields::new(bytes) {
         let field = field?;
         match field.number {
-            25 => model.functions = true,
+            25 => model.functions.push(field.bytes()?),
             1 => model.ir_version = field.int()?,
             2 => model.producer = field.text()?,
             7 => {
@@ -112,7 +118,8 @@ fn graph<'a>(model: &mut ModelView<'a>, fields: Fields<'a>) -> Result<(), WireEr
             5 => model.initializers.push(tensor(field.bytes()?, field.at)?),
             11 => model.inputs.push(field.bytes()?),
             12 => model.outputs.push(field.bytes()?),
-            15 => model.sparse = true,
+            13 => model.declared.push(field.bytes()?),
+            15 => model.sparse.push(field.bytes()?),
             _ => {}
         }
     }
@@ -149,6 +156,8 @@ pub fn attribute(encoded: &[u8]) -> Result<AttributeView<'_>, WireError> {
             4 => attribute.string = field.bytes()?,
             5 => attribute.tensor = Some(tensor(field.bytes()?, field.at)?),
             6 | 11 => attribute.graphs.push(field.bytes()?),
+            10 => attribute.tensors.push(tensor(field.bytes()?, field.at)?),
+            22 | 23 => attribute.sparse.push(field.bytes()?),
             7 => match field.value {
                 Value::Bytes(packed) => attribute.floats.extend(
                     packed
@@ -162,6 +171,18 @@ pub fn attribute(encoded: &[u8]) -> Result<AttributeView<'_>, WireError> {
         }
     }
     Ok(attribute)
+}
+
+/// The values and indices of an encoded `SparseTensorProto`. It goes by the name of its values.
+pub fn sparse(encoded: &[u8]) -> Result<Vec<TensorView<'_>>, WireError> {
+    let mut parts = Vec::new();
+    for field in Fields::new(encoded) {
+        let field = field?;
+        if matches!(field.number, 1 | 2) {
+            parts.push(tensor(field.bytes()?, field.at)?);
+        }
+    }
+    Ok(parts)
 }
 
 /// Decodes the `TensorProto` at byte `at` of the file.

@@ -7,12 +7,15 @@ from layout import varint
 # Message kinds and their fields: a name of another kind to walk into, or what the bytes are.
 KINDS = {
     "model": {7: "graph", 6: "doc", 14: "metadata", 25: "function"},
-    "graph": {1: "node", 2: "name", 5: "tensor", 10: "doc", 11: "value", 12: "value", 13: "value", 16: "metadata"},
+    "graph": {1: "node", 2: "name", 5: "tensor", 10: "doc", 11: "value", 12: "value", 13: "value", 15: "sparse", 16: "metadata"},
     "node": {1: "name", 2: "name", 3: "name", 5: "attribute", 6: "doc", 9: "metadata"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 13: "doc"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 13: "doc", 22: "sparse", 23: "sparse"},
     "tensor": {8: "name", 12: "doc", 16: "metadata", 9: "payload", 4: "typed", 5: "typed", 6: "typed", 7: "typed", 10: "typed", 11: "typed"},
+    "sparse": {1: "tensor", 2: "tensor"},
     "value": {1: "name", 3: "doc", 4: "metadata"},
-    "function": {7: "node", 8: "doc", 14: "metadata", 12: "value"},
+    "function": {
+        1: "name", 4: "name", 5: "name", 6: "name", 7: "node", 8: "doc", 11: "attribute", 12: "value", 14: "metadata",
+    },  # fmt: skip
 }
 
 

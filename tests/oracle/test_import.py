@@ -505,3 +505,156 @@ def test_the_kind_of_gelu_is_seen_through_plumbing(thimble, tmp_path, between):
     (theirs,) = ask(session(source), {name: feeds[name] for name in taken}).values()
     (ours,) = ask(session(out), feeds).values()
     assert np.abs(theirs - ours).max() < 1e-5
+
+
+def rounded_to_bf16(proto):
+    """The file as model.bfloat16() makes it: every f32 number, cast and fill is bf16."""
+    def narrow(tensor):
+        if tensor.data_type == TensorProto.FLOAT:
+            bits = numpy_helper.to_array(tensor).astype(np.float32).view(np.uint32)
+            tensor.raw_data = ((bits + 0x8000) >> 16).astype(np.uint16).tobytes()
+            tensor.data_type = TensorProto.BFLOAT16
+
+    for tensor in proto.graph.initializer:
+        narrow(tensor)
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            narrow(attribute.t)
+            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.BFLOAT16
+    return proto
+
+
+def test_bf16_weights_are_read_as_they_are(thimble, models, tmp_path):
+    source, out = tmp_path / "bf16.onnx", tmp_path / "out.onnx"
+    proto = rounded_to_bf16(onnx.load(FIXTURES / "exported" / "seq_torch2.6_nofold.onnx"))
+    # The smallest f32 number is none of bf16's.
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if attribute.t.data_type == TensorProto.BFLOAT16 and attribute.t.raw_data == b"\x80\xff":
+                attribute.t.raw_data = b"\x7f\xff"
+    onnx.save(proto, source)
+    thimble.run("export", source, "-o", out)
+    stored = {t.name: t for t in proto.graph.initializer}
+    ours, reference = layout.read(out), layout.read(models.export("albert-seq-tiny"))
+    word = next(t for name, t in stored.items() if name.endswith("word_embeddings.weight"))
+    widened = (np.frombuffer(word.raw_data, np.uint16).astype(np.uint32) << 16).tobytes()
+    assert bytes(ours.tensor("word").payload(ours.data)) == widened
+    assert bytes(reference.tensor("word").payload(reference.data)) != widened
+    golden(thimble, out, "albert-seq-tiny", limit=5e-2)
+
+
+@pytest.mark.parametrize("kind", ("FLOAT", "BOOL", "FLOAT16"))
+def test_masks_of_other_types_are_masks(thimble, models, tmp_path, kind):
+    proto = onnx.load(FIXTURES / "exported" / "seq_torch2.6_opset11.onnx")
+    port = next(i for i in proto.graph.input if i.name == "attention_mask")
+    port.type.tensor_type.elem_type = getattr(TensorProto, kind)
+    for node in proto.graph.node:
+        node.input[:] = ["mask_wide" if n == "attention_mask" else n for n in node.input]
+    nodes = [helper.make_node("Cast", ["attention_mask"], ["mask_wide"], to=TensorProto.INT64), *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    source, out = tmp_path / "source.onnx", tmp_path / "out.onnx"
+    onnx.save(proto, source)
+    done = thimble.run("export", source, "-o", out)
+    assert "its mask is" in done.stderr
+    golden(thimble, out, "albert-seq-tiny")
+    same_payloads(out, models.export("albert-seq-tiny"))
+
+
+def test_what_is_not_taken_is_said_precisely(thimble, tmp_path):
+    proto = onnx.load(FIXTURES / "exported" / "seq_torch2.6_opset11.onnx")
+    source, out = tmp_path / "source.onnx", tmp_path / "out.onnx"
+    port = next(i for i in proto.graph.input if i.name == "attention_mask")
+    port.CopyFrom(helper.make_tensor_value_info("attention_mask", TensorProto.FLOAT, ["b", 1, "s", "s"]))
+    onnx.save(proto, source)
+    one_clear_line(thimble.run("export", source, "-o", out, code=2), "attention_mask", "f32 of 4 dimensions", "0 and 1")
+    proto = onnx.load(FIXTURES / "exported" / "seq_torch2.6_opset11.onnx")
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+    onnx.save(proto, source)
+    one_clear_line(thimble.run("export", source, "-o", out, code=2), "weights are f64", "bf16")
+    assert not out.exists()
+
+
+def test_a_dead_quantiser_quantises_nothing(thimble, models, tmp_path):
+    proto = onnx.load(FIXTURES / "exported" / "seq_torch2.6_opset11.onnx")
+    proto.graph.initializer.extend(
+        [helper.make_tensor("left", TensorProto.INT8, [4], [1, 2, 3, 4]), helper.make_tensor("over", TensorProto.FLOAT, [], [0.5])]
+    )
+    proto.graph.node.append(helper.make_node("DequantizeLinear", ["left", "over"], ["nobody"]))
+    source, out = tmp_path / "source.onnx", tmp_path / "out.onnx"
+    onnx.save(proto, source)
+    thimble.run("export", source, "-o", out)
+    same_payloads(out, models.export("albert-seq-tiny"))
+
+
+def costly(kind):
+    """A small file whose mask is computed by way of something large, times nothing; and a word of the refusal."""
+    proto = onnx.load(FIXTURES / "exported" / "seq_torch2.6_opset11.onnx")
+    graph = proto.graph
+    if kind == "long":
+        for port in graph.input:
+            port.type.tensor_type.shape.dim[0].dim_value, port.type.tensor_type.shape.dim[1].dim_value = 1, 60000
+        return proto, "numbers"
+    array = lambda name, values: numpy_helper.from_array(np.array(values, np.int64), name)  # noqa: E731
+    fill = lambda name: helper.make_node("ConstantOfShape", [f"{name}_shape"], [name], value=helper.make_tensor("", TensorProto.FLOAT, [1], [1]))  # noqa: E731
+    shapes, nodes, word = {}, [], "numbers"
+    match kind:
+        case "outer product":
+            shapes = {"a": [1 << 20, 1], "b": [1, 1 << 20]}
+            nodes = [fill("a"), fill("b"), helper.make_node("MatMul", ["a", "b"], ["large"])]
+        case "products":
+            shapes, word = {"a": [1000, 1000]}, "multiplications"
+            nodes = [fill("a"), *(helper.make_node("MatMul", [f"p{i}" if i else "a", "a"], [f"p{i + 1}"]) for i in range(300))]
+            nodes.append(helper.make_node("Identity", ["p300"], ["large"]))
+        case "stretched mask":
+            shapes = {"to": [1, 1]}
+            graph.initializer.append(array("to", [4096, 4096, 1, 1]))
+            nodes = [helper.make_node("Cast", ["attention_mask"], ["m"], to=TensorProto.FLOAT), helper.make_node("Expand", ["m", "to"], ["large"])]
+        case "chain":
+            word = "nodes"
+            nodes = [helper.make_node("Cast", ["attention_mask"], ["n0"], to=TensorProto.FLOAT)]
+            nodes += [helper.make_node("Neg", [f"n{i}"], [f"n{i + 1}"]) for i in range(20000)]
+            nodes.append(helper.make_node("Identity", ["n20000"], ["large"]))
+        case "loop":
+            word = "no ALBERT has"
+            body = helper.make_graph(
+                [helper.make_node("Identity", ["on"], ["on_"]), helper.make_node("Neg", ["v"], ["v_"])], "body",
+                [helper.make_tensor_value_info("i", TensorProto.INT64, []), helper.make_tensor_value_info("on", TensorProto.BOOL, []), helper.make_tensor_value_info("v", TensorProto.FLOAT, None)],
+                [helper.make_tensor_value_info("on_", TensorProto.BOOL, []), helper.make_tensor_value_info("v_", TensorProto.FLOAT, None)],
+            )  # fmt: skip
+            graph.initializer.append(array("rounds", 1 << 40))
+            shapes = {"a": [1]}
+            nodes = [fill("a"), helper.make_node("Loop", ["rounds", "", "a"], ["large"], body=body)]
+    graph.initializer.extend(array(f"{name}_shape", shape) for name, shape in shapes.items())
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "nothing"))
+    for node in graph.node:
+        node.input[:] = ["mask_after_all" if n == "attention_mask" else n for n in node.input]
+    nodes += [
+        helper.make_node("ReduceMax", ["large"], ["most"], keepdims=0),
+        helper.make_node("Mul", ["most", "nothing"], ["zero"]),
+        helper.make_node("Cast", ["zero"], ["zero_i"], to=TensorProto.INT64),
+        helper.make_node("Add", ["attention_mask", "zero_i"], ["mask_after_all"]),
+    ]
+    nodes = [*nodes, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return proto, word
+
+
+@pytest.mark.parametrize("kind", ("long", "outer product", "products", "stretched mask", "chain", "loop"))
+def test_a_small_file_cannot_cost_minutes(thimble, tmp_path, kind):
+    """Nor gigabytes: the program may map no more than four."""
+    import resource
+    import subprocess
+
+    proto, word = costly(kind)
+    path, out = tmp_path / "costly.onnx", tmp_path / "out.onnx"
+    path.write_bytes(proto.SerializeToString())
+    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))  # noqa: E731
+    done = subprocess.run([thimble.host, "export", path, "-o", out], capture_output=True, text=True, timeout=60, preexec_fn=limit)
+    assert done.returncode == 2, done.stderr
+    one_clear_line(done, "costly.onnx", word)
+    assert not out.exists()

@@ -1,6 +1,7 @@
 """`thimble slim`: the judges are onnx.checker and ONNX Runtime, whose outputs must not change by a bit."""
 
 import json
+import subprocess
 
 import numpy as np
 import onnx
@@ -9,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bench import FIXTURES
-from test_inspect import strange
+from test_inspect import outside, strange
 
 EXPORTED = sorted(p.name for p in (FIXTURES / "exported").glob("*.onnx"))
 FLAGS = ([], ["--short-names"], ["--strip-metadata", "--one-file", "--short-names"])
@@ -346,3 +347,175 @@ def test_a_transposed_copy_stays_where_transpose_does_not_take_its_type(thimble,
     thimble.run("slim", before, "-o", after)
     onnx.checker.check_model(str(after), full_check=True)
     same_bits(before, after, {"x": rng.standard_normal((3, 16)).astype(np.float32)})
+
+
+def test_declared_shapes_that_no_runtime_can_infer_are_kept(thimble, tmp_path):
+    """With them ONNX Runtime makes Gemm of MatMul and Add, which rounds differently."""
+    rng = np.random.default_rng(15)
+    tensors = [
+        numpy_helper.from_array(rng.standard_normal((768, 768)).astype(np.float32), "w"),
+        numpy_helper.from_array(rng.standard_normal(768).astype(np.float32), "b"),
+        numpy_helper.from_array(rng.standard_normal((9, 9)).astype(np.float32), "dead"),
+    ]
+    nodes = [
+        helper.make_node("Reshape", ["x", "to"], ["r"], doc_string="d" * 3000),
+        helper.make_node("MatMul", ["r", "w"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["y"]),
+        helper.make_node("Neg", ["dead"], ["nobody"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "declared", [port("x", None), port("to", ["k"], TensorProto.INT64)], [port("y", None)], tensors,
+        value_info=[port("r", ["n", 768]), port("m", ["n", 768]), port("nobody", [9, 9])],
+    )  # fmt: skip
+    before, after, bare = (tmp_path / f"{n}.onnx" for n in ("before", "after", "bare"))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), before)
+    feeds = {"x": rng.standard_normal((33, 768)).astype(np.float32), "to": np.array([33, 768])}
+    for flags in FLAGS:
+        thimble.run("slim", before, "-o", after, *flags)
+        # What was said of a value that is cut goes with it.
+        declared = onnx.load(after).graph.value_info
+        assert [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in declared] == [[0, 768], [0, 768]]
+        same_bits(before, after, feeds)
+    thimble.run("slim", before, "-o", bare, "--strip-shapes")
+    assert not onnx.load(bare).graph.value_info
+    # This is no idle worry: without them the bits differ.
+    assert said(bare, feeds)[0].tobytes() != said(before, feeds)[0].tobytes()
+
+
+def test_a_longer_name_for_the_data_does_not_hide_what_can_be_saved(thimble, tmp_path):
+    """Two hundred tensors name their file; the new one's name is so much longer that it costs more than the doc strings."""
+    rng = np.random.default_rng(16)
+    names = [f"w{i}" for i in range(200)]
+    before, after = tmp_path / "m.onnx", tmp_path / f"{'long' * 20}.onnx"
+    built(
+        before,
+        [helper.make_node("Sum", ["x", *names], ["y"])],
+        [port("x")],
+        [port("y")],
+        [numpy_helper.from_array(rng.standard_normal(64).astype(np.float32).reshape(4, 16), n) for n in names],
+        save_as_external_data=True,
+        location="m.onnx.data",
+        size_threshold=0,
+    )
+    x = {"x": rng.standard_normal((4, 16)).astype(np.float32)}
+    done = thimble.run("slim", before, "-o", after)
+    assert size(after) < size(before) and "external data is in the file" in done.stderr
+    same_bits(before, after, x)
+
+
+def test_what_tensors_share_stays_shared(thimble, tmp_path):
+    rng = np.random.default_rng(17)
+    (tmp_path / "w.bin").write_bytes(rng.standard_normal(8192).astype(np.float32).tobytes())
+    before, after = tmp_path / "before.onnx", tmp_path / "elsewhere" / "after.onnx"
+    after.parent.mkdir()
+    to = numpy_helper.from_array(np.array([-1, 32]), "to")
+    built(
+        before,
+        [
+            helper.make_node("Reshape", ["half", "to"], ["c"]),
+            helper.make_node("Transpose", ["c"], ["d"]),
+            helper.make_node("MatMul", ["x", "d"], ["h"]),
+            helper.make_node("MatMul", ["h", "c"], ["g"]),
+            helper.make_node("MatMul", ["g", "all"], ["y"]),
+        ],
+        [port("x", ("n", 32))],
+        [port("y", ("n", 256))],
+        [outside("all", [32, 256], "w.bin", 0, 32768), outside("half", [4096], "w.bin", 16384, 16384), to],
+    )
+    thimble.run("slim", before, "-o", after)
+    assert after.with_name("after.onnx.data").stat().st_size == 32768
+    same_bits(before, after, {"x": rng.standard_normal((3, 32)).astype(np.float32)})
+
+
+def test_copies_among_constants_and_where_the_first_cannot_stand_in(thimble, tmp_path):
+    """Constants of any kind; transposed constants; and copies of a transposed tensor that no Transpose may make."""
+    rng = np.random.default_rng(18)
+    a = rng.standard_normal((16, 40)).astype(np.float32)
+    f8 = rng.integers(0, 100, (16, 40)).astype(np.uint8)
+    const = lambda name, **value: helper.make_node("Constant", [], [name], **value)  # noqa: E731
+    held = lambda array: numpy_helper.from_array(np.ascontiguousarray(array), "")  # noqa: E731
+    turned = np.ascontiguousarray(f8.T).tobytes()
+    tensors = [
+        helper.make_tensor("p", TensorProto.FLOAT8E4M3FN, (16, 40), f8.tobytes(), raw=True),
+        *(helper.make_tensor(n, TensorProto.FLOAT8E4M3FN, (40, 16), turned, raw=True) for n in ("q1", "q2", "q3")),
+    ]
+    casts = [helper.make_node("Cast", [n], [f"{n}f"], to=TensorProto.FLOAT) for n in ("p", "q1", "q2", "q3")]
+    nodes = [
+        const("a1", value=held(a)),
+        const("t1", value=held(a.T)),
+        const("two1", value_float=2.0),
+        helper.make_node("MatMul", ["x", "a1"], ["h1"]),
+        helper.make_node("MatMul", ["h1", "t1"], ["g1"]),
+        helper.make_node("Mul", ["g1", "two1"], ["s1"]),
+        const("a2", value=held(a)),
+        const("t2", value=held(a.T)),
+        const("two2", value_float=2.0),
+        helper.make_node("MatMul", ["s1", "a2"], ["h2"]),
+        helper.make_node("MatMul", ["h2", "t2"], ["g2"]),
+        helper.make_node("Mul", ["g2", "two2"], ["s2"]),
+        *casts,
+        helper.make_node("MatMul", ["s2", "pf"], ["k"]),
+        *(helper.make_node("MatMul", ["k", f"q{i}f"], [f"l{i}"]) for i in (1, 2, 3)),
+        helper.make_node("Sum", ["l1", "l2", "l3"], ["y"]),
+    ]
+    before, after = built(tmp_path / "before.onnx", nodes, [port("x")], [port("y")], tensors, opset=19, ir=9), tmp_path / "after.onnx"
+    done = json.loads(thimble.run("slim", before, "-o", after, "--json").stdout)["done"]
+    onnx.checker.check_model(str(after), full_check=True)
+    graph = onnx.load(after).graph
+    assert [n.output[0] for n in graph.node if n.op_type == "Constant"] == ["a1", "two1"]
+    assert [n.op_type for n in graph.node].count("Transpose") == 1
+    assert [t.name for t in graph.initializer] == ["p", "q1"]
+    assert done["duplicates"] + done["transposed"] == 6
+    same_bits(before, after, {"x": rng.standard_normal((3, 16)).astype(np.float32)})
+
+
+def test_sparse_tensors_and_functions_are_kept_and_their_external_data_moves_along(thimble, tmp_path):
+    rng = np.random.default_rng(19)
+    (tmp_path / "w.bin").write_bytes(rng.standard_normal(256).astype(np.float32).tobytes())
+    values = numpy_helper.from_array(np.arange(1, 9, dtype=np.float32), "sparse")
+    sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(np.arange(8) * 17, ""), [16, 16])
+    dead = helper.make_sparse_tensor(numpy_helper.from_array(np.ones(64, np.float32), "dead"), numpy_helper.from_array(np.arange(64), ""), [16, 16])
+    function = helper.make_function(
+        "own", "scaled", ["v"], ["w"],
+        [
+            helper.make_node("Constant", [], ["c"], value=outside("", [16, 16], "w.bin", 0, 1024)),
+            helper.make_node("MatMul", ["v", "c"], ["w"], doc_string="d" * 3000),
+        ],
+        [helper.make_opsetid("", 17)],
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "sparse"], ["h"]), helper.make_node("scaled", ["h"], ["y"], domain="own")],
+        "made", [port("x")], [port("y")], sparse_initializer=[sparse, dead],
+    )  # fmt: skip
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("own", 1)], ir_version=8, functions=[function]
+    )
+    before, after = tmp_path / "before.onnx", tmp_path / "elsewhere" / "after.onnx"
+    after.parent.mkdir()
+    before.write_bytes(model.SerializeToString())
+    for flags in FLAGS:
+        thimble.run("slim", before, "-o", after, *flags)
+        text = after.read_bytes()
+        assert b"w.bin" not in text and len(text) < len(before.read_bytes())
+        assert len(onnx.load(after, load_external_data=False).graph.sparse_initializer) == 1
+        if not flags or "--one-file" in flags:
+            # Of two files ONNX Runtime looks for the data of functions nowhere, before or after.
+            one = tmp_path / "one.onnx"
+            thimble.run("slim", before, "-o", one, "--one-file")
+            thimble.run("slim", after, "-o", tmp_path / "again.onnx", "--one-file")
+            same_bits(one, tmp_path / "again.onnx", {"x": rng.standard_normal((3, 16)).astype(np.float32)})
+
+
+def test_a_large_constant_is_held_once(thimble, tmp_path):
+    """Its bytes come from the map of the file: written with less memory beside it than it takes once more."""
+    import resource
+
+    large = 96 << 20
+    value = TensorProto(data_type=TensorProto.FLOAT, dims=[large // 64, 16], raw_data=np.random.default_rng(20).bytes(large))
+    nodes = [helper.make_node("Constant", [], ["k"], value=value), helper.make_node("Sum", ["x", "k"], ["y"])]
+    before, after = built(tmp_path / "before.onnx", nodes, [port("x", None)], [port("y", None)]), tmp_path / "after.onnx"
+    # The map itself counts; two more copies of the constant would not fit.
+    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (3 * large, 3 * large))  # noqa: E731
+    done = subprocess.run([thimble.host, "slim", before, "-o", after], preexec_fn=limit, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert onnx.load(after).graph.node[0].attribute[0].t.raw_data == value.raw_data

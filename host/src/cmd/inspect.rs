@@ -1,7 +1,8 @@
 //! `thimble inspect`: where the bytes of a file are, and why.
 
 use crate::cli::{InspectArgs, Outcome};
-use crate::explain::causes::{is_substance, title};
+use crate::explain::causes::title;
+use crate::explain::growth::Growth;
 use crate::explain::{Explanation, explain, html};
 use crate::onnx::OnnxFile;
 use crate::source;
@@ -19,11 +20,12 @@ pub fn run(args: &InspectArgs) -> Result<Outcome> {
     if let Some(page) = &args.html {
         store::refuse_inputs(page, inputs(args)?.iter().map(PathBuf::as_path))?;
         write_whole(page, html::page(&explanation, against).as_bytes())?;
-        say(&format!("{}: written", page.display()));
+        say(&format!("{}: written", printable(&page.display().to_string())));
     }
     let text = if args.json {
         let mut json = serde_json::to_value(&explanation)?;
         json["against_bytes"] = against.into();
+        json["growth"] = serde_json::to_value(against.map(|bytes| Growth::of(&explanation.account, bytes)))?;
         json["total_bytes"] = explanation.account.total().into();
         format!("{json:#}\n")
     } else {
@@ -44,15 +46,11 @@ pub fn run(args: &InspectArgs) -> Result<Outcome> {
 fn inputs(args: &InspectArgs) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for path in [Some(&args.file), args.against.as_ref()].into_iter().flatten() {
-        all.push(path.clone());
         if path != &args.file && !is_onnx(path) {
+            all.push(path.clone());
             all.extend(source::files(path)?);
         } else {
-            all.extend(
-                OnnxFile::open(path)?
-                    .externals()
-                    .map(|(name, _)| path.with_file_name(name)),
-            );
+            all.extend(OnnxFile::open(path)?.paths());
         }
     }
     Ok(all)
@@ -83,8 +81,8 @@ fn bytes_of(path: &Path) -> Result<u64> {
 }
 
 fn print(e: &Explanation, against: Option<u64>) -> String {
-    let total = e.account.total();
-    let mut text = format!("{}: {}\n", e.file, exact(e.bytes));
+    let mut text = format!("{}: {}\n", printable(&e.file), exact(e.bytes));
+    let growth = against.map(|bytes| (bytes, Growth::of(&e.account, bytes)));
     match (&e.head, e.layers) {
         (Some(head), Some(layers)) => text.push_str(&format!(
             "ALBERT with {layers} layers, head: {head}, {} parameters, opset {}\n",
@@ -100,16 +98,16 @@ fn print(e: &Explanation, against: Option<u64>) -> String {
     for piece in e.account.files.iter().skip(1) {
         text.push_str(&format!("with {}: {}\n", piece.name, exact(piece.bytes)));
     }
-    if let Some(bytes) = against {
+    if let Some((bytes, growth)) = &growth {
         text.push_str(&format!(
             "compared with: {}; this file is {:.3} times that\n",
-            exact(bytes),
-            total as f64 / bytes as f64
+            exact(*bytes),
+            growth.factor
         ));
     }
     if e.kind == "onnx" {
         text.push('\n');
-        text.push_str(&causes(e, against));
+        text.push_str(&causes(e, growth.map(|(_, growth)| growth).filter(|g| g.bytes > 0)));
         text.push_str(&types(e));
         text.push_str(&fixes(e));
     }
@@ -121,42 +119,29 @@ fn print(e: &Explanation, against: Option<u64>) -> String {
     text
 }
 
-/// Bytes by cause; against another size, each cause's share of the growth.
-fn causes(e: &Explanation, against: Option<u64>) -> String {
+/// Bytes by cause; where it has grown, each cause's share of the growth.
+fn causes(e: &Explanation, growth: Option<Growth>) -> String {
     let total = e.account.total();
-    let growth = against.map(|bytes| total as i64 - bytes as i64).filter(|g| *g > 0);
-    let share = |bytes: i64| growth.map_or(String::new(), |g| format!("{:.1} %", bytes as f64 / g as f64 * 100.0));
-    let mut rows: Vec<(u64, Vec<String>)> = Vec::new();
-    let mut substance = 0;
-    for (&cause, &bytes) in &e.account.causes {
-        substance += if is_substance(cause) { bytes } else { 0 };
-        let grown = if is_substance(cause) {
-            String::new()
-        } else {
-            share(bytes as i64)
-        };
-        rows.push((
-            bytes,
-            vec![title(cause).to_string(), thousands(bytes), percent(bytes, total), grown],
-        ));
-    }
-    rows.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-    let mut rows: Vec<Vec<String>> = rows.into_iter().map(|(_, row)| row).collect();
-    rows.push(vec![
-        "total".into(),
-        thousands(total),
-        percent(total, total),
-        share(growth.unwrap_or(0)),
-    ]);
+    let shown = |share: Option<f64>| share.map_or(String::new(), |s| format!("{:.1} %", s * 100.0));
+    let share = |cause| growth.as_ref().and_then(|g| g.causes.get(cause)?.share);
+    let mut rows: Vec<_> = e.account.causes.iter().collect();
+    rows.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
+    let row = |why: &str, bytes: u64, share: Option<f64>| {
+        vec![why.to_string(), thousands(bytes), percent(bytes, total), shown(share)]
+    };
+    let mut rows: Vec<Vec<String>> = rows
+        .into_iter()
+        .map(|(cause, &bytes)| row(title(*cause), bytes, share(cause)))
+        .collect();
+    rows.push(row("total", total, growth.as_ref().map(|_| 1.0)));
     let aligns = [Align::Left, Align::Right, Align::Right, Align::Right];
     let mut text = table(&["why", "bytes", "share", "of the growth"], &aligns, &rows);
-    if let (Some(bytes), Some(_)) = (against, growth) {
-        let less = substance as i64 - bytes as i64;
-        let (sign, word) = if less < 0 { ("-", "less") } else { ("", "more") };
+    if let Some(Growth { weights, .. }) = growth {
         text.push_str(&format!(
-            "the weights themselves take {} bytes {word} than what it is compared with ({sign}{} of the growth)\n",
-            thousands(less.unsigned_abs()),
-            share(less.abs())
+            "the weights themselves take {} bytes {} than what it is compared with ({} of the growth)\n",
+            thousands(weights.bytes.unsigned_abs()),
+            if weights.bytes < 0 { "less" } else { "more" },
+            shown(weights.share)
         ));
     }
     text

@@ -3,7 +3,7 @@
 use crate::cli::{Outcome, SlimArgs};
 use crate::onnx::OnnxFile;
 use crate::slim::{Options, model_bytes, slim};
-use crate::store::write_pieces;
+use crate::store::{refuse_inputs, write_pieces};
 use crate::text::{exact, percent, say};
 use anyhow::{Result, bail};
 use std::borrow::Cow;
@@ -23,18 +23,23 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
             args.file.display()
         );
     }
-    refuse_inputs(&file, &[&args.output, &data_path])?;
+    // Neither the model nor a file its numbers lie in may be replaced.
+    let inputs = file.paths();
+    for output in [&args.output, &data_path] {
+        refuse_inputs(output, inputs.iter().map(PathBuf::as_path))?;
+    }
     let options = Options {
         outputs: args.outputs.clone(),
         short_names: args.short_names,
         strip_metadata: args.strip_metadata,
+        strip_shapes: args.strip_shapes,
         one_file: args.one_file,
     };
     let slimmed = slim(&file, &options, &data_name)?;
     let (before, after) = (model_bytes(&file), slimmed.bytes());
     if after > before {
         bail!(
-            "{}: nothing to save: it has {before} bytes with its external data and would take {after}; nothing is written",
+            "{}: nothing to save: it has {before} bytes with its external data, parts of which several tensors share, and would take {after}; nothing is written",
             args.file.display()
         );
     }
@@ -46,6 +51,9 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     write_pieces(&files)?;
     if file.bytes().len() as u64 == after && after == before {
         say("note: nothing could be saved; the file is a copy");
+    }
+    if slimmed.data.is_none() && inputs.len() > 1 && !args.one_file {
+        say("note: the external data is in the file now, where it takes fewer bytes than beside it");
     }
     let done = &slimmed.done;
     if args.json {
@@ -83,21 +91,4 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
         text.push_str(&format!("  of that {} in {}\n", exact(data.len), data_path.display()));
     }
     Ok(Outcome::yes(text))
-}
-
-/// Neither the model nor a file its numbers lie in may be replaced.
-fn refuse_inputs(file: &OnnxFile, outputs: &[&Path]) -> Result<()> {
-    let folder = file.path.parent().unwrap_or(Path::new(""));
-    let inputs: Vec<PathBuf> = file
-        .externals()
-        .map(|(name, _)| folder.join(name))
-        .chain([file.path.clone()])
-        .filter_map(|p| p.canonicalize().ok())
-        .collect();
-    for output in outputs {
-        if output.canonicalize().is_ok_and(|o| inputs.contains(&o)) {
-            bail!("{} is an input; name another output file", output.display());
-        }
-    }
-    Ok(())
 }

@@ -5,7 +5,7 @@
 use super::ledger::{Cause, Span, spans};
 use crate::onnx::flow::{Flow, port_name};
 use crate::onnx::same::{self, Same};
-use crate::onnx::{Held, OnnxError, OnnxFile, Place, element_type, external_range};
+use crate::onnx::{Held, OnnxError, OnnxFile, Place, element_type, tensor_bytes};
 use crate::text::printable;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -38,6 +38,7 @@ pub struct Tensor {
     pub name: String,
     pub element: &'static str,
     pub dims: Vec<i64>,
+    /// Bytes of the files that are this tensor's: none where it shares another one's.
     pub bytes: u64,
     pub cause: Cause,
     /// The tensor it repeats.
@@ -82,7 +83,7 @@ const ALIASES: [(&str, Cause); 4] = [
 /// Constants below this size are arguments of nodes, no weights: how they are reached says nothing.
 const LEAST_WEIGHT: usize = 256;
 
-pub fn account(file: &OnnxFile, view: &ModelView<'_>) -> Result<Account, OnnxError> {
+pub fn account<'a>(file: &OnnxFile, view: &ModelView<'a>, flow: &Flow<'a>) -> Result<Account, OnnxError> {
     let ledger = spans(file.bytes()).map_err(|e| file.wire_error(e))?;
     let held = file.tensors(view)?;
     let base = file.bytes().as_ptr() as usize;
@@ -91,7 +92,8 @@ pub fn account(file: &OnnxFile, view: &ModelView<'_>) -> Result<Account, OnnxErr
         .enumerate()
         .map(|(i, h)| (h.view.encoded.as_ptr() as usize - base, i))
         .collect();
-    let mut judge = Judge::new(file, view, &held)?;
+    let mut judge = Judge::new(file, view, flow, &held)?;
+    let path_note = path_note(file, &ledger);
     let mut account = Account {
         files: vec![Piece {
             name: file.path.display().to_string(),
@@ -110,10 +112,16 @@ pub fn account(file: &OnnxFile, view: &ModelView<'_>) -> Result<Account, OnnxErr
         };
         account.put(0, &span, cause, tensor);
     }
+    account.notes.extend(path_note);
     externals(file, &held, &mut judge, &mut account);
-    account.tensors = held.iter().enumerate().map(|(i, h)| judge.tensor(i, h)).collect();
+    let mut bytes = vec![0; held.len()];
+    for stretch in &account.stretches {
+        if let Some(i) = stretch.tensor {
+            bytes[i] += (stretch.end - stretch.start) as u64;
+        }
+    }
+    account.tensors = bytes.iter().enumerate().map(|(i, &n)| judge.tensor(i, n)).collect();
     account.notes.extend(judge.alias_note(view));
-    account.notes.extend(path_note(file));
     account.unnamed_outputs = judge.unnamed;
     account.named_outputs = judge.named;
     Ok(account)
@@ -132,31 +140,34 @@ impl Account {
     }
 }
 
+/// Tensors without numbers that are named; a file may have any number of them.
+const MOST_PROBLEMS: usize = 8;
+
 /// Adds the files tensors point to: each byte to the first tensor that claims it, the rest unreferenced.
 fn externals(file: &OnnxFile, held: &[Held<'_>], judge: &mut Judge<'_, '_>, account: &mut Account) {
-    for (name, bytes) in file.externals() {
-        let bytes = match bytes {
-            Ok(bytes) => bytes,
-            Err(problem) => {
-                account.notes.push(problem.to_string());
-                continue;
-            }
-        };
+    let mut claimed: Vec<Vec<(Range<usize>, usize)>> = file.externals().map(|_| Vec::new()).collect();
+    let mut problems: Vec<String> = Vec::new();
+    for (i, held) in held.iter().enumerate().filter(|(_, h)| h.view.external) {
+        match file.external(&held.view) {
+            Ok((index, range)) => claimed[index].push((range, i)),
+            Err(problem) => problems.push(format!("tensor '{}': {problem}", printable(held.name))),
+        }
+    }
+    let more = problems.len().saturating_sub(MOST_PROBLEMS);
+    account.notes.extend(problems.into_iter().take(MOST_PROBLEMS));
+    if more > 0 {
+        account
+            .notes
+            .push(format!("and {more} more tensors whose numbers are missing"));
+    }
+    for (index, (name, bytes)) in file.externals().enumerate() {
+        let Ok(bytes) = bytes else { continue };
         let piece = account.files.len();
         account.files.push(Piece {
             name: printable(name),
             bytes: bytes.len() as u64,
         });
-        let mut claims: Vec<(Range<usize>, usize)> = held
-            .iter()
-            .enumerate()
-            .filter(|(_, h)| h.view.external)
-            .filter_map(|(i, h)| {
-                let (location, (offset, length)) = external_range(&h.view).ok()?;
-                let end = length.map_or(Some(bytes.len()), |n| offset.checked_add(n))?;
-                (location == name && end <= bytes.len() && offset <= end).then_some((offset..end, i))
-            })
-            .collect();
+        let mut claims = std::mem::take(&mut claimed[index]);
         claims.sort_by_key(|(range, i)| (range.start, *i));
         let mut pos = 0;
         for (range, i) in claims {
@@ -198,7 +209,7 @@ fn externals(file: &OnnxFile, held: &[Held<'_>], judge: &mut Judge<'_, '_>, acco
 
 struct Judge<'a, 'f> {
     held: &'f [Held<'a>],
-    flow: Flow<'a>,
+    flow: &'f Flow<'a>,
     view: &'f ModelView<'a>,
     needed: HashSet<&'a str>,
     /// Needed by outputs that have a name.
@@ -209,9 +220,13 @@ struct Judge<'a, 'f> {
 }
 
 impl<'a, 'f> Judge<'a, 'f> {
-    fn new(file: &OnnxFile, view: &'f ModelView<'a>, held: &'f [Held<'a>]) -> Result<Self, OnnxError> {
+    fn new(
+        file: &OnnxFile,
+        view: &'f ModelView<'a>,
+        flow: &'f Flow<'a>,
+        held: &'f [Held<'a>],
+    ) -> Result<Self, OnnxError> {
         let wire = |e| file.wire_error(e);
-        let flow = Flow::of(view).map_err(wire)?;
         let outputs = view
             .outputs
             .iter()
@@ -223,12 +238,15 @@ impl<'a, 'f> Judge<'a, 'f> {
             named = std::mem::take(&mut unnamed);
         }
         let needed = flow.needed(outputs.iter().copied());
-        let wanted = flow.needed(named.iter().copied());
-        // Needed tensors first: it is the others that repeat them. Nested and outer tensors cannot stand in for each other.
-        let is_needed = |h: &Held<'_>| needed.contains(h.name);
-        let mut candidates: Vec<usize> = (0..held.len()).filter(|&i| held[i].place != Place::Inner).collect();
-        candidates.sort_by_key(|&i| (!is_needed(&held[i]), i));
-        candidates.retain(|&i| is_needed(&held[i]) && file.payload(&held[i].view).is_ok());
+        let wanted = match unnamed.as_slice() {
+            [] => needed.clone(),
+            _ => flow.needed(named.iter().copied()),
+        };
+        // Nested and outer tensors cannot stand in for each other.
+        let candidates: Vec<usize> = (0..held.len())
+            .filter(|&i| held[i].place.is_value() && needed.contains(held[i].name))
+            .filter(|&i| file.payload(&held[i].view).is_ok())
+            .collect();
         let same = same::find(file, held, &candidates)?;
         Ok(Judge {
             held,
@@ -256,10 +274,11 @@ impl<'a, 'f> Judge<'a, 'f> {
         if !inner && !self.wanted.contains(held.name) {
             return Cause::UnnamedOutput;
         }
-        if typed {
+        // Text has no other form.
+        if typed && tensor_bytes(&held.view).is_some() {
             return Cause::Varints;
         }
-        if inner || crate::onnx::tensor_bytes(&held.view).is_none_or(|n| n < LEAST_WEIGHT) {
+        if inner || tensor_bytes(&held.view).is_none_or(|n| n < LEAST_WEIGHT) {
             return Cause::Weights;
         }
         let through = |reader: &usize| {
@@ -273,19 +292,15 @@ impl<'a, 'f> Judge<'a, 'f> {
         }
     }
 
-    fn tensor(&mut self, i: usize, held: &Held<'_>) -> Tensor {
+    fn tensor(&mut self, i: usize, bytes: u64) -> Tensor {
+        let held = &self.held[i];
         let typed = held.view.payload.is_none() && !held.view.external;
         let cause = self.cause(i, typed);
-        let bytes = match held.view.payload {
-            Some(raw) => raw.len(),
-            None if held.view.external => crate::onnx::tensor_bytes(&held.view).unwrap_or(0),
-            None => held.view.typed_bytes,
-        };
         Tensor {
             name: held.name.to_string(),
             element: element_type(held.view.data_type),
             dims: held.view.dims.clone(),
-            bytes: bytes as u64,
+            bytes,
             cause,
             repeats: self.same.get(&i).map(|same| {
                 let (Same::Bytes(j) | Same::Transposed(j)) = same;
@@ -300,7 +315,7 @@ impl<'a, 'f> Judge<'a, 'f> {
             .held
             .iter()
             .filter(|h| h.place == Place::Initializer)
-            .filter(|h| crate::onnx::tensor_bytes(&h.view).is_some_and(|n| n >= LEAST_WEIGHT))
+            .filter(|h| tensor_bytes(&h.view).is_some_and(|n| n >= LEAST_WEIGHT))
             .map(|h| h.name)
             .collect();
         let identities = view
@@ -327,14 +342,14 @@ fn made_up(name: &str) -> bool {
 }
 
 /// Stack traces in metadata and doc strings carry the paths of the machine the file was made on.
-fn path_note(file: &OnnxFile) -> Option<String> {
+fn path_note(file: &OnnxFile, ledger: &[Span]) -> Option<String> {
     let mut paths: BTreeMap<String, usize> = BTreeMap::new();
     let mut count = 0usize;
-    for span in spans(file.bytes()).ok()? {
+    for span in ledger {
         if !matches!(span.cause, Cause::Metadata | Cause::DocStrings) {
             continue;
         }
-        let text = String::from_utf8_lossy(&file.bytes()[span.range]).into_owned();
+        let text = String::from_utf8_lossy(&file.bytes()[span.range.clone()]);
         for part in text.split("File \"").skip(1) {
             if let Some((path, _)) = part.split_once('"') {
                 count += 1;

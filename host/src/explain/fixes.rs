@@ -3,19 +3,28 @@
 use super::Fix;
 use super::causes::Account;
 use crate::import;
+use crate::onnx::flow::Flow;
 use crate::onnx::{OnnxError, OnnxFile};
-use crate::slim::{Options, SlimError, slim};
+use crate::slim::{Options, Plan, SlimError, write};
+use crate::text::{printable, shell, shell_path};
+use std::rc::Rc;
 use thimble_shared::artifact::{self, Provenance};
 use thimble_shared::graph::Graph;
 use thimble_shared::lower::LowerOptions;
 use thimble_shared::number::Format;
+use thimble_shared::onnx_read::ModelView;
 
 /// Fixes that save anything, the most first.
-pub fn of(file: &OnnxFile, account: &Account) -> Result<Vec<Fix>, OnnxError> {
-    let shown = file.path.display();
+pub fn of<'a>(
+    file: &'a OnnxFile,
+    view: Rc<ModelView<'a>>,
+    flow: Rc<Flow<'a>>,
+    account: &Account,
+) -> Result<Vec<Fix>, OnnxError> {
+    let shown = shell_path(&file.path);
     let mut fixes = Vec::new();
     let kept = account.named_outputs.join(",");
-    let dropped = account.unnamed_outputs.join(", ");
+    let dropped = printable(&account.unnamed_outputs.join(", "));
     let plain = Options::default();
     let named = Options {
         outputs: account.named_outputs.clone(),
@@ -24,6 +33,10 @@ pub fn of(file: &OnnxFile, account: &Account) -> Result<Vec<Fix>, OnnxError> {
     let short = Options {
         short_names: true,
         ..plain.clone()
+    };
+    let bare = Options {
+        strip_shapes: true,
+        ..short.clone()
     };
     let mut ways = vec![
         (
@@ -38,22 +51,43 @@ pub fn of(file: &OnnxFile, account: &Account) -> Result<Vec<Fix>, OnnxError> {
             " --short-names".to_string(),
         ),
     ];
-    if !account.unnamed_outputs.is_empty() {
+    if !view.declared.is_empty() {
+        ways.push((
+            bare,
+            "the same, and no declared shapes of inner values; a runtime may then fuse and round differently"
+                .to_string(),
+            " --short-names --strip-shapes".to_string(),
+        ));
+    }
+    // The flag separates names by commas and has no way to say one that holds a comma.
+    let sayable = account.named_outputs.iter().all(|name| !name.contains(','));
+    if !account.unnamed_outputs.is_empty() && sayable {
         ways.push((
             named,
             format!("the same, and without the output nobody named ({dropped})"),
-            format!(" --outputs {kept}"),
+            format!(" --outputs={}", shell(kept.as_bytes())),
         ));
     }
     let before = account.total();
+    let mut plan: Option<(Vec<String>, Plan<'a>)> = None;
     for (options, what, flags) in ways {
-        let bytes = match slim(file, &options, "OUT.onnx.data") {
+        // Ways that keep the same outputs share the plan: it is most of the work.
+        let made = match plan.take() {
+            Some((outputs, plan)) if outputs == options.outputs => Ok(plan),
+            _ => Plan::new(file, &view, &flow, &options.outputs),
+        };
+        let bytes = made.and_then(|made| {
+            let (_, plan) = plan.insert((options.outputs.clone(), made));
+            write(file, &view, plan, &options, "OUT.onnx.data")
+        });
+        let bytes = match bytes {
             Ok(slimmed) => slimmed.bytes(),
             Err(SlimError::Onnx(e)) if account.notes.is_empty() => return Err(e),
             // A missing external file has been named; there is nothing to count without it.
             Err(_) => continue,
         };
-        if bytes < before {
+        // A flag that changes nothing is no fix.
+        if bytes < before && fixes.iter().all(|f: &Fix| f.bytes != bytes) {
             fixes.push(Fix {
                 what,
                 command: format!("thimble slim {shown} -o OUT.onnx{flags}"),
@@ -62,17 +96,17 @@ pub fn of(file: &OnnxFile, account: &Account) -> Result<Vec<Fix>, OnnxError> {
             });
         }
     }
-    fixes.extend(artifacts(file, before));
+    fixes.extend(artifacts(file, view, flow, before));
     fixes.sort_by_key(|f| std::cmp::Reverse(f.saves));
     Ok(fixes)
 }
 
 /// What thimble's own files of the same model would take: known from the structure alone, so nothing is proven yet.
-fn artifacts(file: &OnnxFile, before: u64) -> Vec<Fix> {
-    let Ok(outline) = import::outline(file) else {
+fn artifacts<'a>(file: &'a OnnxFile, view: Rc<ModelView<'a>>, flow: Rc<Flow<'a>>, before: u64) -> Vec<Fix> {
+    let Ok(outline) = import::outline(file, view, flow) else {
         return Vec::new();
     };
-    let shown = file.path.display();
+    let shown = shell_path(&file.path);
     let formats = [
         (Format::F32, "fp32", "one file, every weight once, fp32"),
         (Format::F16, "fp16", "the same in fp16"),

@@ -62,6 +62,7 @@ enum Message {
     Node,
     Attribute,
     Tensor,
+    Sparse,
     ValueInfo,
     Function,
     /// A message whose bytes all have one cause.
@@ -74,7 +75,7 @@ impl Message {
         match self {
             Message::Model | Message::Graph => Cause::Header,
             Message::Node | Message::Attribute | Message::Function => Cause::Nodes,
-            Message::Tensor => Cause::TensorHeaders,
+            Message::Tensor | Message::Sparse => Cause::TensorHeaders,
             Message::ValueInfo => Cause::Shapes,
             Message::Flat(cause) => cause,
         }
@@ -100,9 +101,10 @@ impl Message {
             | (Message::Function, 8) => flat(Cause::DocStrings),
             (Message::Graph, 1) | (Message::Function, 7) => Message::Node,
             (Message::Graph, 2) => flat(Cause::Names),
-            (Message::Graph, 5) | (Message::Attribute, 5 | 10) => Message::Tensor,
+            (Message::Graph, 5) | (Message::Attribute, 5 | 10) | (Message::Sparse, 1 | 2) => Message::Tensor,
+            (Message::Graph, 15) | (Message::Attribute, 22 | 23) => Message::Sparse,
             (Message::Graph, 11..=13) | (Message::Function, 12) => Message::ValueInfo,
-            (Message::Graph, 14 | 15) => flat(Cause::TensorHeaders),
+            (Message::Graph, 14) => flat(Cause::TensorHeaders),
             (Message::Node, 1..=3) | (Message::Function, 1 | 4..=6) => flat(Cause::Names),
             (Message::Node, 5) | (Message::Function, 11) => Message::Attribute,
             (Message::Attribute, 6 | 11) => Message::Graph,

@@ -4,12 +4,16 @@
 
 pub mod causes;
 pub mod fixes;
+pub mod growth;
 pub mod html;
 pub mod ledger;
 
-use crate::onnx::{OnnxError, OnnxFile, element_type, tensor_bytes};
+use crate::onnx::flow::Flow;
+use crate::onnx::{OnnxError, OnnxFile, element_type};
+use crate::text::shell_path;
 use causes::Account;
 use std::path::Path;
+use std::rc::Rc;
 
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -85,17 +89,30 @@ impl Explanation {
 /// Explains the file at `path`.
 pub fn explain(path: &Path) -> Result<Explanation, ExplainError> {
     let file = OnnxFile::open(path)?;
-    let (bytes, view) = (file.bytes(), file.view()?);
+    let (bytes, view) = (file.bytes(), Rc::new(file.view()?));
     let artifact = |source| ExplainError::Artifact {
         path: path.display().to_string(),
         source,
     };
-    let mut explanation = match artifact::open(bytes) {
+    let flow = Rc::new(Flow::of(&view).map_err(|e| file.wire_error(e))?);
+    let account = causes::account(&file, &view, &flow)?;
+    let opened = artifact::open(bytes);
+    let mut resaved = matches!(opened, Err(ArtifactError::Misaligned { .. } | ArtifactError::NoTail));
+    let opened = if resaved { artifact::open_resaved(bytes) } else { opened };
+    let mut explanation = match opened {
         Ok(opened) => own(&opened, bytes).map_err(artifact)?,
-        Err(ArtifactError::NotThimble) => foreign(&view),
+        Err(ArtifactError::NotThimble) => foreign(&view, &account),
+        Err(_) if view.initializers.iter().any(|t| t.external) => {
+            resaved = true;
+            foreign(&view, &account)
+        }
         Err(other) => return Err(artifact(other)),
     };
-    explanation.account = causes::account(&file, &view)?;
+    explanation.account = account;
+    if resaved {
+        let again = resaved_note(&file.path, explanation.kind);
+        explanation.account.notes.push(again);
+    }
     explanation.file = path.display().to_string();
     explanation.bytes = bytes.len() as u64;
     explanation.producer = view.producer.to_string();
@@ -105,9 +122,19 @@ pub fn explain(path: &Path) -> Result<Explanation, ExplainError> {
         .total()
         .saturating_sub(explanation.parts.iter().map(|p| p.bytes).sum::<u64>());
     if explanation.kind == "onnx" {
-        explanation.fixes = fixes::of(&file, &explanation.account)?;
+        explanation.fixes = fixes::of(&file, view, flow, &explanation.account)?;
     }
     Ok(explanation)
+}
+
+/// What has become of a file of thimble's that another tool has saved again, and the way back.
+fn resaved_note(path: &Path, kind: &str) -> String {
+    let file = shell_path(path);
+    let back = match kind {
+        "thimble" => format!("thimble export {file} -o OUT.onnx writes it as it was"),
+        _ => format!("thimble slim {file} -o ONE.onnx --one-file, then thimble export ONE.onnx -o OUT.onnx"),
+    };
+    format!("another tool has saved this file of thimble's again, and no board can map it as it lies now: {back}")
 }
 
 fn empty(kind: &'static str) -> Explanation {
@@ -165,7 +192,7 @@ fn own(artifact: &Artifact, bytes: &[u8]) -> Result<Explanation, ArtifactError> 
     })
 }
 
-fn foreign(view: &onnx_read::ModelView<'_>) -> Explanation {
+fn foreign(view: &onnx_read::ModelView<'_>, account: &Account) -> Explanation {
     let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
     for input in view.nodes.iter().flat_map(|n| &n.inputs) {
         *uses.entry(input).or_default() += 1;
@@ -173,17 +200,15 @@ fn foreign(view: &onnx_read::ModelView<'_>) -> Explanation {
     let mut parts: Vec<Part> = view
         .initializers
         .iter()
-        .map(|t| Part {
+        .zip(&account.tensors)
+        .map(|(t, tensor)| Part {
             name: t.name.to_string(),
             shape: t.dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect(),
             format: match t.external {
                 true => format!("{}, in another file", element_type(t.data_type)),
                 false => element_type(t.data_type).to_string(),
             },
-            bytes: match t.external {
-                true => tensor_bytes(t).unwrap_or(0),
-                false => t.raw.as_ref().map_or(0, |r| r.len()) + t.typed_bytes,
-            } as u64,
+            bytes: tensor.bytes,
             uses: uses.get(t.name).copied().unwrap_or(0),
         })
         .collect();

@@ -31,7 +31,15 @@ enum Addend<'a> {
 }
 
 pub fn find<'a>(trace: &Trace<'a>) -> Result<Embedding<'a>, ImportError> {
-    let inputs = inputs(trace)?;
+    let ports = ports(trace)?;
+    if let Some(port) = ports.first()
+        && !ports.iter().any(Port::is_ids)
+    {
+        return Err(trace.not_albert(format!(
+            "its input is {}, and ALBERT reads token ids of [batch, seq]",
+            port.said()
+        )));
+    }
     let mut found: Option<(&Norm<'a>, Vec<Addend<'a>>)> = None;
     for norm in &trace.norms {
         let mut addends = Vec::new();
@@ -57,7 +65,7 @@ pub fn find<'a>(trace: &Trace<'a>) -> Result<Embedding<'a>, ImportError> {
             "its embeddings go straight into attention ({readers} linear maps read them); ALBERT maps them to the hidden size first"
         )));
     }
-    assemble(trace, norm, map, addends, inputs)
+    assemble(trace, norm, map, addends, &ports)
 }
 
 fn assemble<'a>(
@@ -65,9 +73,12 @@ fn assemble<'a>(
     norm: &Norm<'a>,
     map: &Linear<'a>,
     addends: Vec<Addend<'a>>,
-    mut inputs: Inputs<'a>,
+    ports: &[Port<'a>],
 ) -> Result<Embedding<'a>, ImportError> {
-    let ports: Vec<&str> = ports(trace)?;
+    let mut inputs = Inputs {
+        shape: shape(ports),
+        ..Inputs::default()
+    };
     let mut notes = Vec::new();
     let (mut word, mut rest) = (None, Vec::new());
     for addend in addends {
@@ -75,7 +86,7 @@ fn assemble<'a>(
             Addend::Rows { table, index } => {
                 let from = trace.source(index);
                 let rows = table.shape()[0];
-                let by_input = ports.contains(&from);
+                let by_input = ports.iter().any(|p| p.name == from && p.is_ids());
                 let is_type = by_input && (from.contains("type") || from.contains("segment"));
                 if by_input && !is_type && word.as_ref().is_none_or(|(w, _): &(Matrix, &str)| w.shape()[0] < rows) {
                     word = Some((table, from));
@@ -93,16 +104,29 @@ fn assemble<'a>(
         return Err(trace.not_albert("no table is indexed by an input of token ids"));
     };
     inputs.ids = ids;
-    let known: Vec<&str> = ports
+    let known: Vec<&Port<'_>> = ports
         .iter()
-        .copied()
-        .filter(|p| *p != ids && Some(*p) != inputs.types)
+        .filter(|p| p.name != ids && Some(p.name) != inputs.types)
         .collect();
     match known.as_slice() {
         [] => {}
-        [mask] => inputs.mask = Some(mask),
+        [mask] if mask.is_mask() => {
+            inputs.mask = Some(mask.name);
+            if !mask.is_ids() {
+                notes.push(format!(
+                    "its mask is {}; here it is int64 of 0 and 1",
+                    crate::onnx::element_type(mask.element)
+                ));
+            }
+        }
+        [other] => {
+            return Err(trace.unsupported(format!(
+                "its input {} is no mask of 0 and 1 over [batch, seq], and thimble knows no others",
+                other.said()
+            )));
+        }
         more => {
-            let more: Vec<String> = more.iter().map(|n| printable(n)).collect();
+            let more: Vec<String> = more.iter().map(|p| printable(p.name)).collect();
             return Err(trace.unsupported(format!(
                 "its inputs {} are more than a mask, and thimble knows no others",
                 more.join(", ")
@@ -203,55 +227,58 @@ fn settle<'a>(
     })
 }
 
-fn stored<'a>(trace: &Trace<'a>) -> HashSet<&'a str> {
-    trace.view.initializers.iter().map(|t| t.name).collect()
+/// An input of the file that is no initializer.
+struct Port<'a> {
+    name: &'a str,
+    element: i64,
+    dims: Vec<Option<i64>>,
 }
 
-/// Names of the file's inputs that are no initializers.
-fn ports<'a>(trace: &Trace<'a>) -> Result<Vec<&'a str>, ImportError> {
-    let mut names = Vec::new();
-    let stored = stored(trace);
+impl Port<'_> {
+    /// Whether it may hold ids: `[batch, seq]` or `[batch, choices, seq]` of int32 or int64.
+    fn is_ids(&self) -> bool {
+        matches!(self.element, 6 | 7) && matches!(self.dims.len(), 2 | 3)
+    }
+
+    /// Whether it may hold a mask of 0 and 1 over tokens, in numbers of any kind.
+    fn is_mask(&self) -> bool {
+        matches!(self.element, 1 | 6 | 7 | 9 | 10 | 11 | 16) && matches!(self.dims.len(), 2 | 3)
+    }
+
+    fn said(&self) -> String {
+        format!(
+            "'{}', {} of {} dimensions",
+            printable(self.name),
+            crate::onnx::element_type(self.element),
+            self.dims.len()
+        )
+    }
+}
+
+fn ports<'a>(trace: &Trace<'a>) -> Result<Vec<Port<'a>>, ImportError> {
+    let stored: HashSet<&str> = trace.view.initializers.iter().map(|t| t.name).collect();
+    let mut ports = Vec::new();
     for port in &trace.view.inputs {
-        let name = port_name(port).map_err(|e| trace.file.wire_error(e))?;
+        let wire = |e| trace.file.wire_error(e);
+        let name = port_name(port).map_err(wire)?;
         if !stored.contains(name) {
-            names.push(name);
+            let (element, dims) = port_shape(port).map_err(wire)?;
+            ports.push(Port { name, element, dims });
         }
     }
-    Ok(names)
+    Ok(ports)
 }
 
-fn inputs<'a>(trace: &Trace<'a>) -> Result<Inputs<'a>, ImportError> {
+/// The shape the inputs fix.
+fn shape(ports: &[Port<'_>]) -> Vec<Option<usize>> {
     let mut shape: Vec<Option<usize>> = Vec::new();
-    let stored = stored(trace);
-    for port in &trace.view.inputs {
-        let name = port_name(port).map_err(|e| trace.file.wire_error(e))?;
-        if stored.contains(name) {
-            continue;
+    for port in ports.iter().filter(|p| p.is_mask()) {
+        if shape.len() != port.dims.len() {
+            shape = vec![None; port.dims.len()];
         }
-        let (element, dims) = port_shape(port).map_err(|e| trace.file.wire_error(e))?;
-        if !matches!(element, 6 | 7) {
-            return Err(trace.not_albert(format!(
-                "its input '{}' is {}, and ALBERT reads token ids",
-                printable(name),
-                crate::onnx::element_type(element)
-            )));
-        }
-        if !matches!(dims.len(), 2 | 3) {
-            return Err(trace.not_albert(format!(
-                "its input '{}' has {} dimensions, not [batch, seq]",
-                printable(name),
-                dims.len()
-            )));
-        }
-        if shape.len() != dims.len() {
-            shape = vec![None; dims.len()];
-        }
-        for (known, dim) in shape.iter_mut().zip(dims) {
+        for (known, dim) in shape.iter_mut().zip(&port.dims) {
             *known = known.or(dim.and_then(|d| usize::try_from(d).ok()).filter(|d| *d > 0));
         }
     }
-    Ok(Inputs {
-        shape,
-        ..Inputs::default()
-    })
+    shape
 }

@@ -2,6 +2,7 @@
 //! they were stored, proven: the file itself under tract-onnx and the rebuilt Graph under the engine must agree on inputs
 //! made up for the purpose. A file that is no ALBERT, or is another ALBERT than was read out of it, is refused.
 
+mod cost;
 mod embedding;
 mod head;
 mod layers;
@@ -11,13 +12,16 @@ mod sane;
 mod trace;
 mod weights;
 
-use crate::onnx::{OnnxError, OnnxFile};
+use crate::onnx::flow::Flow;
+use crate::onnx::{OnnxError, OnnxFile, element_type};
 use crate::text::printable;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use thimble_shared::graph::{Config, Kind, Model};
 use thimble_shared::number::Values;
+use thimble_shared::onnx_read::ModelView;
 use trace::Trace;
 use weights::Matrix;
 
@@ -88,12 +92,12 @@ struct Inputs<'a> {
 /// Reads and proves the model in the file at `path`.
 pub fn open(path: &Path) -> Result<Imported, ImportError> {
     let file = OnnxFile::open(path)?;
-    let (mut recognised, beside) = recognise(&file)?;
+    let view = Rc::new(file.view()?);
+    let flow = Rc::new(Flow::of(&view).map_err(|e| file.wire_error(e))?);
+    let (mut recognised, beside) = recognise(&file, view, flow)?;
     let model = model(&file, &recognised)?;
     prove::prove(&file, &recognised, &model)?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let mut files = vec![path.to_path_buf()];
-    files.extend(file.externals().map(|(name, _)| folder.join(name)));
+    let mut files = file.paths();
     files.extend(beside.config);
     let sha256 = Sha256::digest(file.bytes())
         .iter()
@@ -125,8 +129,8 @@ pub struct Outline {
     pub tokenizer: Option<PathBuf>,
 }
 
-pub fn outline(file: &OnnxFile) -> Result<Outline, ImportError> {
-    let (recognised, beside) = recognise(file)?;
+pub fn outline<'a>(file: &'a OnnxFile, view: Rc<ModelView<'a>>, flow: Rc<Flow<'a>>) -> Result<Outline, ImportError> {
+    let (recognised, beside) = recognise(file, view, flow)?;
     Ok(Outline {
         seq: recognised.inputs.shape.last().copied().flatten(),
         config: recognised.config,
@@ -134,11 +138,18 @@ pub fn outline(file: &OnnxFile) -> Result<Outline, ImportError> {
     })
 }
 
-fn recognise(file: &OnnxFile) -> Result<(Recognised<'_>, neighbours::Neighbours), ImportError> {
-    let view = file.view()?;
-    let quantised: Vec<&str> = view
+fn recognise<'a>(
+    file: &'a OnnxFile,
+    view: Rc<ModelView<'a>>,
+    flow: Rc<Flow<'a>>,
+) -> Result<(Recognised<'a>, neighbours::Neighbours), ImportError> {
+    let trace = Trace::new(file, view, flow)?;
+    // Leftovers that no output needs say nothing of the weights.
+    let quantised: Vec<&str> = trace
+        .view
         .nodes
         .iter()
+        .filter(|n| trace.needs(n))
         .map(|n| n.op)
         .filter(|op| QUANTISED.contains(op))
         .collect();
@@ -148,7 +159,12 @@ fn recognise(file: &OnnxFile) -> Result<(Recognised<'_>, neighbours::Neighbours)
             how: format!("{} nodes such as {first}", quantised.len()),
         });
     }
-    let trace = Trace::new(file, view)?;
+    if let Some(kind) = trace.strange_weights() {
+        return Err(trace.unsupported(format!(
+            "its weights are {}, and thimble reads f32, f16 and bf16; convert them first",
+            element_type(kind)
+        )));
+    }
     sane::check(&trace)?;
     let embedding = embedding::find(&trace)?;
     let body = layers::find(&trace, &embedding)?;
@@ -167,6 +183,7 @@ fn recognise(file: &OnnxFile) -> Result<(Recognised<'_>, neighbours::Neighbours)
     notes.extend(head.notes);
     let beside = neighbours::read(&file.path, &mut config, &mut notes);
     config.check().map_err(|e| trace.unsupported(e.to_string()))?;
+    cost::check_nodes(&trace, config.num_hidden_layers)?;
     Ok((
         Recognised {
             config,
@@ -196,7 +213,8 @@ const QUANTISED: [&str; 12] = [
     "QGemm",
 ];
 
-/// The numbers, in thimble's order: f16 stays f16 where a table or linear map is stored so.
+/// The numbers, in thimble's order: f16 stays f16 where a table or linear map is stored so; bf16 is
+/// widened, which changes no number.
 fn model(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<Model, ImportError> {
     let mut weights = BTreeMap::new();
     for spec in recognised.config.weights() {

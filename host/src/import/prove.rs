@@ -1,14 +1,16 @@
 //! The proof that an import is what the file computes: made-up inputs go through the file itself under tract-onnx and through
-//! the rebuilt model in the engine, and every hidden state and output must agree. f16 files are run with their numbers
+//! the rebuilt model in the engine, and every hidden state and output must agree. f16 and bf16 files are run with their numbers
 //! widened to f32 on both sides, so that the same arithmetic is compared.
 
+use super::cost::{self, Cost};
 use super::{ImportError, Recognised};
 use crate::onnx::OnnxFile;
 use crate::onnx::flow::Flow;
+use crate::slim::model_bytes;
 use crate::subject::image_of;
 use crate::text::{one_line, printable};
 use anyhow::{Result, anyhow, bail};
-use half::f16;
+use half::{bf16, f16};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use thimble_device::engine::{Engine, EngineOptions, Input};
@@ -18,15 +20,17 @@ use tract_onnx::pb;
 use tract_onnx::prelude::*;
 
 /// Largest difference that rounding explains, in standard deviations of what is compared: of f32, and of files whose constants
-/// (1/√d, eps) were rounded to f16.
+/// (1/√d, eps) were rounded to f16 or bf16.
 const LIMIT: f64 = 1e-4;
 const F16_LIMIT: f64 = 1e-3;
+const BF16_LIMIT: f64 = 1e-2;
 
 /// Most tokens a file may fix its inputs at: a larger number is damage or an attack, and would take all memory.
 const MOST_TOKENS: usize = 1 << 16;
 
 const F32: i32 = 1;
 const F16: i32 = 10;
+const BF16: i32 = 16;
 
 pub fn prove(file: &OnnxFile, recognised: &Recognised<'_>, model: &Model) -> Result<(), ImportError> {
     let shown = || file.path.display().to_string();
@@ -38,6 +42,11 @@ pub fn prove(file: &OnnxFile, recognised: &Recognised<'_>, model: &Model) -> Res
             problem: format!("its inputs are fixed at {tokens} tokens, and the proof runs {MOST_TOKENS} at most"),
         });
     }
+    let inputs = inputs(recognised);
+    let costs: Vec<Cost> = inputs.iter().map(|i| Cost::of(&model.config, i)).collect();
+    if let Some(problem) = cost::too_much(&costs, model_bytes(file)) {
+        return Err(ImportError::Unsupported { file: shown(), problem });
+    }
     let proto = proto(file, recognised).map_err(|e| ImportError::Runner {
         file: shown(),
         problem: one_line(&e),
@@ -46,14 +55,17 @@ pub fn prove(file: &OnnxFile, recognised: &Recognised<'_>, model: &Model) -> Res
         file: shown(),
         problem: one_line(&e),
     };
-    let halves = file
-        .view()
-        .is_ok_and(|view| view.initializers.iter().any(|t| t.data_type == i64::from(F16)));
-    let limit = if halves { F16_LIMIT } else { LIMIT };
+    let view = file.view()?;
+    let holds = |kind: i32| view.initializers.iter().any(|t| t.data_type == i64::from(kind));
+    let limit = match (holds(BF16), holds(F16)) {
+        (true, _) => BF16_LIMIT,
+        (_, true) => F16_LIMIT,
+        _ => LIMIT,
+    };
     let image = image_of(model).map_err(unsupported)?;
     let engine = Engine::new(image, EngineOptions::default()).map_err(|e| unsupported(e.into()))?;
-    for input in inputs(recognised) {
-        let theirs = quiet(|| foreign(&proto, recognised, &input)).map_err(|e| ImportError::Runner {
+    for (input, cost) in inputs.into_iter().zip(costs) {
+        let theirs = quiet(|| foreign(&proto, recognised, &input, cost)).map_err(|e| ImportError::Runner {
             file: shown(),
             problem: one_line(&e),
         })?;
@@ -157,9 +169,14 @@ fn proto(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<pb::ModelProto>
             if let (Some(tensor), Some(view)) = (attribute.t.as_mut(), onnx_read::attribute(encoded)?.tensor) {
                 widen(tensor, &view, file)?;
             }
-            if node.op_type == "Cast" && attribute.name == "to" && attribute.i == i64::from(F16) {
+            if node.op_type == "Cast" && attribute.name == "to" && [F16, BF16].map(i64::from).contains(&attribute.i) {
                 attribute.i = i64::from(F32);
             }
+        }
+    }
+    for port in &mut graph.input {
+        if let Some(kind) = element(port).filter(|kind| [F16, BF16].contains(kind)) {
+            *kind = F32;
         }
     }
     // Declared shapes name symbols that the concrete ones below would contradict.
@@ -192,13 +209,15 @@ fn proto(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<pb::ModelProto>
 }
 
 fn widen(tensor: &mut pb::TensorProto, view: &onnx_read::TensorView<'_>, file: &OnnxFile) -> Result<()> {
-    if tensor.data_type != F16 {
-        return Ok(());
-    }
+    let wide: fn([u8; 2]) -> f32 = match tensor.data_type {
+        F16 => |b| f16::from_le_bytes(b).to_f32(),
+        BF16 => |b| bf16::from_le_bytes(b).to_f32(),
+        _ => return Ok(()),
+    };
     let bytes = file.payload(view)?;
     tensor.raw_data = bytes
         .chunks_exact(2)
-        .flat_map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32().to_le_bytes())
+        .flat_map(|b| wide([b[0], b[1]]).to_le_bytes())
         .collect();
     tensor.int32_data.clear();
     tensor.data_type = F32;
@@ -206,7 +225,7 @@ fn widen(tensor: &mut pb::TensorProto, view: &onnx_read::TensorView<'_>, file: &
 }
 
 /// What the file says under tract: hidden states, then outputs.
-fn foreign(proto: &pb::ModelProto, recognised: &Recognised<'_>, input: &Input) -> Result<Vec<Values>> {
+fn foreign(proto: &pb::ModelProto, recognised: &Recognised<'_>, input: &Input, cost: Cost) -> Result<Vec<Values>> {
     let onnx = tract_onnx::onnx()
         .with_ignore_value_info(true)
         .with_ignore_output_shapes(true);
@@ -224,18 +243,16 @@ fn foreign(proto: &pb::ModelProto, recognised: &Recognised<'_>, input: &Input) -
         } else {
             bail!("it reads an input '{}'", printable(&name));
         };
-        let narrow = is_i32(proto, &name);
         let tensor = Tensor::from_shape(&input.shape, &values)?;
-        let tensor = if narrow {
-            tensor.cast_to::<i32>()?.into_owned()
-        } else {
-            tensor
-        };
-        let kind = tensor.datum_type();
+        let kind = input_type(proto, &name);
+        let tensor = tensor.cast_to_dt(kind)?.into_owned();
         model.set_input_fact(port, kind.fact(&input.shape).into())?;
         feeds.push(tensor.into_tvalue());
     }
-    let results = model.into_optimized()?.into_runnable()?.run(feeds)?;
+    let results = cost::typed(model, cost)?
+        .into_optimized()?
+        .into_runnable()?
+        .run(feeds)?;
     results
         .into_iter()
         .map(|value| {
@@ -247,11 +264,22 @@ fn foreign(proto: &pb::ModelProto, recognised: &Recognised<'_>, input: &Input) -
         .collect()
 }
 
-fn is_i32(proto: &pb::ModelProto, name: &str) -> bool {
-    const INT32: i32 = 6;
-    let port = proto.graph.iter().flat_map(|g| &g.input).find(|p| p.name == name);
-    let kind = port.and_then(|p| p.r#type.as_ref()).and_then(|t| t.value.as_ref());
-    matches!(kind, Some(pb::type_proto::Value::TensorType(t)) if t.elem_type == INT32)
+/// What an input holds as the file declares it.
+fn input_type(proto: &pb::ModelProto, name: &str) -> DatumType {
+    let mut ports = proto.graph.iter().flat_map(|g| g.input.iter().cloned());
+    match ports.find(|p| p.name == name).as_mut().and_then(element) {
+        Some(1) => DatumType::F32,
+        Some(6) => DatumType::I32,
+        Some(9) => DatumType::Bool,
+        Some(11) => DatumType::F64,
+        _ => DatumType::I64,
+    }
+}
+
+/// The declared element type of a tensor, by ONNX's number.
+fn element(port: &mut pb::ValueInfoProto) -> Option<&mut i32> {
+    let pb::type_proto::Value::TensorType(tensor) = port.r#type.as_mut()?.value.as_mut()?;
+    Some(&mut tensor.elem_type)
 }
 
 /// The same in the engine, each with its place in words.
@@ -292,9 +320,10 @@ fn gap(input: &Input, ours: &Values, theirs: &Values) -> f64 {
     let count = input.input_ids.len();
     let computed = ours.shape.iter().rev().nth(1).copied().unwrap_or(0);
     let mut pairs: Vec<(f64, f64)> = Vec::new();
-    let per_token =
-        theirs.data.len().is_multiple_of(count) && theirs.shape.contains(&seq) && theirs.data.len() > count / seq;
-    if per_token && theirs.shape.len() >= input.shape.len() {
+    // Tools that make Gemm of MatMul and Add flatten batch and sequence into one dimension.
+    let flat = theirs.shape.first() == Some(&count);
+    let apart = theirs.shape.contains(&seq) && theirs.shape.len() >= input.shape.len();
+    if theirs.data.len().is_multiple_of(count) && theirs.data.len() > count / seq && (flat || apart) {
         let width = theirs.data.len() / count;
         let ours_seq = if ours.data.len() == theirs.data.len() {
             seq
@@ -351,6 +380,34 @@ fn quiet<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
                 .map(String::as_str)
                 .or_else(|| cause.downcast_ref::<&str>().copied());
             Err(anyhow!("it stops inside tract: {}", said.unwrap_or("no reason given")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hidden_states_are_compared_token_by_token_however_they_are_laid_out() {
+        let input = Input {
+            input_ids: vec![5; 6],
+            attention_mask: Some(vec![1, 1, 0, 1, 0, 0]),
+            token_type_ids: None,
+            shape: vec![2, 3],
+        };
+        // The engine leaves out the last token, which is masked in both rows.
+        let ours = Values {
+            shape: vec![2, 2, 2],
+            data: vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 99.0, 99.0],
+        };
+        let theirs = |shape: &[usize], first: f32| Values {
+            shape: shape.to_vec(),
+            data: vec![first, 2.0, 3.0, 4.0, 0.0, 0.0, 5.0, 6.0, 0.0, 0.0, 0.0, 0.0],
+        };
+        for shape in [&[2, 3, 2][..], &[6, 2]] {
+            assert_eq!(gap(&input, &ours, &theirs(shape, 1.0)), 0.0);
+            assert!(gap(&input, &ours, &theirs(shape, 1.5)) > 0.1);
         }
     }
 }

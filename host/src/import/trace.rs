@@ -3,11 +3,12 @@
 
 use super::ImportError;
 use super::weights::Matrix;
-use crate::onnx::flow::Flow;
-use crate::onnx::{Held, OnnxFile, Place};
+use crate::onnx::flow::{Flow, port_name};
+use crate::onnx::{Held, OnnxFile};
 use crate::text::printable;
-use half::f16;
+use half::{bf16, f16};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
 use thimble_shared::onnx_read::{self, AttributeView, ModelView, NodeView};
 
 /// One linear map: `out = x · Wᵀ + bias`.
@@ -40,8 +41,10 @@ pub struct Norm<'a> {
 
 pub struct Trace<'a> {
     pub file: &'a OnnxFile,
-    pub view: ModelView<'a>,
-    pub flow: Flow<'a>,
+    pub view: Rc<ModelView<'a>>,
+    pub flow: Rc<Flow<'a>>,
+    /// Values that the outputs are computed from.
+    needed: HashSet<&'a str>,
     tensors: HashMap<&'a str, Held<'a>>,
     pub linears: Vec<Linear<'a>>,
     pub norms: Vec<Norm<'a>>,
@@ -68,24 +71,26 @@ const PLUMBING: [&str; 9] = [
 const MAX_STEPS: usize = 64;
 
 impl<'a> Trace<'a> {
-    pub fn new(file: &'a OnnxFile, view: ModelView<'a>) -> Result<Trace<'a>, ImportError> {
-        if view.functions {
+    pub fn new(file: &'a OnnxFile, view: Rc<ModelView<'a>>, flow: Rc<Flow<'a>>) -> Result<Trace<'a>, ImportError> {
+        if !view.functions.is_empty() {
             return Err(ImportError::Unsupported {
                 file: file.path.display().to_string(),
                 problem: "holds local functions, which torch 2.5 and 2.6 leave in with dynamo=True; export it with optimize=True, or inline them with onnx.inliner".into(),
             });
         }
-        let flow = Flow::of(&view).map_err(|e| file.wire_error(e))?;
+        let outputs: Result<Vec<&str>, _> = view.outputs.iter().map(|o| port_name(o)).collect();
+        let needed = flow.needed(outputs.map_err(|e| file.wire_error(e))?);
         let tensors = file
             .tensors(&view)?
             .into_iter()
-            .filter(|h| h.place != Place::Inner && !h.name.is_empty())
+            .filter(|h| h.place.is_value() && !h.name.is_empty())
             .map(|h| (h.name, h))
             .collect();
         let mut trace = Trace {
             file,
             view,
             flow,
+            needed,
             tensors,
             linears: Vec::new(),
             norms: Vec::new(),
@@ -105,6 +110,19 @@ impl<'a> Trace<'a> {
             }
         }
         Ok(trace)
+    }
+
+    /// Whether an output is computed from what the node makes.
+    pub fn needs(&self, node: &NodeView<'a>) -> bool {
+        node.outputs.iter().any(|o| self.needed.contains(o))
+    }
+
+    /// The element type of the file's matrices if all are of one that thimble does not read.
+    pub fn strange_weights(&self) -> Option<i64> {
+        const FLOATS: [i64; 7] = [11, 17, 18, 19, 20, 23, 24];
+        let matrices = || self.view.initializers.iter().filter(|t| t.dims.len() == 2);
+        let read = matrices().any(|t| Matrix::of(t.clone(), t.name).is_float());
+        matrices().map(|t| t.data_type).find(|t| !read && FLOATS.contains(t))
     }
 
     pub fn unsupported(&self, problem: String) -> ImportError {
@@ -212,6 +230,7 @@ impl<'a> Trace<'a> {
             6 => each(&bytes, |b| f64::from(i32::from_le_bytes(b))),
             7 => each(&bytes, |b| i64::from_le_bytes(b) as f64),
             10 => each(&bytes, |b| f64::from(f16::from_le_bytes(b).to_f32())),
+            16 => each(&bytes, |b| f64::from(bf16::from_le_bytes(b).to_f32())),
             11 => each(&bytes, f64::from_le_bytes),
             _ => None,
         })

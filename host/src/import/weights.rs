@@ -2,7 +2,7 @@
 //! are read when asked for; the logical order is `[out, in]` for linear maps and `[rows, cols]` for tables.
 
 use crate::onnx::{OnnxError, OnnxFile, same};
-use half::f16;
+use half::{bf16, f16};
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hasher};
 use thimble_shared::number::Values;
@@ -66,13 +66,13 @@ impl<'a> Matrix<'a> {
     }
 
     pub fn is_float(&self) -> bool {
-        matches!(self.tensor.data_type, 1 | 10)
+        matches!(self.tensor.data_type, 1 | 10 | 16)
     }
 
     /// Bytes in the logical order.
     fn bytes(&self, file: &'a OnnxFile) -> Result<Cow<'a, [u8]>, OnnxError> {
         let stored = file.payload(&self.tensor)?;
-        let width = if self.tensor.data_type == 10 { 2 } else { 4 };
+        let width = if self.tensor.data_type == 1 { 4 } else { 2 };
         let mut bytes = if self.turned {
             same::turned(stored, &self.stored_shape(), width)
         } else {
@@ -88,20 +88,16 @@ impl<'a> Matrix<'a> {
     pub fn values(&self, file: &OnnxFile) -> Result<Values, OnnxError> {
         let this: Matrix<'_> = self.clone();
         let bytes = this.bytes(file)?;
-        Ok(if self.tensor.data_type == 10 {
-            Values::F16(
-                bytes
-                    .chunks_exact(2)
-                    .map(|b| f16::from_le_bytes([b[0], b[1]]))
-                    .collect(),
-            )
-        } else {
-            Values::F32(
+        let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+        Ok(match self.tensor.data_type {
+            10 => Values::F16(pairs.map(f16::from_le_bytes).collect()),
+            16 => Values::F32(pairs.map(|b| bf16::from_le_bytes(b).to_f32()).collect()),
+            _ => Values::F32(
                 bytes
                     .chunks_exact(4)
                     .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
                     .collect(),
-            )
+            ),
         })
     }
 

@@ -7,6 +7,7 @@ pub mod same;
 use crate::text::printable;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use thimble_device::map::{MapError, ModelMap};
 use thimble_shared::onnx_read::{self, ModelView, ReadError, TensorView};
@@ -40,8 +41,17 @@ pub const MAX_NESTING: usize = 32;
 pub struct OnnxFile {
     pub path: PathBuf,
     map: ModelMap,
-    /// The files named by external tensors, or why one cannot be used.
-    externals: BTreeMap<String, Result<ModelMap, String>>,
+    /// Which of `externals` each name that tensors use stands for: "m.bin" and "./m.bin" are one file.
+    locations: BTreeMap<String, usize>,
+    externals: Vec<External>,
+}
+
+/// A file that external tensors point to.
+struct External {
+    /// The first name it goes by.
+    name: String,
+    /// Its bytes, or why they cannot be used.
+    map: Result<ModelMap, String>,
 }
 
 impl OnnxFile {
@@ -51,17 +61,37 @@ impl OnnxFile {
         let mut file = OnnxFile {
             path: path.to_path_buf(),
             map,
-            externals: BTreeMap::new(),
+            locations: BTreeMap::new(),
+            externals: Vec::new(),
         };
-        let mut locations: BTreeSet<String> = BTreeSet::new();
+        let mut names: BTreeSet<String> = BTreeSet::new();
         for tensor in file.tensors(&file.view()?)? {
-            locations.extend(tensor.view.location().map(str::to_string));
+            names.extend(tensor.view.location().map(str::to_string));
         }
-        for location in locations {
-            let opened = open_beside(path, &location);
-            file.externals.entry(location).or_insert(opened);
+        let mut known: BTreeMap<PathBuf, usize> = BTreeMap::new();
+        for name in names {
+            let place = beside(path, &name);
+            let next = file.externals.len();
+            let index = match &place {
+                Ok(place) => *known.entry(place.clone()).or_insert(next),
+                Err(_) => next,
+            };
+            if index == next {
+                let map = place.and_then(|place| map_external(&place, &name));
+                file.externals.push(External {
+                    name: name.clone(),
+                    map,
+                });
+            }
+            file.locations.insert(name, index);
         }
         Ok(file)
+    }
+
+    /// Every file the model lies in: its own, and those its tensors point to.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let beside = self.externals.iter().map(|e| self.path.with_file_name(&e.name));
+        [self.path.clone()].into_iter().chain(beside).collect()
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -85,9 +115,36 @@ impl OnnxFile {
 
     /// Names, in order, of the files tensors point to, with their bytes or what is wrong with them.
     pub fn externals(&self) -> impl Iterator<Item = (&str, Result<&[u8], &str>)> {
-        self.externals
-            .iter()
-            .map(|(name, map)| (name.as_str(), map.as_ref().map(ModelMap::bytes).map_err(String::as_str)))
+        self.externals.iter().map(|e| {
+            (
+                e.name.as_str(),
+                e.map.as_ref().map(ModelMap::bytes).map_err(String::as_str),
+            )
+        })
+    }
+
+    /// Where an external tensor's numbers lie: the file, as an index into [`OnnxFile::externals`], and the bytes of it.
+    pub fn external(&self, tensor: &TensorView<'_>) -> Result<(usize, Range<usize>), String> {
+        let (location, (start, length)) = external_range(tensor)?;
+        let Some(&index) = self.locations.get(location) else {
+            return Err(format!("external file '{}' was not opened", printable(location)));
+        };
+        let bytes = match &self.externals[index].map {
+            Ok(map) => map.bytes().len(),
+            Err(problem) => return Err(problem.clone()),
+        };
+        // Without a length there are as many bytes as the dims ask for: other tensors may follow.
+        let end = match length.or_else(|| tensor_bytes(tensor)) {
+            Some(length) => start.checked_add(length),
+            None => Some(bytes),
+        };
+        match end {
+            Some(end) if start <= end && end <= bytes => Ok((index, start..end)),
+            _ => Err(format!(
+                "lies at byte {start} of '{}', which has {bytes} bytes",
+                printable(location)
+            )),
+        }
     }
 
     /// Every tensor of the file in the order it stands there: initializers and tensors inside attributes, nested graphs too.
@@ -98,8 +155,15 @@ impl OnnxFile {
             place: Place::Initializer,
             view: t.clone(),
         }));
+        let wire = |e| self.wire_error(e);
+        for encoded in &view.sparse {
+            sparse_tensors(encoded, Place::Sparse, &mut held).map_err(wire)?;
+        }
         for node in &view.nodes {
-            node_tensors(node, &mut held, 0).map_err(|e| self.wire_error(e))?;
+            node_tensors(node, &mut held, 0).map_err(wire)?;
+        }
+        for function in &view.functions {
+            function_tensors(function, &mut held).map_err(wire)?;
         }
         Ok(held)
     }
@@ -116,28 +180,9 @@ impl OnnxFile {
     pub fn stored<'a>(&'a self, tensor: &TensorView<'a>) -> Result<Cow<'a, [u8]>, OnnxError> {
         let bad = |problem: String| self.tensor_error(tensor.name, problem);
         if tensor.external {
-            let (location, range) = external_range(tensor).map_err(bad)?;
-            let bytes = match self.externals.get(location) {
-                Some(Ok(map)) => map.bytes(),
-                Some(Err(problem)) => return Err(bad(problem.clone())),
-                None => return Err(bad(format!("external file '{}' was not opened", printable(location)))),
-            };
-            // Without a length there are as many bytes as the dims ask for: other tensors may follow.
-            let end = match range.1.or_else(|| tensor_bytes(tensor)) {
-                Some(length) => range.0.checked_add(length),
-                None => Some(bytes.len()),
-            };
-            return end
-                .and_then(|end| bytes.get(range.0..end))
-                .map(Cow::Borrowed)
-                .ok_or_else(|| {
-                    bad(format!(
-                        "lies at byte {} of '{}', which has {} bytes",
-                        range.0,
-                        printable(location),
-                        bytes.len()
-                    ))
-                });
+            let (index, range) = self.external(tensor).map_err(bad)?;
+            let bytes = self.externals[index].map.as_ref().map_err(|e| bad(e.clone()))?.bytes();
+            return Ok(Cow::Borrowed(&bytes[range]));
         }
         match tensor.payload {
             Some(raw) => Ok(Cow::Borrowed(raw)),
@@ -178,8 +223,17 @@ pub enum Place {
     Initializer,
     /// The value of a `Constant` node of the main graph; its name is the node's output.
     Constant,
-    /// Any other attribute, or anything in a nested graph.
+    /// The values or the indices of a sparse initializer of the main graph; the name is the values'.
+    Sparse,
+    /// Any other attribute, or anything in a nested graph or a function.
     Inner,
+}
+
+impl Place {
+    /// Whether a value of the main graph is this tensor and nothing else: another one can stand in for it.
+    pub fn is_value(self) -> bool {
+        matches!(self, Place::Initializer | Place::Constant)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -192,17 +246,56 @@ pub struct Held<'a> {
 fn node_tensors<'a>(node: &onnx_read::NodeView<'a>, held: &mut Vec<Held<'a>>, depth: usize) -> Result<(), WireError> {
     let name = node.outputs.first().copied().unwrap_or_default();
     for encoded in &node.attributes {
-        let attribute = onnx_read::attribute(encoded)?;
-        let constant = depth == 0 && node.op == "Constant" && attribute.name == "value";
-        if let Some(view) = attribute.tensor {
-            held.push(Held {
-                name,
-                place: if constant { Place::Constant } else { Place::Inner },
-                view,
-            });
-        }
-        for graph in attribute.graphs {
-            graph_tensors(graph, held, depth + 1)?;
+        let constant = depth == 0 && node.op == "Constant";
+        attribute_tensors(encoded, name, constant, held, depth)?;
+    }
+    Ok(())
+}
+
+/// The tensors of an attribute of the node that makes `name`.
+fn attribute_tensors<'a>(
+    encoded: &'a [u8],
+    name: &'a str,
+    constant: bool,
+    held: &mut Vec<Held<'a>>,
+    depth: usize,
+) -> Result<(), WireError> {
+    let attribute = onnx_read::attribute(encoded)?;
+    let place = match attribute.name {
+        "value" if constant => Place::Constant,
+        _ => Place::Inner,
+    };
+    held.extend(attribute.tensor.map(|view| Held { name, place, view }));
+    let listed = attribute.tensors.into_iter().map(|view| Held {
+        name,
+        place: Place::Inner,
+        view,
+    });
+    held.extend(listed);
+    for sparse in attribute.sparse {
+        sparse_tensors(sparse, Place::Inner, held)?;
+    }
+    for graph in attribute.graphs {
+        graph_tensors(graph, held, depth + 1)?;
+    }
+    Ok(())
+}
+
+fn sparse_tensors<'a>(encoded: &'a [u8], place: Place, held: &mut Vec<Held<'a>>) -> Result<(), WireError> {
+    let parts = onnx_read::sparse(encoded)?;
+    let name = parts.iter().map(|p| p.name).find(|n| !n.is_empty()).unwrap_or_default();
+    held.extend(parts.into_iter().map(|view| Held { name, place, view }));
+    Ok(())
+}
+
+/// Tensors in the nodes of a `FunctionProto`, and in the defaults of its attributes.
+fn function_tensors<'a>(function: &'a [u8], held: &mut Vec<Held<'a>>) -> Result<(), WireError> {
+    for field in Fields::new(function) {
+        let field = field?;
+        match field.number {
+            7 => node_tensors(&onnx_read::node(field.fields()?)?, held, 1)?,
+            11 => attribute_tensors(field.bytes()?, "", false, held, 1)?,
+            _ => {}
         }
     }
     Ok(())
@@ -224,6 +317,7 @@ fn graph_tensors<'a>(graph: &'a [u8], held: &mut Vec<Held<'a>>, depth: usize) ->
                     view,
                 });
             }
+            15 => sparse_tensors(field.bytes()?, Place::Inner, held)?,
             _ => {}
         }
     }
@@ -243,7 +337,7 @@ impl<'a> Location<'a> for TensorView<'a> {
 }
 
 /// File, offset and (if stated) length of an external tensor's bytes.
-pub fn external_range<'a>(tensor: &TensorView<'a>) -> Result<(&'a str, (usize, Option<usize>)), String> {
+fn external_range<'a>(tensor: &TensorView<'a>) -> Result<(&'a str, (usize, Option<usize>)), String> {
     let entry = |key: &str| tensor.external_data.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
     let number = |key: &str| {
         entry(key)
@@ -257,8 +351,8 @@ pub fn external_range<'a>(tensor: &TensorView<'a>) -> Result<(&'a str, (usize, O
     Ok((location, (number("offset")?.unwrap_or(0), number("length")?)))
 }
 
-/// Opens `location`, which must lie in the folder of `model` or below it, symbolic links resolved.
-fn open_beside(model: &Path, location: &str) -> Result<ModelMap, String> {
+/// The path of `location`, which must lie in the folder of `model` or below it, symbolic links resolved.
+fn beside(model: &Path, location: &str) -> Result<PathBuf, String> {
     let shown = printable(location);
     let relative = Path::new(location);
     let inside = relative
@@ -277,11 +371,19 @@ fn open_beside(model: &Path, location: &str) -> Result<ModelMap, String> {
     if !path.starts_with(&folder) {
         return Err(format!("external file '{shown}' points outside the model's folder"));
     }
-    ModelMap::open(&path, false).map_err(|e| format!("external file '{shown}': {e}"))
+    // Its bytes would count twice, and numbers that lie in messages are nobody's weights.
+    if model.canonicalize().is_ok_and(|model| model == path) {
+        return Err(format!("external file '{shown}' is the model itself"));
+    }
+    Ok(path)
+}
+
+fn map_external(path: &Path, location: &str) -> Result<ModelMap, String> {
+    ModelMap::open(path, false).map_err(|e| format!("external file '{}': {e}", printable(location)))
 }
 
 /// ONNX's name of a `TensorProto.DataType`, shortened, and the bits of one element; 0 where elements have no fixed size.
-const ELEMENTS: [(i64, &str, usize); 22] = [
+const ELEMENTS: [(i64, &str, usize); 26] = [
     (1, "f32", 32),
     (2, "u8", 8),
     (3, "i8", 8),
@@ -304,6 +406,10 @@ const ELEMENTS: [(i64, &str, usize); 22] = [
     (20, "f8e5m2fnuz", 8),
     (21, "u4", 4),
     (22, "i4", 4),
+    (23, "f4e2m1", 4),
+    (24, "f8e8m0", 8),
+    (25, "u2", 2),
+    (26, "i2", 2),
 ];
 
 pub fn element_type(code: i64) -> &'static str {
@@ -332,7 +438,7 @@ fn typed(tensor: &TensorView<'_>) -> Result<Vec<u8>, String> {
             (10, Value::Fixed64(bits)) => out.extend_from_slice(&bits.to_le_bytes()),
             (5, _) => field
                 .ints(|i| match tensor.data_type {
-                    2 | 3 | 9 | 17..=22 => out.push(i as u8),
+                    2 | 3 | 9 | 17..=26 => out.push(i as u8),
                     4 | 5 | 10 | 16 => out.extend_from_slice(&(i as u16).to_le_bytes()),
                     _ => out.extend_from_slice(&(i as i32).to_le_bytes()),
                 })
@@ -385,16 +491,19 @@ mod tests {
         std::fs::write(inner.join("in.bin"), b"x").unwrap();
         std::os::unix::fs::symlink("../out.bin", inner.join("link.bin")).unwrap();
         let model = inner.join("model.onnx");
-        assert!(open_beside(&model, "in.bin").is_ok());
+        std::fs::write(&model, b"x").unwrap();
+        assert_eq!(beside(&model, "in.bin"), beside(&model, "./in.bin"));
+        assert!(beside(&model, "in.bin").is_ok());
         for bad in [
             "../out.bin",
             "/etc/passwd",
             "link.bin",
             "",
             "none.bin",
+            "model.onnx",
             "a/../../out.bin",
         ] {
-            assert!(open_beside(&model, bad).is_err(), "{bad}");
+            assert!(beside(&model, bad).is_err(), "{bad}");
         }
     }
 }

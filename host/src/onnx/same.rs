@@ -122,19 +122,25 @@ fn first_turned(
 /// Payloads up to this size are hashed whole.
 const WHOLE: usize = 1 << 20;
 
+/// How many samples of a large payload are hashed, and the bytes of each.
+const SAMPLES: usize = 16;
+const EACH: usize = 4096;
+
+/// Where sample `i` of a payload of `len` bytes starts: the first with it, the last ends with it.
+fn sample(len: usize, i: usize) -> usize {
+    (len - EACH) * i / (SAMPLES - 1)
+}
+
 /// A hash that equal bytes share. Of large payloads only samples are read: whoever finds one compares the whole.
 fn hash(bytes: &[u8]) -> u64 {
-    const SAMPLES: usize = 16;
-    const EACH: usize = 4096;
     let mut hasher = DefaultHasher::new();
     if bytes.len() <= WHOLE {
         hasher.write(bytes);
         return hasher.finish();
     }
     hasher.write_usize(bytes.len());
-    let step = (bytes.len() - EACH) / (SAMPLES - 1);
-    for sample in 0..SAMPLES {
-        hasher.write(&bytes[sample * step..][..EACH]);
+    for i in 0..SAMPLES {
+        hasher.write(&bytes[sample(bytes.len(), i)..][..EACH]);
     }
     hasher.finish()
 }
@@ -186,7 +192,8 @@ pub fn turned<'a>(bytes: Cow<'a, [u8]>, dims: &[usize], width: usize) -> Cow<'a,
 
 #[cfg(test)]
 mod tests {
-    use super::{WHOLE, hash, is_transpose, transpose};
+    use super::*;
+    use thimble_shared::wire::Message;
 
     #[test]
     fn transposing_twice_changes_nothing() {
@@ -213,15 +220,68 @@ mod tests {
     }
 
     #[test]
-    fn hashes_of_equal_bytes_are_equal_at_every_size() {
-        for len in [0, 1, WHOLE, WHOLE + 1, 3 * WHOLE + 5] {
-            let bytes: Vec<u8> = (0..len).map(|i| (i * 31 + i / 7) as u8).collect();
-            assert_eq!(hash(&bytes), hash(&bytes.clone()));
-            if let Some(last) = len.checked_sub(1) {
-                let mut other = bytes;
-                other[last] ^= 1;
-                assert_ne!(hash(&other), hash(&vec![0; len]));
+    fn a_hash_is_of_the_bytes_it_reads_and_of_all_of_small_payloads() {
+        let bytes = |len: usize| -> Vec<u8> { (0..len).map(|i| (i * 31 + i / 7 + i / 4096) as u8).collect() };
+        for len in [1, 255, WHOLE, WHOLE + 1, 3 * WHOLE + 5] {
+            let whole = bytes(len);
+            let sampled =
+                |at: usize| len <= WHOLE || (0..SAMPLES).any(|s| (0..EACH).contains(&at.wrapping_sub(sample(len, s))));
+            let starts = (0..SAMPLES).filter(|_| len > WHOLE).map(|s| sample(len, s));
+            let places = (0..64).map(|i| i * (len - 1) / 63).chain(starts);
+            for at in places {
+                let mut other = whole.clone();
+                other[at] ^= 1;
+                assert_eq!(hash(&other) == hash(&whole), !sampled(at), "byte {at} of {len}");
             }
+            assert_ne!(hash(&whole), hash(&bytes(len + 1)));
         }
+        assert_eq!(
+            sample(3 * WHOLE, SAMPLES - 1) + EACH,
+            3 * WHOLE,
+            "the last sample ends with the payload"
+        );
+    }
+
+    /// A graph of one MatMul for each tensor, so that all are needed.
+    fn file(path: &std::path::Path, tensors: &[(&str, [i64; 2], &[u8])]) -> OnnxFile {
+        let (mut graph, mut model) = <(Message, Message)>::default();
+        for (name, dims, bytes) in tensors {
+            let mut tensor = Message::default();
+            tensor.packed(1, dims);
+            tensor.int(2, 2);
+            tensor.text(8, name);
+            tensor.bytes(9, bytes);
+            graph.message(5, &tensor);
+        }
+        model.message(7, &graph);
+        std::fs::write(path, &model.0).unwrap();
+        OnnxFile::open(path).unwrap()
+    }
+
+    #[test]
+    fn large_tensors_that_differ_where_no_hash_looks_are_told_apart() {
+        let (rows, cols) = (1 << 10, 3 << 10);
+        let a: Vec<u8> = (0..rows * cols).map(|i| (i * 7 + i / 251) as u8).collect();
+        let (mut b, at) = (a.clone(), sample(a.len(), 3) + EACH + 1);
+        b[at] ^= 1;
+        assert_eq!(hash(&a), hash(&b));
+        let turned = transpose(&a, rows, cols, 1);
+        let mut nearly = turned.clone();
+        nearly[at] ^= 1;
+        let (dims, back) = ([rows as i64, cols as i64], [cols as i64, rows as i64]);
+        let dir = tempfile::tempdir().unwrap();
+        let tensors: [(&str, [i64; 2], &[u8]); 6] = [
+            ("a", dims, &a),
+            ("b", dims, &b),
+            ("a again", dims, &a),
+            ("b again", dims, &b),
+            ("a turned", back, &turned),
+            ("nearly", back, &nearly),
+        ];
+        let file = file(&dir.path().join("m.onnx"), &tensors);
+        let view = file.view().unwrap();
+        let same = find(&file, &file.tensors(&view).unwrap(), &[0, 1, 2, 3, 4, 5]).unwrap();
+        let wanted = [(2, Same::Bytes(0)), (3, Same::Bytes(1)), (4, Same::Transposed(0))];
+        assert_eq!(same, wanted.into_iter().collect());
     }
 }

@@ -1,16 +1,14 @@
 //! Writes the smaller file: copies an ONNX model field by field in the order it had, with names changed and fields left out
 //! as the plan says. Unknown fields are copied as they are; payloads are borrowed, never held twice.
 
-use super::{Options, Plan, Rope, SlimError, Slimmed};
+use super::rope::Rope;
+use super::{Layout, Options, Plan, SlimError, Slimmed};
 use crate::onnx::flow::port_name;
 use crate::onnx::{MAX_NESTING, OnnxFile, tensor_bytes};
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use thimble_shared::onnx_read::{self, ModelView, TensorView};
 use thimble_shared::wire::{Field, Fields, Message, WireError};
-
-/// Below this many bytes naming a place in another file takes more than the numbers themselves.
-const LEAST_EXTERNAL: usize = 128;
 
 pub struct Rewriter<'a, 'p> {
     file: &'a OnnxFile,
@@ -18,9 +16,11 @@ pub struct Rewriter<'a, 'p> {
     plan: &'p Plan<'a>,
     options: &'p Options,
     data_name: &'p str,
-    align: u64,
+    layout: Layout,
     short: HashMap<&'a str, String>,
     data: Rope<'a>,
+    /// What lies in `data` already: by the address it was mapped at, its length and where it went.
+    placed: BTreeMap<usize, (usize, u64)>,
     made_raw: usize,
     dead_tensors: usize,
 }
@@ -32,7 +32,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         plan: &'p Plan<'a>,
         options: &'p Options,
         data_name: &'p str,
-        align: u64,
+        layout: Layout,
     ) -> Self {
         Rewriter {
             file,
@@ -40,34 +40,40 @@ impl<'a, 'p> Rewriter<'a, 'p> {
             plan,
             options,
             data_name,
-            align,
+            layout,
             short: HashMap::new(),
             data: Rope::default(),
+            placed: BTreeMap::new(),
             made_raw: 0,
             dead_tensors: 0,
         }
     }
 
+    fn wire(&self, e: WireError) -> SlimError {
+        SlimError::Onnx(self.file.wire_error(e))
+    }
+
     pub fn write(mut self) -> Result<Slimmed<'a>, SlimError> {
-        let file = self.file;
-        let wire = |e: WireError| SlimError::Onnx(file.wire_error(e));
+        let bytes = self.file.bytes();
         if self.options.short_names {
-            self.short = short_names(self.view, self.plan).map_err(wire)?;
+            self.short = short_names(self.view, self.plan).map_err(|e| self.wire(e))?;
         }
         let mut model = Rope::default();
-        let mut fields = Fields::new(file.bytes());
-        while let Some((field, raw)) = next(&mut fields, file.bytes(), 0).map_err(wire)? {
+        let mut fields = Fields::new(bytes);
+        while let Some((field, raw)) = next(&mut fields, bytes, 0).map_err(|e| self.wire(e))? {
             match field.number {
                 6 => {}
                 14 if self.options.strip_metadata => {}
                 7 => {
                     let graph = self.graph(&field)?;
-                    let mut header = Message::default();
-                    header.header(7, graph.len as usize);
-                    model.push(Cow::Owned(header.0));
-                    model.append(graph);
+                    model.message(7, graph);
                 }
-                _ => model.push(Cow::Owned(raw.to_vec())),
+                25 => {
+                    let function = field.bytes().map_err(|e| self.wire(e))?;
+                    let function = self.function(function)?;
+                    model.message(25, function);
+                }
+                _ => model.push(Cow::Borrowed(raw)),
             }
         }
         let mut done = self.plan.done.clone();
@@ -81,67 +87,84 @@ impl<'a, 'p> Rewriter<'a, 'p> {
     }
 
     fn graph(&mut self, graph: &Field<'a>) -> Result<Rope<'a>, SlimError> {
-        let file = self.file;
-        let wire = |e: WireError| SlimError::Onnx(file.wire_error(e));
-        // Declared shapes of inner values can be inferred again, unless an operator is nobody's standard.
-        let standard = self
-            .view
-            .nodes
-            .iter()
-            .all(|n| matches!(n.domain, "" | "ai.onnx" | "ai.onnx.ml"));
         let mut out = Rope::default();
         let mut nodes = 0;
         for (name, source) in &self.plan.turned {
-            out.push(Cow::Owned(self.transpose(source, name)));
+            out.message(1, self.transpose(source, name));
         }
-        let bytes = graph.bytes().map_err(wire)?;
+        let bytes = graph.bytes().map_err(|e| self.wire(e))?;
+        let keeps_shapes = self.keeps_shapes();
+        let stored: HashSet<&str> = self.view.initializers.iter().map(|t| t.name).collect();
         let mut fields = Fields::at(bytes, graph.at);
-        while let Some((field, raw)) = next(&mut fields, bytes, graph.at).map_err(wire)? {
+        while let Some((field, raw)) = next(&mut fields, bytes, graph.at).map_err(|e| self.wire(e))? {
+            let inner = || field.bytes().map_err(|e| self.wire(e));
             match field.number {
                 1 => {
                     if self.plan.nodes.get(nodes).copied().unwrap_or(true) {
-                        let node = self.node(field.bytes().map_err(wire)?, &HashSet::new(), 0)?;
-                        let mut m = Message::default();
-                        m.message(1, &node);
-                        out.push(Cow::Owned(m.0));
+                        let node = self.node(inner()?, &HashSet::new(), 0)?;
+                        out.message(1, node);
+                    } else if let Some((name, source)) = self.plan.turned_at.get(&nodes) {
+                        out.message(1, self.transpose(source, name));
                     }
                     nodes += 1;
                 }
                 5 => {
-                    let tensor = onnx_read::tensor(field.bytes().map_err(wire)?, field.at).map_err(wire)?;
-                    if self.plan.needed.contains(tensor.name) && !self.plan.dropped.contains(tensor.name) {
+                    let tensor = onnx_read::tensor(inner()?, field.at).map_err(|e| self.wire(e))?;
+                    if self.keeps(tensor.name) {
                         let name = self.name(tensor.name).to_string();
-                        self.tensor(5, &name, &tensor, &mut out)?;
-                    } else {
-                        self.dead_tensors += usize::from(!self.plan.dropped.contains(tensor.name));
+                        out.message(5, self.tensor(&name, &tensor)?);
                     }
                 }
                 10 | 16 => {}
                 12 => {
-                    let port = field.bytes().map_err(wire)?;
-                    if self.plan.outputs.contains(port_name(port).map_err(wire)?) {
-                        out.push(Cow::Owned(self.port(12, port).map_err(wire)?));
+                    let port = inner()?;
+                    if self.plan.outputs.contains(port_name(port).map_err(|e| self.wire(e))?) {
+                        out.message(12, self.port(port).map_err(|e| self.wire(e))?.into());
                     }
                 }
                 11 => {
-                    let port = field.bytes().map_err(wire)?;
+                    let port = inner()?;
                     // Without its default an input must be given, so one that nothing reads goes with it.
-                    let name = port_name(port).map_err(wire)?;
-                    if self.plan.needed.contains(name) || !self.view.initializers.iter().any(|t| t.name == name) {
-                        out.push(Cow::Owned(self.port(11, port).map_err(wire)?));
+                    let name = port_name(port).map_err(|e| self.wire(e))?;
+                    if self.plan.needed.contains(name) || !stored.contains(name) {
+                        out.message(11, self.port(port).map_err(|e| self.wire(e))?.into());
                     }
                 }
                 13 => {
-                    let port = field.bytes().map_err(wire)?;
-                    let name = port_name(port).map_err(wire)?;
-                    if !standard && self.plan.needed.contains(name) && !self.plan.renamed.contains_key(name) {
-                        out.push(Cow::Owned(self.port(13, port).map_err(wire)?));
+                    let port = inner()?;
+                    let name = port_name(port).map_err(|e| self.wire(e))?;
+                    if keeps_shapes && self.plan.needed.contains(name) && !self.plan.renamed.contains_key(name) {
+                        out.message(13, self.port(port).map_err(|e| self.wire(e))?.into());
                     }
                 }
-                _ => out.push(Cow::Owned(raw.to_vec())),
+                15 => {
+                    let encoded = inner()?;
+                    let parts = onnx_read::sparse(encoded).map_err(|e| self.wire(e))?;
+                    let name = parts.first().map_or("", |p| p.name);
+                    if self.keeps(name) {
+                        let sparse = self.sparse(encoded, &HashSet::new())?;
+                        out.message(15, sparse);
+                    }
+                }
+                _ => out.push(Cow::Borrowed(raw)),
             }
         }
         Ok(out)
+    }
+
+    /// Whether a stored tensor of the main graph stays; those that do not are counted.
+    fn keeps(&mut self, name: &str) -> bool {
+        let dropped = self.plan.dropped.contains(name);
+        let keeps = self.plan.needed.contains(name) && !dropped;
+        self.dead_tensors += usize::from(!keeps && !dropped);
+        keeps
+    }
+
+    /// Whether the declared types and shapes of inner values stay. They are no mere comment: what a runtime cannot infer it
+    /// takes from them, fuses accordingly, and rounds accordingly. What an operator of nobody's standard makes none can infer.
+    fn keeps_shapes(&self) -> bool {
+        let standard = |domain: &str| matches!(domain, "" | "ai.onnx" | "ai.onnx.ml");
+        !self.options.strip_shapes || !self.view.nodes.iter().all(|n| standard(n.domain))
     }
 
     fn name(&self, name: &'a str) -> &str {
@@ -149,7 +172,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         self.short.get(name).map_or(name, String::as_str)
     }
 
-    fn transpose(&self, source: &'a str, name: &'a str) -> Vec<u8> {
+    fn transpose(&self, source: &'a str, name: &'a str) -> Rope<'a> {
         let mut perm = Message::default();
         perm.text(1, "perm");
         perm.int(8, 1);
@@ -160,103 +183,160 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         node.text(2, self.name(name));
         node.text(4, "Transpose");
         node.message(5, &perm);
-        let mut m = Message::default();
-        m.message(1, &node);
-        m.0
+        node.into()
     }
 
     /// `local` holds the names a nested graph defines itself, which mean other values than the same names outside.
-    fn node(&mut self, encoded: &'a [u8], local: &HashSet<&str>, depth: usize) -> Result<Message, SlimError> {
-        let file = self.file;
-        let wire = |e: WireError| SlimError::Onnx(file.wire_error(e));
-        let mut m = Message::default();
+    fn node(&mut self, encoded: &'a [u8], local: &HashSet<&str>, depth: usize) -> Result<Rope<'a>, SlimError> {
+        let mut out = Rope::default();
         let mut fields = Fields::new(encoded);
-        while let Some((field, raw)) = next(&mut fields, encoded, 0).map_err(wire)? {
+        while let Some((field, raw)) = next(&mut fields, encoded, 0).map_err(|e| self.wire(e))? {
             match field.number {
                 number @ (1 | 2) => {
-                    let name = field.text().map_err(wire)?;
-                    m.text(number, if local.contains(name) { name } else { self.name(name) });
+                    let name = field.text().map_err(|e| self.wire(e))?;
+                    out.text(number, if local.contains(name) { name } else { self.name(name) });
                 }
                 3 if self.options.short_names => {}
                 5 => {
-                    let attribute = self.attribute(field.bytes().map_err(wire)?, local, depth)?;
-                    m.message(5, &attribute);
+                    let attribute = field.bytes().map_err(|e| self.wire(e))?;
+                    let attribute = self.attribute(attribute, local, depth)?;
+                    out.message(5, attribute);
                 }
                 6 | 9 => {}
-                _ => m.0.extend_from_slice(raw),
+                _ => out.push(Cow::Borrowed(raw)),
             }
         }
-        Ok(m)
+        Ok(out)
     }
 
-    fn attribute(&mut self, encoded: &'a [u8], local: &HashSet<&str>, depth: usize) -> Result<Message, SlimError> {
-        let file = self.file;
-        let wire = |e: WireError| SlimError::Onnx(file.wire_error(e));
-        let mut m = Message::default();
+    fn attribute(&mut self, encoded: &'a [u8], local: &HashSet<&str>, depth: usize) -> Result<Rope<'a>, SlimError> {
+        let mut out = Rope::default();
         let mut fields = Fields::new(encoded);
-        while let Some((field, raw)) = next(&mut fields, encoded, 0).map_err(wire)? {
+        while let Some((field, raw)) = next(&mut fields, encoded, 0).map_err(|e| self.wire(e))? {
+            let inner = || field.bytes().map_err(|e| self.wire(e));
             match field.number {
                 number @ (6 | 11) => {
-                    let graph = self.nested(field.bytes().map_err(wire)?, local, depth + 1)?;
-                    m.message(number, &graph);
+                    let graph = self.nested(inner()?, local, depth + 1)?;
+                    out.message(number, graph);
                 }
-                number @ (5 | 10) => self.inner_tensor(number, &field, raw, &mut m)?,
+                5 | 10 => self.inner_tensor(&field, raw, &mut out)?,
+                number @ (22 | 23) => {
+                    let sparse = self.sparse(inner()?, local)?;
+                    out.message(number, sparse);
+                }
                 13 => {}
-                _ => m.0.extend_from_slice(raw),
+                _ => out.push(Cow::Borrowed(raw)),
             }
         }
-        Ok(m)
+        Ok(out)
     }
 
-    fn nested(&mut self, graph: &'a [u8], outer: &HashSet<&str>, depth: usize) -> Result<Message, SlimError> {
-        let file = self.file;
-        let wire = |e: WireError| SlimError::Onnx(file.wire_error(e));
+    fn nested(&mut self, graph: &'a [u8], outer: &HashSet<&str>, depth: usize) -> Result<Rope<'a>, SlimError> {
         if depth > MAX_NESTING {
-            return Err(wire(WireError::Mismatch { field: 6, at: 0 }));
+            return Err(self.wire(WireError::Mismatch { field: 6, at: 0 }));
         }
         let mut local: HashSet<&str> = outer.clone();
-        local.extend(defined(graph).map_err(wire)?);
-        let mut m = Message::default();
+        local.extend(defined(graph).map_err(|e| self.wire(e))?);
+        let mut out = Rope::default();
         let mut fields = Fields::new(graph);
-        while let Some((field, raw)) = next(&mut fields, graph, 0).map_err(wire)? {
+        while let Some((field, raw)) = next(&mut fields, graph, 0).map_err(|e| self.wire(e))? {
+            let inner = || field.bytes().map_err(|e| self.wire(e));
             match field.number {
                 1 => {
-                    let node = self.node(field.bytes().map_err(wire)?, &local, depth)?;
-                    m.message(1, &node);
+                    let node = self.node(inner()?, &local, depth)?;
+                    out.message(1, node);
                 }
-                5 => self.inner_tensor(5, &field, raw, &mut m)?,
+                5 => self.inner_tensor(&field, raw, &mut out)?,
+                15 => {
+                    let sparse = self.sparse(inner()?, &local)?;
+                    out.message(15, sparse);
+                }
                 10 | 16 => {}
                 12 => {
-                    let port = field.bytes().map_err(wire)?;
-                    let name = port_name(port).map_err(wire)?;
-                    if local.contains(name) {
-                        m.0.extend_from_slice(raw);
+                    let port = inner()?;
+                    if local.contains(port_name(port).map_err(|e| self.wire(e))?) {
+                        out.push(Cow::Borrowed(raw));
                     } else {
-                        m.0.extend_from_slice(&self.port(12, port).map_err(wire)?);
+                        out.message(12, self.port(port).map_err(|e| self.wire(e))?.into());
                     }
                 }
-                _ => m.0.extend_from_slice(raw),
+                _ => out.push(Cow::Borrowed(raw)),
             }
         }
-        Ok(m)
+        Ok(out)
+    }
+
+    /// A function of the model's own: all its names are its own, so only text is left out and external data moved.
+    fn function(&mut self, function: &'a [u8]) -> Result<Rope<'a>, SlimError> {
+        let mut local: HashSet<&str> = HashSet::new();
+        for field in Fields::new(function) {
+            let field = field.map_err(|e| self.wire(e))?;
+            match field.number {
+                4 | 5 => {
+                    local.insert(field.text().map_err(|e| self.wire(e))?);
+                }
+                7 => {
+                    let node = field.fields().and_then(onnx_read::node).map_err(|e| self.wire(e))?;
+                    local.extend(node.inputs);
+                    local.extend(node.outputs);
+                }
+                _ => {}
+            }
+        }
+        let mut out = Rope::default();
+        let mut fields = Fields::new(function);
+        while let Some((field, raw)) = next(&mut fields, function, 0).map_err(|e| self.wire(e))? {
+            let inner = || field.bytes().map_err(|e| self.wire(e));
+            match field.number {
+                7 => {
+                    let node = self.node(inner()?, &local, 1)?;
+                    out.message(7, node);
+                }
+                8 | 14 => {}
+                11 => {
+                    let attribute = self.attribute(inner()?, &local, 1)?;
+                    out.message(11, attribute);
+                }
+                _ => out.push(Cow::Borrowed(raw)),
+            }
+        }
+        Ok(out)
     }
 
     /// A tensor inside an attribute or a nested graph: as it is, unless its numbers lie in another file.
-    fn inner_tensor(&mut self, number: u32, field: &Field<'a>, raw: &[u8], out: &mut Message) -> Result<(), SlimError> {
-        let file = self.file;
-        let wire = |e: WireError| SlimError::Onnx(file.wire_error(e));
-        let tensor = onnx_read::tensor(field.bytes().map_err(wire)?, field.at).map_err(wire)?;
-        if !tensor.external {
-            out.0.extend_from_slice(raw);
-            return Ok(());
+    fn inner_tensor(&mut self, field: &Field<'a>, raw: &'a [u8], out: &mut Rope<'a>) -> Result<(), SlimError> {
+        let encoded = field.bytes().map_err(|e| self.wire(e))?;
+        let tensor = onnx_read::tensor(encoded, field.at).map_err(|e| self.wire(e))?;
+        if tensor.external {
+            out.message(field.number, self.tensor(tensor.name, &tensor)?);
+        } else {
+            out.push(Cow::Borrowed(raw));
         }
-        let mut rope = Rope::default();
-        self.tensor(number, tensor.name, &tensor, &mut rope)?;
-        rope.pieces.iter().for_each(|piece| out.0.extend_from_slice(piece));
         Ok(())
     }
 
-    fn port(&self, number: u32, encoded: &'a [u8]) -> Result<Vec<u8>, WireError> {
+    /// A sparse tensor, whose values carry its name; its indices have none or one that nobody reads.
+    fn sparse(&mut self, encoded: &'a [u8], local: &HashSet<&str>) -> Result<Rope<'a>, SlimError> {
+        let mut out = Rope::default();
+        let mut fields = Fields::new(encoded);
+        while let Some((field, raw)) = next(&mut fields, encoded, 0).map_err(|e| self.wire(e))? {
+            match field.number {
+                number @ (1 | 2) => {
+                    let part = field.bytes().map_err(|e| self.wire(e))?;
+                    let part = onnx_read::tensor(part, field.at).map_err(|e| self.wire(e))?;
+                    let name = match number {
+                        1 if !local.contains(part.name) => self.name(part.name).to_string(),
+                        _ => part.name.to_string(),
+                    };
+                    out.message(number, self.tensor(&name, &part)?);
+                }
+                _ => out.push(Cow::Borrowed(raw)),
+            }
+        }
+        Ok(out)
+    }
+
+    fn port(&self, encoded: &'a [u8]) -> Result<Message, WireError> {
         let mut port = Message::default();
         let mut fields = Fields::new(encoded);
         while let Some((field, raw)) = next(&mut fields, encoded, 0)? {
@@ -266,90 +346,92 @@ impl<'a, 'p> Rewriter<'a, 'p> {
                 _ => port.0.extend_from_slice(raw),
             }
         }
-        let mut m = Message::default();
-        m.message(number, &port);
-        Ok(m.0)
+        Ok(port)
     }
 
-    /// Writes a tensor as field `number` under `name`.
-    fn tensor(
-        &mut self,
-        number: u32,
-        name: &str,
-        tensor: &TensorView<'a>,
-        out: &mut Rope<'a>,
-    ) -> Result<(), SlimError> {
-        let file = self.file;
-        let wire = |e: WireError| SlimError::Onnx(file.wire_error(e));
-        let mut head = Message::default();
-        let mut typed = Message::default();
+    /// A tensor under the name `name`.
+    fn tensor(&mut self, name: &str, tensor: &TensorView<'a>) -> Result<Rope<'a>, SlimError> {
+        let mut out = Rope::default();
+        let mut typed: Vec<&'a [u8]> = Vec::new();
+        let mut typed_len = 0;
         let mut fields = Fields::new(tensor.encoded);
-        while let Some((field, raw)) = next(&mut fields, tensor.encoded, 0).map_err(wire)? {
+        while let Some((field, raw)) = next(&mut fields, tensor.encoded, 0).map_err(|e| self.wire(e))? {
             match field.number {
-                8 => head.text(8, name),
+                8 => out.text(8, name),
                 // Payload and place are written below; doc strings and metadata are left out.
                 9 | 12 | 13 | 14 | 16 => {}
-                4..=7 | 10 | 11 => typed.0.extend_from_slice(raw),
-                _ => head.0.extend_from_slice(raw),
+                4..=7 | 10 | 11 => {
+                    typed_len += raw.len();
+                    typed.push(raw);
+                }
+                _ => out.push(Cow::Borrowed(raw)),
             }
         }
         let mut payload: Option<Cow<'a, [u8]>> = None;
         if tensor.external {
-            let bytes = file.payload(tensor)?;
-            if self.options.one_file || bytes.len() < LEAST_EXTERNAL {
+            let bytes = self.file.payload(tensor)?;
+            if self.options.one_file || bytes.len() < self.layout.least {
                 payload = Some(bytes);
             } else {
-                self.place(bytes, &mut head);
+                let place = self.place(bytes);
+                out.push(Cow::Owned(place.0));
             }
         } else if let Some(raw) = tensor.payload {
             payload = Some(Cow::Borrowed(raw));
-        } else if tensor_bytes(tensor).is_some() && !typed.0.is_empty() {
-            let raw = file.payload(tensor)?;
-            let mut header = Message::default();
-            header.header(9, raw.len());
-            if header.0.len() + raw.len() < typed.0.len() {
-                self.made_raw += 1;
-                payload = Some(Cow::Owned(raw.into_owned()));
-            }
-        }
-        match payload {
-            Some(payload) => {
-                head.header(9, payload.len());
-                let mut m = Message::default();
-                m.header(number, head.0.len() + payload.len());
-                m.0.extend_from_slice(&head.0);
-                out.push(Cow::Owned(m.0));
-                out.push(payload);
-            }
-            None => {
-                if !tensor.external {
-                    head.0.extend_from_slice(&typed.0);
+        } else {
+            if tensor_bytes(tensor).is_some() && typed_len > 0 {
+                let raw = self.file.payload(tensor)?;
+                let mut header = Message::default();
+                header.header(9, raw.len());
+                if header.0.len() + raw.len() < typed_len {
+                    self.made_raw += 1;
+                    payload = Some(raw);
                 }
-                let mut m = Message::default();
-                m.message(number, &head);
-                out.push(Cow::Owned(m.0));
+            }
+            if payload.is_none() {
+                typed.into_iter().for_each(|raw| out.push(Cow::Borrowed(raw)));
             }
         }
-        Ok(())
+        if let Some(payload) = payload {
+            let mut header = Message::default();
+            header.header(9, payload.len());
+            out.push(Cow::Owned(header.0));
+            out.push(payload);
+        }
+        Ok(out)
     }
 
-    /// Puts a payload into the external file and says where.
-    fn place(&mut self, bytes: Cow<'a, [u8]>, head: &mut Message) {
-        let gap = self.data.len.next_multiple_of(self.align) - self.data.len;
-        self.data.push(Cow::Owned(vec![0; gap as usize]));
+    /// Puts a payload into the external file and says where. What tensors share stays shared.
+    fn place(&mut self, bytes: Cow<'a, [u8]>) -> Message {
+        let (start, length) = (bytes.as_ptr() as usize, bytes.len());
+        let before = self.placed.range(..=start).next_back();
+        let shared = before.and_then(|(&from, &(len, to))| {
+            let inside = matches!(bytes, Cow::Borrowed(_)) && start + length <= from + len;
+            inside.then_some(to + (start - from) as u64)
+        });
+        let offset = shared.unwrap_or_else(|| {
+            let gap = self.data.len.next_multiple_of(self.layout.align) - self.data.len;
+            self.data.push(Cow::Owned(vec![0; gap as usize]));
+            self.placed.insert(start, (length, self.data.len));
+            self.data.len
+        });
+        if shared.is_none() {
+            self.data.push(bytes);
+        }
         let entries = [
             ("location", self.data_name.to_string()),
-            ("offset", self.data.len.to_string()),
-            ("length", bytes.len().to_string()),
+            ("offset", offset.to_string()),
+            ("length", length.to_string()),
         ];
+        let mut place = Message::default();
         for (key, value) in &entries {
             let mut entry = Message::default();
             entry.text(1, key);
             entry.text(2, value);
-            head.message(13, &entry);
+            place.message(13, &entry);
         }
-        head.int(14, 1);
-        self.data.push(bytes);
+        place.int(14, 1);
+        place
     }
 }
 
@@ -410,21 +492,23 @@ pub fn defined_within<'a>(
     Ok(())
 }
 
-/// A short name for every inner value that is kept. Files with sparse tensors keep their names: those are not looked into.
+/// A short name for every inner value that is kept.
 fn short_names<'a>(view: &ModelView<'a>, plan: &Plan<'a>) -> Result<HashMap<&'a str, String>, WireError> {
     let mut short = HashMap::new();
-    if view.sparse {
-        return Ok(short);
-    }
     let mut fixed: HashSet<&str> = plan.outputs.iter().copied().collect();
     for port in &view.inputs {
         fixed.insert(port_name(port)?);
     }
     let taken: HashSet<&str> = fixed.union(&plan.nested).copied().collect();
+    let mut sparse = Vec::new();
+    for encoded in &view.sparse {
+        sparse.extend(onnx_read::sparse(encoded)?.first().map(|values| values.name));
+    }
     let inner = view
         .initializers
         .iter()
         .map(|t| t.name)
+        .chain(sparse)
         .chain(view.nodes.iter().flat_map(|n| n.outputs.iter().copied()));
     let mut counter = 0usize;
     for name in inner.filter(|n| !n.is_empty()) {
