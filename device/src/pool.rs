@@ -89,10 +89,9 @@ impl Shared {
                 .is_ok()
             {
                 // SAFETY: this worker is in the piece, so the job is not written.
-                if let Some(job) = unsafe { *self.job.get() } {
-                    if catch_unwind(AssertUnwindSafe(|| self.work(job))).is_err() {
-                        self.panicked.store(true, Ordering::Relaxed);
-                    }
+                let job = unsafe { *self.job.get() };
+                if catch_unwind(AssertUnwindSafe(|| job.map(|job| self.work(job)))).is_err() {
+                    self.panicked.store(true, Ordering::Relaxed);
                 }
                 self.state.fetch_sub(1, Ordering::Release);
                 // The same piece again would find nothing left.
