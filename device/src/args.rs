@@ -142,7 +142,7 @@ const FLAGS: [Flag; 18] = [
     Flag {
         name: "threads",
         value: "N",
-        takes: &[Run, Bench, Serve],
+        takes: &[Info, Run, Bench, Serve],
         help: "threads to compute on (default: physical cores)",
     },
     Flag {
@@ -303,7 +303,7 @@ fn set_text(flag: &str, command: Command, options: &mut Options, text: &str) -> 
         }
         "seq" => options.seq = Some(positive(1 << 24)?),
         "batch" if command == Bench => options.batch = Some(positive(1024)?),
-        "threads" => options.threads = Some(positive(1024)?),
+        "threads" => options.threads = Some(positive(256)?),
         "kernel" => options.kernel = Some(text.to_string()),
         "runs" => options.runs = Some(positive(MOST_RUNS)? as u32),
         "warmup" => {

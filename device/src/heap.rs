@@ -55,6 +55,14 @@ impl Reuse {
         }))
     }
 
+    /// A large block the system would not give is not used.
+    fn counted(&self, large: Option<Layout>, block: *mut u8) -> *mut u8 {
+        if let Some(layout) = large.filter(|_| block.is_null()) {
+            self.with(|kept| kept.used = kept.used.saturating_sub(layout.size()));
+        }
+        block
+    }
+
     fn with<R>(&self, f: impl FnOnce(&mut Kept) -> R) -> R {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -67,6 +75,18 @@ impl Reuse {
                 unsafe { System.dealloc(block.start, block.layout) };
             }
             kept.peak = kept.used;
+        });
+    }
+
+    /// As if `allocations` had not wanted what is kept: for work that makes none, so that a spike before it is forgotten too.
+    pub fn age(&self, allocations: u64) {
+        self.with(|kept| {
+            kept.clock += allocations;
+            while let Some(oldest) = kept.blocks[0].filter(|oldest| kept.clock - oldest.since > FORGOTTEN) {
+                kept.remove(0);
+                // SAFETY: as in `release`.
+                unsafe { System.dealloc(oldest.start, oldest.layout) };
+            }
         });
     }
 
@@ -142,7 +162,7 @@ unsafe impl GlobalAlloc for Reuse {
         let large = large(layout);
         let kept = large.and_then(|layout| self.with(|kept| kept.take(layout)));
         // SAFETY: the caller's layout, or one a little larger.
-        kept.unwrap_or_else(|| unsafe { System.alloc(large.unwrap_or(layout)) })
+        kept.unwrap_or_else(|| self.counted(large, unsafe { System.alloc(large.unwrap_or(layout)) }))
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
@@ -154,7 +174,7 @@ unsafe impl GlobalAlloc for Reuse {
                 start
             }
             // SAFETY: the caller's layout, or one a little larger.
-            None => unsafe { System.alloc_zeroed(large.unwrap_or(layout)) },
+            None => self.counted(large, unsafe { System.alloc_zeroed(large.unwrap_or(layout)) }),
         }
     }
 
@@ -208,12 +228,17 @@ pub fn loading() {
 
 /// After loading: gives back what loading freed; from here on the small blocks of one inference stay for the next.
 pub fn repeating() {
+    trim();
+    set(LARGE as libc::c_int, 2 << 20);
+}
+
+/// Gives back what small blocks no longer use.
+pub fn trim() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: malloc_trim takes no pointer and may be called at any time.
     unsafe {
         libc::malloc_trim(0);
     }
-    set(LARGE as libc::c_int, 2 << 20);
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -282,6 +307,12 @@ mod tests {
             }
         }
         assert_eq!(heap.idle(), LARGE);
+        heap.age(FORGOTTEN);
+        assert_eq!(heap.idle(), LARGE);
+        heap.age(1);
+        assert_eq!(heap.idle(), 0);
+        // SAFETY: as above.
+        unsafe { heap.dealloc(heap.alloc(layout(LARGE)), layout(LARGE)) };
         heap.release();
         assert_eq!(heap.idle(), 0);
     }

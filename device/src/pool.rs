@@ -104,7 +104,7 @@ impl Shared {
     fn look(&self, seen: u64) {
         let fresh = || {
             let state = self.state.load(Ordering::SeqCst);
-            (state & OPEN != 0 && state / PIECE != seen / PIECE) || self.stop.load(Ordering::Acquire)
+            (state & OPEN != 0 && state / PIECE != seen / PIECE) || self.stop.load(Ordering::SeqCst)
         };
         // A closed piece's number is the last one's; the next has another.
         let begin = Instant::now();
@@ -125,23 +125,20 @@ impl Shared {
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 
-    fn rouse(&self) {
-        if self.sleepers.load(Ordering::SeqCst) > 0 {
+    /// Wakes so many sleepers.
+    fn rouse(&self, most: usize) {
+        let sleepers = self.sleepers.load(Ordering::SeqCst);
+        if sleepers > 0 {
             drop(self.asleep.lock().unwrap_or_else(PoisonError::into_inner));
-            self.wake.notify_all();
+            (0..sleepers.min(most)).for_each(|_| self.wake.notify_one());
         }
     }
-}
 
-/// Closes a piece and waits for those in it, also when the caller's own task panics: they use what is on its stack.
-struct Closing<'a>(&'a Shared);
-
-impl Drop for Closing<'_> {
-    fn drop(&mut self) {
-        let shared = self.0;
-        shared.state.fetch_and(!OPEN, Ordering::AcqRel);
+    /// Closes the piece and waits for those in it; whether one of them panicked.
+    fn close(&self) -> bool {
+        self.state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut looks = 0;
-        while shared.state.load(Ordering::Acquire) & WORKERS != 0 {
+        while self.state.load(Ordering::Acquire) & WORKERS != 0 {
             looks += 1;
             if looks % LOOKS == 0 {
                 // There may be fewer cores than threads, and the last task's thread may not have one.
@@ -150,8 +147,20 @@ impl Drop for Closing<'_> {
             std::hint::spin_loop();
         }
         // SAFETY: closed, and nobody is in it.
-        unsafe { *shared.job.get() = None };
-        shared.taken.store(false, Ordering::Release);
+        unsafe { *self.job.get() = None };
+        let panicked = self.panicked.swap(false, Ordering::Relaxed);
+        // Last: another caller may take over at once.
+        self.taken.store(false, Ordering::Release);
+        panicked
+    }
+}
+
+/// Closes a piece when the caller's own task panics: those in it use what is on its stack.
+struct Closing<'a>(&'a Shared);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -230,15 +239,11 @@ impl Pool {
         // SAFETY: this caller alone has the workers, the piece is closed and nobody is in it.
         unsafe { *shared.job.get() = Some(job) };
         shared.next.store(0, Ordering::Relaxed);
-        shared.panicked.store(false, Ordering::Relaxed);
         shared.state.fetch_add(PIECE | OPEN, Ordering::SeqCst);
-        shared.rouse();
+        shared.rouse(tasks - 1);
         shared.work(job);
-        drop(closing);
-        assert!(
-            !shared.panicked.load(Ordering::Relaxed),
-            "a task panicked on a thread of the pool"
-        );
+        std::mem::forget(closing);
+        assert!(!shared.close(), "a task panicked on a thread of the pool");
     }
 
     /// Calls `f(i, chunk)` for each chunk of `size` elements; the last may be shorter.
@@ -274,7 +279,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         let Some(shared) = &self.shared else { return };
         shared.stop.store(true, Ordering::SeqCst);
-        shared.rouse();
+        shared.rouse(usize::MAX);
         for worker in self.workers.drain(..) {
             // Panics of tasks were caught and reported.
             let _ = worker.join();

@@ -73,22 +73,26 @@ fn parse_faults(stat: &str) -> Option<(u64, u64)> {
 /// inference needs comes back from the page cache, a few hundred minor faults once.
 pub fn forget_code() {
     #[cfg(target_os = "linux")]
-    if let Some(code) = read("/proc/self/maps").and_then(|maps| mapping_of(&maps, forget_code as *const () as usize)) {
-        // SAFETY: code is mapped from the file and never written, so the kernel reads the same bytes again.
+    if let Some(code) = read("/proc/self/smaps").and_then(|maps| clean_code(&maps, forget_code as *const () as usize)) {
+        // SAFETY: these pages are the file's own, so the kernel reads the same bytes again.
         unsafe { libc::madvise(code.start as *mut libc::c_void, code.len(), libc::MADV_DONTNEED) };
     }
 }
 
-/// The mapping that holds `address`, if it is a file's code that nobody can have changed.
+/// The mapping in /proc/self/smaps that holds `address`, if it is a file's code in which nobody has changed a page, as
+/// debuggers do for a breakpoint and some loaders for all of it.
 #[cfg(target_os = "linux")]
-fn mapping_of(maps: &str, address: usize) -> Option<std::ops::Range<usize>> {
-    maps.lines().find_map(|line| {
+fn clean_code(maps: &str, address: usize) -> Option<std::ops::Range<usize>> {
+    let mut lines = maps.lines();
+    let range = lines.find_map(|line| {
         let mut fields = line.split_whitespace();
         let (start, end) = fields.next()?.split_once('-')?;
         let range = usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?;
-        let code = fields.next()? == "r-xp" && fields.nth(3)?.starts_with('/');
+        let code = fields.next()? == "r-xp" && fields.nth(3)?.starts_with('/') && !line.ends_with(" (deleted)");
         (code && range.contains(&address)).then_some(range)
-    })
+    })?;
+    let own: Vec<&str> = lines.take_while(|line| !line.starts_with("VmFlags")).collect();
+    (kilobytes(&own.join("\n"), "Anonymous") == Some(0)).then_some(range)
 }
 
 #[cfg(test)]
@@ -125,22 +129,24 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn only_unchanged_code_is_let_go() {
-        let maps = "5000-6000 r--p 00000000 fe:00 12 /bin/a b\n6000-9000 r-xp 00001000 fe:00 12 /bin/a b\n\
-                    a000-b000 rwxp 00000000 00:00 0 \nb000-c000 r-xp 00000000 00:00 0 [vdso]\n";
-        assert_eq!(mapping_of(maps, 0x6000), Some(0x6000..0x9000));
-        for none in [0x5fff, 0x9000, 0xa000, 0xb000] {
-            assert_eq!(mapping_of(maps, none), None);
+        let entry =
+            |head: &str, anonymous: &str| format!("{head}\nRss: 4 kB\nAnonymous: {anonymous} kB\nVmFlags: rd ex\n");
+        let maps = [
+            entry("5000-6000 r--p 00000000 fe:00 12 /bin/a b", "0"),
+            entry("6000-9000 r-xp 00001000 fe:00 12 /bin/a b", "0"),
+            entry("a000-b000 r-xp 00001000 fe:00 12 /bin/patched", "4"),
+            entry("b000-c000 r-xp 00000000 00:00 0 [vdso]", "0"),
+            entry("c000-d000 r-xp 00000000 00:01 7 /memfd:text (deleted)", "0"),
+            entry("d000-e000 rwxp 00000000 00:00 0 ", "0"),
+        ]
+        .concat();
+        assert_eq!(clean_code(&maps, 0x6000), Some(0x6000..0x9000));
+        for none in [0x5fff, 0x9000, 0xa000, 0xb000, 0xc000, 0xd000] {
+            assert_eq!(clean_code(&maps, none), None, "{none:x}");
         }
-        assert!(
-            mapping_of(
-                &std::fs::read_to_string("/proc/self/maps").unwrap(),
-                mapping_of as *const () as usize
-            )
-            .is_some()
-        );
         // The code read again is what it was.
         forget_code();
-        assert_eq!(mapping_of(maps, 0x8fff), Some(0x6000..0x9000));
+        assert_eq!(clean_code(&maps, 0x8fff), Some(0x6000..0x9000));
     }
 
     #[test]

@@ -692,6 +692,44 @@ def test_memory_stays_where_it_was(thimble, models, tmp_path):
         server.end()
 
 
+def test_what_a_burst_took_is_given_back(thimble, models, tmp_path):
+    """Long lines of many clients at once, then only short sequences, which allocate nothing that would push it out."""
+    with Server(thimble, models.export("albert-deb", "int8"), tmp_path / "s", "--threads", 1) as server, contextlib.ExitStack() as stack:
+        with server.connect() as client:
+            assert "outputs" in client.ask({"id": 0, "ids": [2, 9, 3]})
+        first = server.rss()
+        clients = [stack.enter_context(server.connect()) for _ in range(40)]
+        for client in clients:
+            client.raw(b"x" * 1_000_000)
+        for client in clients:
+            client.raw(line({"choices": ["a" * 9] * 60_000}))
+            assert "error" in client.receive()
+        for client in clients:
+            client.raw(line({"choices": ["a" * 9] * 60_000}))
+            assert "error" in client.receive()
+            client.close()
+        server.settled(lambda s: s.get("clients") == 1)
+        with server.connect() as client:
+            for n in range(50):
+                client.ask({"id": n, "ids": [2, 9, 3]})
+        assert server.rss() - first < 4 << 20, f"{first} bytes before, {server.rss()} after"
+        server.end()
+
+
+def test_clients_not_yet_let_in_are_told_of_the_end(thimble, models, tmp_path):
+    with Server(thimble, models.export("albert-seq-tiny"), tmp_path / "s") as server, contextlib.ExitStack() as stack:
+        server.process.send_signal(signal.SIGSTOP)
+        clients = [stack.enter_context(server.connect()) for _ in range(20)]
+        for client in clients:
+            client.send({"id": 1, "ids": [2, 3]})
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGCONT)
+        for client in clients:
+            answer = client.receive()
+            assert "outputs" in answer or answer["error"] == "the server is stopping"
+        assert server.process.wait(timeout=30) == 0
+
+
 # With the feature `text` the host's own tokenizer is what the answer is held against.
 def has_text(thimble, model):
     (pong,) = piped(thimble, model, line({"op": "ping"}))

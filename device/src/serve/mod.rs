@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use thimble_device::heap;
 use thimble_device::tensors::TensorError;
 
 use self::answer::Object;
@@ -42,6 +43,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const STACK: usize = 1 << 20;
 /// Memory for answers that is kept from batch to batch.
 const KEPT: usize = 64 << 10;
+/// How much older a batch makes memory that is kept for reuse: what some thirty in a row did not need is given back.
+const AGE: u64 = 16;
 /// Tokens the choices of one question may have, padding included, unless the options allow more.
 const QUESTION: usize = 2048;
 /// Most numbers a masked LM's outputs have in one batch (64 MiB), though never less than one sequence.
@@ -117,6 +120,7 @@ struct Clients {
     stopping: bool,
     /// The socket's name, until nobody is to come any more.
     bound: Option<Bound>,
+    listener: Option<Arc<UnixListener>>,
     /// Closing it wakes the reader of stdin.
     wake: Option<UnixStream>,
 }
@@ -227,6 +231,8 @@ impl Server {
             }
             line.clear();
             line.shrink_to(KEPT);
+            // Short sequences allocate nothing large: without this, what long ones needed would be kept for ever.
+            crate::HEAP.age(AGE);
         }
     }
 
@@ -238,11 +244,25 @@ impl Server {
     /// Reads a client to its end, or until it has left.
     fn read(&self, client: &Arc<Client>, from: impl Read) -> io::Result<()> {
         let mut lines = Lines::new(from, self.settings.max_line);
-        let mut line = vec![];
-        while client.may_read() {
+        let (mut line, mut large) = (vec![], false);
+        let result = loop {
+            // What a long line took, in its own bytes and in what was made of it, goes back before the next is waited for.
+            if std::mem::take(&mut large) {
+                lines.shrink();
+                crate::HEAP.release();
+                heap::trim();
+            }
+            if !client.may_read() {
+                break Ok(());
+            }
             line.clear();
-            match lines.next()? {
-                Line::End => break,
+            let next = match lines.next() {
+                Ok(next) => next,
+                Err(e) => break Err(e),
+            };
+            large = next.bytes() > KEPT as u64;
+            match next {
+                Line::End => break Ok(()),
                 Line::TooLong(bytes) => {
                     let most = self.settings.max_line;
                     let problem = format!("a line of {bytes} bytes, at most {most} are read; --max-line raises it");
@@ -254,8 +274,12 @@ impl Server {
             if !line.is_empty() {
                 client.answer(&line, None);
             }
+        };
+        if lines.shrink() > KEPT || large {
+            crate::HEAP.release();
+            heap::trim();
         }
-        Ok(())
+        result
     }
 
     /// Queues one request, waiting for room, or leaves what can be answered at once in `line`.
@@ -379,7 +403,11 @@ impl Server {
             return Err(ServeError::Descriptors { clients, needed, most });
         }
         let (listener, bound) = socket::bind(path, self.settings.mode)?;
-        self.clients().bound = Some(bound);
+        let listener = Arc::new(listener);
+        {
+            let mut clients = self.clients();
+            (clients.bound, clients.listener) = (Some(bound), Some(listener.clone()));
+        }
         let server = self.clone();
         spawn("listen", move || server.accept(&listener)).map_err(ServeError::Start)?;
         let model = self.session.model().file;
@@ -421,8 +449,7 @@ impl Server {
         };
         let (server, writer_client) = (self.clone(), client.clone());
         let writer = move || {
-            let sent =
-                Patient::new(&stream, server.settings.timeout).and_then(|mut to| writer_client.write_to(&mut to));
+            let sent = writer_client.write_to(&mut Patient::new(&stream, server.settings.timeout));
             if sent.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
                 server.stats.dropped();
             }
@@ -456,6 +483,13 @@ impl Server {
                 self.decline(&job);
             }
             self.settle(Instant::now() + FAREWELL, false);
+        }
+        // Those that connected and were not yet let in are told, too. The other thread that accepts may take some of them.
+        let listener = self.clients().listener.take();
+        if let Some(listener) = listener.filter(|l| l.set_nonblocking(true).is_ok()) {
+            while let Ok((stream, _)) = listener.accept() {
+                self.connect(stream);
+            }
         }
         std::process::exit(0);
     }

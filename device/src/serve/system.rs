@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 /// SIGTERM and SIGINT, kept from the threads of this process until somebody waits for them.
 pub struct EndSignals(libc::sigset_t);
@@ -110,6 +111,23 @@ fn poll(all: &mut [libc::pollfd], milliseconds: libc::c_int) -> io::Result<bool>
     match unsafe { libc::poll(all.as_mut_ptr(), all.len() as libc::nfds_t, milliseconds) } {
         n if n < 0 => Err(io::Error::last_os_error()),
         n => Ok(n > 0),
+    }
+}
+
+/// Sends what fits into the stream's buffer now; `WouldBlock` where nothing does.
+pub fn send_now(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the bytes are borrowed and as many as said.
+    let sent = unsafe { libc::send(stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Waits until there is room in the stream's buffer, or so long; an interrupted wait is a short one.
+pub fn wait_writable(stream: &UnixStream, longest: Duration) -> io::Result<()> {
+    let milliseconds = longest.as_millis().clamp(1, 1000) as libc::c_int;
+    match poll(&mut [watch(stream.as_raw_fd(), libc::POLLOUT)], milliseconds) {
+        Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
+        _ => Ok(()),
     }
 }
 
