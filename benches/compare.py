@@ -178,6 +178,26 @@ def scaling(raw):
     return head + lines if lines else []
 
 
+def where(file, seq):
+    """Where thimble's time goes, milliseconds of one inference on one thread; the parts add up to the whole."""
+    profile = json.loads(sh(DEVICE, "bench", file, "--seq", str(seq), "--threads", "1", "--profile", "--json"))["profile"]
+    parts = {f"linear maps: {kind}": ms for kind, ms in profile["linear_ms"].items()}
+    for op in profile["ops"]:
+        name = "linear maps: quantise and pack" if op["op"].endswith(": pack") else op["op"] if op["op"] in ("attention", "norm", "embed") else None
+        if name:
+            parts[name] = parts.get(name, 0) + op["ms"]
+    return parts | {"the rest": profile["ms"] - sum(parts.values())}
+
+
+def profile_table(columns):
+    lines = ["\n### Where thimble's time goes, int8, one thread\n", "ms and share of one inference (`thimble-device bench --profile`).\n"]
+    lines += ["| | " + " | ".join(f"{seq} tokens" for seq in columns) + " |", "|---|" + "---|" * len(columns)]
+    for part in dict.fromkeys(name for parts in columns.values() for name in parts):
+        cells = [f"{parts.get(part, 0):.2f}, {100 * parts.get(part, 0) / sum(parts.values()):.1f} %" for parts in columns.values()]
+        lines.append(f"| {part} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def table(everyone, results, seq, threads):
     by_round = lambda c: results[c.key()]["rounds"]  # noqa: E731
     lines = [
@@ -200,6 +220,10 @@ def table(everyone, results, seq, threads):
             f"| {'1' if c.thimble else spread(ratios)} | {median('load_ms'):.1f} | {median('peak_rss') / MIB:.1f} "
             f"| {(median('peak_rss') - median('baseline_rss')) / MIB:.1f} | {results[c.key()]['difference']['rms_of_sd']:.2g} |"
         )
+    whole = {c.thimble: results[c.key()]["rounds"] for c in everyone if c.key() in results and c.precision == "int8" and c.name in ("thimble", "ONNX Runtime")}
+    if len(whole) == 2:
+        shares = [a["peak_rss"] / (b["peak_rss"] - b["bare_rss"]) for a, b in zip(whole[True], whole[False], strict=True)]
+        lines.append(f"\nint8: the whole of thimble's process is {spread(shares)} of what ONNX Runtime's grows by, its library included.")
     return lines
 
 
@@ -280,6 +304,8 @@ def main():
         raw["batch"] = batches(files["int8"], counts(args.batch), 64, args.runs, args.rounds)
         text += ["\n### Batches of thimble's int8, 64 tokens, one thread\n", "| sequences | ms per sequence, median of rounds (min–max) |", "|---|---|"]
         text += [f"| {count} | {spread(taken)} |" for count, taken in raw["batch"].items()]
+    raw["where"] = {seq: where(files["int8"], seq) for seq in counts(args.seq)}
+    text += profile_table(raw["where"])
     raw["versions"] = versions
     loads = [line["load_average"] for run in raw["runs"] for r in run["results"].values() for line in r["rounds"]]
     head = [
