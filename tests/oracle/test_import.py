@@ -766,3 +766,16 @@ def test_an_export_that_is_not_proven_is_promised_under_that_condition(thimble, 
     exports = [f for f in json.loads(thimble.run("inspect", source, "--json").stdout)["fixes"] if f["command"].startswith("thimble export")]
     assert exports and all("if the file proves to be that ALBERT" in f["what"] for f in exports)
     assert "part at" in thimble.run("export", source, "-o", out, code=2).stderr
+
+
+def test_a_map_without_elements_is_no_map(thimble, tmp_path):
+    """2⁴⁰ rows of no columns take no bytes in the file, and would take terabytes of label names."""
+    proto = onnx.load(FIXTURES / "exported" / "seq_torch2.6_opset11.onnx")
+    gemm = [n for n in proto.graph.node if n.op_type == "Gemm"][-1]
+    weight = next(t for t in proto.graph.initializer if t.name == gemm.input[1])
+    weight.CopyFrom(TensorProto(name=weight.name, data_type=TensorProto.FLOAT, dims=[1 << 40, 0], raw_data=b""))
+    source, out = tmp_path / "source.onnx", tmp_path / "out.onnx"
+    source.write_bytes(proto.SerializeToString())
+    thimble.run("inspect", source)
+    one_clear_line(thimble.run("export", source, "-o", out, code=2), "source.onnx", "logits")
+    assert not out.exists()
