@@ -20,9 +20,11 @@ EXPORTED = sorted(p.name for p in (FIXTURES / "exported").glob("*.onnx"))
 FLAGS = ([], ["--short-names"], ["--strip-metadata", "--one-file", "--short-names"])
 
 
-def said(path, feeds, plain=False):
-    """What ONNX Runtime computes; `plain`: each node by itself, as the file has it."""
+def said(path, feeds, plain=False, packs=True):
+    """What ONNX Runtime computes; `plain`: each node by itself, as the file has it; `packs`: weights may be packed ahead."""
     options = ort.SessionOptions()
+    if not packs:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if plain:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
@@ -88,6 +90,8 @@ def test_large_exports_say_the_same(thimble, tmp_path, name, flags):
     same_bits(before, after, feeds, (False,) if hands_on else (False, True))
     for a, b in zip(said(before, feeds, plain=True), said(after, feeds, plain=True), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
+    for a, b in zip(said(before, feeds, plain=True, packs=False), said(after, feeds, plain=True, packs=False), strict=True):
+        assert a.tobytes() == b.tobytes()
 
 
 def test_the_strange_file(thimble, tmp_path):
