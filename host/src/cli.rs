@@ -203,7 +203,8 @@ pub struct InspectArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct SlimArgs {
-    /// An ONNX file, ALBERT or not
+    /// An ONNX file, ALBERT or not; the smaller graph computes the same, and a runtime that fuses it otherwise may round its
+    /// last bits otherwise
     pub file: PathBuf,
     /// The ONNX file to write; external data goes to OUT.onnx.data
     #[arg(short, long, value_name = "OUT.onnx")]

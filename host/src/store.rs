@@ -48,18 +48,24 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     write_together(&[(path, bytes)])
 }
 
-/// The same for files whose bytes lie in several places.
+/// The same for files whose bytes lie in several places, the last of which refers to the others. What stands in the last
+/// one's place goes before another changes: whoever stops halfway leaves no model, and never an old one with new numbers.
 pub fn write_pieces(files: &[(&Path, &[Cow<'_, [u8]>])]) -> Result<(), WriteError> {
-    write_staged(files, |path, pieces| stage(path, pieces.iter().map(AsRef::as_ref)))
+    let refers = files.last().filter(|_| files.len() > 1).map(|(path, _)| *path);
+    write_staged(files, refers, |path, pieces| {
+        stage(path, pieces.iter().map(AsRef::as_ref))
+    })
 }
 
 /// Writes several files: all are on disk under temporary names before the first takes its place.
 pub fn write_together(files: &[(&Path, &[u8])]) -> Result<(), WriteError> {
-    write_staged(files, |path, bytes| stage(path, [bytes].into_iter()))
+    write_staged(files, None, |path, bytes| stage(path, [bytes].into_iter()))
 }
 
+/// `refers` is the file whose old contents nothing may be read with once another has changed.
 fn write_staged<B: Copy>(
     files: &[(&Path, B)],
+    refers: Option<&Path>,
     stage: impl Fn(&Path, B) -> std::io::Result<tempfile::NamedTempFile>,
 ) -> Result<(), WriteError> {
     let at = |path: &Path| {
@@ -70,11 +76,19 @@ fn write_staged<B: Copy>(
     for &(path, bytes) in files {
         staged.push((path, stage(path, bytes).map_err(at(path))?));
     }
+    let settle = |path: &Path| {
+        let synced = File::open(folder(path)).and_then(|dir| dir.sync_all());
+        synced.map_err(at(path))
+    };
+    if let Some(path) = refers {
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(at(path)(e)),
+            _ => settle(path)?,
+        }
+    }
     for (path, temp) in staged {
         temp.persist(path).map_err(|e| at(path)(e.error))?;
-        File::open(folder(path))
-            .and_then(|dir| dir.sync_all())
-            .map_err(at(path))?;
+        settle(path)?;
     }
     Ok(())
 }
@@ -139,6 +153,34 @@ mod tests {
         assert!(write_together(&[(&good, b"x"), (&bad, b"y")]).is_err());
         assert!(!good.exists());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_old_model_is_never_left_with_new_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, model) = (dir.path().join("m.onnx.data"), dir.path().join("m.onnx"));
+        let all = [(data.as_path(), &b"new"[..]), (model.as_path(), b"new")];
+        for path in [&data, &model] {
+            write_whole(path, b"old").unwrap();
+        }
+        // The model's new contents vanish before they are renamed, so that the writing stops halfway.
+        let done = write_staged(&all, Some(&model), |path, bytes| {
+            let temp = stage(path, [bytes].into_iter())?;
+            if path == model {
+                std::fs::remove_file(temp.path())?;
+            }
+            Ok(temp)
+        });
+        assert!(done.is_err());
+        assert_eq!(std::fs::read(&data).unwrap(), b"new", "it stopped between the two");
+        assert!(!model.exists());
+        let pieces = [
+            (&data, [Cow::Borrowed(&b"more"[..])]),
+            (&model, [Cow::Borrowed(&b"more"[..])]),
+        ];
+        let pieces: Vec<(&Path, &[Cow<'_, [u8]>])> = pieces.iter().map(|(p, b)| (p.as_path(), &b[..])).collect();
+        write_pieces(&pieces).unwrap();
+        assert_eq!([&data, &model].map(|p| std::fs::read(p).unwrap()), [b"more", b"more"]);
     }
 
     #[test]

@@ -46,10 +46,11 @@ pub struct TensorView<'a> {
     pub raw: Option<Range<usize>>,
     /// Bytes of `float_data`, `int32_data` and their like, where numbers stand there instead.
     pub typed_bytes: usize,
+    /// Whether `data_location` is EXTERNAL.
     pub external: bool,
     /// `raw_data` itself.
     pub payload: Option<&'a [u8]>,
-    /// Where the numbers lie when they are in another file: `location`, `offset`, `length`.
+    /// Where the numbers lie when they are in another file: `location`, `offset`, `length`. Says nothing unless `external`.
     pub external_data: Vec<(&'a str, &'a str)>,
     /// The whole encoded `TensorProto`.
     pub encoded: &'a [u8],
@@ -173,7 +174,19 @@ pub fn attribute(encoded: &[u8]) -> Result<AttributeView<'_>, WireError> {
     Ok(attribute)
 }
 
-/// The values and indices of an encoded `SparseTensorProto`. It goes by the name of its values.
+/// The name of an encoded `SparseTensorProto`: that of its values, which may stand after its indices.
+pub fn sparse_name(encoded: &[u8]) -> Result<&str, WireError> {
+    let mut name = "";
+    for field in Fields::new(encoded) {
+        let field = field?;
+        if field.number == 1 {
+            name = tensor(field.bytes()?, field.at)?.name;
+        }
+    }
+    Ok(name)
+}
+
+/// The values and indices of an encoded `SparseTensorProto`, in the order they stand there.
 pub fn sparse(encoded: &[u8]) -> Result<Vec<TensorView<'_>>, WireError> {
     let mut parts = Vec::new();
     for field in Fields::new(encoded) {
@@ -202,11 +215,9 @@ pub fn tensor(encoded: &[u8], at: usize) -> Result<TensorView<'_>, WireError> {
                 tensor.raw = Some(field.at..field.at + field.bytes()?.len());
                 tensor.payload = Some(field.bytes()?);
             }
-            13 => {
-                tensor.external = true;
-                tensor.external_data.push(entry(field.fields()?)?);
-            }
-            14 => tensor.external |= field.int()? == 1,
+            // Tools that bring the numbers into the file may leave the old place standing: `data_location` alone decides.
+            13 => tensor.external_data.push(entry(field.fields()?)?),
+            14 => tensor.external = field.int()? == 1,
             _ => {}
         }
     }

@@ -658,3 +658,124 @@ def test_a_small_file_cannot_cost_minutes(thimble, tmp_path, kind):
     assert done.returncode == 2, done.stderr
     one_clear_line(done, "costly.onnx", word)
     assert not out.exists()
+
+
+def spoilt(kind):
+    """The grouped model with one thing spoilt, and words of what is to be said of it."""
+    proto = onnx.load(FIXTURES / "exported" / "groups_torch2.6_dyn.onnx")
+    graph = proto.graph
+    array = lambda name, values, kind=np.int64: numpy_helper.from_array(np.array(values, kind), name)  # noqa: E731
+    if kind == "last positions":
+        stored = {t.name: t for t in graph.initializer}
+        gather = next(n for n in graph.node if n.op_type == "Gather" and list(stored.get(n.input[0], array("", 0)).dims)[:1] == [40])
+        graph.initializer.append(array("cap", 36))
+        capped = helper.make_node("Min", [gather.input[1], "cap"], ["capped"])
+        gather.input[1] = "capped"
+        graph.node.insert(list(graph.node).index(gather), capped)
+        return proto, ("part at the embedding",)
+    graph.initializer.append(array("first", [0]))
+    (output,) = [o.name for o in graph.output][:1]
+    graph.node.append(helper.make_node("Unsqueeze", [output, "first"], ["wider"]))
+    graph.node.append(helper.make_node("Cast", ["wider"], ["narrow"], to=TensorProto.FLOAT16))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("narrow", TensorProto.FLOAT16, None))
+    return proto, ("'narrow' has 4 dimensions; here last_hidden_state has 3", "'narrow' is f16; here last_hidden_state is f32")
+
+
+def test_the_last_positions_are_compared_too(thimble, tmp_path):
+    source, out = tmp_path / "source.onnx", tmp_path / "out.onnx"
+    proto, words = spoilt("last positions")
+    onnx.save(proto, source)
+    one_clear_line(thimble.run("export", source, "-o", out, code=2), "source.onnx", *words)
+    assert not out.exists()
+
+
+def test_an_output_that_changes_its_shape_or_type_is_named(thimble, tmp_path):
+    source, out = tmp_path / "source.onnx", tmp_path / "out.onnx"
+    proto, words = spoilt("output")
+    onnx.save(proto, source)
+    said = thimble.run("export", source, "-o", out).stderr
+    for word in words:
+        assert word in said
+
+
+def test_a_place_left_over_beside_the_numbers_is_ignored(thimble, tmp_path):
+    """Tools bring external data into the file and leave the entries that said where it was: DEFAULT means they say nothing."""
+    proto = onnx.load(FIXTURES / "exported" / "groups_torch2.6_dyn.onnx")
+    table = next(t for t in proto.graph.initializer if t.name.endswith("word_embeddings.weight"))
+    stale = numpy_helper.to_array(table)[::-1].copy()
+    (tmp_path / "stale.bin").write_bytes(stale.tobytes())
+    for key, value in {"location": "stale.bin", "offset": "0", "length": str(stale.nbytes)}.items():
+        table.external_data.add(key=key, value=value)
+    table.data_location = TensorProto.DEFAULT
+    source, out, slim, clean = (tmp_path / f"{n}.onnx" for n in ("source", "out", "slim", "clean"))
+    source.write_bytes(proto.SerializeToString())
+    thimble.run("export", source, "-o", out)
+    thimble.run("export", FIXTURES / "exported" / "groups_torch2.6_dyn.onnx", "-o", clean)
+    same_payloads(out, clean)
+    done = json.loads(thimble.run("slim", source, "-o", slim, "--json").stdout)
+    assert done["before"] == source.stat().st_size and done["external"] is None
+    kept = {t.name: t for t in onnx.load(slim).graph.initializer}
+    assert numpy_helper.to_array(kept[table.name]).tobytes() == stale[::-1].tobytes()
+    told = json.loads(thimble.run("inspect", source, "--json").stdout)
+    assert told["total_bytes"] == source.stat().st_size
+
+
+def small_graph(kind):
+    """A few nodes that begin like an ALBERT, with a stored shape that no such place has."""
+    numbers = lambda name, shape: numpy_helper.from_array(np.ones(shape, np.float32), name)  # noqa: E731
+    tensors = [numbers("table", (10, 8)), numbers("scale", 8), numbers("shift", 8)]
+    nodes = [helper.make_node("Gather", ["table", "ids"], ["rows"])]
+    at = "rows"
+    if kind == "scale without dimensions":
+        tensors[1:] = [numbers("scale", ()), numbers("shift", ())]
+    if kind == "narrow batch":
+        tensors.append(numbers("narrow", (2, 10, 2)))
+        nodes.append(helper.make_node("Add", ["rows", "narrow"], ["sum"]))
+        at = "sum"
+    nodes.append(helper.make_node("LayerNormalization", [at, "scale", "shift"], ["normed"]))
+    if kind == "narrow batch":
+        tensors.extend([numbers("map", (8, 8)), numbers("bias", 8)])
+        nodes += [helper.make_node("MatMul", ["normed", "map"], ["mapped"]), helper.make_node("Add", ["mapped", "bias"], ["out"])]
+    else:
+        nodes.append(helper.make_node("Identity", ["normed"], ["out"]))
+    ports = [helper.make_tensor_value_info(n, k, s) for n, k, s in (("ids", TensorProto.INT64, ["b", "s"]), ("out", TensorProto.FLOAT, None))]
+    graph = helper.make_graph(nodes, "small", ports[:1], ports[1:], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("kind", ("scale without dimensions", "narrow batch"))
+def test_shapes_out_of_place_are_no_panic(thimble, tmp_path, kind):
+    source, out = tmp_path / "small.onnx", tmp_path / "out.onnx"
+    onnx.save(small_graph(kind), source)
+    thimble.run("inspect", source)
+    one_clear_line(thimble.run("export", source, "-o", out, code=2), "small.onnx", "no ALBERT")
+    assert not out.exists()
+
+
+def test_an_export_that_is_not_proven_is_promised_under_that_condition(thimble, tmp_path):
+    """A softmax of scores times 1.7 has ALBERT's structure, and only the proof tells."""
+    proto = onnx.load(FIXTURES / "exported" / "groups_torch2.6_dyn.onnx")
+    graph = proto.graph
+    softmax = [n for n in graph.node if n.op_type == "Softmax"][2]
+    graph.initializer.append(numpy_helper.from_array(np.array(1.7, np.float32), "sharper"))
+    graph.node.insert(list(graph.node).index(softmax), helper.make_node("Mul", [softmax.input[0], "sharper"], ["sharp"]))
+    next(n for n in graph.node if n.op_type == "Softmax" and n.output[0] == softmax.output[0]).input[0] = "sharp"
+    source, out = tmp_path / "source.onnx", tmp_path / "out.onnx"
+    onnx.save(proto, source)
+    exports = [f for f in json.loads(thimble.run("inspect", source, "--json").stdout)["fixes"] if f["command"].startswith("thimble export")]
+    assert exports and all("if the file proves to be that ALBERT" in f["what"] for f in exports)
+    assert "part at" in thimble.run("export", source, "-o", out, code=2).stderr
+
+
+def test_a_map_without_elements_is_no_map(thimble, tmp_path):
+    """2⁴⁰ rows of no columns take no bytes in the file, and would take terabytes of label names."""
+    proto = onnx.load(FIXTURES / "exported" / "seq_torch2.6_opset11.onnx")
+    gemm = [n for n in proto.graph.node if n.op_type == "Gemm"][-1]
+    weight = next(t for t in proto.graph.initializer if t.name == gemm.input[1])
+    weight.CopyFrom(TensorProto(name=weight.name, data_type=TensorProto.FLOAT, dims=[1 << 40, 0], raw_data=b""))
+    source, out = tmp_path / "source.onnx", tmp_path / "out.onnx"
+    source.write_bytes(proto.SerializeToString())
+    thimble.run("inspect", source)
+    one_clear_line(thimble.run("export", source, "-o", out, code=2), "source.onnx", "logits")
+    assert not out.exists()

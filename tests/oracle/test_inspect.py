@@ -360,3 +360,15 @@ def test_the_page_is_one_file_and_loads_nothing(thimble, tmp_path, path):
     rects = [r for r in tree.fromstring(svg).iter() if r.tag.endswith("rect") and r.get("class") != "frame"]
     area = sum(float(r.get("width")) * float(r.get("height")) for r in rects)
     assert abs(area / (1120 * 520) - 1) < 0.01
+
+
+def test_the_page_says_what_share_of_the_growth_each_cause_has(thimble, tmp_path):
+    path, page = FIXTURES / "exported" / "mlm_torch1.8_dyn.onnx", tmp_path / "page.html"
+    told = json.loads(thimble.run("inspect", path, "--against", FIXTURES / "albert-mlm-tiny", "--json", "--html", page).stdout)
+    text = page.read_text()
+    assert "of the growth</th>" in text and told["growth"]["bytes"] > 0
+    for cause in told["growth"]["causes"].values():
+        assert f'<td class="n">{cause["share"] * 100:.1f} %</td></tr>' in text
+    assert f'{told["growth"]["weights"]["share"] * 100:.1f} % of the growth' in text
+    thimble.run("inspect", path, "--html", page)
+    assert "growth" not in page.read_text()

@@ -1,4 +1,6 @@
-"""`thimble slim`: the judges are onnx.checker and ONNX Runtime, whose outputs must not change by a bit."""
+"""`thimble slim`: the judges are onnx.checker and ONNX Runtime, whose outputs must not change by a bit, with its optimiser
+and without. Where a bit may change after all, a test says which and why.
+"""
 
 import json
 import subprocess
@@ -10,14 +12,21 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bench import FIXTURES
+from test_import import LARGE, exported
 from test_inspect import outside, strange
+from writer import delimited
 
 EXPORTED = sorted(p.name for p in (FIXTURES / "exported").glob("*.onnx"))
 FLAGS = ([], ["--short-names"], ["--strip-metadata", "--one-file", "--short-names"])
 
 
-def said(path, feeds):
+def said(path, feeds, plain=False, packs=True):
+    """What ONNX Runtime computes; `plain`: each node by itself, as the file has it; `packs`: weights may be packed ahead."""
     options = ort.SessionOptions()
+    if not packs:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    if plain:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
@@ -30,9 +39,10 @@ def albert_feeds(rng, shape=(2, 12)):
     return {"input_ids": rng.integers(5, 90, shape), "attention_mask": mask, "token_type_ids": np.zeros(shape, np.int64)}
 
 
-def same_bits(before, after, feeds):
-    for a, b in zip(said(before, feeds), said(after, feeds), strict=True):
-        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+def same_bits(before, after, feeds, plains=(False, True)):
+    for plain in plains:
+        for a, b in zip(said(before, feeds, plain), said(after, feeds, plain), strict=True):
+            assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes(), plain
 
 
 def port(name, shape=("n", 16), kind=TensorProto.FLOAT):
@@ -66,6 +76,22 @@ def test_exports_get_smaller_and_say_the_same(thimble, tmp_path, name, flags):
     again = tmp_path / "again.onnx"
     thimble.run("slim", after, "-o", again, *flags)
     assert size(again) <= size(after)
+
+
+@pytest.mark.parametrize("flags", ([], ["--short-names"]), ids=" ".join)
+@pytest.mark.parametrize("name", LARGE)
+def test_large_exports_say_the_same(thimble, tmp_path, name, flags):
+    before, after = exported(name), tmp_path / "after.onnx"
+    thimble.run("slim", before, "-o", after, *flags)
+    feeds = albert_feeds(np.random.default_rng(1))
+    # Without its optimiser ONNX Runtime packs a weight ahead where it is an initializer, and not where an Identity hands it
+    # on as in this file; the two ways add up in another order.
+    hands_on = name == "deb_torch2.6_legacy_dyn.onnx"
+    same_bits(before, after, feeds, (False,) if hands_on else (False, True))
+    for a, b in zip(said(before, feeds, plain=True), said(after, feeds, plain=True), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
+    for a, b in zip(said(before, feeds, plain=True, packs=False), said(after, feeds, plain=True, packs=False), strict=True):
+        assert a.tobytes() == b.tobytes()
 
 
 def test_the_strange_file(thimble, tmp_path):
@@ -519,3 +545,175 @@ def test_a_large_constant_is_held_once(thimble, tmp_path):
     done = subprocess.run([thimble.host, "slim", before, "-o", after], preexec_fn=limit, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert onnx.load(after).graph.node[0].attribute[0].t.raw_data == value.raw_data
+
+
+def made(path, model):
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def weights(rng, *shapes):
+    return [numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), f"w{i}") for i, shape in enumerate(shapes)]
+
+
+def fusible(kind, rng):
+    """A graph that ONNX Runtime fuses otherwise once it is smaller, and the flags to make it so."""
+    w, bias = rng.standard_normal((1024, 64)).astype(np.float32), rng.standard_normal((2, 64)).astype(np.float32) * 100
+    tensors = [numpy_helper.from_array(w, "w"), *(numpy_helper.from_array(b, f"b{i}") for i, b in enumerate(bias))]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Add", ["p", "b0"], ["y"])]
+    outputs = [port("y", (32, 64))]
+    match kind:
+        case "dead node":
+            nodes.append(helper.make_node("Relu", ["p"], ["dead"]))
+            tensors = tensors[:2]
+        case "duplicates":
+            tensors.append(numpy_helper.from_array(w, "again"))
+            nodes += [helper.make_node("MatMul", ["x", "again"], ["q"]), helper.make_node("Add", ["q", "b1"], ["z"])]
+            outputs.append(port("z", (32, 64)))
+        case "outputs":
+            tensors = tensors[:2]
+            outputs.append(port("p", (32, 64)))
+    graph = helper.make_graph(nodes, "fusible", [port("x", (32, 1024))], outputs, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("kind", ("dead node", "duplicates", "outputs"))
+def test_a_runtime_that_fuses_otherwise_rounds_otherwise_and_slim_says_so(thimble, tmp_path, kind):
+    rng = np.random.default_rng(30)
+    before, after = made(tmp_path / "before.onnx", fusible(kind, rng)), tmp_path / "after.onnx"
+    done = thimble.run("slim", before, "-o", after, *(["--outputs", "y"] if kind == "outputs" else []))
+    assert "the graph computes the same" in done.stderr and "round otherwise" in done.stderr
+    x = {"x": rng.standard_normal((32, 1024)).astype(np.float32)}
+    # Without the optimiser the graphs are the same to the bit; with it, to rounding.
+    for a, b in zip(said(before, x, plain=True), said(after, x, plain=True)):
+        assert a.tobytes() == b.tobytes()
+    for a, b in zip(said(before, x), said(after, x)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_what_cuts_nothing_says_nothing_of_rounding(thimble, tmp_path):
+    rng = np.random.default_rng(31)
+    before = built(tmp_path / "before.onnx", [helper.make_node("MatMul", ["x", "w0"], ["y"])], [port("x")], [port("y")], weights(rng, (16, 16)))
+    assert "round" not in thimble.run("slim", before, "-o", tmp_path / "after.onnx").stderr
+
+
+def test_a_sparse_tensor_s_indices_may_stand_first(thimble, tmp_path):
+    """Protobuf has no order of fields."""
+    rng = np.random.default_rng(32)
+    values = numpy_helper.from_array(rng.standard_normal(40).astype(np.float32), "sparse_one")
+    indices = numpy_helper.from_array(np.arange(0, 4000, 100), "its_indices")
+    nodes = [helper.make_node("MatMul", ["x", "sparse_one"], ["hidden"], doc_string="d" * 3000), helper.make_node("Neg", ["hidden"], ["y"])]
+    graph = helper.make_graph(nodes, "sparse", [port("x", ("n", 64))], [port("y", ("n", 64))])
+    shape = bytes([3 << 3, 64, 3 << 3, 64])
+    encoded = delimited(2, indices.SerializeToString()) + delimited(1, values.SerializeToString()) + shape
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model.ClearField("graph")
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    before.write_bytes(model.SerializeToString() + delimited(7, graph.SerializeToString() + delimited(15, encoded)))
+    for flags in FLAGS:
+        thimble.run("slim", before, "-o", after, *flags)
+        same_bits(before, after, {"x": rng.standard_normal((3, 64)).astype(np.float32)})
+
+
+def test_a_graph_in_two_parts_is_one(thimble, tmp_path):
+    """Protobuf merges a message that stands twice. The nodes count on; a transposed copy is made before all of them."""
+    rng = np.random.default_rng(33)
+    w = rng.standard_normal((64, 64)).astype(np.float32)
+    names = ["x", "handed_on", "relu", "product"]
+    nodes = [
+        helper.make_node("Identity", ["x"], [names[1]], doc_string="d" * 3000),
+        helper.make_node("Relu", [names[1]], [names[2]]),
+        helper.make_node("Exp", ["x"], ["dead"]),
+        helper.make_node("MatMul", [names[2], "w"], [names[3]]),
+        helper.make_node("MatMul", [names[3], "turned"], ["y"]),
+    ]
+    tensors = [numpy_helper.from_array(w, "w"), numpy_helper.from_array(np.ascontiguousarray(w.T), "turned")]
+    graph = helper.make_graph(nodes, "parts", [port("x", ("n", 64))], [port("y", ("n", 64))], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    first, second = onnx.GraphProto(), onnx.GraphProto()
+    first.CopyFrom(graph)
+    del first.node[:], first.initializer[:]
+    first.node.extend(nodes[:3])
+    first.initializer.append(tensors[0])
+    second.node.extend(nodes[3:])
+    second.initializer.append(tensors[1])
+    model.ClearField("graph")
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    head = model.SerializeToString()
+    before.write_bytes(delimited(7, first.SerializeToString()) + head + delimited(7, second.SerializeToString()))
+    for flags in FLAGS:
+        thimble.run("slim", before, "-o", after, *flags)
+        onnx.checker.check_model(str(after), full_check=True)
+        assert [n.op_type for n in onnx.load(after).graph.node] == ["Transpose", "Relu", "MatMul", "MatMul"]
+        same_bits(before, after, {"x": rng.standard_normal((3, 64)).astype(np.float32)})
+
+
+def test_what_was_to_go_goes_though_no_byte_is_won(thimble, tmp_path):
+    """One long name handed on to many readers makes the file larger; the copy of it would keep the output."""
+    long = "a" * 300
+    nodes = [helper.make_node("Relu", ["x"], [long]), helper.make_node("Identity", [long], ["b"])]
+    nodes += [helper.make_node("Add", ["b", "b" if i == 0 else f"c{i - 1}"], [f"c{i}"]) for i in range(20)]
+    model = helper.make_model(
+        helper.make_graph(nodes, "long", [port("x")], [port("c19"), port("c0")]),
+        opset_imports=[helper.make_opsetid("", 17)], ir_version=8,
+    )  # fmt: skip
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "k", "v"
+    before, after = made(tmp_path / "before.onnx", model), tmp_path / "after.onnx"
+    assert "is a copy" in thimble.run("slim", before, "-o", after).stderr
+    assert after.read_bytes() == before.read_bytes()
+    done = thimble.run("slim", before, "-o", after, "--outputs", "c19", "--strip-metadata")
+    assert "larger than before" in done.stderr
+    slim = onnx.load(after)
+    assert [o.name for o in slim.graph.output] == ["c19"] and not slim.metadata_props
+    x = {"x": np.random.default_rng(34).standard_normal((3, 16)).astype(np.float32)}
+    assert said(after, x)[0].tobytes() == said(before, x)[0].tobytes()
+
+
+def test_short_names_are_never_longer(thimble, tmp_path):
+    letters = [chr(c) for c in range(ord("A"), ord("Z"))]
+    names = ["x", *letters, "v1", "v0", "a_longer_name", "another_one", "y"]
+    nodes = [helper.make_node("Neg", [a], [b]) for a, b in zip(names, names[1:])]
+    before = built(tmp_path / "before.onnx", nodes, [port("x")], [port("y")])
+    after = tmp_path / "after.onnx"
+    thimble.run("slim", before, "-o", after, "--short-names")
+    now = [n.output[0] for n in onnx.load(after).graph.node]
+    assert now == [*letters, "v1", "v0", "v2", "v3", "y"]
+    same_bits(before, after, {"x": np.random.default_rng(35).standard_normal((3, 16)).astype(np.float32)})
+
+
+def test_annotations_name_what_is_there(thimble, tmp_path):
+    rng = np.random.default_rng(36)
+    tensors = [*weights(rng, (16, 16)), *(helper.make_tensor(n, TensorProto.FLOAT, [], [0.5]) for n in ("a_scale", "dead_scale"))]
+    tensors[0].name = "a_weight"
+    nodes = [helper.make_node("MatMul", ["x", "a_weight"], ["product"]), helper.make_node("Mul", ["product", "a_scale"], ["y"])]
+    before, after = built(tmp_path / "before.onnx", nodes, [port("x")], [port("y")], tensors), tmp_path / "after.onnx"
+    model = onnx.load(before)
+    for tensor, scale in (("a_weight", "a_scale"), ("product", "dead_scale"), ("nobody", "a_scale")):
+        note = model.graph.quantization_annotation.add(tensor_name=tensor)
+        note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value=scale)
+    onnx.save(model, before)
+    for flags in FLAGS:
+        thimble.run("slim", before, "-o", after, *flags)
+        slim = onnx.load(after).graph
+        (note,) = slim.quantization_annotation
+        (entry,) = note.quant_parameter_tensor_names
+        matmul, mul = slim.node
+        assert (note.tensor_name, entry.key, entry.value) == (matmul.input[1], "SCALE_TENSOR", mul.input[1])
+
+
+def test_ranges_that_overlap_in_part_are_refused_by_name(thimble, tmp_path):
+    numbers = np.random.default_rng(37).standard_normal((128, 64)).astype(np.float32)
+    (tmp_path / "w.bin").write_bytes(numbers.tobytes())
+    tensors = []
+    for name, offset in (("a", 0), ("b", 4096), ("c", 8192)):
+        t = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[64, 64], data_location=TensorProto.EXTERNAL)
+        for key, value in {"location": "w.bin", "offset": str(offset), "length": "16384"}.items():
+            t.external_data.add(key=key, value=value)
+        tensors.append(t)
+    nodes = [helper.make_node("Sum", ["x", "a", "b", "c"], ["y"])]
+    graph = helper.make_graph(nodes, "overlap", [port("x", (64, 64))], [port("y", (64, 64))], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    before, after = made(tmp_path / "before.onnx", model), tmp_path / "after.onnx"
+    done = thimble.run("slim", before, "-o", after, code=2)
+    assert "before.onnx" in done.stderr and "several tensors share" in done.stderr and not after.exists()

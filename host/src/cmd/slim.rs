@@ -37,7 +37,7 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     };
     let slimmed = slim(&file, &options, &data_name)?;
     let (before, after) = (model_bytes(&file), slimmed.bytes());
-    if after > before {
+    if after > before && !options.leaves_out() {
         bail!(
             "{}: nothing to save: it has {before} bytes with its external data, parts of which several tensors share, and would take {after}; nothing is written",
             args.file.display()
@@ -49,13 +49,21 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     }
     files.push((&args.output, &slimmed.model.pieces));
     write_pieces(&files)?;
-    if file.bytes().len() as u64 == after && after == before {
+    let done = &slimmed.done;
+    if after > before {
+        say("note: it is larger than before, by what names and Transpose nodes take; without flags it would not be");
+    } else if file.bytes().len() as u64 == after && after == before && !options.leaves_out() {
         say("note: nothing could be saved; the file is a copy");
+    }
+    // Whoever reads a value decides what a runtime may fuse it with, and these change who does.
+    if done.duplicates + done.transposed + done.dead_nodes > 0 || !options.outputs.is_empty() || options.strip_shapes {
+        say(
+            "note: the graph computes the same; a runtime may fuse it otherwise, and then the last bits round otherwise",
+        );
     }
     if slimmed.data.is_none() && inputs.len() > 1 && !args.one_file {
         say("note: the external data is in the file now, where it takes fewer bytes than beside it");
     }
-    let done = &slimmed.done;
     if args.json {
         let json = serde_json::json!({
             "schema": 1,

@@ -41,7 +41,7 @@ pub fn of<'a>(
     let mut ways = vec![
         (
             plain,
-            "copies, dead weights, Identity nodes, doc strings and stack traces taken out; outputs bit-identical"
+            "copies, dead weights, Identity nodes, doc strings and stack traces taken out; the graph computes the same, and a runtime that fuses it otherwise may round its last bits otherwise"
                 .to_string(),
             String::new(),
         ),
@@ -132,7 +132,7 @@ fn artifacts<'a>(file: &'a OnnxFile, view: Rc<ModelView<'a>>, flow: Rc<Flow<'a>>
         };
         if (bytes as u64) < before {
             fixes.push(Fix {
-                what: what.to_string(),
+                what: format!("{what}; if the file proves to be that ALBERT, which thimble export checks"),
                 command: format!("thimble export {shown} -o OUT.onnx --precision {flag}"),
                 bytes: bytes as u64,
                 saves: before - bytes as u64,

@@ -3,6 +3,7 @@
 
 use super::Explanation;
 use super::causes::{Tensor, is_substance, title};
+use super::growth::Growth;
 use super::ledger::Cause;
 use crate::text::{exact, percent, size, thousands, xml};
 use std::collections::BTreeMap;
@@ -91,7 +92,10 @@ pub fn page(e: &Explanation, against: Option<u64>) -> String {
         percent(waste, total)
     );
     out.push_str(&treemap(e));
-    out.push_str(&legend(e, total));
+    let growth = against
+        .map(|bytes| Growth::of(&e.account, bytes))
+        .filter(|g| g.bytes > 0);
+    out.push_str(&legend(e, total, growth));
     if !e.fixes.is_empty() {
         out.push_str("<h2>What makes it smaller</h2>\n<table><thead><tr><th class=\"n\">saves</th><th class=\"n\">leaves</th><th>command</th></tr></thead><tbody>\n");
         for fix in &e.fixes {
@@ -248,28 +252,49 @@ fn shorten(text: &str, letters: usize) -> String {
     format!("…{tail}")
 }
 
-fn legend(e: &Explanation, total: u64) -> String {
+/// Bytes by cause; where it has grown, each cause's share of the growth.
+fn legend(e: &Explanation, total: u64, growth: Option<Growth>) -> String {
+    let grown = |share: Option<f64>| match (&growth, share) {
+        (None, _) => String::new(),
+        (_, share) => {
+            let share = share.map_or(String::new(), |s| format!("{:.1} %", s * 100.0));
+            format!("<td class=\"n\">{share}</td>")
+        }
+    };
+    let share = |cause: Cause| growth.as_ref().and_then(|g| g.causes.get(&cause)?.share);
     let mut causes: Vec<(Cause, u64)> = e.account.causes.iter().map(|(c, b)| (*c, *b)).collect();
     causes.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    let mut out = String::from(
-        "<h2>Bytes by cause</h2>\n<table><thead><tr><th>why</th><th class=\"n\">bytes</th><th class=\"n\">share</th></tr></thead><tbody>\n",
+    let head = growth.as_ref().map_or("", |_| "<th class=\"n\">of the growth</th>");
+    let mut out = format!(
+        "<h2>Bytes by cause</h2>\n<table><thead><tr><th>why</th><th class=\"n\">bytes</th><th class=\"n\">share</th>{head}</tr></thead><tbody>\n"
     );
     for (cause, bytes) in causes {
         let _ = writeln!(
             out,
-            "<tr><td><span class=\"key\" style=\"background:{}\"></span>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            "<tr><td><span class=\"key\" style=\"background:{}\"></span>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>{}</tr>",
             colour(cause),
             title(cause),
             thousands(bytes),
-            percent(bytes, total)
+            percent(bytes, total),
+            grown(share(cause))
         );
     }
     let _ = writeln!(
         out,
-        "<tr class=\"sum\"><td>total</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr></tbody></table>",
+        "<tr class=\"sum\"><td>total</td><td class=\"n\">{}</td><td class=\"n\">{}</td>{}</tr></tbody></table>",
         thousands(total),
-        percent(total, total)
+        percent(total, total),
+        grown(Some(1.0))
     );
+    if let Some(Growth { weights, .. }) = &growth {
+        let _ = writeln!(
+            out,
+            "<p>The weights themselves take {} bytes {} than what it is compared with, {:.1} % of the growth.</p>",
+            thousands(weights.bytes.unsigned_abs()),
+            if weights.bytes < 0 { "less" } else { "more" },
+            weights.share.unwrap_or(0.0) * 100.0
+        );
+    }
     out
 }
 

@@ -201,7 +201,8 @@ fn settle<'a>(
     notes: &mut Vec<String>,
 ) -> Result<Matrix<'a>, ImportError> {
     let numbers = rows.floats(trace.file)?;
-    if width == 0 || numbers.is_empty() || !numbers.len().is_multiple_of(width) {
+    // Broadcasting compares last dimensions: only then are these rows of the embedding.
+    if width == 0 || numbers.is_empty() || rows.shape().last() != Some(&width) {
         return Err(trace.not_albert("a constant of another width is added to its embeddings"));
     }
     let mut table: Vec<&[f32]> = numbers.chunks(width).collect();

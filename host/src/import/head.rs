@@ -6,7 +6,8 @@ use super::embedding::Embedding;
 use super::layers::Body;
 use super::trace::{Linear, Norm, Trace};
 use super::weights::Matrix;
-use crate::onnx::flow::port_name;
+use crate::onnx::element_type;
+use crate::onnx::flow::{port_name, port_shape};
 use crate::text::printable;
 use std::collections::BTreeMap;
 use thimble_shared::graph::Head;
@@ -69,6 +70,20 @@ pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>, body: &Body<'a>) -
         notes,
     };
     top.settle(trace, embedding, &origins)?;
+    for port in &trace.view.outputs {
+        let wire = |e| trace.file.wire_error(e);
+        let (name, (element, _)) = (port_name(port).map_err(wire)?, port_shape(port).map_err(wire)?);
+        let kept = top.outputs.iter().find(|(theirs, _)| *theirs == name);
+        // 1 is f32, 0 nothing declared.
+        if let (Some((_, ours)), true) = (kept, element > 1) {
+            let note = format!(
+                "its output '{}' is {}; here {ours} is f32",
+                printable(name),
+                element_type(element)
+            );
+            top.notes.push(note);
+        }
+    }
     Ok(top)
 }
 

@@ -96,7 +96,8 @@ pub fn open(path: &Path) -> Result<Imported, ImportError> {
     let flow = Rc::new(Flow::of(&view).map_err(|e| file.wire_error(e))?);
     let (mut recognised, beside) = recognise(&file, view, flow)?;
     let model = model(&file, &recognised)?;
-    prove::prove(&file, &recognised, &model)?;
+    let shapes = prove::prove(&file, &recognised, &model)?;
+    recognised.notes.extend(shapes);
     let mut files = file.paths();
     files.extend(beside.config);
     let sha256 = Sha256::digest(file.bytes())

@@ -32,7 +32,8 @@ const F32: i32 = 1;
 const F16: i32 = 10;
 const BF16: i32 = 16;
 
-pub fn prove(file: &OnnxFile, recognised: &Recognised<'_>, model: &Model) -> Result<(), ImportError> {
+/// What is to be said of a file that passes.
+pub fn prove(file: &OnnxFile, recognised: &Recognised<'_>, model: &Model) -> Result<Vec<String>, ImportError> {
     let shown = || file.path.display().to_string();
     let fixed = recognised.inputs.shape.iter().flatten();
     let tokens = fixed.fold(1usize, |n, &dim| n.saturating_mul(dim));
@@ -64,6 +65,7 @@ pub fn prove(file: &OnnxFile, recognised: &Recognised<'_>, model: &Model) -> Res
     };
     let image = image_of(model).map_err(unsupported)?;
     let engine = Engine::new(image, EngineOptions::default()).map_err(|e| unsupported(e.into()))?;
+    let mut notes = Vec::new();
     for (input, cost) in inputs.into_iter().zip(costs) {
         let theirs = quiet(|| foreign(&proto, recognised, &input, cost)).map_err(|e| ImportError::Runner {
             file: shown(),
@@ -81,8 +83,20 @@ pub fn prove(file: &OnnxFile, recognised: &Recognised<'_>, model: &Model) -> Res
                 });
             }
         }
+        if notes.is_empty() {
+            let outputs = ours.iter().zip(&theirs).skip(recognised.states.len());
+            for (((_, our), their), (theirs, ours)) in outputs.zip(&recognised.outputs) {
+                let (has, given) = (their.shape.len(), our.shape.len());
+                if has != given {
+                    notes.push(format!(
+                        "its output '{}' has {has} dimensions; here {ours} has {given}",
+                        printable(theirs)
+                    ));
+                }
+            }
+        }
     }
-    Ok(())
+    Ok(notes)
 }
 
 /// Values with their shape; the leading dims are the input's where they are per token.
@@ -123,6 +137,8 @@ fn inputs(recognised: &Recognised<'_>) -> Vec<Input> {
         (1, 8, all_real, Some(2)),
         (1, 8, all_real, Some(3)),
         (1, longest, right, None),
+        // Masked tokens are compared with nothing, and the last positions are the ones a cap would change.
+        (1, longest, all_real, None),
     ];
     for (batch, seq, real, ending) in cases {
         let mut shape = vec![fixed(0).unwrap_or(batch)];

@@ -315,7 +315,9 @@ impl<'a> Trace<'a> {
         if !matches!(node.op, "MatMul" | "Gemm") || self.matrix(x)?.is_some() {
             return Ok(None);
         }
-        let Some(weight) = self.matrix(w)?.filter(|m| m.shape().len() == 2) else {
+        // A tensor without elements takes no bytes whatever its other dimension says, so that number is nobody's to allocate by.
+        let is_map = |m: &Matrix<'_>| m.shape().len() == 2 && !m.shape().contains(&0);
+        let Some(weight) = self.matrix(w)?.filter(is_map) else {
             return Ok(None);
         };
         if node.op == "Gemm" {
@@ -385,6 +387,10 @@ impl<'a> Trace<'a> {
             let (Some(weight), Some(bias)) = (self.matrix(w)?, self.matrix(b)?) else {
                 return Ok(None);
             };
+            // The operator normalises over as many dimensions as its scale has, ALBERT over the last one alone.
+            if weight.shape().len() != 1 || bias.shape() != weight.shape() {
+                return Ok(None);
+            }
             let eps = self.attribute(node, "epsilon")?.map_or(1e-5, |a| a.float);
             return Ok(Some(Norm {
                 x,

@@ -283,7 +283,7 @@ fn attribute_tensors<'a>(
 
 fn sparse_tensors<'a>(encoded: &'a [u8], place: Place, held: &mut Vec<Held<'a>>) -> Result<(), WireError> {
     let parts = onnx_read::sparse(encoded)?;
-    let name = parts.iter().map(|p| p.name).find(|n| !n.is_empty()).unwrap_or_default();
+    let name = onnx_read::sparse_name(encoded)?;
     held.extend(parts.into_iter().map(|view| Held { name, place, view }));
     Ok(())
 }

@@ -29,6 +29,13 @@ pub struct Options {
     pub one_file: bool,
 }
 
+impl Options {
+    /// Whether something was asked to go, whatever that does to the size.
+    pub fn leaves_out(&self) -> bool {
+        !self.outputs.is_empty() || self.strip_metadata || self.strip_shapes
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum SlimError {
     #[error(transparent)]
@@ -139,8 +146,8 @@ pub fn write<'a>(
         last = Some(slimmed);
     }
     match last {
-        // The file as it is would be no copy without the data it refers to.
-        Some(slimmed) if !alone => Ok(slimmed),
+        // The file as it is would be no copy without the data it refers to, and would hold what was to be left out.
+        Some(slimmed) if !alone || options.leaves_out() => Ok(slimmed),
         // Nothing could be won, and rewriting costs a few bytes: the file as it is.
         _ => {
             let mut model = Rope::default();

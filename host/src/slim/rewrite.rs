@@ -58,15 +58,24 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         if self.options.short_names {
             self.short = short_names(self.view, self.plan).map_err(|e| self.wire(e))?;
         }
-        let mut model = Rope::default();
+        let (mut model, mut graph) = (Rope::default(), Rope::default());
+        // Protobuf takes a message that stands in several parts as one, and so does the view.
+        let mut parts = Fields::new(bytes).flatten().filter(|f| f.number == 7).count();
+        let mut nodes = 0;
+        for (name, source) in &self.plan.turned {
+            graph.message(1, self.transpose(source, name));
+        }
         let mut fields = Fields::new(bytes);
         while let Some((field, raw)) = next(&mut fields, bytes, 0).map_err(|e| self.wire(e))? {
             match field.number {
                 6 => {}
                 14 if self.options.strip_metadata => {}
                 7 => {
-                    let graph = self.graph(&field)?;
-                    model.message(7, graph);
+                    self.graph(&field, &mut nodes, &mut graph)?;
+                    parts -= 1;
+                    if parts == 0 {
+                        model.message(7, std::mem::take(&mut graph));
+                    }
                 }
                 25 => {
                     let function = field.bytes().map_err(|e| self.wire(e))?;
@@ -86,12 +95,8 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         })
     }
 
-    fn graph(&mut self, graph: &Field<'a>) -> Result<Rope<'a>, SlimError> {
-        let mut out = Rope::default();
-        let mut nodes = 0;
-        for (name, source) in &self.plan.turned {
-            out.message(1, self.transpose(source, name));
-        }
+    /// Adds the graph, or one part of it, to `out`; `nodes` is how many nodes came before.
+    fn graph(&mut self, graph: &Field<'a>, nodes: &mut usize, out: &mut Rope<'a>) -> Result<(), SlimError> {
         let bytes = graph.bytes().map_err(|e| self.wire(e))?;
         let keeps_shapes = self.keeps_shapes();
         let stored: HashSet<&str> = self.view.initializers.iter().map(|t| t.name).collect();
@@ -100,13 +105,13 @@ impl<'a, 'p> Rewriter<'a, 'p> {
             let inner = || field.bytes().map_err(|e| self.wire(e));
             match field.number {
                 1 => {
-                    if self.plan.nodes.get(nodes).copied().unwrap_or(true) {
+                    if self.plan.nodes.get(*nodes).copied().unwrap_or(true) {
                         let node = self.node(inner()?, &HashSet::new(), 0)?;
                         out.message(1, node);
-                    } else if let Some((name, source)) = self.plan.turned_at.get(&nodes) {
+                    } else if let Some((name, source)) = self.plan.turned_at.get(nodes) {
                         out.message(1, self.transpose(source, name));
                     }
-                    nodes += 1;
+                    *nodes += 1;
                 }
                 5 => {
                     let tensor = onnx_read::tensor(inner()?, field.at).map_err(|e| self.wire(e))?;
@@ -139,17 +144,21 @@ impl<'a, 'p> Rewriter<'a, 'p> {
                 }
                 15 => {
                     let encoded = inner()?;
-                    let parts = onnx_read::sparse(encoded).map_err(|e| self.wire(e))?;
-                    let name = parts.first().map_or("", |p| p.name);
+                    let name = onnx_read::sparse_name(encoded).map_err(|e| self.wire(e))?;
                     if self.keeps(name) {
                         let sparse = self.sparse(encoded, &HashSet::new())?;
                         out.message(15, sparse);
                     }
                 }
+                14 => {
+                    if let Some(note) = self.annotation(inner()?).map_err(|e| self.wire(e))? {
+                        out.message(14, note.into());
+                    }
+                }
                 _ => out.push(Cow::Borrowed(raw)),
             }
         }
-        Ok(out)
+        Ok(())
     }
 
     /// Whether a stored tensor of the main graph stays; those that do not are counted.
@@ -336,6 +345,34 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         Ok(out)
     }
 
+    /// What a quantiser has said of a tensor (`TensorAnnotation`), under the names of now; none if anything it names is gone.
+    fn annotation(&self, encoded: &'a [u8]) -> Result<Option<Message>, WireError> {
+        let there = |name: &'a str| self.plan.needed.contains(self.plan.resolve(name));
+        let mut note = Message::default();
+        let mut fields = Fields::new(encoded);
+        while let Some((field, raw)) = next(&mut fields, encoded, 0)? {
+            match field.number {
+                1 if !there(field.text()?) => return Ok(None),
+                1 => note.text(1, self.name(field.text()?)),
+                2 => {
+                    let mut entry = Message::default();
+                    let bytes = field.bytes()?;
+                    let mut parts = Fields::new(bytes);
+                    while let Some((part, raw)) = next(&mut parts, bytes, 0)? {
+                        match part.number {
+                            2 if !there(part.text()?) => return Ok(None),
+                            2 => entry.text(2, self.name(part.text()?)),
+                            _ => entry.0.extend_from_slice(raw),
+                        }
+                    }
+                    note.message(2, &entry);
+                }
+                _ => note.0.extend_from_slice(raw),
+            }
+        }
+        Ok(Some(note))
+    }
+
     fn port(&self, encoded: &'a [u8]) -> Result<Message, WireError> {
         let mut port = Message::default();
         let mut fields = Fields::new(encoded);
@@ -453,15 +490,7 @@ fn defined(graph: &[u8]) -> Result<Vec<&str>, WireError> {
             1 => names.extend(onnx_read::node(field.fields()?)?.outputs),
             5 => names.push(onnx_read::tensor(field.bytes()?, field.at)?.name),
             11 => names.push(port_name(field.bytes()?)?),
-            // A sparse tensor goes by the name of its values.
-            15 => {
-                for part in field.fields()? {
-                    let part = part?;
-                    if part.number == 1 {
-                        names.push(onnx_read::tensor(part.bytes()?, part.at)?.name);
-                    }
-                }
-            }
+            15 => names.push(onnx_read::sparse_name(field.bytes()?)?),
             _ => {}
         }
     }
@@ -499,30 +528,35 @@ fn short_names<'a>(view: &ModelView<'a>, plan: &Plan<'a>) -> Result<HashMap<&'a 
     for port in &view.inputs {
         fixed.insert(port_name(port)?);
     }
-    let taken: HashSet<&str> = fixed.union(&plan.nested).copied().collect();
     let mut sparse = Vec::new();
     for encoded in &view.sparse {
-        sparse.extend(onnx_read::sparse(encoded)?.first().map(|values| values.name));
+        sparse.push(onnx_read::sparse_name(encoded)?);
     }
-    let inner = view
+    let inner: Vec<&str> = view
         .initializers
         .iter()
         .map(|t| t.name)
         .chain(sparse)
-        .chain(view.nodes.iter().flat_map(|n| n.outputs.iter().copied()));
+        .chain(view.nodes.iter().flat_map(|n| n.outputs.iter().copied()))
+        .filter(|n| !n.is_empty())
+        .collect();
+    // A value whose name is short already keeps it, so no other may be given it.
+    let mut taken: HashSet<&str> = fixed.union(&plan.nested).copied().collect();
+    taken.extend(&inner);
     let mut counter = 0usize;
-    for name in inner.filter(|n| !n.is_empty()) {
+    for name in inner {
         if fixed.contains(name) || plan.renamed.contains_key(name) || short.contains_key(name) {
             continue;
         }
-        let chosen = loop {
-            let candidate = base36(counter);
+        let mut candidate = base36(counter);
+        while taken.contains(candidate.as_str()) {
             counter += 1;
-            if !taken.contains(candidate.as_str()) {
-                break candidate;
-            }
-        };
-        short.insert(name, chosen);
+            candidate = base36(counter);
+        }
+        if candidate.len() < name.len() {
+            short.insert(name, candidate);
+            counter += 1;
+        }
     }
     Ok(short)
 }
