@@ -1,5 +1,6 @@
 //! The boards thimble knows: the profiles of `targets/`, built into the program, and a user's own by path.
 
+use crate::store::{self, FileError};
 use std::path::Path;
 use thimble_shared::target::Target;
 
@@ -12,6 +13,8 @@ pub enum TargetError {
     Unknown { name: String, known: String },
     #[error("{file}: {problem}")]
     File { file: String, problem: String },
+    #[error(transparent)]
+    Read(#[from] FileError),
 }
 
 /// All built-in profiles, by name.
@@ -19,14 +22,16 @@ pub fn all() -> Result<Vec<Target>, TargetError> {
     BUILT_IN.iter().map(|(file, text)| parse(file, text)).collect()
 }
 
+/// The file that `name` names, where it is none of the built-in profiles.
+pub fn file(name: &str) -> Option<&Path> {
+    Some(Path::new(name)).filter(|path| path.extension().is_some_and(|e| e == "toml"))
+}
+
 /// The profile called `name`, or the file at that path.
 pub fn find(name: &str) -> Result<Target, TargetError> {
-    let path = Path::new(name);
-    if path.extension().is_some_and(|e| e == "toml") {
-        let text = std::fs::read_to_string(path).map_err(|e| TargetError::File {
-            file: name.to_string(),
-            problem: e.to_string(),
-        })?;
+    if let Some(path) = file(name) {
+        store::regular(path)?;
+        let text = std::fs::read_to_string(path).map_err(|e| FileError::new(path, e))?;
         return parse(name, &text);
     }
     let all = all()?;

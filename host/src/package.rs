@@ -7,6 +7,7 @@ use flate2::{Compression, GzBuilder};
 use md5::{Digest as _, Md5};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use thimble_shared::terminal::acts;
 
 /// Where everything lies on the board, without the leading slash.
 pub const LIBRARY: &str = "usr/lib/thimble";
@@ -99,17 +100,18 @@ pub fn payload(model: &Path, device_program: &Path, max_ram: Option<u64>) -> Res
         let name = tokenizer.file_name().unwrap_or_default().to_string_lossy().into_owned();
         files.push(at(&format!("{LIBRARY}/{name}"), 0o644, read(&tokenizer)?));
     }
-    let unit = unit(&format!("/{LIBRARY}"), &name, max_ram, None);
+    let bench: Vec<String> = max_ram.map_or(vec![], |bytes| vec!["--max-ram".into(), bytes.to_string()]);
+    let unit = unit(&format!("/{LIBRARY}"), &name, &bench, max_ram, None);
     files.push(at(&format!("{UNITS}/{UNIT}"), 0o644, unit.into_bytes()));
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(Payload { files })
 }
 
 /// The unit that measures the model at boot and leaves the report for whoever collects it. `dir` holds program and model;
-/// `user` runs it, or a user made up for the unit.
-pub fn unit(dir: &str, model: &str, max_ram: Option<u64>, user: Option<&str>) -> String {
+/// `bench` are the device program's options, plain words; `user` runs it, or a user made up for the unit.
+pub fn unit(dir: &str, model: &str, bench: &[String], max_ram: Option<u64>, user: Option<&str>) -> String {
     let memory = max_ram.map_or(String::new(), |bytes| format!("MemoryMax={bytes}\n"));
-    let limit = max_ram.map_or(String::new(), |bytes| format!(" --max-ram {bytes}"));
+    let bench: String = bench.iter().map(|word| format!(" {word}")).collect();
     let user = match user {
         Some(user) => format!("User={user}\n"),
         None => "DynamicUser=yes\n".into(),
@@ -124,7 +126,7 @@ pub fn unit(dir: &str, model: &str, max_ram: Option<u64>, user: Option<&str>) ->
          [Service]\n\
          Type=oneshot\n\
          # The last report stays until there is a new one. 1: a limit does not hold, and the report says which.\n\
-         ExecStart=/bin/sh -c 'cd \"$STATE_DIRECTORY\" && {{ \"{dir}/thimble-device\" bench \"{dir}/{model}\" --json{limit} > report.part; rc=$?; }} && [ $rc -le 1 ] && mv report.part report.json; exit $rc'\n\
+         ExecStart=/bin/sh -c 'cd \"$STATE_DIRECTORY\" && {{ \"{dir}/thimble-device\" bench \"{dir}/{model}\" --json{bench} > report.part; rc=$?; }} && [ $rc -le 1 ] && mv report.part report.json; exit $rc'\n\
          StateDirectory=thimble\n\
          {user}{memory}\
          ProtectSystem=strict\n\
@@ -145,6 +147,10 @@ pub struct Control<'a> {
     pub maintainer: &'a str,
     pub description: &'a str,
 }
+
+/// What every package made here is, whatever its name: they own the same program and unit, so a board has one at a time, and
+/// the next takes the place of the one before.
+const ROLE: &str = "thimble-board";
 
 const COPYRIGHT: &str = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\
     Upstream-Name: thimble\n\
@@ -197,7 +203,7 @@ pub fn deb(payload: &Payload, control: &Control) -> Result<Vec<u8>, PackageError
     );
     let fields = format!(
         "Package: {}\nVersion: {}\nArchitecture: arm64\nMaintainer: {}\nInstalled-Size: {kilobytes}\nSection: science\n\
-         Priority: optional\nDescription: {description}\n",
+         Priority: optional\nProvides: {ROLE}\nConflicts: {ROLE}\nReplaces: {ROLE}\nDescription: {description}\n",
         control.name, control.version, control.maintainer
     );
     let sums: String = files
@@ -290,7 +296,7 @@ fn check(control: &Control) -> Result<(), PackageError> {
             "a Debian version is [epoch:]version[-revision], the version begins with a digit: 1.0, 1.0~rc1, 2026.1-1, 1:2.0",
         ));
     }
-    let one_line = |text: &str| !text.is_empty() && !text.chars().any(char::is_control);
+    let one_line = |text: &str| !text.is_empty() && !text.chars().any(acts);
     let mail = control
         .maintainer
         .split_once(" <")
@@ -516,8 +522,9 @@ mod tests {
 
     #[test]
     fn the_unit_holds_the_limit_twice() {
-        let unit = unit("/usr/lib/thimble", "m.onnx", Some(1 << 25), None);
-        assert!(unit.contains("MemoryMax=33554432\n") && unit.contains("--max-ram 33554432"));
-        assert!(!super::unit("/x", "m.onnx", None, Some("pi")).contains("MemoryMax"));
+        let bench = ["--seq", "8", "--max-ram", "33554432"].map(String::from);
+        let unit = unit("/usr/lib/thimble", "m.onnx", &bench, Some(1 << 25), None);
+        assert!(unit.contains("MemoryMax=33554432\n") && unit.contains("--json --seq 8 --max-ram 33554432 >"));
+        assert!(!super::unit("/x", "m.onnx", &[], None, Some("pi")).contains("MemoryMax"));
     }
 }

@@ -1,7 +1,7 @@
 //! Programs for boards, as their ELF headers tell: where the device program for aarch64 is, which machine a program is for, and
 //! the largest page it can be mapped with. In: paths or bytes; out: what was found, or why it will not do.
 
-use crate::store::FileError;
+use crate::store::{self, FileError};
 use std::path::{Path, PathBuf};
 
 /// Where scripts/cross-build leaves it, under the target directory.
@@ -46,6 +46,7 @@ pub fn device_program(named: Option<&Path>) -> Result<PathBuf, FileError> {
 /// As much of a program as the functions here look at.
 pub fn head(path: &Path) -> Result<Vec<u8>, FileError> {
     use std::io::Read;
+    store::regular(path)?;
     let mut head = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(HEAD).read_to_end(&mut head))

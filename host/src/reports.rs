@@ -1,6 +1,7 @@
 //! Bench reports as the host keeps them: read from single files (the device's, emulate's) or from a history of JSON lines,
 //! named by board, stamped with the time they were brought back, and held against each other and against a target.
 
+use crate::store::{self, FileError};
 use crate::text::{Align, percent, printable, size, table};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -24,8 +25,8 @@ pub struct Entry {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    #[error("{}: {problem}", path.display())]
-    File { path: PathBuf, problem: String },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("{} line {line}: {problem}", path.display())]
     Line {
         path: PathBuf,
@@ -36,10 +37,24 @@ pub enum ReportError {
 
 /// Every report of a file, oldest first.
 pub fn load(path: &Path) -> Result<Vec<Entry>, ReportError> {
-    let file = |problem: String| ReportError::File {
-        path: path.to_path_buf(),
-        problem,
-    };
+    store::regular(path)?;
+    let entries = entries(path)?;
+    if entries.is_empty() {
+        return Err(FileError::new(path, "holds no report").into());
+    }
+    Ok(entries)
+}
+
+/// The same of a history that a report is to be added to: it may be empty, not be there yet, or be /dev/null.
+pub fn history(path: &Path) -> Result<Vec<Entry>, ReportError> {
+    match path.exists() {
+        true => entries(path),
+        false => Ok(Vec::new()),
+    }
+}
+
+fn entries(path: &Path) -> Result<Vec<Entry>, ReportError> {
+    let file = |problem: String| FileError::new(path, problem);
     let text = std::fs::read_to_string(path).map_err(|e| file(e.to_string()))?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     if let Ok(value) = serde_json::from_str::<serde_json::Value>(&text) {
@@ -55,9 +70,6 @@ pub fn load(path: &Path) -> Result<Vec<Entry>, ReportError> {
             line: at + 1,
             problem,
         })?);
-    }
-    if entries.is_empty() {
-        return Err(file("holds no report".into()));
     }
     Ok(entries)
 }
@@ -106,27 +118,52 @@ fn sound(report: Report) -> Result<Report, String> {
     }
 }
 
-/// Whether a line could be added to this history; nothing is left behind where there was none.
+/// Whether a line could be added to this history. Nothing is made or removed for it: where there is no file, its directory is
+/// asked, and of a link that leads nowhere yet the one it leads to.
 pub fn writable(path: &Path) -> Result<(), ReportError> {
-    let there = path.exists();
-    let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
-    if !there && opened.is_ok() {
-        let _ = std::fs::remove_file(path);
+    let failed = |e: std::io::Error| FileError::new(path, e);
+    match std::fs::metadata(path) {
+        Ok(_) => {
+            if !is_null(path) {
+                store::regular(path)?;
+            }
+            std::fs::OpenOptions::new().append(true).open(path).map_err(failed)?;
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let mut made = path.to_path_buf();
+            while let Ok(to) = std::fs::read_link(&made) {
+                made = store::folder(&made).join(to);
+            }
+            let dir = store::folder(&made);
+            takes_files(dir).map_err(|e| FileError::new(path, format!("cannot be made in {}: {e}", dir.display())))?;
+        }
+        Err(e) => return Err(failed(e).into()),
     }
-    opened.map(drop).map_err(|e| ReportError::File {
-        path: path.to_path_buf(),
-        problem: e.to_string(),
-    })
+    Ok(())
+}
+
+fn is_null(path: &Path) -> bool {
+    path.canonicalize().is_ok_and(|path| path == Path::new("/dev/null"))
+}
+
+/// Whether files could be made in a directory, by the system's word.
+fn takes_files(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    if !std::fs::metadata(dir)?.is_dir() {
+        return Err(std::io::ErrorKind::NotADirectory.into());
+    }
+    let name = std::ffi::CString::new(dir.as_os_str().as_bytes())?;
+    // SAFETY: the name is NUL-terminated and outlives the call, which keeps no pointer.
+    match unsafe { libc::access(name.as_ptr(), libc::W_OK | libc::X_OK) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 /// Adds a line to a history. An append of one line is whole or, at worst, a torn last line that `load` names.
 pub fn append(path: &Path, entry: &Entry) -> Result<(), ReportError> {
     use std::io::Write;
-    let file = |problem: String| ReportError::File {
-        path: path.to_path_buf(),
-        problem,
-    };
-    let mut line = serde_json::to_string(entry).map_err(|e| file(e.to_string()))? + "\n";
+    let mut line = serde_json::to_string(entry).map_err(|e| FileError::new(path, e))? + "\n";
     // Editors may have taken the last line's end.
     if std::fs::read(path).is_ok_and(|old| old.last().is_some_and(|&b| b != b'\n')) {
         line.insert(0, '\n');
@@ -135,8 +172,12 @@ pub fn append(path: &Path, entry: &Entry) -> Result<(), ReportError> {
         .create(true)
         .append(true)
         .open(path)
-        .and_then(|mut f| f.write_all(line.as_bytes()).and_then(|()| f.sync_all()))
-        .map_err(|e| file(e.to_string()))
+        .and_then(|mut f| {
+            f.write_all(line.as_bytes())?;
+            // A device has nothing to bring to a disk.
+            if f.metadata()?.is_file() { f.sync_all() } else { Ok(()) }
+        })
+        .map_err(|e| FileError::new(path, e).into())
 }
 
 /// What was measured and on what: reports that differ here cannot be compared. The file's name and not its checksum, so that
@@ -625,5 +666,30 @@ pub mod tests {
             missing.contains("h.jsonl") && writable(dir.path()).is_err(),
             "{missing}"
         );
+        // A link that leads nowhere yet stays one, until there is a line for what it leads to.
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("later.jsonl", &link).unwrap();
+        assert!(writable(&link).is_ok() && history(&link).unwrap().is_empty() && link.is_symlink());
+        append(&link, &entry(sample(), "x").unwrap()).unwrap();
+        assert_eq!(history(&dir.path().join("later.jsonl")).unwrap().len(), 1);
+        std::os::unix::fs::symlink("no/later.jsonl", dir.path().join("lost")).unwrap();
+        assert!(writable(&dir.path().join("lost")).is_err());
+    }
+
+    #[test]
+    fn an_empty_history_is_one_and_an_empty_report_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("h.jsonl");
+        std::fs::write(&path, "\n").unwrap();
+        assert!(history(&path).unwrap().is_empty() && load(&path).is_err());
+        let null = Path::new("/dev/null");
+        assert!(writable(null).is_ok() && history(null).unwrap().is_empty());
+        append(null, &entry(sample(), "x").unwrap()).unwrap();
+        // A pipe that nobody writes to would be waited for; a socket is as little a file, and made without one's help.
+        let pipe = dir.path().join("pipe");
+        let _held = std::os::unix::net::UnixListener::bind(&pipe).unwrap();
+        for error in [load(&pipe).unwrap_err(), writable(&pipe).unwrap_err()] {
+            assert!(error.to_string().contains("no regular file"), "{error}");
+        }
     }
 }

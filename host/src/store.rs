@@ -43,6 +43,16 @@ pub fn refuse_inputs<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Pat
     Ok(())
 }
 
+/// Refuses what is there and no regular file: who reads a pipe or a terminal waits for a writer that may never come. What is
+/// not there is for the reader to say.
+pub fn regular(path: &Path) -> Result<(), FileError> {
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => Err(FileError::new(path, "is a directory, no file")),
+        Ok(meta) if !meta.is_file() => Err(FileError::new(path, "is no regular file; save it to one first")),
+        _ => Ok(()),
+    }
+}
+
 /// Writes `bytes` to `path`, wholly or not at all.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     write_together(&[(path, bytes)])
@@ -93,7 +103,7 @@ fn write_staged<B: Copy>(
     Ok(())
 }
 
-fn folder(path: &Path) -> &Path {
+pub fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),

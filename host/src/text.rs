@@ -3,6 +3,7 @@
 use bytesize::ByteSize;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use thimble_shared::terminal::acts;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
@@ -81,11 +82,6 @@ impl Drop for Progress {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
-}
-
-/// Whether a terminal acts on a character instead of showing it: controls, and those that turn the direction of text.
-fn acts(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A path as a word of a shell's command line; one that starts with a dash would be taken for a flag.

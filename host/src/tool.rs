@@ -35,6 +35,27 @@ pub fn tool(name: &str) -> Command {
     command
 }
 
+/// Lets a program end with the thread that starts it, however that ends: nobody else would end it.
+#[cfg(target_os = "linux")]
+pub fn ends_with_us(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    let us = std::process::id();
+    let in_child = move || {
+        // SAFETY: both are plain system calls without pointers.
+        let (asked, parent) = unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), libc::getppid()) };
+        // Who ended before the call will not be told of.
+        match asked == 0 && u32::try_from(parent) == Ok(us) {
+            true => Ok(()),
+            false => Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    };
+    // SAFETY: between fork and exec it makes system calls only; nothing is allocated or locked.
+    unsafe { command.pre_exec(in_child) };
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn ends_with_us(_: &mut Command) {}
+
 /// The last line with something on it.
 pub fn last_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text).into_owned();

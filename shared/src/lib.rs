@@ -13,4 +13,5 @@ pub mod panel;
 pub mod report;
 pub mod stored;
 pub mod target;
+pub mod terminal;
 pub mod wire;

@@ -1,6 +1,7 @@
 //! A target profile: what is known of one board, as `targets/*.toml` say it. Every figure carries where it was read
 //! and how far it can be trusted, so a verdict can say what it rests on. Sizes are bytes.
 
+use crate::terminal::acts;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -90,7 +91,10 @@ impl Target {
         );
         // Sources and notes are printed too: no text of the file may speak to a terminal.
         let plain = serde_json::to_value(self).is_ok_and(|value| is_plain(&value));
-        check(plain, "a text holds a control character");
+        check(
+            plain,
+            "a text holds a control character, or one that turns the direction of text",
+        );
         check(
             !self.qemu_cpu.is_empty() && !self.qemu_cpu.contains([',', ' ']),
             "qemu_cpu is not the name of a CPU",
@@ -136,7 +140,7 @@ const MOST_CORES: u32 = 512;
 
 fn is_plain(value: &serde_json::Value) -> bool {
     match value {
-        serde_json::Value::String(text) => !text.chars().any(char::is_control),
+        serde_json::Value::String(text) => !text.chars().any(acts),
         serde_json::Value::Array(values) => values.iter().all(is_plain),
         serde_json::Value::Object(fields) => fields.values().all(is_plain),
         _ => true,

@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import DEVICE, thimble
+from conftest import BIN, DEVICE, thimble
 
 
 class Proxy:
@@ -156,6 +156,8 @@ def test_what_cannot_be_is_refused_before_anything_is_touched(model, tmp_path):
         (["--seq", "100000"], "--seq"),
         (["--dir", ""], "--dir"),
         (["--dir", "a\nb"], "--dir"),
+        (["--dir", "a\\b"], "--dir"),
+        (["--dir", "a "], "--dir"),
         (["--ssh-config", "missing"], "--ssh-config"),
         (["--history", "missing/h.jsonl"], "missing/h.jsonl"),
         (["--history", "."], "directory"),
@@ -200,8 +202,7 @@ def test_keep_leaves_an_enabled_unit_that_measures(board, model, systemctl, tmp_
     assert judged.returncode == 0 and not judged.stderr.strip(), judged.stderr
     # What the unit starts, started as systemd would on that board.
     command = re.search("^ExecStart=(.*)$", unit.read_text(), re.M)[1]
-    # Shorter than a board would measure: an emulator takes its time.
-    command = command.replace(" --json", " --json --seq 8 --runs 3")
+    assert "--seq 8 --runs 3 --max-ram 67108864" in command, "it measures at boot what was measured now"
     board.run(f"mkdir -p /state && STATE_DIRECTORY=/state {command}")
     report = json.loads(board.run("cat /state/report.json"))
     assert report["model"]["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest() and report["verdict"]["fits"]
@@ -226,6 +227,19 @@ def test_keep_unmasks_nothing(board, model, systemctl):
 def test_keep_takes_no_directory_that_a_unit_would_misread(board, model, systemctl):
     told, _ = board.deploy(model, "--dir", "/root/a 'b' %n", "--keep", code=1)
     assert "--dir" in told["reason"] and board.run("ls /etc/systemd/system").split() == []
+
+
+@pytest.mark.parametrize("directory", ["/tmp/x", "/var/tmp/x"])
+def test_keep_takes_no_directory_that_a_unit_does_not_see(board, model, systemctl, directory):
+    told, _ = board.deploy(model, "--dir", directory, "--keep", code=1)
+    assert "--dir outside of /tmp" in told["reason"] and board.run(f"ls -A {directory}").split() == []
+
+
+def test_a_bench_waits_for_another_and_says_so(board, model):
+    board.deploy(model, "--dir", "/root/first")
+    board.run("cd /root/first && (flock -x 8; sleep 8) 8>> .bench.lock > /dev/null 2>&1 < /dev/null &")
+    _, done = board.deploy(model, "--dir", "/root/first")
+    assert "another deploy measures there; waiting" in done.stderr
 
 
 def test_two_deploys_at_once_do_not_harm_each_other(board, model, tmp_path):
@@ -273,7 +287,8 @@ def test_hostile_inventories_are_one_error(model, tmp_path):
         ("x ansible_user=-oProxyCommand=id thimble_target=pi-4", "cannot be where a board is"),
         ("x ansible_user=pi ansible_host=-F/etc/passwd thimble_target=pi-4", "cannot be where a board is"),
         ("x ansible_host=$(id) thimble_target=pi-4", "cannot be where a board is"),
-        ("x ansible_host='a b' thimble_target=pi-4", "name=value"),
+        ("x ansible_host='a b' thimble_target=pi-4", "cannot be where a board is"),
+        ("x ansible_ssh_common_args='-o ProxyCommand=id' thimble_target=pi-4", "ansible_ssh_common_args is not read here"),
         ("x ansible_host= thimble_target=pi-4", "no value"),
         ("x ansible_ssh_host=-oProxyCommand=id thimble_target=pi-4", "cannot be where a board is"),
         ("x ansible_port=-1 thimble_target=pi-4", "no port"),
@@ -296,8 +311,28 @@ def test_an_inventory_does_many_boards(board, model, tmp_path):
         "deploy", model, "--inventory", inventory, "--ssh-config", board.config, "--device-program", DEVICE,
         "--history", tmp_path / "h.jsonl", "--dir", "/root/first", "--seq", 8, "--runs", 3, code=1,
     )  # fmt: skip
+    assert "wrong: no, 1 of 2 done" in done.stderr and "board: fits, 2 of 2 done" in done.stderr, done.stderr
     assert "everything was there already" in done.stdout and "wrong: no: the board is armv" in done.stdout
     assert len((tmp_path / "h.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_report_is_kept_before_the_last_board_is_done(board, model, tmp_path):
+    board.deploy(model, "--dir", "/root/first")
+    history = tmp_path / "h.jsonl"
+    # Takes a connection and says nothing.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        inventory = tmp_path / "hosts"
+        port = silent.getsockname()[1]
+        inventory.write_text(f"board thimble_target=pi-4\nsilent:{port} ansible_host=127.0.0.1 thimble_target=pi-4\n")
+        args = ["deploy", model, "--inventory", inventory, "--ssh-config", board.config, "--device-program", DEVICE,
+                "--history", history, "--dir", "/root/first", "--seq", 8, "--runs", 3]  # fmt: skip
+        running = subprocess.Popen([BIN / "thimble", *map(str, args)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        try:
+            assert b"board: fits, 1 of 2 done" in running.stderr.readline()
+            assert running.poll() is None and len(history.read_text().splitlines()) == 1
+        finally:
+            running.kill()
+            running.wait()
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "-oProxyCommand=id"])

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import time
@@ -52,9 +53,9 @@ def test_a_limit_that_does_not_hold_is_a_no(model):
     assert told["shortage"] is None and "--max-ram" in told["report"]["verdict"]["reasons"][0]
 
 
-def test_albert_base_runs_in_96_mib_kernel_included(albert_base):
+def test_albert_base_runs_in_64_mib_kernel_included(albert_base):
     albert_base = albert_base("int8")
-    told = emulate(albert_base, "--target", "pi-zero-2w", "--ram", "96MiB", "--seq", 128)
+    told = emulate(albert_base, "--target", "pi-zero-2w", "--ram", "64MiB", "--seq", 128)
     memory = told["report"]["memory"]
     assert told["fits"] and memory["peak_rss"] < 24 * MIB
     # The prediction that deploy and targets go by.
@@ -79,6 +80,19 @@ def test_errors_name_what_to_do(model, tmp_path):
         named = [] if "--device-program" in args else ["--device-program", DEVICE]
         done = thimble("emulate", model, *args, *named, code=2)
         assert part in done.stderr, done.stderr
+    mine = tmp_path / "mine.toml"
+    text = shutil.copy(ROOT / "targets/pi-4.toml", mine).read_text()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for args, part in [
+        (["--target", mine, "-o", mine], "is an input"),
+        (["--target", "pi-4", "-o", model.with_name("deb.tokenizer.json")], "is an input"),
+        (["--target", "pi-4", "--kernel", pipe], "no regular file"),
+        (["--target", "pi-4", "--device-program", pipe], "no regular file"),
+    ]:
+        named = [] if "--device-program" in args else ["--device-program", DEVICE]
+        assert part in thimble("emulate", model, *args, *named, code=2).stderr
+    assert mine.read_text() == text
     junk = tmp_path / "junk.onnx"
     junk.write_bytes(b"no model")
     assert "junk.onnx" in thimble("emulate", junk, "--target", "pi-4", code=2).stderr
@@ -138,6 +152,30 @@ def test_what_befalls_the_emulator_is_an_error_not_a_no(model, script, part, tmp
     done = thimble("emulate", model, "--target", "pi-4", "--ram", "64MiB", "--device-program", DEVICE, "--find-min-ram",
                    code=2, env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})  # fmt: skip
     assert part in done.stderr and "fit" not in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGKILL])
+def test_whoever_ends_emulate_ends_the_emulator(model, way, tmp_path):
+    fake, told, temporary = tmp_path / "qemu-system-aarch64", tmp_path / "told", tmp_path / "tmp"
+    temporary.mkdir()
+    fake.write_text(f'#!/bin/sh\necho $$ > "{told}.part" && mv "{told}.part" "{told}"\nexec sleep 300\n')
+    fake.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(temporary)}
+    args = ["emulate", model, "--target", "pi-4", "--device-program", DEVICE]
+    running = subprocess.Popen([BIN / "thimble", *map(str, args)], env=env, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not told.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    emulator = int(told.read_text())
+    running.send_signal(way)
+    assert running.wait(20) == -way
+    # Its process may still wait for somebody to ask how it ended.
+    gone = lambda: not os.path.exists(f"/proc/{emulator}") or ") Z " in open(f"/proc/{emulator}/stat").read()  # noqa: E731
+    while not gone() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert gone()
+    if way == signal.SIGTERM:
+        assert os.listdir(temporary) == []
 
 
 def test_kernels_are_known_by_what_they_are(model, tmp_path):

@@ -154,10 +154,15 @@ def foreign(machine, bits):
     return spoil
 
 
-def unclean(system):
+def unclean(file):
+    """At its place in an open image."""
+    file.seek(1024 + 58, os.SEEK_CUR)
+    file.write(b"\0\0")
+
+
+def unclean_system(system):
     with system.open("r+b") as file:
-        file.seek(1024 + 58)
-        file.write(b"\0\0")
+        unclean(file)
 
 
 def damaged(system):
@@ -183,7 +188,7 @@ def link_in_the_way(system):
         (lambda s: tool("debugfs", "-w", "-R", "rm /usr/bin/dash", s), 2, "/bin/sh"),
         (lambda s: tool("debugfs", "-w", "-R", "rm /etc/os-release", s), 2, "os-release"),
         (full, 1, "free"),
-        (unclean, 2, "cleanly"),
+        (unclean_system, 2, "cleanly"),
         (damaged, 2, "e2fsck"),
         (link_in_the_way, 1, "symlink"),
     ],
@@ -269,6 +274,38 @@ def test_two_roots_must_be_told_apart(model, tree, tmp_path):
     install(model, image, "--partition", 3)
     assert "deb.onnx" in debugfs(image, "ls /usr/lib/thimble", at * SECTOR)
     assert "thimble" not in debugfs(image, "ls /usr/lib")
+    # One that was not unmounted cleanly may be the one that was meant.
+    with image.open("r+b") as file:
+        file.seek(at * SECTOR)
+        unclean(file)
+    before = digest(image)
+    assert "--partition: 2, 3" in install(model, image, code=2).stderr
+    assert "cleanly" in install(model, image, "--partition", 3, code=2).stderr and digest(image) == before
+    install(model, image, "--partition", 2)
+
+
+def test_a_shell_behind_a_long_link_is_found(model, tree, tmp_path):
+    def long(system):
+        (system.parent / "script").write_text(f"cd /usr/bin\nrm sh\nsymlink sh /usr/{'./' * 40}bin/dash\n")
+        tool("debugfs", "-w", "-f", system.parent / "script", system)
+
+    image = make(tmp_path / "card.img", tree, spoil=long)
+    assert "Fast link" not in debugfs(image, "stat /usr/bin/sh")
+    assert "into partition 2" in install(model, image).stdout
+
+
+@pytest.mark.parametrize("end", ["kill -9 $$", "echo no memory >&2; exit 8"])
+def test_a_check_that_did_not_happen_is_not_damage(model, tree, tmp_path, end):
+    image = make(tmp_path / "card.img", tree)
+    fake = tmp_path / "bin/e2fsck"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\n{end}\n")
+    fake.chmod(0o755)
+    before = digest(image)
+    done = thimble("install", model, "--image", image, "--target", "pi-4", "--device-program", DEVICE, code=2,
+                   env={**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}"})  # fmt: skip
+    assert "e2fsck: could not check" in done.stderr and "damaged" not in done.stderr, done.stderr
+    assert digest(image) == before
 
 
 def kill_at_random(command, times, whole):

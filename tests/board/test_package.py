@@ -32,7 +32,7 @@ def test_dpkg_reads_it_and_the_files_are_whole(package, model, tmp_path):
     subprocess.run(["md5sum", "-c", "--quiet", control / "md5sums"], cwd=tmp_path, check=True)
 
 
-def test_dpkg_installs_it_in_an_arm64_root(package, tmp_path):
+def test_dpkg_installs_it_in_an_arm64_root(package, model, tmp_path):
     root = tmp_path / "root"
     for directory in ("var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/dpkg/triggers", "usr", "etc"):
         (root / directory).mkdir(parents=True)
@@ -43,8 +43,27 @@ def test_dpkg_installs_it_in_an_arm64_root(package, tmp_path):
     shown = subprocess.check_output(["dpkg-query", "--root", root, "-W", "-f", "${Status}", "thimble-model"], text=True)
     assert shown == "install ok installed"
     assert (root / "usr/lib/thimble/thimble-device").exists()
-    subprocess.run([*dpkg, "-r", "thimble-model"], check=True, capture_output=True)
+    # Both own the program and the unit: a package of another name takes the place of this one.
+    other = tmp_path / "other.deb"
+    thimble("package", model, "-o", other, "--name", "thimble-other", "--device-program", DEVICE, "--maintainer", MAINTAINER)
+    subprocess.run([*dpkg, "--auto-deconfigure", "-i", other], check=True, capture_output=True)
+    shown = subprocess.check_output(["dpkg-query", "--root", root, "-W", "-f", "${Package} ${db:Status-Status}\n"], text=True)
+    assert "thimble-other installed" in shown and "thimble-model installed" not in shown, shown
+    assert (root / "usr/lib/thimble/thimble-device").exists()
+    subprocess.run([*dpkg, "-r", "thimble-other"], check=True, capture_output=True)
     assert not (root / "usr/lib/thimble/deb.onnx").exists()
+
+
+def test_an_input_is_not_written_over(model, tmp_path):
+    for name, kind in [("program", "--device-program"), ("deb.tokenizer.json", None)]:
+        file = tmp_path / name
+        file.write_bytes((model.with_name(name) if kind is None else DEVICE).read_bytes())
+        before = file.read_bytes()
+        own = [kind, file] if kind else ["--device-program", DEVICE]
+        copy = tmp_path / "deb.onnx"
+        copy.write_bytes(model.read_bytes())
+        done = thimble("package", copy, "-o", file, *own, "--maintainer", MAINTAINER, code=2)
+        assert "is an input" in done.stderr and file.read_bytes() == before
 
 
 def test_lintian_has_nothing_to_say(package):

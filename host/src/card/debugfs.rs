@@ -24,6 +24,9 @@ pub struct Stat {
     pub link: Option<String>,
 }
 
+/// What Linux lets a path have.
+const LONGEST_LINK: u64 = 4096;
+
 impl FileSystem {
     pub fn of(image: &Path, partition: &Partition) -> Result<FileSystem, CardError> {
         let failed = |e: std::io::Error| CardError::file(image, e);
@@ -63,7 +66,23 @@ impl FileSystem {
 
     /// What lies at `path`, links in its directories followed within the image, itself not.
     pub fn stat(&self, path: &str) -> Result<Option<Stat>, CardError> {
-        Ok(parse_stat(&self.debugfs(false, &format!("stat {}\n", quote(path)?))?))
+        let mut stat = parse_stat(&self.debugfs(false, &format!("stat {}\n", quote(path)?))?);
+        // Where a long link leads is in its data.
+        if let Some(stat) = &mut stat
+            && stat.kind == "symlink"
+            && stat.link.is_none()
+            && stat.bytes <= LONGEST_LINK
+        {
+            stat.link = String::from_utf8(self.dump(path)?).ok();
+        }
+        Ok(stat)
+    }
+
+    fn dump(&self, path: &str) -> Result<Vec<u8>, CardError> {
+        let out = self.dir.path().join("out");
+        let _ = std::fs::remove_file(&out);
+        self.debugfs(false, &format!("dump {} out\n", quote(path)?))?;
+        std::fs::read(&out).map_err(|e| CardError::file(&out, e))
     }
 
     /// The bytes of a regular file of at most `most` bytes.
@@ -72,10 +91,7 @@ impl FileSystem {
             Some(stat) if stat.kind == "regular" && stat.bytes <= most => {}
             _ => return Ok(None),
         }
-        let out = self.dir.path().join("out");
-        let _ = std::fs::remove_file(&out);
-        self.debugfs(false, &format!("dump {} out\n", quote(path)?))?;
-        std::fs::read(&out).map(Some).map_err(|e| CardError::file(&out, e))
+        self.dump(path).map(Some)
     }
 
     /// `path` with its last part's links followed, as far as they lead to something.
@@ -111,6 +127,15 @@ impl FileSystem {
     /// What e2fsck has against it; `None` when nothing.
     pub fn unsound(&self) -> Result<Option<String>, CardError> {
         let done = self.tool("e2fsck", &["-fn"])?;
+        // 1 to 7 is what it found; above, or ended by a signal, it did not look.
+        if done.status.code().is_none_or(|code| code >= 8) {
+            let told = format!(
+                "could not check the file system ({}): {}",
+                done.status,
+                complaint(&done)
+            );
+            return Err(ToolError::new("e2fsck", told).into());
+        }
         Ok((done.status.code() != Some(0)).then(|| {
             // Its first complaint is the cause, its last words are a summary.
             let text = String::from_utf8_lossy(&done.stdout).into_owned();

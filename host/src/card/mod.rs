@@ -72,11 +72,7 @@ pub fn install(image: &Path, wanted: Option<u32>, payload: &Payload) -> Result<I
 
     let folder = image.parent().unwrap_or(Path::new("/"));
     clear_abandoned(folder);
-    let mut copy = tempfile::Builder::new()
-        .prefix(&format!("{ABANDONED}{}-", std::process::id()))
-        .suffix(".part")
-        .tempfile_in(folder)
-        .map_err(|e| CardError::file(folder, std::io::Error::from(e.kind())))?;
+    let mut copy = working_copy(folder).map_err(|e| CardError::file(folder, std::io::Error::from(e.kind())))?;
     copy_sparse(&mut file, copy.as_file_mut(), meta.len()).map_err(|e| CardError::file(folder, e))?;
     let now = image.metadata().map_err(failed)?;
     if (now.len(), now.modified().ok()) != (meta.len(), meta.modified().ok()) {
@@ -177,22 +173,21 @@ fn root_partition(
         }
         return Ok((found.clone(), space));
     }
-    let (mut roots, mut sound) = (Vec::new(), Vec::new());
-    let mut problem = None;
+    // One that must not be written to may be the root that was meant: it counts, where it does not show that it is none.
+    let (mut roots, mut spaces) = (Vec::new(), Vec::new());
     for one in &partitions {
-        match partition::ext(file, one) {
-            Ok(Some(space)) if is_root(&FileSystem::of(image, one)?)? => {
-                roots.push(one.clone());
-                sound.push(space);
-            }
-            Ok(_) => {}
-            Err(e) => problem = Some(e),
-        }
+        let space = match partition::ext(file, one) {
+            Ok(None) => continue,
+            Ok(Some(space)) if is_root(&FileSystem::of(image, one)?)? => Ok(space),
+            Err(e) if is_root(&FileSystem::of(image, one)?).unwrap_or(true) => Err(e),
+            _ => continue,
+        };
+        roots.push(one.clone());
+        spaces.push(space);
     }
-    match (roots.len(), problem) {
-        (1, _) => Ok((roots.remove(0), sound.remove(0))),
-        (0, Some(problem)) => Err(table(problem)),
-        (0, None) => Err(CardError::file(
+    match roots.len() {
+        1 => Ok((roots.remove(0), spaces.remove(0).map_err(table)?)),
+        0 => Err(CardError::file(
             image,
             format!(
                 "none of its partitions ({}) is an ext4 root file system with etc/os-release",
@@ -380,19 +375,32 @@ fn copy_sparse(from: &mut File, to: &mut File, bytes: u64) -> std::io::Result<()
 
 const ABANDONED: &str = ".thimble-image-";
 
-/// Removes copies whose maker was killed: they are as large as an image. The maker's process number is in the name.
-fn clear_abandoned(folder: &Path) {
-    if !Path::new("/proc/self").exists() {
-        return;
+/// An empty copy that is locked as long as somebody works on it.
+fn working_copy(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    loop {
+        let copy = tempfile::Builder::new()
+            .prefix(ABANDONED)
+            .suffix(".part")
+            .tempfile_in(folder)?;
+        // Before the lock is there, whoever clears up may have taken the copy for an abandoned one.
+        let taken = matches!(copy.as_file().try_lock(), Err(TryLockError::WouldBlock));
+        if !taken && copy.path().exists() {
+            return Ok(copy);
+        }
     }
+}
+
+/// Removes copies whose maker was killed, and with it their lock: they are as large as an image.
+fn clear_abandoned(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let maker = name
-            .strip_prefix(ABANDONED)
-            .filter(|rest| rest.ends_with(".part"))
-            .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-        if maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            let _ = std::fs::remove_file(entry.path());
+        let copy = name.starts_with(ABANDONED) && name.ends_with(".part");
+        if copy
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
+            && File::open(entry.path())
+                .is_ok_and(|file| file.try_lock().is_ok() && std::fs::remove_file(entry.path()).is_ok())
+        {
+            say(&format!("removed {name}, the copy of an install that was killed"));
         }
     }
 }
@@ -421,24 +429,22 @@ mod tests {
     }
 
     #[test]
-    fn only_copies_whose_maker_is_gone_are_cleared() {
+    fn only_copies_that_nobody_holds_are_cleared() {
         let dir = tempfile::tempdir().unwrap();
-        let mine = format!("{ABANDONED}{}-x.part", std::process::id());
-        for name in [
-            &mine,
-            ".thimble-image-4194999-x.part",
-            ".thimble-image-y.part",
-            "other.part",
-        ] {
+        let mine = working_copy(dir.path()).unwrap();
+        for name in [".thimble-image-x.part", ".thimble-image-y", "other.part"] {
             std::fs::write(dir.path().join(name), b"").unwrap();
         }
         clear_abandoned(dir.path());
         let mut left: Vec<_> = std::fs::read_dir(dir.path())
             .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .map(|e| e.unwrap().path())
             .collect();
         left.sort();
-        let mut expected = [mine, ".thimble-image-y.part".into(), "other.part".into()];
+        let mut expected = [".thimble-image-y", "other.part"]
+            .map(|name| dir.path().join(name))
+            .to_vec();
+        expected.push(mine.path().to_path_buf());
         expected.sort();
         assert_eq!(left, expected);
     }

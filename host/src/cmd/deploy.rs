@@ -15,10 +15,13 @@ use crate::subject::{Subject, tokenizer_beside};
 use crate::text::{exact, printable, say, size};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use thimble_device::bench::{Limits, judge};
 use thimble_shared::report::{Report, SCHEMA};
 use thimble_shared::target::Target;
+use thimble_shared::terminal::acts;
 
 /// Boards done at the same time.
 const AT_ONCE: usize = 8;
@@ -63,8 +66,12 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     option("--runs", args.runs.map(|n| n.to_string()));
     option("--threads", args.threads.map(|n| n.to_string()));
     option("--max-ram", args.max_ram.map(|r| r.as_u64().to_string()));
-    if args.dir.is_empty() || args.dir.chars().any(char::is_control) {
-        bail!("--dir {:?}: name a directory on the board", args.dir);
+    if args.dir.is_empty() || args.dir.ends_with(char::is_whitespace) || args.dir.chars().any(|c| acts(c) || c == '\\')
+    {
+        bail!(
+            "--dir {:?}: name a directory on the board, without control characters, backslashes or a blank at its end",
+            args.dir
+        );
     }
     if let Some(config) = &args.ssh_config
         && let Err(e) = std::fs::File::open(config)
@@ -78,13 +85,14 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         keep: args.keep,
     };
     // What cannot be kept afterwards must not be measured first.
-    let inputs = cargo.files.iter().map(|f| f.from.as_path());
-    store::refuse_inputs(&args.history, inputs)?;
+    let named = [&args.inventory, &args.ssh_config].into_iter().flatten();
+    let inputs = cargo.files.iter().map(|f| &f.from).chain(named).map(PathBuf::as_path);
+    store::refuse_inputs(
+        &args.history,
+        inputs.chain(args.target.as_deref().and_then(board::file)),
+    )?;
     reports::writable(&args.history)?;
-    let history = match args.history.exists() {
-        true => reports::load(&args.history)?,
-        false => Vec::new(),
-    };
+    let history = reports::history(&args.history)?;
     let hosts = match (&args.inventory, &args.to) {
         (Some(path), _) => inventory::read(path)?,
         (None, Some(to)) => vec![Host {
@@ -106,33 +114,46 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
             let named =
                 named.with_context(|| format!("{}: no thimble_target in the inventory and no --target", host.name))?;
             let target = board::find(named).with_context(|| host.name.clone())?;
+            store::refuse_inputs(&args.history, board::file(named))?;
             let link = Link::new(&host.to, host.port, args.ssh_config.clone()).with_context(|| host.name.clone())?;
             Ok((host, target, link))
         })
         .collect::<Result<Vec<_>>>()?;
-    let done = Mutex::new(Vec::new());
+    let several = jobs.len() > 1;
+    // What came of each board, by its place in the inventory.
+    let done = Mutex::new(BTreeMap::new());
     let next = Mutex::new(0..jobs.len());
     std::thread::scope(|scope| {
         for _ in 0..jobs.len().min(AT_ONCE) {
             scope.spawn(|| {
                 while let Some(at) = next.lock().ok().and_then(|mut n| n.next()) {
-                    let result = deploy(&jobs[at].2, &cargo, &order);
+                    let (host, target, link) = &jobs[at];
+                    let result = deploy(link, &cargo, &order);
+                    // Kept and said as each board finishes: whoever ends this before the last loses no measurement.
                     if let Ok(mut done) = done.lock() {
-                        done.push((at, result));
+                        let mut told = Told {
+                            several,
+                            ..Told::default()
+                        };
+                        told.add(host, target, result, &history, args);
+                        if several {
+                            say(&format!(
+                                "{}: {}, {} of {} done",
+                                host.name,
+                                told.word(),
+                                done.len() + 1,
+                                jobs.len()
+                            ));
+                        }
+                        done.insert(at, told);
                     }
                 }
             });
         }
     });
-    let mut done = done.into_inner().unwrap_or_default();
-    done.sort_by_key(|(at, _)| *at);
-    let mut told = Told {
-        several: jobs.len() > 1,
-        ..Told::default()
-    };
-    for (at, result) in done {
-        let (host, target, _) = &jobs[at];
-        told.add(host, target, result, &history, args);
+    let mut told = Told::default();
+    for one in done.into_inner().unwrap_or_default().into_values() {
+        told.join(one);
     }
     Ok(told.outcome(args.json, jobs.len()))
 }
@@ -148,6 +169,22 @@ struct Told {
 }
 
 impl Told {
+    fn word(&self) -> &'static str {
+        match (&self.error, self.no) {
+            (Some(_), _) => "failed",
+            (None, true) => "no",
+            (None, false) => "fits",
+        }
+    }
+
+    fn join(&mut self, other: Told) {
+        self.text += &other.text;
+        self.entries.extend(other.entries);
+        self.json.extend(other.json);
+        self.no |= other.no;
+        self.error = self.error.take().or(other.error);
+    }
+
     fn add(
         &mut self,
         host: &Host,

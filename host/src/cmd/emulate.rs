@@ -6,14 +6,13 @@ use crate::cli::{EmulateArgs, Outcome};
 use crate::predict::seq_of;
 use crate::program::device_program;
 use crate::store;
-use crate::subject::Subject;
+use crate::subject::{Subject, tokenizer_beside};
 use crate::text::{exact, percent, say, size};
 use crate::virtual_board::initramfs::Storage;
 use crate::virtual_board::kernel::Kernel;
 use crate::virtual_board::{BoardError, Ending, Machine, Setup, Shortage, least_ram};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
-use std::path::PathBuf;
 use thimble_shared::report::Report;
 use thimble_shared::target::Target;
 
@@ -34,8 +33,11 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
     let seq = seq_of(&file.artifact.graph.config, args.seq)?;
     let device_program = device_program(args.device_program.as_deref())?;
     if let Some(output) = &args.output {
-        let inputs = [&args.file, &device_program].map(PathBuf::as_path);
-        store::refuse_inputs(output, inputs.into_iter().chain(args.kernel.as_deref()))?;
+        let inputs = [args.file.as_path(), &tokenizer_beside(&args.file), &device_program];
+        let named = [args.kernel.as_deref(), board::file(&args.target)]
+            .into_iter()
+            .flatten();
+        store::refuse_inputs(output, inputs.into_iter().chain(named))?;
     }
     let kernel = Kernel::find(args.kernel.as_deref())?;
     let storage = args.storage.unwrap_or(match kernel.has_modules() {

@@ -15,8 +15,9 @@ pub fn run(args: &PackageArgs) -> Result<Outcome> {
             args.file.display()
         );
     }
-    store::refuse_inputs(&args.output, [args.file.as_path(), &tokenizer_beside(&args.file)])?;
     let program = device_program(args.payload.device_program.as_deref())?;
+    let inputs = [args.file.as_path(), &tokenizer_beside(&args.file), &program];
+    store::refuse_inputs(&args.output, inputs)?;
     let payload = payload(&args.file, &program, args.payload.max_ram.map(|r| r.as_u64()))?;
     let bytes = deb(
         &payload,

@@ -1,8 +1,10 @@
 //! Reads an Ansible inventory in its INI form: hosts with their variables, groups and their `:vars`. Out comes where each
 //! board is and which target it is; groups of groups and host ranges are refused rather than half understood.
 
+use crate::store;
 use std::collections::BTreeMap;
 use std::path::Path;
+use thimble_shared::terminal::acts;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
@@ -28,6 +30,8 @@ const HOST: [&str; 2] = ["ansible_ssh_host", "ansible_host"];
 const USER: [&str; 2] = ["ansible_ssh_user", "ansible_user"];
 const PORT: [&str; 2] = ["ansible_ssh_port", "ansible_port"];
 const TARGET: [&str; 1] = ["thimble_target"];
+/// Options for ssh are not taken from here, and a connection without them would be another one.
+const OPTIONS: [&str; 3] = ["ansible_ssh_args", "ansible_ssh_common_args", "ansible_ssh_extra_args"];
 /// A group's rank among those a host is in.
 const PRIORITY: &str = "ansible_group_priority";
 
@@ -37,11 +41,13 @@ type Variables = BTreeMap<String, String>;
 
 pub fn read(path: &Path) -> Result<Vec<Host>, InventoryError> {
     let file = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|e| InventoryError {
+    let unread = |problem: String| InventoryError {
         file: file.clone(),
         line: 0,
-        problem: e.to_string(),
-    })?;
+        problem,
+    };
+    store::regular(path).map_err(|e| unread(e.problem))?;
+    let text = std::fs::read_to_string(path).map_err(|e| unread(e.to_string()))?;
     parse(&file, &text)
 }
 
@@ -57,8 +63,10 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
             problem,
         };
         let line = raw.trim();
-        if line.chars().any(|c| c.is_control() && c != '\t') {
-            return Err(error("holds a control character".into()));
+        if line.chars().any(|c| acts(c) && c != '\t') {
+            return Err(error(
+                "holds a control character, or one that turns the direction of text".into(),
+            ));
         }
         if line.is_empty() || line.starts_with(['#', ';']) {
             continue;
@@ -82,12 +90,19 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
         }
         if in_variables {
             let (key, value) = assignment(line).ok_or_else(|| error("a variable is written name=value".into()))?;
+            // The rest of the line is the value, quotes round all of it are not.
+            let value = match value.starts_with(['"', '\'']) {
+                true => match &words(&value).map_err(|problem| error(problem.into()))?[..] {
+                    [whole] => whole.clone(),
+                    _ => return Err(error(format!("{key}: quotes stand round the whole value"))),
+                },
+                false => value,
+            };
             group_variables.entry(group.clone()).or_default().insert(key, value);
             continue;
         }
-        let line = line.split(" #").next().unwrap_or(line);
-        let mut words = line.split_whitespace();
-        let name = words.next().unwrap_or_default().to_string();
+        let mut words = words(line).map_err(|problem| error(problem.into()))?.into_iter();
+        let name = words.next().unwrap_or_default();
         if name.contains(['[', '=']) {
             return Err(error(format!("'{name}' is no host name; ranges are not read here")));
         }
@@ -101,7 +116,7 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
             _ => name,
         };
         for word in words {
-            own.extend([assignment(word).ok_or_else(|| error(format!("'{word}' is not name=value")))?]);
+            own.extend([assignment(&word).ok_or_else(|| error(format!("'{word}' is not name=value")))?]);
         }
         match hosts.iter_mut().find(|h| h.0 == name) {
             Some(known) => {
@@ -149,6 +164,15 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
                     problem: format!("{name}: {key} has no value"),
                 });
             }
+            if let Some(key) = OPTIONS.into_iter().find(|key| variables.contains_key(*key)) {
+                return Err(InventoryError {
+                    file: file.into(),
+                    line,
+                    problem: format!(
+                        "{name}: {key} is not read here; take it out and put the options into an ssh configuration (--ssh-config)"
+                    ),
+                });
+            }
             let get = |names: &[&str]| names.iter().find_map(|name| variables.get(*name));
             let host = get(&HOST).unwrap_or(&name);
             let to = match get(&USER) {
@@ -177,8 +201,40 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
 
 fn assignment(text: &str) -> Option<(String, String)> {
     let (key, value) = text.split_once('=')?;
-    let value = value.trim().trim_matches(['"', '\'']);
-    (!key.trim().is_empty()).then(|| (key.trim().to_string(), value.to_string()))
+    (!key.trim().is_empty()).then(|| (key.trim().to_string(), value.trim().to_string()))
+}
+
+/// The words of a host's line, as Ansible parts it (Python's shlex): blanks part words, unless they stand in quotes or after a
+/// backslash; in double quotes a backslash means something before a quote and a backslash; # begins a comment.
+fn words(line: &str) -> Result<Vec<String>, &'static str> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut left = line.chars();
+    while let Some(c) = left.next() {
+        match c {
+            '#' => break,
+            c if c.is_whitespace() => words.extend(word.take()),
+            '\\' => word
+                .get_or_insert_default()
+                .push(left.next().ok_or("a backslash stands at its end")?),
+            quote @ ('"' | '\'') => {
+                let word = word.get_or_insert_default();
+                loop {
+                    match left.next().ok_or("a quote is not closed")? {
+                        c if c == quote => break,
+                        '\\' if quote == '"' => match left.next().ok_or("a quote is not closed")? {
+                            c @ ('"' | '\\') => word.push(c),
+                            c => word.extend(['\\', c]),
+                        },
+                        c => word.push(c),
+                    }
+                }
+            }
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    Ok(words)
 }
 
 #[cfg(test)]
@@ -202,6 +258,23 @@ mod tests {
                 ("attic", "pi@attic", Some(2222), Some("pi-4")),
             ]
         );
+    }
+
+    #[test]
+    fn words_are_parted_as_ansible_parts_them() {
+        let host = |line: &str| parse("x", line).unwrap().remove(0).to;
+        assert_eq!(host("a note=\"was ansible_host=evil\""), "a");
+        assert_eq!(
+            host("a note='ansible_host=evil' ansible_host=b# ansible_host=evil"),
+            "b"
+        );
+        for (line, expected) in [
+            (r#"a 'b c' "d\"e\\f\g" h\ i"#, vec!["a", "b c", r#"d"e\f\g"#, "h i"]),
+            ("x=''y \"\"  z", vec!["x=y", "", "z"]),
+            ("  # all of it", vec![]),
+        ] {
+            assert_eq!(words(line).unwrap(), expected);
+        }
     }
 
     #[test]
@@ -235,7 +308,15 @@ mod tests {
             ("b\na ansible_host=", 2, "ansible_host has no value"),
             ("a\n[all:vars]\nthimble_target=''", 1, "thimble_target has no value"),
             ("a\u{1b}[31m", 1, "control"),
-            ("a ansible_host=\"x y\"", 1, "name=value"),
+            ("a note=\"x y", 1, "quote is not closed"),
+            ("a note=x\\", 1, "backslash"),
+            ("a\u{202e}b", 1, "direction"),
+            ("a\n[all:vars]\nnote='x' y", 3, "round the whole value"),
+            (
+                "a ansible_ssh_common_args=\"-o ProxyJump=bastion\"",
+                1,
+                "ansible_ssh_common_args is not read here",
+            ),
             ("a oops", 1, "name=value"),
             ("a:x", 1, "no port"),
             ("a ansible_ssh_host=", 1, "no value"),

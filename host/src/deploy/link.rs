@@ -2,7 +2,7 @@
 //! all commands (ControlMaster), so a password is asked for once. Scripts go in, output and exit code come out.
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub struct Link {
@@ -10,8 +10,8 @@ pub struct Link {
     pub to: String,
     port: Option<u16>,
     config: Option<PathBuf>,
-    /// Holds the control socket; gone with the link.
-    dir: tempfile::TempDir,
+    /// Holds the control socket; gone with the link. Without it every command has a connection of its own.
+    dir: Option<tempfile::TempDir>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,15 +48,11 @@ impl Link {
         if to.is_empty() || to.starts_with('-') || to.contains("@-") || !to.chars().all(plain) {
             return Err(LinkError::Name(to.into()));
         }
-        let dir = tempfile::Builder::new()
-            .prefix("thimble-")
-            .tempdir()
-            .map_err(LinkError::Start)?;
         Ok(Link {
             to: to.into(),
             port,
             config,
-            dir,
+            dir: socket_dir(&std::env::temp_dir()),
         })
     }
 
@@ -68,9 +64,12 @@ impl Link {
         if let Some(port) = self.port {
             ssh.arg("-p").arg(port.to_string());
         }
-        let socket = format!("ControlPath={}/%C", self.dir.path().display());
+        let (master, socket) = match &self.dir {
+            Some(dir) => ("ControlMaster=auto", format!("ControlPath={}/s", dir.path().display())),
+            None => ("ControlMaster=no", "ControlPath=none".into()),
+        };
         for option in [
-            "ControlMaster=auto",
+            master,
             &socket,
             "ControlPersist=20",
             "ConnectTimeout=20",
@@ -148,6 +147,24 @@ impl Link {
     }
 }
 
+/// The longest directory a control socket's own lies in: a socket's path has 107 bytes, of which ssh takes 17 for a temporary
+/// name.
+const LONGEST: usize = 64;
+
+/// A directory for the control socket: in `temp`, or in /tmp where ssh would not read that path as it is (blanks part it, % and
+/// quotes mean something) or it is too long.
+fn socket_dir(temp: &Path) -> Option<tempfile::TempDir> {
+    let plain = |dir: &Path| {
+        let bytes = dir.as_os_str().as_encoded_bytes();
+        bytes.len() <= LONGEST && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(b))
+    };
+    let made = |dir: &Path| tempfile::Builder::new().prefix("thimble-").tempdir_in(dir).ok();
+    [temp, Path::new("/tmp")]
+        .into_iter()
+        .filter(|dir| plain(dir))
+        .find_map(made)
+}
+
 impl Drop for Link {
     fn drop(&mut self) {
         self.reset();
@@ -185,6 +202,22 @@ pub fn quote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_lies_where_ssh_can_have_it() {
+        let (short, root) = (
+            tempfile::tempdir_in("/tmp").unwrap(),
+            tempfile::tempdir_in("/tmp").unwrap(),
+        );
+        let lies_in = |temp: &Path| socket_dir(temp).unwrap().path().parent().unwrap().to_path_buf();
+        assert_eq!(lies_in(short.path()), short.path());
+        for odd in ["a b", "50%", &"x".repeat(90)] {
+            let odd = root.path().join(odd);
+            std::fs::create_dir(&odd).unwrap();
+            assert_eq!(lies_in(&odd), Path::new("/tmp"));
+        }
+        assert_eq!(lies_in(&root.path().join("missing")), Path::new("/tmp"));
+    }
 
     #[test]
     fn words_survive_the_shell() {

@@ -21,6 +21,10 @@ use thimble_shared::report::Report;
 const TRIES: u32 = 6;
 /// Looks, 3 s apart, at a file that another deploy sends and that does not grow.
 const LOOKS: u32 = 40;
+/// Minutes after which a part that nobody adds to is abandoned: a deploy whose link broke gives up much sooner.
+const ABANDONED: u32 = 10;
+/// Tries, 5 s apart, to measure where another deploy measures: half an hour.
+const WAITS: u32 = 360;
 
 /// Longer every time: what broke a connection may take a while to go away.
 fn pause(tries: u32) -> Duration {
@@ -87,6 +91,10 @@ pub enum DeployError {
     Killed(String),
     #[error("{name}: another deploy holds it and does not get on; end that one, or remove {dir}/.lock")]
     Held { name: String, dir: String },
+    #[error(
+        "another deploy has been measuring in {dir} for half an hour; end its thimble-device on the board, or remove {dir}/.bench.lock"
+    )]
+    Busy { dir: String },
     #[error("{name} arrived damaged twice; is the board's storage sound?")]
     Damaged { name: String },
 }
@@ -112,6 +120,8 @@ pub struct Look {
     have: BTreeMap<String, String>,
     /// Bytes of those that are half there.
     part: BTreeMap<String, u64>,
+    /// Whether halves of other contents lie there.
+    old: bool,
 }
 
 #[derive(Debug)]
@@ -140,6 +150,9 @@ pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, Dep
         .collect();
     check(&look, &missing, cargo, order)?;
     let (mut sent, mut breaks) = (0, 0);
+    if look.old {
+        persist(link, &clear(&look, &cargo.files), &mut breaks)?;
+    }
     for item in missing {
         sent += send(link, &look, item, &mut breaks)?;
     }
@@ -164,6 +177,26 @@ pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, Dep
     })
 }
 
+/// The part of a part's name that tells the content, as a pattern.
+const SUM: &str = "????????????????";
+
+/// Removes halves of other contents, but none that another deploy may still be sending: under the lock, where there is a
+/// flock, and only what has not grown for a while, because a sender whose link broke holds no lock until it is back.
+fn clear(look: &Look, files: &[Item]) -> String {
+    let mut script = format!(
+        "cd {} || exit 3\nexec 9>> .lock; ! command -v flock > /dev/null || flock -n 9 || exit 0\n",
+        quote(&look.dir)
+    );
+    for item in files {
+        script += &format!(
+            "find . -maxdepth 1 -type f -name {} ! -name {} -mmin +{ABANDONED} -exec rm -f '{{}}' \\; 2> /dev/null\n",
+            quote(&format!(".{}.{SUM}.part", item.name)),
+            quote(&part_name(item))
+        );
+    }
+    script + "true"
+}
+
 fn look(link: &Link, cargo: &Cargo, order: &Order) -> Result<Look, DeployError> {
     let mut script = format!(
         "cd 2>/dev/null\n\
@@ -174,7 +207,7 @@ fn look(link: &Link, cargo: &Cargo, order: &Order) -> Result<Look, DeployError> 
          [ -d /run/systemd/system ] && echo systemd yes\n\
          for own in /etc /run; do [ \"$(readlink $own/systemd/system/{unit})\" = {mask} ] && echo masked yes; done\n\
          mkdir -p -- {dir} && cd -- {dir} || exit 3\n\
-         echo dir \"$(pwd)\"\n\
+         printf 'dir %s\\n' \"$(pwd -P)\"\n\
          echo disk $(df -Pk . | tail -n 1 | awk '{{print $4}}')\n",
         unit = package::UNIT,
         mask = package::MASK,
@@ -189,7 +222,7 @@ fn look(link: &Link, cargo: &Cargo, order: &Order) -> Result<Look, DeployError> 
         script += &format!(
             "[ -f {name} ] && echo have {name} $(sha256sum < {name})\n\
              [ -f {part} ] && echo part {name} $(wc -c < {part})\n\
-             for old in .{name}.*.part; do [ \"$old\" = {part} ] || rm -f \"$old\"; done\n"
+             for old in .{name}.{SUM}.part; do [ \"$old\" = {part} ] || [ ! -f \"$old\" ] || echo old yes; done\n"
         );
     }
     let told = link.run(&(script + "true"))?;
@@ -221,6 +254,7 @@ fn parse(text: &str) -> Look {
             "dir" => look.dir = value.into(),
             "systemd" => look.systemd = true,
             "masked" => look.masked = true,
+            "old" => look.old = true,
             "have" => {
                 if let (Some(name), Some(sum)) = (words.next(), words.next()) {
                     look.have.insert(name.into(), sum.into());
@@ -278,6 +312,13 @@ fn check(look: &Look, missing: &[&Item], cargo: &Cargo, order: &Order) -> Result
     if order.keep && look.masked {
         return Err(Refusal::Keep(
             "a unit that is not masked (systemctl unmask thimble-check.service)",
+        ));
+    }
+    // The unit has a /tmp and a /var/tmp of its own, with nothing in them.
+    let private = |dir: &str| Path::new(&look.dir).starts_with(dir);
+    if order.keep && (private("/tmp") || private("/var/tmp")) {
+        return Err(Refusal::Keep(
+            "a --dir outside of /tmp and /var/tmp, which the unit does not see,",
         ));
     }
     // Both are written into a unit, where blanks, quotes and % mean something.
@@ -431,6 +472,8 @@ fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, 
 
 /// What a shell says of a program that SIGKILL ended.
 const KILLED: i32 = 137;
+/// The board's word for a bench that waits for another; the device program has no such exit code.
+const BUSY: i32 = 7;
 
 fn bench(link: &Link, look: &Look, cargo: &Cargo, order: &Order, breaks: &mut u32) -> Result<Report, DeployError> {
     let options: Vec<String> = order.bench.iter().map(|o| quote(o)).collect();
@@ -438,7 +481,7 @@ fn bench(link: &Link, look: &Look, cargo: &Cargo, order: &Order, breaks: &mut u3
     // The kernel counts whom it killed for memory, for everybody to read.
     let script = format!(
         "cd {} || exit 3\n\
-         exec 8>> .bench.lock; ! command -v flock > /dev/null || flock 8\n\
+         exec 8>> .bench.lock; ! command -v flock > /dev/null || flock -n 8 || exit {BUSY}\n\
          kills() {{ sed -n 's/^oom_kill //p' /proc/vmstat 2>/dev/null; }}\n\
          before=$(kills)\n\
          ./thimble-device bench {} --json {}\n\
@@ -449,7 +492,21 @@ fn bench(link: &Link, look: &Look, cargo: &Cargo, order: &Order, breaks: &mut u3
         quote(&cargo.model),
         options.join(" ")
     );
-    let told = persist(link, &script, breaks)?;
+    let mut waits = 0;
+    let told = loop {
+        let told = persist(link, &script, breaks)?;
+        if told.code != BUSY {
+            break told;
+        }
+        if waits == 0 {
+            say(&format!("{}: another deploy measures there; waiting", link.to));
+        }
+        if waits == WAITS {
+            return Err(DeployError::Busy { dir: look.dir.clone() });
+        }
+        waits += 1;
+        std::thread::sleep(Duration::from_secs(5));
+    };
     match told.code {
         0 | 1 => reports::parse(&told.stdout).map_err(|e| DeployError::Board(format!("{e} {}", told.stderr))),
         KILLED => Err(killed(&told.stdout, look)),
@@ -480,7 +537,7 @@ fn killed(told: &str, look: &Look) -> DeployError {
 
 /// Installs and enables the unit, as root or with a sudo that asks nothing.
 fn keep(link: &Link, look: &Look, cargo: &Cargo, order: &Order) -> Result<(), DeployError> {
-    let unit = package::unit(&look.dir, &cargo.model, order.max_ram, Some(&look.user));
+    let unit = package::unit(&look.dir, &cargo.model, order.bench, order.max_ram, Some(&look.user));
     let sudo = if look.root { "" } else { "sudo -n " };
     let path = format!("/etc/systemd/system/{}", package::UNIT);
     // In steps that every board's tools can do: there are systems without `install`. The file comes to lie beside its place
@@ -667,6 +724,45 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn only_halves_that_nobody_sends_are_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let look = Look {
+            dir: dir.path().display().to_string(),
+            ..board()
+        };
+        let item = Item {
+            from: "x".into(),
+            name: "m.onnx".into(),
+            sha256: "b".repeat(64),
+            bytes: 1,
+            mode: "644",
+        };
+        let own = part_name(&item);
+        let day = Duration::from_secs(86_400);
+        let (old, fresh) = (".m.onnx.aaaaaaaaaaaaaaaa.part", ".m.onnx.cccccccccccccccc.part");
+        let other = ".m.onnx.gz.aaaaaaaaaaaaaaaa.part";
+        for name in [old, fresh, other, &own] {
+            let file = File::create(dir.path().join(name)).unwrap();
+            if name != fresh {
+                file.set_modified(std::time::SystemTime::now() - day).unwrap();
+            }
+        }
+        let cleared = |name: &str| {
+            let done = std::process::Command::new("sh")
+                .args(["-c", &clear(&look, std::slice::from_ref(&item))])
+                .status();
+            assert!(done.unwrap().success());
+            !dir.path().join(name).exists()
+        };
+        let sender = File::create(dir.path().join(".lock")).unwrap();
+        sender.lock().unwrap();
+        assert!(!cleared(old));
+        drop(sender);
+        assert!(cleared(old));
+        assert!(!cleared(fresh) && !cleared(other) && !cleared(&own));
     }
 
     #[test]

@@ -3,9 +3,12 @@
 //! what they depend on, in the order they must be loaded.
 
 use super::BoardError;
+use crate::store;
+use crate::text::say;
 use crate::tool::{ToolError, complaint, tool};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Clone)]
@@ -21,6 +24,9 @@ const PACKAGE: &str = "linux-image-cloud-arm64";
 impl Kernel {
     /// The kernel named, or the one in the cache, or Debian's.
     pub fn find(named: Option<&Path>) -> Result<Kernel, BoardError> {
+        if let Some(path) = named {
+            store::regular(path)?;
+        }
         match named {
             Some(path) if path.extension().is_some_and(|e| e == "deb") => {
                 let tree = cache()?.join(tree_name(path)?);
@@ -88,8 +94,17 @@ impl Kernel {
         if let Some(kernel) = Kernel::in_tree(&tree) {
             return Ok(kernel);
         }
-        crate::text::say(&format!("fetching {PACKAGE} with apt into {}", cache.display()));
         let apt = Apt::new(&cache.join("apt"))?;
+        // apt does not wait for another one's lists.
+        let alone = File::open(&apt.dir).map_err(|e| BoardError::file(&apt.dir, e))?;
+        if let Err(TryLockError::WouldBlock) = alone.try_lock() {
+            say("another emulate fetches the kernel; waiting");
+            alone.lock().map_err(|e| BoardError::file(&apt.dir, e))?;
+        }
+        if let Some(kernel) = Kernel::in_tree(&tree) {
+            return Ok(kernel);
+        }
+        say(&format!("fetching {PACKAGE} with apt into {}", cache.display()));
         apt.run("apt-get", &["update", "-q"])?;
         let told = apt.run("apt-cache", &["depends", "--important", PACKAGE])?;
         let package = told

@@ -4,13 +4,15 @@
 
 pub mod initramfs;
 pub mod kernel;
+mod signals;
 
 use crate::reports;
 use crate::store::FileError;
 use crate::text::{printable, say, size};
-use crate::tool::{ToolError, last_line};
+use crate::tool::{ToolError, ends_with_us, last_line};
 use initramfs::{INITRAMFS, MODEL_DISK, Storage};
 use kernel::Kernel;
+use signals::PutOff;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -171,6 +173,7 @@ enum Shown {
 
 /// Boots once with `ram` bytes.
 fn boot(setup: &Setup, ram: u64) -> Result<Shown, BoardError> {
+    let _put_off = PutOff::new();
     let dir = tempfile::Builder::new()
         .prefix("thimble-board-")
         .tempdir()
@@ -208,6 +211,7 @@ fn boot(setup: &Setup, ram: u64) -> Result<Shown, BoardError> {
         let drive = format!("file={MODEL_DISK},format=raw,if=none,id=model,readonly=on");
         command.args(["-drive", &drive, "-device", "virtio-blk-device,drive=model"]);
     }
+    ends_with_us(&mut command);
     let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -284,6 +288,11 @@ fn listen(mut child: Child, verbose: bool) -> Result<Heard, BoardError> {
         } else {
             SILENCE
         };
+        if signals::waiting() {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(BoardError::Guest("ended by a signal".into()));
+        }
         let still = !said.contains("thimble-board:") && quiet.min(moved.elapsed()) > STILL;
         if quiet > patience || still {
             let _ = child.kill();
