@@ -55,12 +55,15 @@ def test_a_limit_that_does_not_hold_is_a_no(model):
 
 def test_albert_base_runs_in_64_mib_kernel_included(albert_base):
     albert_base = albert_base("int8")
-    told = emulate(albert_base, "--target", "pi-zero-2w", "--ram", "64MiB", "--seq", 128)
+    told = emulate(albert_base, "--target", "pi-zero-2w", "--ram", "96MiB", "--seq", 128)
     memory = told["report"]["memory"]
     assert told["fits"] and memory["peak_rss"] < 24 * MIB
     # The prediction that deploy and targets go by.
     need = json.loads(thimble("targets", "--json").stdout)["albert_base_int8"]
     assert 0.8 < sum(need.values()) / memory["peak_rss"] < 1.3, (need, memory)
+    # With less the kernel drops pages of the file, which lowers the peak.
+    squeezed = emulate(albert_base, "--target", "pi-zero-2w", "--ram", "64MiB", "--seq", 128)
+    assert squeezed["fits"] and squeezed["report"]["memory"]["peak_rss"] <= memory["peak_rss"]
 
 
 def test_the_least_ram_is_found_and_the_report_is_of_the_board_that_was_asked_for(model):
