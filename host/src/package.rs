@@ -148,8 +148,8 @@ pub struct Control<'a> {
     pub description: &'a str,
 }
 
-/// What every package made here is, whatever its name: they own the same program and unit, so a board has one at a time, and
-/// the next takes the place of the one before.
+/// What every package made here is, whatever its name: they own the same program and unit, so a board has one at a time:
+/// dpkg refuses the next one while the first is there.
 const ROLE: &str = "thimble-board";
 
 const COPYRIGHT: &str = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\

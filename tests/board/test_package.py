@@ -43,12 +43,16 @@ def test_dpkg_installs_it_in_an_arm64_root(package, model, tmp_path):
     shown = subprocess.check_output(["dpkg-query", "--root", root, "-W", "-f", "${Status}", "thimble-model"], text=True)
     assert shown == "install ok installed"
     assert (root / "usr/lib/thimble/thimble-device").exists()
-    # Both own the program and the unit: a package of another name takes the place of this one.
+    # Both own the program and the unit: a package of another name waits until this one is gone.
     other = tmp_path / "other.deb"
     thimble("package", model, "-o", other, "--name", "thimble-other", "--device-program", DEVICE, "--maintainer", MAINTAINER)
-    subprocess.run([*dpkg, "--auto-deconfigure", "-i", other], check=True, capture_output=True)
+    refused = subprocess.run([*dpkg, "-i", other], capture_output=True, text=True)
+    assert refused.returncode != 0 and "thimble-model:arm64 conflicts with thimble-board" in refused.stderr, refused.stderr
+    assert (root / "usr/lib/thimble/deb.onnx").exists()
+    subprocess.run([*dpkg, "-r", "thimble-model"], check=True, capture_output=True)
+    subprocess.run([*dpkg, "-i", other], check=True, capture_output=True)
     shown = subprocess.check_output(["dpkg-query", "--root", root, "-W", "-f", "${Package} ${db:Status-Status}\n"], text=True)
-    assert "thimble-other installed" in shown and "thimble-model installed" not in shown, shown
+    assert "thimble-other installed" in shown, shown
     assert (root / "usr/lib/thimble/thimble-device").exists()
     subprocess.run([*dpkg, "-r", "thimble-other"], check=True, capture_output=True)
     assert not (root / "usr/lib/thimble/deb.onnx").exists()
