@@ -429,7 +429,7 @@ mod tests {
             ("run m --ids 1,2,3 --seq 2", "3 tokens, more than --seq 2"),
             ("bench m --seq 0", "from 1 to"),
             ("bench m --runs -1", "from 1 to"),
-            ("bench m --threads 5000", "from 1 to 1024"),
+            ("bench m --threads 5000", "from 1 to 256"),
             ("bench m --max-ram lots", "a size is needed"),
             ("bench m --max-p95 nan", "milliseconds"),
             ("bench m --max-p95 -3", "milliseconds"),
