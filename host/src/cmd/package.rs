@@ -15,9 +15,12 @@ pub fn run(args: &PackageArgs) -> Result<Outcome> {
             args.file.display()
         );
     }
-    let program = device_program(args.payload.device_program.as_deref())?;
-    let inputs = [args.file.as_path(), &tokenizer_beside(&args.file), &program];
-    store::refuse_inputs(&args.output, inputs)?;
+    let tokenizer = tokenizer_beside(&args.file);
+    let named = args.payload.device_program.as_deref();
+    store::refuse_inputs(&args.output, [args.file.as_path(), &tokenizer].into_iter().chain(named))?;
+    let program = device_program(named)?;
+    // Where nobody named one, it is only known now.
+    store::refuse_inputs(&args.output, [program.as_path()])?;
     let payload = payload(&args.file, &program, args.payload.max_ram.map(|r| r.as_u64()))?;
     let bytes = deb(
         &payload,
