@@ -1,0 +1,58 @@
+//! Another tool's ONNX file: explained, made slim and, one file in eight, imported with its proof, which computes the file
+//! itself and is slow.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use thimble::explain::{explain, html};
+use thimble::import;
+use thimble::onnx::OnnxFile;
+use thimble::slim::{Options, slim};
+use thimble_fuzz::{Allowance, bounded, one_line, put};
+
+const NAME: &str = "input.onnx";
+/// What a node or an attribute of two bytes becomes, with everything known of it; and the proof's plan of a small model.
+const ALLOWANCE: Allowance = Allowance {
+    times: 2000,
+    bytes: 64 << 20,
+};
+
+fuzz_target!(|data: &[u8]| {
+    let path = put(NAME, data);
+    put("w.bin", &[9; 96]);
+    bounded(data, ALLOWANCE, || {
+        match explain(&path) {
+            Ok(explanation) => {
+                let page = html::page(&explanation, Some(1 << 20));
+                assert!(page.ends_with("</html>\n"));
+                let account = &explanation.account;
+                assert_eq!(account.causes.values().sum::<u64>(), account.total());
+            }
+            Err(e) => one_line(e, NAME),
+        }
+        match OnnxFile::open(&path) {
+            Ok(file) => {
+                let short = Options {
+                    short_names: true,
+                    one_file: true,
+                    ..Options::default()
+                };
+                for options in [Options::default(), short] {
+                    match slim(&file, &options, "out.onnx.data") {
+                        Ok(slimmed) => {
+                            let bytes: usize = slimmed.model.pieces.iter().map(|p| p.len()).sum();
+                            assert_eq!(bytes as u64, slimmed.model.len);
+                        }
+                        Err(e) => one_line(e, NAME),
+                    }
+                }
+            }
+            Err(e) => one_line(e, NAME),
+        }
+        if data.len().is_multiple_of(8)
+            && let Err(e) = import::open(&path)
+        {
+            one_line(e, NAME);
+        }
+    });
+});
