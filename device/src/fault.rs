@@ -80,8 +80,7 @@ pub fn watch(bytes: &[u8], path: &Path) -> Watched {
         former: AREAS.load(Ordering::Acquire),
     }));
     // SAFETY: nobody else has it yet, and it is never freed.
-    while let Err(newest) =
-        AREAS.compare_exchange(unsafe { (*area).former }, area, Ordering::AcqRel, Ordering::Acquire)
+    while let Err(newest) = AREAS.compare_exchange(unsafe { (*area).former }, area, Ordering::AcqRel, Ordering::Acquire)
     {
         // SAFETY: it is still ours alone.
         unsafe { (*area).former = newest };
@@ -200,9 +199,13 @@ mod tests {
         let (other, unwatched) = mapped();
         let watched = watch(&map, &path);
         let (status, text) = ended(&file, Some(&map));
-        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == FAILED, "{status:x} {text}");
+        assert!(
+            libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == FAILED,
+            "{status:x} {text}"
+        );
         let name = path.display().to_string().replace('\n', "?");
-        let expected = format!("test: {name}: was cut short or its storage failed while it was mapped; send it again\n");
+        let expected =
+            format!("test: {name}: was cut short or its storage failed while it was mapped; send it again\n");
         assert_eq!(text, expected);
         let killed = |(status, text): (c_int, String)| {
             assert_eq!(text, "");

@@ -29,10 +29,7 @@ fn main() -> ExitCode {
     if std::process::id() == 1 && std::env::args_os().next().is_some_and(|name| name == init::NAME) {
         init::main();
     }
-    fault::install(
-        "thimble-device: ",
-        "start again with the whole file, or with --copy",
-    );
+    fault::install("thimble-device: ", "start again with the whole file, or with --copy");
     let request = match args::parse(std::env::args_os().skip(1)) {
         Ok(request) => request,
         Err(args::UsageError(message)) => return fail(&message),

@@ -41,7 +41,9 @@ pub enum MapError {
     NoMemory { path: PathBuf, bytes: u64 },
     #[error("{path} was cut short while it was read: it had {bytes} bytes")]
     CutShort { path: PathBuf, bytes: u64 },
-    #[error("{path} was written to while it was in use; start again, and replace a model by renaming a whole file over it")]
+    #[error(
+        "{path} was written to while it was in use; start again, and replace a model by renaming a whole file over it"
+    )]
     Changed { path: PathBuf },
 }
 
@@ -271,7 +273,12 @@ mod tests {
         let cases: [(&str, bool, &dyn Fn()); 7] = [
             ("nothing", true, &|| ()),
             ("written in place", false, &|| {
-                File::options().write(true).open(&path).unwrap().write_all(b"NEW").unwrap();
+                File::options()
+                    .write(true)
+                    .open(&path)
+                    .unwrap()
+                    .write_all(b"NEW")
+                    .unwrap();
             }),
             ("written in place, its time set back", false, &|| {
                 let mut file = File::options().write(true).open(&path).unwrap();
@@ -321,7 +328,10 @@ mod tests {
         // Of a file that ends early there is neither.
         let file = ModelFile::open(&path).unwrap();
         std::fs::write(&path, b"an").unwrap();
-        for message in [file.copy().unwrap_err().to_string(), file.sha256().unwrap_err().to_string()] {
+        for message in [
+            file.copy().unwrap_err().to_string(),
+            file.sha256().unwrap_err().to_string(),
+        ] {
             assert!(message.contains("cut short"), "{message}");
         }
         let long: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
