@@ -529,6 +529,19 @@ mod tests {
     }
 
     #[test]
+    fn a_packaged_unit_wants_the_model_it_came_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let (model, program) = (dir.path().join("m.onnx"), dir.path().join("program"));
+        std::fs::write(&model, b"abc").unwrap();
+        std::fs::write(&program, b"x").unwrap();
+        let payload = payload(&model, &program, Some(1 << 25)).unwrap();
+        let unit = payload.files.iter().find(|f| f.path.ends_with(UNIT)).unwrap();
+        let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let wanted = format!("--json --sha256 {digest} --max-ram 33554432 >");
+        assert!(String::from_utf8_lossy(&unit.bytes).contains(&wanted));
+    }
+
+    #[test]
     fn the_unit_holds_the_limit_twice() {
         let bench = ["--seq", "8", "--max-ram", "33554432"].map(String::from);
         let unit = unit("/usr/lib/thimble", "m.onnx", &bench, Some(1 << 25), None);
