@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::buffer::Buffer;
 use crate::fault::{self, Watched};
 use crate::image::Image;
+use crate::sysfs::{kilobytes, read};
 
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
@@ -132,10 +133,16 @@ impl ModelFile {
 
     /// Its bytes in memory of our own, which nobody else can write to or cut.
     pub fn copy(&self) -> Result<Arc<Image>, MapError> {
-        let mut buffer = Buffer::with_room(self.len).map_err(|_| MapError::NoMemory {
+        let full = || MapError::NoMemory {
             path: self.path.clone(),
             bytes: self.bytes(),
-        })?;
+        };
+        // The kernel promises more than it has, and kills whoever takes it at its word.
+        let available = read("/proc/meminfo").and_then(|info| kilobytes(&info, "MemAvailable"));
+        if available.is_some_and(|available| available < self.bytes()) {
+            return Err(full());
+        }
+        let mut buffer = Buffer::with_room(self.len).map_err(|_| full())?;
         let read = self.file.read_exact_at(buffer.take(self.len), 0);
         read.map_err(|e| self.failed(e))?;
         Ok(Image::of(buffer, self.len))

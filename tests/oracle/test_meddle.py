@@ -191,6 +191,17 @@ def test_a_copy_is_measured_and_counted(thimble, models, model):
     assert info["predicted"]["copy"] == size and info["engine"]["copied"]
 
 
+def test_a_copy_for_which_there_is_no_memory_is_refused(thimble, tmp_path):
+    """Before the kernel kills somebody for it."""
+    with open("/proc/meminfo") as info:
+        available = next(int(line.split()[1]) * 1024 for line in info if line.startswith("MemAvailable"))
+    for size in (available + (4 << 30), 1 << 43):
+        with open(tmp_path / "sparse.onnx", "wb") as file:
+            file.truncate(size)
+        done = thimble.run("run", tmp_path / "sparse.onnx", "--copy", code=2, program=thimble.device)
+        one_clear_line(done, "sparse.onnx", f"no memory for a copy of its {size} bytes")
+
+
 @pytest.mark.parametrize("copy", [[], ["--copy"]], ids=["mapped", "copied"])
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 def test_a_model_with_another_digest_is_refused(thimble, model, command, copy):
