@@ -44,6 +44,9 @@ pub struct Options {
     pub cold: bool,
     pub profile: bool,
     pub lock: bool,
+    pub copy: bool,
+    /// Lower-case hexadecimal.
+    pub sha256: Option<String>,
     pub json: bool,
     pub serve: Settings,
 }
@@ -66,7 +69,7 @@ fn flags() -> impl Iterator<Item = &'static Flag> {
     FLAGS.iter().chain(&settings::FLAGS)
 }
 
-const FLAGS: [Flag; 18] = [
+const FLAGS: [Flag; 20] = [
     Flag {
         name: "ids",
         value: "2,17,3",
@@ -170,6 +173,18 @@ const FLAGS: [Flag; 18] = [
         help: "lock the model's pages in RAM, so none is evicted and read again",
     },
     Flag {
+        name: "copy",
+        value: "",
+        takes: &[Info, Run, Bench, Serve],
+        help: "read the model into RAM of its own, where nobody can write to it or cut it, instead of mapping it",
+    },
+    Flag {
+        name: "sha256",
+        value: "HEX",
+        takes: &[Info, Run, Bench, Serve],
+        help: "refuse a model with another SHA-256; bench looks when it has measured, which reading would change",
+    },
+    Flag {
         name: "json",
         value: "",
         takes: &[Info, Run, Bench],
@@ -260,6 +275,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
 fn set(flag: &'static str, command: Command, options: &mut Options, parser: &mut Parser) -> Result<(), UsageError> {
     let switch = match flag {
         "lock" => Some(&mut options.lock),
+        "copy" => Some(&mut options.copy),
         "cold" => Some(&mut options.cold),
         "profile" => Some(&mut options.profile),
         "json" => Some(&mut options.json),
@@ -312,6 +328,11 @@ fn set_text(flag: &str, command: Command, options: &mut Options, text: &str) -> 
                 _ => positive(MOST_RUNS)? as u32,
             });
         }
+        "sha256" => {
+            let digest = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+            let digest = digest.then(|| text.to_ascii_lowercase());
+            options.sha256 = Some(digest.ok_or("64 hexadecimal digits are needed, as sha256sum prints them")?);
+        }
         "max-ram" => options.max_ram = Some(size(text)?),
         "spread" => {
             let percent = text.parse::<f64>().ok().filter(|p| (0.01..=100.0).contains(p));
@@ -352,6 +373,12 @@ fn check(command: Command, options: &Options) -> Result<(), UsageError> {
     let refuse = |text: &str| Err(UsageError(text.to_string()));
     if options.file.is_none() && command != Info {
         return refuse(&format!("{} needs a model FILE", name_of(command)));
+    }
+    if options.file.is_none() && (options.copy || options.sha256.is_some()) {
+        return refuse("--copy and --sha256 are about a model FILE; name it");
+    }
+    if options.lock && options.copy {
+        return refuse("--lock keeps the file's own pages in RAM, --copy makes others of them; give one");
     }
     if options.ids.is_some() && options.input.is_some() {
         return refuse("--ids and --input both say what goes in; give one");
@@ -434,6 +461,10 @@ mod tests {
             ("bench m --max-p95 nan", "milliseconds"),
             ("bench m --max-p95 -3", "milliseconds"),
             ("bench m --lock=yes", "unexpected"),
+            ("serve m --lock --copy", "give one"),
+            ("info --copy", "name it"),
+            ("info --sha256 00", "64 hexadecimal digits"),
+            ("run m --sha256 =", "64 hexadecimal digits"),
             ("bench m --spread 0", "a percentage"),
             ("bench m --time forever", "seconds are needed"),
             ("bench m --pin 0-3", "core numbers"),

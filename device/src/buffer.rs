@@ -1,6 +1,8 @@
 //! Heap memory aligned to 64 bytes, for what kernels read with vector loads: packed activations, expanded panels and
 //! model images built in memory. Sizes are in elements of the viewed type; fresh memory is zero.
 
+use std::collections::TryReserveError;
+
 use bytemuck::{Pod, Zeroable};
 
 pub const ALIGNMENT: usize = 64;
@@ -19,6 +21,14 @@ impl Buffer {
         let mut buffer = Buffer::default();
         buffer.take::<u8>(bytes.len()).copy_from_slice(bytes);
         buffer
+    }
+
+    /// Room for so many bytes, where there is memory for them.
+    pub fn with_room(bytes: usize) -> Result<Buffer, TryReserveError> {
+        let (lines, mut memory) = (bytes.div_ceil(ALIGNMENT), Vec::new());
+        memory.try_reserve_exact(lines)?;
+        memory.resize(lines, Line::zeroed());
+        Ok(Buffer(memory))
     }
 
     /// `len` elements whose content is whatever the last user left; grows when needed.

@@ -42,11 +42,13 @@ impl Image {
 
     /// An aligned copy on the heap.
     pub fn copy(bytes: &[u8]) -> Arc<Image> {
+        Image::of(Buffer::from_bytes(bytes), bytes.len())
+    }
+
+    /// The first `len` bytes of what a buffer holds.
+    pub fn of(buffer: Buffer, len: usize) -> Arc<Image> {
         Arc::new(Image {
-            bytes: Box::new(Heap {
-                buffer: Buffer::from_bytes(bytes),
-                len: bytes.len(),
-            }),
+            bytes: Box::new(Heap { buffer, len }),
         })
     }
 

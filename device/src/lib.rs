@@ -9,6 +9,7 @@ pub mod context;
 pub mod elementwise;
 pub mod embed;
 pub mod engine;
+pub mod fault;
 pub mod heap;
 pub mod heat;
 pub mod image;

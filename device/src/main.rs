@@ -15,7 +15,8 @@ use std::time::Instant;
 use args::{Command, Options, Request};
 use serve::ServeError;
 use session::{Session, SessionError, Start};
-use thimble_device::{board, heap, measure, tensors};
+use thimble_device::map::ModelFile;
+use thimble_device::{board, fault, heap, measure, tensors};
 
 #[global_allocator]
 static HEAP: heap::Reuse = heap::Reuse::new();
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     if std::process::id() == 1 && std::env::args_os().next().is_some_and(|name| name == init::NAME) {
         init::main();
     }
+    fault::install("thimble-device: ", "start again with the whole file, or with --copy");
     let request = match args::parse(std::env::args_os().skip(1)) {
         Ok(request) => request,
         Err(args::UsageError(message)) => return fail(&message),
@@ -72,12 +74,14 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeErr
     if command == Command::Serve {
         serve::hold_signals();
     }
-    let drop = options.file.as_deref().filter(|_| options.cold);
-    let start = Start::now(drop, command == Command::Bench);
-    let Some(file) = &options.file else {
+    let Some(path) = &options.file else {
         return Ok((show::board(&measure::board(), options.json), 0));
     };
-    let session = Session::open(file, options)?;
+    let file = ModelFile::open(path).map_err(SessionError::from)?;
+    let start = Start::now(Some(&file).filter(|_| options.cold), command == Command::Bench);
+    // A bench takes the digest of what it measured when that can no longer change the figures.
+    let first = options.sha256.as_deref().filter(|_| command != Command::Bench);
+    let session = Session::open(file, options, first)?;
     let config = session.engine.config();
     let text = match command {
         Command::Info => {
@@ -98,6 +102,7 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeErr
             let begin = Instant::now();
             let outputs = session.run(&input)?;
             let ms = session::milliseconds(begin);
+            session.unchanged()?;
             if let Some(path) = &options.output {
                 tensors::write(
                     path,

@@ -1,20 +1,20 @@
 //! Opens a model file once and maps it read-only: pages are read from storage when first touched and can be dropped by
-//! the kernel again, unless they are locked in RAM. What comes out is bytes that start on a page boundary.
+//! the kernel again, unless they are locked in RAM. What comes out is bytes that start on a page boundary, or a copy of them,
+//! and later the word whether the file is still what it was.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::{Mmap, MmapOptions};
+use sha2::{Digest, Sha256};
 
-/// A mapped model file. It must not be truncated while it is mapped (touching a page that is gone is SIGBUS); thimble
-/// itself only ever replaces model files by rename, which leaves an existing map on the old file.
-#[derive(Debug)]
-pub struct ModelMap {
-    map: Mmap,
-    locked: bool,
-}
+use crate::buffer::Buffer;
+use crate::fault::{self, Watched};
+use crate::image::Image;
+use crate::sysfs::{kilobytes, read};
 
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
@@ -38,11 +38,28 @@ pub enum MapError {
         bytes: u64,
         source: io::Error,
     },
+    #[error("{path}: there is no memory for a copy of its {bytes} bytes; map it instead")]
+    NoMemory { path: PathBuf, bytes: u64 },
+    #[error("{path} was cut short while it was read: it had {bytes} bytes")]
+    CutShort { path: PathBuf, bytes: u64 },
+    #[error(
+        "{path} was written to while it was in use; start again, and replace a model by renaming a whole file over it"
+    )]
+    Changed { path: PathBuf },
 }
 
-impl ModelMap {
-    /// The size asked and the pages mapped are those of one open file: a rename in between changes neither.
-    pub fn open(path: &Path, lock: bool) -> Result<ModelMap, MapError> {
+/// A model file that is open, and how it was then. All that is asked of it goes through one descriptor: what its name leads to
+/// later makes no difference.
+#[derive(Debug)]
+pub struct ModelFile {
+    file: File,
+    path: PathBuf,
+    len: usize,
+    opened: Metadata,
+}
+
+impl ModelFile {
+    pub fn open(path: &Path) -> Result<ModelFile, MapError> {
         let owned = || path.to_path_buf();
         // Non-blocking: opening a FIFO would otherwise wait for a writer that never comes.
         let file = OpenOptions::new()
@@ -50,24 +67,155 @@ impl ModelMap {
             .custom_flags(libc::O_NONBLOCK)
             .open(path)
             .map_err(|source| MapError::Open { path: owned(), source })?;
-        let bytes = size_of_regular(&file, path)?;
-        let len = usize::try_from(bytes).map_err(|_| MapError::TooLarge { path: owned(), bytes })?;
+        let opened = match file.metadata() {
+            Err(source) => return Err(MapError::Open { path: owned(), source }),
+            Ok(meta) if meta.is_dir() => return Err(MapError::Directory { path: owned() }),
+            Ok(meta) if !meta.is_file() => return Err(MapError::NotAFile { path: owned() }),
+            Ok(meta) if meta.len() == 0 => return Err(MapError::Empty { path: owned() }),
+            Ok(meta) => meta,
+        };
+        let bytes = opened.len();
+        Ok(ModelFile {
+            len: usize::try_from(bytes).map_err(|_| MapError::TooLarge { path: owned(), bytes })?,
+            path: owned(),
+            file,
+            opened,
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The size it had when it was opened.
+    pub fn bytes(&self) -> u64 {
+        self.len as u64
+    }
+
+    fn failed(&self, source: io::Error) -> MapError {
+        let path = self.path.clone();
+        match source.kind() {
+            io::ErrorKind::UnexpectedEof => MapError::CutShort {
+                path,
+                bytes: self.bytes(),
+            },
+            _ => MapError::Open { path, source },
+        }
+    }
+
+    /// An error where somebody wrote to the file since it was opened, as far as the file system tells: by its size and its
+    /// times, which have the grain of its clock.
+    pub fn unchanged(&self) -> Result<(), MapError> {
+        let (then, now) = (&self.opened, self.file.metadata().map_err(|e| self.failed(e))?);
+        let content = |m: &Metadata| (m.size(), m.mtime(), m.mtime_nsec());
+        let status = |m: &Metadata| (m.ctime(), m.ctime_nsec());
+        let known = |m: &Metadata| (m.nlink(), m.mode(), m.uid(), m.gid());
+        // Whoever writes may set the time of writing back, but not the last one. That one also changes with names and
+        // permissions, and then proves nothing.
+        let hidden = || status(&now) != status(then) && known(&now) == known(then) && self.in_place();
+        if content(&now) != content(then) || hidden() {
+            return Err(MapError::Changed {
+                path: self.path.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether its name still leads to it.
+    pub fn in_place(&self) -> bool {
+        let same = |m: Metadata| (m.dev(), m.ino()) == (self.opened.dev(), self.opened.ino());
+        std::fs::metadata(&self.path).is_ok_and(same)
+    }
+
+    /// Its bytes in memory of our own, which nobody else can write to or cut.
+    pub fn copy(&self) -> Result<Arc<Image>, MapError> {
+        let full = || MapError::NoMemory {
+            path: self.path.clone(),
+            bytes: self.bytes(),
+        };
+        // The kernel promises more than it has, and kills whoever takes it at its word.
+        let available = read("/proc/meminfo").and_then(|info| kilobytes(&info, "MemAvailable"));
+        if available.is_some_and(|available| available < self.bytes()) {
+            return Err(full());
+        }
+        let mut buffer = Buffer::with_room(self.len).map_err(|_| full())?;
+        let read = self.file.read_exact_at(buffer.take(self.len), 0);
+        read.map_err(|e| self.failed(e))?;
+        Ok(Image::of(buffer, self.len))
+    }
+
+    /// Hexadecimal SHA-256, read in small pieces: by way of a map all of it would become resident.
+    pub fn sha256(&self) -> Result<String, MapError> {
+        let (mut hasher, mut piece, mut at) = (Sha256::new(), [0u8; 16 << 10], 0);
+        while at < self.bytes() {
+            let rest = usize::try_from(self.bytes() - at).unwrap_or(usize::MAX);
+            let piece = &mut piece[..rest.min(16 << 10)];
+            self.file.read_exact_at(piece, at).map_err(|e| self.failed(e))?;
+            hasher.update(&*piece);
+            at += piece.len() as u64;
+        }
+        Ok(hex(hasher))
+    }
+}
+
+/// Hexadecimal SHA-256.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(Sha256::new_with_prefix(bytes))
+}
+
+fn hex(hasher: Sha256) -> String {
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A mapped model file. It should not be truncated while it is mapped: touching a page that is gone ends a program, with words
+/// where it has asked for them (`fault`). thimble itself only ever replaces model files by rename, which leaves a map as it is.
+#[derive(Debug)]
+pub struct ModelMap {
+    // Fields are dropped in this order, and what is no longer mapped must not be watched.
+    _watched: Watched,
+    map: Mmap,
+    file: Arc<ModelFile>,
+    locked: bool,
+}
+
+impl ModelMap {
+    /// The size asked and the pages mapped are those of one open file: a rename in between changes neither.
+    pub fn open(path: &Path, lock: bool) -> Result<ModelMap, MapError> {
+        ModelMap::of(&Arc::new(ModelFile::open(path)?), lock)
+    }
+
+    pub fn of(file: &Arc<ModelFile>, lock: bool) -> Result<ModelMap, MapError> {
+        let owned = || file.path.clone();
         // SAFETY: the map is private and read-only, and never handed out as anything but bytes. Its content changes
-        // under us only if another program writes to this very inode, which the type's documentation rules out.
-        let map = unsafe { MmapOptions::new().len(len).map_copy_read_only(&file) }
+        // under us only if another program writes to this very inode, which `ModelFile::unchanged` tells.
+        let map = unsafe { MmapOptions::new().len(file.len).map_copy_read_only(&file.file) }
             .map_err(|source| MapError::Map { path: owned(), source })?;
+        let watched = fault::watch(&map, &file.path);
         if lock {
             map.lock().map_err(|source| MapError::Lock {
                 path: owned(),
-                bytes,
+                bytes: file.bytes(),
                 source,
             })?;
         }
-        Ok(ModelMap { map, locked: lock })
+        Ok(ModelMap {
+            _watched: watched,
+            map,
+            file: file.clone(),
+            locked: lock,
+        })
     }
 
     pub fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    pub fn file(&self) -> &ModelFile {
+        &self.file
     }
 
     pub fn locked(&self) -> bool {
@@ -78,17 +226,6 @@ impl ModelMap {
 impl AsRef<[u8]> for ModelMap {
     fn as_ref(&self) -> &[u8] {
         &self.map
-    }
-}
-
-fn size_of_regular(file: &File, path: &Path) -> Result<u64, MapError> {
-    let path = path.to_path_buf();
-    match file.metadata() {
-        Err(source) => Err(MapError::Open { path, source }),
-        Ok(meta) if meta.is_dir() => Err(MapError::Directory { path }),
-        Ok(meta) if !meta.is_file() => Err(MapError::NotAFile { path }),
-        Ok(meta) if meta.len() == 0 => Err(MapError::Empty { path }),
-        Ok(meta) => Ok(meta.len()),
     }
 }
 
@@ -130,6 +267,83 @@ mod tests {
         std::fs::rename(dir.join("new"), &path).unwrap();
         assert_eq!(map.bytes(), b"old bytes");
         assert!(!map.locked());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn whoever_writes_is_seen_and_whoever_renames_is_not() {
+        use std::io::Write;
+        let dir = scratch("change");
+        let path = dir.join("model");
+        let other = dir.join("other");
+        let began = |m: &Metadata| m.modified().unwrap();
+        let cases: [(&str, bool, &dyn Fn()); 7] = [
+            ("nothing", true, &|| ()),
+            ("written in place", false, &|| {
+                File::options()
+                    .write(true)
+                    .open(&path)
+                    .unwrap()
+                    .write_all(b"NEW")
+                    .unwrap();
+            }),
+            ("written in place, its time set back", false, &|| {
+                let mut file = File::options().write(true).open(&path).unwrap();
+                let time = began(&file.metadata().unwrap());
+                file.write_all(b"NEW").unwrap();
+                file.set_modified(time).unwrap();
+            }),
+            ("cut short", false, &|| {
+                File::options().write(true).open(&path).unwrap().set_len(3).unwrap();
+            }),
+            ("replaced", true, &|| {
+                std::fs::write(&other, b"new bytes").unwrap();
+                std::fs::rename(&other, &path).unwrap();
+            }),
+            ("renamed", true, &|| std::fs::rename(&path, &other).unwrap()),
+            ("removed", true, &|| std::fs::remove_file(&path).unwrap()),
+        ];
+        for (what, same, change) in cases {
+            std::fs::write(&path, b"old bytes").unwrap();
+            let file = ModelFile::open(&path).unwrap();
+            // A file system's clock may stand still for some milliseconds.
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            change();
+            assert_eq!(file.unchanged().is_ok(), same, "{what}");
+            let moved = ["replaced", "renamed", "removed"].contains(&what);
+            assert_eq!(file.in_place(), !moved, "{what}");
+            if !same {
+                let message = file.unchanged().unwrap_err().to_string();
+                assert!(message.starts_with(&path.display().to_string()) && message.contains("was written to"));
+            }
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_copy_and_a_digest_are_of_the_open_file() {
+        let dir = scratch("copy");
+        let path = dir.join("model");
+        std::fs::write(&path, b"abc").unwrap();
+        let file = ModelFile::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, b"another").unwrap();
+        let copy = file.copy().unwrap();
+        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!((copy.bytes(), file.sha256().unwrap().as_str()), (&b"abc"[..], expected));
+        assert_eq!(sha256(copy.bytes()), expected);
+        // Of a file that ends early there is neither.
+        let file = ModelFile::open(&path).unwrap();
+        std::fs::write(&path, b"an").unwrap();
+        for message in [
+            file.copy().unwrap_err().to_string(),
+            file.sha256().unwrap_err().to_string(),
+        ] {
+            assert!(message.contains("cut short"), "{message}");
+        }
+        let long: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
+        std::fs::write(&path, &long).unwrap();
+        assert_eq!(ModelFile::open(&path).unwrap().sha256().unwrap(), sha256(&long));
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -2,16 +2,15 @@
 //! Times are milliseconds, sizes bytes; errors name the file they are about.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use thimble_device::bench::{Limits, Runs, judge, summarise, time};
 use thimble_device::board::{self, Observed};
 use thimble_device::heat::{self, Throttle};
-use thimble_device::map::{MapError, ModelMap};
+use thimble_device::map::{self, MapError, ModelFile, ModelMap};
 use thimble_device::measure;
 use thimble_device::power::{self, Sampler, Sensor};
 use thimble_device::process::{self, Resident};
@@ -61,30 +60,70 @@ pub enum SessionError {
     OneSequence { file: PathBuf, rows: usize },
     #[error("--pin: these cores cannot be had: {0}")]
     Pin(io::Error),
-    #[error("{file}: {source}")]
-    Digest { file: PathBuf, source: io::Error },
+    #[error("{file}: its SHA-256 is {found}, not the {wanted} of --sha256")]
+    Digest {
+        file: PathBuf,
+        found: String,
+        wanted: String,
+    },
+}
+
+/// Where the model's bytes are.
+enum Held {
+    /// Pages of a file, which others may write to.
+    Mapped(Arc<ModelFile>),
+    /// Memory of our own.
+    Copied(Arc<Image>),
+}
+
+impl Held {
+    /// Of the very bytes that are computed from, whatever their name leads to by now.
+    fn sha256(&self) -> Result<String, MapError> {
+        match self {
+            Held::Mapped(file) => file.sha256(),
+            Held::Copied(image) => Ok(map::sha256(image.bytes())),
+        }
+    }
 }
 
 pub struct Session {
     pub engine: Engine,
     pub file: PathBuf,
     pub bytes: u64,
-    pub locked: bool,
     pub load_ms: f64,
+    held: Held,
+    locked: bool,
 }
 
 impl Session {
-    pub fn open(file: &Path, options: &Options) -> Result<Session, SessionError> {
+    /// Loads the model, which must have the digest `wanted`.
+    pub fn open(file: ModelFile, options: &Options, wanted: Option<&str>) -> Result<Session, SessionError> {
         let start = Instant::now();
         heap::loading();
-        let map = ModelMap::open(file, options.lock)?;
-        let (bytes, locked) = (map.bytes().len() as u64, map.locked());
-        let wanted = EngineOptions {
+        let (path, bytes) = (file.path().to_path_buf(), file.bytes());
+        let file = Arc::new(file);
+        let (image, held) = match options.copy {
+            true => {
+                let image = file.copy()?;
+                (image.clone(), Held::Copied(image))
+            }
+            false => (
+                Image::new(ModelMap::of(&file, options.lock)?),
+                Held::Mapped(file.clone()),
+            ),
+        };
+        if let Some(wanted) = wanted {
+            agree(&path, held.sha256()?, wanted)?;
+        }
+        let kernels = EngineOptions {
             threads: options.threads.unwrap_or_else(measure::default_threads),
             force_kernel: options.kernel.clone(),
         };
-        let engine = Engine::new(Image::new(map), wanted).map_err(|source| SessionError::Model {
-            file: file.to_path_buf(),
+        let engine = Engine::new(image, kernels);
+        // What was wrong with the file may be that somebody was writing it: then that is the thing to say.
+        file.unchanged()?;
+        let engine = engine.map_err(|source| SessionError::Model {
+            file: path.clone(),
             source,
         })?;
         crate::HEAP.release();
@@ -93,11 +132,30 @@ impl Session {
         let load_ms = milliseconds(start);
         Ok(Session {
             engine,
-            file: file.to_path_buf(),
+            file: path,
             bytes,
-            locked,
             load_ms,
+            held,
+            locked: options.lock,
         })
+    }
+
+    /// An error where somebody wrote to what is computed from: nothing that came of it can be trusted.
+    pub fn unchanged(&self) -> Result<(), SessionError> {
+        match &self.held {
+            Held::Mapped(file) => Ok(file.unchanged()?),
+            Held::Copied(_) => Ok(()),
+        }
+    }
+
+    fn copied(&self) -> bool {
+        matches!(self.held, Held::Copied(_))
+    }
+
+    /// What one pass is expected to need.
+    fn predicted(&self, rows: usize, seq: usize) -> Need {
+        let need = self.engine.need(rows, seq, self.bytes);
+        if self.copied() { need.copied() } else { need }
     }
 
     /// The input the options ask for: a file's, the given ids, or a made-up sequence.
@@ -169,7 +227,7 @@ impl Session {
         let seq = input.shape.last().copied().unwrap_or(0);
         let sequences = input.shape.iter().rev().skip(1).product::<usize>();
         let memory = Memory {
-            predicted: Some(self.engine.need(sequences, seq, self.bytes)),
+            predicted: Some(self.predicted(sequences, seq)),
             ..Resident::now().since(start.resident)
         };
         let profile = options.profile.then(|| self.profile(&input)).transpose()?;
@@ -188,7 +246,7 @@ impl Session {
             cgroup: board.cgroup_limit,
         };
         let verdict = judge(limits, memory.peak_rss, &latency_ms);
-        let warnings = board::warnings(&Observed {
+        let mut warnings = board::warnings(&Observed {
             board: &board,
             latency: &latency_ms,
             faults: &faults,
@@ -197,11 +255,25 @@ impl Session {
             load: start.load,
             threads: self.engine.threads(),
         });
+        // Last of all: reading the whole file warms the page cache and would change what was measured. There is no report of
+        // a file that somebody wrote to before this was done.
+        let sha256 = self.held.sha256()?;
+        self.unchanged()?;
+        if let Some(wanted) = &options.sha256 {
+            agree(&self.file, sha256.clone(), wanted)?;
+        }
+        if let Held::Mapped(file) = &self.held
+            && !file.in_place()
+        {
+            warnings.push(format!(
+                "{} is another file by now, or gone: figures and SHA-256 are those of the one that was opened",
+                self.file.display()
+            ));
+        }
         Ok(Report {
             schema: report::SCHEMA,
-            // Last of all: reading the whole file would warm the page cache and change what was measured.
             model: ModelReport {
-                sha256: Some(digest(&self.file)?),
+                sha256: Some(sha256),
                 ..self.model()
             },
             board,
@@ -230,7 +302,7 @@ impl Session {
         if seq > max {
             return Err(SessionError::Run(InputError::TooLong { seq, max }.into()));
         }
-        Ok((seq, self.engine.need(1, seq, self.bytes)))
+        Ok((seq, self.predicted(1, seq)))
     }
 
     /// Where the time goes, over as many runs as make some steady means.
@@ -309,6 +381,7 @@ impl Session {
             ],
             threads: u32::try_from(self.engine.threads()).unwrap_or(u32::MAX),
             locked: self.locked,
+            copied: self.copied(),
             pinned: Vec::new(),
         }
     }
@@ -327,12 +400,12 @@ pub struct Start {
 }
 
 impl Start {
-    /// Puts `drop` out of the page cache, then looks. `power` asks for the board's sensor, which takes half a second where
+    /// Puts the file `drop` out of the page cache, then looks. `power` asks for the board's sensor, which takes half a second where
     /// there is one.
-    pub fn now(drop: Option<&Path>, power: bool) -> Start {
+    pub fn now(drop: Option<&ModelFile>, power: bool) -> Start {
         let sensor = Some(Path::new("/")).filter(|_| power).and_then(Sensor::find);
         let idle_watts = sensor.as_ref().and_then(Sensor::idle);
-        let cold = drop.map(board::drop_from_cache);
+        let cold = drop.map(|model| board::drop_from_cache(model.file()));
         Start {
             load: board::load_average(),
             cold,
@@ -438,21 +511,15 @@ fn append(all: &mut Outputs, part: Outputs) {
     }
 }
 
-/// Hexadecimal SHA-256 of a file, read in small pieces: mapping it would make all of it resident.
-pub fn digest(path: &Path) -> Result<String, SessionError> {
-    let error = |source| SessionError::Digest {
-        file: path.to_path_buf(),
-        source,
-    };
-    let mut file = File::open(path).map_err(error)?;
-    let (mut hasher, mut piece) = (Sha256::new(), [0u8; 16 << 10]);
-    loop {
-        match file.read(&mut piece).map_err(error)? {
-            0 => break,
-            n => hasher.update(&piece[..n]),
-        }
+fn agree(file: &Path, found: String, wanted: &str) -> Result<(), SessionError> {
+    if found == wanted {
+        return Ok(());
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Err(SessionError::Digest {
+        file: file.to_path_buf(),
+        found,
+        wanted: wanted.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -501,14 +568,5 @@ mod tests {
         append(&mut all, logits(2, &[1.0, 2.0]));
         append(&mut all, logits(1, &[3.0]));
         assert_eq!(all, logits(3, &[1.0, 2.0, 3.0]));
-    }
-
-    #[test]
-    fn a_digest_is_sha256() {
-        let path = std::env::temp_dir().join(format!("thimble-digest-{}", std::process::id()));
-        std::fs::write(&path, b"abc").unwrap();
-        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(digest(&path).unwrap(), expected);
-        std::fs::remove_file(path).unwrap();
     }
 }

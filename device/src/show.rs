@@ -154,11 +154,15 @@ pub fn info(
 
 /// "4.0 MiB program, 1.2 MiB activations, 11.4 MiB file"
 fn parts(need: &Need) -> String {
+    let (model, what) = match need.copy {
+        0 => (need.file, "file"),
+        copy => (copy, "copy of the file"),
+    };
     format!(
-        "{} program, {} activations, {} file",
+        "{} program, {} activations, {} {what}",
         size(need.program),
         size(need.activations),
-        size(need.file)
+        size(model)
     )
 }
 
@@ -247,7 +251,11 @@ pub fn report(report: &Report, json: bool) -> String {
         &report.faults,
         &report.thermal,
     );
-    let locked = if e.locked { ", pages locked" } else { "" };
+    let locked = match (e.locked, e.copied) {
+        (true, _) => ", pages locked",
+        (_, true) => ", model copied",
+        _ => "",
+    };
     let _ = writeln!(
         text,
         "engine   tract {}, {}, {} threads{locked}",

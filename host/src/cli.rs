@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use thimble_device::fault;
 use thimble_shared::number::Format;
 
 #[derive(Debug, Parser)]
@@ -358,6 +359,9 @@ pub struct DeployArgs {
     /// Threads on the board [default: its cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
+    /// Measure a program that reads the model into RAM of its own instead of mapping it (thimble-device --copy)
+    #[arg(long)]
+    pub copy: bool,
     /// Leave it installed: a systemd unit that measures the board at every boot
     #[arg(long)]
     pub keep: bool,
@@ -530,6 +534,7 @@ impl Outcome {
 
 /// Parses the arguments, runs the command, prints its outcome.
 pub fn main() -> ExitCode {
+    fault::install("error: ", "start again with the whole file");
     let result = match Cli::parse().command {
         Command::Export(args) => cmd::export::run(&args),
         Command::Shrink(args) => cmd::shrink::run(&args),

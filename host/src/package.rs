@@ -7,6 +7,7 @@ use flate2::{Compression, GzBuilder};
 use md5::{Digest as _, Md5};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use thimble_device::map::sha256;
 use thimble_shared::terminal::acts;
 
 /// Where everything lies on the board, without the leading slash.
@@ -91,16 +92,23 @@ pub fn payload(model: &Path, device_program: &Path, max_ram: Option<u64>) -> Res
         mode,
         bytes,
     };
+    let bytes = read(model)?;
+    // Only another package replaces the model where it will lie: one that is not as it was shipped is damaged.
+    let mut bench = vec!["--sha256".to_string(), sha256(&bytes)];
+    bench.extend(
+        max_ram
+            .into_iter()
+            .flat_map(|most| ["--max-ram".to_string(), most.to_string()]),
+    );
     let mut files = vec![
         at(&format!("{LIBRARY}/thimble-device"), 0o755, read(device_program)?),
-        at(&format!("{LIBRARY}/{name}"), 0o644, read(model)?),
+        at(&format!("{LIBRARY}/{name}"), 0o644, bytes),
     ];
     let tokenizer = tokenizer_beside(model);
     if tokenizer.is_file() {
         let name = tokenizer.file_name().unwrap_or_default().to_string_lossy().into_owned();
         files.push(at(&format!("{LIBRARY}/{name}"), 0o644, read(&tokenizer)?));
     }
-    let bench: Vec<String> = max_ram.map_or(vec![], |bytes| vec!["--max-ram".into(), bytes.to_string()]);
     let unit = unit(&format!("/{LIBRARY}"), &name, &bench, max_ram, None);
     files.push(at(&format!("{UNITS}/{UNIT}"), 0o644, unit.into_bytes()));
     files.sort_by(|a, b| a.path.cmp(&b.path));
@@ -518,6 +526,19 @@ mod tests {
             "usr/lib/systemd/system/thimble-check.service"
         );
         assert_eq!(payload.enabling().1, format!("/{}", payload.in_order()[1].path));
+    }
+
+    #[test]
+    fn a_packaged_unit_wants_the_model_it_came_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let (model, program) = (dir.path().join("m.onnx"), dir.path().join("program"));
+        std::fs::write(&model, b"abc").unwrap();
+        std::fs::write(&program, b"x").unwrap();
+        let payload = payload(&model, &program, Some(1 << 25)).unwrap();
+        let unit = payload.files.iter().find(|f| f.path.ends_with(UNIT)).unwrap();
+        let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let wanted = format!("--json --sha256 {digest} --max-ram 33554432 >");
+        assert!(String::from_utf8_lossy(&unit.bytes).contains(&wanted));
     }
 
     #[test]

@@ -211,7 +211,12 @@ impl Subject {
     pub fn model(&self) -> Result<Cow<'_, Model>> {
         match self {
             Subject::Checkpoint(source) => Ok(Cow::Borrowed(&source.model)),
-            Subject::File(file) => Ok(Cow::Owned(file.artifact.model(file.map.bytes())?)),
+            Subject::File(file) => {
+                let model = file.artifact.model(file.map.bytes())?;
+                // Numbers of which some are old and some new are no model's.
+                file.map.file().unchanged()?;
+                Ok(Cow::Owned(model))
+            }
         }
     }
 

@@ -18,11 +18,24 @@ pub struct Need {
     pub activations: u64,
     /// Pages of the model file: the kernel can drop them and read them again, slowly.
     pub file: u64,
+    /// The model in memory of the program's own, in place of those pages (`--copy`).
+    #[serde(default)]
+    pub copy: u64,
 }
 
 impl Need {
     pub fn total(self) -> u64 {
-        self.program.saturating_add(self.activations).saturating_add(self.file)
+        let model = self.file.saturating_add(self.copy);
+        self.program.saturating_add(self.activations).saturating_add(model)
+    }
+
+    /// The same for a program that reads the file into memory of its own.
+    pub fn copied(self) -> Need {
+        Need {
+            file: 0,
+            copy: self.copy.saturating_add(self.file),
+            ..self
+        }
     }
 }
 
@@ -76,5 +89,6 @@ pub fn need(config: &Config, formats: &[Format], work: Work, file: u64) -> Need 
         program: PROGRAM,
         activations: activations(config, formats, work),
         file,
+        copy: 0,
     }
 }

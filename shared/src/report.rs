@@ -184,6 +184,9 @@ pub struct EngineReport {
     pub threads: u32,
     /// Whether the model's pages are locked in RAM (`--lock`).
     pub locked: bool,
+    /// Whether the model was read into memory of the process's own instead of mapped (`--copy`).
+    #[serde(default)]
+    pub copied: bool,
     /// Cores the process was held to (`--pin`); empty when the scheduler chose.
     #[serde(default)]
     pub pinned: Vec<u32>,

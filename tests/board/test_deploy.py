@@ -108,6 +108,20 @@ def test_a_damaged_half_is_sent_anew(board, model):
     assert left_behind(board, "/root/damaged") == []
 
 
+def test_a_model_is_copied_where_that_is_asked_and_named_where_it_is_cut(board, model):
+    done, _ = board.deploy(model, "--dir", "/root/copied", "--copy")
+    report, size = done["report"], model.stat().st_size
+    predicted = report["memory"]["predicted"]
+    assert report["engine"]["copied"] and (predicted["file"], predicted["copy"]) == (0, size)
+    for option, code, said in [("", 2, "thimble-device: m.onnx: was cut short"), ("--copy", 0, "")]:
+        # It has been running for a while when the model goes.
+        told = board.run(
+            f"cd /root/copied; cp deb.onnx m.onnx; ./thimble-device bench m.onnx {option} --seq 8 --time 12 --runs 1000000 --json "
+            "> out 2> said & sleep 6; : > m.onnx; wait $!; echo $?; cat said out"
+        )
+        assert int(told.split()[0]) == code and said in told and ("verdict" in told) == (code == 0)
+
+
 def test_a_full_disk_is_refused_before_anything_is_sent(board, model):
     told, _ = board.deploy(model, "--dir", "/small/x", code=1)
     assert "free in /small/x" in told["reason"]

@@ -92,6 +92,8 @@ def test_a_mounted_root_gets_everything_and_systemd_accepts_the_unit(model, tmp_
     assert (root / "usr/lib/thimble/deb.tokenizer.json").exists()
     assert (root / "etc/systemd/system/multi-user.target.wants/thimble-check.service").is_symlink()
     assert not list(root.rglob("*.part"))
+    # A model that is not the one that was installed is not measured.
+    assert f" --sha256 {hashlib.sha256(model.read_bytes()).hexdigest()} " in unit.read_text()
     # systemd looks for the program it is to start: here that is the shell, which every root has.
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr.strip(), done.stderr

@@ -208,6 +208,9 @@ impl Server {
                 .sum();
             self.stats.batch(rows, own, rows * seq - own);
             let outputs = engine.run(&input);
+            if let Err(e) = self.session.unchanged() {
+                self.fail(&e);
+            }
             let mut first = 0;
             for job in batch.drain(..) {
                 line.clear();
@@ -234,6 +237,13 @@ impl Server {
             // Short sequences allocate nothing large: without this, what long ones needed would be kept for ever.
             crate::HEAP.age(AGE);
         }
+    }
+
+    /// Ends the process: no answer of a model that somebody wrote to is right, and none that is due can be had.
+    fn fail(&self, problem: &SessionError) -> ! {
+        self.clients().bound = None;
+        say(&problem.to_string());
+        std::process::exit(crate::FAILED.into());
     }
 
     fn refuse(&self, line: &mut Vec<u8>, id: &Id, problem: &str) {

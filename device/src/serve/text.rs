@@ -8,8 +8,9 @@ use std::path::Path;
 #[cfg(feature = "text")]
 mod with {
     use super::*;
-    use crate::session::digest;
+    use crate::session::SessionError;
     use std::io::Write;
+    use thimble_device::map::ModelFile;
     use thimble_text::{Tokeniser, tokenizer_beside};
 
     pub struct Texts(Option<Tokeniser>);
@@ -23,7 +24,8 @@ mod with {
                 None if !beside.exists() => return Ok(Texts(None)),
                 None => {
                     let own = &session.engine.artifact().provenance.tokenizer_sha256;
-                    if own.as_ref() != Some(&digest(&beside)?) {
+                    let found = ModelFile::open(&beside).and_then(|file| file.sha256());
+                    if own.as_ref() != Some(&found.map_err(SessionError::from)?) {
                         let _ = writeln!(
                             std::io::stderr(),
                             "thimble-device: note: {} is not the tokenizer the model was written with and is left alone; --tokenizer takes any",

@@ -53,8 +53,9 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         files.push(item(&tokenizer, name, "644")?);
     }
     let seq = seq_of(&graph.config, args.seq)?;
+    let need = need(&graph.config, Some(&graph.formats), files[1].bytes, seq);
     let cargo = Cargo {
-        need: need(&graph.config, Some(&graph.formats), files[1].bytes, seq),
+        need: if args.copy { need.copied() } else { need },
         largest_page: largest_page(&head(&program)?),
         files,
         model: name,
@@ -66,6 +67,9 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     option("--runs", args.runs.map(|n| n.to_string()));
     option("--threads", args.threads.map(|n| n.to_string()));
     option("--max-ram", args.max_ram.map(|r| r.as_u64().to_string()));
+    if args.copy {
+        bench.push("--copy".to_string());
+    }
     if args.dir.is_empty() || args.dir.ends_with(char::is_whitespace) || args.dir.chars().any(|c| acts(c) || c == '\\')
     {
         bail!(

@@ -37,6 +37,8 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     };
     let slimmed = slim(&file, &options, &data_name)?;
     let (before, after) = (model_bytes(&file), slimmed.bytes());
+    // What is written next comes from the file's own pages.
+    file.unchanged()?;
     if after > before && !options.leaves_out() {
         bail!(
             "{}: nothing to save: it has {before} bytes with its external data, parts of which several tensors share, and would take {after}; nothing is written",

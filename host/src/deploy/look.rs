@@ -229,6 +229,7 @@ pub(super) mod tests {
                 program: bytes,
                 activations: 0,
                 file: 0,
+                copy: 0,
             },
         };
         let order = |keep| Order {

@@ -117,7 +117,7 @@ pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, Dep
         && measured.is_some_and(|sum| sum != model.sha256)
     {
         let told = format!(
-            "{} was replaced while it was measured: does another deploy run?",
+            "{} was replaced before it was measured: does another deploy run?",
             cargo.model
         );
         return Err(DeployError::Board(told));
@@ -358,6 +358,7 @@ fn killed(told: &str, look: &Look) -> DeployError {
 
 /// Installs and enables the unit, as root or with a sudo that asks nothing.
 fn keep(link: &Link, look: &Look, cargo: &Cargo, order: &Order) -> Result<(), DeployError> {
+    // Without the model's digest: a later deploy replaces the model, and that one's report has its own.
     let unit = package::unit(&look.dir, &cargo.model, order.bench, order.max_ram, Some(&look.user));
     let sudo = if look.root { "" } else { "sudo -n " };
     let path = format!("/etc/systemd/system/{}", package::UNIT);

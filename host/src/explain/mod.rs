@@ -124,6 +124,7 @@ pub fn explain(path: &Path) -> Result<Explanation, ExplainError> {
     if explanation.kind == "onnx" {
         explanation.fixes = fixes::of(&file, view, flow, &explanation.account)?;
     }
+    file.unchanged().map_err(OnnxError::from)?;
     Ok(explanation)
 }
 

@@ -104,6 +104,8 @@ pub fn open(path: &Path) -> Result<Imported, ImportError> {
         .iter()
         .map(|b| format!("{b:02x}"))
         .collect();
+    // Numbers of which some are old and some new are no model's.
+    file.unchanged().map_err(OnnxError::from)?;
     recognised.notes.insert(
         0,
         format!(

@@ -98,6 +98,15 @@ impl OnnxFile {
         self.map.bytes()
     }
 
+    /// An error where somebody wrote to one of them since it was opened.
+    pub fn unchanged(&self) -> Result<(), MapError> {
+        let beside = self.externals.iter().filter_map(|e| e.map.as_ref().ok());
+        [&self.map]
+            .into_iter()
+            .chain(beside)
+            .try_for_each(|map| map.file().unchanged())
+    }
+
     pub fn view(&self) -> Result<ModelView<'_>, OnnxError> {
         onnx_read::model(self.bytes()).map_err(|source| self.read_error(source))
     }

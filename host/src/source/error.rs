@@ -8,6 +8,8 @@ use std::path::PathBuf;
 pub enum SourceError {
     #[error("{path}: {cause}", path = .path.display())]
     Io { path: PathBuf, cause: std::io::Error },
+    #[error("{0}")]
+    Map(thimble_device::map::MapError),
     #[error("{dir}: no checkpoint here: expected config.json with model.safetensors or pytorch_model.bin{hint}", dir = .dir.display())]
     NoCheckpoint { dir: PathBuf, hint: String },
     #[error("{path}: no such file; a checkpoint's config.json must stand beside its weights", path = .path.display())]

@@ -1,50 +1,32 @@
 //! Maps a weights file read-only and hashes it: in comes a path, out come its bytes without a copy and their SHA-256.
 
 use super::SourceError;
-use memmap2::Mmap;
 use sha2::{Digest, Sha256};
-use std::fs::File;
 use std::path::{Path, PathBuf};
+use thimble_device::map::ModelMap;
 
 /// A file's bytes for as long as this lives.
 #[derive(Debug)]
 pub struct Mapped {
     pub path: PathBuf,
-    map: Mmap,
+    map: ModelMap,
 }
 
 impl Mapped {
     pub fn open(path: &Path) -> Result<Mapped, SourceError> {
-        let io = |cause| SourceError::Io {
-            path: path.to_path_buf(),
-            cause,
-        };
-        let file = File::open(path).map_err(io)?;
-        let meta = file.metadata().map_err(io)?;
-        if !meta.is_file() {
-            return Err(SourceError::Format {
-                path: path.to_path_buf(),
-                problem: "is not a regular file".into(),
-            });
-        }
-        if meta.len() == 0 {
-            return Err(SourceError::Format {
-                path: path.to_path_buf(),
-                problem: "is empty".into(),
-            });
-        }
-        // SAFETY: the mapping is read-only and private to this process. Another process that truncates or rewrites the
-        // file while it is read can fault or change what we see; checkpoints are written once and thimble itself
-        // only replaces files by rename, which leaves the mapped inode alone.
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         Ok(Mapped {
             path: path.to_path_buf(),
-            map,
+            map: ModelMap::open(path, false).map_err(SourceError::Map)?,
         })
     }
 
+    /// An error where somebody wrote to it since it was opened.
+    pub fn unchanged(&self) -> Result<(), SourceError> {
+        self.map.file().unchanged().map_err(SourceError::Map)
+    }
+
     pub fn bytes(&self) -> &[u8] {
-        &self.map
+        self.map.bytes()
     }
 
     pub fn file_name(&self) -> String {

@@ -61,6 +61,8 @@ pub fn read(path: &Path) -> Result<Source, SourceError> {
     let stored = names::Stored::new(checkpoint::tensors(&files, located.promised.as_ref())?)?;
     let mut described = config::read(&located.config, &json, &stored)?;
     let weights = names::assemble(&stored, &mut described, path)?;
+    // Numbers of which some are old and some new are no checkpoint's.
+    files.iter().try_for_each(map::Mapped::unchanged)?;
     let stored_as: BTreeSet<_> = stored.iter().map(|t| t.dtype.to_string()).collect();
     let mut notes = located.notes;
     notes.append(&mut described.notes);
