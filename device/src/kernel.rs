@@ -89,7 +89,7 @@ const OWN_4: Tiling = Tiling {
 
 impl F32Kernel {
     /// Best first.
-    fn available() -> Vec<F32Kernel> {
+    pub(crate) fn available() -> Vec<F32Kernel> {
         let mut all = vec![];
         #[cfg(target_arch = "x86_64")]
         {
@@ -213,7 +213,7 @@ impl F32Kernel {
 
 impl I8Kernel {
     /// Best first.
-    fn available() -> Vec<I8Kernel> {
+    pub(crate) fn available() -> Vec<I8Kernel> {
         let mut all = vec![];
         #[cfg(target_arch = "x86_64")]
         {

@@ -23,6 +23,8 @@ pub mod pool;
 pub mod power;
 pub mod process;
 pub mod profile;
+#[cfg(test)]
+mod shapes;
 mod sysfs;
 pub mod tensors;
 pub mod weight;

@@ -234,13 +234,33 @@ fn check_values(model: &Model) -> Result<(), ArtifactError> {
 
 /// Opens a file: checks that metadata and initializers agree and that every payload can be mapped.
 pub fn open(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
-    open_view(&onnx_read::model(bytes)?, bytes.len(), Placement::Mapped)
+    let artifact = open_view(&onnx_read::model(bytes)?, bytes.len(), Placement::Mapped)?;
+    check_small(&artifact, bytes)?;
+    Ok(artifact)
 }
 
 /// Opens a file that another tool has saved again: all of [`open`] but where payloads lie. It can be read and written
 /// anew, not mapped.
 pub fn open_resaved(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
     open_view(&onnx_read::model(bytes)?, bytes.len(), Placement::Anywhere)
+}
+
+/// Looks at every scale and vector. They lie together and are few, and one NaN among them spoils every output without a
+/// word. The numbers themselves are looked at when a file is written: here that would read the whole file from storage.
+fn check_small(artifact: &Artifact, file: &[u8]) -> Result<(), ArtifactError> {
+    for spec in artifact.graph.config.weights() {
+        let (part, problem): (Part, fn(&[f32]) -> Option<&'static str>) = match spec.kind {
+            Kind::Vector => (Part::Numbers, stored::float_problem),
+            Kind::Table | Kind::Linear => (Part::Scales, stored::scale_problem),
+        };
+        let name = part.of(&spec.name);
+        if let Some(payload) = artifact.payload(file, &name)
+            && let Some(problem) = problem(&stored::f32s(payload))
+        {
+            return Err(tensor_error(&name, problem));
+        }
+    }
+    Ok(())
 }
 
 /// Where payloads may lie in a file.

@@ -1,7 +1,7 @@
 //! ALBERT said once, in its own terms: hyperparameters, the sharing of layers, the head, and the table of weights with
 //! their logical shapes. Nothing here knows a file; `lower` turns it into ONNX, the device into tract plans.
 
-use crate::number::{Format, Values};
+use crate::number::{Format, I4_BLOCK, Values};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -123,6 +123,15 @@ pub struct ConfigError {
 const MAX_DIM: usize = 1 << 24;
 const MAX_LAYERS: usize = 1024;
 
+/// Whether a weight fits `most` bytes in every format, padding included. On a 32-bit board a product that wraps would make
+/// a huge table look like a small one whose bytes are all there.
+fn addressable(shape: &[usize], most: u64) -> bool {
+    // No format pads a dimension by more than an int4 block, and none takes more than four bytes a number.
+    let padded = |&n: &usize| (n as u64).checked_next_multiple_of(I4_BLOCK as u64);
+    let bytes = shape.iter().try_fold(4u64, |bytes, n| bytes.checked_mul(padded(n)?));
+    bytes.is_some_and(|bytes| bytes <= most)
+}
+
 impl Config {
     /// Everything that must hold before shapes are derived from the fields.
     pub fn check(&self) -> Result<(), ConfigError> {
@@ -187,6 +196,17 @@ impl Config {
                 "labels",
                 format!("{} names for a {} head", self.labels.len(), self.head.name()),
             );
+        }
+        for weight in self.weights() {
+            if !addressable(&weight.shape, isize::MAX as u64) {
+                return Err(ConfigError {
+                    field: "weights",
+                    problem: format!(
+                        "{} {:?} is larger than this machine can address",
+                        weight.name, weight.shape
+                    ),
+                });
+            }
         }
         Ok(())
     }
@@ -353,6 +373,23 @@ pub(crate) mod tests {
                 _ => vec![],
             },
         }
+    }
+
+    #[test]
+    fn a_weight_whose_bytes_wrap_is_not_a_small_one() {
+        let board32 = i32::MAX as u64;
+        let cases: [(&[usize], bool); 5] = [
+            (&[30_000, 128], true),
+            (&[65_536, 65_536], false),
+            (&[1 << 15, 1 << 14], false),
+            (&[MAX_DIM, MAX_DIM], false),
+            (&[MAX_DIM], true),
+        ];
+        for (shape, fits) in cases {
+            assert_eq!(addressable(shape, board32), fits, "{shape:?}");
+        }
+        assert!(addressable(&[MAX_DIM, MAX_DIM], i64::MAX as u64));
+        assert!(!addressable(&[usize::MAX, 2], i64::MAX as u64));
     }
 
     #[test]

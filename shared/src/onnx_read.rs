@@ -79,6 +79,23 @@ pub enum ReadError {
     Wire(#[from] WireError),
     #[error("not an ONNX file: it holds no graph")]
     NoGraph,
+    #[error("at byte {at}: {what}, which no ONNX file has")]
+    Empty { at: usize, what: &'static str },
+    #[error("more than {MOST} nodes, initializers or other parts")]
+    TooMany,
+}
+
+/// Most nodes, initializers, inputs or the like of one file. A view takes some hundred bytes for a part that takes five of
+/// the file, so this and [`ReadError::Empty`] bound what reading a small file can take.
+const MOST: usize = 1 << 20;
+
+/// Appends to a list that may not grow past [`MOST`].
+fn push<T>(list: &mut Vec<T>, part: T) -> Result<(), ReadError> {
+    if list.len() == MOST {
+        return Err(ReadError::TooMany);
+    }
+    list.push(part);
+    Ok(())
 }
 
 /// Reads the structure of a whole file.
@@ -87,7 +104,7 @@ pub fn model(bytes: &[u8]) -> Result<ModelView<'_>, ReadError> {
     for field in Fields::new(bytes) {
         let field = field?;
         match field.number {
-            25 => model.functions.push(field.bytes()?),
+            25 => push(&mut model.functions, field.bytes()?)?,
             1 => model.ir_version = field.int()?,
             2 => model.producer = field.text()?,
             7 => {
@@ -100,7 +117,7 @@ pub fn model(bytes: &[u8]) -> Result<ModelView<'_>, ReadError> {
                     model.opset = version;
                 }
             }
-            14 => model.metadata.push(entry(field.fields()?)?),
+            14 => push(&mut model.metadata, entry(field.fields()?)?)?,
             _ => {}
         }
     }
@@ -111,16 +128,23 @@ pub fn model(bytes: &[u8]) -> Result<ModelView<'_>, ReadError> {
     }
 }
 
-fn graph<'a>(model: &mut ModelView<'a>, fields: Fields<'a>) -> Result<(), WireError> {
+fn graph<'a>(model: &mut ModelView<'a>, fields: Fields<'a>) -> Result<(), ReadError> {
     for field in fields {
         let field = field?;
+        let empty = |what| Err(ReadError::Empty { at: field.at, what });
         match field.number {
-            1 => model.nodes.push(node(field.fields()?)?),
-            5 => model.initializers.push(tensor(field.bytes()?, field.at)?),
-            11 => model.inputs.push(field.bytes()?),
-            12 => model.outputs.push(field.bytes()?),
-            13 => model.declared.push(field.bytes()?),
-            15 => model.sparse.push(field.bytes()?),
+            1 => match node(field.fields()?)? {
+                node if node.op.is_empty() => return empty("a node without an operator"),
+                node => push(&mut model.nodes, node)?,
+            },
+            5 => match tensor(field.bytes()?, field.at)? {
+                tensor if tensor.name.is_empty() => return empty("an initializer without a name"),
+                tensor => push(&mut model.initializers, tensor)?,
+            },
+            11 => push(&mut model.inputs, field.bytes()?)?,
+            12 => push(&mut model.outputs, field.bytes()?)?,
+            13 => push(&mut model.declared, field.bytes()?)?,
+            15 => push(&mut model.sparse, field.bytes()?)?,
             _ => {}
         }
     }

@@ -194,7 +194,7 @@ pub fn problem(spec: &WeightSpec, values: &Values) -> Option<String> {
         return Some(format!("{} scales for {rows} rows", values.scales().len()));
     }
     let said = match values {
-        Values::F32(v) => v.iter().any(|x| !x.is_finite()).then_some("holds NaN or an infinity"),
+        Values::F32(v) => float_problem(v),
         Values::F16(v) => v
             .iter()
             .any(|x| !x.is_finite())
@@ -213,11 +213,22 @@ pub fn problem(spec: &WeightSpec, values: &Values) -> Option<String> {
             }
         }
     };
-    let bad_scale = values.scales().iter().any(|x| !x.is_finite() || *x < 0.0);
-    let said = said.or(bad_scale.then_some("has a scale that is negative, NaN or infinite"));
+    let said = said.or(scale_problem(values.scales()));
     let vector = spec.kind == Kind::Vector && format != Format::F32;
     said.or(vector.then_some("vectors are stored as f32"))
         .map(str::to_string)
+}
+
+/// What makes f32 numbers unfit to be stored.
+pub fn float_problem(numbers: &[f32]) -> Option<&'static str> {
+    let bad = numbers.iter().any(|x| !x.is_finite());
+    bad.then_some("holds NaN or an infinity")
+}
+
+/// What makes scales unfit. Zero is the scale of a row of zeros, and a subnormal one that of a row of very small numbers.
+pub fn scale_problem(scales: &[f32]) -> Option<&'static str> {
+    let bad = scales.iter().any(|x| !x.is_finite() || *x < 0.0);
+    bad.then_some("has a scale that is negative, NaN or infinite")
 }
 
 /// f32 from little-endian bytes.

@@ -16,9 +16,16 @@ pub enum WireError {
     WireType { field: u32, at: usize, wire: u8 },
     #[error("field {field} at byte {at} has another wire type than ONNX gives it")]
     Mismatch { field: u32, at: usize },
+    #[error("field number {number} at byte {at} is beyond those protobuf has")]
+    FieldNumber { number: u64, at: usize },
+    #[error("graphs nest more than {0} deep")]
+    Nesting(usize),
     #[error("text in field {field} at byte {at} is not UTF-8")]
     Utf8 { field: u32, at: usize },
 }
+
+/// The largest field number protobuf has.
+const MOST_FIELD: u32 = (1 << 29) - 1;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value<'a> {
@@ -146,7 +153,16 @@ impl<'a> Fields<'a> {
     fn read(&mut self) -> Result<Field<'a>, WireError> {
         let start = self.base + self.pos;
         let key = varint(self.bytes, &mut self.pos, self.base)?;
-        let (number, wire) = ((key >> 3) as u32, (key & 7) as u8);
+        // Cut to 32 bits, 2³² + 7 would be field 7 here and an error to every other reader.
+        let (number, wire) = match u32::try_from(key >> 3) {
+            Ok(number @ 1..=MOST_FIELD) => (number, (key & 7) as u8),
+            _ => {
+                return Err(WireError::FieldNumber {
+                    number: key >> 3,
+                    at: start,
+                });
+            }
+        };
         let at = self.base + self.pos;
         let value = match wire {
             0 => Value::Varint(varint(self.bytes, &mut self.pos, self.base)?),
@@ -316,8 +332,10 @@ mod tests {
 
     #[test]
     fn broken_input_ends_in_an_error_not_in_a_panic() {
-        let cases: [&[u8]; 6] = [
+        let cases: [&[u8]; 8] = [
             &[0x80],
+            &[0x02, 0x00],
+            &[0xba, 0x80, 0x80, 0x80, 0x80, 0x01, 0x00],
             &[0x0a, 0x05, 1],
             &[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
             &[0x0d, 1, 2],

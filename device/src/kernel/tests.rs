@@ -3,8 +3,22 @@
 pub(crate) use super::selftest::Random;
 use super::*;
 use crate::pool::Pool;
-use thimble_shared::number::Format;
+use thimble_shared::number::{Format, I8_INPUTS};
 use thimble_shared::panel::{I8_DEPTH, PanelLayout};
+
+/// Random cases a test makes; an interpreter takes minutes for a few.
+pub(crate) const CASES: u64 = if cfg!(miri) { 3 } else { 200 };
+
+/// A length of 1 to `most`: often the least, often at or just past the edge of a tile.
+pub(crate) fn size(random: &mut Random, most: usize) -> usize {
+    let any = 1 + random.next() as usize % most;
+    match random.next() % 8 {
+        0 => 1,
+        1 => any.next_multiple_of(PANEL_ROWS).min(most),
+        2 => (any.next_multiple_of(PANEL_ROWS) + 1).min(most),
+        _ => any,
+    }
+}
 
 const SHAPES: [(usize, usize, usize); 9] = [
     (1, 16, 1),
@@ -18,11 +32,46 @@ const SHAPES: [(usize, usize, usize); 9] = [
     (48, 12, 12),
 ];
 
+/// Channels, inputs and tokens: the shapes of a model, and random ones.
+fn shapes(random: &mut Random) -> Vec<(usize, usize, usize)> {
+    let mut all = if cfg!(miri) { vec![] } else { SHAPES.to_vec() };
+    all.extend((0..CASES).map(|_| (size(random, 80), size(random, 300), size(random, 40))));
+    all
+}
+
+/// The largest products of one sign, as many as an int8 sum may have: the sum fits, and no kernel loses a bit of it.
+#[test]
+#[cfg_attr(miri, ignore = "a million products take an interpreter too long")]
+fn every_int8_kernel_holds_the_largest_sums() {
+    for kernel in I8Kernel::available() {
+        for (weight, k) in [(127i8, I8_INPUTS), (-127, I8_INPUTS), (127, 3072), (-127, 4096)] {
+            let mut w = Buffer::default();
+            w.take::<i8>(PANEL_ROWS * k).fill(weight);
+            let w = w.view::<i8>(PANEL_ROWS * k);
+            for rows in [1, 5] {
+                let mut packed = PackedI8::default();
+                let x = vec![1.0; rows * k];
+                packed.quantise(&Pool::inline(), kernel.tiling(), kernel.order(), &x, rows, k);
+                let chains: Vec<u8> = fits_four(w).collect();
+                let mut work = Work::default();
+                let got = kernel.multiply(w, &chains, &packed, &mut work).unwrap();
+                let want = i32::from(weight) * 127 * k as i32;
+                assert!(
+                    got.iter().all(|&s| s == want),
+                    "{} {weight} x {k}: {} not {want}",
+                    kernel.name(),
+                    got[0]
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn every_int8_kernel_gives_the_exact_sums() {
-    let mut random = Random(3);
     for kernel in I8Kernel::available() {
-        for (n, k, rows) in SHAPES {
+        let mut random = Random(3);
+        for (n, k, rows) in shapes(&mut random) {
             let layout = PanelLayout::new(Format::I8, n, k);
             let mut w = Buffer::default();
             let len = layout.bytes();
@@ -66,9 +115,9 @@ fn every_int8_kernel_gives_the_exact_sums() {
 
 #[test]
 fn every_f32_kernel_agrees_with_f64() {
-    let mut random = Random(4);
     for kernel in F32Kernel::available() {
-        for (n, k, rows) in SHAPES {
+        let mut random = Random(4);
+        for (n, k, rows) in shapes(&mut random) {
             let layout = PanelLayout::new(Format::F32, n, k);
             let len = layout.padded_out() * k;
             let mut w = Buffer::default();

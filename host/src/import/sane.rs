@@ -21,11 +21,29 @@ const SHAPED: [(&str, usize); 7] = [
     ("OneHot", 1),
 ];
 
+/// How often the bytes of other files may be used. Exporters that unroll shared layers point to one place once a layer; a
+/// short file that points to a long one a thousand times would take all memory when tract brings the numbers in.
+const MOST_SHARED: usize = 64;
+
 pub fn check(trace: &Trace<'_>) -> Result<(), ImportError> {
+    let mut used = 0usize;
     for held in trace.file.tensors(&trace.view)? {
         if tensor_bytes(&held.view).is_some() || !held.view.encoded.is_empty() && held.view.data_type != 8 {
-            trace.file.payload(&held.view)?;
+            let payload = trace.file.payload(&held.view)?;
+            if held.view.external {
+                used = used.saturating_add(payload.len());
+            }
         }
+    }
+    let stored: usize = trace
+        .file
+        .externals()
+        .filter_map(|(_, bytes)| Some(bytes.ok()?.len()))
+        .sum();
+    if used > stored.saturating_mul(MOST_SHARED) {
+        return Err(trace.unsupported(format!(
+            "its tensors take {used} bytes, all of them in other files of {stored} bytes"
+        )));
     }
     for node in &trace.view.nodes {
         let bad = |problem: String| {

@@ -61,7 +61,7 @@ pub fn reads<'a>(node: &NodeView<'a>) -> Result<Vec<&'a str>, WireError> {
 
 fn inner_reads<'a>(node: &NodeView<'a>, names: &mut Vec<&'a str>, depth: usize) -> Result<(), WireError> {
     if depth > MAX_NESTING {
-        return Err(WireError::Mismatch { field: 6, at: 0 });
+        return Err(WireError::Nesting(MAX_NESTING));
     }
     for encoded in &node.attributes {
         for graph in onnx_read::attribute(encoded)?.graphs {

@@ -312,7 +312,7 @@ fn function_tensors<'a>(function: &'a [u8], held: &mut Vec<Held<'a>>) -> Result<
 
 fn graph_tensors<'a>(graph: &'a [u8], held: &mut Vec<Held<'a>>, depth: usize) -> Result<(), WireError> {
     if depth > MAX_NESTING {
-        return Err(WireError::Mismatch { field: 6, at: 0 });
+        return Err(WireError::Nesting(MAX_NESTING));
     }
     for field in Fields::new(graph) {
         let field = field?;
@@ -348,6 +348,12 @@ impl<'a> Location<'a> for TensorView<'a> {
 /// File, offset and (if stated) length of an external tensor's bytes.
 fn external_range<'a>(tensor: &TensorView<'a>) -> Result<(&'a str, (usize, Option<usize>)), String> {
     let entry = |key: &str| tensor.external_data.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
+    // Of a key that stands twice some readers take the first, others the last.
+    for key in ["location", "offset", "length"] {
+        if tensor.external_data.iter().filter(|(k, _)| *k == key).count() > 1 {
+            return Err(format!("says its external {key} twice"));
+        }
+    }
     let number = |key: &str| {
         entry(key)
             .map(|v| {
@@ -360,7 +366,9 @@ fn external_range<'a>(tensor: &TensorView<'a>) -> Result<(&'a str, (usize, Optio
     Ok((location, (number("offset")?.unwrap_or(0), number("length")?)))
 }
 
-/// The path of `location`, which must lie in the folder of `model` or below it, symbolic links resolved.
+/// The path of `location`, which must lie in the folder of `model` or below it, symbolic links resolved. Where the model is
+/// itself a link, as in Hugging Face's cache, its numbers may lie in the folder that the model lies in. A hard link is a
+/// name like any other and is read: none can be made to a file its maker could not open, and caches make them.
 fn beside(model: &Path, location: &str) -> Result<PathBuf, String> {
     let shown = printable(location);
     let relative = Path::new(location);
@@ -377,11 +385,13 @@ fn beside(model: &Path, location: &str) -> Result<PathBuf, String> {
     let missing = |e: std::io::Error| format!("external file '{shown}': {e}");
     let folder = folder.canonicalize().map_err(missing)?;
     let path = folder.join(relative).canonicalize().map_err(missing)?;
-    if !path.starts_with(&folder) {
+    let model = model.canonicalize().map_err(missing)?;
+    let same_store = model.parent().is_some() && model.parent() == path.parent();
+    if !path.starts_with(&folder) && !same_store {
         return Err(format!("external file '{shown}' points outside the model's folder"));
     }
     // Its bytes would count twice, and numbers that lie in messages are nobody's weights.
-    if model.canonicalize().is_ok_and(|model| model == path) {
+    if model == path {
         return Err(format!("external file '{shown}' is the model itself"));
     }
     Ok(path)

@@ -79,6 +79,19 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
     } else {
         (vec![weights], None)
     };
+    // Opening a FIFO waits for a writer that never comes.
+    for path in &weights {
+        let found = std::fs::metadata(path).map_err(|cause| SourceError::Io {
+            path: path.clone(),
+            cause,
+        })?;
+        if !found.is_file() {
+            return Err(SourceError::Format {
+                path: path.clone(),
+                problem: "is not a regular file".into(),
+            });
+        }
+    }
     Ok(Located {
         config,
         weights,

@@ -192,6 +192,7 @@ pub fn assemble(
             described.architecture
         ));
     }
+    shared(&pairs, path)?;
     same_bias(stored, described)?;
     pairs
         .into_iter()
@@ -205,6 +206,30 @@ pub fn assemble(
             ))
         })
         .collect()
+}
+
+/// How many weights' worth of numbers may be read from one number stored. Trainers let two share a storage; a file that
+/// lets hundreds of layers share one would take memory out of all proportion to its size.
+const MOST_SHARED: usize = 16;
+
+/// Refuses weights that are all views of the same few bytes.
+fn shared(pairs: &[(String, &RawTensor)], path: &Path) -> Result<(), SourceError> {
+    let storages: BTreeSet<(usize, usize)> = pairs
+        .iter()
+        .map(|(_, t)| (t.bytes.as_ptr().addr(), t.bytes.len()))
+        .collect();
+    let stored = storages.iter().fold(0usize, |sum, (_, len)| sum.saturating_add(*len));
+    let asked = pairs.iter().fold(0usize, |sum, (_, t)| {
+        let elements = t.shape.iter().fold(1usize, |n, &d| n.saturating_mul(d));
+        sum.saturating_add(elements.saturating_mul(t.dtype.bytes().unwrap_or(1)))
+    });
+    if asked > stored.saturating_mul(MOST_SHARED) {
+        return Err(SourceError::Format {
+            path: path.to_path_buf(),
+            problem: format!("its weights take {asked} bytes and are views of {stored} bytes stored"),
+        });
+    }
+    Ok(())
 }
 
 /// Whether the masked-LM decoder is the word embedding: it is when the file does not store it (and the configuration ties),

@@ -32,8 +32,16 @@ enum Value {
     List(Vec<Id>),
     Dict { ordered: bool, items: Vec<(Id, Id)> },
     Global(Global),
-    Storage { key: String, dtype: Dtype, len: u64 },
-    Tensor(Strided),
+    Storage(Box<Storage>),
+    Tensor(Box<Strided>),
+}
+
+/// A record of the archive, as a persistent id describes it.
+#[derive(Clone, Debug)]
+struct Storage {
+    key: String,
+    dtype: Dtype,
+    len: u64,
 }
 
 impl Value {
@@ -48,7 +56,7 @@ impl Value {
             Value::List(_) => "a list",
             Value::Dict { .. } => "a dictionary",
             Value::Global(_) => "a global",
-            Value::Storage { .. } => "a storage",
+            Value::Storage(_) => "a storage",
             Value::Tensor(_) => "a tensor",
         }
     }
@@ -122,6 +130,9 @@ fn malformed<T>(problem: impl Into<String>) -> Result<T, PickleError> {
 impl<'a> Machine<'a> {
     /// Carries out one instruction; gives the root value at STOP.
     fn step(&mut self) -> Result<Option<Id>, PickleError> {
+        if self.values.len() > MAX_VALUES {
+            return malformed(format!("more than {MAX_VALUES} values"));
+        }
         let code = self.u8()?;
         match code {
             0x80 => match self.u8()? {
@@ -396,11 +407,11 @@ impl<'a> Machine<'a> {
                 Value::Text(_),
                 Value::Int(len),
             ] if tag == "storage" && key.len() <= MAX_NAME => match u64::try_from(*len) {
-                Ok(len) => Value::Storage {
+                Ok(len) => Value::Storage(Box::new(Storage {
                     key: key.clone(),
                     dtype: *dtype,
                     len,
-                },
+                })),
                 Err(_) => return malformed(format!("storage '{key}' holds {len} elements")),
             },
             _ => return malformed("a persistent id does not describe a storage"),
@@ -424,7 +435,7 @@ impl<'a> Machine<'a> {
                 items: Vec::new(),
             },
             Value::Global(Global::OrderedDict) => return malformed("OrderedDict called with arguments"),
-            Value::Global(Global::RebuildTensor) => Value::Tensor(self.tensor(&arguments)?),
+            Value::Global(Global::RebuildTensor) => Value::Tensor(Box::new(self.tensor(&arguments)?)),
             Value::Global(Global::RebuildParameter) => match arguments.first().map(|&id| &self.values[id]) {
                 Some(Value::Tensor(tensor)) => Value::Tensor(tensor.clone()),
                 _ => return malformed("_rebuild_parameter without a tensor"),
@@ -440,13 +451,13 @@ impl<'a> Machine<'a> {
         let [storage, offset, shape, strides, ..] = arguments else {
             return malformed("_rebuild_tensor_v2 with too few arguments");
         };
-        let Value::Storage { key, dtype, len } = &self.values[*storage] else {
+        let Value::Storage(stored) = &self.values[*storage] else {
             return malformed("_rebuild_tensor_v2 without a storage");
         };
         Ok(Strided {
-            key: key.clone(),
-            dtype: *dtype,
-            storage_len: *len,
+            key: stored.key.clone(),
+            dtype: stored.dtype,
+            storage_len: stored.len,
             offset: self.count(*offset, "offset")?,
             shape: self.counts(*shape, "shape")?,
             strides: self.counts(*strides, "strides")?,
@@ -487,7 +498,7 @@ impl<'a> Machine<'a> {
                     return malformed(format!("a name of {} bytes", name.len()));
                 }
                 (Value::Text(name), _) if !seen.insert(name) => return malformed(format!("'{name}' is there twice")),
-                (Value::Text(name), Value::Tensor(tensor)) => out.push((name.clone(), tensor.clone())),
+                (Value::Text(name), Value::Tensor(tensor)) => out.push((name.clone(), Strided::clone(tensor))),
                 (Value::Text(name), other) => return malformed(format!("'{name}' is {}, not a tensor", other.kind())),
                 (other, _) => return malformed(format!("a key of the state dict is {}", other.kind())),
             }
@@ -498,6 +509,7 @@ impl<'a> Machine<'a> {
 
 /// More than any state dict needs. What is copied out of the arena is bounded, so that a value used many times through the
 /// memo cannot multiply.
+const MAX_VALUES: usize = 1 << 20;
 const MAX_RANK: usize = 8;
 const MAX_ARGUMENTS: usize = 16;
 const MAX_NAME: usize = 1024;

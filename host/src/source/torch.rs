@@ -5,8 +5,8 @@ use super::map::Mapped;
 use super::raw::RawTensor;
 use super::{SourceError, pickle, zip};
 
-/// Largest `data.pkl`: state dicts describe a tensor in some 150 bytes.
-const MAX_PICKLE: usize = 16 << 20;
+/// Largest `data.pkl`: state dicts describe a tensor in some 250 bytes, and the largest ALBERT has 16,000.
+const MAX_PICKLE: usize = 8 << 20;
 
 /// The tensors of the archive.
 pub fn tensors(file: &Mapped) -> Result<Vec<RawTensor<'_>>, SourceError> {

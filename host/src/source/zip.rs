@@ -2,6 +2,7 @@
 //! In comes the whole file as bytes, out come borrowed slices by entry name; it writes nothing, so names are only labels.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Entry name → payload, borrowed from the archive.
 pub type Entries<'a> = BTreeMap<String, &'a [u8]>;
@@ -16,18 +17,27 @@ const ZIP64_EXTRA: u16 = 1;
 
 pub fn read(bytes: &[u8]) -> Result<Entries<'_>, String> {
     let (mut at, directory_end, count) = directory(bytes)?;
+    let directory_start = at;
     let mut entries = Entries::new();
+    let mut places = Vec::new();
     for _ in 0..count {
         if at >= directory_end {
             return Err(format!("the directory ends after {} of {count} entries", entries.len()));
         }
-        let (name, payload, next) = entry(bytes, at)?;
-        if entries.insert(name.clone(), payload).is_some() {
+        let (name, place, next) = entry(bytes, at)?;
+        places.push(place.whole);
+        if entries.insert(name.clone(), &bytes[place.payload]).is_some() {
             return Err(format!("two entries are named '{name}'"));
         }
         at = next;
     }
-    Ok(entries)
+    // Storages that share bytes would let a small file ask for any amount of memory; torch writes one after the other.
+    places.sort_unstable_by_key(|place| place.start);
+    places.push(directory_start..directory_end);
+    match places.windows(2).find(|pair| pair[0].end > pair[1].start) {
+        Some(pair) => Err(format!("two parts of the archive overlap at byte {}", pair[1].start)),
+        None => Ok(entries),
+    }
 }
 
 /// Offset and end of the central directory, and its number of entries.
@@ -69,8 +79,15 @@ fn directory(bytes: &[u8]) -> Result<(usize, usize, u64), String> {
     Ok((offset, directory_end, count))
 }
 
-/// One entry of the central directory at `at`: name, payload, and where the next entry starts.
-fn entry(bytes: &[u8], at: usize) -> Result<(String, &[u8], usize), String> {
+/// Where an entry lies in the file.
+struct Place {
+    /// Its local header and its payload.
+    whole: Range<usize>,
+    payload: Range<usize>,
+}
+
+/// One entry of the central directory at `at`: name, place, and where the next entry of the directory starts.
+fn entry(bytes: &[u8], at: usize) -> Result<(String, Place, usize), String> {
     if u32_at(bytes, at)? != CENTRAL {
         return Err(format!("no directory entry at byte {at}"));
     }
@@ -104,10 +121,20 @@ fn entry(bytes: &[u8], at: usize) -> Result<(String, &[u8], usize), String> {
         return Err(format!("entry '{name}' is not where the directory says"));
     }
     let (name_len, extra_len) = (u16_at(bytes, add(local, 26)?)?, u16_at(bytes, add(local, 28)?)?);
+    // A reader that goes by the local headers, as scanners do, must see the same archive.
+    if slice(bytes, add(local, 30)?, name_len.into())? != name.as_bytes() {
+        return Err(format!("entry '{name}' has another name where it lies"));
+    }
     let start = add(add(add(local, 30)?, name_len.into())?, extra_len.into())?;
-    let payload =
-        slice(bytes, start, position(size)?).map_err(|_| format!("entry '{name}' reaches past the end of the file"))?;
-    Ok((name, payload, next))
+    let end = add(start, position(size)?)?;
+    if end > bytes.len() {
+        return Err(format!("entry '{name}' reaches past the end of the file"));
+    }
+    let place = Place {
+        whole: local..end,
+        payload: start..end,
+    };
+    Ok((name, place, next))
 }
 
 /// Fields that are 0xffffffff in the entry stand, in this order, in its zip64 extra field.
