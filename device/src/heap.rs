@@ -209,6 +209,32 @@ unsafe impl GlobalAlloc for Reuse {
     }
 }
 
+/// The library's [`Reuse`], for the program's `#[global_allocator]`: whoever uses the library keeps an allocator of his own.
+pub struct Global;
+
+// SAFETY: every call goes to one `Reuse`.
+unsafe impl GlobalAlloc for Global {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises are passed on, here and below.
+        unsafe { crate::HEAP.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        unsafe { crate::HEAP.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as above.
+        unsafe { crate::HEAP.realloc(start, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { crate::HEAP.dealloc(start, layout) }
+    }
+}
+
 /// Before loading: large blocks come from maps of their own and free memory is trimmed early. All threads share one heap:
 /// what they ask of it is little, and heaps of their own would each keep a megabyte.
 pub fn loading() {

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::tensors::Tensor;
+use crate::{Outputs, kernel::Kernels};
 use serde_json::{Value, json};
-use thimble_device::tensors::Tensor;
-use thimble_device::{Outputs, kernel::Kernels};
 use thimble_shared::graph::{Config, Head};
 use thimble_shared::memory::Need;
 use thimble_shared::report::{BoardReport, EngineReport, ModelReport, ProfileReport, Report};

@@ -4,9 +4,9 @@
 use std::io::Write;
 use std::time::Instant;
 
+use crate::tensors::Tensor;
+use crate::{Input, Outputs};
 use serde::Serialize;
-use thimble_device::tensors::Tensor;
-use thimble_device::{Input, Outputs};
 use thimble_shared::graph::{Config, Head};
 
 use super::request::{Id, Infer};

@@ -20,8 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use thimble_device::heap;
-use thimble_device::tensors::TensorError;
+use crate::heap;
+use crate::tensors::TensorError;
 
 use self::answer::Object;
 use self::client::{Client, Line, Lines, Patient};

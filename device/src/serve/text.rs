@@ -8,9 +8,9 @@ use std::path::Path;
 #[cfg(feature = "text")]
 mod with {
     use super::*;
+    use crate::map::ModelFile;
     use crate::session::SessionError;
     use std::io::Write;
-    use thimble_device::map::ModelFile;
     use thimble_text::{Tokeniser, tokenizer_beside};
 
     pub struct Texts(Option<Tokeniser>);
