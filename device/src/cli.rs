@@ -14,7 +14,7 @@ use crate::session::{Session, SessionError, Start};
 use crate::{args, board, fault, measure, serve, session, show, tensors};
 
 const NO: u8 = 1;
-const FAILED: u8 = 2;
+pub const FAILED: u8 = 2;
 
 pub fn main() -> ExitCode {
     #[cfg(target_os = "linux")]

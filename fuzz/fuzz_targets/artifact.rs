@@ -4,17 +4,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use std::collections::BTreeMap;
 use std::sync::OnceLock;
-use thimble::quantise::Quantiser;
-use thimble::source;
-use thimble::subject::Checkpoint;
 use thimble_device::{Engine, EngineOptions, Image, Input};
-use thimble_fuzz::{Allowance, bounded, fixture, plain};
-use thimble_shared::artifact::{self, KEY_GRAPH, Provenance};
+use thimble_fuzz::{Allowance, bounded, plain, sound};
+use thimble_shared::artifact::{self, KEY_GRAPH};
 use thimble_shared::audit;
-use thimble_shared::lower::LowerOptions;
-use thimble_shared::number::Format;
 use thimble_shared::wire::Message;
 
 /// The plans of a model this small, its threads and scratch.
@@ -69,11 +63,7 @@ fn read(file: &[u8]) {
 fn with_graph(text: &[u8]) -> Vec<u8> {
     static SOUND: OnceLock<Vec<u8>> = OnceLock::new();
     let sound = SOUND.get_or_init(|| {
-        let source = source::read(&fixture("albert-seq-tiny")).expect("a fixture");
-        let model = Checkpoint::from(source).model;
-        let formats: BTreeMap<String, Format> = thimble::quantise::uniform(&model.config, Format::I8);
-        let model = Quantiser::new(&model).model(&formats).expect("int8");
-        let mut bytes = artifact::write(&model, LowerOptions::default(), &Provenance::default()).expect("a file");
+        let mut bytes = sound("albert-seq-tiny");
         // Under a name nobody asks for, and as long: what lies behind it stays aligned.
         let at = bytes
             .windows(KEY_GRAPH.len())

@@ -5,6 +5,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use thimble::quantise::{Quantiser, uniform};
+use thimble::source;
+use thimble::subject::Checkpoint;
+use thimble_shared::artifact::{self, Provenance};
+use thimble_shared::lower::LowerOptions;
+use thimble_shared::number::Format;
 
 struct Counting;
 
@@ -96,6 +102,24 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../tests/fixtures")
         .join(name)
+}
+
+/// The fixtures small enough to try thousands of inputs on, one for each head.
+pub const TINY: [&str; 6] = [
+    "albert-choice-tiny",
+    "albert-mlm-tiny",
+    "albert-pretraining-tiny",
+    "albert-qa-tiny",
+    "albert-seq-tiny",
+    "albert-tok-tiny",
+];
+
+/// A fixture as a file of thimble's, in int8.
+pub fn sound(name: &str) -> Vec<u8> {
+    let model = Checkpoint::from(source::read(&fixture(name)).expect("a fixture")).model;
+    let formats = uniform(&model.config, Format::I8);
+    let model = Quantiser::new(&model).model(&formats).expect("int8");
+    artifact::write(&model, LowerOptions::default(), &Provenance::default()).expect("a file")
 }
 
 /// Holds an error to what users are promised: one line, not endless, that names the file and has nothing that acts on a

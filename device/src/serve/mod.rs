@@ -243,7 +243,7 @@ impl Server {
     fn fail(&self, problem: &SessionError) -> ! {
         self.clients().bound = None;
         say(&problem.to_string());
-        std::process::exit(crate::FAILED.into());
+        std::process::exit(crate::cli::FAILED.into());
     }
 
     fn refuse(&self, line: &mut Vec<u8>, id: &Id, problem: &str) {
