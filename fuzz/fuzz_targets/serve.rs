@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 use thimble_device::args::{self, Request};
+use thimble_device::map::ModelFile;
 use thimble_device::serve;
 use thimble_device::session::Session;
 use thimble_fuzz::{TINY, put, scratch, sound};
@@ -31,7 +32,8 @@ fn server(name: &str) -> PathBuf {
     let Ok(Request::Do(_, options)) = asked else {
         panic!("the server's own options")
     };
-    let session = Session::open(&model, &options).expect("a sound model");
+    let file = ModelFile::open(&model).expect("a file");
+    let session = Session::open(file, &options, None).expect("a sound model");
     thread::spawn(move || serve::run(session, &options).expect("a server that runs"));
     let start = Instant::now();
     while !socket.exists() {
