@@ -6,7 +6,7 @@
 use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
 use thimble::card::partition;
-use thimble::deploy::inventory;
+use thimble::deploy::{inventory, link::Link};
 use thimble::{board, program, reports};
 use thimble_fuzz::{Allowance, bounded, one_line, plain, put};
 
@@ -45,11 +45,16 @@ fn target(bytes: &[u8]) {
 fn hosts(bytes: &[u8]) {
     let path = put("hosts.ini", bytes);
     match inventory::read(&path) {
-        // A host that begins with a dash would be an option to ssh.
         Ok(hosts) => hosts.iter().for_each(|host| {
-            assert!(!host.to.starts_with('-'), "{:?}", host.to);
             plain(&host.to);
             plain(&host.name);
+            // A host that begins with a dash, or has one for its name after a user, would be an option to ssh.
+            let option = host.to.starts_with('-') || host.to.contains("@-");
+            assert!(
+                !option || Link::new(&host.to, host.port, None).is_err(),
+                "{:?}",
+                host.to
+            );
         }),
         Err(e) => one_line(e, "hosts.ini"),
     }
