@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use thimble_shared::terminal;
+
 use crate::args::{Command, Options, Request};
 #[cfg(target_os = "linux")]
 use crate::init;
@@ -53,9 +55,14 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(message: &str) -> ExitCode {
-    // Nothing is left to do when stderr is gone as well.
-    let _ = writeln!(io::stderr(), "thimble-device: {message}");
+    say(message);
     ExitCode::from(FAILED)
+}
+
+/// One line on stderr; names in it may come out of a file.
+pub fn say(text: &str) {
+    // Nothing is left to do when stderr is gone as well, and serve's work goes on.
+    let _ = writeln!(io::stderr(), "thimble-device: {}", terminal::line(text));
 }
 
 fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeError> {

@@ -3,7 +3,8 @@
 use bytesize::ByteSize;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use thimble_shared::terminal::acts;
+pub use thimble_shared::terminal::printable;
+use thimble_shared::terminal::{acts, line};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
@@ -111,13 +112,6 @@ pub fn shell(bytes: &[u8]) -> String {
     }
 }
 
-/// Text from a file as a terminal may show it: what a terminal acts on is spelt out.
-pub fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| if acts(c) { c.escape_default().collect() } else { vec![c] })
-        .collect()
-}
-
 /// Text as XML and HTML may hold it.
 pub fn xml(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -144,22 +138,7 @@ pub fn one_line(error: &anyhow::Error) -> String {
             text.push_str(&cause);
         }
     }
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    clipped(printable(&lines.join(" ")))
-}
-
-/// Longest error: a hostile file has names and lists of any length.
-const LONGEST: usize = 1500;
-
-/// The text without its middle, if it is longer than an error may be.
-fn clipped(text: String) -> String {
-    let count = text.chars().count();
-    if count <= LONGEST {
-        return text;
-    }
-    let start: String = text.chars().take(LONGEST / 2).collect();
-    let end: String = text.chars().skip(count - LONGEST / 2).collect();
-    format!("{start} [...] {end}")
+    line(&text)
 }
 
 /// 12.3 MiB.
@@ -213,8 +192,6 @@ mod tests {
             .context("cannot write x: disk\nfull")
             .context("x.onnx");
         assert_eq!(one_line(&error), "x.onnx: cannot write x: disk full");
-        assert_eq!(printable("a\u{1b}[31m\n"), "a\\u{1b}[31m\\n");
-        assert_eq!(printable("a\u{202e}b"), "a\\u{202e}b");
     }
 
     #[test]

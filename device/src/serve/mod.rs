@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::cli::say;
 use crate::heap;
 use crate::tensors::TensorError;
 
@@ -519,9 +520,4 @@ impl Server {
             thread::sleep(Duration::from_millis(2));
         }
     }
-}
-
-fn say(text: &str) {
-    // A closed stderr must not stop the work.
-    let _ = writeln!(io::stderr(), "thimble-device: {text}");
 }

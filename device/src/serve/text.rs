@@ -8,9 +8,9 @@ use std::path::Path;
 #[cfg(feature = "text")]
 mod with {
     use super::*;
+    use crate::cli::say;
     use crate::map::ModelFile;
     use crate::session::SessionError;
-    use std::io::Write;
     use thimble_text::{Tokeniser, tokenizer_beside};
 
     pub struct Texts(Option<Tokeniser>);
@@ -26,11 +26,10 @@ mod with {
                     let own = &session.engine.artifact().provenance.tokenizer_sha256;
                     let found = ModelFile::open(&beside).and_then(|file| file.sha256());
                     if own.as_ref() != Some(&found.map_err(SessionError::from)?) {
-                        let _ = writeln!(
-                            std::io::stderr(),
-                            "thimble-device: note: {} is not the tokenizer the model was written with and is left alone; --tokenizer takes any",
+                        say(&format!(
+                            "note: {} is not the tokenizer the model was written with and is left alone; --tokenizer takes any",
                             beside.display()
-                        );
+                        ));
                         return Ok(Texts(None));
                     }
                     &beside
