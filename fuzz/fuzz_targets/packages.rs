@@ -32,7 +32,33 @@ struct Asked {
 
 fuzz_target!(|asked: Asked| {
     cpio(&asked.cpio);
-    debian(&asked);
+    // Alone, few inputs are what Debian takes in every field: so each field is also tried beside sound ones.
+    let sound = Control {
+        name: "thimble-x",
+        version: "1.0",
+        maintainer: "Jane Doe <jane@example.org>",
+        description: "a model",
+    };
+    let Asked {
+        name,
+        version,
+        maintainer,
+        description,
+        ..
+    } = &asked;
+    let mail = format!("{maintainer} <{maintainer}@{maintainer}>");
+    for control in [
+        Control { name, ..sound },
+        Control { version, ..sound },
+        Control { maintainer, ..sound },
+        Control {
+            maintainer: &mail,
+            ..sound
+        },
+        Control { description, ..sound },
+    ] {
+        debian(&asked.files, &control);
+    }
     if plain_name(&asked.name) {
         let unit = unit("/usr/lib/thimble", &asked.name, &[], asked.max_ram, None);
         // A line more would be a directive nobody wrote.
@@ -94,10 +120,9 @@ fn cpio(entries: &[Entry]) {
     assert_eq!(found, wanted);
 }
 
-fn debian(asked: &Asked) {
+fn debian(files: &[(String, u16, Vec<u8>)], control: &Control) {
     let payload = Payload {
-        files: asked
-            .files
+        files: files
             .iter()
             .map(|(path, mode, bytes)| File {
                 path: path.clone(),
@@ -106,13 +131,7 @@ fn debian(asked: &Asked) {
             })
             .collect(),
     };
-    let control = Control {
-        name: &asked.name,
-        version: &asked.version,
-        maintainer: &asked.maintainer,
-        description: &asked.description,
-    };
-    let bytes = match deb(&payload, &control) {
+    let bytes = match deb(&payload, control) {
         Ok(bytes) => bytes,
         Err(e) => return plain(&e.to_string()),
     };
@@ -128,7 +147,7 @@ fn debian(asked: &Asked) {
     let names: Vec<&str> = members.iter().map(|m| m.0).collect();
     assert_eq!(names, ["debian-binary", "control.tar.gz", "data.tar.gz"]);
     let data = tar(members[2].1);
-    for (path, mode, bytes) in &asked.files {
+    for (path, mode, bytes) in files {
         let path = format!("./{path}");
         let found = data.iter().filter(|f| f.0 == path);
         assert!(

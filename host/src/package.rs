@@ -68,7 +68,7 @@ pub const PLAIN_NAME: &str =
 /// Whether a file may have this name on the board: shells, systemd and tools must take it for a name and nothing else.
 pub fn plain_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-+".contains(&b);
-    !name.is_empty() && !name.starts_with(['-', '+']) && name.bytes().all(plain)
+    !matches!(name, "" | "." | "..") && !name.starts_with(['-', '+']) && name.bytes().all(plain)
 }
 
 /// Collects what the board gets. `model` is installed under its own name.
@@ -149,6 +149,7 @@ pub fn unit(dir: &str, model: &str, bench: &[String], max_ram: Option<u64>, user
 }
 
 /// What the package says of itself.
+#[derive(Clone, Copy)]
 pub struct Control<'a> {
     pub name: &'a str,
     pub version: &'a str,
@@ -173,6 +174,16 @@ const COPYRIGHT: &str = "Format: https://www.debian.org/doc/packaging-manuals/co
 /// The bytes of an arm64 package.
 pub fn deb(payload: &Payload, control: &Control) -> Result<Vec<u8>, PackageError> {
     check(control)?;
+    let mut paths = std::collections::BTreeSet::new();
+    for file in &payload.files {
+        if !file.path.split('/').all(plain_name) || !paths.insert(&file.path) {
+            return Err(PackageError::Field {
+                field: "a file's path",
+                value: file.path.clone(),
+                wanted: "names without spaces from the root of the board's file system, each file once",
+            });
+        }
+    }
     let doc = format!("usr/share/doc/{}", control.name);
     let mit = include_str!("../../LICENSE-MIT");
     let indented: String = mit
