@@ -3,11 +3,10 @@
 use crate::cli::{Outcome, SlimArgs};
 use crate::onnx::OnnxFile;
 use crate::slim::{Options, model_bytes, slim};
-use crate::store::{refuse_inputs, write_pieces};
+use crate::store::{self, Output, refuse_inputs};
 use crate::text::{exact, percent, say};
 use anyhow::{Result, bail};
-use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use thimble_shared::artifact;
 
 pub fn run(args: &SlimArgs) -> Result<Outcome> {
@@ -35,7 +34,14 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
         strip_shapes: args.strip_shapes,
         one_file: args.one_file,
     };
-    let slimmed = slim(&file, &options, &data_name)?;
+    // What lies there is looked at, and then replaced.
+    let _alone = store::alone(store::folder(&args.output));
+    let replaces = args.output.exists() && data_path.exists();
+    let mut passing = None;
+    let (slimmed, referring) = slim(&file, &options, &data_name, |data| {
+        let name = replaces.then(|| store::passing_name(&data_path, data.pieces.iter().map(AsRef::as_ref)))?;
+        Some(passing.insert(name).file_name()?.to_string_lossy().into_owned())
+    })?;
     let (before, after) = (model_bytes(&file), slimmed.bytes());
     if after > before && !options.leaves_out() {
         bail!(
@@ -43,12 +49,19 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
             args.file.display()
         );
     }
-    let mut files: Vec<(&Path, &[Cow<[u8]>])> = Vec::new();
-    if let Some(data) = &slimmed.data {
-        files.push((&data_path, &data.pieces));
+    let model = Output::pieces(&args.output, &slimmed.model.pieces);
+    match &slimmed.data {
+        Some(data) => {
+            let meanwhile = passing.as_deref().zip(referring.as_ref());
+            store::write_model(
+                &model,
+                &Output::pieces(&data_path, &data.pieces),
+                meanwhile.map(|(name, model)| (name, Output::pieces(&args.output, &model.pieces))),
+            )?;
+        }
+        None => store::write_all(&[model])?,
     }
-    files.push((&args.output, &slimmed.model.pieces));
-    write_pieces(&files)?;
+    store::clear_passing(&data_path);
     let done = &slimmed.done;
     if after > before {
         say("note: it is larger than before, by what names and Transpose nodes take; without flags it would not be");
@@ -60,6 +73,12 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
         say(
             "note: the graph computes the same; a runtime may fuse it otherwise, and then the last bits round otherwise",
         );
+    }
+    if slimmed.data.is_none() && data_path.exists() {
+        say(&format!(
+            "note: {} lies there from before; the model does not refer to it",
+            data_path.display()
+        ));
     }
     if slimmed.data.is_none() && inputs.len() > 1 && !args.one_file {
         say("note: the external data is in the file now, where it takes fewer bytes than beside it");

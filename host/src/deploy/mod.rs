@@ -228,7 +228,7 @@ fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, 
                 "cd {dir} || exit 3\n\
                  {lock}\
                  [ \"$(cat {part} 2>/dev/null | wc -c)\" -eq {there} ] || exit {GREW}\n\
-                 cat >> {part}"
+                 cat >> {part} || {{ code=$?; rm -f {part}; exit $code; }}"
             );
             match link.feed(&script, &mut file.take(item.bytes - there)) {
                 Ok(told) if told.code == 0 => {
