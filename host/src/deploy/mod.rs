@@ -108,8 +108,11 @@ pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, Dep
     if look.old {
         persist(link, &clear(&look, &cargo.files), &mut breaks)?;
     }
-    for item in missing {
+    for item in &missing {
         sent += send(link, &look, item, &mut breaks)?;
+    }
+    if !missing.is_empty() {
+        place(link, &look, &missing, &mut breaks)?;
     }
     let report = bench(link, &look, cargo, order, &mut breaks)?;
     let measured = report.model.sha256.as_deref();
@@ -192,7 +195,25 @@ fn number(told: &link::Told) -> Result<u64, DeployError> {
         .map_err(|_| DeployError::Board(format!("a size was asked for, it said {text:?} {}", told.stderr)))
 }
 
-/// Sends one file and gives the bytes that went over the link.
+/// Gives what was sent its names, in one go: whoever stops before leaves what was there, and of a model, its tokenizer and the
+/// program none without the others. Another deploy may have been faster with the same.
+fn place(link: &Link, look: &Look, sent: &[&Item], breaks: &mut u32) -> Result<(), DeployError> {
+    let mut script = format!("cd {} || exit 3\n", quote(&look.dir));
+    for item in sent {
+        let (part, name) = (quote(&part_name(item)), quote(&item.name));
+        script += &format!(
+            "if [ -f {part} ]; then mv -f {part} {name} || exit 5\n\
+             elif [ \"$(sha256sum < {name} 2>/dev/null | cut -c 1-64)\" != {} ]; then echo {name} is gone >&2; exit 5; fi\n",
+            item.sha256
+        );
+    }
+    match persist(link, &(script + "sync"), breaks)? {
+        told if told.code == 0 => Ok(()),
+        told => Err(DeployError::Board(told.stderr)),
+    }
+}
+
+/// Sends one file, which stays under its temporary name, and gives the bytes that went over the link.
 fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, DeployError> {
     let at = |e: std::io::Error| FileError::new(&item.from, e);
     let (dir, part) = (quote(&look.dir), quote(&part_name(item)));
@@ -276,7 +297,7 @@ fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, 
             "cd {dir} || exit 3\n\
              [ -f {part} ] || [ \"$(sha256sum < {name} 2>/dev/null | cut -c 1-64)\" != {sum} ] || exit 0\n\
              [ \"$(sha256sum < {part} | cut -c 1-64)\" = {sum} ] || {{ rm -f {part}; exit 4; }}\n\
-             chmod {mode} {part} && sync && mv -f {part} {name}"
+             chmod {mode} {part} && sync"
         );
         let told = persist(link, &finish, breaks)?;
         match told.code {
