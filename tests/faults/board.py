@@ -78,6 +78,10 @@ def tool(*command, check=True):
     return subprocess.run([str(c) for c in command], check=check, capture_output=True, text=True, env=environment)
 
 
+def has_ext4():
+    return all(shutil.which(name, path=TOOLS) for name in ("mke2fs", "e2fsck", "debugfs"))
+
+
 def image(path, folder, size="8M"):
     """A bare ext4 root file system; `folder` is made for its content."""
     for directory in ("usr/bin", "etc", "bin"):

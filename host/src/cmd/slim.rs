@@ -2,7 +2,7 @@
 
 use crate::cli::{Outcome, SlimArgs};
 use crate::onnx::OnnxFile;
-use crate::slim::{Options, model_bytes, slim};
+use crate::slim::{Options, model_bytes, slim_over};
 use crate::store::{self, Output, refuse_inputs};
 use crate::text::{exact, percent, say};
 use anyhow::{Result, bail};
@@ -38,7 +38,7 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     let _alone = store::alone(store::folder(&args.output));
     let replaces = args.output.exists() && data_path.exists();
     let mut passing = None;
-    let (slimmed, referring) = slim(&file, &options, &data_name, |data| {
+    let (slimmed, referring) = slim_over(&file, &options, &data_name, |data| {
         let name = replaces.then(|| store::passing_name(&data_path, data.pieces.iter().map(AsRef::as_ref)))?;
         Some(passing.insert(name).file_name()?.to_string_lossy().into_owned())
     })?;

@@ -85,9 +85,14 @@ pub fn model_bytes(file: &OnnxFile) -> u64 {
     file.bytes().len() as u64 + external
 }
 
-/// `data_name` is what the file will call its external data. Where that is going to replace older data, `passing` gives it a second
-/// name, and the model that calls it so comes too.
-pub fn slim<'a>(
+/// `data_name` is what the file will call its external data.
+pub fn slim<'a>(file: &'a OnnxFile, options: &Options, data_name: &str) -> Result<Slimmed<'a>, SlimError> {
+    Ok(slim_over(file, options, data_name, |_| None)?.0)
+}
+
+/// The same where the data may have to have a second name for a moment, which `passing` makes of it: with the model that
+/// calls it so.
+pub fn slim_over<'a>(
     file: &'a OnnxFile,
     options: &Options,
     data_name: &str,
