@@ -164,9 +164,9 @@ fn named_after(data: &Path, hash: Sha256) -> PathBuf {
     data.with_file_name(name)
 }
 
-/// Removes what [`write_model`] left under such names when it was killed, once no model refers to it. That a file is what its name
-/// says shows who put it there. The caller is [`alone`].
-pub fn clear_passing(data: &Path) {
+/// Removes what [`write_model`] left under such names when it was killed, once the model in place refers to `data`; nothing that is
+/// among `inputs`. That a file is what its name says shows who put it there. The caller is [`alone`].
+pub fn clear_passing(data: &Path, inputs: &[PathBuf]) {
     let mut stem: OsString = data.file_stem().unwrap_or_default().to_os_string();
     stem.push(".");
     for entry in std::fs::read_dir(folder(data)).into_iter().flatten().flatten() {
@@ -180,7 +180,8 @@ pub fn clear_passing(data: &Path) {
             std::io::copy(&mut File::open(&path)?, &mut hash)?;
             Ok(named_after(data, hash) == path)
         };
-        if named_so && entry.file_type().is_ok_and(|kind| kind.is_file()) && is_so().unwrap_or(false) {
+        let is_input = refuse_inputs(&path, inputs.iter().map(PathBuf::as_path)).is_err();
+        if named_so && !is_input && entry.file_type().is_ok_and(|kind| kind.is_file()) && is_so().unwrap_or(false) {
             // It takes room, and does no harm otherwise.
             let _ = std::fs::remove_file(&path);
         }
@@ -362,7 +363,9 @@ mod tests {
         for path in [&passing, &other] {
             std::fs::write(path, b"new").unwrap();
         }
-        clear_passing(&data);
+        clear_passing(&data, std::slice::from_ref(&passing));
+        assert!(passing.exists());
+        clear_passing(&data, &[]);
         assert!(!passing.exists() && other.exists());
     }
 

@@ -65,7 +65,8 @@ class Board:
 def broken_lines(history):
     """Lines of a history that are no report."""
     wrong = []
-    for line in history.read_text().splitlines() if history.exists() else []:
+    lines = history.read_text().splitlines() if history.exists() else []
+    for line in filter(None, lines):
         try:
             json.loads(line)["report"]["model"]["sha256"]
         except (ValueError, KeyError):

@@ -197,8 +197,8 @@ class Makers:
         card = faults.image(at / "card.img", at / "tree")
         return self.stage(at, lambda which: self.install(which, "--image", card), ["card.img"], Image)
 
-    def deploy(self, at, kind=None):
-        board, history = faults.Board(at / "board", self.device), at / "history.jsonl"
+    def deploy(self, at, kind=None, **board):
+        board, history = faults.Board(at / "board", self.device, **board), at / "history.jsonl"
         files = [f"board/home/there/{name}" for name in ("m.onnx", "m.tokenizer.json", "thimble-device")]
 
         def command(which):

@@ -49,6 +49,9 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
             args.file.display()
         );
     }
+    if let Some(name) = &passing {
+        refuse_inputs(name, inputs.iter().map(PathBuf::as_path))?;
+    }
     let model = Output::pieces(&args.output, &slimmed.model.pieces);
     match &slimmed.data {
         Some(data) => {
@@ -61,7 +64,7 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
         }
         None => store::write_all(&[model])?,
     }
-    store::clear_passing(&data_path);
+    store::clear_passing(&data_path, &inputs);
     let done = &slimmed.done;
     if after > before {
         say("note: it is larger than before, by what names and Transpose nodes take; without flags it would not be");
