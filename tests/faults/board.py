@@ -3,6 +3,7 @@ with a data file, and what there is to be looked at after a fault. Needs nothing
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -124,25 +125,26 @@ def field(number, value):
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def with_data(path, seed, layers=6, width=256):
-    """An ONNX file of MatMuls whose weights lie in a file beside it: `path`, and PATH.bin. The first stands there twice."""
+def with_data(path, seed, layers=6, width=256, name=None):
+    """An ONNX file of MatMuls whose weights lie in a file beside it: `path`, and PATH.bin, or what `name` makes of its SHA-256.
+    The first stands there twice."""
     first, numbers = random.Random(seed), random.Random(seed)
-    data, graph = b"", b""
-    for layer in range(layers):
-        draw = first if layer == layers - 1 else numbers
-        raw = b"".join(bytes([0, 0, draw.randrange(256), 0x3C]) for _ in range(width * width))
-        place = {"location": f"{path.name}.bin", "offset": str(len(data)), "length": str(len(raw))}
+    draws = [first if layer == layers - 1 else numbers for layer in range(layers)]
+    weights = [b"".join(bytes([0, 0, draw.randrange(256), 0x3C]) for _ in range(width * width)) for draw in draws]
+    beside = name(hashlib.sha256(b"".join(weights)).hexdigest()) if name else f"{path.name}.bin"
+    graph = b""
+    for layer, raw in enumerate(weights):
+        place = {"location": beside, "offset": str(layer * len(raw)), "length": str(len(raw))}
         entries = b"".join(field(13, field(1, key) + field(2, value)) for key, value in place.items())
         # dims, data_type FLOAT, name, the place, data_location EXTERNAL
         graph += field(5, field(1, width) + field(1, width) + field(2, 1) + field(8, f"w{layer}") + entries + field(14, 1))
         graph += field(1, field(1, f"x{layer}") + field(1, f"w{layer}") + field(2, f"x{layer + 1}") + field(4, "MatMul"))
-        data += raw
     graph += field(2, "chain")
     for number, name in ((11, "x0"), (12, f"x{layers}")):
         shape = field(1, field(2, "n")) + field(1, field(1, width))
         graph += field(number, field(1, name) + field(2, field(1, field(1, 1) + field(2, shape))))
     path.write_bytes(field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, 17)))
-    path.with_name(f"{path.name}.bin").write_bytes(data)
+    path.with_name(beside).write_bytes(b"".join(weights))
     return path
 
 

@@ -75,7 +75,7 @@ def everything(at):
 
 
 def refused(done, at, *words):
-    """One error, of the place, in words of people."""
+    """One error, which names the place and the cause."""
     assert "panicked" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert len(errors) == 1 and str(at) in errors[0], done.stderr
@@ -258,3 +258,33 @@ def test_two_deploys_to_one_board(makers, at):
             assert writer.returncode == 0 or "was replaced while it was measured" in said, said
         assert stage.state() in whole
     assert not stage.leftovers() and not faults.broken_lines(stage.history)
+
+
+def test_a_data_file_keeps_its_name_over_an_older_one(makers, at):
+    """Whatever stood there: the same input gives the same bytes under the same names."""
+    fresh, over = at / "fresh", at / "over"
+    for folder in (fresh, over):
+        folder.mkdir()
+    run(makers.slim_with_data(fresh), 0)
+    for which in (0, 1, 0):
+        run(makers.slim_with_data(over), which)
+    assert {p.name: p.read_bytes() for p in fresh.iterdir()} == {p.name: p.read_bytes() for p in over.iterdir()}
+    assert sorted(p.name for p in over.iterdir()) == ["m.onnx", "m.onnx.data"]
+
+
+def test_what_a_killed_slim_left_goes_unless_it_is_read(makers, at):
+    """Killed halfway, a model refers to its data under a passing name; a copy of that model still does."""
+    stage = makers.slim_with_data(at)
+    run(stage, 0)
+    passing = []
+    for seed in (7, 8):
+        faults.with_data(at / f"copy{seed}.onnx", seed, name=lambda digits: f"m.onnx.{digits[:16]}.data")
+        passing = [p for p in at.iterdir() if len(p.name.split(".")) == 4]
+    assert len(passing) == 2
+    done = subprocess.run([makers.thimble, "slim", at / "copy7.onnx", "-o", at / "m.onnx"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    left = [p for p in passing if p.exists()]
+    assert len(left) == 1
+    for model, code in (("copy7.onnx", 0), ("m.onnx", 0), ("copy8.onnx", 2)):
+        reads = [makers.thimble, "slim", at / model, "-o", at / "read.onnx"]
+        assert subprocess.run(reads, capture_output=True).returncode == code
