@@ -207,7 +207,8 @@ pub struct SlimArgs {
     /// An ONNX file, ALBERT or not; the smaller graph computes the same, and a runtime that fuses it otherwise may round its
     /// last bits otherwise
     pub file: PathBuf,
-    /// The ONNX file to write; external data goes to OUT.onnx.data
+    /// The ONNX file to write; external data goes to OUT.onnx.data, and where one is replaced for a moment to
+    /// OUT.onnx.<SHA-256>.data
     #[arg(short, long, value_name = "OUT.onnx")]
     pub output: PathBuf,
     /// Keep only these outputs, and only what they need
@@ -535,6 +536,9 @@ impl Outcome {
 /// Parses the arguments, runs the command, prints its outcome.
 pub fn main() -> ExitCode {
     fault::install("error: ", "start again with the whole file");
+    // A limit on the size of files (ulimit -f) is then an error that names the file, not the end.
+    // SAFETY: to ignore a signal needs no handler, and nothing else here has a say in this one.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let result = match Cli::parse().command {
         Command::Export(args) => cmd::export::run(&args),
         Command::Shrink(args) => cmd::shrink::run(&args),

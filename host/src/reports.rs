@@ -2,8 +2,9 @@
 //! named by board, stamped with the time they were brought back, and held against each other and against a target.
 
 use crate::store::{self, FileError};
-use crate::text::{Align, percent, printable, size, table};
+use crate::text::{Align, percent, printable, say, size, table};
 use serde::{Deserialize, Serialize};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use thimble_shared::report::{Report, SCHEMA};
@@ -55,7 +56,16 @@ pub fn history(path: &Path) -> Result<Vec<Entry>, ReportError> {
 
 fn entries(path: &Path) -> Result<Vec<Entry>, ReportError> {
     let file = |problem: String| FileError::new(path, problem);
-    let text = std::fs::read_to_string(path).map_err(|e| file(e.to_string()))?;
+    let mut bytes = std::fs::read(path).map_err(|e| file(e.to_string()))?;
+    let torn = torn(&bytes).len();
+    if torn > 0 {
+        say(&format!(
+            "note: {}: its last line was cut short and is left out",
+            printable(&path.display().to_string())
+        ));
+        bytes.truncate(bytes.len() - torn);
+    }
+    let text = String::from_utf8(bytes).map_err(|e| file(e.to_string()))?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     if let Ok(value) = serde_json::from_str::<serde_json::Value>(&text) {
         return Ok(vec![entry(value, &stem).map_err(file)?]);
@@ -160,24 +170,47 @@ fn takes_files(dir: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Adds a line to a history. An append of one line is whole or, at worst, a torn last line that `load` names.
+/// Adds a line to a history, one at a time, wholly or not at all. Only who loses power or is killed within the one write may leave
+/// a part of it; nothing reads that as a report, and the next line takes its place.
 pub fn append(path: &Path, entry: &Entry) -> Result<(), ReportError> {
-    use std::io::Write;
-    let mut line = serde_json::to_string(entry).map_err(|e| FileError::new(path, e))? + "\n";
-    // Editors may have taken the last line's end.
-    if std::fs::read(path).is_ok_and(|old| old.last().is_some_and(|&b| b != b'\n')) {
-        line.insert(0, '\n');
+    let failed = |e: std::io::Error| FileError::new(path, e);
+    let line = serde_json::to_string(entry).map_err(|e| FileError::new(path, e))? + "\n";
+    let mut file = std::fs::OpenOptions::new();
+    let mut file = file.create(true).append(true).open(path).map_err(failed)?;
+    // A device has nothing to bring to a disk.
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Ok(file.write_all(line.as_bytes()).map_err(failed)?);
     }
-    std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .and_then(|mut f| {
-            f.write_all(line.as_bytes())?;
-            // A device has nothing to bring to a disk.
-            if f.metadata()?.is_file() { f.sync_all() } else { Ok(()) }
-        })
-        .map_err(|e| FileError::new(path, e).into())
+    // Where there are no locks, the system's own appending has to do.
+    let _ = file.lock();
+    let old = std::fs::read(path).unwrap_or_default();
+    let whole = (old.len() - torn(&old).len()) as u64;
+    let added = (|| {
+        if whole < old.len() as u64 {
+            file.set_len(whole)?;
+        }
+        // Editors may have taken the last line's end.
+        if whole > 0 && old[..whole as usize].last() != Some(&b'\n') {
+            file.write_all(&[b"\n", line.as_bytes()].concat())?;
+        } else {
+            file.write_all(line.as_bytes())?;
+        }
+        file.sync_all()
+    })();
+    if added.is_err() {
+        // A full disk has taken a part of it.
+        let _ = file.set_len(whole);
+    }
+    Ok(added.map_err(failed)?)
+}
+
+/// What stands after the last end of a line, if it is the beginning of a report: an append that was cut short.
+fn torn(text: &[u8]) -> &[u8] {
+    let last = text.rsplit(|&b| b == b'\n').next().unwrap_or_default();
+    match serde_json::from_slice::<serde::de::IgnoredAny>(last) {
+        Err(e) if e.is_eof() && last.starts_with(b"{") => last,
+        _ => &[],
+    }
 }
 
 /// What was measured and on what: reports that differ here cannot be compared. The file's name and not its checksum, so that
@@ -546,7 +579,7 @@ pub mod tests {
         for (name, text, part) in [
             ("new.json", newer.to_string(), "newer"),
             ("other.json", "{}".into(), "no bench report"),
-            ("torn.jsonl", format!("{}\n{{\"sch", sample()), "line 2"),
+            ("torn.jsonl", format!("{}\n{{\"sch\n", sample()), "line 2"),
             ("empty.jsonl", String::new(), "holds no report"),
             ("absurd.json", absurd.to_string(), "latency_ms.max"),
             (
@@ -674,6 +707,29 @@ pub mod tests {
         assert_eq!(history(&dir.path().join("later.jsonl")).unwrap().len(), 1);
         std::os::unix::fs::symlink("no/later.jsonl", dir.path().join("lost")).unwrap();
         assert!(writable(&dir.path().join("lost")).is_err());
+    }
+
+    #[test]
+    fn a_line_that_was_cut_short_is_no_report_and_makes_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("h.jsonl");
+        let one = Entry {
+            board: "küche".into(),
+            ..entry(sample(), "x").unwrap()
+        };
+        append(&path, &one).unwrap();
+        let line = std::fs::read(&path).unwrap();
+        let within = line.windows(2).position(|w| w == "ü".as_bytes()).unwrap() + 1;
+        for cut in [1, within, line.len() - 2] {
+            std::fs::write(&path, [&line[..], &line[..cut]].concat()).unwrap();
+            assert_eq!(load(&path).unwrap().len(), 1, "{cut}");
+            append(&path, &one).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), [&line[..], &line[..]].concat());
+        }
+        // All of it but its end: an editor's doing, and a report.
+        std::fs::write(&path, &line[..line.len() - 1]).unwrap();
+        append(&path, &one).unwrap();
+        assert_eq!(load(&path).unwrap().len(), 2);
     }
 
     #[test]

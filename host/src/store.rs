@@ -1,10 +1,16 @@
-//! Writing a file so that nobody ever sees half of it: a temporary file beside the target, flushed to disk, renamed over
-//! the target, and the directory flushed. A file that is mapped by a running program keeps its old contents for it.
+//! Writing files so that nobody ever sees half of one: a temporary file beside the target, flushed to disk, renamed over the
+//! target, and the directory flushed. A file that is mapped by a running program keeps its old contents for it. Whoever is
+//! killed leaves each target whole, old or new, and perhaps a temporary file, which the next write there removes.
 
+use crate::text::say;
+use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
-use std::fs::File;
+use std::ffi::OsString;
+use std::fs::{File, TryLockError};
 use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}: {source}", path.display())]
@@ -53,54 +59,147 @@ pub fn regular(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Writes `bytes` to `path`, wholly or not at all.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
-    write_together(&[(path, bytes)])
+/// A file to be written: its bytes may lie in several places.
+pub struct Output<'a> {
+    pub path: &'a Path,
+    pub pieces: Vec<&'a [u8]>,
+    /// Its mode, whatever the umask; without one it is readable by all whom the umask does not shut out.
+    pub mode: Option<u32>,
 }
 
-/// The same for files whose bytes lie in several places, the last of which refers to the others. What stands in the last
-/// one's place goes before another changes: whoever stops halfway leaves no model, and never an old one with new numbers.
-pub fn write_pieces(files: &[(&Path, &[Cow<'_, [u8]>])]) -> Result<(), WriteError> {
-    let refers = files.last().filter(|_| files.len() > 1).map(|(path, _)| *path);
-    write_staged(files, refers, |path, pieces| {
-        stage(path, pieces.iter().map(AsRef::as_ref))
-    })
-}
-
-/// Writes several files: all are on disk under temporary names before the first takes its place.
-pub fn write_together(files: &[(&Path, &[u8])]) -> Result<(), WriteError> {
-    write_staged(files, None, |path, bytes| stage(path, [bytes].into_iter()))
-}
-
-/// `refers` is the file whose old contents nothing may be read with once another has changed.
-fn write_staged<B: Copy>(
-    files: &[(&Path, B)],
-    refers: Option<&Path>,
-    stage: impl Fn(&Path, B) -> std::io::Result<tempfile::NamedTempFile>,
-) -> Result<(), WriteError> {
-    let at = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| WriteError { path, source }
-    };
-    let mut staged = Vec::with_capacity(files.len());
-    for &(path, bytes) in files {
-        staged.push((path, stage(path, bytes).map_err(at(path))?));
-    }
-    let settle = |path: &Path| {
-        let synced = File::open(folder(path)).and_then(|dir| dir.sync_all());
-        synced.map_err(at(path))
-    };
-    if let Some(path) = refers {
-        match std::fs::remove_file(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(at(path)(e)),
-            _ => settle(path)?,
+impl<'a> Output<'a> {
+    pub fn new(path: &'a Path, bytes: &'a [u8]) -> Output<'a> {
+        Output {
+            path,
+            pieces: vec![bytes],
+            mode: None,
         }
     }
-    for (path, temp) in staged {
-        temp.persist(path).map_err(|e| at(path)(e.error))?;
-        settle(path)?;
+
+    pub fn pieces(path: &'a Path, pieces: &'a [Cow<'a, [u8]>]) -> Output<'a> {
+        Output {
+            path,
+            pieces: pieces.iter().map(AsRef::as_ref).collect(),
+            mode: None,
+        }
+    }
+}
+
+/// Writes `bytes` to `path`, wholly or not at all.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    write_all(&[Output::new(path, bytes)])
+}
+
+/// Writes several files: all are on disk under temporary names before the first takes its place. Of two who write the same
+/// ones, the second waits, so that all are of one of them.
+pub fn write_together(files: &[(&Path, &[u8])]) -> Result<(), WriteError> {
+    let files: Vec<Output> = files.iter().map(|&(path, bytes)| Output::new(path, bytes)).collect();
+    let _alone = (files.len() > 1).then(|| alone(folder(files[0].path)));
+    write_all(&files)
+}
+
+/// The same for a caller that sees to being alone, or does not care.
+pub fn write_all(files: &[Output]) -> Result<(), WriteError> {
+    let staged = files.iter().map(stage).collect::<Result<Vec<_>, _>>()?;
+    // One right after the other: who is killed between two leaves a new file beside an old one. What is held open need not be
+    // taken apart in between, which takes a file system most of the time.
+    let _old: Vec<File> = files.iter().filter_map(|file| File::open(file.path).ok()).collect();
+    for (file, temp) in files.iter().zip(staged) {
+        put(temp, file.path)?;
+    }
+    let mut settled: Vec<&Path> = Vec::new();
+    for file in files {
+        if !settled.contains(&folder(file.path)) {
+            settled.push(folder(file.path));
+            settle(file.path)?;
+        }
     }
     Ok(())
+}
+
+/// Writes a model and the data file it refers to. A name can be given to one file at a time, so where both replace older ones
+/// the model goes by way of `meanwhile`: the data's name for a moment, and a model that refers to it there. Old model and old
+/// data, the new model and its data under that name, both under their own: whoever is killed leaves one of these. The caller is
+/// [`alone`].
+pub fn write_model(model: &Output, data: &Output, meanwhile: Option<(&Path, Output)>) -> Result<(), WriteError> {
+    let staged = stage(data)?;
+    let step = |temp: NamedTempFile, path: &Path| {
+        let file = put(temp, path)?;
+        // The order must hold through a power failure, too.
+        settle(path)?;
+        Ok(file)
+    };
+    let Some((name, referring)) = meanwhile else {
+        let model_staged = stage(model)?;
+        step(staged, data.path)?;
+        step(model_staged, model.path)?;
+        return Ok(());
+    };
+    // The same bytes under a second name, where the file system has links.
+    let second = match second_name(&staged, folder(data.path)) {
+        Ok(second) => second,
+        Err(_) => stage(data)?,
+    };
+    let (referring, model_staged) = (stage(&referring)?, stage(model)?);
+    // Held on: the lock is the second name's, too.
+    let _held = step(staged, name)?;
+    step(referring, model.path)?;
+    step(second, data.path)?;
+    step(model_staged, model.path)?;
+    std::fs::remove_file(name).map_err(at(name))
+}
+
+/// What external data is called for the moment in which its own name is not free: `m.onnx.data` becomes
+/// `m.onnx.0123456789abcdef.data`, after its SHA-256, so that what the model in place refers to is never written over.
+pub fn passing_name<'a>(data: &Path, pieces: impl IntoIterator<Item = &'a [u8]>) -> PathBuf {
+    let mut hash = Sha256::new();
+    pieces.into_iter().for_each(|piece| hash.update(piece));
+    named_after(data, hash)
+}
+
+fn named_after(data: &Path, hash: Sha256) -> PathBuf {
+    let digits: String = hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect();
+    let mut name = data.file_stem().unwrap_or_default().to_os_string();
+    name.push(format!(".{digits}.data"));
+    data.with_file_name(name)
+}
+
+/// Removes what [`write_model`] left under such names when it was killed, once the model in place refers to `data`; nothing that is
+/// among `inputs`. That a file is what its name says shows who put it there. The caller is [`alone`].
+pub fn clear_passing(data: &Path, inputs: &[PathBuf]) {
+    let mut stem: OsString = data.file_stem().unwrap_or_default().to_os_string();
+    stem.push(".");
+    for entry in std::fs::read_dir(folder(data)).into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name(), folder(data).join(entry.file_name()));
+        let digits = name.as_encoded_bytes().strip_prefix(stem.as_encoded_bytes());
+        let named_so = digits
+            .and_then(|d| d.strip_suffix(b".data"))
+            .is_some_and(|d| d.len() == 16);
+        let is_so = || -> std::io::Result<bool> {
+            let mut hash = Sha256::new();
+            std::io::copy(&mut File::open(&path)?, &mut hash)?;
+            Ok(named_after(data, hash) == path)
+        };
+        let is_input = refuse_inputs(&path, inputs.iter().map(PathBuf::as_path)).is_err();
+        if named_so && !is_input && entry.file_type().is_ok_and(|kind| kind.is_file()) && is_so().unwrap_or(false) {
+            // It takes room, and does no harm otherwise.
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}
+
+/// Waits until no other thimble writes several files there that belong together. The lock is the directory's: nothing is made for
+/// it, and it goes with its holder. Where there are no locks, there is none.
+pub fn alone(folder: &Path) -> Option<File> {
+    let dir = File::open(folder).ok()?;
+    match dir.try_lock() {
+        Ok(()) => Some(dir),
+        Err(TryLockError::WouldBlock) => {
+            say(&format!("{}: another thimble writes there; waiting", folder.display()));
+            dir.lock().ok().map(|()| dir)
+        }
+        Err(TryLockError::Error(_)) => None,
+    }
 }
 
 pub fn folder(path: &Path) -> &Path {
@@ -110,27 +209,94 @@ pub fn folder(path: &Path) -> &Path {
     }
 }
 
-fn stage<'a>(path: &Path, pieces: impl Iterator<Item = &'a [u8]>) -> std::io::Result<tempfile::NamedTempFile> {
+fn at(path: &Path) -> impl Fn(std::io::Error) -> WriteError {
+    let path = path.to_path_buf();
+    move |source| WriteError {
+        path: path.clone(),
+        source,
+    }
+}
+
+fn put(temp: NamedTempFile, path: &Path) -> Result<File, WriteError> {
+    temp.persist(path).map_err(|e| at(path)(e.error))
+}
+
+fn settle(path: &Path) -> Result<(), WriteError> {
+    let synced = File::open(folder(path)).and_then(|dir| dir.sync_all());
+    synced.map_err(at(path))
+}
+
+const PREFIX: &str = ".thimble-";
+const SUFFIX: &str = ".part";
+
+fn stage(output: &Output) -> Result<NamedTempFile, WriteError> {
+    staged(output).map_err(at(output.path))
+}
+
+fn staged(output: &Output) -> std::io::Result<NamedTempFile> {
     // A rename would silently turn a device or FIFO into a file.
-    match std::fs::metadata(path) {
+    match std::fs::metadata(output.path) {
         Ok(meta) if meta.is_dir() => return Err(std::io::Error::other("it is a directory")),
         Ok(meta) if !meta.is_file() => return Err(std::io::Error::other("it is not a regular file")),
         _ => {}
     }
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".thimble-").suffix(".part");
+    let folder = folder(output.path);
+    clear_abandoned(folder);
     // Temporary files are private by default; a model is to be read by the service that runs it.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-    // The library's error names its temporary file, which tells a user nothing.
-    let mut temp = builder
-        .tempfile_in(folder(path))
-        .map_err(|e| std::io::Error::from(e.kind()))?;
-    for piece in pieces {
+    let mut temp = temporary(folder, PREFIX, 0o644)?;
+    for piece in &output.pieces {
         temp.write_all(piece)?;
+    }
+    if let Some(mode) = output.mode {
+        temp.as_file().set_permissions(PermissionsExt::from_mode(mode))?;
     }
     temp.as_file().sync_all()?;
     Ok(temp)
+}
+
+/// An empty file in `folder`, locked as long as somebody works on it: one without its lock is abandoned. (A file without a name,
+/// O_TMPFILE, would leave nothing, but such a one cannot take the place of another: it needs a name for the rename after all.)
+pub fn temporary(folder: &Path, prefix: &str, mode: u32) -> std::io::Result<NamedTempFile> {
+    let make = |path: &Path| {
+        let mut options = File::options();
+        options.read(true).write(true).create_new(true).mode(mode).open(path)
+    };
+    loop {
+        let temp = tempfile::Builder::new()
+            .prefix(prefix)
+            .suffix(SUFFIX)
+            .make_in(folder, make);
+        // The library's error names its temporary file, which tells a user nothing.
+        let temp = temp.map_err(|e| std::io::Error::from(e.kind()))?;
+        // Before the lock is there, whoever clears up may have taken it for an abandoned one.
+        let taken = matches!(temp.as_file().try_lock(), Err(TryLockError::WouldBlock));
+        if !taken && temp.path().exists() {
+            return Ok(temp);
+        }
+    }
+}
+
+fn second_name(first: &NamedTempFile, folder: &Path) -> std::io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PREFIX).suffix(SUFFIX).make_in(folder, |path| {
+        std::fs::hard_link(first.path(), path)?;
+        File::open(path)
+    })
+}
+
+/// Removes temporary files whose maker was killed, and with it their lock: they may be as large as a card's image.
+pub fn clear_abandoned(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(PREFIX)
+            && name.ends_with(SUFFIX)
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
+            && File::open(entry.path())
+                .is_ok_and(|file| file.try_lock().is_ok() && std::fs::remove_file(entry.path()).is_ok())
+        {
+            say(&format!("removed {name}, left by a thimble that was killed"));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -166,31 +332,63 @@ mod tests {
     }
 
     #[test]
-    fn an_old_model_is_never_left_with_new_numbers() {
+    fn a_model_and_its_data_change_by_way_of_a_passing_name() {
         let dir = tempfile::tempdir().unwrap();
         let (data, model) = (dir.path().join("m.onnx.data"), dir.path().join("m.onnx"));
-        let all = [(data.as_path(), &b"new"[..]), (model.as_path(), b"new")];
         for path in [&data, &model] {
             write_whole(path, b"old").unwrap();
         }
-        // The model's new contents vanish before they are renamed, so that the writing stops halfway.
-        let done = write_staged(&all, Some(&model), |path, bytes| {
-            let temp = stage(path, [bytes].into_iter())?;
-            if path == model {
-                std::fs::remove_file(temp.path())?;
-            }
-            Ok(temp)
-        });
-        assert!(done.is_err());
-        assert_eq!(std::fs::read(&data).unwrap(), b"new", "it stopped between the two");
-        assert!(!model.exists());
-        let pieces = [
-            (&data, [Cow::Borrowed(&b"more"[..])]),
-            (&model, [Cow::Borrowed(&b"more"[..])]),
-        ];
-        let pieces: Vec<(&Path, &[Cow<'_, [u8]>])> = pieces.iter().map(|(p, b)| (p.as_path(), &b[..])).collect();
-        write_pieces(&pieces).unwrap();
-        assert_eq!([&data, &model].map(|p| std::fs::read(p).unwrap()), [b"more", b"more"]);
+        let passing = passing_name(&data, [&b"new"[..]]);
+        assert!(
+            passing.to_str().unwrap().ends_with("/m.onnx.11507a0e2f5e69d5.data"),
+            "{passing:?}"
+        );
+        let write = |name: &Path| {
+            write_model(
+                &Output::new(&model, b"new"),
+                &Output::new(&data, b"new"),
+                Some((name, Output::new(&model, b"for a moment"))),
+            )
+        };
+        // The passing name is in the way: nothing has changed.
+        std::fs::create_dir(&passing).unwrap();
+        assert!(write(&passing).is_err());
+        assert_eq!([&data, &model].map(|p| std::fs::read(p).unwrap()), [b"old", b"old"]);
+        std::fs::remove_dir(&passing).unwrap();
+        write(&passing).unwrap();
+        assert_eq!([&data, &model].map(|p| std::fs::read(p).unwrap()), [b"new", b"new"]);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+        // What a killed one left goes, and what only looks like it stays.
+        let other = dir.path().join("m.onnx.0123456789abcdef.data");
+        for path in [&passing, &other] {
+            std::fs::write(path, b"new").unwrap();
+        }
+        clear_passing(&data, std::slice::from_ref(&passing));
+        assert!(passing.exists());
+        clear_passing(&data, &[]);
+        assert!(!passing.exists() && other.exists());
+    }
+
+    #[test]
+    fn only_temporary_files_that_nobody_holds_are_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let mine = temporary(dir.path(), PREFIX, 0o600).unwrap();
+        let twice = second_name(&mine, dir.path()).unwrap();
+        for name in [".thimble-x.part", ".thimble-y", "other.part"] {
+            std::fs::write(dir.path().join(name), b"").unwrap();
+        }
+        write_whole(&dir.path().join("z"), b"z").unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
+        left.sort();
+        let mut expected = [".thimble-y", "other.part", "z"]
+            .map(|name| dir.path().join(name))
+            .to_vec();
+        expected.extend([mine.path().to_path_buf(), twice.path().to_path_buf()]);
+        expected.sort();
+        assert_eq!(left, expected);
     }
 
     #[test]

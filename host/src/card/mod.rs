@@ -7,7 +7,7 @@ pub mod partition;
 
 use crate::package::{MASK, OWN_UNITS, Payload, UNIT, WANTS};
 use crate::program::foreign;
-use crate::store::FileError;
+use crate::store::{self, FileError};
 use crate::text::{Progress, say, size};
 use crate::tool::ToolError;
 use debugfs::{FileSystem, Stat};
@@ -41,6 +41,8 @@ impl CardError {
 
 /// More than any shell has.
 const MOST_SHELL: u64 = 64 << 20;
+/// What the name of the working copy begins with.
+const COPY: &str = ".thimble-image-";
 const OS_RELEASE: [&str; 2] = ["/etc/os-release", "/usr/lib/os-release"];
 
 /// What came of an install.
@@ -71,8 +73,8 @@ pub fn install(image: &Path, wanted: Option<u32>, payload: &Payload) -> Result<I
     let script = Script::new(&original, payload, &space)?;
 
     let folder = image.parent().unwrap_or(Path::new("/"));
-    clear_abandoned(folder);
-    let mut copy = working_copy(folder).map_err(|e| CardError::file(folder, std::io::Error::from(e.kind())))?;
+    store::clear_abandoned(folder);
+    let mut copy = store::temporary(folder, COPY, 0o600).map_err(|e| CardError::file(folder, e))?;
     copy_sparse(&mut file, copy.as_file_mut(), meta.len()).map_err(|e| CardError::file(folder, e))?;
     let now = image.metadata().map_err(failed)?;
     if (now.len(), now.modified().ok()) != (meta.len(), meta.modified().ok()) {
@@ -373,38 +375,6 @@ fn copy_sparse(from: &mut File, to: &mut File, bytes: u64) -> std::io::Result<()
     to.set_len(bytes)
 }
 
-const ABANDONED: &str = ".thimble-image-";
-
-/// An empty copy that is locked as long as somebody works on it.
-fn working_copy(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    loop {
-        let copy = tempfile::Builder::new()
-            .prefix(ABANDONED)
-            .suffix(".part")
-            .tempfile_in(folder)?;
-        // Before the lock is there, whoever clears up may have taken the copy for an abandoned one.
-        let taken = matches!(copy.as_file().try_lock(), Err(TryLockError::WouldBlock));
-        if !taken && copy.path().exists() {
-            return Ok(copy);
-        }
-    }
-}
-
-/// Removes copies whose maker was killed, and with it their lock: they are as large as an image.
-fn clear_abandoned(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let copy = name.starts_with(ABANDONED) && name.ends_with(".part");
-        if copy
-            && entry.file_type().is_ok_and(|kind| kind.is_file())
-            && File::open(entry.path())
-                .is_ok_and(|file| file.try_lock().is_ok() && std::fs::remove_file(entry.path()).is_ok())
-        {
-            say(&format!("removed {name}, the copy of an install that was killed"));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -426,26 +396,5 @@ mod tests {
         copy_sparse(&mut File::open(&from).unwrap(), &mut out, bytes.len() as u64).unwrap();
         assert_eq!(std::fs::read(&to).unwrap(), bytes);
         assert!(to.metadata().unwrap().blocks() * 512 < 1 << 20);
-    }
-
-    #[test]
-    fn only_copies_that_nobody_holds_are_cleared() {
-        let dir = tempfile::tempdir().unwrap();
-        let mine = working_copy(dir.path()).unwrap();
-        for name in [".thimble-image-x.part", ".thimble-image-y", "other.part"] {
-            std::fs::write(dir.path().join(name), b"").unwrap();
-        }
-        clear_abandoned(dir.path());
-        let mut left: Vec<_> = std::fs::read_dir(dir.path())
-            .unwrap()
-            .map(|e| e.unwrap().path())
-            .collect();
-        left.sort();
-        let mut expected = [".thimble-image-y", "other.part"]
-            .map(|name| dir.path().join(name))
-            .to_vec();
-        expected.push(mine.path().to_path_buf());
-        expected.sort();
-        assert_eq!(left, expected);
     }
 }

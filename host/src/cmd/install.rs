@@ -6,7 +6,7 @@ use crate::card::{self, CardError};
 use crate::cli::{InstallArgs, Outcome};
 use crate::package::{MASK, OWN_UNITS, Payload, UNIT, payload};
 use crate::program::{device_program, foreign, head};
-use crate::store;
+use crate::store::{self, Output};
 use crate::subject::Subject;
 use crate::text::{exact, say, size};
 use anyhow::{Context, Result, bail};
@@ -98,12 +98,17 @@ fn into_root(root: &Path, payload: &Payload) -> Result<Done> {
     for path in files.iter().map(|f| f.path.as_str()).chain([wants.as_str()]) {
         stays_inside(root, path)?;
     }
-    for file in files {
-        let path = inside(root, &file.path)?;
-        store::write_whole(&path, &file.bytes)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(file.mode))
-            .with_context(|| path.display().to_string())?;
-    }
+    // Two at once would leave a program of one and a model of the other.
+    let _alone = store::alone(root);
+    let paths = files
+        .iter()
+        .map(|file| inside(root, &file.path))
+        .collect::<Result<Vec<_>>>()?;
+    let outputs = files.iter().zip(&paths).map(|(file, path)| Output {
+        mode: Some(file.mode),
+        ..Output::new(path, &file.bytes)
+    });
+    store::write_all(&outputs.collect::<Vec<_>>())?;
     let wants = inside(root, &wants)?;
     // Enabled as systemctl does it; again is no error.
     if std::fs::symlink_metadata(&wants).is_err() {

@@ -2,12 +2,11 @@
 
 use crate::cli::{Outcome, SlimArgs};
 use crate::onnx::OnnxFile;
-use crate::slim::{Options, model_bytes, slim};
-use crate::store::{refuse_inputs, write_pieces};
+use crate::slim::{Options, model_bytes, slim_over};
+use crate::store::{self, Output, refuse_inputs};
 use crate::text::{exact, percent, say};
 use anyhow::{Result, bail};
-use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use thimble_shared::artifact;
 
 pub fn run(args: &SlimArgs) -> Result<Outcome> {
@@ -35,7 +34,14 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
         strip_shapes: args.strip_shapes,
         one_file: args.one_file,
     };
-    let slimmed = slim(&file, &options, &data_name)?;
+    // What lies there is looked at, and then replaced.
+    let _alone = store::alone(store::folder(&args.output));
+    let replaces = args.output.exists() && data_path.exists();
+    let mut passing = None;
+    let (slimmed, referring) = slim_over(&file, &options, &data_name, |data| {
+        let name = replaces.then(|| store::passing_name(&data_path, data.pieces.iter().map(AsRef::as_ref)))?;
+        Some(passing.insert(name).file_name()?.to_string_lossy().into_owned())
+    })?;
     let (before, after) = (model_bytes(&file), slimmed.bytes());
     // What is written next comes from the file's own pages.
     file.unchanged()?;
@@ -45,12 +51,27 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
             args.file.display()
         );
     }
-    let mut files: Vec<(&Path, &[Cow<[u8]>])> = Vec::new();
-    if let Some(data) = &slimmed.data {
-        files.push((&data_path, &data.pieces));
+    if let Some(name) = &passing {
+        refuse_inputs(name, inputs.iter().map(PathBuf::as_path))?;
     }
-    files.push((&args.output, &slimmed.model.pieces));
-    write_pieces(&files)?;
+    let model = Output::pieces(&args.output, &slimmed.model.pieces);
+    let written = match &slimmed.data {
+        Some(data) => {
+            let meanwhile = passing.as_deref().zip(referring.as_ref());
+            store::write_model(
+                &model,
+                &Output::pieces(&data_path, &data.pieces),
+                meanwhile.map(|(name, model)| (name, Output::pieces(&args.output, &model.pieces))),
+            )
+        }
+        None => store::write_all(&[model]),
+    };
+    if let Err(e) = written {
+        // Pages that are gone cannot be written either, and that is the cause to name.
+        file.unchanged()?;
+        return Err(e.into());
+    }
+    store::clear_passing(&data_path, &inputs);
     let done = &slimmed.done;
     if after > before {
         say("note: it is larger than before, by what names and Transpose nodes take; without flags it would not be");
@@ -62,6 +83,12 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
         say(
             "note: the graph computes the same; a runtime may fuse it otherwise, and then the last bits round otherwise",
         );
+    }
+    if slimmed.data.is_none() && data_path.exists() {
+        say(&format!(
+            "note: {} lies there from before; the model does not refer to it",
+            data_path.display()
+        ));
     }
     if slimmed.data.is_none() && inputs.len() > 1 && !args.one_file {
         say("note: the external data is in the file now, where it takes fewer bytes than beside it");

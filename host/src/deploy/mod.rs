@@ -108,8 +108,11 @@ pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, Dep
     if look.old {
         persist(link, &clear(&look, &cargo.files), &mut breaks)?;
     }
-    for item in missing {
-        sent += send(link, &look, item, &mut breaks)?;
+    for item in &missing {
+        sent += send(link, &look, item, &missing, &mut breaks)?;
+    }
+    if !missing.is_empty() {
+        place(link, &look, &missing, &mut breaks)?;
     }
     let report = bench(link, &look, cargo, order, &mut breaks)?;
     let measured = report.model.sha256.as_deref();
@@ -192,11 +195,36 @@ fn number(told: &link::Told) -> Result<u64, DeployError> {
         .map_err(|_| DeployError::Board(format!("a size was asked for, it said {text:?} {}", told.stderr)))
 }
 
-/// Sends one file and gives the bytes that went over the link.
-fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, DeployError> {
+/// Gives what was sent its names, in one go: whoever stops before leaves what was there, and of a model, its tokenizer and the
+/// program none without the others. Another deploy may have been faster with the same.
+fn place(link: &Link, look: &Look, sent: &[&Item], breaks: &mut u32) -> Result<(), DeployError> {
+    // Of two deploys each has its turn; a lock that a dead sender holds must not stop this.
+    let mut script = format!(
+        "cd {} || exit 3\nexec 9>> .lock; ! command -v flock > /dev/null || flock -w 5 9\n",
+        quote(&look.dir)
+    );
+    for item in sent {
+        let (part, name) = (quote(&part_name(item)), quote(&item.name));
+        script += &format!(
+            "if [ -f {part} ]; then mv -f {part} {name} || exit 5\n\
+             elif [ \"$(sha256sum < {name} 2>/dev/null | cut -c 1-64)\" != {} ]; then echo {name} is gone >&2; exit 5; fi\n",
+            item.sha256
+        );
+    }
+    match persist(link, &(script + "sync"), breaks)? {
+        told if told.code == 0 => Ok(()),
+        told => Err(DeployError::Board(told.stderr)),
+    }
+}
+
+/// Sends one file, which stays under its temporary name, and gives the bytes that went over the link.
+fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) -> Result<u64, DeployError> {
     let at = |e: std::io::Error| FileError::new(&item.from, e);
     let (dir, part) = (quote(&look.dir), quote(&part_name(item)));
     let (sum, mode, name) = (&item.sha256, item.mode, quote(&item.name));
+    // A disk that is full is left as it was: halves would only keep others from it.
+    let halves: Vec<String> = all.iter().map(|item| quote(&part_name(item))).collect();
+    let halves = halves.join(" ");
     let length = format!("cd {dir} || exit 3\ncat {part} 2>/dev/null | wc -c");
     let mut there = look.part.get(&item.name).copied().unwrap_or(0);
     let mut sent = 0;
@@ -228,7 +256,7 @@ fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, 
                 "cd {dir} || exit 3\n\
                  {lock}\
                  [ \"$(cat {part} 2>/dev/null | wc -c)\" -eq {there} ] || exit {GREW}\n\
-                 cat >> {part}"
+                 cat >> {part} || {{ rm -f {halves}; exit 5; }}"
             );
             match link.feed(&script, &mut file.take(item.bytes - there)) {
                 Ok(told) if told.code == 0 => {
@@ -276,7 +304,7 @@ fn send(link: &Link, look: &Look, item: &Item, breaks: &mut u32) -> Result<u64, 
             "cd {dir} || exit 3\n\
              [ -f {part} ] || [ \"$(sha256sum < {name} 2>/dev/null | cut -c 1-64)\" != {sum} ] || exit 0\n\
              [ \"$(sha256sum < {part} | cut -c 1-64)\" = {sum} ] || {{ rm -f {part}; exit 4; }}\n\
-             chmod {mode} {part} && sync && mv -f {part} {name}"
+             chmod {mode} {part} && sync"
         );
         let told = persist(link, &finish, breaks)?;
         match told.code {

@@ -10,7 +10,7 @@ use crate::onnx::flow::Flow;
 use crate::onnx::{OnnxError, OnnxFile};
 pub use plan::Plan;
 use rewrite::Rewriter;
-use rope::Rope;
+pub use rope::Rope;
 use std::borrow::Cow;
 use thimble_shared::onnx_read::ModelView;
 
@@ -66,6 +66,7 @@ pub struct Slimmed<'a> {
     /// External data, if the input had it and it was not asked into one file.
     pub data: Option<Rope<'a>>,
     pub done: Done,
+    layout: Layout,
 }
 
 impl Slimmed<'_> {
@@ -86,10 +87,30 @@ pub fn model_bytes(file: &OnnxFile) -> u64 {
 
 /// `data_name` is what the file will call its external data.
 pub fn slim<'a>(file: &'a OnnxFile, options: &Options, data_name: &str) -> Result<Slimmed<'a>, SlimError> {
+    Ok(slim_over(file, options, data_name, |_| None)?.0)
+}
+
+/// The same where the data may have to have a second name for a moment, which `passing` makes of it: with the model that
+/// calls it so.
+pub fn slim_over<'a>(
+    file: &'a OnnxFile,
+    options: &Options,
+    data_name: &str,
+    passing: impl FnOnce(&Rope<'a>) -> Option<String>,
+) -> Result<(Slimmed<'a>, Option<Rope<'a>>), SlimError> {
     let view = file.view()?;
     let flow = Flow::of(&view).map_err(|e| file.wire_error(e))?;
     let plan = Plan::new(file, &view, &flow, &options.outputs)?;
-    write(file, &view, &plan, options, data_name)
+    let slimmed = write(file, &view, &plan, options, data_name)?;
+    let again = match slimmed.data.as_ref().and_then(passing) {
+        None => None,
+        Some(name) => Some(
+            Rewriter::new(file, &view, &plan, options, &name, slimmed.layout)
+                .write()?
+                .model,
+        ),
+    };
+    Ok((slimmed, again))
 }
 
 /// How external data is laid out.
@@ -156,6 +177,7 @@ pub fn write<'a>(
                 model,
                 data: None,
                 done: Done::default(),
+                layout: LAYOUTS[0],
             })
         }
     }

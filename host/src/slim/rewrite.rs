@@ -92,6 +92,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
             model,
             data: (!self.data.pieces.is_empty()).then_some(self.data),
             done,
+            layout: self.layout,
         })
     }
 
@@ -449,7 +450,10 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         let offset = shared.unwrap_or_else(|| {
             let gap = self.data.len.next_multiple_of(self.layout.align) - self.data.len;
             self.data.push(Cow::Owned(vec![0; gap as usize]));
-            self.placed.insert(start, (length, self.data.len));
+            // Other bytes have no address that says anything.
+            if matches!(bytes, Cow::Borrowed(_)) {
+                self.placed.insert(start, (length, self.data.len));
+            }
             self.data.len
         });
         if shared.is_none() {
