@@ -100,7 +100,7 @@ impl Case {
             layer_norm_eps: 1e-12,
             activation: Activation::GeluNew,
             head: Head::MaskedLm,
-            tied_decoder: random.next() % 2 == 0,
+            tied_decoder: random.next().is_multiple_of(2),
             pooler: false,
             multi_label: false,
             labels: vec![],
@@ -257,7 +257,7 @@ fn attention_at_random_shapes() {
         let mut some = || -> Vec<f32> { (0..batch * seq * hidden).map(|_| random.normal()).collect() };
         let (q, k, v) = (some(), some(), some());
         let keep: Vec<f32> = (0..batch * seq)
-            .map(|_| f32::from(u8::from(random.next() % 5 > 0)))
+            .map(|_| f32::from(u8::from(!random.next().is_multiple_of(5))))
             .collect();
         let op = Attention {
             heads,
@@ -277,10 +277,10 @@ fn attention_at_random_shapes() {
             let none = kept.iter().all(|&k| k == 0.0);
             for t in 0..seq {
                 let (mut sums, mut loss) = (vec![0f64; seq], 0f64);
-                for j in 0..seq {
+                for (j, sum) in sums.iter_mut().enumerate() {
                     let (score, lost) = product(&row(&q, t), &row(&k, j), 0.0);
                     let scale = 1.0 / (width as f64).sqrt();
-                    sums[j] = if none { 0.0 } else { score * scale };
+                    *sum = if none { 0.0 } else { score * scale };
                     loss = loss.max((lost + 8.0 * UNIT * score.abs()) * scale);
                 }
                 let used = |j: usize| none || kept[j] != 0.0;
@@ -367,7 +367,9 @@ fn rows_of_any_length_are_normalised_weighed_and_quantised() {
         check_norm(&x, &w, &b, &got, &name);
 
         let scores: Vec<f32> = (0..len).map(|_| 20.0 * random.normal()).collect();
-        let keep: Vec<f32> = (0..len).map(|_| f32::from(u8::from(random.next() % 3 > 0))).collect();
+        let keep: Vec<f32> = (0..len)
+            .map(|_| f32::from(u8::from(!random.next().is_multiple_of(3))))
+            .collect();
         let mut got = scores.clone();
         masked_softmax(&mut got, &keep, 0.5);
         let used = |i: usize| keep[i] != 0.0 || keep.iter().all(|&k| k == 0.0);

@@ -15,9 +15,14 @@ pub enum QuantiseError {
     #[error("weight '{0}' is missing")]
     Missing(String),
     #[error(
-        "weight '{name}' holds {value}, beyond fp16's ±65504; leave it in f32 or i8 (`shrink` may choose; `export --precision fp16` cannot)"
+        "weight '{name}': {beyond} of {count} numbers exceed fp16's ±65504, {most} the most; they are not clamped: leave it in f32 or i8 (`shrink` may choose; `export --precision fp16` cannot)"
     )]
-    F16Overflow { name: String, value: f32 },
+    F16Overflow {
+        name: String,
+        beyond: usize,
+        count: usize,
+        most: f32,
+    },
     #[error("calibrating: {0}")]
     Calibration(String),
 }
@@ -103,11 +108,18 @@ impl<'a> Quantiser<'a> {
             None => self.round(spec, format, &source.to_f32())?,
         };
         if let Values::F16(v) = &encoded.values
-            && let Some(at) = v.iter().position(|x| !x.is_finite())
+            && v.iter().any(|x| !x.is_finite())
         {
+            let beyond = v.iter().zip(source.to_f32()).filter(|(half, _)| !half.is_finite());
+            let beyond: Vec<f32> = beyond.map(|(_, x)| x).collect();
             return Err(QuantiseError::F16Overflow {
                 name: spec.name.clone(),
-                value: source.to_f32()[at],
+                beyond: beyond.len(),
+                count: v.len(),
+                most: beyond
+                    .into_iter()
+                    .max_by(|a, b| a.abs().total_cmp(&b.abs()))
+                    .unwrap_or(f32::INFINITY),
             });
         }
         let encoded = Arc::new(encoded);
@@ -150,7 +162,90 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
+/// Weights of `made` in fp16 where numbers of `source` below 2⁻²⁵ became zero: the name, how many, and of how many. Such
+/// numbers are lost in any sum with one of ordinary size, so it is said and not refused.
+pub fn vanished(source: &Model, made: &Model) -> Vec<(String, usize, usize)> {
+    let halves = made.weights.iter().filter_map(|(name, values)| match values {
+        Values::F16(halves) => Some((name, halves, source.weights.get(name)?.to_f32())),
+        _ => None,
+    });
+    let counted = halves.map(|(name, halves, before)| {
+        let zeros = halves
+            .iter()
+            .zip(before)
+            .filter(|(half, x)| half.to_f32() == 0.0 && *x != 0.0);
+        (name.clone(), zeros.count(), halves.len())
+    });
+    counted.filter(|(_, zeros, _)| *zeros > 0).collect()
+}
+
 /// The same format for every table and linear weight.
 pub fn uniform(config: &Config, format: Format) -> BTreeMap<String, Format> {
     thimble_shared::graph::Graph::uniform(config.clone(), format).formats
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thimble_shared::graph::{Activation, Head};
+
+    /// A model of ones with these numbers at the start of one weight.
+    fn model(first: &[f32]) -> Model {
+        let config = Config {
+            vocab_size: 8,
+            embedding_size: 4,
+            hidden_size: 4,
+            num_hidden_layers: 1,
+            num_hidden_groups: 1,
+            inner_group_num: 1,
+            num_attention_heads: 1,
+            intermediate_size: 4,
+            max_position_embeddings: 4,
+            type_vocab_size: 1,
+            layer_norm_eps: 1e-12,
+            activation: Activation::Gelu,
+            head: Head::None,
+            tied_decoder: false,
+            pooler: false,
+            labels: vec![],
+            multi_label: false,
+        };
+        let ones = |w: WeightSpec| (w.name.clone(), Values::F32(vec![1.0; w.elements()]));
+        let mut weights: BTreeMap<String, Values> = config.weights().into_iter().map(ones).collect();
+        if let Some(Values::F32(word)) = weights.get_mut("word") {
+            word[..first.len()].copy_from_slice(first);
+        }
+        Model { config, weights }
+    }
+
+    #[test]
+    fn numbers_fp16_cannot_hold_are_counted_and_refused_and_those_it_loses_are_counted() {
+        // 65519 rounds to 65504, 65520 to infinity; 2⁻²⁵ rounds to zero and all above it to what fp16 has.
+        let (tie, above) = (2f32.powi(-25), 2f32.powi(-25) * 1.001);
+        let cases: [(&[f32], Result<usize, (usize, f32)>); 5] = [
+            (&[65504.0, -65519.0], Ok(0)),
+            (&[65520.0], Err((1, 65520.0))),
+            (&[1e5, -3e38, 70000.0, 2.0], Err((3, -3e38))),
+            (&[1e-20, -1e-9, 0.0, above], Ok(2)),
+            (&[tie, 1e-45], Ok(2)),
+        ];
+        for (first, want) in cases {
+            let source = model(first);
+            let made = Quantiser::new(&source).model(&uniform(&source.config, Format::F16));
+            match (made, want) {
+                (Ok(made), Ok(zeros)) => {
+                    let expected: Vec<_> = (zeros > 0)
+                        .then(|| ("word".to_string(), zeros, 32))
+                        .into_iter()
+                        .collect();
+                    assert_eq!(vanished(&source, &made), expected, "{first:?}");
+                }
+                (Err(e), Err((beyond, most))) => {
+                    let said = format!("weight 'word': {beyond} of 32 numbers exceed fp16's ±65504, {most} the most");
+                    assert!(e.to_string().contains(&said), "{e}");
+                }
+                (made, want) => panic!("{first:?}: {:?}, not {want:?}", made.map(|_| ())),
+            }
+        }
+    }
 }

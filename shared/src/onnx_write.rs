@@ -301,6 +301,7 @@ mod tests {
     use crate::onnx_read;
 
     #[test]
+    #[cfg_attr(miri, ignore = "writes hundreds of files")]
     fn a_graph_whose_length_is_at_the_edge_of_a_varint_is_written() {
         let file = |bytes: usize| {
             let model = OnnxModel {
@@ -328,6 +329,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "writes hundreds of files")]
     fn payloads_are_aligned_whatever_surrounds_them() {
         for (name_len, bytes) in [(1, 1), (3, 64), (63, 127), (64, 128), (65, 16384), (7, 300_000)] {
             let mapped: Vec<Mapped> = (0..5)

@@ -1,13 +1,14 @@
 //! `thimble export`: checkpoint → one ONNX file in one number format throughout.
 
 use crate::cli::{ExportArgs, OnnxArgs, Outcome};
-use crate::quantise::{Quantiser, uniform};
+use crate::quantise::{Quantiser, uniform, vanished};
 use crate::store::{self, write_together};
 use crate::subject::{Subject, tokenizer_beside};
 use crate::text::exact;
 use crate::tokenise;
 use anyhow::{Result, bail};
 use std::borrow::Cow;
+use std::fmt::Write;
 use std::path::Path;
 use thimble_shared::artifact::{self, Provenance};
 use thimble_shared::audit;
@@ -18,11 +19,16 @@ pub fn run(args: &ExportArgs) -> Result<Outcome> {
     let subject = Subject::open(&args.source)?;
     refuse_inputs(&subject, &args.output)?;
     let mut model = subject.model()?;
+    let mut lost = String::new();
     if let Some(precision) = args.precision {
-        model = Cow::Owned(Quantiser::new(&model).model(&uniform(&model.config, precision.format()))?);
+        let made = Quantiser::new(&model).model(&uniform(&model.config, precision.format()))?;
+        for (name, zeros, of) in vanished(&model, &made) {
+            writeln!(lost, "{name}: {zeros} of {of} numbers are zero in fp16")?;
+        }
+        model = Cow::Owned(made);
     }
     let written = write(&subject, &model, args.onnx.over(subject.options()), &args.output)?;
-    Ok(Outcome::yes(written.report()))
+    Ok(Outcome::yes(written.report() + &lost))
 }
 
 /// What was put on disk.
