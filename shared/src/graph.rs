@@ -389,7 +389,7 @@ pub(crate) mod tests {
             assert_eq!(addressable(shape, board32), fits, "{shape:?}");
         }
         assert!(addressable(&[MAX_DIM, MAX_DIM], i64::MAX as u64));
-        assert!(!addressable(&[usize::MAX, 2], i64::MAX as u64));
+        assert!(!addressable(&[usize::MAX, 2], board32) && !addressable(&[usize::MAX; 3], i64::MAX as u64));
     }
 
     #[test]

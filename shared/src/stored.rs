@@ -263,8 +263,21 @@ mod tests {
 
     #[test]
     fn every_format_comes_back_from_its_payloads_at_awkward_shapes() {
+        let shapes = [
+            (9, 33),
+            (1, 1),
+            (8, 16),
+            (9, 17),
+            (97, 12),
+            (24, 40),
+            (7, 3),
+            (16, 64),
+            (9, 65),
+        ];
+        // An interpreter takes its time.
+        let shapes = if cfg!(miri) { &shapes[..2] } else { &shapes };
         for kind in [Kind::Linear, Kind::Table] {
-            for (out, inp) in [(1, 1), (8, 16), (9, 17), (97, 12), (24, 40), (7, 3), (16, 64), (9, 65)] {
+            for &(out, inp) in shapes {
                 let data: Vec<f32> = (0..out * inp).map(|i| ((i * 37) % 251) as f32 - 125.0).collect();
                 let spec = WeightSpec {
                     name: "w".into(),
