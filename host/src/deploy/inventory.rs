@@ -103,8 +103,9 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
         }
         let mut words = words(line).map_err(|problem| error(problem.into()))?.into_iter();
         let name = words.next().unwrap_or_default();
-        if name.contains(['[', '=']) {
-            return Err(error(format!("'{name}' is no host name; ranges are not read here")));
+        // White space gets here by way of quotes and backslashes.
+        if name.contains(['[', '=']) || name.contains(char::is_whitespace) {
+            return Err(error(format!("{name:?} is no host name; ranges are not read here")));
         }
         let mut own = Variables::new();
         let name = match name.split_once(':') {
@@ -154,14 +155,18 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
             }
             variables.extend(own);
             let used = [&HOST[..], &USER, &PORT, &TARGET].concat();
-            let empty = variables
+            let unfit = |value: &str| value.is_empty() || value.chars().any(acts);
+            let unfit = variables
                 .iter()
-                .find(|(key, value)| used.contains(&key.as_str()) && value.is_empty());
-            if let Some((key, _)) = empty {
+                .find(|(key, value)| used.contains(&key.as_str()) && unfit(value));
+            if let Some((key, value)) = unfit {
                 return Err(InventoryError {
                     file: file.into(),
                     line,
-                    problem: format!("{name}: {key} has no value"),
+                    problem: match value.is_empty() {
+                        true => format!("{name}: {key} has no value"),
+                        false => format!("{name}: {key} has a value with a tab in it"),
+                    },
                 });
             }
             if let Some(key) = OPTIONS.into_iter().find(|key| variables.contains_key(*key)) {
@@ -308,6 +313,8 @@ mod tests {
             ("b\na ansible_host=", 2, "ansible_host has no value"),
             ("a\n[all:vars]\nthimble_target=''", 1, "thimble_target has no value"),
             ("a\u{1b}[31m", 1, "control"),
+            ("\"a\\\tb\"", 1, "no host name"),
+            ("a ansible_host='b\tc'", 1, "a tab in it"),
             ("a note=\"x y", 1, "quote is not closed"),
             ("a note=x\\", 1, "backslash"),
             ("a\u{202e}b", 1, "direction"),
