@@ -185,7 +185,8 @@ def test_a_copy_is_measured_and_counted(thimble, models, model):
     assert (mapped["predicted"]["file"], mapped["predicted"]["copy"]) == (size, 0)
     assert (copied["predicted"]["file"], copied["predicted"]["copy"]) == (0, size)
     assert sum(mapped["predicted"].values()) == sum(copied["predicted"].values())
-    assert size <= copied["anon"] - mapped["anon"] <= size + (1 << 20)
+    # What the program takes besides wavers by a few pages.
+    assert abs(copied["anon"] - mapped["anon"] - size) <= 1 << 20
     assert copied["peak_rss"] >= size and copied["file"] < mapped["file"]
     info = json.loads(thimble.run("info", large, "--copy", "--json", program=thimble.device).stdout)
     assert info["predicted"]["copy"] == size and info["engine"]["copied"]
