@@ -45,7 +45,7 @@ pub fn main() -> ExitCode {
     };
     match io::stdout()
         .lock()
-        .write_all(text.as_bytes())
+        .write_all(terminal::lines(&text).as_bytes())
         .and_then(|()| io::stdout().flush())
     {
         // Whoever read the output has seen enough.
@@ -97,6 +97,13 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeErr
             )
         }
         Command::Run => {
+            let inputs = || options.file.iter().chain(&options.input);
+            if let Some(output) = &options.output
+                && inputs().any(|input| tensors::same_file(input, output))
+            {
+                let output = output.clone();
+                return Err(SessionError::OverInput { output }.into());
+            }
             let input = session.input(options)?;
             let begin = Instant::now();
             let outputs = session.run(&input)?;

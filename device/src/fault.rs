@@ -102,6 +102,9 @@ fn line(address: usize) -> Option<&'static [u8]> {
     None
 }
 
+/// Longest that is waited for somebody to read the line.
+const PATIENCE_MS: c_int = 1000;
+
 /// The handler. It may have interrupted anything, so it only reads what is never freed and makes system calls.
 extern "C" fn lost(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
     // SAFETY: with SA_SIGINFO the kernel passes one. Only a fault, whose code is above zero, tells an address.
@@ -114,7 +117,16 @@ extern "C" fn lost(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
                 unsafe { libc::pause() };
             }
         }
-        write(line);
+        // Nobody may be reading, and the program must end all the same.
+        let mut stderr = libc::pollfd {
+            fd: libc::STDERR_FILENO,
+            events: libc::POLLOUT,
+            revents: 0,
+        };
+        // SAFETY: one entry, which outlives the call.
+        if unsafe { libc::poll(&raw mut stderr, 1, PATIENCE_MS) } > 0 {
+            write(line);
+        }
         // SAFETY: unlike exit it runs nothing of the program.
         unsafe { libc::_exit(FAILED) };
     }

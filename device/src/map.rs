@@ -108,16 +108,12 @@ impl ModelFile {
     }
 
     /// An error where somebody wrote to the file since it was opened, as far as the file system tells: by its size and its
-    /// times, which have the grain of its clock.
+    /// time of writing, which has the grain of its clock. The time of its last change of any kind is left alone: new names,
+    /// permissions and labels move it as well.
     pub fn unchanged(&self) -> Result<(), MapError> {
         let (then, now) = (&self.opened, self.file.metadata().map_err(|e| self.failed(e))?);
         let content = |m: &Metadata| (m.size(), m.mtime(), m.mtime_nsec());
-        let status = |m: &Metadata| (m.ctime(), m.ctime_nsec());
-        let known = |m: &Metadata| (m.nlink(), m.mode(), m.uid(), m.gid());
-        // Whoever writes may set the time of writing back, but not the last one. That one also changes with names and
-        // permissions, and then proves nothing.
-        let hidden = || status(&now) != status(then) && known(&now) == known(then) && self.in_place();
-        if content(&now) != content(then) || hidden() {
+        if content(&now) != content(then) {
             return Err(MapError::Changed {
                 path: self.path.clone(),
             });
@@ -196,10 +192,14 @@ impl ModelMap {
             .map_err(|source| MapError::Map { path: owned(), source })?;
         let watched = fault::watch(&map, &file.path);
         if lock {
-            map.lock().map_err(|source| MapError::Lock {
-                path: owned(),
-                bytes: file.bytes(),
-                source,
+            map.lock().or_else(|source| {
+                // Pages that are gone cannot be locked either.
+                file.unchanged()?;
+                Err(MapError::Lock {
+                    path: owned(),
+                    bytes: file.bytes(),
+                    source,
+                })
             })?;
         }
         Ok(ModelMap {
@@ -214,7 +214,7 @@ impl ModelMap {
         &self.map
     }
 
-    pub fn file(&self) -> &ModelFile {
+    pub fn file(&self) -> &Arc<ModelFile> {
         &self.file
     }
 
@@ -276,8 +276,7 @@ mod tests {
         let dir = scratch("change");
         let path = dir.join("model");
         let other = dir.join("other");
-        let began = |m: &Metadata| m.modified().unwrap();
-        let cases: [(&str, bool, &dyn Fn()); 7] = [
+        let cases: [(&str, bool, &dyn Fn()); 8] = [
             ("nothing", true, &|| ()),
             ("written in place", false, &|| {
                 File::options()
@@ -287,11 +286,14 @@ mod tests {
                     .write_all(b"NEW")
                     .unwrap();
             }),
-            ("written in place, its time set back", false, &|| {
-                let mut file = File::options().write(true).open(&path).unwrap();
-                let time = began(&file.metadata().unwrap());
-                file.write_all(b"NEW").unwrap();
-                file.set_modified(time).unwrap();
+            ("another name and back", true, &|| {
+                std::fs::rename(&path, &other).unwrap();
+                std::fs::rename(&other, &path).unwrap();
+            }),
+            ("other permissions and back", true, &|| {
+                let before = std::fs::metadata(&path).unwrap().permissions();
+                std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+                std::fs::set_permissions(&path, before).unwrap();
             }),
             ("cut short", false, &|| {
                 File::options().write(true).open(&path).unwrap().set_len(3).unwrap();

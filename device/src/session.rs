@@ -39,6 +39,8 @@ const TOKENS_AT_ONCE: usize = 2048;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
+    #[error("{output} is an input; name another output file")]
+    OverInput { output: PathBuf },
     #[error(transparent)]
     Map(#[from] MapError),
     #[error("{file}: {source}")]

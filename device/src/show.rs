@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use thimble_shared::graph::{Config, Head};
 use thimble_shared::memory::Need;
 use thimble_shared::report::{BoardReport, EngineReport, ModelReport, ProfileReport, Report};
+use thimble_shared::terminal::printable;
 
 fn size(bytes: impl Into<Option<u64>>) -> String {
     bytes.into().map_or("-".to_string(), |b| {
@@ -208,7 +209,7 @@ pub fn outputs(outputs: &Outputs, config: &Config, model: &ModelReport, ms: f64,
     }
     let mut text = String::new();
     for (row, (label, probability)) in labels(outputs, config).iter().flatten().enumerate() {
-        let _ = writeln!(text, "row {row}: {label} ({:.1} %)", probability * 100.0);
+        let _ = writeln!(text, "row {row}: {} ({:.1} %)", printable(&label), probability * 100.0);
     }
     for (name, tensor) in &outputs.0 {
         let _ = writeln!(text, "{name} {:?}: {}", tensor.shape, first_values(tensor));

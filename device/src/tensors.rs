@@ -55,10 +55,12 @@ struct Entry {
 
 impl TensorFile {
     pub fn read(path: &Path) -> Result<TensorFile, TensorError> {
-        let bytes = fs::read(path).map_err(|source| TensorError::Io {
-            path: path.to_path_buf(),
-            source,
-        })?;
+        let bytes = regular(path)
+            .and_then(|_| fs::read(path))
+            .map_err(|source| TensorError::Io {
+                path: path.to_path_buf(),
+                source,
+            })?;
         TensorFile::parse(path, bytes)
     }
 
@@ -209,20 +211,43 @@ pub fn write<'a>(
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
-    let result = fs::File::create(&temporary).and_then(|mut file| {
+    let failed = |source| TensorError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    // A rename would silently turn a device or FIFO into a file.
+    if path.exists() {
+        regular(path).map_err(failed)?;
+    }
+    // Under a name that nobody has taken: a link there would lead to a file that is somebody else's.
+    let mut file = fs::File::create_new(&temporary).map_err(failed)?;
+    let result = (|| {
         file.write_all(&(text.len() as u64).to_le_bytes())?;
         file.write_all(&text)?;
         file.write_all(&data)?;
+        file.sync_all()?;
         fs::rename(&temporary, path)
-    });
+    })();
     result.map_err(|source| {
         // Best effort: the error that matters is the first one.
         let _ = fs::remove_file(&temporary);
-        TensorError::Io {
-            path: path.to_path_buf(),
-            source,
-        }
+        failed(source)
     })
+}
+
+/// Whoever reads a pipe or a device waits, or reads for ever.
+fn regular(path: &Path) -> std::io::Result<()> {
+    match fs::metadata(path)? {
+        meta if meta.is_file() => Ok(()),
+        _ => Err(std::io::Error::other("it is not a regular file")),
+    }
+}
+
+/// Whether two paths lead to one file.
+pub fn same_file(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let inode = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+    inode(a).is_some_and(|a| Some(a) == inode(b))
 }
 
 #[cfg(test)]

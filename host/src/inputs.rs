@@ -218,7 +218,10 @@ pub fn load(
         inputs.find_blanks(config, None);
         return Ok(inputs);
     }
-    let bytes = std::fs::read(path).map_err(|cause| InputsError::Io {
+    let bytes = crate::store::regular(path)
+        .map_err(std::io::Error::other)
+        .and_then(|()| std::fs::read(path));
+    let bytes = bytes.map_err(|cause| InputsError::Io {
         path: path.to_path_buf(),
         cause,
     })?;

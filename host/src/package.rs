@@ -418,6 +418,32 @@ mod tests {
     }
 
     #[test]
+    fn files_lie_at_plain_paths_and_each_once() {
+        let with = |paths: &[&str]| {
+            let files = paths.iter().map(|path| File {
+                path: path.to_string(),
+                mode: 0o644,
+                bytes: vec![],
+            });
+            deb(&Payload { files: files.collect() }, &control()).map_err(|e| e.to_string())
+        };
+        assert!(with(&["usr/lib/a", "usr/lib/b.onnx"]).is_ok());
+        for paths in [
+            &["../etc/x"][..],
+            &["usr/../x"],
+            &["/x"],
+            &["a b"],
+            &["a\nb"],
+            &["a\0"],
+            &[""],
+            &["a", "a"],
+        ] {
+            let error = with(paths).unwrap_err();
+            assert!(error.contains("a file's path"), "{paths:?}: {error}");
+        }
+    }
+
+    #[test]
     fn what_debian_would_refuse_is_refused_here() {
         let payload = Payload { files: vec![] };
         assert!(deb(&payload, &control()).is_ok());

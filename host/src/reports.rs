@@ -4,7 +4,7 @@
 use crate::store::{self, FileError};
 use crate::text::{Align, percent, printable, say, size, table};
 use serde::{Deserialize, Serialize};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use thimble_shared::report::{Report, SCHEMA};
@@ -49,7 +49,15 @@ pub fn load(path: &Path) -> Result<Vec<Entry>, ReportError> {
 /// The same of a history that a report is to be added to: it may be empty, not be there yet, or be /dev/null.
 pub fn history(path: &Path) -> Result<Vec<Entry>, ReportError> {
     match path.exists() {
-        true => entries(path),
+        true => {
+            let known = entries(path)?;
+            let lines = std::fs::read_to_string(path).unwrap_or_default();
+            if known.len() == 1 && lines.lines().filter(|line| !line.trim().is_empty()).count() > 1 {
+                let problem = "is one report over several lines; a history has a line for each: name another file";
+                return Err(FileError::new(path, problem).into());
+            }
+            Ok(known)
+        }
         false => Ok(Vec::new()),
     }
 }
@@ -176,14 +184,15 @@ pub fn append(path: &Path, entry: &Entry) -> Result<(), ReportError> {
     let failed = |e: std::io::Error| FileError::new(path, e);
     let line = serde_json::to_string(entry).map_err(|e| FileError::new(path, e))? + "\n";
     let mut file = std::fs::OpenOptions::new();
-    let mut file = file.create(true).append(true).open(path).map_err(failed)?;
+    let mut file = file.create(true).read(true).append(true).open(path).map_err(failed)?;
     // A device has nothing to bring to a disk.
     if !file.metadata().map_err(failed)?.is_file() {
         return Ok(file.write_all(line.as_bytes()).map_err(failed)?);
     }
     // Where there are no locks, the system's own appending has to do.
     let _ = file.lock();
-    let old = std::fs::read(path).unwrap_or_default();
+    let mut old = Vec::new();
+    file.read_to_end(&mut old).map_err(failed)?;
     let whole = (old.len() - torn(&old).len()) as u64;
     let added = (|| {
         if whole < old.len() as u64 {
@@ -207,6 +216,10 @@ pub fn append(path: &Path, entry: &Entry) -> Result<(), ReportError> {
 /// What stands after the last end of a line, if it is the beginning of a report: an append that was cut short.
 fn torn(text: &[u8]) -> &[u8] {
     let last = text.rsplit(|&b| b == b'\n').next().unwrap_or_default();
+    // File systems leave zeros where a length reached the disk and bytes did not.
+    if last.contains(&0) && last.iter().rev().skip_while(|b| **b == 0).all(|b| *b != 0) {
+        return last;
+    }
     match serde_json::from_slice::<serde::de::IgnoredAny>(last) {
         Err(e) if e.is_eof() && last.starts_with(b"{") => last,
         _ => &[],
@@ -726,6 +739,15 @@ pub mod tests {
             append(&path, &one).unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), [&line[..], &line[..]].concat());
         }
+        // What a power failure leaves where a length reached the disk.
+        std::fs::write(&path, [&line[..], &line[..40], &[0; 60][..]].concat()).unwrap();
+        append(&path, &one).unwrap();
+        assert_eq!(load(&path).unwrap().len(), 2);
+        // One report as a person reads it: a line after it would make it none.
+        let pretty = serde_json::to_string_pretty(&one).unwrap();
+        std::fs::write(&path, pretty).unwrap();
+        assert!(load(&path).is_ok());
+        assert!(history(&path).unwrap_err().to_string().contains("several lines"));
         // All of it but its end: an editor's doing, and a report.
         std::fs::write(&path, &line[..line.len() - 1]).unwrap();
         append(&path, &one).unwrap();

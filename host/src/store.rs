@@ -2,7 +2,7 @@
 //! target, and the directory flushed. A file that is mapped by a running program keeps its old contents for it. Whoever is
 //! killed leaves each target whole, old or new, and perhaps a temporary file, which the next write there removes.
 
-use crate::text::say;
+use crate::text::{printable, say};
 use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -191,11 +191,16 @@ pub fn clear_passing(data: &Path, inputs: &[PathBuf]) {
 /// Waits until no other thimble writes several files there that belong together. The lock is the directory's: nothing is made for
 /// it, and it goes with its holder. Where there are no locks, there is none.
 pub fn alone(folder: &Path) -> Option<File> {
-    let dir = File::open(folder).ok()?;
+    // Not a FIFO, whose opening would wait.
+    let mut options = File::options();
+    let dir = options.read(true).custom_flags(libc::O_DIRECTORY).open(folder).ok()?;
     match dir.try_lock() {
         Ok(()) => Some(dir),
         Err(TryLockError::WouldBlock) => {
-            say(&format!("{}: another thimble writes there; waiting", folder.display()));
+            say(&format!(
+                "{}: somebody else writes there, or holds its lock; waiting",
+                printable(&folder.display().to_string())
+            ));
             dir.lock().ok().map(|()| dir)
         }
         Err(TryLockError::Error(_)) => None,
@@ -294,7 +299,10 @@ pub fn clear_abandoned(folder: &Path) {
             && File::open(entry.path())
                 .is_ok_and(|file| file.try_lock().is_ok() && std::fs::remove_file(entry.path()).is_ok())
         {
-            say(&format!("removed {name}, left by a thimble that was killed"));
+            say(&format!(
+                "removed {}, left by a thimble that was killed",
+                printable(&name)
+            ));
         }
     }
 }

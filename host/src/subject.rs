@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thimble_device::image::Image;
-use thimble_device::map::ModelMap;
+use thimble_device::map::{ModelFile, ModelMap};
 use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance};
 use thimble_shared::audit;
 use thimble_shared::graph::{Config, Model};
@@ -217,6 +217,14 @@ impl Subject {
                 file.map.file().unchanged()?;
                 Ok(Cow::Owned(model))
             }
+        }
+    }
+
+    /// The file the engine maps, to be asked whether it is still what it was when the engine is done.
+    pub fn mapped(&self) -> Option<Arc<ModelFile>> {
+        match self {
+            Subject::File(file) => Some(file.map.file().clone()),
+            Subject::Checkpoint(_) => None,
         }
     }
 

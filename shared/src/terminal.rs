@@ -12,6 +12,16 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
+/// The same for text of several lines, whose ends are meant.
+pub fn lines(text: &str) -> String {
+    text.split_inclusive('\n')
+        .map(|line| match line.strip_suffix('\n') {
+            Some(line) => printable(line) + "\n",
+            None => printable(line),
+        })
+        .collect()
+}
+
 /// Longest line about a file: a hostile one has names and lists of any length.
 const LONGEST: usize = 1500;
 
@@ -36,6 +46,7 @@ mod tests {
     fn nothing_reaches_a_terminal_that_it_acts_on() {
         assert_eq!(printable("a\u{1b}[31m\n"), "a\\u{1b}[31m\\n");
         assert_eq!(printable("a\u{202e}b"), "a\\u{202e}b");
+        assert_eq!(lines("a\u{7}\nb\n"), "a\\u{7}\nb\n");
         assert_eq!(line(" two \n\nlines\u{7}"), "two lines\\u{7}");
         let long = line(&"x".repeat(1 << 20));
         assert!(long.len() < 1600 && long.contains("[...]"));

@@ -20,6 +20,9 @@ def digest(data):
 class Stage:
     """A command that writes `files`, one of two contents by `which`; `folders` are where they appear."""
 
+    # Whether a kill may leave whole files of both runs: several names cannot change at one instant.
+    may_mix = True
+
     def __init__(self, folder, command, files, folders=None, environment=None):
         self.folder, self.command, self.files = folder, command, files
         self.folders = folders or [folder]
@@ -68,10 +71,13 @@ class Stage:
 class WithData(Stage):
     """slim with a data file: killed halfway, the model may refer to the same data under another name."""
 
+    may_mix = False
+
     def state(self):
         model = self.files[0]
         again = self.folder / "again" / model.name
         again.parent.mkdir(exist_ok=True)
+        # The two inputs have other shapes, so that a model beside the other's data is no model.
         for command in (["inspect", model], ["slim", model, "-o", again]):
             subprocess.run([self.program, *command], check=True, capture_output=True)
         return {f.name: digest(f.read_bytes()) for f in (again, again.with_name(again.name + ".data"))}
@@ -81,6 +87,7 @@ class Image(Stage):
     """An ext4 image, which must be sound; what lies in it is what counts."""
 
     known = None, None
+    may_mix = False
 
     def state(self):
         image = self.files[0]
@@ -143,7 +150,7 @@ class Makers:
         for which, precision in enumerate(("int8", "fp16")):
             folder = work / f"made{which}"
             folder.mkdir()
-            self.plain.append(faults.with_data(work / f"in{which}.onnx", which))
+            self.plain.append(faults.with_data(work / f"in{which}.onnx", which, *((6, 256), (4, 192))[which]))
             self.made.append(folder / "m.onnx")
             self.run("export", self.source[which], "-o", self.made[which], "--precision", precision)
             self.program.append(faults.device_program(work / f"program{which}", which))

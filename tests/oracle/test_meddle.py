@@ -266,3 +266,59 @@ def test_a_clock_that_runs_backwards_changes_no_figure(thimble, model, meddler, 
     history.write_text("".join(json.dumps(line) + "\n" for line in lines))
     shown = thimble.run("report", history, "--json", env=meddler()).stdout
     assert [entry["report"]["load_ms"] for entry in json.loads(shown)["reports"]] == [11.25, 22.25, 33.25]
+
+
+def test_a_line_that_nobody_reads_does_not_keep_the_program(thimble, model, tmp_path):
+    with Server(thimble, model, tmp_path / "s") as server, server.connect() as client:
+        # The pipe is filled by way of a descriptor of our own.
+        full = os.open(f"/proc/{server.process.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(full, b"x" * 4096)
+        os.close(full)
+        os.truncate(model, 4096)
+        client.send(IDS)
+        assert server.process.wait(20) == 2
+
+
+@pytest.mark.parametrize("how", ("renamed", "linked", "permissions"))
+def test_what_leaves_the_contents_alone_ends_nothing(thimble, model, tmp_path, how):
+    with Server(thimble, model, tmp_path / "s") as server, server.connect() as client:
+        first = client.ask(IDS)
+        if how == "renamed":
+            os.rename(model, model.with_suffix(".old"))
+            os.rename(model.with_suffix(".old"), model)
+        elif how == "linked":
+            os.link(model, model.with_suffix(".link"))
+            os.unlink(model.with_suffix(".link"))
+        else:
+            model.chmod(0o600)
+            model.chmod(0o644)
+        assert client.ask(IDS)["outputs"] == first["outputs"]
+
+
+def test_an_output_is_neither_an_input_nor_a_device(thimble, model, tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    before = digest(model)
+    for output in (model, fifo, tmp_path):
+        done = thimble.run("run", model, "--ids", "2,5,3", "--output", output, program=thimble.device, code=2)
+        one_clear_line(done, str(output))
+    assert digest(model) == before and fifo.is_fifo()
+    done = thimble.run("run", model, "--input", fifo, program=thimble.device, code=2)
+    one_clear_line(done, "not a regular file")
+
+
+def test_a_label_reaches_no_terminal_that_acts_on_it(thimble, tmp_path):
+    checkpoint = tmp_path / "hostile"
+    shutil.copytree(ROOT / "tests/fixtures/albert-seq-tiny", checkpoint)
+    config = json.loads((checkpoint / "config.json").read_text())
+    count = len(config.get("id2label") or {"0": "", "1": ""})
+    names = {n: f"a{n}\x1b]0;pwn\x07\nrow 9: b\u202e" for n in range(count)}
+    config["id2label"], config["label2id"] = {str(n): name for n, name in names.items()}, {v: k for k, v in names.items()}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    out = tmp_path / "m.onnx"
+    thimble.run("export", checkpoint, "-o", out)
+    for program in (thimble.device, thimble.host):
+        said = thimble.run("run", out, "--ids", "2,3", program=program).stdout
+        assert not any(c in said for c in "\x1b\x07\u202e") and "\nrow 9" not in said, said

@@ -67,7 +67,7 @@ pub fn provenance(subject: &Subject) -> Result<(Provenance, Option<String>)> {
     Ok((provenance, tokenizer))
 }
 
-/// Writes the model and its tokenizer, both or neither, and checks the file against its own Graph first.
+/// Writes the model and its tokenizer, both being on disk before the first takes its place, and checks the file against its own Graph first.
 pub fn write(subject: &Subject, model: &Model, onnx: LowerOptions, output: &Path) -> Result<Written> {
     let (provenance, tokenizer) = provenance(subject)?;
     write_parts(model, onnx, &provenance, tokenizer, output)

@@ -45,8 +45,10 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
         }
         (None, None) => bail!("give --text or --ids"),
     };
+    let mapped = subject.mapped();
     let engine = Engine::new(subject.image()?, EngineOptions::default())?;
     let outputs = evaluate::run(&engine, &row).with_context(|| args.file.display().to_string())?;
+    mapped.iter().try_for_each(|file| file.unchanged())?;
     let answer = answer(
         &config,
         &outputs,

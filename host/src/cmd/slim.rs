@@ -11,10 +11,19 @@ use thimble_shared::artifact;
 
 pub fn run(args: &SlimArgs) -> Result<Outcome> {
     let file = OnnxFile::open(&args.file)?;
-    let data_path = PathBuf::from(format!("{}.data", args.output.display()));
-    let Some(data_name) = data_path.file_name().map(|n| n.to_string_lossy().into_owned()) else {
-        bail!("{}: is no file name", args.output.display());
+    let mut data_path = args.output.clone().into_os_string();
+    data_path.push(".data");
+    let data_path = PathBuf::from(data_path);
+    // The model refers to its data by name, and names in ONNX are text.
+    let Some(data_name) = data_path.file_name().and_then(|n| n.to_str()).map(str::to_string) else {
+        bail!(
+            "{}: is no file name, or not UTF-8, which ONNX needs to refer to data beside it",
+            args.output.display()
+        );
     };
+    if args.output.file_name().is_none() {
+        bail!("{}: is no file name", args.output.display());
+    }
     // A board reads its weights in place, where rewriting would move them to.
     if artifact::open(file.bytes()).is_ok() {
         bail!(

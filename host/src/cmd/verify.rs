@@ -38,8 +38,10 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
             inputs.truncated
         ));
     }
+    let mapped = [reference.mapped(), candidate.mapped()];
     let judge = Judge::new(&config, &reference.image()?, inputs.rows, vocabulary.as_ref());
     let loss = judge.loss(&candidate.image()?)?;
+    mapped.iter().flatten().try_for_each(|file| file.unchanged())?;
     if loss.outputs.values().all(|d| d.values == 0) {
         bail!("nothing was compared: no input has a position whose mask is 1");
     }

@@ -56,6 +56,8 @@ impl Kernel {
     /// An Image; modules are looked for where a root file system has them: ROOT/boot/vmlinuz-V, ROOT/lib/modules/V.
     fn of_image(path: &Path) -> Result<Kernel, BoardError> {
         let mut head = [0u8; 64];
+        // A package may hold anything under that name.
+        store::regular(path).map_err(|e| BoardError::file(path, e.problem))?;
         std::fs::File::open(path)
             .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut head))
             .map_err(|e| BoardError::file(path, e))?;
@@ -178,7 +180,10 @@ fn read_module(path: &Path) -> Result<Vec<u8>, BoardError> {
         Some("xz") => "xz",
         Some("zst") => "zstd",
         Some("gz") => "gzip",
-        _ => return std::fs::read(path).map_err(|e| BoardError::file(path, e)),
+        _ => {
+            store::regular(path).map_err(|e| BoardError::file(path, e.problem))?;
+            return std::fs::read(path).map_err(|e| BoardError::file(path, e));
+        }
     };
     let out = tool(unpacker).arg("-dc").arg(path).output();
     match out {
