@@ -209,7 +209,7 @@ pub fn outputs(outputs: &Outputs, config: &Config, model: &ModelReport, ms: f64,
     }
     let mut text = String::new();
     for (row, (label, probability)) in labels(outputs, config).iter().flatten().enumerate() {
-        let _ = writeln!(text, "row {row}: {} ({:.1} %)", printable(&label), probability * 100.0);
+        let _ = writeln!(text, "row {row}: {} ({:.1} %)", printable(label), probability * 100.0);
     }
     for (name, tensor) in &outputs.0 {
         let _ = writeln!(text, "{name} {:?}: {}", tensor.shape, first_values(tensor));
