@@ -31,6 +31,7 @@ pub mod quantise;
 pub mod rawjson;
 pub mod refit;
 pub mod reports;
+pub mod scratch;
 pub mod search;
 pub mod slim;
 pub mod solve;

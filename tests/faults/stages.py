@@ -26,7 +26,12 @@ class Stage:
     def __init__(self, folder, command, files, folders=None, environment=None):
         self.folder, self.command, self.files = folder, command, files
         self.folders = folders or [folder]
-        self.environment = {**(environment or os.environ), "THIMBLE_CACHE": str(folder / "cache")}
+        # Beside it: what befalls the place that is written to leaves this one alone.
+        self.temporary = folder.with_name(folder.name + "-temporary")
+        self.temporary.mkdir(exist_ok=True)
+        self.temporary.chmod(0o1777)
+        mine = {"THIMBLE_CACHE": str(folder / "cache"), "TMPDIR": str(self.temporary)}
+        self.environment = {**(environment or os.environ), **mine}
 
     def start(self, which):
         options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
@@ -50,7 +55,7 @@ class Stage:
             json.loads(cache.read_text())
 
     def leftovers(self):
-        return [left for folder in self.folders for left in faults.leftovers(folder)]
+        return [left for folder in self.folders for left in faults.leftovers(folder)] + list(self.temporary.iterdir())
 
     def marks(self):
         """What changes when a file appears or takes its place."""
@@ -117,7 +122,7 @@ class Deploy(Stage):
             raise ValueError(f"the history has {broken[0][:60]!r}")
 
     def leftovers(self):
-        return [p for p in (self.board.home / "there").iterdir() if p.name.endswith(".part")]
+        return super().leftovers() + [p for p in (self.board.home / "there").iterdir() if p.name.endswith(".part")]
 
 
 class DeployBoard(Deploy):

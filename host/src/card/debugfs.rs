@@ -3,6 +3,7 @@
 
 use super::CardError;
 use super::partition::Partition;
+use crate::scratch::Scratch;
 use crate::tool::{ToolError, complaint};
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -10,7 +11,7 @@ use std::process::Output;
 /// One partition of one image. Tools run in a directory of their own, where the image has a plain name: `?` and blanks in a
 /// user's path would mean something to them.
 pub struct FileSystem {
-    dir: tempfile::TempDir,
+    dir: Scratch,
     device: String,
 }
 
@@ -31,7 +32,7 @@ impl FileSystem {
     pub fn of(image: &Path, partition: &Partition) -> Result<FileSystem, CardError> {
         let failed = |e: std::io::Error| CardError::file(image, e);
         let image = image.canonicalize().map_err(failed)?;
-        let dir = tempfile::Builder::new().prefix("thimble-").tempdir().map_err(failed)?;
+        let dir = Scratch::new().map_err(|e| CardError::file(&std::env::temp_dir(), e))?;
         std::os::unix::fs::symlink(&image, dir.path().join("image")).map_err(failed)?;
         Ok(FileSystem {
             dir,

@@ -1,6 +1,7 @@
 //! The system's ssh as a link to one board: the user's configuration, keys and agent hold. One connection is kept open for
 //! all commands (ControlMaster), so a password is asked for once. Scripts go in, output and exit code come out.
 
+use crate::scratch::Scratch;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,7 +12,7 @@ pub struct Link {
     port: Option<u16>,
     config: Option<PathBuf>,
     /// Holds the control socket; gone with the link. Without it every command has a connection of its own.
-    dir: Option<tempfile::TempDir>,
+    dir: Option<Scratch>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,16 +154,15 @@ const LONGEST: usize = 64;
 
 /// A directory for the control socket: in `temp`, or in /tmp where ssh would not read that path as it is (blanks part it, % and
 /// quotes mean something) or it is too long.
-fn socket_dir(temp: &Path) -> Option<tempfile::TempDir> {
+fn socket_dir(temp: &Path) -> Option<Scratch> {
     let plain = |dir: &Path| {
         let bytes = dir.as_os_str().as_encoded_bytes();
         bytes.len() <= LONGEST && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(b))
     };
-    let made = |dir: &Path| tempfile::Builder::new().prefix("thimble-").tempdir_in(dir).ok();
     [temp, Path::new("/tmp")]
         .into_iter()
         .filter(|dir| plain(dir))
-        .find_map(made)
+        .find_map(|dir| Scratch::within(dir).ok())
 }
 
 impl Drop for Link {

@@ -3,6 +3,7 @@
 //! what they depend on, in the order they must be loaded.
 
 use super::BoardError;
+use crate::scratch::Scratch;
 use crate::store;
 use crate::text::say;
 use crate::tool::{ToolError, complaint, tool};
@@ -215,30 +216,9 @@ fn tree_name(deb: &Path) -> Result<String, BoardError> {
     Ok(format!("{name}-{sum}"))
 }
 
-const UNPACKING: &str = ".unpacking-";
-
-/// Removes what an unpacking that was killed left, and with it its lock. One that has just begun may not have locked yet: it is
-/// empty then, and stays.
-fn clear_abandoned(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let (path, name) = (entry.path(), entry.file_name());
-        if name.as_encoded_bytes().starts_with(UNPACKING.as_bytes())
-            && path.join("tree").is_dir()
-            && File::open(&path).is_ok_and(|dir| dir.try_lock().is_ok())
-        {
-            let _ = std::fs::remove_dir_all(&path);
-        }
-    }
-}
-
 fn unpack(deb: &Path, tree: &Path) -> Result<(), BoardError> {
     let folder = tree.parent().unwrap_or(tree);
-    clear_abandoned(folder);
-    let fresh = tempfile::Builder::new()
-        .prefix(UNPACKING)
-        .tempdir_in(folder)
-        .map_err(|e| BoardError::file(folder, e))?;
-    let _held = File::open(fresh.path()).and_then(|dir| dir.lock().map(|()| dir));
+    let fresh = Scratch::within(folder).map_err(|e| BoardError::file(folder, e))?;
     let to = fresh.path().join("tree");
     let done = tool("dpkg-deb")
         .arg("-x")
@@ -360,22 +340,5 @@ mod tests {
         assert_ne!(name("a", b"old"), name("b", b"new"));
         assert_eq!(name("a", b"old"), name("c", b"old"));
         assert!(name("a", b"old").starts_with("linux-image_6.1-"));
-    }
-
-    #[test]
-    fn only_what_nobody_unpacks_is_cleared() {
-        let dir = tempfile::tempdir().unwrap();
-        let make = |name: &str| {
-            let path = dir.path().join(name);
-            std::fs::create_dir_all(&path).unwrap();
-            path
-        };
-        let (dead, begun, done) = (make(".unpacking-a/tree"), make(".unpacking-b"), make("c/tree"));
-        let held = make(".unpacking-d/tree");
-        let _lock = File::open(held.parent().unwrap())
-            .map(|d| d.lock().map(|()| d))
-            .unwrap();
-        clear_abandoned(dir.path());
-        assert!(!dead.parent().unwrap().exists() && begun.exists() && done.exists() && held.exists());
     }
 }

@@ -7,6 +7,7 @@ pub mod kernel;
 mod signals;
 
 use crate::reports;
+use crate::scratch::Scratch;
 use crate::store::FileError;
 use crate::text::{printable, say, size};
 use crate::tool::{ToolError, ends_with_us, last_line};
@@ -174,10 +175,7 @@ enum Shown {
 /// Boots once with `ram` bytes.
 fn boot(setup: &Setup, ram: u64) -> Result<Shown, BoardError> {
     let _put_off = PutOff::new();
-    let dir = tempfile::Builder::new()
-        .prefix("thimble-board-")
-        .tempdir()
-        .map_err(|e| BoardError::file(&std::env::temp_dir(), e))?;
+    let dir = Scratch::new().map_err(|e| BoardError::file(&std::env::temp_dir(), e))?;
     let image = initramfs::build(setup, dir.path())?;
     let kernel = &setup.kernel.image;
     let kernel_bytes = kernel
