@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
@@ -103,9 +103,17 @@ pub fn write_all(files: &[Output]) -> Result<(), WriteError> {
     let staged = files.iter().map(stage).collect::<Result<Vec<_>, _>>()?;
     // One right after the other: who is killed between two leaves a new file beside an old one. What is held open need not be
     // taken apart in between, which takes a file system most of the time.
-    let _old: Vec<File> = files.iter().filter_map(|file| File::open(file.path).ok()).collect();
-    for (file, temp) in files.iter().zip(staged) {
-        put(temp, file.path)?;
+    let last = files.len().saturating_sub(1);
+    let old = files.iter().enumerate().map(|(at, file)| Old::at(file.path, at < last));
+    let old: Vec<Old> = old.collect();
+    for (at, (file, temp)) in files.iter().zip(staged).enumerate() {
+        if let Err(error) = put(temp, file.path) {
+            // A name may be refused for what no look at it tells: an immutable file, another user's in a sticky directory.
+            for (earlier, old) in files.iter().zip(old).take(at) {
+                old.back(earlier.path);
+            }
+            return Err(error);
+        }
     }
     let mut settled: Vec<&Path> = Vec::new();
     for file in files {
@@ -115,6 +123,38 @@ pub fn write_all(files: &[Output]) -> Result<(), WriteError> {
         }
     }
     Ok(())
+}
+
+/// What bore a name before, for as long as not all files are in place.
+enum Old {
+    Nothing,
+    /// Under a second name where it may be wanted back and the file system has links.
+    Was {
+        _open: Option<File>,
+        second: Option<NamedTempFile>,
+    },
+}
+
+impl Old {
+    fn at(path: &Path, wanted_back: bool) -> Old {
+        if std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+            return Old::Nothing;
+        }
+        let open = File::open(path).ok();
+        // Whoever clears up must not take the second name for an abandoned file.
+        let _ = open.as_ref().map(File::try_lock_shared);
+        let second = wanted_back.then(|| second_name(path, folder(path)).ok()).flatten();
+        Old::Was { _open: open, second }
+    }
+
+    /// Makes it undone that `path` was written, as far as that can be.
+    fn back(self, path: &Path) {
+        // The error that led here is told, and it is the cause of any other.
+        let _ = match self {
+            Old::Nothing => std::fs::remove_file(path),
+            Old::Was { second, .. } => second.map_or(Ok(()), |s| s.persist(path).map(drop).map_err(|e| e.error)),
+        };
+    }
 }
 
 /// Writes a model and the data file it refers to. A name can be given to one file at a time, so where both replace older ones
@@ -136,7 +176,7 @@ pub fn write_model(model: &Output, data: &Output, meanwhile: Option<(&Path, Outp
         return Ok(());
     };
     // The same bytes under a second name, where the file system has links.
-    let second = match second_name(&staged, folder(data.path)) {
+    let second = match second_name(staged.path(), folder(data.path)) {
         Ok(second) => second,
         Err(_) => stage(data)?,
     };
@@ -281,10 +321,10 @@ pub fn temporary(folder: &Path, prefix: &str, mode: u32) -> std::io::Result<Name
     }
 }
 
-fn second_name(first: &NamedTempFile, folder: &Path) -> std::io::Result<NamedTempFile> {
+fn second_name(first: &Path, folder: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(PREFIX).suffix(SUFFIX).make_in(folder, |path| {
-        std::fs::hard_link(first.path(), path)?;
+        std::fs::hard_link(first, path)?;
         File::open(path)
     })
 }
@@ -381,7 +421,7 @@ mod tests {
     fn only_temporary_files_that_nobody_holds_are_cleared() {
         let dir = tempfile::tempdir().unwrap();
         let mine = temporary(dir.path(), PREFIX, 0o600).unwrap();
-        let twice = second_name(&mine, dir.path()).unwrap();
+        let twice = second_name(mine.path(), dir.path()).unwrap();
         for name in [".thimble-x.part", ".thimble-y", "other.part"] {
             std::fs::write(dir.path().join(name), b"").unwrap();
         }

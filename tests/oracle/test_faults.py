@@ -146,6 +146,23 @@ def test_lost_permissions(makers, at, name):
     assert everything(at) == before
 
 
+def test_a_second_name_that_cannot_be_taken_gives_the_first_back(makers, at):
+    """In a sticky directory only its owner may replace a file, which shows when the new one is to take its place."""
+    if os.getuid() != 0:
+        pytest.skip("only root can give files to others")
+    stage = written(makers, "export", at)
+    os.chown(at / "m.onnx", NOBODY, NOBODY)
+    at.chmod(0o1777)
+    before = everything(at)
+    nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    refused(run(stage, 1, code=2, **nobody), at / "m.tokenizer.json", "not permitted")
+    assert everything(at) == before
+    # Where there was no old one, there is no new one.
+    (at / "m.onnx").unlink()
+    refused(run(stage, 1, code=2, **nobody), at / "m.tokenizer.json", "not permitted")
+    assert [p.name for p in at.iterdir()] == ["m.tokenizer.json"]
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_two_writers_at_once(makers, at, name):
     stage = written(makers, name, at)
