@@ -71,8 +71,13 @@ pub fn plain_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.starts_with(['-', '+']) && name.bytes().all(plain)
 }
 
-/// Collects what the board gets. `model` is installed under its own name.
-pub fn payload(model: &Path, device_program: &Path, max_ram: Option<u64>) -> Result<Payload, PackageError> {
+/// Collects what the board gets. `bytes` are the model's, which is installed under its own name.
+pub fn payload(
+    model: &Path,
+    bytes: Vec<u8>,
+    device_program: &Path,
+    max_ram: Option<u64>,
+) -> Result<Payload, PackageError> {
     let read = |path: &Path| {
         std::fs::read(path).map_err(|source| PackageError::Read {
             path: path.to_path_buf(),
@@ -92,7 +97,6 @@ pub fn payload(model: &Path, device_program: &Path, max_ram: Option<u64>) -> Res
         mode,
         bytes,
     };
-    let bytes = read(model)?;
     // Only another package replaces the model where it will lie: one that is not as it was shipped is damaged.
     let mut bench = vec!["--sha256".to_string(), sha256(&bytes)];
     bench.extend(
@@ -569,9 +573,8 @@ mod tests {
     fn a_packaged_unit_wants_the_model_it_came_with() {
         let dir = tempfile::tempdir().unwrap();
         let (model, program) = (dir.path().join("m.onnx"), dir.path().join("program"));
-        std::fs::write(&model, b"abc").unwrap();
         std::fs::write(&program, b"x").unwrap();
-        let payload = payload(&model, &program, Some(1 << 25)).unwrap();
+        let payload = payload(&model, b"abc".to_vec(), &program, Some(1 << 25)).unwrap();
         let unit = payload.files.iter().find(|f| f.path.ends_with(UNIT)).unwrap();
         let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         let wanted = format!("--json --sha256 {digest} --max-ram 33554432 >");

@@ -80,6 +80,30 @@ pub struct File {
     tokenizer: Option<PathBuf>,
 }
 
+impl File {
+    /// What a board is sent: a file of thimble's, since it runs nothing else.
+    pub fn for_board(path: &Path) -> Result<File> {
+        match Subject::open(path)? {
+            Subject::File(file) => Ok(file),
+            Subject::Checkpoint(_) => bail!(
+                "{}: a board runs files of thimble's; make one with thimble export or shrink",
+                path.display()
+            ),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its bytes: those that were looked at, whatever bears its name by now.
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        let bytes = self.map.bytes().to_vec();
+        self.map.file().unchanged()?;
+        Ok(bytes)
+    }
+}
+
 /// The bytes of any file; a directory, an empty file or a device is one clear error.
 pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     // The map is only a way to the bytes here: an inspected file may be rewritten while we look at it.

@@ -11,7 +11,7 @@ use crate::predict::{need, seq_of};
 use crate::program::{device_program, head, largest_page};
 use crate::reports::{self, Entry, Kind};
 use crate::store;
-use crate::subject::{Subject, tokenizer_beside};
+use crate::subject::{File, tokenizer_beside};
 use crate::text::{exact, printable, say, size};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use thimble_device::bench::{Limits, judge};
+use thimble_device::map::sha256;
 use thimble_shared::report::{Report, SCHEMA};
 use thimble_shared::target::Target;
 use thimble_shared::terminal::acts;
@@ -27,13 +28,7 @@ use thimble_shared::terminal::acts;
 const AT_ONCE: usize = 8;
 
 pub fn run(args: &DeployArgs) -> Result<Outcome> {
-    let subject = Subject::open(&args.file)?;
-    let Subject::File(file) = &subject else {
-        bail!(
-            "{}: a board runs files of thimble's; make one with thimble export or shrink",
-            args.file.display()
-        );
-    };
+    let file = File::for_board(&args.file)?;
     let graph = &file.artifact.graph;
     let program = device_program(args.device_program.as_deref())?;
     let name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -47,6 +42,12 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         item(&program, PROGRAM.into(), "755")?,
         item(&args.file, name.clone(), "644")?,
     ];
+    if files[1].sha256 != sha256(file.map.bytes()) {
+        bail!(
+            "{}: it was replaced while it was read; run this again",
+            args.file.display()
+        );
+    }
     let tokenizer = tokenizer_beside(&args.file);
     if tokenizer.is_file() {
         let name = tokenizer.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -77,10 +78,11 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
             args.dir
         );
     }
-    if let Some(config) = &args.ssh_config
-        && let Err(e) = std::fs::File::open(config)
-    {
-        bail!("--ssh-config {}: {e}", config.display());
+    if let Some(config) = &args.ssh_config {
+        let readable = store::regular(config).map_err(anyhow::Error::from);
+        readable
+            .and_then(|()| std::fs::File::open(config).with_context(|| config.display().to_string()))
+            .context("--ssh-config")?;
     }
     let order = Order {
         dir: &args.dir,

@@ -7,7 +7,7 @@ use crate::cli::{InstallArgs, Outcome};
 use crate::package::{MASK, OWN_UNITS, Payload, UNIT, payload};
 use crate::program::{device_program, foreign, head};
 use crate::store::{self, Output};
-use crate::subject::Subject;
+use crate::subject::File;
 use crate::text::{exact, say, size};
 use anyhow::{Context, Result, bail};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -15,16 +15,12 @@ use std::path::{Component, Path, PathBuf};
 
 pub fn run(args: &InstallArgs) -> Result<Outcome> {
     let target = board::find(&args.target)?;
-    if !matches!(Subject::open(&args.file)?, Subject::File(_)) {
-        bail!(
-            "{}: a board runs files of thimble's; make one with thimble export or shrink",
-            args.file.display()
-        );
-    }
+    let file = File::for_board(&args.file)?;
     let program = device_program(args.payload.device_program.as_deref())?;
-    let payload = payload(&args.file, &program, args.payload.max_ram.map(|r| r.as_u64()))?;
+    let max_ram = args.payload.max_ram.map(|r| r.as_u64());
+    let payload = payload(&args.file, file.bytes()?, &program, max_ram)?;
     let ram = target.ram_available.as_ref().unwrap_or(&target.ram_total).value;
-    let model = std::fs::metadata(&args.file).map_or(0, |m| m.len());
+    let model = file.map.file().bytes();
     if model > ram {
         return Ok(Outcome::no(format!(
             "no: the model has {}, {} has {} of RAM for it\n",

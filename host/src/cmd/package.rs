@@ -4,24 +4,20 @@ use crate::cli::{Outcome, PackageArgs};
 use crate::package::{Control, deb, payload};
 use crate::program::device_program;
 use crate::store;
-use crate::subject::{Subject, tokenizer_beside};
+use crate::subject::{File, tokenizer_beside};
 use crate::text::exact;
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 pub fn run(args: &PackageArgs) -> Result<Outcome> {
-    if !matches!(Subject::open(&args.file)?, Subject::File(_)) {
-        bail!(
-            "{}: a board runs files of thimble's; make one with thimble export or shrink",
-            args.file.display()
-        );
-    }
+    let file = File::for_board(&args.file)?;
     let tokenizer = tokenizer_beside(&args.file);
     let named = args.payload.device_program.as_deref();
     store::refuse_inputs(&args.output, [args.file.as_path(), &tokenizer].into_iter().chain(named))?;
     let program = device_program(named)?;
     // Where nobody named one, it is only known now.
     store::refuse_inputs(&args.output, [program.as_path()])?;
-    let payload = payload(&args.file, &program, args.payload.max_ram.map(|r| r.as_u64()))?;
+    let max_ram = args.payload.max_ram.map(|r| r.as_u64());
+    let payload = payload(&args.file, file.bytes()?, &program, max_ram)?;
     let bytes = deb(
         &payload,
         &Control {
