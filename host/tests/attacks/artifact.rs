@@ -2,6 +2,7 @@
 
 use super::Expect::{Read, Refused};
 use super::Reader::{Audit, Device, Inputs};
+use super::onnx::tensor;
 use super::{Attack, Reader};
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
@@ -119,10 +120,7 @@ fn flood(folder: &Path, part: &[u8], count: usize) -> PathBuf {
 }
 
 fn initializer(name: &str, dims: &[i64], raw: &[u8]) -> Message {
-    let (mut tensor, mut graph) = <(Message, Message)>::default();
-    tensor.packed(1, dims);
-    tensor.int(2, 1);
-    tensor.text(8, name);
+    let (mut tensor, mut graph) = (tensor(name, dims), Message::default());
     tensor.bytes(9, raw);
     graph.message(5, &tensor);
     graph

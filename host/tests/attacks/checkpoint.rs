@@ -104,7 +104,7 @@ const HEADER: &str =
     "safetensors' own threat model (audit of 2023): a header that lies about lengths, offsets or itself";
 const ABSURD: &str = "a configuration that asks for more than any machine has";
 const STACK: &str = "stack exhaustion: JSON as deep as it is long";
-const NUMBERS: &str = "weights that load and spoil every answer";
+pub const NUMBERS: &str = "weights that load and spoil every answer";
 const BLOCKS: &str = "a file that never ends or never starts: FIFOs and devices";
 
 pub const ROWS: &[Attack] = &[

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use thimble_shared::wire::Message;
 
 /// A `TensorProto` of f32.
-fn tensor(name: &str, dims: &[i64]) -> Message {
+pub fn tensor(name: &str, dims: &[i64]) -> Message {
     let mut m = Message::default();
     m.packed(1, dims);
     m.int(2, 1);

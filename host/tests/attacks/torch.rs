@@ -3,7 +3,7 @@
 use super::Attack;
 use super::Expect::{Read, Refused};
 use super::Reader::Checkpoint;
-use super::checkpoint::{configured, good};
+use super::checkpoint::{NUMBERS, configured, good};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -87,7 +87,6 @@ fn write(folder: &Path, bytes: &[u8]) -> PathBuf {
 
 /// A tensor of f32 as torch pickles it: a view of storage `key`.
 fn pickled(key: &str, elements: usize, shape: &[u64]) -> Vec<u8> {
-    let text = |t: &str| [&b"X"[..], &(t.len() as u32).to_le_bytes(), t.as_bytes()].concat();
     let int = |n: u64| [&b"J"[..], &(n as u32).to_le_bytes()].concat();
     let ints = |list: &[u64]| [&b"("[..], &list.iter().flat_map(|&n| int(n)).collect::<Vec<_>>(), b"t"].concat();
     let strides: Vec<u64> = (0..shape.len()).map(|i| shape[i + 1..].iter().product()).collect();
@@ -136,14 +135,12 @@ fn state_dict() -> Vec<Entry> {
 }
 
 fn named(name: &str, tensor: &[u8]) -> Vec<u8> {
-    [
-        &b"X"[..],
-        &(name.len() as u32).to_le_bytes(),
-        name.as_bytes(),
-        tensor,
-        b"s",
-    ]
-    .concat()
+    [&text(name), tensor, b"s"].concat()
+}
+
+/// BINUNICODE.
+fn text(text: &str) -> Vec<u8> {
+    [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
 }
 
 fn archive(folder: &Path, change: fn(&mut Vec<Entry>)) -> PathBuf {
@@ -326,6 +323,16 @@ pub const ROWS: &[Attack] = &[
         CALLS,
         |d| write(d, b"cos\nsystem\n(S'touch executed'\ntR."),
         "neither a safetensors",
+    ),
+    row(
+        "NaN in a weight",
+        NUMBERS,
+        |d| {
+            archive(d, |entries| {
+                entries[1].payload[..4].copy_from_slice(&f32::NAN.to_le_bytes())
+            })
+        },
+        "numbers are not finite",
     ),
     row(
         "a second pickle beside the first",
