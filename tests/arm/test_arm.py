@@ -17,7 +17,7 @@ RMS_OF_SD = 0.03
 COSINE = 0.999
 # A label may change only where the two best logits were this close.
 MARGIN = 0.05
-ROWS_ON_OTHERS = 200
+ROWS_ON_OTHERS = 100
 
 
 def assert_alike(ours, theirs, mask, precision, where):
