@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use thimble_shared::files;
 
 use serde_json::{Map, Value, json};
 
@@ -55,12 +56,10 @@ struct Entry {
 
 impl TensorFile {
     pub fn read(path: &Path) -> Result<TensorFile, TensorError> {
-        let bytes = regular(path)
-            .and_then(|_| fs::read(path))
-            .map_err(|source| TensorError::Io {
-                path: path.to_path_buf(),
-                source,
-            })?;
+        let bytes = files::read(path).map_err(|source| TensorError::Io {
+            path: path.to_path_buf(),
+            source,
+        })?;
         TensorFile::parse(path, bytes)
     }
 
@@ -217,7 +216,7 @@ pub fn write<'a>(
     };
     // A rename would silently turn a device or FIFO into a file.
     if path.exists() {
-        regular(path).map_err(failed)?;
+        files::regular(path).map_err(failed)?;
     }
     // Under a name that nobody has taken: a link there would lead to a file that is somebody else's.
     let mut file = fs::File::create_new(&temporary).map_err(failed)?;
@@ -233,14 +232,6 @@ pub fn write<'a>(
         let _ = fs::remove_file(&temporary);
         failed(source)
     })
-}
-
-/// Whoever reads a pipe or a device waits, or reads for ever.
-fn regular(path: &Path) -> std::io::Result<()> {
-    match fs::metadata(path)? {
-        meta if meta.is_file() => Ok(()),
-        _ => Err(std::io::Error::other("it is not a regular file")),
-    }
 }
 
 /// Whether two paths lead to one file.

@@ -1,7 +1,8 @@
 //! The boards thimble knows: the profiles of `targets/`, built into the program, and a user's own by path.
 
-use crate::store::{self, FileError};
+use crate::store::FileError;
 use std::path::Path;
+use thimble_shared::files;
 use thimble_shared::target::Target;
 
 /// File name and text of every profile in `targets/`.
@@ -30,8 +31,7 @@ pub fn file(name: &str) -> Option<&Path> {
 /// The profile called `name`, or the file at that path.
 pub fn find(name: &str) -> Result<Target, TargetError> {
     if let Some(path) = file(name) {
-        store::regular(path)?;
-        let text = std::fs::read_to_string(path).map_err(|e| FileError::new(path, e))?;
+        let text = files::read_text(path).map_err(|e| FileError::new(path, e))?;
         return parse(name, &text);
     }
     let all = all()?;

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use thimble_device::engine::Input;
 use thimble_device::tensors::{Tensor, TensorError, TensorFile};
+use thimble_shared::files;
 use thimble_shared::graph::{Config, Head};
 
 #[derive(Debug, thiserror::Error)]
@@ -218,10 +219,7 @@ pub fn load(
         inputs.find_blanks(config, None);
         return Ok(inputs);
     }
-    let bytes = crate::store::regular(path)
-        .map_err(std::io::Error::other)
-        .and_then(|()| std::fs::read(path));
-    let bytes = bytes.map_err(|cause| InputsError::Io {
+    let bytes = files::read(path).map_err(|cause| InputsError::Io {
         path: path.to_path_buf(),
         cause,
     })?;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use thimble_device::kernel::Kernels;
+use thimble_shared::files;
 use thimble_shared::graph::Model;
 use thimble_shared::number::Format;
 
@@ -23,7 +24,7 @@ impl Memo {
         let path = folder().and_then(|dir| Some(dir.join(format!("{}.json", question(models, rows)?))));
         let scores = path
             .as_ref()
-            .and_then(|p| std::fs::read(p).ok())
+            .and_then(|p| files::read(p).ok())
             .and_then(|text| serde_json::from_slice(&text).ok())
             .unwrap_or_default();
         Memo {

@@ -3,6 +3,7 @@
 
 use sha2::{Digest, Sha256};
 use std::path::Path;
+use thimble_shared::files;
 pub use thimble_text::{Encoded, Place, TokeniseError, Tokeniser, guarded};
 
 /// Largest tokenizer read for rewriting.
@@ -21,7 +22,7 @@ pub fn compact(path: &Path) -> Result<String, TokeniseError> {
     if std::fs::metadata(path).map_err(io)?.len() > MAX_BYTES {
         return Err(format(format!("more than {MAX_BYTES} bytes")));
     }
-    let text = String::from_utf8(std::fs::read(path).map_err(io)?).map_err(|e| format(e.to_string()))?;
+    let text = String::from_utf8(files::read(path).map_err(io)?).map_err(|e| format(e.to_string()))?;
     let before: serde_json::Value = serde_json::from_str(&text).map_err(|e| format(e.to_string()))?;
     if !before.get("model").is_some_and(|m| m.is_object()) {
         return Err(format("it has no \"model\"".into()));

@@ -8,6 +8,7 @@ use crate::tokenise::{TokeniseError, compact, guarded};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use thimble_shared::files;
 use tokenizers::{NormalizedString, Normalizer, Tokenizer};
 
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +167,7 @@ fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, String> {
 
 /// Every text of a corpus: the strings of JSON lines, or the lines themselves.
 fn texts(path: &Path) -> Result<Vec<String>, VocabularyError> {
-    let whole = std::fs::read_to_string(path).map_err(|cause| VocabularyError::Io {
+    let whole = files::read_text(path).map_err(|cause| VocabularyError::Io {
         path: path.to_path_buf(),
         cause,
     })?;

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+use thimble_shared::files;
 use thimble_shared::graph::Config;
 use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationParams};
 
@@ -77,7 +78,7 @@ impl Encoded {
 impl Tokeniser {
     /// Reads the tokenizer at `path` for a model of `config`. Truncation and padding set in the file are replaced.
     pub fn open(path: &Path, config: &Config) -> Result<Tokeniser, TokeniseError> {
-        let bytes = std::fs::read(path).map_err(|cause| TokeniseError::Io {
+        let bytes = files::read(path).map_err(|cause| TokeniseError::Io {
             path: path.to_path_buf(),
             cause,
         })?;

@@ -1,9 +1,10 @@
 //! Reads an Ansible inventory in its INI form: hosts with their variables, groups and their `:vars`. Out comes where each
 //! board is and which target it is; groups of groups and host ranges are refused rather than half understood.
 
-use crate::store;
+use anyhow::Context;
 use std::collections::BTreeMap;
 use std::path::Path;
+use thimble_shared::files;
 use thimble_shared::terminal::acts;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,16 +40,10 @@ const UNGROUPED: &str = "ungrouped";
 
 type Variables = BTreeMap<String, String>;
 
-pub fn read(path: &Path) -> Result<Vec<Host>, InventoryError> {
+pub fn read(path: &Path) -> anyhow::Result<Vec<Host>> {
     let file = path.display().to_string();
-    let unread = |problem: String| InventoryError {
-        file: file.clone(),
-        line: 0,
-        problem,
-    };
-    store::regular(path).map_err(|e| unread(e.problem))?;
-    let text = std::fs::read_to_string(path).map_err(|e| unread(e.to_string()))?;
-    parse(&file, &text)
+    let text = files::read_text(path).with_context(|| file.clone())?;
+    Ok(parse(&file, &text)?)
 }
 
 fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {

@@ -4,6 +4,7 @@
 use crate::subject::tokenizer_beside;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use thimble_shared::files;
 use thimble_shared::graph::{Config, Head};
 
 #[derive(Debug, Default)]
@@ -24,7 +25,7 @@ pub fn read(model: &Path, config: &mut Config, notes: &mut Vec<String>) -> Neigh
     };
     let labelled = matches!(config.head, Head::SequenceClassification | Head::TokenClassification);
     let path = beside("config.json");
-    let Some(json) = std::fs::read(&path)
+    let Some(json) = files::read(&path)
         .ok()
         .and_then(|b| serde_json::from_slice::<Value>(&b).ok())
     else {

@@ -7,6 +7,7 @@ use super::{SourceError, torch};
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use thimble_shared::files;
 
 /// Where a checkpoint's parts are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,7 +150,7 @@ pub fn read_json(path: &Path) -> Result<serde_json::Value, SourceError> {
     if len > MAX_JSON {
         return Err(format(format!("{len} bytes of JSON, at most {MAX_JSON} are read")));
     }
-    let text = std::fs::read(path).map_err(io)?;
+    let text = files::read(path).map_err(io)?;
     serde_json::from_slice(&text).map_err(|e| format(format!("invalid JSON: {e}")))
 }
 

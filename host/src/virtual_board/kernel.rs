@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use thimble_shared::files;
 
 #[derive(Debug, Clone)]
 pub struct Kernel {
@@ -182,8 +183,7 @@ fn read_module(path: &Path) -> Result<Vec<u8>, BoardError> {
         Some("zst") => "zstd",
         Some("gz") => "gzip",
         _ => {
-            store::regular(path).map_err(|e| BoardError::file(path, e.problem))?;
-            return std::fs::read(path).map_err(|e| BoardError::file(path, e));
+            return files::read(path).map_err(|e| BoardError::file(path, e));
         }
     };
     let out = tool(unpacker).arg("-dc").arg(path).output();

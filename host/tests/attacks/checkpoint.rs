@@ -274,6 +274,16 @@ pub const ROWS: &[Attack] = &[
         },
         "recursion limit exceeded",
     ),
+    asked(
+        Tokeniser,
+        "a FIFO for the tokenizer",
+        BLOCKS,
+        |d| {
+            fifo(&d.join("tokenizer.json"));
+            d.join("tokenizer.json")
+        },
+        "no regular file",
+    ),
     row(
         "a shard in another folder",
         "CVE-2022-25882 (ONNX), on a shard index",
