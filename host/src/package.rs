@@ -71,10 +71,11 @@ pub fn plain_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.starts_with(['-', '+']) && name.bytes().all(plain)
 }
 
-/// Collects what the board gets. `bytes` are the model's, which is installed under its own name.
+/// Collects what the board gets. `bytes` are the model's, which is installed under its own name, and its tokenizer beside it.
 pub fn payload(
     model: &Path,
     bytes: Vec<u8>,
+    tokenizer: Option<Vec<u8>>,
     device_program: &Path,
     max_ram: Option<u64>,
 ) -> Result<Payload, PackageError> {
@@ -108,10 +109,9 @@ pub fn payload(
         at(&format!("{LIBRARY}/thimble-device"), 0o755, read(device_program)?),
         at(&format!("{LIBRARY}/{name}"), 0o644, bytes),
     ];
-    let tokenizer = tokenizer_beside(model);
-    if tokenizer.is_file() {
-        let name = tokenizer.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        files.push(at(&format!("{LIBRARY}/{name}"), 0o644, read(&tokenizer)?));
+    if let Some(bytes) = tokenizer {
+        let name = tokenizer_beside(Path::new(&name)).display().to_string();
+        files.push(at(&format!("{LIBRARY}/{name}"), 0o644, bytes));
     }
     let unit = unit(&format!("/{LIBRARY}"), &name, &bench, max_ram, None);
     files.push(at(&format!("{UNITS}/{UNIT}"), 0o644, unit.into_bytes()));
@@ -574,7 +574,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (model, program) = (dir.path().join("m.onnx"), dir.path().join("program"));
         std::fs::write(&program, b"x").unwrap();
-        let payload = payload(&model, b"abc".to_vec(), &program, Some(1 << 25)).unwrap();
+        let payload = payload(&model, b"abc".to_vec(), Some(b"t".to_vec()), &program, Some(1 << 25)).unwrap();
+        assert!(
+            payload
+                .files
+                .iter()
+                .any(|f| f.path == "usr/lib/thimble/m.tokenizer.json" && f.bytes == b"t")
+        );
         let unit = payload.files.iter().find(|f| f.path.ends_with(UNIT)).unwrap();
         let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         let wanted = format!("--json --sha256 {digest} --max-ram 33554432 >");

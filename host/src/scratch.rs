@@ -1,6 +1,7 @@
 //! Directories to work in. Each is locked as long as somebody works there: one without its lock was left by a thimble that was
 //! killed, and the next one to need such a directory removes it. Programs started there do not inherit the lock.
 
+use crate::store;
 use std::fs::{DirEntry, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -31,8 +32,7 @@ impl Scratch {
                 .prefix(PREFIX)
                 .suffix(SUFFIX)
                 .tempdir_in(folder)
-                // The library's error names a directory that was never there.
-                .map_err(|e| io::Error::from(e.kind()))?;
+                .map_err(store::cause)?;
             // Before the lock was there, whoever clears up may have taken it for an abandoned one.
             let lock = match open(dir.path()) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,

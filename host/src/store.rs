@@ -11,12 +11,20 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
+use thimble_shared::files;
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {}: {source}", path.display())]
+#[error("cannot write {}: {source}{}", path.display(), stay(replaced))]
 pub struct WriteError {
     path: PathBuf,
     source: std::io::Error,
+    /// What was written before it and could not be given back.
+    replaced: Vec<PathBuf>,
+}
+
+fn stay(replaced: &[PathBuf]) -> String {
+    let told = |path: &PathBuf| format!("; {} is already the new one and stays", path.display());
+    replaced.iter().map(told).collect()
 }
 
 /// A file and what is wrong with it, for whatever reads or writes files of its own kind.
@@ -49,13 +57,29 @@ pub fn refuse_inputs<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Pat
     Ok(())
 }
 
-/// Refuses what is there and no regular file: who reads a pipe or a terminal waits for a writer that may never come. What is
-/// not there is for the reader to say.
+/// Refuses what is there and no regular file. What is not there is for the reader to say.
 pub fn regular(path: &Path) -> Result<(), FileError> {
-    match std::fs::metadata(path) {
-        Ok(meta) if meta.is_dir() => Err(FileError::new(path, "is a directory, no file")),
-        Ok(meta) if !meta.is_file() => Err(FileError::new(path, "is no regular file; save it to one first")),
+    match files::regular(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(FileError::new(path, e)),
         _ => Ok(()),
+    }
+}
+
+pub fn is_null(path: &Path) -> bool {
+    path.canonicalize().is_ok_and(|path| path == Path::new("/dev/null"))
+}
+
+/// Whether files could be made in a directory, by the system's word.
+pub fn takes_files(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    if !std::fs::metadata(dir)?.is_dir() {
+        return Err(std::io::ErrorKind::NotADirectory.into());
+    }
+    let name = std::ffi::CString::new(dir.as_os_str().as_bytes())?;
+    // SAFETY: the name is NUL-terminated and outlives the call, which keeps no pointer.
+    match unsafe { libc::access(name.as_ptr(), libc::W_OK | libc::X_OK) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }
 
@@ -101,19 +125,11 @@ pub fn write_together(files: &[(&Path, &[u8])]) -> Result<(), WriteError> {
 /// The same for a caller that sees to being alone, or does not care.
 pub fn write_all(files: &[Output]) -> Result<(), WriteError> {
     let staged = files.iter().map(stage).collect::<Result<Vec<_>, _>>()?;
-    // One right after the other: who is killed between two leaves a new file beside an old one. What is held open need not be
-    // taken apart in between, which takes a file system most of the time.
-    let last = files.len().saturating_sub(1);
-    let old = files.iter().enumerate().map(|(at, file)| Old::at(file.path, at < last));
-    let old: Vec<Old> = old.collect();
-    for (at, (file, temp)) in files.iter().zip(staged).enumerate() {
-        if let Err(error) = put(temp, file.path) {
-            // A name may be refused for what no look at it tells: an immutable file, another user's in a sticky directory.
-            for (earlier, old) in files.iter().zip(old).take(at) {
-                old.back(earlier.path);
-            }
-            return Err(error);
-        }
+    let old: Vec<Old> = files.iter().map(|file| Old::at(file.path, files.len() > 1)).collect();
+    // One right after the other: who is killed between two leaves a new file beside an old one.
+    let mut places = Places::default();
+    for ((file, temp), old) in files.iter().zip(staged).zip(old) {
+        places.take(temp, file.path, old)?;
     }
     let mut settled: Vec<&Path> = Vec::new();
     for file in files {
@@ -125,35 +141,81 @@ pub fn write_all(files: &[Output]) -> Result<(), WriteError> {
     Ok(())
 }
 
-/// What bore a name before, for as long as not all files are in place.
+/// What bore a name before, held open: what is held need not be taken apart while other files take their places, which takes a
+/// file system most of the time.
 enum Old {
     Nothing,
-    /// Under a second name where it may be wanted back and the file system has links.
-    Was {
+    /// A link, and where it leads.
+    Link(PathBuf),
+    File {
         _open: Option<File>,
+        /// Under a second name where it may be wanted back, can be read, and the file system has links.
         second: Option<NamedTempFile>,
     },
 }
 
 impl Old {
     fn at(path: &Path, wanted_back: bool) -> Old {
-        if std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
-            return Old::Nothing;
+        match std::fs::symlink_metadata(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Old::Nothing,
+            Ok(meta) if meta.is_symlink() => return std::fs::read_link(path).map_or(Old::Nothing, Old::Link),
+            _ => {}
         }
         let open = File::open(path).ok();
-        // Whoever clears up must not take the second name for an abandoned file.
-        let _ = open.as_ref().map(File::try_lock_shared);
-        let second = wanted_back.then(|| second_name(path, folder(path)).ok()).flatten();
-        Old::Was { _open: open, second }
+        // Whoever clears up must not take the second name for an abandoned file. One that cannot be opened could not be cleared
+        // either, after a kill.
+        let locked = open.as_ref().is_some_and(|file| file.try_lock_shared().is_ok());
+        let second = (wanted_back && locked).then(|| second_name(path, folder(path)).ok());
+        Old::File {
+            _open: open,
+            second: second.flatten(),
+        }
     }
 
-    /// Makes it undone that `path` was written, as far as that can be.
-    fn back(self, path: &Path) {
-        // The error that led here is told, and it is the cause of any other.
-        let _ = match self {
-            Old::Nothing => std::fs::remove_file(path),
-            Old::Was { second, .. } => second.map_or(Ok(()), |s| s.persist(path).map(drop).map_err(|e| e.error)),
-        };
+    /// Makes it undone that `path` was written; whether that worked.
+    fn back(self, path: &Path) -> bool {
+        match self {
+            Old::Nothing => std::fs::remove_file(path).is_ok(),
+            Old::Link(to) => {
+                let mut link = tempfile::Builder::new();
+                let link = link.prefix(PREFIX).suffix(SUFFIX);
+                let made = link.make_in(folder(path), |link| std::os::unix::fs::symlink(&to, link));
+                made.is_ok_and(|link| link.persist(path).is_ok())
+            }
+            Old::File { second, .. } => second.is_some_and(|second| second.persist(path).is_ok()),
+        }
+    }
+}
+
+/// Files that take their names one after the other, and give them back when one cannot: a name may be refused for what no look at
+/// it tells, an immutable file or another user's in a sticky directory.
+#[derive(Default)]
+struct Places<'a> {
+    taken: Vec<(&'a Path, Old)>,
+}
+
+impl<'a> Places<'a> {
+    fn take(&mut self, temp: NamedTempFile, path: &'a Path, old: Old) -> Result<File, WriteError> {
+        let file = temp.persist(path).map_err(|e| self.back(at(path)(e.error)))?;
+        self.taken.push((path, old));
+        Ok(file)
+    }
+
+    /// The same, on disk before anything follows.
+    fn step(&mut self, temp: NamedTempFile, path: &'a Path, wanted_back: bool) -> Result<File, WriteError> {
+        let file = self.take(temp, path, Old::at(path, wanted_back))?;
+        settle(path).map_err(|e| self.back(e))?;
+        Ok(file)
+    }
+
+    /// In reverse, so that each moment in between has been there before; the error tells what could not be given back.
+    fn back(&mut self, mut error: WriteError) -> WriteError {
+        for (path, old) in self.taken.drain(..).rev() {
+            if !old.back(path) {
+                error.replaced.push(path.to_path_buf());
+            }
+        }
+        error
     }
 }
 
@@ -163,16 +225,11 @@ impl Old {
 /// [`alone`].
 pub fn write_model(model: &Output, data: &Output, meanwhile: Option<(&Path, Output)>) -> Result<(), WriteError> {
     let staged = stage(data)?;
-    let step = |temp: NamedTempFile, path: &Path| {
-        let file = put(temp, path)?;
-        // The order must hold through a power failure, too.
-        settle(path)?;
-        Ok(file)
-    };
+    let mut places = Places::default();
     let Some((name, referring)) = meanwhile else {
         let model_staged = stage(model)?;
-        step(staged, data.path)?;
-        step(model_staged, model.path)?;
+        places.step(staged, data.path, true)?;
+        places.step(model_staged, model.path, false)?;
         return Ok(());
     };
     // The same bytes under a second name, where the file system has links.
@@ -182,10 +239,10 @@ pub fn write_model(model: &Output, data: &Output, meanwhile: Option<(&Path, Outp
     };
     let (referring, model_staged) = (stage(&referring)?, stage(model)?);
     // Held on: the lock is the second name's, too.
-    let _held = step(staged, name)?;
-    step(referring, model.path)?;
-    step(second, data.path)?;
-    step(model_staged, model.path)?;
+    let _held = places.step(staged, name, true)?;
+    places.step(referring, model.path, true)?;
+    places.step(second, data.path, true)?;
+    places.step(model_staged, model.path, false)?;
     std::fs::remove_file(name).map_err(at(name))
 }
 
@@ -259,11 +316,8 @@ fn at(path: &Path) -> impl Fn(std::io::Error) -> WriteError {
     move |source| WriteError {
         path: path.clone(),
         source,
+        replaced: Vec::new(),
     }
-}
-
-fn put(temp: NamedTempFile, path: &Path) -> Result<File, WriteError> {
-    temp.persist(path).map_err(|e| at(path)(e.error))
 }
 
 fn settle(path: &Path) -> Result<(), WriteError> {
@@ -311,8 +365,7 @@ pub fn temporary(folder: &Path, prefix: &str, mode: u32) -> std::io::Result<Name
             .prefix(prefix)
             .suffix(SUFFIX)
             .make_in(folder, make);
-        // The library's error names its temporary file, which tells a user nothing.
-        let temp = temp.map_err(|e| std::io::Error::from(e.kind()))?;
+        let temp = temp.map_err(cause)?;
         // Before the lock is there, whoever clears up may have taken it for an abandoned one.
         let taken = matches!(temp.as_file().try_lock(), Err(TryLockError::WouldBlock));
         if !taken && temp.path().exists() {
@@ -321,11 +374,23 @@ pub fn temporary(folder: &Path, prefix: &str, mode: u32) -> std::io::Result<Name
     }
 }
 
+/// The system's own error: the library's names its temporary file, which tells a user nothing.
+pub fn cause(error: std::io::Error) -> std::io::Error {
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.source())
+        .and_then(<dyn std::error::Error>::downcast_ref);
+    match inner.and_then(std::io::Error::raw_os_error) {
+        Some(code) => std::io::Error::from_raw_os_error(code),
+        None => error.kind().into(),
+    }
+}
+
 fn second_name(first: &Path, folder: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(PREFIX).suffix(SUFFIX).make_in(folder, |path| {
         std::fs::hard_link(first, path)?;
-        File::open(path)
+        File::open(path).inspect_err(|_| drop(std::fs::remove_file(path)))
     })
 }
 

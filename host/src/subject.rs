@@ -13,6 +13,7 @@ use thimble_device::image::Image;
 use thimble_device::map::{ModelFile, ModelMap};
 use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance};
 use thimble_shared::audit;
+use thimble_shared::files;
 use thimble_shared::graph::{Config, Model};
 use thimble_shared::lower::LowerOptions;
 use thimble_shared::number::Values;
@@ -92,8 +93,16 @@ impl File {
         }
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The bytes of the tokenizer it was written with, where that lies beside it.
+    pub fn tokenizer(&self) -> Result<Option<Vec<u8>>> {
+        let Some(path) = &self.tokenizer else {
+            return Ok(None);
+        };
+        let bytes = files::read(path).with_context(|| path.display().to_string())?;
+        match self.artifact.provenance.tokenizer_sha256 == Some(tokenise::sha256(&bytes)) {
+            true => Ok(Some(bytes)),
+            false => bail!("{}: it was replaced while it was read; run this again", path.display()),
+        }
     }
 
     /// Its bytes: those that were looked at, whatever bears its name by now.
@@ -116,7 +125,7 @@ fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<PathBuf
     if !beside.exists() {
         return Ok(None);
     }
-    let bytes = std::fs::read(&beside).with_context(|| beside.display().to_string())?;
+    let bytes = files::read(&beside).with_context(|| beside.display().to_string())?;
     if provenance.tokenizer_sha256.as_ref() == Some(&tokenise::sha256(&bytes)) {
         return Ok(Some(beside));
     }

@@ -18,7 +18,7 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
     let file = File::for_board(&args.file)?;
     let program = device_program(args.payload.device_program.as_deref())?;
     let max_ram = args.payload.max_ram.map(|r| r.as_u64());
-    let payload = payload(&args.file, file.bytes()?, &program, max_ram)?;
+    let payload = payload(&args.file, file.bytes()?, file.tokenizer()?, &program, max_ram)?;
     let ram = target.ram_available.as_ref().unwrap_or(&target.ram_total).value;
     let model = file.map.file().bytes();
     if model > ram {
@@ -94,6 +94,12 @@ fn into_root(root: &Path, payload: &Payload) -> Result<Done> {
     for path in files.iter().map(|f| f.path.as_str()).chain([wants.as_str()]) {
         stays_inside(root, path)?;
     }
+    let enabled = std::fs::symlink_metadata(root.join(&wants)).is_ok();
+    if !enabled {
+        let full = root.join(&wants);
+        let dir = existing(root, &full);
+        store::takes_files(dir).with_context(|| format!("{}: nothing can be made there", dir.display()))?;
+    }
     // Two at once would leave a program of one and a model of the other.
     let _alone = store::alone(root);
     let paths = files
@@ -151,13 +157,8 @@ fn follow(root: &Path, path: &Path) -> Option<PathBuf> {
 /// Absolute links in a mounted system point into this machine's own: they are refused, not followed.
 fn stays_inside(root: &Path, path: &str) -> Result<()> {
     let full = root.join(path);
-    let dir = full.parent().unwrap_or(root);
-    // Looked at before anything is made: a directory made through such a link would lie on this machine. A link that leads
-    // nowhere does not exist by its own word, and is a link all the same.
-    let existing = dir
-        .ancestors()
-        .find(|d| std::fs::symlink_metadata(d).is_ok())
-        .unwrap_or(root);
+    // Looked at before anything is made: a directory made through such a link would lie on this machine.
+    let existing = existing(root, &full);
     let real = existing
         .canonicalize()
         .with_context(|| format!("{}: a link that leads nowhere", existing.display()))?;
@@ -165,6 +166,15 @@ fn stays_inside(root: &Path, path: &str) -> Result<()> {
         bail!("{}: leads out of {} through a link", existing.display(), root.display());
     }
     Ok(())
+}
+
+/// The directory that `path` lies in, or the one that is to hold those that are missing. A link that leads nowhere does not
+/// exist by its own word, and is a link all the same.
+fn existing<'a>(root: &'a Path, path: &'a Path) -> &'a Path {
+    path.ancestors()
+        .skip(1)
+        .find(|dir| std::fs::symlink_metadata(dir).is_ok())
+        .unwrap_or(root)
 }
 
 /// `path` below `root`, its directories made.

@@ -17,7 +17,7 @@ pub fn run(args: &PackageArgs) -> Result<Outcome> {
     // Where nobody named one, it is only known now.
     store::refuse_inputs(&args.output, [program.as_path()])?;
     let max_ram = args.payload.max_ram.map(|r| r.as_u64());
-    let payload = payload(&args.file, file.bytes()?, &program, max_ram)?;
+    let payload = payload(&args.file, file.bytes()?, file.tokenizer()?, &program, max_ram)?;
     let bytes = deb(
         &payload,
         &Control {

@@ -11,7 +11,7 @@ pub fn writable(path: &Path) -> Result<(), ReportError> {
     let failed = |e: std::io::Error| FileError::new(path, e);
     match std::fs::metadata(path) {
         Ok(_) => {
-            if !is_null(path) {
+            if !store::is_null(path) {
                 store::regular(path)?;
             }
             std::fs::OpenOptions::new().append(true).open(path).map_err(failed)?;
@@ -22,29 +22,12 @@ pub fn writable(path: &Path) -> Result<(), ReportError> {
                 made = store::folder(&made).join(to);
             }
             let dir = store::folder(&made);
-            takes_files(dir).map_err(|e| FileError::new(path, format!("cannot be made in {}: {e}", dir.display())))?;
+            store::takes_files(dir)
+                .map_err(|e| FileError::new(path, format!("cannot be made in {}: {e}", dir.display())))?;
         }
         Err(e) => return Err(failed(e).into()),
     }
     Ok(())
-}
-
-fn is_null(path: &Path) -> bool {
-    path.canonicalize().is_ok_and(|path| path == Path::new("/dev/null"))
-}
-
-/// Whether files could be made in a directory, by the system's word.
-fn takes_files(dir: &Path) -> std::io::Result<()> {
-    use std::os::unix::ffi::OsStrExt;
-    if !std::fs::metadata(dir)?.is_dir() {
-        return Err(std::io::ErrorKind::NotADirectory.into());
-    }
-    let name = std::ffi::CString::new(dir.as_os_str().as_bytes())?;
-    // SAFETY: the name is NUL-terminated and outlives the call, which keeps no pointer.
-    match unsafe { libc::access(name.as_ptr(), libc::W_OK | libc::X_OK) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    }
 }
 
 /// Adds a line to a history, one at a time, wholly or not at all. Only who loses power or is killed within the one write may leave
