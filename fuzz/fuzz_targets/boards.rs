@@ -51,7 +51,7 @@ fn hosts(bytes: &[u8]) {
             // A host that begins with a dash, or has one for its name after a user, would be an option to ssh.
             let option = host.to.starts_with('-') || host.to.contains("@-");
             assert!(
-                !option || Link::new(&host.to, host.port, None).is_err(),
+                !option || Link::new(&host.to, host.port, None, None).is_err(),
                 "{:?}",
                 host.to
             );

@@ -146,21 +146,63 @@ def test_lost_permissions(makers, at, name):
     assert everything(at) == before
 
 
-def test_a_second_name_that_cannot_be_taken_gives_the_first_back(makers, at):
+AS_NOBODY = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+
+
+@pytest.mark.parametrize(
+    "name, others, there",
+    [
+        ("export", "m.tokenizer.json", ["m.onnx", "m.tokenizer.json"]),
+        ("export", "m.tokenizer.json", ["m.tokenizer.json"]),
+        ("slim, data file", "m.onnx.data", ["m.onnx", "m.onnx.data"]),
+        ("slim, data file", "m.onnx", ["m.onnx", "m.onnx.data"]),
+        ("slim, data file", "m.onnx", ["m.onnx"]),
+    ],
+)
+def test_a_name_that_cannot_be_taken_gives_the_others_back(makers, at, name, others, there):
     """In a sticky directory only its owner may replace a file, which shows when the new one is to take its place."""
+    if os.getuid() != 0:
+        pytest.skip("only root can give files to others")
+    stage = written(makers, name, at)
+    for file in stage.files:
+        if file.name not in there:
+            file.unlink()
+        elif file.name != others:
+            os.chown(file, NOBODY, NOBODY)
+    at.chmod(0o1777)
+    before = everything(at)
+    refused(run(stage, 1, code=2, **AS_NOBODY), at / others, "not permitted")
+    assert everything(at) == before
+    assert sorted(p.name for p in at.iterdir() if p.name not in ("cache", "again")) == there
+
+
+def test_what_cannot_be_given_back_is_said(makers, at):
+    """Of a file that cannot be read no second name is kept: nobody could clear it up."""
     if os.getuid() != 0:
         pytest.skip("only root can give files to others")
     stage = written(makers, "export", at)
     os.chown(at / "m.onnx", NOBODY, NOBODY)
+    (at / "m.onnx").chmod(0o200)
     at.chmod(0o1777)
-    before = everything(at)
-    nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-    refused(run(stage, 1, code=2, **nobody), at / "m.tokenizer.json", "not permitted")
-    assert everything(at) == before
-    # Where there was no old one, there is no new one.
-    (at / "m.onnx").unlink()
-    refused(run(stage, 1, code=2, **nobody), at / "m.tokenizer.json", "not permitted")
-    assert [p.name for p in at.iterdir()] == ["m.tokenizer.json"]
+    done = run(stage, 1, code=2, **AS_NOBODY)
+    refused(done, at / "m.tokenizer.json", "not permitted")
+    assert f"{at / 'm.onnx'} is already the new one and stays" in done.stderr
+    assert not stage.leftovers()
+
+
+def test_links_and_unreadable_files_are_replaced_and_leave_nothing(makers, at):
+    stage = written(makers, "export", at)
+    whole = stage.state()
+    for old in ("dangling", "link", "unreadable"):
+        model = at / "m.onnx"
+        if old == "unreadable":
+            model.chmod(0o200)
+        else:
+            model.unlink()
+            model.symlink_to("nowhere" if old == "dangling" else "m.tokenizer.json")
+        run(stage, 0)
+        assert stage.state() == whole and not model.is_symlink()
+        assert sorted(p.name for p in at.iterdir()) == ["m.onnx", "m.tokenizer.json"]
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -237,6 +279,88 @@ def test_a_history_that_cannot_be_written_is_known_before_anything_is_sent(maker
     finally:
         if fault == "read-only":
             subprocess.run(["umount", closed], check=True)
+
+
+def test_an_inventory_of_more_boards_than_files_can_be_open(makers, at):
+    """None of them answers; each is told of, in ssh's words."""
+    stage = makers.deploy(at)
+    tools = at / "tools"
+    tools.mkdir()
+    (tools / "ssh").write_text("#!/bin/sh\necho no route to it >&2\nexit 255\n")
+    (tools / "ssh").chmod(0o755)
+    stage.environment["PATH"] = f"{tools}:{os.environ['PATH']}"
+    inventory = at / "boards"
+    inventory.write_text("".join(f"b{n}\n" for n in range(200)))
+    command = stage.command(0)
+    to = command.index("--to")
+    command[to : to + 2] = ["--inventory", inventory]
+    command = ["prlimit", "--nofile=100:100", *command]
+    done = subprocess.run([str(c) for c in command], env=stage.environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.count("no route to it") == 200, done.stderr[-500:]
+    assert not list(stage.temporary.iterdir())
+
+
+def test_a_model_that_is_replaced_while_it_is_sent_arrives_as_it_was(makers, at):
+    model = at / "m.onnx"
+    shutil.copy(makers.made[0], model)
+    stage = makers.deploy(at / "deploy")
+    tools = at / "tools"
+    tools.mkdir()
+    # Between the first look and the sending.
+    swap = f"cp {makers.made[1]} {at}/other; mv {at}/other {model}"
+    (tools / "ssh").write_text(f'#!/bin/sh\n{swap}\nexec {ROOT}/tests/faults/ssh "$@"\n')
+    (tools / "ssh").chmod(0o755)
+    stage.environment["PATH"] = f"{tools}:{stage.environment['PATH']}"
+    command = [model if c == makers.made[0] else c for c in stage.command(0)]
+    done = subprocess.run([str(c) for c in command], env=stage.environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (stage.board.home / "there/m.onnx").read_bytes() == makers.made[0].read_bytes() != model.read_bytes()
+
+
+@pytest.mark.parametrize("config, code", (("/dev/null", 0), ("none", 0), ("pipe", 2), ("missing", 2)))
+def test_ssh_is_given_a_configuration_it_can_read(makers, at, config, code):
+    if config in ("pipe", "missing"):
+        config = at / config
+    if config == at / "pipe":
+        os.mkfifo(config)
+    stage = makers.deploy(at / "deploy")
+    command = stage.command
+    stage.command = lambda which: [*command(which), "--ssh-config", config]
+    done = run(stage, 0, code=code)
+    assert code == 0 or (f"--ssh-config {config}: " in done.stderr and not list(stage.board.home.iterdir()))
+
+
+def test_another_models_tokenizer_goes_to_no_board(makers, at):
+    model = at / "m.onnx"
+    shutil.copy(makers.made[0], model)
+    tokenizer = at / "m.tokenizer.json"
+    own = makers.made[0].with_name("m.tokenizer.json").read_text()
+    for text, sent in ((own, True), (own.replace("]", " ]", 1), False)):
+        tokenizer.write_text(text)
+        stage = makers.deploy(at / f"deploy-{sent}")
+        deploy = [model if c == makers.made[0] else c for c in stage.command(0)]
+        root = faults.root(at / f"root-{sent}")
+        install = [makers.thimble, "install", model, "--rootfs", root, "--target", "pi-4", "--device-program", makers.program[0]]
+        for command in (deploy, install):
+            done = subprocess.run([str(c) for c in command], env=stage.environment, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0 and ("left alone" in done.stderr) != sent, done.stderr
+        for place in (stage.board.home / "there", root / "usr/lib/thimble"):
+            assert (place / "m.onnx").exists() and (place / "m.tokenizer.json").exists() == sent
+
+
+def test_a_unit_that_cannot_be_enabled_is_not_installed(makers, at):
+    if os.getuid() != 0:
+        pytest.skip("only root can give directories to others")
+    stage = makers.rootfs(at)
+    root = at / "root"
+    wants = root / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True, exist_ok=True)
+    for path in [root, *root.rglob("*")]:
+        os.chown(path, NOBODY, NOBODY)
+    os.chown(wants, 0, 0)
+    before = everything(root)
+    refused(run(stage, 0, code=2, **AS_NOBODY), wants, "permission denied")
+    assert everything(root) == before
 
 
 def test_a_board_whose_disk_fills_up(makers, at):

@@ -4,7 +4,7 @@
 use crate::board;
 use crate::cli::{DeployArgs, Outcome};
 use crate::deploy::inventory::{self, Host};
-use crate::deploy::link::Link;
+use crate::deploy::link::{Link, Sockets};
 use crate::deploy::{Cargo, DeployError, Deployed, Order, deploy, item};
 use crate::package::PROGRAM;
 use crate::predict::{need, seq_of};
@@ -16,10 +16,11 @@ use crate::text::{exact, printable, say, size};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use thimble_device::bench::{Limits, judge};
-use thimble_device::map::sha256;
+use thimble_device::map::ModelFile;
+use thimble_shared::files;
 use thimble_shared::report::{Report, SCHEMA};
 use thimble_shared::target::Target;
 use thimble_shared::terminal::acts;
@@ -39,19 +40,13 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         );
     }
     let mut files = vec![
-        item(&program, PROGRAM.into(), "755")?,
-        item(&args.file, name.clone(), "644")?,
+        item(Arc::new(ModelFile::open(&program)?), PROGRAM.into(), "755")?,
+        item(file.map.file().clone(), name.clone(), "644")?,
     ];
-    if files[1].sha256 != sha256(file.map.bytes()) {
-        bail!(
-            "{}: it was replaced while it was read; run this again",
-            args.file.display()
-        );
-    }
-    let tokenizer = tokenizer_beside(&args.file);
-    if tokenizer.is_file() {
-        let name = tokenizer.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        files.push(item(&tokenizer, name, "644")?);
+    if file.tokenizer()?.is_some() {
+        let name = tokenizer_beside(Path::new(&name)).display().to_string();
+        let file = ModelFile::open(&tokenizer_beside(&args.file))?;
+        files.push(item(Arc::new(file), name, "644")?);
     }
     let seq = seq_of(&graph.config, args.seq)?;
     let need = need(&graph.config, Some(&graph.formats), files[1].bytes, seq);
@@ -79,10 +74,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         );
     }
     if let Some(config) = &args.ssh_config {
-        let readable = store::regular(config).map_err(anyhow::Error::from);
-        readable
-            .and_then(|()| std::fs::File::open(config).with_context(|| config.display().to_string()))
-            .context("--ssh-config")?;
+        readable(config).with_context(|| format!("--ssh-config {}", config.display()))?;
     }
     let order = Order {
         dir: &args.dir,
@@ -92,7 +84,11 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     };
     // What cannot be kept afterwards must not be measured first.
     let named = [&args.inventory, &args.ssh_config].into_iter().flatten();
-    let inputs = cargo.files.iter().map(|f| &f.from).chain(named).map(PathBuf::as_path);
+    let inputs = cargo
+        .files
+        .iter()
+        .map(|f| f.file.path())
+        .chain(named.map(PathBuf::as_path));
     store::refuse_inputs(
         &args.history,
         inputs.chain(args.target.as_deref().and_then(board::file)),
@@ -113,15 +109,18 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         bail!("the inventory names no host");
     }
     // A wrong target or address must be known before the first board is touched.
+    let sockets = Sockets::new(&std::env::temp_dir());
     let jobs = hosts
         .into_iter()
-        .map(|host| {
+        .enumerate()
+        .map(|(at, host)| {
             let named = host.target.as_deref().or(args.target.as_deref());
             let named =
                 named.with_context(|| format!("{}: no thimble_target in the inventory and no --target", host.name))?;
             let target = board::find(named).with_context(|| host.name.clone())?;
             store::refuse_inputs(&args.history, board::file(named))?;
-            let link = Link::new(&host.to, host.port, args.ssh_config.clone()).with_context(|| host.name.clone())?;
+            let config = args.ssh_config.clone();
+            let link = Link::new(&host.to, host.port, config, sockets.socket(at)).with_context(|| host.name.clone())?;
             Ok((host, target, link))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -135,6 +134,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
                 while let Some(at) = next.lock().ok().and_then(|mut n| n.next()) {
                     let (host, target, link) = &jobs[at];
                     let result = deploy(link, &cargo, &order);
+                    link.reset();
                     // Kept and said as each board finishes: whoever ends this before the last loses no measurement.
                     if let Ok(mut done) = done.lock() {
                         let mut told = Told {
@@ -162,6 +162,15 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         told.join(one);
     }
     Ok(told.outcome(args.json, jobs.len()))
+}
+
+/// Whether ssh can read its configuration there, each time it is started; both ways to say that there is none are such.
+fn readable(config: &Path) -> std::io::Result<()> {
+    if config == Path::new("none") || store::is_null(config) {
+        return Ok(());
+    }
+    files::regular(config)?;
+    std::fs::File::open(config).map(drop)
 }
 
 #[derive(Default)]

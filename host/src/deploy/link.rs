@@ -11,8 +11,8 @@ pub struct Link {
     pub to: String,
     port: Option<u16>,
     config: Option<PathBuf>,
-    /// Holds the control socket; gone with the link. Without it every command has a connection of its own.
-    dir: Option<Scratch>,
+    /// The control socket. Without it every command has a connection of its own.
+    socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +42,12 @@ const BEGIN: &str = "thimble-script-begins";
 const END: &str = "thimble-script-ends";
 
 impl Link {
-    pub fn new(to: &str, port: Option<u16>, config: Option<PathBuf>) -> Result<Link, LinkError> {
+    pub fn new(
+        to: &str,
+        port: Option<u16>,
+        config: Option<PathBuf>,
+        socket: Option<PathBuf>,
+    ) -> Result<Link, LinkError> {
         // A name that begins with a dash would be an option to ssh, and so would a host after its user; a ProxyCommand hands
         // both to a shell.
         let plain = |c: char| c.is_alphanumeric() || "._-@:%+[]/".contains(c);
@@ -53,7 +58,7 @@ impl Link {
             to: to.into(),
             port,
             config,
-            dir: socket_dir(&std::env::temp_dir()),
+            socket,
         })
     }
 
@@ -65,8 +70,8 @@ impl Link {
         if let Some(port) = self.port {
             ssh.arg("-p").arg(port.to_string());
         }
-        let (master, socket) = match &self.dir {
-            Some(dir) => ("ControlMaster=auto", format!("ControlPath={}/s", dir.path().display())),
+        let (master, socket) = match &self.socket {
+            Some(socket) => ("ControlMaster=auto", format!("ControlPath={}", socket.display())),
             None => ("ControlMaster=no", "ControlPath=none".into()),
         };
         for option in [
@@ -136,8 +141,11 @@ impl Link {
         }
     }
 
-    /// Forgets a connection that may be dead.
+    /// Ends the connection, which may be dead.
     pub fn reset(&self) {
+        if self.socket.as_ref().is_none_or(|socket| !socket.exists()) {
+            return;
+        }
         let _ = self
             .ssh()
             .args(["-O", "exit", "--", &self.to])
@@ -148,21 +156,32 @@ impl Link {
     }
 }
 
-/// The longest directory a control socket's own lies in: a socket's path has 107 bytes, of which ssh takes 17 for a temporary
-/// name.
-const LONGEST: usize = 64;
+/// Where the control sockets of one run lie; gone with this.
+pub struct Sockets {
+    dir: Option<Scratch>,
+}
 
-/// A directory for the control socket: in `temp`, or in /tmp where ssh would not read that path as it is (blanks part it, % and
-/// quotes mean something) or it is too long.
-fn socket_dir(temp: &Path) -> Option<Scratch> {
-    let plain = |dir: &Path| {
-        let bytes = dir.as_os_str().as_encoded_bytes();
-        bytes.len() <= LONGEST && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(b))
-    };
-    [temp, Path::new("/tmp")]
-        .into_iter()
-        .filter(|dir| plain(dir))
-        .find_map(|dir| Scratch::within(dir).ok())
+/// The longest directory theirs lies in: a socket's path has 107 bytes, of which ssh takes 17 for a temporary name.
+const LONGEST: usize = 60;
+
+impl Sockets {
+    /// In `temp`, or in /tmp where ssh would not read that path as it is (blanks part it, % and quotes mean something) or it is
+    /// too long.
+    pub fn new(temp: &Path) -> Sockets {
+        let plain = |dir: &Path| {
+            let bytes = dir.as_os_str().as_encoded_bytes();
+            bytes.len() <= LONGEST && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(b))
+        };
+        let mut dirs = [temp, Path::new("/tmp")].into_iter().filter(|dir| plain(dir));
+        Sockets {
+            dir: dirs.find_map(|dir| Scratch::within(dir).ok()),
+        }
+    }
+
+    /// The one of the run's `n`th link.
+    pub fn socket(&self, n: usize) -> Option<PathBuf> {
+        Some(self.dir.as_ref()?.path().join(n.to_string()))
+    }
 }
 
 impl Drop for Link {
@@ -209,9 +228,13 @@ mod tests {
             tempfile::tempdir_in("/tmp").unwrap(),
             tempfile::tempdir_in("/tmp").unwrap(),
         );
-        let lies_in = |temp: &Path| socket_dir(temp).unwrap().path().parent().unwrap().to_path_buf();
+        let lies_in = |temp: &Path| {
+            let socket = Sockets::new(temp).socket(99_999).unwrap();
+            assert!(socket.as_os_str().len() + 17 <= 107, "{socket:?}");
+            socket.ancestors().nth(2).unwrap().to_path_buf()
+        };
         assert_eq!(lies_in(short.path()), short.path());
-        for odd in ["a b", "50%", &"x".repeat(90)] {
+        for odd in ["a b", "50%", &"x".repeat(61 - root.path().as_os_str().len())] {
             let odd = root.path().join(odd);
             std::fs::create_dir(&odd).unwrap();
             assert_eq!(lies_in(&odd), Path::new("/tmp"));
@@ -280,7 +303,7 @@ mod tests {
             "a'b",
             "a\u{202e}b",
         ] {
-            assert!(Link::new(bad, None, None).is_err(), "{bad:?}");
+            assert!(Link::new(bad, None, None, None).is_err(), "{bad:?}");
         }
         for good in [
             "pi@kitchen",
@@ -289,7 +312,7 @@ mod tests {
             "ssh://pi@host:22",
             "größe",
         ] {
-            assert!(Link::new(good, None, None).is_ok(), "{good:?}");
+            assert!(Link::new(good, None, None, None).is_ok(), "{good:?}");
         }
     }
 }

@@ -215,7 +215,7 @@ pub(super) mod tests {
     #[test]
     fn a_board_that_does_not_fit_is_refused_before_anything_is_sent() {
         let item = Item {
-            from: "x".into(),
+            file: crate::deploy::tests::some_file(),
             name: "m.onnx".into(),
             sha256: "b".repeat(64),
             bytes: 50 << 20,

@@ -13,9 +13,11 @@ use link::{Link, LinkError, quote};
 pub use look::{Look, Refusal};
 use look::{check, look};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Duration;
+use thimble_device::map::{MapError, ModelFile};
 use thimble_shared::memory::Need;
 use thimble_shared::report::Report;
 
@@ -43,7 +45,8 @@ pub struct Cargo {
 }
 
 pub struct Item {
-    pub from: PathBuf,
+    /// Held open: every board gets what was looked at, whatever bears its name by then.
+    pub file: Arc<ModelFile>,
     pub name: String,
     pub sha256: String,
     pub bytes: u64,
@@ -67,6 +70,8 @@ pub enum DeployError {
     Board(String),
     #[error(transparent)]
     File(#[from] FileError),
+    #[error(transparent)]
+    Map(#[from] MapError),
     #[error("killed (signal 9); most often that is for memory, {0}")]
     Killed(String),
     #[error("{name}: another deploy holds it and does not get on; end that one, or remove {dir}/.lock")]
@@ -219,7 +224,6 @@ fn place(link: &Link, look: &Look, sent: &[&Item], breaks: &mut u32) -> Result<(
 
 /// Sends one file, which stays under its temporary name, and gives the bytes that went over the link.
 fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) -> Result<u64, DeployError> {
-    let at = |e: std::io::Error| FileError::new(&item.from, e);
     let (dir, part) = (quote(&look.dir), quote(&part_name(item)));
     let (sum, mode, name) = (&item.sha256, item.mode, quote(&item.name));
     // A disk that is full is left as it was: halves would only keep others from it.
@@ -243,8 +247,6 @@ fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) 
                     percent(there, item.bytes)
                 ));
             }
-            let mut file = File::open(&item.from).map_err(at)?;
-            file.seek(SeekFrom::Start(there)).map_err(at)?;
             let before = there;
             // Two deploys may send the same file: the second sees the lock, where there is a flock, and neither adds to what
             // grew since it looked.
@@ -258,6 +260,10 @@ fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) 
                  [ \"$(cat {part} 2>/dev/null | wc -c)\" -eq {there} ] || exit {GREW}\n\
                  cat >> {part} || {{ rm -f {halves}; exit 5; }}"
             );
+            let file = From {
+                file: item.file.file(),
+                at: there,
+            };
             match link.feed(&script, &mut file.take(item.bytes - there)) {
                 Ok(told) if told.code == 0 => {
                     sent += item.bytes - before;
@@ -307,6 +313,8 @@ fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) 
              chmod {mode} {part} && sync"
         );
         let told = persist(link, &finish, breaks)?;
+        // Before the board is blamed.
+        item.file.unchanged()?;
         match told.code {
             0 => return Ok(sent),
             4 if !damaged => there = 0,
@@ -409,34 +417,35 @@ fn keep(link: &Link, look: &Look, cargo: &Cargo, order: &Order) -> Result<(), De
 }
 
 /// A file to send, read once for its checksum.
-pub fn item(from: &Path, name: String, mode: &'static str) -> Result<Item, DeployError> {
-    use sha2::{Digest, Sha256};
-    let at = |e: std::io::Error| FileError::new(from, e);
+pub fn item(file: Arc<ModelFile>, name: String, mode: &'static str) -> Result<Item, DeployError> {
     if !package::plain_name(&name) {
-        return Err(FileError::new(from, format!("rename it: {}", package::PLAIN_NAME)).into());
-    }
-    let (mut file, mut hasher, mut bytes) = (File::open(from).map_err(at)?, Sha256::new(), 0u64);
-    let mut piece = vec![0u8; 1 << 16];
-    loop {
-        match file.read(&mut piece).map_err(at)? {
-            0 => break,
-            n => {
-                hasher.update(&piece[..n]);
-                bytes += n as u64;
-            }
-        }
+        return Err(FileError::new(file.path(), format!("rename it: {}", package::PLAIN_NAME)).into());
     }
     Ok(Item {
-        from: from.to_path_buf(),
         name,
-        sha256: hasher.finalize().iter().map(|b| format!("{b:02x}")).collect(),
-        bytes,
+        sha256: file.sha256()?,
+        bytes: file.bytes(),
         mode,
+        file,
     })
 }
 
+/// A file from `at` on, however many read it at a time.
+struct From<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for From<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::look::tests::board;
     use super::*;
 
@@ -458,6 +467,10 @@ mod tests {
         }
     }
 
+    pub fn some_file() -> Arc<ModelFile> {
+        Arc::new(ModelFile::open(&std::env::current_exe().unwrap()).unwrap())
+    }
+
     #[test]
     fn only_halves_that_nobody_sends_are_cleared() {
         let dir = tempfile::tempdir().unwrap();
@@ -466,7 +479,7 @@ mod tests {
             ..board()
         };
         let item = Item {
-            from: "x".into(),
+            file: some_file(),
             name: "m.onnx".into(),
             sha256: "b".repeat(64),
             bytes: 1,
