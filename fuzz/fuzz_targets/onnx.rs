@@ -13,7 +13,7 @@ use thimble_fuzz::{Allowance, bounded, one_line, put};
 const NAME: &str = "input.onnx";
 /// What a node or an attribute of two bytes becomes, with everything known of it; and the proof's plan of a small model.
 const ALLOWANCE: Allowance = Allowance {
-    times: 2000,
+    times: 256,
     bytes: 64 << 20,
 };
 
