@@ -4,7 +4,7 @@
 use crate::store;
 use std::fs::{DirEntry, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -64,16 +64,17 @@ fn open(dir: &Path) -> io::Result<File> {
 }
 
 fn clear_abandoned(folder: &Path) {
-    // SAFETY: it takes nothing and always succeeds.
-    let me = unsafe { libc::geteuid() };
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let named_so = |entry: &DirEntry| {
             let name = entry.file_name();
             let name = name.as_encoded_bytes();
             name.starts_with(PREFIX.as_bytes()) && name.ends_with(SUFFIX.as_bytes())
         };
-        // In a directory that all may write to, others' names mean nothing.
-        let mine = |entry: &DirEntry| entry.metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == me);
+        let mine = |entry: &DirEntry| {
+            entry
+                .metadata()
+                .is_ok_and(|meta| meta.is_dir() && store::is_ours(&meta))
+        };
         if named_so(&entry)
             && mine(&entry)
             && let Ok(dir) = open(&entry.path())

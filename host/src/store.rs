@@ -6,20 +6,28 @@ use crate::text::{printable, say};
 use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
 use std::ffi::OsString;
-use std::fs::{File, TryLockError};
+use std::fs::{File, Metadata, TryLockError};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 use thimble_shared::files;
 
+mod places;
+
+use places::{Old, Places};
+
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {}: {source}{}", path.display(), stay(replaced))]
-pub struct WriteError {
-    path: PathBuf,
-    source: std::io::Error,
-    /// What was written before it and could not be given back.
-    replaced: Vec<PathBuf>,
+pub enum WriteError {
+    #[error("cannot write {}: {source}{}", path.display(), stay(replaced))]
+    Refused {
+        path: PathBuf,
+        source: std::io::Error,
+        /// What was written before it and could not be given back.
+        replaced: Vec<PathBuf>,
+    },
+    #[error("{}: all is in place, but may not be on the disk: {source}", folder.display())]
+    Unsettled { folder: PathBuf, source: std::io::Error },
 }
 
 fn stay(replaced: &[PathBuf]) -> String {
@@ -124,113 +132,34 @@ pub fn write_together(files: &[(&Path, &[u8])]) -> Result<(), WriteError> {
 
 /// The same for a caller that sees to being alone, or does not care.
 pub fn write_all(files: &[Output]) -> Result<(), WriteError> {
+    write_all_and(files, || Ok(()))
+}
+
+/// The same, and `then` once all are in place: where that fails, nothing has changed.
+pub fn write_all_and(files: &[Output], then: impl FnOnce() -> Result<(), WriteError>) -> Result<(), WriteError> {
     let staged = files.iter().map(stage).collect::<Result<Vec<_>, _>>()?;
-    let old: Vec<Old> = files.iter().map(|file| Old::at(file.path, files.len() > 1)).collect();
+    let mut places = Places::over(files.iter().map(|file| file.path))?;
+    let old: Vec<Old> = files.iter().map(|file| Old::at(file.path)).collect();
     // One right after the other: who is killed between two leaves a new file beside an old one.
-    let mut places = Places::default();
     for ((file, temp), old) in files.iter().zip(staged).zip(old) {
         places.take(temp, file.path, old)?;
     }
-    let mut settled: Vec<&Path> = Vec::new();
-    for file in files {
-        if !settled.contains(&folder(file.path)) {
-            settled.push(folder(file.path));
-            settle(file.path)?;
-        }
-    }
-    Ok(())
-}
-
-/// What bore a name before, held open: what is held need not be taken apart while other files take their places, which takes a
-/// file system most of the time.
-enum Old {
-    Nothing,
-    /// A link, and where it leads.
-    Link(PathBuf),
-    File {
-        _open: Option<File>,
-        /// Under a second name where it may be wanted back, can be read, and the file system has links.
-        second: Option<NamedTempFile>,
-    },
-}
-
-impl Old {
-    fn at(path: &Path, wanted_back: bool) -> Old {
-        match std::fs::symlink_metadata(path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Old::Nothing,
-            Ok(meta) if meta.is_symlink() => return std::fs::read_link(path).map_or(Old::Nothing, Old::Link),
-            _ => {}
-        }
-        let open = File::open(path).ok();
-        // Whoever clears up must not take the second name for an abandoned file. One that cannot be opened could not be cleared
-        // either, after a kill.
-        let locked = open.as_ref().is_some_and(|file| file.try_lock_shared().is_ok());
-        let second = (wanted_back && locked).then(|| second_name(path, folder(path)).ok());
-        Old::File {
-            _open: open,
-            second: second.flatten(),
-        }
-    }
-
-    /// Makes it undone that `path` was written; whether that worked.
-    fn back(self, path: &Path) -> bool {
-        match self {
-            Old::Nothing => std::fs::remove_file(path).is_ok(),
-            Old::Link(to) => {
-                let mut link = tempfile::Builder::new();
-                let link = link.prefix(PREFIX).suffix(SUFFIX);
-                let made = link.make_in(folder(path), |link| std::os::unix::fs::symlink(&to, link));
-                made.is_ok_and(|link| link.persist(path).is_ok())
-            }
-            Old::File { second, .. } => second.is_some_and(|second| second.persist(path).is_ok()),
-        }
-    }
-}
-
-/// Files that take their names one after the other, and give them back when one cannot: a name may be refused for what no look at
-/// it tells, an immutable file or another user's in a sticky directory.
-#[derive(Default)]
-struct Places<'a> {
-    taken: Vec<(&'a Path, Old)>,
-}
-
-impl<'a> Places<'a> {
-    fn take(&mut self, temp: NamedTempFile, path: &'a Path, old: Old) -> Result<File, WriteError> {
-        let file = temp.persist(path).map_err(|e| self.back(at(path)(e.error)))?;
-        self.taken.push((path, old));
-        Ok(file)
-    }
-
-    /// The same, on disk before anything follows.
-    fn step(&mut self, temp: NamedTempFile, path: &'a Path, wanted_back: bool) -> Result<File, WriteError> {
-        let file = self.take(temp, path, Old::at(path, wanted_back))?;
-        settle(path).map_err(|e| self.back(e))?;
-        Ok(file)
-    }
-
-    /// In reverse, so that each moment in between has been there before; the error tells what could not be given back.
-    fn back(&mut self, mut error: WriteError) -> WriteError {
-        for (path, old) in self.taken.drain(..).rev() {
-            if !old.back(path) {
-                error.replaced.push(path.to_path_buf());
-            }
-        }
-        error
-    }
+    then().map_err(|e| places.back(e))?;
+    places.settle()
 }
 
 /// Writes a model and the data file it refers to. A name can be given to one file at a time, so where both replace older ones
 /// the model goes by way of `meanwhile`: the data's name for a moment, and a model that refers to it there. Old model and old
-/// data, the new model and its data under that name, both under their own: whoever is killed leaves one of these. The caller is
-/// [`alone`].
+/// data, the new model and its data under that name, both under their own: whoever is killed leaves one of these, and so does an
+/// error that cannot be undone. The caller is [`alone`].
 pub fn write_model(model: &Output, data: &Output, meanwhile: Option<(&Path, Output)>) -> Result<(), WriteError> {
     let staged = stage(data)?;
-    let mut places = Places::default();
+    let mut places = Places::over([model.path, data.path])?;
     let Some((name, referring)) = meanwhile else {
         let model_staged = stage(model)?;
-        places.step(staged, data.path, true)?;
-        places.step(model_staged, model.path, false)?;
-        return Ok(());
+        places.step(staged, data.path)?;
+        places.take(model_staged, model.path, Old::at(model.path))?;
+        return places.settle();
     };
     // The same bytes under a second name, where the file system has links.
     let second = match second_name(staged.path(), folder(data.path)) {
@@ -239,11 +168,12 @@ pub fn write_model(model: &Output, data: &Output, meanwhile: Option<(&Path, Outp
     };
     let (referring, model_staged) = (stage(&referring)?, stage(model)?);
     // Held on: the lock is the second name's, too.
-    let _held = places.step(staged, name, true)?;
-    places.step(referring, model.path, true)?;
-    places.step(second, data.path, true)?;
-    places.step(model_staged, model.path, false)?;
-    std::fs::remove_file(name).map_err(at(name))
+    let _held = places.step(staged, name)?;
+    places.step(referring, model.path)?;
+    places.step(second, data.path)?;
+    places.take(model_staged, model.path, Old::at(model.path))?;
+    places.settle()?;
+    std::fs::remove_file(name).map_err(refused(name))
 }
 
 /// What external data is called for the moment in which its own name is not free: `m.onnx.data` becomes
@@ -311,25 +241,20 @@ pub fn folder(path: &Path) -> &Path {
     }
 }
 
-fn at(path: &Path) -> impl Fn(std::io::Error) -> WriteError {
+pub fn refused(path: &Path) -> impl Fn(std::io::Error) -> WriteError {
     let path = path.to_path_buf();
-    move |source| WriteError {
+    move |source| WriteError::Refused {
         path: path.clone(),
         source,
         replaced: Vec::new(),
     }
 }
 
-fn settle(path: &Path) -> Result<(), WriteError> {
-    let synced = File::open(folder(path)).and_then(|dir| dir.sync_all());
-    synced.map_err(at(path))
-}
-
 const PREFIX: &str = ".thimble-";
 const SUFFIX: &str = ".part";
 
 fn stage(output: &Output) -> Result<NamedTempFile, WriteError> {
-    staged(output).map_err(at(output.path))
+    staged(output).map_err(refused(output.path))
 }
 
 fn staged(output: &Output) -> std::io::Result<NamedTempFile> {
@@ -394,13 +319,19 @@ fn second_name(first: &Path, folder: &Path) -> std::io::Result<NamedTempFile> {
     })
 }
 
+/// Whether we made it: in a directory that all may write to, others' names mean nothing.
+pub fn is_ours(meta: &Metadata) -> bool {
+    // SAFETY: it takes nothing and always succeeds.
+    meta.uid() == unsafe { libc::geteuid() }
+}
+
 /// Removes temporary files whose maker was killed, and with it their lock: they may be as large as a card's image.
 pub fn clear_abandoned(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with(PREFIX)
             && name.ends_with(SUFFIX)
-            && entry.file_type().is_ok_and(|kind| kind.is_file())
+            && entry.metadata().is_ok_and(|meta| meta.is_file() && is_ours(&meta))
             && File::open(entry.path())
                 .is_ok_and(|file| file.try_lock().is_ok() && std::fs::remove_file(entry.path()).is_ok())
         {

@@ -2,6 +2,7 @@
 names the place, exit code 2, the old files as they were, nothing left behind. Kills are scripts/kill-loop's.
 """
 
+import fcntl
 import os
 import pathlib
 import resource
@@ -188,6 +189,55 @@ def test_what_cannot_be_given_back_is_said(makers, at):
     refused(done, at / "m.tokenizer.json", "not permitted")
     assert f"{at / 'm.onnx'} is already the new one and stays" in done.stderr
     assert not stage.leftovers()
+
+
+@pytest.mark.parametrize("why", ("locked", "unreadable"))
+def test_a_model_that_cannot_be_given_back_keeps_its_data(makers, at, why):
+    """It is the new one by then, and refers to its data under their passing name."""
+    if os.getuid() != 0:
+        pytest.skip("only root can give files to others")
+    stage = written(makers, "slim, data file", at)
+    run(stage, 1)
+    new = stage.state()
+    run(stage, 0)
+    assert stage.state() != new
+    os.chown(at / "m.onnx", NOBODY, NOBODY)
+    at.chmod(0o1777)
+    with open(at / "m.onnx") as held:
+        if why == "locked":
+            fcntl.flock(held, fcntl.LOCK_EX)
+        else:
+            (at / "m.onnx").chmod(0o200)
+        done = run(stage, 1, code=2, **AS_NOBODY)
+    refused(done, at / "m.onnx.data", "not permitted")
+    assert f"{at / 'm.onnx'} is already the new one and stays" in done.stderr
+    assert stage.state() == new
+
+
+def test_a_folder_that_cannot_be_brought_to_the_disk_is_known_before(makers, at):
+    if os.getuid() != 0:
+        pytest.skip("only root can give directories to others")
+    stage = written(makers, "export", at)
+    before = everything(at)
+    for path in (at, *stage.files):
+        os.chown(path, NOBODY, NOBODY)
+    at.chmod(0o300)
+    refused(run(stage, 1, code=2, **AS_NOBODY), at, "permission denied")
+    at.chmod(0o755)
+    assert everything(at) == before and len(list(at.iterdir())) == 2
+
+
+def test_what_others_left_is_not_cleared(makers, at):
+    if os.getuid() != 0:
+        pytest.skip("only root can be another")
+    stage = makers.export(at)
+    own, others = at / ".thimble-own.part", at / ".thimble-others.part"
+    for file, user in ((own, NOBODY), (others, NOBODY - 1)):
+        file.write_text("x")
+        os.chown(file, user, user)
+    at.chmod(0o777)
+    run(stage, 0, **AS_NOBODY)
+    assert not own.exists() and others.exists()
 
 
 def test_links_and_unreadable_files_are_replaced_and_leave_nothing(makers, at):
