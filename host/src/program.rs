@@ -1,15 +1,18 @@
 //! Programs for boards, as their ELF headers tell: where the device program for aarch64 is, which machine a program is for, and
 //! the largest page it can be mapped with. In: paths or bytes; out: what was found, or why it will not do.
 
-use crate::store::{self, FileError};
+use crate::store::FileError;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use thimble_shared::files;
 
 /// Where scripts/cross-build leaves it, under the target directory.
 const BUILT: &str = "cross/aarch64-unknown-linux-gnu/dist/thimble-device";
 /// ELF's number for aarch64.
 const AARCH64: u16 = 183;
 /// The first bytes of a file that tell all that is asked here: header and program headers of any sane program.
-const HEAD: u64 = 4096;
+const HEAD: usize = 4096;
 
 /// The device program for aarch64: the one named, or where scripts/cross-build leaves it.
 pub fn device_program(named: Option<&Path>) -> Result<PathBuf, FileError> {
@@ -34,23 +37,34 @@ pub fn device_program(named: Option<&Path>) -> Result<PathBuf, FileError> {
             "no device program for aarch64; run scripts/cross-build, or name one with --device-program",
         ));
     };
-    match foreign(&head(&path)?) {
-        None => Ok(path),
+    let failed = |e| FileError::new(&path, e);
+    let file = files::open(&path).map_err(failed)?;
+    for_boards(&path, &head(&file).map_err(failed)?)?;
+    Ok(path)
+}
+
+/// Refuses a program that no board can run, by its head.
+pub fn for_boards(path: &Path, head: &[u8]) -> Result<(), FileError> {
+    match foreign(head) {
+        None => Ok(()),
         Some(_) => Err(FileError::new(
-            &path,
+            path,
             "is not an aarch64 program; scripts/cross-build makes one",
         )),
     }
 }
 
 /// As much of a program as the functions here look at.
-pub fn head(path: &Path) -> Result<Vec<u8>, FileError> {
-    use std::io::Read;
-    store::regular(path)?;
-    let mut head = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(HEAD).read_to_end(&mut head))
-        .map_err(|e| FileError::new(path, e))?;
+pub fn head(file: &File) -> std::io::Result<Vec<u8>> {
+    let mut head = vec![0; HEAD];
+    let mut len = 0;
+    while len < HEAD {
+        match file.read_at(&mut head[len..], len as u64)? {
+            0 => break,
+            n => len += n,
+        }
+    }
+    head.truncate(len);
     Ok(head)
 }
 

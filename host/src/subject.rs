@@ -99,10 +99,22 @@ impl File {
             return Ok(None);
         };
         let bytes = files::read(path).with_context(|| path.display().to_string())?;
-        match self.artifact.provenance.tokenizer_sha256 == Some(tokenise::sha256(&bytes)) {
-            true => Ok(Some(bytes)),
-            false => bail!("{}: it was replaced while it was read; run this again", path.display()),
+        self.is_its_tokenizer(&tokenise::sha256(&bytes))?;
+        Ok(Some(bytes))
+    }
+
+    /// Where that is.
+    pub fn tokenizer_path(&self) -> Option<&Path> {
+        self.tokenizer.as_deref()
+    }
+
+    /// An error where the file there is not the one that was found when this was opened.
+    pub fn is_its_tokenizer(&self, sha256: &str) -> Result<()> {
+        if self.artifact.provenance.tokenizer_sha256.as_deref() != Some(sha256) {
+            let path = tokenizer_beside(&self.path);
+            bail!("{}: it was replaced while it was read; run this again", path.display());
         }
+        Ok(())
     }
 
     /// Its bytes: those that were looked at, whatever bears its name by now.

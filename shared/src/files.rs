@@ -1,29 +1,43 @@
 //! Reading whole files by names that come from elsewhere.
 
-use std::fs;
-use std::io::{Error, Result};
+use std::fs::{self, File, Metadata};
+use std::io::{Error, Read, Result};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Refuses what is no regular file: who reads a pipe, a terminal or a device waits for a writer that may never come, or reads for
 /// ever.
 pub fn regular(path: &Path) -> Result<()> {
-    match fs::metadata(path)? {
-        meta if meta.is_file() => Ok(()),
-        meta if meta.is_dir() => Err(Error::other("is a directory, no file")),
-        _ => Err(Error::other("is no regular file; save it to one first")),
+    kind(&fs::metadata(path)?)
+}
+
+fn kind(meta: &Metadata) -> Result<()> {
+    match meta.is_dir() {
+        _ if meta.is_file() => Ok(()),
+        true => Err(Error::other("is a directory, no file")),
+        false => Err(Error::other("is no regular file; save it to one first")),
     }
+}
+
+/// A regular file to read from. What took its name in between is not waited for.
+pub fn open(path: &Path) -> Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    kind(&file.metadata()?)?;
+    Ok(file)
 }
 
 /// The bytes of a regular file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    regular(path)?;
-    fs::read(path)
+    let mut bytes = Vec::new();
+    open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The text of a regular file.
 pub fn read_text(path: &Path) -> Result<String> {
-    regular(path)?;
-    fs::read_to_string(path)
+    let mut text = String::new();
+    open(path)?.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -34,7 +48,8 @@ mod tests {
     fn what_is_no_file_is_refused_and_not_waited_for() {
         let path = std::env::temp_dir().join(format!("thimble-files-{}", std::process::id()));
         let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let refused = |path: &Path| read(path).unwrap_err().to_string();
+        let refused = |path: &Path| regular(path).unwrap_err().to_string();
+        assert!(read(&path).is_err());
         assert!(refused(&path).contains("no regular file") && refused(Path::new("/")).contains("directory"));
         fs::remove_file(&path).unwrap();
         assert_eq!(read(&path).unwrap_err().kind(), std::io::ErrorKind::NotFound);

@@ -8,7 +8,7 @@ use crate::deploy::link::{Link, Sockets};
 use crate::deploy::{Cargo, DeployError, Deployed, Order, deploy, item};
 use crate::package::PROGRAM;
 use crate::predict::{need, seq_of};
-use crate::program::{device_program, head, largest_page};
+use crate::program::{device_program, for_boards, head, largest_page};
 use crate::reports::{self, Entry, Kind};
 use crate::store;
 use crate::subject::{File, tokenizer_beside};
@@ -39,20 +39,25 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
             args.file.display()
         );
     }
+    // What is sent is what is looked at: each is opened once.
+    let program = ModelFile::open(&program)?;
+    let head = head(program.file()).with_context(|| program.path().display().to_string())?;
+    for_boards(program.path(), &head)?;
     let mut files = vec![
-        item(Arc::new(ModelFile::open(&program)?), PROGRAM.into(), "755")?,
+        item(Arc::new(program), PROGRAM.into(), "755")?,
         item(file.map.file().clone(), name.clone(), "644")?,
     ];
-    if file.tokenizer()?.is_some() {
+    if let Some(tokenizer) = file.tokenizer_path() {
         let name = tokenizer_beside(Path::new(&name)).display().to_string();
-        let file = ModelFile::open(&tokenizer_beside(&args.file))?;
-        files.push(item(Arc::new(file), name, "644")?);
+        let found = item(Arc::new(ModelFile::open(tokenizer)?), name, "644")?;
+        file.is_its_tokenizer(&found.sha256)?;
+        files.push(found);
     }
     let seq = seq_of(&graph.config, args.seq)?;
     let need = need(&graph.config, Some(&graph.formats), files[1].bytes, seq);
     let cargo = Cargo {
         need: if args.copy { need.copied() } else { need },
-        largest_page: largest_page(&head(&program)?),
+        largest_page: largest_page(&head),
         files,
         model: name,
     };

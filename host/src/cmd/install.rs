@@ -84,7 +84,7 @@ fn into_root(root: &Path, payload: &Payload) -> Result<Done> {
         );
     }
     if let Some(shell) = follow(root, Path::new("bin/sh")).filter(|path| path.is_file())
-        && let Some(arch) = foreign(&head(&shell)?)
+        && let Some(arch) = foreign(&head_of(&shell).with_context(|| shell.display().to_string())?)
     {
         return Err(CardError::Refused(card::wrong_architecture(&arch)).into());
     }
@@ -102,22 +102,35 @@ fn into_root(root: &Path, payload: &Payload) -> Result<Done> {
     }
     // Two at once would leave a program of one and a model of the other.
     let _alone = store::alone(root);
-    let paths = files
-        .iter()
-        .map(|file| inside(root, &file.path))
-        .collect::<Result<Vec<_>>>()?;
-    let outputs = files.iter().zip(&paths).map(|(file, path)| Output {
-        mode: Some(file.mode),
-        ..Output::new(path, &file.bytes)
-    });
-    store::write_all(&outputs.collect::<Vec<_>>())?;
-    let wants = inside(root, &wants)?;
-    // Enabled as systemctl does it; again is no error.
-    if std::fs::symlink_metadata(&wants).is_err() {
-        symlink(to, &wants).with_context(|| wants.display().to_string())?;
+    let mut made = Vec::new();
+    let written: Result<()> = (|| {
+        let paths = files
+            .iter()
+            .map(|file| inside(root, &file.path, &mut made))
+            .collect::<Result<Vec<_>>>()?;
+        let wants = inside(root, &wants, &mut made)?;
+        let outputs = files.iter().zip(&paths).map(|(file, path)| Output {
+            mode: Some(file.mode),
+            ..Output::new(path, &file.bytes)
+        });
+        // Enabled as systemctl does it; again is no error.
+        let enable = || match enabled {
+            true => Ok(()),
+            false => symlink(&to, &wants).map_err(store::refused(&wants)),
+        };
+        Ok(store::write_all_and(&outputs.collect::<Vec<_>>(), enable)?)
+    })();
+    if written.is_err() {
+        // Those that hold anything stay.
+        made.iter().rev().for_each(|dir| drop(std::fs::remove_dir(dir)));
     }
+    written?;
     let own = std::fs::read_link(root.join(OWN_UNITS).join(UNIT));
     Ok((String::new(), own.is_ok_and(|to| to == Path::new(MASK))))
+}
+
+fn head_of(program: &Path) -> std::io::Result<Vec<u8>> {
+    head(&thimble_shared::files::open(program)?)
 }
 
 /// Where `path` leads when `root` is the root: absolute links start there again, and `..` does not leave it.
@@ -177,26 +190,29 @@ fn existing<'a>(root: &'a Path, path: &'a Path) -> &'a Path {
         .unwrap_or(root)
 }
 
-/// `path` below `root`, its directories made.
-fn inside(root: &Path, path: &str) -> Result<PathBuf> {
+/// `path` below `root`, its directories made and added to `made`.
+fn inside(root: &Path, path: &str, made: &mut Vec<PathBuf>) -> Result<PathBuf> {
     stays_inside(root, path)?;
     let full = root.join(path);
     let dir = full.parent().unwrap_or(root);
-    make_directories(dir).with_context(|| dir.display().to_string())?;
+    make_directories(dir, made).with_context(|| dir.display().to_string())?;
     Ok(full)
 }
 
 /// With a mode of their own: whoever installs may have an umask that shuts others out, the board's users are others.
-fn make_directories(dir: &Path) -> std::io::Result<()> {
+fn make_directories(dir: &Path, made: &mut Vec<PathBuf>) -> std::io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    dir.parent().map_or(Ok(()), make_directories)?;
+    dir.parent().map_or(Ok(()), |parent| make_directories(parent, made))?;
     match std::fs::create_dir(dir) {
         // Another install was faster.
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
         Err(e) => Err(e),
-        Ok(()) => std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)),
+        Ok(()) => {
+            made.push(dir.to_path_buf());
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))
+        }
     }
 }
 
@@ -224,7 +240,7 @@ mod tests {
         symlink(outside.path(), root.join("usr")).unwrap();
         symlink(outside.path().join("nowhere"), root.join("etc")).unwrap();
         for path in ["usr/lib/x", "etc/x/y"] {
-            assert!(inside(&root, path).is_err(), "{path}");
+            assert!(inside(&root, path, &mut Vec::new()).is_err(), "{path}");
         }
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
     }

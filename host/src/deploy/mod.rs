@@ -260,11 +260,16 @@ fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) 
                  [ \"$(cat {part} 2>/dev/null | wc -c)\" -eq {there} ] || exit {GREW}\n\
                  cat >> {part} || {{ rm -f {halves}; exit 5; }}"
             );
-            let file = From {
+            let mut file = From {
                 file: item.file.file(),
                 at: there,
+                failed: None,
             };
-            match link.feed(&script, &mut file.take(item.bytes - there)) {
+            let told = link.feed(&script, &mut (&mut file).take(item.bytes - there));
+            if let Some(e) = file.failed {
+                return Err(FileError::new(item.file.path(), e).into());
+            }
+            match told {
                 Ok(told) if told.code == 0 => {
                     sent += item.bytes - before;
                     break;
@@ -313,10 +318,13 @@ fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) 
              chmod {mode} {part} && sync"
         );
         let told = persist(link, &finish, breaks)?;
-        // Before the board is blamed.
-        item.file.unchanged()?;
         match told.code {
             0 => return Ok(sent),
+            // Before the board is blamed.
+            4 if item.file.sha256()? != item.sha256 => {
+                let problem = "it was written to while it was sent; run this again";
+                return Err(FileError::new(item.file.path(), problem).into());
+            }
             4 if !damaged => there = 0,
             4 => break,
             _ => return Err(DeployError::Board(told.stderr)),
@@ -434,11 +442,16 @@ pub fn item(file: Arc<ModelFile>, name: String, mode: &'static str) -> Result<It
 struct From<'a> {
     file: &'a File,
     at: u64,
+    /// What a link takes for the end.
+    failed: Option<std::io::Error>,
 }
 
 impl Read for From<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.file.read_at(buffer, self.at)?;
+        let read = self.file.read_at(buffer, self.at).unwrap_or_else(|e| {
+            self.failed = Some(e);
+            0
+        });
         self.at += read as u64;
         Ok(read)
     }
