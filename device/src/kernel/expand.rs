@@ -97,8 +97,10 @@ mod tests {
             let mut found = vec![1f32; wide.padded_out() * inp];
             super::int8(bytemuck::cast_slice(&int8), depth, inp, &mut found);
             let floats: Vec<f32> = int4.int8s().unwrap().iter().map(|&q| f32::from(q)).collect();
+            // Which lie anywhere.
             let floats = payload(&spec, &Values::F32(floats), Part::Numbers);
-            assert_eq!(found, bytemuck::cast_slice::<u8, f32>(&floats), "{out}x{inp}");
+            let floats: Vec<f32> = floats.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
+            assert_eq!(found, floats, "{out}x{inp}");
         }
     }
 }
