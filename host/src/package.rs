@@ -6,7 +6,7 @@ use crate::subject::tokenizer_beside;
 use flate2::{Compression, GzBuilder};
 use md5::{Digest as _, Md5};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use thimble_device::map::sha256;
 use thimble_shared::terminal::acts;
 
@@ -17,8 +17,6 @@ pub const UNIT: &str = "thimble-check.service";
 
 #[derive(Debug, thiserror::Error)]
 pub enum PackageError {
-    #[error("{}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
     #[error("{field} {value:?}: {wanted}")]
     Field {
         field: &'static str,
@@ -71,20 +69,14 @@ pub fn plain_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.starts_with(['-', '+']) && name.bytes().all(plain)
 }
 
-/// Collects what the board gets. `bytes` are the model's, which is installed under its own name, and its tokenizer beside it.
+/// Collects what the board gets: bytes that were looked at. The model is installed under its own name, its tokenizer beside it.
 pub fn payload(
     model: &Path,
     bytes: Vec<u8>,
     tokenizer: Option<Vec<u8>>,
-    device_program: &Path,
+    program: Vec<u8>,
     max_ram: Option<u64>,
 ) -> Result<Payload, PackageError> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|source| PackageError::Read {
-            path: path.to_path_buf(),
-            source,
-        })
-    };
     let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if !plain_name(&name) || name == PROGRAM {
         return Err(PackageError::Field {
@@ -106,7 +98,7 @@ pub fn payload(
             .flat_map(|most| ["--max-ram".to_string(), most.to_string()]),
     );
     let mut files = vec![
-        at(&format!("{LIBRARY}/thimble-device"), 0o755, read(device_program)?),
+        at(&format!("{LIBRARY}/thimble-device"), 0o755, program),
         at(&format!("{LIBRARY}/{name}"), 0o644, bytes),
     ];
     if let Some(bytes) = tokenizer {
@@ -571,10 +563,8 @@ mod tests {
 
     #[test]
     fn a_packaged_unit_wants_the_model_it_came_with() {
-        let dir = tempfile::tempdir().unwrap();
-        let (model, program) = (dir.path().join("m.onnx"), dir.path().join("program"));
-        std::fs::write(&program, b"x").unwrap();
-        let payload = payload(&model, b"abc".to_vec(), Some(b"t".to_vec()), &program, Some(1 << 25)).unwrap();
+        let (model, tokenizer) = (Path::new("x/m.onnx"), Some(b"t".to_vec()));
+        let payload = payload(model, b"abc".to_vec(), tokenizer, b"x".to_vec(), Some(1 << 25)).unwrap();
         assert!(
             payload
                 .files

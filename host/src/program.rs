@@ -43,6 +43,13 @@ pub fn device_program(named: Option<&Path>) -> Result<PathBuf, FileError> {
     Ok(path)
 }
 
+/// All of a program for boards.
+pub fn whole(path: &Path) -> Result<Vec<u8>, FileError> {
+    let bytes = files::read(path).map_err(|e| FileError::new(path, e))?;
+    for_boards(path, &bytes)?;
+    Ok(bytes)
+}
+
 /// Refuses a program that no board can run, by its head.
 pub fn for_boards(path: &Path, head: &[u8]) -> Result<(), FileError> {
     match foreign(head) {

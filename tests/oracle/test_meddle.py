@@ -306,7 +306,7 @@ def test_an_output_is_neither_an_input_nor_a_device(thimble, model, tmp_path):
         one_clear_line(done, str(output))
     assert digest(model) == before and fifo.is_fifo()
     done = thimble.run("run", model, "--input", fifo, program=thimble.device, code=2)
-    one_clear_line(done, "not a regular file")
+    one_clear_line(done, "no regular file")
 
 
 def test_a_label_reaches_no_terminal_that_acts_on_it(thimble, tmp_path):

@@ -5,7 +5,7 @@ use crate::board;
 use crate::card::{self, CardError};
 use crate::cli::{InstallArgs, Outcome};
 use crate::package::{MASK, OWN_UNITS, Payload, UNIT, payload};
-use crate::program::{device_program, foreign, head};
+use crate::program::{device_program, foreign, head, whole};
 use crate::store::{self, Output};
 use crate::subject::File;
 use crate::text::{exact, say, size};
@@ -18,7 +18,7 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
     let file = File::for_board(&args.file)?;
     let program = device_program(args.payload.device_program.as_deref())?;
     let max_ram = args.payload.max_ram.map(|r| r.as_u64());
-    let payload = payload(&args.file, file.bytes()?, file.tokenizer()?, &program, max_ram)?;
+    let payload = payload(&args.file, file.bytes()?, file.tokenizer()?, whole(&program)?, max_ram)?;
     let ram = target.ram_available.as_ref().unwrap_or(&target.ram_total).value;
     let model = file.map.file().bytes();
     if model > ram {

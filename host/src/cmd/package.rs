@@ -2,7 +2,7 @@
 
 use crate::cli::{Outcome, PackageArgs};
 use crate::package::{Control, deb, payload};
-use crate::program::device_program;
+use crate::program::{device_program, whole};
 use crate::store;
 use crate::subject::{File, tokenizer_beside};
 use crate::text::exact;
@@ -17,7 +17,7 @@ pub fn run(args: &PackageArgs) -> Result<Outcome> {
     // Where nobody named one, it is only known now.
     store::refuse_inputs(&args.output, [program.as_path()])?;
     let max_ram = args.payload.max_ram.map(|r| r.as_u64());
-    let payload = payload(&args.file, file.bytes()?, file.tokenizer()?, &program, max_ram)?;
+    let payload = payload(&args.file, file.bytes()?, file.tokenizer()?, whole(&program)?, max_ram)?;
     let bytes = deb(
         &payload,
         &Control {
