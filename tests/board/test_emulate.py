@@ -198,7 +198,9 @@ def test_kernels_are_known_by_what_they_are(model, tmp_path):
             f"Package: k\nVersion: {version}\nArchitecture: arm64\nMaintainer: T <t@example.org>\nDescription: k\n"
         )
         (tree / f"boot/vmlinuz-{version}").write_bytes(bytes(56) + magic + bytes(4))
-        subprocess.run(["dpkg-deb", "-b", tree, tmp_path / "linux-image_6.1.90.deb"], check=True, capture_output=True)
+        # The same package twice, whatever the clock says.
+        build = ["dpkg-deb", "-b", tree, tmp_path / "linux-image_6.1.90.deb"]
+        subprocess.run(build, check=True, capture_output=True, env={**os.environ, "SOURCE_DATE_EPOCH": "1"})
         done = thimble("emulate", model, "--target", "pi-4", "--kernel", tmp_path / "linux-image_6.1.90.deb",
                        "--device-program", DEVICE, code=2, env=env)  # fmt: skip
         assert part in done.stderr, done.stderr
