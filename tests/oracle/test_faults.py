@@ -214,6 +214,49 @@ def test_a_model_that_cannot_be_given_back_keeps_its_data(makers, at, why):
     assert stage.state() == new
 
 
+def injected(what, command):
+    """The command under strace, which makes some of its system calls fail, or kills it there."""
+    inject = [word for one in what for word in ("-e", f"inject={one}")]
+    calls = ",".join(one.split(":")[0] for one in what)
+    return ["strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={calls}", *inject, *map(str, command)]
+
+
+def can_inject():
+    probe = injected(["fsync,fdatasync:error=EIO"], ["sync", "-d", __file__])
+    try:
+        return subprocess.run(probe, capture_output=True).returncode == 1
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("links", ("links", "no links"))
+@pytest.mark.parametrize("fault", ("error=EIO", "signal=KILL"))
+@pytest.mark.parametrize("call", ("rename,renameat,renameat2", "fsync"))
+def test_a_model_and_its_data_belong_together_whichever_call_fails(makers, at, call, fault, links):
+    if not can_inject():
+        pytest.skip("no strace, or it may not trace")
+    stage = written(makers, "slim, data file", at)
+    old = stage.state()
+    run(stage, 1)
+    new = stage.state()
+    without = [] if links == "links" else ["link,linkat:error=EPERM"]
+    for count in range(1, 20):
+        run(stage, 0)
+        before = everything(at)
+        command = injected([f"{call}:{fault}:when={count}", *without], stage.command(1))
+        done = subprocess.run(command, env=stage.environment, capture_output=True, text=True, timeout=60)
+        there = everything(at)
+        state = stage.state()
+        if done.returncode == 0:
+            assert state == new and count > 4, f"only {count - 1} calls"
+            return
+        assert state in (old, new), f"call {count}: {done.stderr}"
+        if done.returncode == 2:
+            changed = "is already the new one and stays" in done.stderr or "all is in place" in done.stderr
+            assert changed == (state == new) and (changed or there == before), f"call {count}: {done.stderr}"
+    raise AssertionError("it never came through")
+
+
 def test_a_folder_that_cannot_be_brought_to_the_disk_is_known_before(makers, at):
     if os.getuid() != 0:
         pytest.skip("only root can give directories to others")
