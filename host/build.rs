@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 fn main() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../targets");
+    // As cargo runs it: where this was compiled may be gone, in a target directory that checkouts share.
+    let host = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo names the package's directory");
+    let dir = Path::new(&host).join("../targets");
     println!("cargo:rerun-if-changed={}", dir.display());
     let mut files: Vec<_> = std::fs::read_dir(&dir)
         .expect("targets/ stands beside host/")

@@ -39,7 +39,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
             args.file.display()
         );
     }
-    // What is sent is what is looked at: each is opened once.
+    // From here on it is this file, whatever bears its name by then: what is looked at is what is sent.
     let program = ModelFile::open(&program)?;
     let head = head(program.file()).with_context(|| program.path().display().to_string())?;
     for_boards(program.path(), &head)?;
@@ -169,7 +169,8 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     Ok(told.outcome(args.json, jobs.len()))
 }
 
-/// Whether ssh can read its configuration there, each time it is started; both ways to say that there is none are such.
+/// Whether ssh can read its configuration there each time it is started, which a pipe gives only once. "none" and /dev/null are
+/// how a user tells ssh to read none.
 fn readable(config: &Path) -> std::io::Result<()> {
     if config == Path::new("none") || store::is_null(config) {
         return Ok(());

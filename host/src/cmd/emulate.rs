@@ -6,7 +6,7 @@ use crate::cli::{EmulateArgs, Outcome};
 use crate::predict::seq_of;
 use crate::program::device_program;
 use crate::store;
-use crate::subject::{Subject, tokenizer_beside};
+use crate::subject::{File, tokenizer_beside};
 use crate::text::{exact, percent, say, size};
 use crate::virtual_board::initramfs::Storage;
 use crate::virtual_board::kernel::Kernel;
@@ -24,12 +24,7 @@ const STEP: u64 = 2 * MIB;
 
 pub fn run(args: &EmulateArgs) -> Result<Outcome> {
     let target = board::find(&args.target)?;
-    let Subject::File(file) = Subject::open(&args.file)? else {
-        bail!(
-            "{}: the board runs files of thimble's; make one with thimble export or shrink",
-            args.file.display()
-        );
-    };
+    let file = File::for_board(&args.file)?;
     let seq = seq_of(&file.artifact.graph.config, args.seq)?;
     let device_program = device_program(args.device_program.as_deref())?;
     if let Some(output) = &args.output {

@@ -260,7 +260,7 @@ fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) 
                  [ \"$(cat {part} 2>/dev/null | wc -c)\" -eq {there} ] || exit {GREW}\n\
                  cat >> {part} || {{ rm -f {halves}; exit 5; }}"
             );
-            let mut file = From {
+            let mut file = Rest {
                 file: item.file.file(),
                 at: there,
                 failed: None,
@@ -438,15 +438,15 @@ pub fn item(file: Arc<ModelFile>, name: String, mode: &'static str) -> Result<It
     })
 }
 
-/// A file from `at` on, however many read it at a time.
-struct From<'a> {
+/// The rest of a file, from `at` on, however many read it at a time.
+struct Rest<'a> {
     file: &'a File,
     at: u64,
     /// What a link takes for the end.
     failed: Option<std::io::Error>,
 }
 
-impl Read for From<'_> {
+impl Read for Rest<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let read = self.file.read_at(buffer, self.at).unwrap_or_else(|e| {
             self.failed = Some(e);
