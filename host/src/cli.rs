@@ -3,6 +3,7 @@
 
 use crate::cmd;
 use crate::loss::Objective;
+use crate::subject::ReadOptions;
 use crate::text::{one_line, printable, say};
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -10,6 +11,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use thimble_device::fault;
+use thimble_shared::graph::Head;
 use thimble_shared::number::Format;
 
 #[derive(Debug, Parser)]
@@ -76,6 +78,58 @@ impl Precision {
     }
 }
 
+/// How a model is read where its folder or file leaves it open.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Reading the source")]
+pub struct SourceArgs {
+    /// Make this head, whatever class config.json names
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub head: Option<HeadName>,
+}
+
+impl SourceArgs {
+    /// What the readers take.
+    pub fn options(&self) -> ReadOptions {
+        ReadOptions {
+            head: self.head.map(HeadName::head),
+        }
+    }
+}
+
+/// The heads by the names the command line gives them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HeadName {
+    /// Hidden states, and the pooler's output where there is a pooler
+    None,
+    /// Masked language modelling
+    Mlm,
+    /// Masked language modelling and sentence order
+    Pretraining,
+    /// Sequence classification or regression
+    Sequence,
+    /// Token classification
+    Token,
+    /// Extractive question answering
+    Qa,
+    /// Multiple choice
+    Choice,
+}
+
+impl HeadName {
+    /// The head it names.
+    pub fn head(self) -> Head {
+        match self {
+            HeadName::None => Head::None,
+            HeadName::Mlm => Head::MaskedLm,
+            HeadName::Pretraining => Head::PreTraining,
+            HeadName::Sequence => Head::SequenceClassification,
+            HeadName::Token => Head::TokenClassification,
+            HeadName::Qa => Head::QuestionAnswering,
+            HeadName::Choice => Head::MultipleChoice,
+        }
+    }
+}
+
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
     /// Hugging Face directory (config.json with model.safetensors or pytorch_model.bin), a file of thimble's, or an ALBERT that
@@ -89,6 +143,8 @@ pub struct ExportArgs {
     pub precision: Option<Precision>,
     #[command(flatten)]
     pub onnx: OnnxArgs,
+    #[command(flatten)]
+    pub reading: SourceArgs,
 }
 
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -151,6 +207,8 @@ pub struct ShrinkArgs {
     pub json: bool,
     #[command(flatten)]
     pub onnx: OnnxArgs,
+    #[command(flatten)]
+    pub reading: SourceArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -252,6 +310,8 @@ pub struct VerifyArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub reading: SourceArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -273,6 +333,8 @@ pub struct RunArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub reading: SourceArgs,
 }
 
 #[derive(Debug, clap::Args)]

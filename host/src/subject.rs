@@ -14,10 +14,17 @@ use thimble_device::map::{ModelFile, ModelMap};
 use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance};
 use thimble_shared::audit;
 use thimble_shared::files;
-use thimble_shared::graph::{Config, Model};
+use thimble_shared::graph::{Config, Head, Model};
 use thimble_shared::lower::LowerOptions;
 use thimble_shared::number::Values;
 pub use thimble_text::tokenizer_beside;
+
+/// How a model is read where its folder or file leaves it open.
+#[derive(Clone, Debug, Default)]
+pub struct ReadOptions {
+    /// The head to make, whatever class config.json names.
+    pub head: Option<Head>,
+}
 
 pub enum Subject {
     Checkpoint(Checkpoint),
@@ -150,15 +157,20 @@ fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<PathBuf
 }
 
 impl Subject {
-    /// Opens what `path` names. Checkpoint notes go to stderr.
+    /// Opens what `path` names, as it stands. Notes go to stderr.
     pub fn open(path: &Path) -> Result<Subject> {
+        Subject::open_with(path, &ReadOptions::default())
+    }
+
+    /// Opens what `path` names, read as `options` say. Notes go to stderr.
+    pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Subject> {
         let is_weights = path.extension().is_some_and(|e| {
             ["safetensors", "bin", "pt", "pth", "json"]
                 .iter()
                 .any(|known| e == *known)
         });
         if path.is_dir() || is_weights {
-            let source = source::read(path)?;
+            let source = source::read_with(path, options)?;
             source
                 .notes
                 .iter()

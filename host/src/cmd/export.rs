@@ -16,7 +16,7 @@ use thimble_shared::graph::Model;
 use thimble_shared::lower::LowerOptions;
 
 pub fn run(args: &ExportArgs) -> Result<Outcome> {
-    let subject = Subject::open(&args.source)?;
+    let subject = Subject::open_with(&args.source, &args.reading.options())?;
     refuse_inputs(&subject, &args.output)?;
     let mut model = subject.model()?;
     let mut lost = String::new();

@@ -12,7 +12,7 @@ use thimble_device::engine::{Engine, EngineOptions};
 use thimble_shared::graph::{Config, Head};
 
 pub fn run(args: &RunArgs) -> Result<Outcome> {
-    let subject = Subject::open(&args.file)?;
+    let subject = Subject::open_with(&args.file, &args.reading.options())?;
     let config = subject.config().clone();
     let tokenizer = args.tokenizer.as_deref().or(subject.tokenizer());
     let tokeniser = tokenizer.map(|path| Tokeniser::open(path, &config)).transpose()?;

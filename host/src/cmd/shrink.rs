@@ -32,7 +32,7 @@ const SPLIT_FROM: usize = 16;
 
 pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     let target = args.target.as_deref().map(board::find).transpose()?;
-    let subject = Subject::open(&args.source)?;
+    let subject = Subject::open_with(&args.source, &args.reading.options())?;
     let written = [&args.output, &args.frontier.svg, &args.frontier.html];
     let written: Vec<&PathBuf> = written.into_iter().flatten().collect();
     for (i, output) in written.iter().enumerate() {

@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow, bail};
 use thimble_shared::graph::Config;
 
 pub fn run(args: &VerifyArgs) -> Result<Outcome> {
-    let reference = Subject::open(&args.reference)?;
+    let reference = Subject::open_with(&args.reference, &args.reading.options())?;
     let candidate = Subject::open(&args.candidate)?;
     let config = reference.config().clone();
     let vocabulary = vocabulary(&reference, &candidate)?;

@@ -45,7 +45,8 @@ const ACTIVATIONS: [(&str, Activation); 11] = [
 ];
 
 /// Reads `json`, found at `path`, for a checkpoint that stores `stored`.
-pub fn read(path: &Path, json: &Value, stored: &Stored) -> Result<Described, SourceError> {
+/// A `head` asked for counts, whatever class the file names.
+pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> Result<Described, SourceError> {
     let Some(object) = json.as_object() else {
         return Err(SourceError::Format {
             path: path.to_path_buf(),
@@ -56,7 +57,10 @@ pub fn read(path: &Path, json: &Value, stored: &Stored) -> Result<Described, Sou
     let mut notes = Vec::new();
     model_type(&fields, &mut notes)?;
     unsupported(&fields)?;
-    let (architecture, head) = architecture(&fields, stored, &mut notes)?;
+    let (architecture, head) = match head {
+        Some(head) => (class_of(head), head),
+        None => architecture(&fields, stored, &mut notes)?,
+    };
     let labels = labels(&fields, head, &mut notes)?;
     let pooler = head.needs_pooler() || (head == Head::None && stored.has("pooler.weight"));
     if head == Head::None && !pooler {
@@ -181,14 +185,19 @@ fn architecture(
         };
     }
     let head = infer(stored);
-    let name = ARCHITECTURES
-        .into_iter()
-        .find(|(_, h)| *h == head)
-        .map_or("AlbertModel", |(name, _)| name);
+    let name = class_of(head);
     notes.push(format!(
         "config.json names no architecture: taken for {name} by the tensors present"
     ));
     Ok((name, head))
+}
+
+/// The transformers class of a head.
+fn class_of(head: Head) -> &'static str {
+    ARCHITECTURES
+        .into_iter()
+        .find(|(_, h)| *h == head)
+        .map_or("AlbertModel", |(name, _)| name)
 }
 
 /// The head that fits the tensors present. A classifier over pooled tokens is taken for sequence classification: nothing in

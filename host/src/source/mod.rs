@@ -13,6 +13,7 @@ mod zip;
 
 pub use error::{Mismatch, Misshapen, PickleError, SourceError};
 
+use crate::subject::ReadOptions;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -51,6 +52,11 @@ pub struct Source {
 
 /// Reads the checkpoint at `path`: a directory, a .safetensors or .bin file with config.json beside it, or a shard index.
 pub fn read(path: &Path) -> Result<Source, SourceError> {
+    read_with(path, &ReadOptions::default())
+}
+
+/// Reads the checkpoint at `path` as `options` say.
+pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceError> {
     let located = checkpoint::locate(path)?;
     let json = checkpoint::read_json(&located.config)?;
     let files = located
@@ -59,7 +65,7 @@ pub fn read(path: &Path) -> Result<Source, SourceError> {
         .map(|p| map::Mapped::open(p))
         .collect::<Result<Vec<_>, _>>()?;
     let stored = names::Stored::new(checkpoint::tensors(&files, located.promised.as_ref())?)?;
-    let mut described = config::read(&located.config, &json, &stored)?;
+    let mut described = config::read(&located.config, &json, &stored, options.head)?;
     let weights = names::assemble(&stored, &mut described, path)?;
     // Numbers of which some are old and some new are no checkpoint's.
     files.iter().try_for_each(map::Mapped::unchanged)?;
