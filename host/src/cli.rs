@@ -327,7 +327,7 @@ pub struct RunArgs {
     /// Token ids, separated by commas
     #[arg(long, value_delimiter = ',')]
     pub ids: Option<Vec<i64>>,
-    /// tokenizer.json to use instead of the one beside the model
+    /// tokenizer.json, spiece.model, vocab.txt or their folder to use instead of the tokenizer beside the model
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
     /// Print one JSON object

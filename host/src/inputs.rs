@@ -2,6 +2,7 @@
 //! them, or made-up token sequences. Out come rows, one inference each, ids and masks flat in row-major order.
 
 use crate::tokenise::{Encoded, TokeniseError, Tokeniser};
+use crate::tokenizer::TokenizerSource;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ pub enum InputsError {
     },
     #[error("{path}: no inputs in it; {expected}", path = .path.display())]
     Empty { path: PathBuf, expected: &'static str },
-    #[error("{path}, line {line}: a text needs a tokenizer.json beside the model, and there is none", path = .path.display())]
+    #[error("{path}, line {line}: a text needs a tokenizer beside the model (tokenizer.json, spiece.model or vocab.txt), and there is none", path = .path.display())]
     NoTokenizer { path: PathBuf, line: usize },
     #[error(transparent)]
     Safetensors(#[from] TensorError),
@@ -57,6 +58,10 @@ pub struct Inputs {
     pub rows: Vec<Row>,
     /// Texts cut to the model's length.
     pub truncated: usize,
+    /// Texts of which nothing but unknown tokens is left.
+    pub unknown: usize,
+    /// What is odd about the tokenizer, where texts were split with it.
+    pub scarce: Option<String>,
 }
 
 impl Row {
@@ -201,11 +206,10 @@ const MADE_UP_TOKENS: usize = 64;
 pub fn load(
     path: Option<&Path>,
     config: &Config,
-    tokenizer: Option<&Path>,
+    tokenizer: Option<&TokenizerSource>,
     most: Option<usize>,
 ) -> Result<Inputs, InputsError> {
     let most = most.unwrap_or(usize::MAX);
-    let tokeniser = |path| Tokeniser::open(path, config);
     let Some(path) = path else {
         let mut inputs = Inputs {
             rows: made_up(config, most.min(MADE_UP), SEED),
@@ -223,7 +227,7 @@ pub fn load(
         path: path.to_path_buf(),
         cause,
     })?;
-    let tokeniser = tokenizer.map(tokeniser).transpose()?;
+    let tokeniser = tokenizer.map(|source| source.open(config)).transpose()?;
     let mut inputs = lines(path, &bytes, config, tokeniser.as_ref(), most)?;
     inputs.find_blanks(config, tokeniser.and_then(|t| t.mask_id()));
     Ok(inputs)
@@ -243,6 +247,17 @@ impl Inputs {
                 .map(|(i, _)| i)
                 .collect();
         }
+    }
+
+    /// What a person should know of the texts: how many are nothing but unknown tokens, and whether the tokenizer fits.
+    pub fn warnings(&self) -> Vec<String> {
+        let unknown = (self.unknown > 0).then(|| {
+            format!(
+                "{} texts become nothing but unknown tokens: the tokenizer does not know their characters",
+                self.unknown
+            )
+        });
+        self.scarce.clone().into_iter().chain(unknown).collect()
     }
 
     /// Leaves out rows that repeat an earlier one, whatever their labels: how many went.
@@ -297,6 +312,8 @@ fn lines(
             let encode = |(text, pair): &(&str, Option<&str>)| tokeniser.encode(text, *pair);
             let encoded = texts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
             inputs.truncated += encoded.iter().filter(|e| e.truncated).count();
+            inputs.unknown += encoded.iter().filter(|e| e.unknown).count();
+            inputs.scarce = tokeniser.scarce();
             Row::of(&encoded, tokeniser.pad_id(), config.head == Head::MultipleChoice)
         };
         row.labels = line.labels().map_err(bad)?;
@@ -514,7 +531,7 @@ fn tensors(path: &Path, config: &Config, most: usize) -> Result<Inputs, InputsEr
     Ok(Inputs {
         given: true,
         rows,
-        truncated: 0,
+        ..Inputs::default()
     })
 }
 

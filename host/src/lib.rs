@@ -41,6 +41,7 @@ pub mod study;
 pub mod subject;
 pub mod text;
 pub mod tokenise;
+pub mod tokenizer;
 pub mod tool;
 pub mod variant;
 pub mod virtual_board;

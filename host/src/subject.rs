@@ -5,6 +5,7 @@ use crate::import::{self, Imported};
 use crate::source::{self, Source};
 use crate::text::{printable, say};
 use crate::tokenise;
+use crate::tokenizer::TokenizerSource;
 use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -37,7 +38,7 @@ pub struct Checkpoint {
     pub model: Model,
     options: LowerOptions,
     sha256: Option<String>,
-    tokenizer: Option<PathBuf>,
+    tokenizer: Option<TokenizerSource>,
     /// Every file it was read from.
     files: Vec<PathBuf>,
 }
@@ -85,7 +86,7 @@ pub struct File {
     pub artifact: Artifact,
     pub map: ModelMap,
     path: PathBuf,
-    tokenizer: Option<PathBuf>,
+    tokenizer: Option<TokenizerSource>,
 }
 
 impl File {
@@ -102,7 +103,7 @@ impl File {
 
     /// The bytes of the tokenizer it was written with, where that lies beside it.
     pub fn tokenizer(&self) -> Result<Option<Vec<u8>>> {
-        let Some(path) = &self.tokenizer else {
+        let Some(path) = self.tokenizer_path() else {
             return Ok(None);
         };
         let bytes = files::read(path).with_context(|| path.display().to_string())?;
@@ -112,7 +113,7 @@ impl File {
 
     /// Where that is.
     pub fn tokenizer_path(&self) -> Option<&Path> {
-        self.tokenizer.as_deref()
+        self.tokenizer.as_ref().map(TokenizerSource::path)
     }
 
     /// An error where the file there is not the one that was found when this was opened.
@@ -139,14 +140,14 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// The tokenizer beside a file of thimble's, if it is the one the file was written with.
-fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<PathBuf>> {
+fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<TokenizerSource>> {
     let beside = tokenizer_beside(model);
     if !beside.exists() {
         return Ok(None);
     }
     let bytes = files::read(&beside).with_context(|| beside.display().to_string())?;
     if provenance.tokenizer_sha256.as_ref() == Some(&tokenise::sha256(&bytes)) {
-        return Ok(Some(beside));
+        return Ok(Some(TokenizerSource::File(beside)));
     }
     say(&format!(
         "note: {} is not the tokenizer {} was written with and is left alone; --tokenizer takes any",
@@ -232,10 +233,10 @@ impl Subject {
         }
     }
 
-    pub fn tokenizer(&self) -> Option<&Path> {
+    pub fn tokenizer(&self) -> Option<&TokenizerSource> {
         match self {
-            Subject::Checkpoint(source) => source.tokenizer.as_deref(),
-            Subject::File(file) => file.tokenizer.as_deref(),
+            Subject::Checkpoint(source) => source.tokenizer.as_ref(),
+            Subject::File(file) => file.tokenizer.as_ref(),
         }
     }
 
@@ -253,7 +254,8 @@ impl Subject {
             Subject::Checkpoint(source) => source.files.iter().map(PathBuf::as_path).collect(),
             Subject::File(file) => vec![&file.path],
         };
-        read.into_iter().chain(self.tokenizer()).collect()
+        let tokenizer = self.tokenizer().map(TokenizerSource::files).unwrap_or_default();
+        read.into_iter().chain(tokenizer).collect()
     }
 
     /// SHA-256 of the weights the model was made from.

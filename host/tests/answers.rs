@@ -11,6 +11,7 @@ use thimble::inputs::{self, Row};
 use thimble::loss::{Output, Outputs};
 use thimble::source;
 use thimble::tokenise::{self, Encoded, Tokeniser};
+use thimble::tokenizer::TokenizerSource;
 use thimble_shared::graph::{Config, Head};
 
 fn fixture(name: &str) -> PathBuf {
@@ -69,7 +70,13 @@ fn every_text_gets_hugging_face_s_ids() {
     // The reference was made with at most 64 tokens.
     let (config, _) = deb(64);
     let file = fixture("albert-deb/test.jsonl");
-    let inputs = inputs::load(Some(&file), &config, Some(&fixture("albert-deb/tokenizer.json")), None).unwrap();
+    let inputs = inputs::load(
+        Some(&file),
+        &config,
+        Some(&TokenizerSource::File(fixture("albert-deb/tokenizer.json"))),
+        None,
+    )
+    .unwrap();
     let (shape, bytes) = npy(fixture("albert-deb/test_input_ids_i16.npy"));
     assert_eq!((inputs.rows.len(), inputs.given), (shape[0], true));
     for (row, want) in inputs.rows.iter().zip(bytes.chunks(2 * shape[1])) {
@@ -86,7 +93,13 @@ fn every_text_gets_hugging_face_s_ids() {
 fn labels_are_read_from_hugging_face_s_logits() {
     let (config, _) = deb(128);
     let file = fixture("albert-deb/test.jsonl");
-    let inputs = inputs::load(Some(&file), &config, Some(&fixture("albert-deb/tokenizer.json")), None).unwrap();
+    let inputs = inputs::load(
+        Some(&file),
+        &config,
+        Some(&TokenizerSource::File(fixture("albert-deb/tokenizer.json"))),
+        None,
+    )
+    .unwrap();
     let (shape, bytes) = npy(fixture("albert-deb/test_logits_fp32.npy"));
     let mut right = 0;
     for (row, logits) in inputs.rows.iter().zip(bytes.chunks(4 * shape[1])) {

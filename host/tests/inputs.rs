@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use thimble::inputs::{self, Inputs, Row, made_up};
 use thimble::source;
+use thimble::tokenizer;
 use thimble_shared::graph::Config;
 
 fn fixture(name: &str) -> PathBuf {
@@ -22,8 +23,8 @@ fn read(name: &str, text: &str) -> Result<Inputs, String> {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("x.jsonl");
     fs::write(&file, text).unwrap();
-    let tokenizer = Some(fixture(name).join("tokenizer.json")).filter(|p| p.exists());
-    inputs::load(Some(&file), &config(name), tokenizer.as_deref(), None).map_err(|e| e.to_string())
+    let tokenizer = tokenizer::find(&fixture(name)).unwrap();
+    inputs::load(Some(&file), &config(name), tokenizer.as_ref(), None).map_err(|e| e.to_string())
 }
 
 #[test]

@@ -122,9 +122,11 @@ pub fn write(line: &mut Vec<u8>, id: &Id, asked: &Infer, place: Place, config: &
             rows => json.list(rows.iter().map(|row| &row.ids)),
         }
     }
-    if asked.truncated {
-        json.key("", "truncated");
-        json.value(&true);
+    for (name, holds) in [("truncated", asked.truncated), ("unknown", asked.unknown)] {
+        if holds {
+            json.key("", name);
+            json.value(&true);
+        }
     }
     json.key("", "ms");
     json.value(&milliseconds(since));

@@ -51,6 +51,8 @@ pub struct Infer {
     /// The ids were made here from a text, which the client cannot know.
     pub tokenised: bool,
     pub truncated: bool,
+    /// A text became nothing but unknown tokens.
+    pub unknown: bool,
     /// Numbers the answer will have, where they are many.
     pub numbers: usize,
 }
@@ -482,9 +484,10 @@ impl Model {
         // Before the work, not after it: the last choice may be the shortest of thousands.
         self.bounded(pairs.len(), 1)?;
         for (pair, after) in pairs.iter().zip((0..pairs.len()).rev()) {
-            let (row, truncated) = self.texts.encode(text, *pair)?;
+            let (row, cut) = self.texts.encode(text, *pair)?;
             infer.rows.push(row);
-            infer.truncated |= truncated;
+            infer.truncated |= cut.truncated;
+            infer.unknown |= cut.unknown;
             self.bounded(infer.rows.len() + after, infer.longest())?;
         }
         Ok(infer)

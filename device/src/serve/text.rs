@@ -5,6 +5,15 @@ use super::request::Sequence;
 use crate::session::Session;
 use std::path::Path;
 
+/// What became of a text on its way to tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cut {
+    /// Tokens were cut off to fit the model.
+    pub truncated: bool,
+    /// Nothing but unknown tokens is left.
+    pub unknown: bool,
+}
+
 #[cfg(feature = "text")]
 mod with {
     use super::*;
@@ -36,6 +45,9 @@ mod with {
                 }
             };
             let tokeniser = Tokeniser::open(path, session.engine.config())?;
+            if let Some(scarce) = tokeniser.scarce() {
+                say(&format!("warning: {scarce}"));
+            }
             Ok(Texts(Some(tokeniser)))
         }
 
@@ -44,7 +56,7 @@ mod with {
             self.0.is_some()
         }
 
-        pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<(Sequence, bool), String> {
+        pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<(Sequence, Cut), String> {
             let Some(tokeniser) = &self.0 else {
                 return Err("this server has no tokenizer: send \"ids\", or start it with --tokenizer FILE".into());
             };
@@ -53,7 +65,11 @@ mod with {
                 ids: encoded.ids,
                 types: Some(encoded.types),
             };
-            Ok((row, encoded.truncated))
+            let cut = Cut {
+                truncated: encoded.truncated,
+                unknown: encoded.unknown,
+            };
+            Ok((row, cut))
         }
 
         pub fn mask_id(&self) -> Option<i64> {
@@ -84,7 +100,7 @@ mod without {
             false
         }
 
-        pub fn encode(&self, _text: &str, _pair: Option<&str>) -> Result<(Sequence, bool), String> {
+        pub fn encode(&self, _text: &str, _pair: Option<&str>) -> Result<(Sequence, Cut), String> {
             Err("this server takes token ids only: send \"ids\", or build thimble-device with --features text".into())
         }
 

@@ -6,6 +6,7 @@ use crate::store::{self, write_together};
 use crate::subject::{Subject, tokenizer_beside};
 use crate::text::exact;
 use crate::tokenise;
+use crate::tokenizer::TokenizerSource;
 use anyhow::{Result, bail};
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -59,7 +60,7 @@ impl OnnxArgs {
 
 /// Where a model comes from, and the compact tokenizer that travels with it.
 pub fn provenance(subject: &Subject) -> Result<(Provenance, Option<String>)> {
-    let tokenizer = subject.tokenizer().map(tokenise::compact).transpose()?;
+    let tokenizer = subject.tokenizer().map(TokenizerSource::compact).transpose()?;
     let provenance = Provenance {
         source_sha256: subject.source_sha256(),
         tokenizer_sha256: tokenizer.as_ref().map(|t| tokenise::sha256(t.as_bytes())),

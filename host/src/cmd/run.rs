@@ -5,8 +5,9 @@ use crate::cli::{Outcome, RunArgs};
 use crate::evaluate;
 use crate::inputs::Row;
 use crate::subject::Subject;
-use crate::text::say;
+use crate::text::{printable, say};
 use crate::tokenise::{Encoded, Tokeniser};
+use crate::tokenizer;
 use anyhow::{Context, Result, bail};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_shared::graph::{Config, Head};
@@ -14,13 +15,17 @@ use thimble_shared::graph::{Config, Head};
 pub fn run(args: &RunArgs) -> Result<Outcome> {
     let subject = Subject::open_with(&args.file, &args.reading.options())?;
     let config = subject.config().clone();
-    let tokenizer = args.tokenizer.as_deref().or(subject.tokenizer());
-    let tokeniser = tokenizer.map(|path| Tokeniser::open(path, &config)).transpose()?;
+    let named = args.tokenizer.as_deref().map(tokenizer::named).transpose()?;
+    if let Some(note) = named.as_ref().and_then(|source| source.note()) {
+        say(&format!("note: {}", printable(&note)));
+    }
+    let tokenizer = named.as_ref().or(subject.tokenizer());
+    let tokeniser = tokenizer.map(|source| source.open(&config)).transpose()?;
     let (row, encoded) = match (&args.text, &args.ids) {
         (Some(text), _) => {
             let Some(tokeniser) = &tokeniser else {
                 bail!(
-                    "{}: --text needs a tokenizer.json beside the model; name one with --tokenizer or give --ids",
+                    "{}: --text needs a tokenizer beside the model (tokenizer.json, spiece.model or vocab.txt); name one with --tokenizer or give --ids",
                     args.file.display()
                 );
             };
@@ -30,6 +35,12 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
                     "warning: the text is longer than the model's {} positions and was cut",
                     tokeniser.max_length()
                 ));
+            }
+            if let Some(scarce) = tokeniser.scarce() {
+                say(&format!("warning: {scarce}"));
+            }
+            if encoded.iter().any(|e| e.unknown) {
+                say("warning: a text becomes nothing but unknown tokens: the tokenizer does not know its characters");
             }
             (
                 Row::of(&encoded, tokeniser.pad_id(), config.head == Head::MultipleChoice),

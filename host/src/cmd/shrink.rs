@@ -204,7 +204,7 @@ fn levers(args: &ShrinkArgs, subject: &Subject) -> Result<(Levers, Option<vocabu
         None => None,
         Some(corpus) => {
             let Some(tokenizer) = subject.tokenizer() else {
-                bail!("--vocab-from: there is no tokenizer.json beside the model to cut");
+                bail!("--vocab-from: there is no tokenizer beside the model to cut");
             };
             let cut = vocabulary::cut(corpus, tokenizer, subject.config().vocab_size).context("--vocab-from")?;
             say(&format!(
@@ -237,6 +237,7 @@ fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) 
     if !inputs.given {
         say("warning: no --calibrate: the loss is measured on made-up token sequences and says little about real text");
     }
+    inputs.warnings().iter().for_each(|w| say(&format!("warning: {w}")));
     if inputs.truncated > 0 {
         say(&format!(
             "warning: {} texts were longer than the model's positions and were cut, the longer of a pair first",

@@ -32,6 +32,7 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
         ..config.clone()
     };
     let inputs = inputs::load(args.inputs.as_deref(), &shorter, reference.tokenizer(), args.rows)?;
+    inputs.warnings().iter().for_each(|w| say(&format!("warning: {w}")));
     if inputs.truncated > 0 {
         say(&format!(
             "warning: {} texts were longer than the model's positions and were cut",

@@ -15,6 +15,7 @@ mod weights;
 use crate::onnx::flow::Flow;
 use crate::onnx::{OnnxError, OnnxFile, element_type};
 use crate::text::printable;
+use crate::tokenizer::TokenizerSource;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -59,7 +60,7 @@ pub struct Imported {
     pub model: Model,
     /// SHA-256 of the .onnx file.
     pub sha256: String,
-    pub tokenizer: Option<PathBuf>,
+    pub tokenizer: Option<TokenizerSource>,
     /// Every file it was read from.
     pub files: Vec<PathBuf>,
     pub notes: Vec<String>,
@@ -129,7 +130,7 @@ pub fn open(path: &Path) -> Result<Imported, ImportError> {
 pub struct Outline {
     pub config: Config,
     pub seq: Option<usize>,
-    pub tokenizer: Option<PathBuf>,
+    pub tokenizer: Option<TokenizerSource>,
 }
 
 pub fn outline<'a>(file: &'a OnnxFile, view: Rc<ModelView<'a>>, flow: Rc<Flow<'a>>) -> Result<Outline, ImportError> {

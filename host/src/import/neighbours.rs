@@ -2,6 +2,7 @@
 //! tokenizer. Neither is needed; what does not fit the graph is left alone, with a note.
 
 use crate::subject::tokenizer_beside;
+use crate::tokenizer::{self, TokenizerSource};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
@@ -9,16 +10,17 @@ use thimble_shared::graph::{Config, Head};
 
 #[derive(Debug, Default)]
 pub struct Neighbours {
-    pub tokenizer: Option<PathBuf>,
+    pub tokenizer: Option<TokenizerSource>,
     /// The config.json that was read.
     pub config: Option<PathBuf>,
 }
 
 pub fn read(model: &Path, config: &mut Config, notes: &mut Vec<String>) -> Neighbours {
     let beside = |name: &str| model.parent().unwrap_or(Path::new("")).join(name);
-    let tokenizer = [tokenizer_beside(model), beside("tokenizer.json")]
-        .into_iter()
-        .find(|p| p.is_file());
+    let own = Some(tokenizer_beside(model)).filter(|p| p.is_file());
+    let tokenizer = own
+        .map(TokenizerSource::File)
+        .or_else(|| tokenizer::beside(&beside(""), notes));
     let mut found = Neighbours {
         tokenizer,
         config: None,

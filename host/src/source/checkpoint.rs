@@ -12,11 +12,12 @@ use thimble_shared::files;
 /// Where a checkpoint's parts are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located {
+    /// The folder everything stands in.
+    pub dir: PathBuf,
     pub config: PathBuf,
     pub weights: Vec<PathBuf>,
     /// For sharded checkpoints, the tensor names the index promises.
     pub promised: Option<BTreeSet<String>>,
-    pub tokenizer: Option<PathBuf>,
     pub notes: Vec<String>,
 }
 
@@ -64,16 +65,6 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
     if !config.is_file() {
         return Err(SourceError::NoConfig { path: config });
     }
-    let tokenizer = Some(dir.join("tokenizer.json")).filter(|p| p.is_file());
-    if tokenizer.is_none()
-        && let Some(other) = ["spiece.model", "vocab.txt"]
-            .iter()
-            .find(|name| dir.join(name).is_file())
-    {
-        notes.push(format!(
-                "{other} is there but no tokenizer.json: texts cannot be read (save it with AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR))"
-            ));
-    }
     let (weights, promised) = if name_of(&weights).ends_with(".index.json") {
         let (files, promised) = shards(&dir, &weights)?;
         (files, Some(promised))
@@ -94,10 +85,10 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
         }
     }
     Ok(Located {
+        dir,
         config,
         weights,
         promised,
-        tokenizer,
         notes,
     })
 }

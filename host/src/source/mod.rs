@@ -14,6 +14,7 @@ mod zip;
 pub use error::{Mismatch, Misshapen, PickleError, SourceError};
 
 use crate::subject::ReadOptions;
+use crate::tokenizer::{self, TokenizerSource};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -46,8 +47,8 @@ pub struct Source {
     pub sha256: String,
     /// Element types the weights are stored in, e.g. `f16`.
     pub stored_as: Vec<String>,
-    /// The tokenizer.json beside the weights, when there is one.
-    pub tokenizer: Option<PathBuf>,
+    /// The tokenizer beside the weights, when there is one.
+    pub tokenizer: Option<TokenizerSource>,
 }
 
 /// Reads the checkpoint at `path`: a directory, a .safetensors or .bin file with config.json beside it, or a shard index.
@@ -71,6 +72,7 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
     files.iter().try_for_each(map::Mapped::unchanged)?;
     let stored_as: BTreeSet<_> = stored.iter().map(|t| t.dtype.to_string()).collect();
     let mut notes = located.notes;
+    let tokenizer = tokenizer::beside(&located.dir, &mut notes);
     notes.append(&mut described.notes);
     if described.config.multi_label {
         notes.push("problem_type is multi_label_classification: each label has a probability of its own".into());
@@ -85,7 +87,7 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
         files: located.weights,
         config_file: located.config,
         stored_as: stored_as.into_iter().collect(),
-        tokenizer: located.tokenizer,
+        tokenizer,
     })
 }
 

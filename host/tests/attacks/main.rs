@@ -6,6 +6,7 @@ mod allocation;
 mod artifact;
 mod checkpoint;
 mod onnx;
+mod tokenizer;
 mod torch;
 
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use std::time::Duration;
 use thimble::explain::explain;
 use thimble::onnx::OnnxFile;
 use thimble::text::one_line;
-use thimble::tokenise::Tokeniser;
+use thimble::tokenise::{Splitter, Tokeniser};
 use thimble::{import, source};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_device::image::Image;
@@ -38,6 +39,8 @@ pub enum Reader {
     /// A checkpoint's directory or weights file.
     Checkpoint,
     Tokeniser,
+    /// A folder with spiece.model or vocab.txt, and what is made of it.
+    Tokenizer,
     /// The small safetensors files of the device's inputs.
     Inputs,
 }
@@ -81,6 +84,15 @@ impl Reader {
             Reader::Import => drop(import::open(path)?),
             Reader::Checkpoint => drop(source::read(path)?),
             Reader::Tokeniser => drop(Tokeniser::open(path, &artifact::config())?),
+            Reader::Tokenizer => {
+                let json = thimble::tokenizer::named(path)?.compact()?;
+                let splitter = Splitter::new(json.as_bytes()).map_err(anyhow::Error::msg)?;
+                for text in ["a", "b [MASK] 1,000 \u{e9}\u{301}"] {
+                    splitter
+                        .encode(text, Some(&text.repeat(40)))
+                        .map_err(anyhow::Error::msg)?;
+                }
+            }
             Reader::Inputs => drop(TensorFile::read(path)?),
         }
         Ok(())
@@ -95,6 +107,7 @@ impl Reader {
             Reader::Import => (256, 64 << 20),
             Reader::Checkpoint => (128, 1 << 20),
             Reader::Tokeniser | Reader::Inputs => (64, 1 << 20),
+            Reader::Tokenizer => (128, 1 << 20),
         };
         bytes * times + more
     }
@@ -170,7 +183,14 @@ const VICTIM: [u8; 64] = *b"a private key, or whatever a user would not want sen
 
 #[test]
 fn every_attack_is_refused_by_its_name_or_read_for_a_reason() {
-    let rows = [artifact::ROWS, onnx::ROWS, checkpoint::ROWS, torch::ROWS].concat();
+    let rows = [
+        artifact::ROWS,
+        onnx::ROWS,
+        checkpoint::ROWS,
+        torch::ROWS,
+        tokenizer::ROWS,
+    ]
+    .concat();
     let folder = tempfile::tempdir().unwrap();
     let mut failures = Vec::new();
     for (n, attack) in rows.iter().enumerate() {
