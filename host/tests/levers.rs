@@ -89,9 +89,14 @@ fn a_cut_vocabulary_gives_the_same_outputs_for_its_corpus_to_the_last_bit() {
     // The tokenizer written for it gives just those ids for the same texts.
     let path = folder.path().join("tokenizer.json");
     std::fs::write(&path, &cut.tokenizer).unwrap();
-    let again = inputs::load(Some(&corpus), &left.config, Some(&TokenizerSource::File(path)), None)
-        .unwrap()
-        .rows;
+    let again = inputs::load(
+        Some(&corpus),
+        &left.config,
+        Some(&TokenizerSource::File(path.clone())),
+        None,
+    )
+    .unwrap()
+    .rows;
     assert_eq!(again, mapped);
     // Text of another corpus still encodes, piece by piece.
     let tokeniser = Tokeniser::open(&path, &left.config).unwrap();

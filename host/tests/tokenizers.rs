@@ -7,9 +7,15 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
+use thimble::evaluate;
+use thimble::inputs::Row;
 use thimble::source;
+use thimble::subject::Subject;
 use thimble::tokenise::Splitter;
 use thimble::tokenizer::{self, TokenizerSource};
+use thimble::vocabulary;
+use thimble_device::engine::{Engine, EngineOptions};
+use thimble_shared::graph::Config;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
@@ -89,7 +95,7 @@ fn differences(name: &str) -> (usize, Vec<String>) {
             compare(&mut differences, kind, &format!("{a} | {b}"), found.get_ids(), &ids);
             let second = found.get_type_ids().iter().filter(|t| **t == 1).count();
             assert!(
-                differences.len() > 0 || second as u64 == ones.as_u64().unwrap(),
+                !differences.is_empty() || second as u64 == ones.as_u64().unwrap(),
                 "{a} | {b}"
             );
             tried += 1;
@@ -131,6 +137,7 @@ fn models_as_people_have_them_give_the_ids_of_their_classes() {
         let tokeniser = read.tokenizer.unwrap().open(&read.config).unwrap();
         let entries = expected.as_object().unwrap();
         let (_, texts) = entries.iter().find(|(key, _)| key.starts_with(name)).unwrap();
+        assert_eq!(tokeniser.scarce(), None, "{name}");
         for (text, ids) in texts.as_object().unwrap() {
             let ids: Vec<i64> = serde_json::from_value(ids.clone()).unwrap();
             assert_eq!(tokeniser.encode(text, None).unwrap().ids, ids, "{name}: {text}");
@@ -139,6 +146,84 @@ fn models_as_people_have_them_give_the_ids_of_their_classes() {
     // A folder that has both keeps to its tokenizer.json.
     let both = source::read(&wild.join("b05_qa_text")).unwrap().tokenizer.unwrap();
     assert!(both.path().ends_with("tokenizer.json"));
+}
+
+#[test]
+fn a_model_with_a_vocabulary_alone_answers_as_hugging_face_does() {
+    let wild = fixtures().join("wild");
+    let expected: Value = serde_json::from_slice(&fs::read(wild.join("expected.json")).unwrap()).unwrap();
+    let subject = Subject::open(&wild.join("c01_zh_vocab_only")).unwrap();
+    let config = subject.config().clone();
+    let tokeniser = subject.tokenizer().unwrap().open(&config).unwrap();
+    let encoded = tokeniser.encode("今天心情很好 hello", None).unwrap();
+    let row = Row::of(&[encoded], tokeniser.pad_id(), false);
+    let engine = Engine::new(subject.image().unwrap(), EngineOptions::default()).unwrap();
+    let logits = evaluate::run(&engine, &row).unwrap()["logits"].data.clone();
+    let right: Vec<f32> = serde_json::from_value(expected["c01: logits of texts[0] by those ids"].clone()).unwrap();
+    assert_eq!(logits.len(), right.len());
+    for (found, right) in logits.iter().zip(&right) {
+        assert!((found - right).abs() < 1e-4, "{found} {right}");
+    }
+}
+
+#[test]
+fn texts_without_known_tokens_and_tokenizers_that_are_too_small_are_told() {
+    let wild = fixtures().join("wild");
+    let read = source::read(&wild.join("c05_spiece_only")).unwrap();
+    let (source, config) = (read.tokenizer.unwrap(), read.config);
+    let own = source.open(&config).unwrap();
+    let cases = [
+        ("今天", true),
+        ("☃ ☃", true),
+        ("今天 a", false),
+        ("", false),
+        ("[MASK]", false),
+        ("the", false),
+    ];
+    for (text, unknown) in cases {
+        assert_eq!(own.encode(text, None).unwrap().unknown, unknown, "{text}");
+    }
+    // 500 tokens: rows they are padded to, some more, and another model's.
+    let rows = [
+        (500, false),
+        (504, false),
+        (512, false),
+        (555, false),
+        (1024, false),
+        (600, true),
+        (30000, true),
+    ];
+    for (rows, told) in rows {
+        let config = Config {
+            vocab_size: rows,
+            ..config.clone()
+        };
+        assert_eq!(source.open(&config).unwrap().scarce().is_some(), told, "{rows}");
+    }
+}
+
+#[test]
+fn a_converted_vocabulary_is_cut_to_a_corpus() {
+    let folder = TempDir::new().unwrap();
+    let corpus = folder.path().join("corpus.txt");
+    let texts = "the board (maps) the file\n1,000 files, 9,9,\n[MASK] is a-b\n";
+    fs::write(&corpus, texts).unwrap();
+    for name in ["symbols", "added", "bert"] {
+        let source = tokenizer(&fixtures().join("tokenizers").join(name));
+        let cut = vocabulary::cut(&corpus, &source, 1000).unwrap();
+        let before = Splitter::new(source.compact().unwrap().as_bytes()).unwrap();
+        let after = Splitter::new(cut.tokenizer.as_bytes()).unwrap();
+        assert!(
+            cut.vocabulary.kept.len() < before.library().get_vocab_size(true),
+            "{name}"
+        );
+        for text in texts.lines() {
+            let ids = |splitter: &Splitter| splitter.encode(text, None).unwrap().get_ids().to_vec();
+            let kept = |id: u32| cut.vocabulary.kept[id as usize] as u32;
+            let old: Vec<u32> = ids(&after).into_iter().map(kept).collect();
+            assert_eq!(old, ids(&before), "{name}: {text}");
+        }
+    }
 }
 
 #[test]
