@@ -13,6 +13,7 @@ use thimble_device::image::Image;
 use thimble_device::map::{ModelFile, ModelMap};
 use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance};
 use thimble_shared::audit;
+use thimble_shared::file_kind::FileKind;
 use thimble_shared::files;
 use thimble_shared::graph::{Config, Head, Model};
 use thimble_shared::lower::LowerOptions;
@@ -164,12 +165,14 @@ impl Subject {
 
     /// Opens what `path` names, read as `options` say. Notes go to stderr.
     pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Subject> {
-        let is_weights = path.extension().is_some_and(|e| {
-            ["safetensors", "bin", "pt", "pth", "json"]
-                .iter()
-                .any(|known| e == *known)
-        });
-        if path.is_dir() || is_weights {
+        // A file is told by its bytes: what is neither weights nor ONNX is refused as what it is.
+        let mapped = if path.is_dir() {
+            None
+        } else {
+            Some(ModelMap::open(path, false)?)
+        };
+        let kind = mapped.as_ref().map(|map| FileKind::of(map.bytes()));
+        if kind.as_ref().is_none_or(FileKind::is_checkpoint) {
             let source = source::read_with(path, options)?;
             source
                 .notes
@@ -177,7 +180,9 @@ impl Subject {
                 .for_each(|note| say(&format!("note: {}", printable(note))));
             return Ok(Subject::Checkpoint(source.into()));
         }
-        let map = ModelMap::open(path, false)?;
+        let Some(map) = mapped else {
+            bail!("{}: is a directory", path.display());
+        };
         let opened = artifact::open(map.bytes());
         if let Err(ArtifactError::NotThimble) = opened {
             let imported = import::open(path)?;
