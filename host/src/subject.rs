@@ -163,26 +163,25 @@ impl Subject {
         Subject::open_with(path, &ReadOptions::default())
     }
 
+    fn checkpoint(path: &Path, options: &ReadOptions) -> Result<Subject> {
+        let source = source::read_with(path, options)?;
+        source
+            .notes
+            .iter()
+            .for_each(|note| say(&format!("note: {}", printable(note))));
+        Ok(Subject::Checkpoint(source.into()))
+    }
+
     /// Opens what `path` names, read as `options` say. Notes go to stderr.
     pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Subject> {
-        // A file is told by its bytes: what is neither weights nor ONNX is refused as what it is.
-        let mapped = if path.is_dir() {
-            None
-        } else {
-            Some(ModelMap::open(path, false)?)
-        };
-        let kind = mapped.as_ref().map(|map| FileKind::of(map.bytes()));
-        if kind.as_ref().is_none_or(FileKind::is_checkpoint) {
-            let source = source::read_with(path, options)?;
-            source
-                .notes
-                .iter()
-                .for_each(|note| say(&format!("note: {}", printable(note))));
-            return Ok(Subject::Checkpoint(source.into()));
+        if path.is_dir() {
+            return Subject::checkpoint(path, options);
         }
-        let Some(map) = mapped else {
-            bail!("{}: is a directory", path.display());
-        };
+        // A file is told by its bytes: what is neither weights nor ONNX is refused as what it is.
+        let map = ModelMap::open(path, false)?;
+        if FileKind::of(map.bytes()).is_checkpoint() {
+            return Subject::checkpoint(path, options);
+        }
         let opened = artifact::open(map.bytes());
         if let Err(ArtifactError::NotThimble) = opened {
             let imported = import::open(path)?;

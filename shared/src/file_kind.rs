@@ -83,6 +83,8 @@ const JSON_LOOKED_AT: usize = 1 << 20;
 const DIRECTORY: usize = 4 << 20;
 /// A zip archive's end record may be followed by a comment of 64 KiB.
 const END_RECORD: usize = 22 + 65535;
+/// Longest header that safetensors takes; a longer one is its reader's to refuse.
+const MAX_HEADER: u64 = 100_000_000;
 /// `torch.save`'s magic number, 0x1950a86a20f9469cfc6c, as a pickle stores it and as protocols 0 and 1 spell it.
 const TORCH_MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 const TORCH_MAGIC_TEXT: &[u8] = b"L119547037146038801333356L\n";
@@ -96,8 +98,8 @@ impl FileKind {
             return FileKind::Empty;
         }
         marked(bytes)
-            .or_else(|| safetensors(bytes))
             .or_else(|| text(bytes))
+            .or_else(|| safetensors(bytes))
             .unwrap_or_else(|| protobuf(bytes))
     }
 
@@ -223,9 +225,11 @@ fn msgpack(bytes: &[u8]) -> Option<FileKind> {
 /// A file that begins with a length of eight bytes and JSON: whole, or how much of it is there.
 fn safetensors(bytes: &[u8]) -> Option<FileKind> {
     let length = u64::from_le_bytes(bytes.first_chunk::<8>().copied()?);
-    // Headers end at 100 MB; a larger length is a text or something else.
-    if bytes.get(8) != Some(&b'{') || length > 100_000_000 {
+    if bytes.get(8) != Some(&b'{') || (length > MAX_HEADER && protobuf(bytes) != FileKind::Unknown) {
         return None;
+    }
+    if length > MAX_HEADER {
+        return Some(FileKind::Safetensors);
     }
     let have = bytes.len() as u64;
     let start = 8 + length;
