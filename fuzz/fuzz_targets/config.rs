@@ -24,8 +24,19 @@ fuzz_target!(|data: &[u8]| {
     let (name, text) = match kind % 4 {
         0 => ("config.json", rest.to_vec()),
         1 => ("config.yml", rest.to_vec()),
-        2 => ("config.json", [&b"{\"n_token\": 97, \"plbert\": {\"hidden_size\": 24, "[..], rest, b"}}"].concat()),
-        _ => ("config.yml", [&b"model_params:\n  hidden_size: 24\n"[..], rest].concat()),
+        2 => (
+            "config.json",
+            [
+                &b"{\"n_token\": 97, \"plbert\": {\"hidden_size\": 24, "[..],
+                rest,
+                b"}}",
+            ]
+            .concat(),
+        ),
+        _ => (
+            "config.yml",
+            [&b"model_params:\n  hidden_size: 24\n"[..], rest].concat(),
+        ),
     };
     for old in ["config.json", "config.yml"] {
         let _ = std::fs::remove_file(scratch().join(old));

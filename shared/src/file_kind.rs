@@ -160,7 +160,8 @@ fn marked(bytes: &[u8]) -> Option<FileKind> {
 /// `size 123` in a Git LFS pointer.
 fn pointer_size(bytes: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(&bytes[..bytes.len().min(LOOKED_AT)]).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("size ")?.trim().parse().ok())
+    text.lines()
+        .find_map(|line| line.strip_prefix("size ")?.trim().parse().ok())
 }
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
@@ -180,7 +181,9 @@ fn zip(bytes: &[u8]) -> FileKind {
             .filter(|(_, w)| *w == b"PK\x01\x02")
             .any(|(at, _)| {
                 let entry = &directory[at..];
-                let len = entry.get(28..30).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]) as usize);
+                let len = entry
+                    .get(28..30)
+                    .map_or(0, |b| u16::from_le_bytes([b[0], b[1]]) as usize);
                 entry.get(46..46 + len).is_some_and(|found| found.ends_with(name))
             })
     };
@@ -201,9 +204,7 @@ fn pickle(bytes: &[u8]) -> Option<FileKind> {
         return Some(FileKind::TorchLegacy);
     }
     // Opcodes that a first value begins with: containers, globals, strings, numbers, marks and frames.
-    b"}](c)X\x8c\x8a\x95KJMNUG"
-        .contains(opcode)
-        .then_some(FileKind::Pickle)
+    b"}](c)X\x8c\x8a\x95KJMNUG".contains(opcode).then_some(FileKind::Pickle)
 }
 
 /// A map of msgpack whose first key is a word.
@@ -218,7 +219,10 @@ fn msgpack(bytes: &[u8]) -> Option<FileKind> {
         [0xd9, len, key @ ..] => (usize::from(*len), key),
         _ => return None,
     };
-    let word = key.get(..len)?.iter().all(|b| b.is_ascii_alphanumeric() || b"_.-/ ".contains(b));
+    let word = key
+        .get(..len)?
+        .iter()
+        .all(|b| b.is_ascii_alphanumeric() || b"_.-/ ".contains(b));
     word.then_some(FileKind::Msgpack)
 }
 
@@ -273,15 +277,20 @@ fn text(bytes: &[u8]) -> Option<FileKind> {
         return None;
     }
     let start = whole.trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
-    Some(if ["<!doctype html", "<html", "<head", "<body"].iter().any(|tag| start.starts_with(tag)) {
-        FileKind::Html
-    } else if start.starts_with('<') {
-        FileKind::Xml
-    } else if start.starts_with('{') || list(&start) {
-        json(&bytes[..bytes.len().min(JSON_LOOKED_AT)])
-    } else {
-        FileKind::Text
-    })
+    Some(
+        if ["<!doctype html", "<html", "<head", "<body"]
+            .iter()
+            .any(|tag| start.starts_with(tag))
+        {
+            FileKind::Html
+        } else if start.starts_with('<') {
+            FileKind::Xml
+        } else if start.starts_with('{') || list(&start) {
+            json(&bytes[..bytes.len().min(JSON_LOOKED_AT)])
+        } else {
+            FileKind::Text
+        },
+    )
 }
 
 /// Whether a text begins as a list of JSON does; vocabularies begin with `[PAD]`.
@@ -297,7 +306,10 @@ fn json(head: &[u8]) -> FileKind {
         FileKind::ShardIndex
     } else if has("added_tokens") && has("model") {
         FileKind::TokenizerJson
-    } else if ["model_type", "architectures", "hidden_size", "plbert"].into_iter().any(has) {
+    } else if ["model_type", "architectures", "hidden_size", "plbert"]
+        .into_iter()
+        .any(has)
+    {
         FileKind::ConfigJson
     } else {
         FileKind::Json
@@ -344,9 +356,13 @@ impl fmt::Display for FileKind {
                     "a zip archive that is cut short: after {have} bytes it has no end record; fetch it again"
                 );
             }
-            FileKind::Packed(program) => return write!(f, "packed with {program}; unpack it and name the model inside"),
+            FileKind::Packed(program) => {
+                return write!(f, "packed with {program}; unpack it and name the model inside");
+            }
             FileKind::Onnx => "an ONNX file",
-            FileKind::Safetensors => "the weights of a checkpoint (safetensors); thimble export makes an ONNX file of it",
+            FileKind::Safetensors => {
+                "the weights of a checkpoint (safetensors); thimble export makes an ONNX file of it"
+            }
             FileKind::Torch | FileKind::TorchLegacy => {
                 "the weights of a checkpoint (torch.save); thimble export makes an ONNX file of it"
             }
@@ -371,8 +387,12 @@ impl fmt::Display for FileKind {
                 "a msgpack file of flax; load it with the class that config.json names, from_flax=True, in transformers before 5, \
                  and save_pretrained it to another folder"
             }
-            FileKind::SentencePiece => "a tokenizer (sentencepiece), not a model; name the folder or the weights beside it",
-            FileKind::TokenizerJson => "a tokenizer (tokenizer.json), not a model; name the folder or the weights beside it",
+            FileKind::SentencePiece => {
+                "a tokenizer (sentencepiece), not a model; name the folder or the weights beside it"
+            }
+            FileKind::TokenizerJson => {
+                "a tokenizer (tokenizer.json), not a model; name the folder or the weights beside it"
+            }
             FileKind::ConfigJson => "a configuration, not the weights; name its folder",
             FileKind::Json => "a JSON text, not a model",
             FileKind::Pickle => {
@@ -385,7 +405,9 @@ impl fmt::Display for FileKind {
             FileKind::TensorFlowIndex => "the index of a TensorFlow checkpoint; name the folder that holds it",
             FileKind::TensorFlowGraph => "a graph of TensorFlow; name the checkpoint it was made from",
             FileKind::Program => "a program, not a model",
-            FileKind::Xml => "an XML document, such as OpenVINO's; name the .onnx file or the checkpoint it was made from",
+            FileKind::Xml => {
+                "an XML document, such as OpenVINO's; name the .onnx file or the checkpoint it was made from"
+            }
             FileKind::Text => "a text, not a model",
             FileKind::Unknown => "neither ONNX, safetensors nor an archive of torch.save",
         };
@@ -408,7 +430,15 @@ mod tests {
         let entry = |name: &str| {
             let name = name.as_bytes();
             let len = (name.len() as u16).to_le_bytes();
-            [b"PK\x03\x04PK\x01\x02", &[0u8; 24][..], &len, &[0; 16], name, b"PK\x05\x06"].concat()
+            [
+                b"PK\x03\x04PK\x01\x02",
+                &[0u8; 24][..],
+                &len,
+                &[0; 16],
+                name,
+                b"PK\x05\x06",
+            ]
+            .concat()
         };
         let whole = 8 + header.len() as u64;
         let cases: Vec<(Vec<u8>, FileKind)> = vec![
@@ -422,23 +452,47 @@ mod tests {
             (b"\x18\0\0\0ORTM\0\0".to_vec(), FileKind::OrtFlatbuffer),
             (b"\x1c\0\0\0TFL3".to_vec(), FileKind::TfLite),
             (safetensors(16), FileKind::Safetensors),
-            (safetensors(15), FileKind::CutSafetensors { have: whole + 15, want: whole + 16 }),
-            (safetensors(16)[..40].to_vec(), FileKind::CutSafetensors { have: 40, want: whole }),
+            (
+                safetensors(15),
+                FileKind::CutSafetensors {
+                    have: whole + 15,
+                    want: whole + 16,
+                },
+            ),
+            (
+                safetensors(16)[..40].to_vec(),
+                FileKind::CutSafetensors { have: 40, want: whole },
+            ),
             (entry("m/data.pkl"), FileKind::Torch),
-            ([entry("m/data.pkl"), entry("m/constants.pkl")].concat(), FileKind::TorchScript),
+            (
+                [entry("m/data.pkl"), entry("m/constants.pkl")].concat(),
+                FileKind::TorchScript,
+            ),
             (entry("arr_0.npy"), FileKind::Numpy),
             (entry("word/document.xml"), FileKind::Zip),
             (b"PK\x03\x04m/data.pkl".to_vec(), FileKind::CutZip(14)),
-            ([b"\x80\x02\x8a\n", &TORCH_MAGIC[..], b"."].concat(), FileKind::TorchLegacy),
-            ([b"\x80\x04\x95\x0d\0\0\0\0\0\0\0\x8a\n", &TORCH_MAGIC[..], b"."].concat(), FileKind::TorchLegacy),
+            (
+                [b"\x80\x02\x8a\n", &TORCH_MAGIC[..], b"."].concat(),
+                FileKind::TorchLegacy,
+            ),
+            (
+                [b"\x80\x04\x95\x0d\0\0\0\0\0\0\0\x8a\n", &TORCH_MAGIC[..], b"."].concat(),
+                FileKind::TorchLegacy,
+            ),
             (b"L119547037146038801333356L\n.".to_vec(), FileKind::TorchLegacy),
             (b"\x80\x04\x95\x0d\0\0\0\0\0\0\0}.".to_vec(), FileKind::Pickle),
             (b"\x82\xa6albert\x81".to_vec(), FileKind::Msgpack),
             (b"\x89HDF\r\n\x1a\n".to_vec(), FileKind::Hdf5),
             (b"GGUF\x03\0\0\0".to_vec(), FileKind::Gguf),
-            (b"\x0a\x0e\x0a\x05<unk>\x15\0\0\0\0\x18\x02".to_vec(), FileKind::SentencePiece),
+            (
+                b"\x0a\x0e\x0a\x05<unk>\x15\0\0\0\0\x18\x02".to_vec(),
+                FileKind::SentencePiece,
+            ),
             (b"\x0a\x0e\x0a\x01x\x12\x03Add".to_vec(), FileKind::TensorFlowGraph),
-            (b"{\"version\":\"1.0\",\"added_tokens\":[],\"model\":{}}".to_vec(), FileKind::TokenizerJson),
+            (
+                b"{\"version\":\"1.0\",\"added_tokens\":[],\"model\":{}}".to_vec(),
+                FileKind::TokenizerJson,
+            ),
             (b"{\"weight_map\": {}}".to_vec(), FileKind::ShardIndex),
             (b"{\"model_type\": \"albert\"}".to_vec(), FileKind::ConfigJson),
             (b"[1]".to_vec(), FileKind::Json),

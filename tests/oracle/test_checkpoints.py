@@ -80,8 +80,11 @@ def test_the_bytes_count_and_not_the_name(thimble, tmp_path):
     (tmp_path / "config.json").write_bytes(config)
     (tmp_path / "rust_model.ot").write_bytes((WILD / "d12_ext" / "model.pt").read_bytes())
     thimble.run("export", tmp_path / "rust_model.ot", "-o", tmp_path / "ot.onnx")
-    done = thimble.run("export", WILD / "d12_ext", "-o", tmp_path / "x.onnx", code=2)
-    assert "4 files of weights are here (model.ckpt, model.pt): name the one" in done.stderr
+    done = thimble.run("export", WILD / "d12_ext", "-o", tmp_path / "x.onnx")
+    assert "model.ckpt is read: the 4 files of weights here are the same" in done.stderr
+    (tmp_path / "other.bin").write_bytes((WILD / "a05c_bert_prefix" / "pytorch_model.bin").read_bytes())
+    done = thimble.run("export", tmp_path, "-o", tmp_path / "x.onnx", code=2)
+    assert "2 files of weights are here (other.bin, rust_model.ot): name the one" in done.stderr
 
 
 def cut(path):
@@ -137,8 +140,8 @@ COMMANDS = {
     "slim": lambda bad, good, out: ["slim", bad, "-o", out],
     "emulate": lambda bad, good, out: ["emulate", bad, "--target", "pi-4"],
     "deploy": lambda bad, good, out: ["deploy", bad, "--target", "pi-4", "--to", "nobody@nowhere.invalid"],
-    "package": lambda bad, good, out: ["package", bad, "-o", out.with_suffix(".deb")],
-    "install": lambda bad, good, out: ["install", bad, "--rootfs", out.parent],
+    "package": lambda bad, good, out: ["package", bad, "-o", out.with_suffix(".deb"), "--maintainer", "Jo <jo@example.org>"],
+    "install": lambda bad, good, out: ["install", bad, "--target", "pi-4", "--rootfs", out.parent],
 }
 ON_THE_BOARD = {"info": [], "run": ["--ids", "2,3"], "bench": ["--runs", "1"], "serve": []}
 

@@ -63,10 +63,7 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
     let Some(config) = config_file::beside(&dir) else {
         // A file that holds no weights is told as what it is first.
         if let Some(kind) = kind_of(&weights).filter(|kind| !kind.is_checkpoint()) {
-            return Err(SourceError::Foreign {
-                path: weights,
-                kind,
-            });
+            return Err(SourceError::Foreign { path: weights, kind });
         }
         return Err(SourceError::NoConfig {
             path: dir.join("config.json"),
@@ -137,6 +134,13 @@ fn is_index(path: &Path) -> bool {
     name_of(path).ends_with(".index.json")
 }
 
+fn same_bytes(one: &Path, other: &Path) -> bool {
+    match (Mapped::open(one), Mapped::open(other)) {
+        (Ok(one), Ok(other)) => one.bytes() == other.bytes(),
+        _ => false,
+    }
+}
+
 /// Files that trainers leave beside the weights and that are none.
 const NO_WEIGHTS: [&str; 8] = [
     "optimizer",
@@ -174,6 +178,14 @@ fn by_content(dir: &Path, notes: &mut Vec<String>) -> Result<PathBuf, SourceErro
         [one] => {
             notes.push(format!("{} is read: the only file of weights here", name_of(one)));
             Ok(one.clone())
+        }
+        [first, others @ ..] if others.iter().all(|other| same_bytes(first, other)) => {
+            notes.push(format!(
+                "{} is read: the {} files of weights here are the same",
+                name_of(first),
+                others.len() + 1
+            ));
+            Ok(first.clone())
         }
         [first, others @ ..] => Err(SourceError::NoCheckpoint {
             dir: dir.to_path_buf(),

@@ -92,8 +92,18 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
         num_hidden_groups: fields.size("num_hidden_groups", groups)?,
         inner_group_num: fields.size("inner_group_num", inner)?,
         num_attention_heads: fields.size("num_attention_heads", DEFAULT_HEADS)?,
-        intermediate_size: told("intermediate_size", "encoder.albert_layer_groups.0.albert_layers.0.ffn.weight", 0, 16384)?,
-        max_position_embeddings: told("max_position_embeddings", "embeddings.position_embeddings.weight", 0, 512)?,
+        intermediate_size: told(
+            "intermediate_size",
+            "encoder.albert_layer_groups.0.albert_layers.0.ffn.weight",
+            0,
+            16384,
+        )?,
+        max_position_embeddings: told(
+            "max_position_embeddings",
+            "embeddings.position_embeddings.weight",
+            0,
+            512,
+        )?,
         type_vocab_size: told("type_vocab_size", "embeddings.token_type_embeddings.weight", 0, 2)?,
         layer_norm_eps: fields.number("layer_norm_eps", 1e-12)? as f32,
         activation: activation(&fields)?,
@@ -149,7 +159,10 @@ fn defaults(fields: &Fields, notes: &mut Vec<String>) {
         .map(|(field, default)| format!("{field} {default}"))
         .collect();
     if !left.is_empty() {
-        notes.push(format!("not configured, AlbertConfig's default taken: {}", left.join(", ")));
+        notes.push(format!(
+            "not configured, AlbertConfig's default taken: {}",
+            left.join(", ")
+        ));
     }
 }
 
@@ -189,7 +202,10 @@ fn unsupported(fields: &Fields) -> Result<(), SourceError> {
     // Other implementations can put the norms before the sublayers, or share part of a layer only.
     for (field, computed) in [("ln_type", "postln"), ("share_type", "all")] {
         if let Some(other) = fields.text(field)?.filter(|value| *value != computed) {
-            return fields.bad(field, format!("'{other}' is not supported; thimble computes '{computed}' only"));
+            return fields.bad(
+                field,
+                format!("'{other}' is not supported; thimble computes '{computed}' only"),
+            );
         }
     }
     match fields.get("pruned_heads") {
@@ -229,7 +245,10 @@ fn architecture(
     let class = class_of(head);
     let said = match named {
         None => "it names no class".to_string(),
-        Some(name) => format!("'{name}' is not one of {}", ARCHITECTURES.map(|(name, _)| name).join(", ")),
+        Some(name) => format!(
+            "'{name}' is not one of {}",
+            ARCHITECTURES.map(|(name, _)| name).join(", ")
+        ),
     };
     if let Some(reason) = doubtful(fields, stored, head, named.unwrap_or_default()) {
         return fields.bad(
@@ -238,9 +257,14 @@ fn architecture(
         );
     }
     notes.push(match named {
-        None => format!("config.json names no architecture: taken for {class} by the tensors present"),
+        None => format!(
+            "{} names no architecture: taken for {class} by the tensors present",
+            fields.path.file_name().unwrap_or_default().to_string_lossy()
+        ),
         Some(name) => {
-            format!("architectures names '{name}': taken for {class} by the tensors present; --head NAME chooses another")
+            format!(
+                "architectures names '{name}': taken for {class} by the tensors present; --head NAME chooses another"
+            )
         }
     });
     let certainty = if named.is_none() && head == Head::None {
@@ -258,8 +282,14 @@ fn doubtful(fields: &Fields, stored: &Stored, head: Head, named: &str) -> Option
     }
     let named = named.to_lowercase();
     let labels = fields.get("id2label").and_then(Value::as_object);
-    let tags = |name: &Value| name.as_str().is_some_and(|n| n.starts_with("B-") || n.starts_with("I-"));
-    if ["token", "ner", "tag", "crf", "span"].iter().any(|word| named.contains(word)) {
+    let tags = |name: &Value| {
+        name.as_str()
+            .is_some_and(|n| n.starts_with("B-") || n.starts_with("I-"))
+    };
+    if ["token", "ner", "tag", "crf", "span"]
+        .iter()
+        .any(|word| named.contains(word))
+    {
         Some("its name may mean a head for tokens")
     } else if ["choice", "swag"].iter().any(|word| named.contains(word)) {
         Some("its name may mean multiple choice")
@@ -326,7 +356,9 @@ fn labels(fields: &Fields, stored: &Stored, head: Head, notes: &mut Vec<String>)
         Some(_) => Some(fields.size("num_labels", 2)?),
     };
     let Some(map) = fields.get("id2label") else {
-        let stored = stored.shape("classifier.weight").and_then(|shape| shape.first().copied());
+        let stored = stored
+            .shape("classifier.weight")
+            .and_then(|shape| shape.first().copied());
         let count = count.or(stored).unwrap_or(2);
         if count == 0 || count > MAX_LABELS {
             return fields.bad("num_labels", format!("is {count}, must be 1 to {MAX_LABELS}"));
@@ -342,7 +374,10 @@ fn labels(fields: &Fields, stored: &Stored, head: Head, notes: &mut Vec<String>)
         let (Some(slot), Some(name)) = (slot, label(name)) else {
             return fields.bad(
                 "id2label",
-                format!("'{id}': the keys must be 0 to {} and the names texts or numbers", map.len() - 1),
+                format!(
+                    "'{id}': the keys must be 0 to {} and the names texts or numbers",
+                    map.len() - 1
+                ),
             );
         };
         *slot = Some(name);

@@ -76,8 +76,14 @@ pub fn read(path: &Path) -> Result<(Value, Vec<String>), SourceError> {
             problem: format!("describes no ALBERT: it has none of {}", MARKS.join(", ")),
         });
     }
-    let place = if key.is_empty() { String::new() } else { format!(", {key}") };
-    let notes = vec![format!("{name}{place}: a training configuration, read as AlbertConfig's fields")];
+    let place = if key.is_empty() {
+        String::new()
+    } else {
+        format!(", {key}")
+    };
+    let notes = vec![format!(
+        "{name}{place}: a training configuration, read as AlbertConfig's fields"
+    )];
     let mut fields = fields;
     fields.entry("model_type").or_insert_with(|| "albert".into());
     Ok((Value::Object(fields), notes))
@@ -103,7 +109,10 @@ fn read_yaml(path: &Path) -> Result<Value, SourceError> {
     };
     let len = std::fs::metadata(path).map_err(io)?.len();
     if len > yaml::MAX_YAML as u64 {
-        return Err(format(format!("{len} bytes of YAML, at most {} are read", yaml::MAX_YAML)));
+        return Err(format(format!(
+            "{len} bytes of YAML, at most {} are read",
+            yaml::MAX_YAML
+        )));
     }
     let text = files::read_text(path).map_err(io)?;
     yaml::parse(&text).map_err(|e| format(e.to_string()))

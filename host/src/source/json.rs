@@ -46,7 +46,9 @@ fn spelled_out(text: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len());
     let (mut at, mut found, mut quoted) = (0, false, false);
     while at < text.len() {
-        let number = NUMBERS.iter().find(|(number, _)| !quoted && text[at..].starts_with(number));
+        let number = NUMBERS
+            .iter()
+            .find(|(number, _)| !quoted && text[at..].starts_with(number));
         if let Some((number, printed)) = number {
             out.extend(*printed);
             at += number.len();

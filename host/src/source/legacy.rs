@@ -106,7 +106,10 @@ fn storages<'a>(
                 storage.len
             ))
         };
-        let count = bytes.get(at..).and_then(|rest| rest.first_chunk::<COUNT>()).ok_or_else(cut)?;
+        let count = bytes
+            .get(at..)
+            .and_then(|rest| rest.first_chunk::<COUNT>())
+            .ok_or_else(cut)?;
         let count = u64::from_le_bytes(*count);
         if count != storage.len {
             return stream(format!(

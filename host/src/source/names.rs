@@ -79,9 +79,10 @@ impl<'a> Stored<'a> {
             stored.notes.push(note);
         }
         if other_words {
-            stored
-                .notes
-                .push("names are another implementation's (layer_shared, attention.self and such): read as transformers'".into());
+            stored.notes.push(
+                "names are another implementation's (layer_shared, attention.self and such): read as transformers'"
+                    .into(),
+            );
         }
         Ok(stored)
     }
@@ -394,7 +395,11 @@ fn others(stored: &Stored, described: &mut Described) -> Result<(), SourceError>
         return Ok(());
     }
     let harmless = |t: &RawTensor| t.name.split('.').any(|part| HARMLESS.contains(&part));
-    let layers: Vec<&RawTensor> = stored.others.iter().filter(|t| t.shape.len() > 1 && !harmless(t)).collect();
+    let layers: Vec<&RawTensor> = stored
+        .others
+        .iter()
+        .filter(|t| t.shape.len() > 1 && !harmless(t))
+        .collect();
     if let Certainty::Inferred(path, said) = &described.certainty
         && !layers.is_empty()
     {

@@ -521,9 +521,9 @@ impl<'a> Machine<'a> {
     fn build(&mut self) -> Result<(), PickleError> {
         let state = self.pop()?;
         let is_module = match &self.values[state] {
-            Value::Dict { items, .. } => items.iter().any(|(key, _)| {
-                matches!(&self.values[*key], Value::Text(key) if key == "_modules" || key == "_parameters")
-            }),
+            Value::Dict { items, .. } => items.iter().any(
+                |(key, _)| matches!(&self.values[*key], Value::Text(key) if key == "_modules" || key == "_parameters"),
+            ),
             _ => false,
         };
         match self.top()? {

@@ -274,7 +274,12 @@ pub const ROWS: &[Attack] = &[
     row(
         "a YAML of aliases that double",
         "billion laughs, in a training configuration",
-        |d| yaml(d, "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nmodel_params: {hidden_size: 24, x: *c}\n"),
+        |d| {
+            yaml(
+                d,
+                "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nmodel_params: {hidden_size: 24, x: *c}\n",
+            )
+        },
         "line 2: an alias repeats a list",
     ),
     row(
@@ -292,7 +297,12 @@ pub const ROWS: &[Attack] = &[
     row(
         "a YAML of mappings nested 1,000 deep",
         STACK,
-        |d| yaml(d, &(0..1000).map(|n| format!("{}a:\n", " ".repeat(n))).collect::<String>()),
+        |d| {
+            yaml(
+                d,
+                &(0..1000).map(|n| format!("{}a:\n", " ".repeat(n))).collect::<String>(),
+            )
+        },
         "64 levels",
     ),
     row(
@@ -310,7 +320,12 @@ pub const ROWS: &[Attack] = &[
     row(
         "10¹⁵ words in a YAML",
         ABSURD,
-        |d| yaml(d, "model_params:\n  hidden_size: 24\n  num_attention_heads: 4\n  vocab_size: 1000000000000000\n"),
+        |d| {
+            yaml(
+                d,
+                "model_params:\n  hidden_size: 24\n  num_attention_heads: 4\n  vocab_size: 1000000000000000\n",
+            )
+        },
         "vocab_size",
     ),
     row(

@@ -162,17 +162,34 @@ fn a_state_dict_is_found_wherever_it_lies() {
             "net",
             "epoch, best, args, optimizer, rng, numpy_rng beside",
         ),
-        ("kokoro", Head::None, "bert", "bert_encoder, predictor beside it left out"),
-        ("styletts2", Head::None, "net.bert", "bert_encoder, predictor beside it left out"),
+        (
+            "kokoro",
+            Head::None,
+            "bert",
+            "bert_encoder, predictor beside it left out",
+        ),
+        (
+            "styletts2",
+            Head::None,
+            "net.bert",
+            "bert_encoder, predictor beside it left out",
+        ),
     ];
     for (folder, head, place, beside) in cases {
         let source = source::read(&fixture("torch").join(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
         let notes = source.notes.join("\n");
         assert_eq!(source.config.head, head, "{folder}");
-        for said in [&format!("the weights are those of '{place}'"), beside, "names begin with 'module."] {
+        for said in [
+            &format!("the weights are those of '{place}'"),
+            beside,
+            "names begin with 'module.",
+        ] {
             assert!(notes.contains(said), "{folder}: '{said}' is not in\n{notes}");
         }
-        assert_eq!(source.config.max_position_embeddings, exact.config.max_position_embeddings);
+        assert_eq!(
+            source.config.max_position_embeddings,
+            exact.config.max_position_embeddings
+        );
         assert_eq!(source.config.intermediate_size, exact.config.intermediate_size);
         for (name, weight) in &source.weights {
             let want: Vec<u32> = exact.weights[name].data.iter().map(|&x| half(x)).collect();
@@ -345,7 +362,10 @@ fn an_unknown_class_is_made_by_its_tensors() {
         ]
     );
     let message = named("AlbertForNER").read().unwrap_err().to_string();
-    assert!(message.contains("'AlbertForNER' is not one of") && message.contains("--head NAME"), "{message}");
+    assert!(
+        message.contains("'AlbertForNER' is not one of") && message.contains("--head NAME"),
+        "{message}"
+    );
     let mut lstm = named("AlbertLstm");
     lstm.tensors
         .insert("lstm.weight_ih_l0".into(), (vec![4, 2], vec![0.0; 8]));
@@ -357,10 +377,15 @@ fn an_unknown_class_is_made_by_its_tensors() {
     assert_eq!(lstm.read().unwrap().notes, [note]);
     let mut crf = Pieces::of("albert-tok-tiny");
     crf.config["architectures"] = json!(["AlbertCrfForNer"]);
-    crf.tensors.insert("crf.transitions".into(), (vec![5, 5], vec![0.0; 25]));
+    crf.tensors
+        .insert("crf.transitions".into(), (vec![5, 5], vec![0.0; 25]));
     let source = crf.read().unwrap();
     assert_eq!(source.config.head, Head::TokenClassification);
-    assert!(source.notes.concat().contains("crf.transitions left out"), "{:?}", source.notes);
+    assert!(
+        source.notes.concat().contains("crf.transitions left out"),
+        "{:?}",
+        source.notes
+    );
 }
 
 /// Sizes that the configuration leaves out are those of the tensors; what no tensor tells is AlbertConfig's default, and said.

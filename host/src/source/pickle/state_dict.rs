@@ -125,7 +125,11 @@ impl Pickle {
     ) {
         let (tensors, marked) = match &self.values[value] {
             Value::Dict { items, .. } => {
-                let tensors = || items.iter().filter(|(_, v)| matches!(self.values[*v], Value::Tensor(_)));
+                let tensors = || {
+                    items
+                        .iter()
+                        .filter(|(_, v)| matches!(self.values[*v], Value::Tensor(_)))
+                };
                 let marked = |key: Id| matches!(&self.values[key], Value::Text(name) if name.ends_with(MARK));
                 (tensors().count(), tensors().any(|(key, _)| marked(*key)))
             }

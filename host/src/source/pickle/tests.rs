@@ -98,11 +98,27 @@ fn other_objects_are_left_alone() {
     let around: [(&str, &[u8], &[u8]); 9] = [
         ("a name", b"\x80\x02}X\x03\x00\x00\x00net", b"s."),
         ("a tuple of Python 2", b"\x80\x02(U\x03net", b"t."),
-        ("an object beside", b"\x80\x02}(X\x01\x00\x00\x00acmine\nOptions\n)\x81}bX\x01\x00\x00\x00b", b"u."),
+        (
+            "an object beside",
+            b"\x80\x02}(X\x01\x00\x00\x00acmine\nOptions\n)\x81}bX\x01\x00\x00\x00b",
+            b"u.",
+        ),
         ("a call beside", b"\x80\x02](cnumpy\nscalar\nK\x01C\x02ab\x86R", b"e."),
-        ("sets and bytes", b"\x80\x04](\x8f(K\x01\x90(K\x01\x91\x8e\x01\x00\x00\x00\x00\x00\x00\x00x", b"e."),
-        ("long integers", b"\x80\x02](\x8b\x09\x00\x00\x00123456789I01\nL12345678901234567890L\n", b"e."),
-        ("a default", b"\x80\x02](ccollections\ndefaultdict\nc__builtin__\nlist\n\x85RK\x01K\x02s", b"e."),
+        (
+            "sets and bytes",
+            b"\x80\x04](\x8f(K\x01\x90(K\x01\x91\x8e\x01\x00\x00\x00\x00\x00\x00\x00x",
+            b"e.",
+        ),
+        (
+            "long integers",
+            b"\x80\x02](\x8b\x09\x00\x00\x00123456789I01\nL12345678901234567890L\n",
+            b"e.",
+        ),
+        (
+            "a default",
+            b"\x80\x02](ccollections\ndefaultdict\nc__builtin__\nlist\n\x85RK\x01K\x02s",
+            b"e.",
+        ),
         ("what is popped", b"\x80\x02](K\x0100(K\x01K\x021", b"a."),
         (
             "an ordered dictionary of Python 2",
@@ -140,7 +156,14 @@ fn of_two_models_the_likelier_is_read() {
     let marked = [&dict[..at], b"\x16\x00\x00\x00word_embeddings.weight", &dict[at + 5..]].concat();
     let both = |a: &str, b: &str| {
         let text = |name: &str| [b"X", &(name.len() as u32).to_le_bytes()[..], name.as_bytes()].concat();
-        let parts = [b"\x80\x02}(".to_vec(), text(a), marked.clone(), text(b), marked.clone(), b"u.".to_vec()];
+        let parts = [
+            b"\x80\x02}(".to_vec(),
+            text(a),
+            marked.clone(),
+            text(b),
+            marked.clone(),
+            b"u.".to_vec(),
+        ];
         state_dict(&parts.concat())
     };
     assert_eq!(both("ema", "model").unwrap().path, "model");
