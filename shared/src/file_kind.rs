@@ -109,6 +109,43 @@ impl FileKind {
         matches!(self, Safetensors | Torch | TorchLegacy | ShardIndex)
     }
 
+    /// Whether somebody who keeps it in a model's folder takes it for the weights.
+    pub fn was_meant_as_weights(&self) -> bool {
+        match self {
+            FileKind::LfsPointer(_)
+            | FileKind::Html
+            | FileKind::TorchScript
+            | FileKind::CutSafetensors { .. }
+            | FileKind::CutZip(_)
+            | FileKind::Zip
+            | FileKind::Numpy
+            | FileKind::Hdf5
+            | FileKind::Gguf
+            | FileKind::Msgpack
+            | FileKind::Pickle
+            | FileKind::Tar
+            | FileKind::Packed(_)
+            | FileKind::OrtFlatbuffer
+            | FileKind::TfLite => true,
+            FileKind::Onnx
+            | FileKind::Safetensors
+            | FileKind::Torch
+            | FileKind::TorchLegacy
+            | FileKind::ShardIndex
+            | FileKind::Empty
+            | FileKind::SentencePiece
+            | FileKind::TokenizerJson
+            | FileKind::ConfigJson
+            | FileKind::Json
+            | FileKind::TensorFlowIndex
+            | FileKind::TensorFlowGraph
+            | FileKind::Program
+            | FileKind::Xml
+            | FileKind::Text
+            | FileKind::Unknown => false,
+        }
+    }
+
     /// Whether it may be ONNX: it begins so, or nothing is known of it.
     pub fn may_be_onnx(&self) -> bool {
         matches!(self, FileKind::Onnx | FileKind::Unknown | FileKind::Empty)

@@ -122,7 +122,11 @@ fn foreign_hint(dir: &Path) -> String {
             );
         }
     }
-    String::new()
+    let stranger = weight_files(dir).into_iter().find_map(|path| {
+        let kind = kind_of(&path).filter(FileKind::was_meant_as_weights)?;
+        Some(format!("; {} is {kind}", name_of(&path)))
+    });
+    stranger.unwrap_or_default()
 }
 
 /// What the file at `path` is; none where it cannot be looked at, which whoever opens it will say.
@@ -132,6 +136,19 @@ fn kind_of(path: &Path) -> Option<FileKind> {
 
 fn is_index(path: &Path) -> bool {
     name_of(path).ends_with(".index.json")
+}
+
+/// The files of a folder that could hold weights, by name.
+fn weight_files(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_file() && !NO_WEIGHTS.iter().any(|name| name_of(path).starts_with(name)))
+        .take(MAX_LOOKED_AT)
+        .collect();
+    paths.sort();
+    paths
 }
 
 fn same_bytes(one: &Path, other: &Path) -> bool {
@@ -161,16 +178,7 @@ fn by_content(dir: &Path, notes: &mut Vec<String>) -> Result<PathBuf, SourceErro
         dir: dir.to_path_buf(),
         hint: foreign_hint(dir),
     };
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(dir)
-        .map_err(|cause| SourceError::Io {
-            path: dir.to_path_buf(),
-            cause,
-        })?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.is_file() && !NO_WEIGHTS.iter().any(|name| name_of(path).starts_with(name)))
-        .take(MAX_LOOKED_AT)
-        .collect();
-    paths.sort();
+    let mut paths = weight_files(dir);
     let weights = [FileKind::Safetensors, FileKind::Torch, FileKind::TorchLegacy];
     paths.retain(|path| kind_of(path).is_some_and(|kind| weights.contains(&kind)));
     match paths.as_slice() {

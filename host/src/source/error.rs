@@ -47,7 +47,7 @@ pub enum SourceError {
         problem: String,
     },
     #[error("{path}: {cause}", path = .path.display())]
-    Mismatch { path: PathBuf, cause: Mismatch },
+    Mismatch { path: PathBuf, cause: Box<Mismatch> },
 }
 
 /// What the pickle interpreter refuses. Nothing in a pickle is ever executed.
@@ -102,47 +102,50 @@ const SHOWN: usize = 4;
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (missing, extra, shape) = (self.missing.len(), self.extra.len(), self.misshapen.len());
-        write!(f, "tensors do not fit {} and its configuration:", self.architecture)?;
-        let mut join = "";
-        for (count, what) in [(shape, "of another shape"), (missing, "missing"), (extra, "unknown")] {
-            if count > 0 {
-                write!(f, "{join} {count} {what}")?;
-                join = ",";
-            }
-        }
+        let counts: Vec<String> = [(shape, "of another shape"), (missing, "missing"), (extra, "unknown")]
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        write!(
+            f,
+            "tensors do not fit {} and its configuration ({}",
+            self.architecture,
+            counts.join(", ")
+        )?;
         if !self.prefix.is_empty() {
             write!(f, "; names begin with '{}'", self.prefix)?;
         }
-        if missing > 0 {
-            f.write_str("; --head NAME makes another head")?;
-        }
-        let lists: [Vec<String>; 3] = [
-            self.misshapen
-                .iter()
-                .take(SHOWN)
-                .map(|m| format!("shape    {}: expected {:?}, found {:?}", m.name, m.expected, m.found))
-                .collect(),
-            self.missing
-                .iter()
-                .take(SHOWN)
-                .map(|(name, shape)| format!("missing  {name} {shape:?}"))
-                .collect(),
-            self.extra
-                .iter()
-                .take(SHOWN)
-                .map(|(name, shape)| format!("unknown  {name} {shape:?}"))
-                .collect(),
+        let misshapen = self
+            .misshapen
+            .iter()
+            .take(SHOWN)
+            .map(|m| format!("{}: expected {:?}, found {:?}", m.name, m.expected, m.found));
+        let plain = |list: &[(String, Vec<usize>)]| -> Vec<String> {
+            let shown = list.iter().take(SHOWN);
+            shown.map(|(name, shape)| format!("{name} {shape:?}")).collect()
+        };
+        let lists = [
+            ("shape", misshapen.collect()),
+            ("missing", plain(&self.missing)),
+            ("unknown", plain(&self.extra)),
         ];
         // Each list shows its first, and what room is left goes to them in order.
-        let mut room = SHOWN - lists.iter().filter(|list| !list.is_empty()).count();
-        for list in lists.iter().filter(|list| !list.is_empty()) {
+        let mut room = SHOWN - counts.len();
+        let mut join = "): ";
+        for (what, list) in lists.iter().filter(|(_, list)| !list.is_empty()) {
             let more = room.min(list.len() - 1);
             room -= more;
-            list[..=more].iter().try_for_each(|line| write!(f, "\n  {line}"))?;
+            write!(f, "{join}{what} {}", list[..=more].join(", "))?;
+            join = "; ";
         }
         match (missing + extra + shape).checked_sub(SHOWN) {
-            None | Some(0) => Ok(()),
-            Some(rest) => write!(f, "\n  ... and {rest} more"),
+            None | Some(0) => {}
+            Some(rest) => write!(f, "; and {rest} more")?,
+        }
+        match missing {
+            0 => Ok(()),
+            _ => f.write_str("; --head NAME makes another head"),
         }
     }
 }

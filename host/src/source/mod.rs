@@ -10,6 +10,7 @@ mod legacy;
 mod map;
 mod names;
 mod pickle;
+mod prefix;
 mod raw;
 mod spelling;
 mod torch;

@@ -3,23 +3,15 @@
 
 use super::config::{Certainty, Described};
 use super::error::{Mismatch, Misshapen};
+use super::prefix::{MODEL_PARTS, OPTIONAL_PARTS, USUAL_PREFIX, part, prefix};
 use super::raw::RawTensor;
 use super::spelling::{transformers, unwrapped};
 use super::{SourceError, Weight};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The prefix that transformers' own classes with a head put before the model.
-const USUAL_PREFIX: &str = "albert.";
-
 /// Index buffers some versions of transformers store; they hold 0, 1, 2 ... and zeros.
 const BUFFERS: [&str; 2] = ["embeddings.position_ids", "embeddings.token_type_ids"];
-
-/// Parts of the model itself.
-const MODEL_PARTS: [&str; 3] = ["embeddings", "encoder", "pooler"];
-
-/// Parts of ALBERT that not every head reads.
-const OPTIONAL_PARTS: [&str; 5] = ["pooler", "predictions", "sop_classifier", "classifier", "qa_outputs"];
 
 /// Tensors of trainers' own that change no output of a head: a layer over the logits, and weights of losses.
 const HARMLESS: [&str; 6] = ["crf", "loss", "loss_fct", "loss_fn", "criterion", "metrics"];
@@ -31,7 +23,6 @@ const DECODER: &str = "predictions.decoder.weight";
 const DECODER_BIAS: &str = "predictions.decoder.bias";
 const BIAS: &str = "predictions.bias";
 const WORD: &str = "embeddings.word_embeddings.weight";
-const MAPPING: &str = "encoder.embedding_hidden_mapping_in.weight";
 
 /// The stored tensors by canonical name: that of the bare `AlbertModel`, with `weight` and `bias`.
 #[derive(Debug)]
@@ -150,63 +141,6 @@ fn twin(tensor: &RawTensor, first: &str) -> SourceError {
     }
 }
 
-/// What stands before the model's names: as the file has it, and without wrappers. Word embeddings tell it, since every
-/// ALBERT has one; where there are several models, the mapping to the hidden size, which only ALBERT has.
-fn prefix(raw: &[RawTensor]) -> Result<(String, String), SourceError> {
-    let before = |mark: &str| -> BTreeMap<String, String> {
-        let pair = |t: &RawTensor| {
-            let name = unwrapped(&t.name);
-            let model = name.strip_suffix(mark).filter(|p| p.is_empty() || p.ends_with('.'))?;
-            // A wrapper inside the mark leaves nothing that could be shown instead.
-            let as_stored = t.name.strip_suffix(mark).unwrap_or(model);
-            Some((model.to_string(), as_stored.to_string()))
-        };
-        raw.iter().filter_map(pair).collect()
-    };
-    let (words, mappings) = (before(WORD), before(MAPPING));
-    let mut found: Vec<(&String, &String)> = words.iter().filter(|(p, _)| mappings.contains_key(*p)).collect();
-    if found.is_empty() {
-        found.extend(mappings.iter().chain(&words));
-    }
-    match found.as_slice() {
-        [(a, _), (b, _), ..] if a != b => Err(SourceError::Format {
-            path: raw.first().map(|t| t.path.to_path_buf()).unwrap_or_default(),
-            problem: format!(
-                "it holds several ALBERTs, whose names begin with '{a}' and '{b}'; save the one that is meant alone"
-            ),
-        }),
-        [(model, as_stored), ..] => Ok((as_stored.to_string(), model.to_string())),
-        [] => {
-            let usual = raw.iter().any(|t| unwrapped(&t.name).starts_with(USUAL_PREFIX));
-            let prefix = if usual { USUAL_PREFIX } else { "" };
-            Ok((prefix.into(), prefix.into()))
-        }
-    }
-}
-
-/// The part of `name` that is the model's or a head's, where the model's names begin with `model`. Heads lie within the model
-/// or beside any of the modules it lies in.
-fn part<'n>(name: &'n str, model: &str) -> Option<&'n str> {
-    let first = |rest: &str| rest.split('.').next().unwrap_or_default().to_string();
-    let is_head = |part: &str| part == "cls" || (OPTIONAL_PARTS.contains(&part) && part != "pooler");
-    if let Some(rest) = name.strip_prefix(model) {
-        let part = first(rest);
-        if MODEL_PARTS.contains(&part.as_str()) || is_head(&part) {
-            return Some(rest);
-        }
-    }
-    let mut outer = model.trim_end_matches('.');
-    while !outer.is_empty() {
-        outer = outer.rsplit_once('.').map_or("", |(shorter, _)| shorter);
-        let dot = usize::from(!outer.is_empty());
-        let rest = name.strip_prefix(&model[..outer.len() + dot]);
-        if let Some(rest) = rest.filter(|rest| is_head(&first(rest))) {
-            return Some(rest);
-        }
-    }
-    None
-}
-
 /// The canonical Hugging Face name of one of thimble's weights.
 fn hugging_face(name: &str) -> String {
     if name == "mlm.decoder.bias" {
@@ -299,7 +233,7 @@ pub fn assemble(
         mismatch.extra.extend(others);
         return Err(SourceError::Mismatch {
             path: path.to_path_buf(),
-            cause: mismatch,
+            cause: Box::new(mismatch),
         });
     }
     for part in left_out {
@@ -458,26 +392,6 @@ fn values(tensor: &RawTensor) -> Result<Vec<f32>, SourceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn heads_are_found_beside_the_modules_the_model_lies_in() {
-        let cases = [
-            ("albert.pooler.weight", "albert.", Some("pooler.weight")),
-            ("classifier.weight", "albert.", Some("classifier.weight")),
-            ("model.classifier.weight", "model.albert.", Some("classifier.weight")),
-            ("classifier.weight", "encoder.albert.", Some("classifier.weight")),
-            ("encoder.classifier.weight", "encoder.", Some("classifier.weight")),
-            ("encoder.encoder.x", "encoder.", Some("encoder.x")),
-            ("encoder.x", "", Some("encoder.x")),
-            ("encoder.x", "bert.", None),
-            ("mask_predictor.weight", "encoder.", None),
-            ("pooler.weight", "bert.", None),
-            ("lstm.classifier.weight", "bert.", None),
-        ];
-        for (name, model, want) in cases {
-            assert_eq!(part(name, model), want, "{name} under {model}");
-        }
-    }
 
     #[test]
     fn every_weight_has_its_hugging_face_name() {

@@ -100,11 +100,11 @@ fn spoilt_checkpoints_are_refused_in_words() {
         ),
         (
             Box::new(|p| drop(p.tensors.remove("classifier.bias"))),
-            "missing  classifier.bias [3]",
+            "missing classifier.bias [3]",
         ),
         (
             Box::new(|p| p.rename("albert.pooler.weight", "albert.puller.weight")),
-            "missing  albert.pooler.weight [24, 24]\n  unknown  albert.puller.weight [24, 24]",
+            "missing albert.pooler.weight [24, 24]; unknown albert.puller.weight [24, 24]; --head NAME",
         ),
         (
             Box::new(|p| {
@@ -143,7 +143,7 @@ fn spoilt_checkpoints_are_refused_in_words() {
     pieces.tensors.retain(|name, _| name.starts_with("classifier"));
     let message = pieces.read().unwrap_err().to_string();
     assert!(
-        message.contains("... and 21 more") && message.lines().count() <= 6,
+        message.contains("; and 21 more") && message.lines().count() == 1,
         "{message}"
     );
 }

@@ -1,5 +1,6 @@
 //! The interpreter on a hand-made pickle, with one part after another replaced by what must be refused.
 
+use super::value::Strided;
 use super::*;
 use crate::source::raw::Dtype;
 
