@@ -14,6 +14,7 @@ use thimble_device::image::Image;
 use thimble_device::map::{ModelFile, ModelMap};
 use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance};
 use thimble_shared::audit;
+use thimble_shared::file_kind::FileKind;
 use thimble_shared::files;
 use thimble_shared::graph::{Config, Head, Model};
 use thimble_shared::lower::LowerOptions;
@@ -163,22 +164,25 @@ impl Subject {
         Subject::open_with(path, &ReadOptions::default())
     }
 
+    fn checkpoint(path: &Path, options: &ReadOptions) -> Result<Subject> {
+        let source = source::read_with(path, options)?;
+        source
+            .notes
+            .iter()
+            .for_each(|note| say(&format!("note: {}", printable(note))));
+        Ok(Subject::Checkpoint(source.into()))
+    }
+
     /// Opens what `path` names, read as `options` say. Notes go to stderr.
     pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Subject> {
-        let is_weights = path.extension().is_some_and(|e| {
-            ["safetensors", "bin", "pt", "pth", "json"]
-                .iter()
-                .any(|known| e == *known)
-        });
-        if path.is_dir() || is_weights {
-            let source = source::read_with(path, options)?;
-            source
-                .notes
-                .iter()
-                .for_each(|note| say(&format!("note: {}", printable(note))));
-            return Ok(Subject::Checkpoint(source.into()));
+        if path.is_dir() {
+            return Subject::checkpoint(path, options);
         }
+        // A file is told by its bytes: what is neither weights nor ONNX is refused as what it is.
         let map = ModelMap::open(path, false)?;
+        if FileKind::of(map.bytes()).is_checkpoint() {
+            return Subject::checkpoint(path, options);
+        }
         let opened = artifact::open(map.bytes());
         if let Err(ArtifactError::NotThimble) = opened {
             let imported = import::open(path)?;

@@ -2,6 +2,7 @@
 //! nodes `lower` states, and the Graph in `metadata_props`. Opening: metadata and initializers are checked against each
 //! other, and every tensor becomes a byte range. [`crate::audit`] holds the nodes to the Graph. docs/format.md describes the bytes.
 
+use crate::file_kind::FileKind;
 use crate::graph::{Config, ConfigError, Graph, Kind, Model, WeightSpec};
 use crate::lower::{LowerOptions, OPSETS, lower};
 use crate::number::{Format, I8_INPUTS};
@@ -52,7 +53,9 @@ pub struct Artifact {
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
     #[error("{0}; the file is truncated, damaged or something else")]
-    Read(#[from] ReadError),
+    Read(ReadError),
+    #[error("{0}")]
+    Foreign(FileKind),
     #[error("an ONNX file, but not thimble's: metadata_props has no '{KEY_GRAPH}'; make one with `thimble export`")]
     NotThimble,
     #[error("metadata '{key}': {problem}")]
@@ -74,6 +77,15 @@ pub enum ArtifactError {
         "fewer than {TAIL} bytes follow the last payload: the file was re-saved by another tool; run `thimble export` again"
     )]
     NoTail,
+}
+
+impl From<ReadError> for ArtifactError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Foreign(kind) => ArtifactError::Foreign(kind),
+            other => ArtifactError::Read(other),
+        }
+    }
 }
 
 fn tensor_error(name: &str, problem: impl Into<String>) -> ArtifactError {

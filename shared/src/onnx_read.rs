@@ -2,6 +2,7 @@
 //! structure; what thimble's own files must look like beyond that is `artifact`'s business.
 //! Field numbers: <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>.
 
+use crate::file_kind::FileKind;
 use crate::wire::{Fields, Value, WireError};
 use std::ops::Range;
 
@@ -75,6 +76,8 @@ pub struct AttributeView<'a> {
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ReadError {
+    #[error("{0}")]
+    Foreign(FileKind),
     #[error("not an ONNX file: {0}")]
     Wire(#[from] WireError),
     #[error("not an ONNX file: it holds no graph")]
@@ -100,6 +103,10 @@ fn push<T>(list: &mut Vec<T>, part: T) -> Result<(), ReadError> {
 
 /// Reads the structure of a whole file.
 pub fn model(bytes: &[u8]) -> Result<ModelView<'_>, ReadError> {
+    let kind = FileKind::of(bytes);
+    if !kind.may_be_onnx() {
+        return Err(ReadError::Foreign(kind));
+    }
     let mut model = ModelView::default();
     for field in Fields::new(bytes) {
         let field = field?;

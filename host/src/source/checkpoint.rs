@@ -1,13 +1,13 @@
 //! Finds a checkpoint's files and lists the tensors stored in them: in comes a directory or a weights file, out come names,
-//! shapes and borrowed bytes. Safetensors and torch's zip archives look the same from here on.
+//! shapes and borrowed bytes. Files are told by their bytes; safetensors and torch's look the same from here on.
 
 use super::map::Mapped;
 use super::raw::{Dtype, RawTensor};
-use super::{SourceError, torch};
+use super::{SourceError, config_file, json, torch};
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use thimble_shared::files;
+use thimble_shared::file_kind::FileKind;
 
 /// Where a checkpoint's parts are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,12 +39,12 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
             .map(|name| path.join(name))
             .filter(|p| p.is_file())
             .collect::<Vec<_>>();
-        let Some(first) = found.first() else {
-            return Err(SourceError::NoCheckpoint {
-                dir: path.to_path_buf(),
-                hint: foreign_hint(path),
-            });
+        let found = if found.is_empty() {
+            vec![by_content(path, &mut notes)?]
+        } else {
+            found
         };
+        let first = &found[0];
         for other in &found[1..] {
             notes.push(format!(
                 "{} is used, {} beside it is not read",
@@ -61,11 +61,16 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
             .unwrap_or(Path::new("."));
         (parent.to_path_buf(), path.to_path_buf())
     };
-    let config = dir.join("config.json");
-    if !config.is_file() {
-        return Err(SourceError::NoConfig { path: config });
-    }
-    let (weights, promised) = if name_of(&weights).ends_with(".index.json") {
+    let Some(config) = config_file::beside(&dir) else {
+        // A file that holds no weights is told as what it is first.
+        if let Some(kind) = kind_of(&weights).filter(|kind| !kind.is_checkpoint()) {
+            return Err(SourceError::Foreign { path: weights, kind });
+        }
+        return Err(SourceError::NoConfig {
+            path: dir.join("config.json"),
+        });
+    };
+    let (weights, promised) = if kind_of(&weights) == Some(FileKind::ShardIndex) || is_index(&weights) {
         let (files, promised) = shards(&dir, &weights)?;
         (files, Some(promised))
     } else {
@@ -108,41 +113,89 @@ fn foreign_hint(dir: &Path) -> String {
             );
         }
     }
-    let mut names: Vec<String> = std::fs::read_dir(dir)
+    let stranger = weight_files(dir).into_iter().find_map(|path| {
+        let kind = kind_of(&path).filter(FileKind::was_meant_as_weights)?;
+        Some(format!("; {} is {kind}", name_of(&path)))
+    });
+    stranger.unwrap_or_default()
+}
+
+/// What the file at `path` is; none where it cannot be looked at, which whoever opens it will say.
+fn kind_of(path: &Path) -> Option<FileKind> {
+    Some(FileKind::of(Mapped::open(path).ok()?.bytes()))
+}
+
+fn is_index(path: &Path) -> bool {
+    name_of(path).ends_with(".index.json")
+}
+
+/// The files of a folder that could hold weights, by name.
+fn weight_files(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(dir)
         .into_iter()
         .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|n| {
-            [".safetensors", ".bin", ".pt", ".pth"]
-                .iter()
-                .any(|end| n.ends_with(end))
-        })
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_file() && !NO_WEIGHTS.iter().any(|name| name_of(path).starts_with(name)))
+        .take(MAX_LOOKED_AT)
         .collect();
-    names.sort();
-    match names.first() {
-        Some(name) => format!("; {name} is there: name the file itself if it is the model"),
-        None => String::new(),
+    paths.sort();
+    paths
+}
+
+fn same_bytes(one: &Path, other: &Path) -> bool {
+    match (Mapped::open(one), Mapped::open(other)) {
+        (Ok(one), Ok(other)) => one.bytes() == other.bytes(),
+        _ => false,
     }
 }
 
-/// Largest JSON file read beside a checkpoint.
-const MAX_JSON: u64 = 64 << 20;
+/// Files that trainers leave beside the weights and that are none.
+const NO_WEIGHTS: [&str; 8] = [
+    "optimizer",
+    "scheduler",
+    "scaler",
+    "rng_state",
+    "random_states",
+    "training_args",
+    "trainer_state",
+    "adapter_model",
+];
+/// Files that are looked into for weights.
+const MAX_LOOKED_AT: usize = 256;
 
-pub fn read_json(path: &Path) -> Result<serde_json::Value, SourceError> {
-    let io = |cause| SourceError::Io {
-        path: path.to_path_buf(),
-        cause,
+/// The one file of a folder that holds weights under a name of its own.
+fn by_content(dir: &Path, notes: &mut Vec<String>) -> Result<PathBuf, SourceError> {
+    let none = || SourceError::NoCheckpoint {
+        dir: dir.to_path_buf(),
+        hint: foreign_hint(dir),
     };
-    let len = std::fs::metadata(path).map_err(io)?.len();
-    let format = |problem: String| SourceError::Format {
-        path: path.to_path_buf(),
-        problem,
-    };
-    if len > MAX_JSON {
-        return Err(format(format!("{len} bytes of JSON, at most {MAX_JSON} are read")));
+    let mut paths = weight_files(dir);
+    let weights = [FileKind::Safetensors, FileKind::Torch, FileKind::TorchLegacy];
+    paths.retain(|path| kind_of(path).is_some_and(|kind| weights.contains(&kind)));
+    match paths.as_slice() {
+        [] => Err(none()),
+        [one] => {
+            notes.push(format!("{} is read: the only file of weights here", name_of(one)));
+            Ok(one.clone())
+        }
+        [first, others @ ..] if others.iter().all(|other| same_bytes(first, other)) => {
+            notes.push(format!(
+                "{} is read: the {} files of weights here are the same",
+                name_of(first),
+                others.len() + 1
+            ));
+            Ok(first.clone())
+        }
+        [first, others @ ..] => Err(SourceError::NoCheckpoint {
+            dir: dir.to_path_buf(),
+            hint: format!(
+                "; {} files of weights are here ({}, {}): name the one that is the model",
+                others.len() + 1,
+                name_of(first),
+                name_of(&others[0])
+            ),
+        }),
     }
-    let text = files::read(path).map_err(io)?;
-    serde_json::from_slice(&text).map_err(|e| format(format!("invalid JSON: {e}")))
 }
 
 /// Files and tensor names of a shard index. Shards stand beside the index: a name with a path in it is refused.
@@ -152,7 +205,7 @@ fn shards(dir: &Path, index: &Path) -> Result<(Vec<PathBuf>, BTreeSet<String>), 
         field: "weight_map".into(),
         problem,
     };
-    let json = read_json(index)?;
+    let json = json::read(index)?;
     let map = json
         .get("weight_map")
         .and_then(|m| m.as_object())
@@ -178,13 +231,13 @@ fn shards(dir: &Path, index: &Path) -> Result<(Vec<PathBuf>, BTreeSet<String>), 
 }
 
 /// All tensors of the files, which must not repeat a name and must hold what the index promised.
-pub fn tensors<'a>(
-    files: &'a [Mapped],
-    promised: Option<&BTreeSet<String>>,
-) -> Result<Vec<RawTensor<'a>>, SourceError> {
+pub fn tensors<'a>(files: &'a [Mapped], promised: Option<&BTreeSet<String>>) -> Result<Listed<'a>, SourceError> {
     let mut all: BTreeMap<String, RawTensor<'a>> = BTreeMap::new();
+    let mut notes = Vec::new();
     for file in files {
-        for tensor in list(file)? {
+        let mut listed = list(file)?;
+        notes.append(&mut listed.notes);
+        for tensor in listed.tensors {
             if let Some(first) = all.get(&tensor.name) {
                 return Err(SourceError::Tensor {
                     path: file.path.clone(),
@@ -203,41 +256,38 @@ pub fn tensors<'a>(
             problem: "is in the index but in no shard".into(),
         });
     }
-    Ok(all.into_values().collect())
+    Ok(Listed {
+        tensors: all.into_values().collect(),
+        notes,
+    })
 }
 
-/// The tensors of one file, whose format its first bytes tell.
-fn list(file: &Mapped) -> Result<Vec<RawTensor<'_>>, SourceError> {
-    let bytes = file.bytes();
-    let format = |problem: &str| SourceError::Format {
-        path: file.path.clone(),
-        problem: problem.into(),
-    };
-    match bytes {
-        [b'P', b'K', 3, 4, ..] => torch::tensors(file),
-        [0x80, 2..=5, ..] if bytes.get(8) != Some(&b'{') => Err(format(
-            "torch's old format (before 1.6), a bare pickle; load it once in torch and save it again: torch.save(torch.load(FILE, weights_only=True), FILE)",
-        )),
-        [0x89, b'H', b'D', b'F', ..] => Err(format(
-            "an HDF5 file of TensorFlow; convert it with AutoModel.from_pretrained(DIR, from_tf=True).save_pretrained(DIR)",
-        )),
-        _ if bytes.starts_with(b"version https://git-lfs") => Err(format(
-            "a Git LFS pointer, not the weights themselves; fetch them with git lfs pull",
-        )),
-        _ if bytes.starts_with(b"GGUF") => Err(format("a GGUF file; thimble reads safetensors and torch archives")),
-        _ => safetensors(file),
+/// Stored tensors, and what was left out of the file.
+#[derive(Debug)]
+pub struct Listed<'a> {
+    pub tensors: Vec<RawTensor<'a>>,
+    pub notes: Vec<String>,
+}
+
+/// The tensors of one file, whose format its bytes tell.
+fn list(file: &Mapped) -> Result<Listed<'_>, SourceError> {
+    match FileKind::of(file.bytes()) {
+        FileKind::Torch => torch::tensors(file),
+        FileKind::TorchLegacy => torch::legacy_tensors(file),
+        FileKind::Safetensors => Ok(Listed {
+            tensors: safetensors(file)?,
+            notes: Vec::new(),
+        }),
+        kind => Err(SourceError::Foreign {
+            path: file.path.clone(),
+            kind,
+        }),
     }
 }
 
 fn safetensors(file: &Mapped) -> Result<Vec<RawTensor<'_>>, SourceError> {
     use safetensors::Dtype as St;
     let bytes = file.bytes();
-    if bytes.get(8) != Some(&b'{') {
-        return Err(SourceError::Format {
-            path: file.path.clone(),
-            problem: "neither a safetensors file nor a zip archive of torch.save".into(),
-        });
-    }
     let views = SafeTensors::deserialize(bytes).map_err(|cause| SourceError::Safetensors {
         path: file.path.clone(),
         cause,

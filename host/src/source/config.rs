@@ -1,10 +1,11 @@
-//! Reads a Hugging Face `config.json` as `AlbertConfig` would, defaults included, and settles which head the model has.
-//! In comes the JSON and the canonical names of the tensors present, out comes the graph's `Config` with notes.
+//! Reads the fields of a configuration as Hugging Face's `AlbertConfig` would, and settles which head the model has. In come
+//! the fields and the canonical names and shapes of the tensors present, out comes the graph's `Config` with notes. What the
+//! file leaves out is told by the tensors' shapes, and the rest is `AlbertConfig`'s defaults.
 
 use super::SourceError;
 use super::names::Stored;
 use serde_json::{Map, Value};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use thimble_shared::graph::{Activation, Config, Head};
 
 /// What config.json settles, beyond the graph itself.
@@ -13,9 +14,20 @@ pub struct Described {
     pub config: Config,
     /// The class named or inferred, e.g. `AlbertForMaskedLM`.
     pub architecture: &'static str,
+    /// How that is known.
+    pub certainty: Certainty,
     /// `tie_word_embeddings`: whether a masked-LM decoder may be the word embedding.
     pub tie: bool,
     pub notes: Vec<String>,
+}
+
+/// How sure the choice of a head is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// The configuration names a class of transformers, the user a head, or there is no head.
+    Settled,
+    /// By the tensors alone: the configuration, and what it says of the class.
+    Inferred(PathBuf, String),
 }
 
 const ARCHITECTURES: [(&str, Head); 7] = [
@@ -57,26 +69,42 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
     let mut notes = Vec::new();
     model_type(&fields, &mut notes)?;
     unsupported(&fields)?;
-    let (architecture, head) = match head {
-        Some(head) => (class_of(head), head),
+    let (architecture, head, certainty) = match head {
+        Some(head) => (class_of(head), head, Certainty::Settled),
         None => architecture(&fields, stored, &mut notes)?,
     };
-    let labels = labels(&fields, head, &mut notes)?;
+    let labels = labels(&fields, stored, head, &mut notes)?;
+    let told = |field: &str, tensor: &str, axis: usize, default: usize| {
+        let shape = stored.shape(tensor).and_then(|shape| shape.get(axis).copied());
+        fields.size(field, shape.unwrap_or(default))
+    };
+    let (groups, inner) = stored.groups();
     let pooler = head.needs_pooler() || (head == Head::None && stored.has("pooler.weight"));
     if head == Head::None && !pooler {
         notes.push("the checkpoint has no pooler: the model will not give pooler_output".into());
     }
+    defaults(&fields, &mut notes);
     let config = Config {
-        vocab_size: fields.size("vocab_size", 30000)?,
-        embedding_size: fields.size("embedding_size", 128)?,
-        hidden_size: fields.size("hidden_size", 4096)?,
-        num_hidden_layers: fields.size("num_hidden_layers", 12)?,
-        num_hidden_groups: fields.size("num_hidden_groups", 1)?,
-        inner_group_num: fields.size("inner_group_num", 1)?,
-        num_attention_heads: fields.size("num_attention_heads", 64)?,
-        intermediate_size: fields.size("intermediate_size", 16384)?,
-        max_position_embeddings: fields.size("max_position_embeddings", 512)?,
-        type_vocab_size: fields.size("type_vocab_size", 2)?,
+        vocab_size: told("vocab_size", "embeddings.word_embeddings.weight", 0, 30000)?,
+        embedding_size: told("embedding_size", "embeddings.word_embeddings.weight", 1, 128)?,
+        hidden_size: told("hidden_size", "encoder.embedding_hidden_mapping_in.weight", 0, 4096)?,
+        num_hidden_layers: fields.size("num_hidden_layers", DEFAULT_LAYERS)?,
+        num_hidden_groups: fields.size("num_hidden_groups", groups)?,
+        inner_group_num: fields.size("inner_group_num", inner)?,
+        num_attention_heads: fields.size("num_attention_heads", DEFAULT_HEADS)?,
+        intermediate_size: told(
+            "intermediate_size",
+            "encoder.albert_layer_groups.0.albert_layers.0.ffn.weight",
+            0,
+            16384,
+        )?,
+        max_position_embeddings: told(
+            "max_position_embeddings",
+            "embeddings.position_embeddings.weight",
+            0,
+            512,
+        )?,
+        type_vocab_size: told("type_vocab_size", "embeddings.token_type_embeddings.weight", 0, 2)?,
         layer_norm_eps: fields.number("layer_norm_eps", 1e-12)? as f32,
         activation: activation(&fields)?,
         head,
@@ -107,9 +135,35 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
     Ok(Described {
         config,
         architecture,
+        certainty,
         tie: fields.flag("tie_word_embeddings", true)?,
         notes,
     })
+}
+
+/// `AlbertConfig`'s, of what no tensor tells.
+const DEFAULT_LAYERS: usize = 12;
+const DEFAULT_HEADS: usize = 64;
+const DEFAULT_ACTIVATION: &str = "gelu_new";
+
+/// Says which fields that change the answers are `AlbertConfig`'s defaults.
+fn defaults(fields: &Fields, notes: &mut Vec<String>) {
+    let known = [
+        ("num_hidden_layers", DEFAULT_LAYERS.to_string()),
+        ("num_attention_heads", DEFAULT_HEADS.to_string()),
+        ("hidden_act", DEFAULT_ACTIVATION.to_string()),
+    ];
+    let left: Vec<String> = known
+        .iter()
+        .filter(|(field, _)| fields.get(field).is_none())
+        .map(|(field, default)| format!("{field} {default}"))
+        .collect();
+    if !left.is_empty() {
+        notes.push(format!(
+            "not configured, AlbertConfig's default taken: {}",
+            left.join(", ")
+        ));
+    }
 }
 
 fn model_type(fields: &Fields, notes: &mut Vec<String>) -> Result<(), SourceError> {
@@ -120,7 +174,8 @@ fn model_type(fields: &Fields, notes: &mut Vec<String>) -> Result<(), SourceErro
             format!("this is a '{other}' model; thimble reads ALBERT ('albert') only"),
         ),
         None => {
-            notes.push("config.json has no model_type: read as albert".into());
+            let name = fields.path.file_name().unwrap_or_default().to_string_lossy();
+            notes.push(format!("{name} has no model_type: read as albert"));
             Ok(())
         }
     }
@@ -144,6 +199,15 @@ fn unsupported(fields: &Fields) -> Result<(), SourceError> {
             format!("the weights are already quantised ({method}); start from the original checkpoint"),
         );
     }
+    // Other implementations can put the norms before the sublayers, or share part of a layer only.
+    for (field, computed) in [("ln_type", "postln"), ("share_type", "all")] {
+        if let Some(other) = fields.text(field)?.filter(|value| *value != computed) {
+            return fields.bad(
+                field,
+                format!("'{other}' is not supported; thimble computes '{computed}' only"),
+            );
+        }
+    }
     match fields.get("pruned_heads") {
         Some(Value::Object(pruned)) if !pruned.is_empty() => fields.bad(
             "pruned_heads",
@@ -157,8 +221,7 @@ fn architecture(
     fields: &Fields,
     stored: &Stored,
     notes: &mut Vec<String>,
-) -> Result<(&'static str, Head), SourceError> {
-    let known = || ARCHITECTURES.map(|(name, _)| name).join(", ");
+) -> Result<(&'static str, Head, Certainty), SourceError> {
     let named = match fields.get("architectures") {
         None => None,
         Some(Value::Array(names)) => match names.as_slice() {
@@ -175,21 +238,68 @@ fn architecture(
         },
         Some(_) => return fields.bad("architectures", "must be a list of class names".into()),
     };
-    if let Some(name) = named {
-        return match ARCHITECTURES.into_iter().find(|(known, _)| *known == name) {
-            Some(found) => Ok(found),
-            None => fields.bad(
-                "architectures",
-                format!("'{name}' is not supported; known are {}", known()),
-            ),
-        };
+    if let Some((class, head)) = ARCHITECTURES.into_iter().find(|(known, _)| Some(*known) == named) {
+        return Ok((class, head, Certainty::Settled));
     }
     let head = infer(stored);
-    let name = class_of(head);
-    notes.push(format!(
-        "config.json names no architecture: taken for {name} by the tensors present"
-    ));
-    Ok((name, head))
+    let class = class_of(head);
+    let said = match named {
+        None => "it names no class".to_string(),
+        Some(name) => format!(
+            "'{name}' is not one of {}",
+            ARCHITECTURES.map(|(name, _)| name).join(", ")
+        ),
+    };
+    if let Some(reason) = doubtful(fields, stored, head, named.unwrap_or_default()) {
+        return fields.bad(
+            "architectures",
+            format!("{said}; the tensors fit {class}, but {reason}: say which with --head NAME"),
+        );
+    }
+    notes.push(match named {
+        None => format!(
+            "{} names no architecture: taken for {class} by the tensors present",
+            fields.path.file_name().unwrap_or_default().to_string_lossy()
+        ),
+        Some(name) => {
+            format!(
+                "architectures names '{name}': taken for {class} by the tensors present; --head NAME chooses another"
+            )
+        }
+    });
+    let certainty = if named.is_none() && head == Head::None {
+        Certainty::Settled
+    } else {
+        Certainty::Inferred(fields.path.to_path_buf(), said)
+    };
+    Ok((class, head, certainty))
+}
+
+/// Why a classifier may be another than its tensors alone say: those of three heads have the same names and shapes.
+fn doubtful(fields: &Fields, stored: &Stored, head: Head, named: &str) -> Option<&'static str> {
+    if head != Head::SequenceClassification {
+        return None;
+    }
+    let named = named.to_lowercase();
+    let labels = fields.get("id2label").and_then(Value::as_object);
+    let tags = |name: &Value| {
+        name.as_str()
+            .is_some_and(|n| n.starts_with("B-") || n.starts_with("I-"))
+    };
+    if ["token", "ner", "tag", "crf", "span"]
+        .iter()
+        .any(|word| named.contains(word))
+    {
+        Some("its name may mean a head for tokens")
+    } else if ["choice", "swag"].iter().any(|word| named.contains(word)) {
+        Some("its name may mean multiple choice")
+    } else if labels.is_some_and(|labels| labels.values().any(tags)) {
+        Some("its labels are those of tokens")
+    } else if stored.has_beside("crf") {
+        Some("its CRF is that of a head for tokens")
+    } else {
+        None
+    }
 }
 
 /// The transformers class of a head.
@@ -220,7 +330,7 @@ fn infer(stored: &Stored) -> Head {
 }
 
 fn activation(fields: &Fields) -> Result<Activation, SourceError> {
-    let name = fields.text("hidden_act")?.unwrap_or("gelu_new");
+    let name = fields.text("hidden_act")?.unwrap_or(DEFAULT_ACTIVATION);
     match ACTIVATIONS.into_iter().find(|(known, _)| *known == name) {
         Some((_, activation)) => Ok(activation),
         None => fields.bad(
@@ -237,7 +347,7 @@ fn activation(fields: &Fields) -> Result<Activation, SourceError> {
 const MAX_LABELS: usize = 1 << 20;
 
 /// Label names in order: `id2label`, else `num_labels` made-up names, else Hugging Face's two.
-fn labels(fields: &Fields, head: Head, notes: &mut Vec<String>) -> Result<Vec<String>, SourceError> {
+fn labels(fields: &Fields, stored: &Stored, head: Head, notes: &mut Vec<String>) -> Result<Vec<String>, SourceError> {
     if !matches!(head, Head::SequenceClassification | Head::TokenClassification) {
         return Ok(Vec::new());
     }
@@ -246,7 +356,10 @@ fn labels(fields: &Fields, head: Head, notes: &mut Vec<String>) -> Result<Vec<St
         Some(_) => Some(fields.size("num_labels", 2)?),
     };
     let Some(map) = fields.get("id2label") else {
-        let count = count.unwrap_or(2);
+        let stored = stored
+            .shape("classifier.weight")
+            .and_then(|shape| shape.first().copied());
+        let count = count.or(stored).unwrap_or(2);
         if count == 0 || count > MAX_LABELS {
             return fields.bad("num_labels", format!("is {count}, must be 1 to {MAX_LABELS}"));
         }
@@ -258,13 +371,16 @@ fn labels(fields: &Fields, head: Head, notes: &mut Vec<String>) -> Result<Vec<St
     let mut names = vec![None; map.len()];
     for (id, name) in map {
         let slot = id.parse::<usize>().ok().and_then(|i| names.get_mut(i));
-        let (Some(slot), Some(name)) = (slot, name.as_str()) else {
+        let (Some(slot), Some(name)) = (slot, label(name)) else {
             return fields.bad(
                 "id2label",
-                format!("'{id}': the keys must be 0 to {} and the names strings", map.len() - 1),
+                format!(
+                    "'{id}': the keys must be 0 to {} and the names texts or numbers",
+                    map.len() - 1
+                ),
             );
         };
-        *slot = Some(name.to_string());
+        *slot = Some(name);
     }
     let Some(names) = names.into_iter().collect::<Option<Vec<_>>>().filter(|n| !n.is_empty()) else {
         return fields.bad("id2label", "must name the labels 0, 1, 2 ... without a gap".into());
@@ -276,6 +392,18 @@ fn labels(fields: &Fields, head: Head, notes: &mut Vec<String>) -> Result<Vec<St
         ));
     }
     Ok(names)
+}
+
+/// A label's name as Python prints the value that stands for it.
+fn label(value: &Value) -> Option<String> {
+    match value {
+        Value::String(name) => Some(name.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(true) => Some("True".into()),
+        Value::Bool(false) => Some("False".into()),
+        Value::Null => Some("None".into()),
+        Value::Array(_) | Value::Object(_) => None,
+    }
 }
 
 struct Fields<'a> {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use thimble_shared::file_kind::FileKind;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -12,7 +13,7 @@ pub enum SourceError {
     Map(thimble_device::map::MapError),
     #[error("{dir}: no checkpoint here: expected config.json with model.safetensors or pytorch_model.bin{hint}", dir = .dir.display())]
     NoCheckpoint { dir: PathBuf, hint: String },
-    #[error("{path}: no such file; a checkpoint's config.json must stand beside its weights", path = .path.display())]
+    #[error("{path}: no such file; a checkpoint's configuration (config.json, albert_config.json or config.yml) must stand beside its weights", path = .path.display())]
     NoConfig { path: PathBuf },
     #[error("{path}: not a checkpoint thimble reads: {problem}", path = .path.display())]
     Format { path: PathBuf, problem: String },
@@ -27,6 +28,10 @@ pub enum SourceError {
         path: PathBuf,
         cause: safetensors::SafeTensorError,
     },
+    #[error("{path}: {kind}", path = .path.display())]
+    Foreign { path: PathBuf, kind: FileKind },
+    #[error("{path}: torch.save's format before 1.6: {problem}", path = .path.display())]
+    Stream { path: PathBuf, problem: String },
     #[error("{path}: zip archive: {problem}", path = .path.display())]
     Zip { path: PathBuf, problem: String },
     #[error("{path}: pickle at byte {at}: {cause}", path = .path.display())]
@@ -42,7 +47,7 @@ pub enum SourceError {
         problem: String,
     },
     #[error("{path}: {cause}", path = .path.display())]
-    Mismatch { path: PathBuf, cause: Mismatch },
+    Mismatch { path: PathBuf, cause: Box<Mismatch> },
 }
 
 /// What the pickle interpreter refuses. Nothing in a pickle is ever executed.
@@ -56,6 +61,10 @@ pub enum PickleError {
         "global {0} is not allowed; only tensors in plain or ordered dictionaries are read, and nothing is executed (save model.state_dict())"
     )]
     Global(String),
+    #[error(
+        "it is a whole pickled module ({0}), not its weights; nothing in a checkpoint is executed, so save its state dict where its classes are installed: torch.save(torch.load(FILE, weights_only=False).state_dict(), NEW)"
+    )]
+    Module(String),
     #[error("{0}")]
     Malformed(String),
 }
@@ -77,6 +86,8 @@ pub struct Mismatch {
     pub extra: Vec<(String, Vec<usize>)>,
     pub misshapen: Vec<Misshapen>,
     pub architecture: String,
+    /// What stands before every name of the file.
+    pub prefix: String,
 }
 
 impl Mismatch {
@@ -85,45 +96,58 @@ impl Mismatch {
     }
 }
 
-/// Lines shown per list before the rest becomes a count.
-const SHOWN: usize = 12;
+/// Tensors that are named before the rest becomes a count.
+const SHOWN: usize = 4;
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (missing, extra, shape) = (self.missing.len(), self.extra.len(), self.misshapen.len());
-        write!(f, "tensors do not fit {} and config.json:", self.architecture)?;
-        let mut join = "";
-        for (count, what) in [(shape, "of another shape"), (missing, "missing"), (extra, "unknown")] {
-            if count > 0 {
-                write!(f, "{join} {count} {what}")?;
-                join = ",";
-            }
+        let counts: Vec<String> = [(shape, "of another shape"), (missing, "missing"), (extra, "unknown")]
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        write!(
+            f,
+            "tensors do not fit {} and its configuration ({}",
+            self.architecture,
+            counts.join(", ")
+        )?;
+        if !self.prefix.is_empty() {
+            write!(f, "; names begin with '{}'", self.prefix)?;
         }
-        list(f, &self.misshapen, |f, m| {
-            write!(f, "shape    {}: expected {:?}, found {:?}", m.name, m.expected, m.found)
-        })?;
-        list(f, &self.missing, |f, (name, shape)| {
-            write!(f, "missing  {name} {shape:?}")
-        })?;
-        list(f, &self.extra, |f, (name, shape)| {
-            write!(f, "unknown  {name} {shape:?}")
-        })
+        let misshapen = self
+            .misshapen
+            .iter()
+            .take(SHOWN)
+            .map(|m| format!("{}: expected {:?}, found {:?}", m.name, m.expected, m.found));
+        let plain = |list: &[(String, Vec<usize>)]| -> Vec<String> {
+            let shown = list.iter().take(SHOWN);
+            shown.map(|(name, shape)| format!("{name} {shape:?}")).collect()
+        };
+        let lists = [
+            ("shape", misshapen.collect()),
+            ("missing", plain(&self.missing)),
+            ("unknown", plain(&self.extra)),
+        ];
+        // Each list shows its first, and what room is left goes to them in order.
+        let mut room = SHOWN - counts.len();
+        let mut join = "): ";
+        for (what, list) in lists.iter().filter(|(_, list)| !list.is_empty()) {
+            let more = room.min(list.len() - 1);
+            room -= more;
+            write!(f, "{join}{what} {}", list[..=more].join(", "))?;
+            join = "; ";
+        }
+        match (missing + extra + shape).checked_sub(SHOWN) {
+            None | Some(0) => {}
+            Some(rest) => write!(f, "; and {rest} more")?,
+        }
+        match missing {
+            0 => Ok(()),
+            _ => f.write_str("; --head NAME makes another head"),
+        }
     }
 }
 
 impl std::error::Error for Mismatch {}
-
-fn list<T>(
-    f: &mut fmt::Formatter<'_>,
-    items: &[T],
-    line: impl Fn(&mut fmt::Formatter<'_>, &T) -> fmt::Result,
-) -> fmt::Result {
-    for item in items.iter().take(SHOWN) {
-        f.write_str("\n  ")?;
-        line(f, item)?;
-    }
-    if items.len() > SHOWN {
-        write!(f, "\n  ... and {} more", items.len() - SHOWN)?;
-    }
-    Ok(())
-}

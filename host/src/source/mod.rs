@@ -1,14 +1,20 @@
-//! Reads a Hugging Face ALBERT checkpoint: in comes a directory (or its weights file), out comes the graph's configuration and
+//! Reads an ALBERT checkpoint: in comes a directory (or its weights file), out comes the graph's configuration and
 //! every weight as f32 in logical row-major order, under thimble's names. Nothing in a checkpoint is ever executed.
 
 mod checkpoint;
 mod config;
+mod config_file;
 mod error;
+mod json;
+mod legacy;
 mod map;
 mod names;
 mod pickle;
+mod prefix;
 mod raw;
+mod spelling;
 mod torch;
+mod yaml;
 mod zip;
 
 pub use error::{Mismatch, Misshapen, PickleError, SourceError};
@@ -51,7 +57,7 @@ pub struct Source {
     pub tokenizer: Option<TokenizerSource>,
 }
 
-/// Reads the checkpoint at `path`: a directory, a .safetensors or .bin file with config.json beside it, or a shard index.
+/// Reads the checkpoint at `path`: a directory, a file of weights with its configuration beside it, or a shard index.
 pub fn read(path: &Path) -> Result<Source, SourceError> {
     read_with(path, &ReadOptions::default())
 }
@@ -59,13 +65,14 @@ pub fn read(path: &Path) -> Result<Source, SourceError> {
 /// Reads the checkpoint at `path` as `options` say.
 pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceError> {
     let located = checkpoint::locate(path)?;
-    let json = checkpoint::read_json(&located.config)?;
+    let (json, mut config_notes) = config_file::read(&located.config)?;
     let files = located
         .weights
         .iter()
         .map(|p| map::Mapped::open(p))
         .collect::<Result<Vec<_>, _>>()?;
-    let stored = names::Stored::new(checkpoint::tensors(&files, located.promised.as_ref())?)?;
+    let listed = checkpoint::tensors(&files, located.promised.as_ref())?;
+    let stored = names::Stored::new(listed.tensors)?;
     let mut described = config::read(&located.config, &json, &stored, options.head)?;
     let weights = names::assemble(&stored, &mut described, path)?;
     // Numbers of which some are old and some new are no checkpoint's.
@@ -73,6 +80,9 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
     let stored_as: BTreeSet<_> = stored.iter().map(|t| t.dtype.to_string()).collect();
     let mut notes = located.notes;
     let tokenizer = tokenizer::beside(&located.dir, &mut notes);
+    notes.extend(listed.notes);
+    notes.extend(stored.notes.iter().cloned());
+    notes.append(&mut config_notes);
     notes.append(&mut described.notes);
     if described.config.multi_label {
         notes.push("problem_type is multi_label_classification: each label has a probability of its own".into());

@@ -1,21 +1,23 @@
-//! Matches stored tensor names with thimble's: undoes prefixes and old spellings, pairs every weight the graph needs with its
-//! tensor, and reports all that do not fit in one error. In come raw tensors, out go f32 values by thimble's names.
+//! Matches stored tensor names with thimble's: takes off what all names have in common, pairs every weight the graph needs with
+//! its tensor, and reports all that do not fit in one error. In come raw tensors, out go f32 values by thimble's names.
 
-use super::config::Described;
+use super::config::{Certainty, Described};
 use super::error::{Mismatch, Misshapen};
+use super::prefix::{MODEL_PARTS, OPTIONAL_PARTS, USUAL_PREFIX, part, prefix};
 use super::raw::RawTensor;
+use super::spelling::{transformers, unwrapped};
 use super::{SourceError, Weight};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Prefixes that wrappers put before every name: DataParallel, torch.compile, and the head classes themselves.
-const PREFIXES: [&str; 3] = ["module.", "_orig_mod.", "albert."];
-
 /// Index buffers some versions of transformers store; they hold 0, 1, 2 ... and zeros.
 const BUFFERS: [&str; 2] = ["embeddings.position_ids", "embeddings.token_type_ids"];
 
-/// Parts of ALBERT that not every head reads.
-const OPTIONAL_PARTS: [&str; 5] = ["pooler", "predictions", "sop_classifier", "classifier", "qa_outputs"];
+/// Tensors of trainers' own that change no output of a head: a layer over the logits, and weights of losses.
+const HARMLESS: [&str; 6] = ["crf", "loss", "loss_fct", "loss_fn", "criterion", "metrics"];
+
+/// Names of tensors in notes and errors before the rest becomes a count.
+const MAX_NAMED: usize = 4;
 
 const DECODER: &str = "predictions.decoder.weight";
 const DECODER_BIAS: &str = "predictions.decoder.bias";
@@ -26,34 +28,90 @@ const WORD: &str = "embeddings.word_embeddings.weight";
 #[derive(Debug)]
 pub struct Stored<'a> {
     tensors: BTreeMap<String, RawTensor<'a>>,
-    /// Whether names carried `albert.`, so that errors name tensors as this file would.
-    prefixed: bool,
+    /// Tensors that are neither the model's nor a head's.
+    others: Vec<RawTensor<'a>>,
+    /// What stands before the model's names in this file.
+    prefix: String,
+    /// What was done to names, for the user to read.
+    pub notes: Vec<String>,
 }
 
 impl<'a> Stored<'a> {
     pub fn new(raw: Vec<RawTensor<'a>>) -> Result<Stored<'a>, SourceError> {
-        let mut tensors: BTreeMap<String, RawTensor<'a>> = BTreeMap::new();
-        let mut prefixed = false;
+        let (prefix, model) = prefix(&raw)?;
+        let mut stored = Stored {
+            tensors: BTreeMap::new(),
+            others: Vec::new(),
+            prefix,
+            notes: Vec::new(),
+        };
+        let mut other_words = false;
         for tensor in raw {
-            let (name, albert) = canonical(&tensor.name);
-            prefixed |= albert;
+            let name = unwrapped(&tensor.name);
+            let (name, respelled) = match part(&name, &model) {
+                Some(rest) => transformers(rest),
+                None => {
+                    stored.refuse_twin(&name, &tensor)?;
+                    stored.others.push(tensor);
+                    continue;
+                }
+            };
+            other_words |= respelled;
             if BUFFERS.contains(&name.as_str()) {
                 continue;
             }
-            if let Some(first) = tensors.get(&name) {
-                return Err(SourceError::Tensor {
-                    path: tensor.path.to_path_buf(),
-                    problem: format!("is the same weight as {}", first.name),
-                    tensor: tensor.name,
-                });
+            if let Some(first) = stored.tensors.get(&name) {
+                return Err(twin(&tensor, &first.name));
             }
-            tensors.insert(name, tensor);
+            stored.tensors.insert(name, tensor);
         }
-        Ok(Stored { tensors, prefixed })
+        if !["", USUAL_PREFIX].contains(&stored.prefix.as_str()) {
+            let note = format!("names begin with '{}', which is taken off", stored.prefix);
+            stored.notes.push(note);
+        }
+        if other_words {
+            stored.notes.push(
+                "names are another implementation's (layer_shared, attention.self and such): read as transformers'"
+                    .into(),
+            );
+        }
+        Ok(stored)
+    }
+
+    /// A tensor of another prefix must not be one that was read already.
+    fn refuse_twin(&self, name: &str, tensor: &RawTensor) -> Result<(), SourceError> {
+        let bare = name.strip_prefix(USUAL_PREFIX).unwrap_or(name);
+        match self.tensors.get(&transformers(bare).0) {
+            Some(first) if self.prefix.is_empty() || self.prefix == USUAL_PREFIX => Err(twin(tensor, &first.name)),
+            _ => Ok(()),
+        }
     }
 
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    /// The shape a tensor has, by canonical name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|t| t.shape.as_slice())
+    }
+
+    /// How many groups of layers the names count, and how many layers in each.
+    pub fn groups(&self) -> (usize, usize) {
+        let numbers = |name: &String| {
+            let rest = name.strip_prefix("encoder.albert_layer_groups.")?;
+            let (group, rest) = rest.split_once(".albert_layers.")?;
+            let inner = rest.split('.').next()?;
+            Some((group.parse::<usize>().ok()?, inner.parse::<usize>().ok()?))
+        };
+        let all: BTreeSet<(usize, usize)> = self.tensors.keys().filter_map(numbers).collect();
+        let count = |of: fn(&(usize, usize)) -> usize| all.iter().map(of).collect::<BTreeSet<_>>().len().max(1);
+        (count(|n| n.0), count(|n| n.1))
+    }
+
+    /// Whether something of that name lies outside the model and its heads.
+    pub fn has_beside(&self, word: &str) -> bool {
+        self.others.iter().any(|t| t.name.split('.').any(|part| part == word))
     }
 
     pub fn count(&self) -> usize {
@@ -67,32 +125,20 @@ impl<'a> Stored<'a> {
     /// A canonical name as this file would spell it.
     fn spelled(&self, name: &str) -> String {
         let part = name.split('.').next().unwrap_or(name);
-        let base = ["embeddings", "encoder", "pooler"].contains(&part);
-        if self.prefixed && base {
-            format!("albert.{name}")
+        if MODEL_PARTS.contains(&part) {
+            format!("{}{name}", self.prefix)
         } else {
             name.to_string()
         }
     }
 }
 
-/// The canonical name, and whether `albert.` was taken off.
-fn canonical(stored: &str) -> (String, bool) {
-    let mut name = stored;
-    let mut albert = false;
-    while let Some((prefix, rest)) = PREFIXES.iter().find_map(|p| Some((*p, name.strip_prefix(p)?))) {
-        albert |= prefix == "albert.";
-        name = rest;
+fn twin(tensor: &RawTensor, first: &str) -> SourceError {
+    SourceError::Tensor {
+        path: tensor.path.to_path_buf(),
+        problem: format!("is the same weight as {first}"),
+        tensor: tensor.name.clone(),
     }
-    // TensorFlow's spelling of LayerNorm's parameters, kept by the first PyTorch ports.
-    for (old, new) in [(".gamma", ".weight"), (".beta", ".bias")] {
-        if let Some(base) = name.strip_suffix(old)
-            && (base.ends_with("LayerNorm") || base.ends_with("layer_norm"))
-        {
-            return (format!("{base}{new}"), albert);
-        }
-    }
-    (name.to_string(), albert)
 }
 
 /// The canonical Hugging Face name of one of thimble's weights.
@@ -149,16 +195,18 @@ pub fn assemble(
     }
     let mut mismatch = Mismatch {
         architecture: described.architecture.to_string(),
+        prefix: stored.prefix.clone(),
         ..Mismatch::default()
     };
     let mut pairs = Vec::new();
     for spec in described.config.weights() {
         let name = hugging_face(&spec.name);
-        // The decoder's bias is one parameter with two names.
+        // The decoder's bias is one parameter with two names; where both are stored, transformers computes with the decoder's.
         let found = stored
             .tensors
-            .get(&name)
-            .or_else(|| stored.tensors.get(DECODER_BIAS).filter(|_| name == BIAS));
+            .get(DECODER_BIAS)
+            .filter(|_| name == BIAS)
+            .or_else(|| stored.tensors.get(&name));
         match found {
             None => mismatch.missing.push((stored.spelled(&name), spec.shape)),
             Some(tensor) if tensor.shape != spec.shape => mismatch.misshapen.push(Misshapen {
@@ -181,9 +229,11 @@ pub fn assemble(
         }
     }
     if !mismatch.is_empty() {
+        let others = stored.others.iter().map(|t| (t.name.clone(), t.shape.clone()));
+        mismatch.extra.extend(others);
         return Err(SourceError::Mismatch {
             path: path.to_path_buf(),
-            cause: mismatch,
+            cause: Box::new(mismatch),
         });
     }
     for part in left_out {
@@ -192,8 +242,9 @@ pub fn assemble(
             described.architecture
         ));
     }
+    others(stored, described)?;
     shared(&pairs, path)?;
-    same_bias(stored, described)?;
+    two_biases(stored, described)?;
     pairs
         .into_iter()
         .map(|(name, tensor)| {
@@ -249,26 +300,67 @@ fn tied(stored: &Stored, described: &mut Described) -> Result<bool, SourceError>
     }
     if !same && described.tie {
         described.notes.push(format!(
-            "{DECODER} differs from the word embedding: kept as a weight of its own"
+            "{DECODER} differs from the word embedding: kept as a weight of its own, as transformers 5 does (before 5 it was ignored)"
         ));
     }
     Ok(same)
 }
 
-fn same_bias(stored: &Stored, described: &Described) -> Result<(), SourceError> {
+/// Says which of two decoder biases that differ is the model's.
+fn two_biases(stored: &Stored, described: &mut Described) -> Result<(), SourceError> {
     if !described.config.head.has_decoder() {
         return Ok(());
     }
-    match (stored.tensors.get(BIAS), stored.tensors.get(DECODER_BIAS)) {
-        (Some(bias), Some(other)) if !bits_equal(&values(bias)?, &values(other)?) => Err(SourceError::Tensor {
-            path: other.path.to_path_buf(),
-            tensor: other.name.clone(),
+    if let (Some(bias), Some(decoder)) = (stored.tensors.get(BIAS), stored.tensors.get(DECODER_BIAS))
+        && !bits_equal(&values(bias)?, &values(decoder)?)
+    {
+        described.notes.push(format!(
+            "{} and {} differ: the decoder's counts, as in transformers",
+            bias.name, decoder.name
+        ));
+    }
+    Ok(())
+}
+
+/// Notes the tensors that no head uses. Where the head was told by the tensors alone, a layer that thimble does not know may
+/// stand before it, and the answers would be wrong.
+fn others(stored: &Stored, described: &mut Described) -> Result<(), SourceError> {
+    if stored.others.is_empty() {
+        return Ok(());
+    }
+    let harmless = |t: &RawTensor| t.name.split('.').any(|part| HARMLESS.contains(&part));
+    let layers: Vec<&RawTensor> = stored
+        .others
+        .iter()
+        .filter(|t| t.shape.len() > 1 && !harmless(t))
+        .collect();
+    if let Certainty::Inferred(path, said) = &described.certainty
+        && !layers.is_empty()
+    {
+        return Err(SourceError::Config {
+            path: path.clone(),
+            field: "architectures".into(),
             problem: format!(
-                "differs from {}; the model has one such bias, and which is meant cannot be told",
-                bias.name
+                "{said}, and no head that thimble knows uses {}; --head NAME makes a model without them",
+                named(&layers)
             ),
-        }),
-        _ => Ok(()),
+        });
+    }
+    let all: Vec<&RawTensor> = stored.others.iter().collect();
+    described.notes.push(format!(
+        "{} left out: no output of {} needs them",
+        named(&all),
+        described.architecture
+    ));
+    Ok(())
+}
+
+/// A few tensors by name, and how many more there are.
+fn named(tensors: &[&RawTensor]) -> String {
+    let names: Vec<&str> = tensors.iter().take(MAX_NAMED).map(|t| t.name.as_str()).collect();
+    match tensors.len().saturating_sub(MAX_NAMED) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
     }
 }
 
@@ -300,25 +392,6 @@ fn values(tensor: &RawTensor) -> Result<Vec<f32>, SourceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn wrappers_and_old_spellings_come_off() {
-        let cases = [
-            ("albert.embeddings.word_embeddings.weight", WORD),
-            ("module.albert.embeddings.word_embeddings.weight", WORD),
-            ("_orig_mod.module.embeddings.word_embeddings.weight", WORD),
-            ("albert.embeddings.LayerNorm.gamma", "embeddings.LayerNorm.weight"),
-            ("predictions.LayerNorm.beta", "predictions.LayerNorm.bias"),
-            (
-                "encoder.albert_layer_groups.0.albert_layers.0.full_layer_layer_norm.beta",
-                "encoder.albert_layer_groups.0.albert_layers.0.full_layer_layer_norm.bias",
-            ),
-            ("head.gamma", "head.gamma"),
-        ];
-        for (stored, want) in cases {
-            assert_eq!(canonical(stored).0, want);
-        }
-    }
 
     #[test]
     fn every_weight_has_its_hugging_face_name() {

@@ -64,6 +64,14 @@ fn config_text(folder: &Path, text: &str) -> PathBuf {
     path
 }
 
+/// A good checkpoint with this text for its training configuration.
+fn yaml(folder: &Path, text: &str) -> PathBuf {
+    let path = changed(folder, |_| {});
+    std::fs::remove_file(folder.join("config.json")).unwrap();
+    std::fs::write(folder.join("config.yml"), text).unwrap();
+    path
+}
+
 fn sharded(folder: &Path, shard: &str) -> PathBuf {
     configured(folder, |_| {});
     let index = json!({ "weight_map": { QUERY: shard } });
@@ -134,7 +142,7 @@ pub const ROWS: &[Attack] = &[
             .unwrap();
             path
         },
-        "invalid header length",
+        "is cut short: it ends after 10 of 9008 bytes",
     ),
     row(
         "a header nested 100,000 deep",
@@ -146,7 +154,7 @@ pub const ROWS: &[Attack] = &[
         "offsets past the end",
         HEADER,
         |d| changed(d, |h| h[QUERY]["data_offsets"] = json!([0, 1u64 << 40])),
-        "invalid",
+        "is cut short: it ends after",
     ),
     row(
         "offsets that run backwards",
@@ -262,6 +270,80 @@ pub const ROWS: &[Attack] = &[
         STACK,
         |d| config_text(d, &"[".repeat(100_000)),
         "recursion limit exceeded",
+    ),
+    row(
+        "a YAML of aliases that double",
+        "billion laughs, in a training configuration",
+        |d| {
+            yaml(
+                d,
+                "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nmodel_params: {hidden_size: 24, x: *c}\n",
+            )
+        },
+        "line 2: an alias repeats a list",
+    ),
+    row(
+        "a YAML alias inside what it repeats",
+        "a cycle, in a training configuration",
+        |d| yaml(d, "model_params: &a\n  hidden_size: 24\n  again: *a\n"),
+        "an alias repeats",
+    ),
+    row(
+        "a YAML nested 100,000 deep",
+        STACK,
+        |d| yaml(d, &"[".repeat(100_000)),
+        "config.yml",
+    ),
+    row(
+        "a YAML of mappings nested 1,000 deep",
+        STACK,
+        |d| {
+            yaml(
+                d,
+                &(0..1000).map(|n| format!("{}a:\n", " ".repeat(n))).collect::<String>(),
+            )
+        },
+        "64 levels",
+    ),
+    row(
+        "a YAML of a million values",
+        ABSURD,
+        |d| yaml(d, &"-\n".repeat(500_000)),
+        "more than 65536 values",
+    ),
+    row(
+        "a YAML of two megabytes",
+        ABSURD,
+        |d| yaml(d, &" ".repeat(2 << 20)),
+        "at most 1048576 are read",
+    ),
+    row(
+        "10¹⁵ words in a YAML",
+        ABSURD,
+        |d| {
+            yaml(
+                d,
+                "model_params:\n  hidden_size: 24\n  num_attention_heads: 4\n  vocab_size: 1000000000000000\n",
+            )
+        },
+        "vocab_size",
+    ),
+    row(
+        "a YAML that is no ALBERT's",
+        "type confusion: another model's configuration",
+        |d| yaml(d, "model_params:\n  dim_in: 64\n  n_token: 97\n"),
+        "describes no ALBERT",
+    ),
+    row(
+        "a FIFO for a YAML",
+        BLOCKS,
+        |d| {
+            let path = yaml(d, "");
+            std::fs::remove_file(d.join("config.yml")).unwrap();
+            fifo(&d.join("config.yml"));
+            path
+        },
+        "must stand beside its weights",
     ),
     asked(
         Tokeniser,

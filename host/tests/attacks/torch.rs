@@ -265,14 +265,14 @@ pub const ROWS: &[Attack] = &[
     row(
         "NEWOBJ",
         CALLS,
-        |d| pickle(d, b"\x80\x02ccollections\nOrderedDict\n)\x81."),
-        "opcode NEWOBJ",
+        |d| pickle(d, b"\x80\x02cmine\nNet\n)\x81."),
+        "global mine.Net is not allowed",
     ),
     row(
         "NEWOBJ_EX",
         CALLS,
-        |d| pickle(d, b"\x80\x04ccollections\nOrderedDict\n)}\x92."),
-        "opcode NEWOBJ_EX",
+        |d| pickle(d, b"\x80\x04cmine\nNet\n)}\x92."),
+        "global mine.Net is not allowed",
     ),
     row(
         "BUILD, which calls __setstate__",
@@ -313,16 +313,63 @@ pub const ROWS: &[Attack] = &[
         "calls a dictionary",
     ),
     row(
+        "os.system beside a state dict",
+        CALLS,
+        |d| {
+            archive(d, |entries| {
+                let evil = [
+                    &text("epoch")[..],
+                    b"cos\nsystem\nX\x0e\x00\x00\x00touch executed\x85Rs.",
+                ]
+                .concat();
+                entries[0].payload.pop();
+                entries[0].payload.extend(evil);
+            })
+        },
+        "global os.system is not allowed",
+    ),
+    Attack {
+        name: "an unknown object beside a state dict",
+        imitates: CALLS,
+        reader: Checkpoint,
+        build: |d| {
+            archive(d, |entries| {
+                let object = [&text("options")[..], b"cmine\nOptions\n)\x81}bs."].concat();
+                entries[0].payload.pop();
+                entries[0].payload.extend(object);
+            })
+        },
+        expect: Read("trainers keep options beside the weights: what they are of is never called"),
+    },
+    row(
+        "an unknown object for a weight",
+        CALLS,
+        |d| {
+            archive(d, |entries| {
+                let object = [&text("extra.weight")[..], b"cmine\nTensor\n)Rs."].concat();
+                entries[0].payload.pop();
+                entries[0].payload.extend(object);
+            })
+        },
+        "global mine.Tensor is not allowed",
+    ),
+    row(
+        "a whole module",
+        CALLS,
+        |d| pickle(d, b"\x80\x02cmine\nNet\n)\x81}X\x08\x00\x00\x00_modules}sb."),
+        "a whole pickled module (mine.Net)",
+    ),
+    row(
         "torch's old format, a bare pickle",
         CALLS,
         |d| write(d, b"\x80\x02cos\nsystem\nX\x0e\x00\x00\x00touch executed\x85R."),
-        "torch's old format",
+        "a pickle that torch.save did not write",
     ),
     row(
         "a bare pickle of protocol 0",
         CALLS,
         |d| write(d, b"cos\nsystem\n(S'touch executed'\ntR."),
-        "neither a safetensors",
+        "a text, not a model",
     ),
     row(
         "NaN in a weight",
@@ -471,19 +518,19 @@ pub const ROWS: &[Attack] = &[
         "LONG4 of 2 GiB",
         LENGTHS,
         |d| pickle(d, b"\x80\x02\x8b\xff\xff\xff\x7f\x01."),
-        "opcode LONG4",
+        "ends in the middle",
     ),
     row(
         "BINBYTES8 of 2⁶³ bytes",
         LENGTHS,
         |d| pickle(d, b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f\x01."),
-        "opcode BINBYTES8",
+        "ends in the middle",
     ),
     row(
         "BINUNICODE8 of 2⁶³ bytes",
         LENGTHS,
         |d| pickle(d, b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f\x01."),
-        "opcode BINUNICODE8",
+        "ends in the middle",
     ),
     row(
         "a memo slot of 2³²",
@@ -503,4 +550,210 @@ pub const ROWS: &[Attack] = &[
         },
         "has 24 bytes, not 4611686018427387904 elements",
     ),
+    Attack {
+        name: "a sound stream of before 1.6",
+        imitates: "none: what the rows below change",
+        reader: Checkpoint,
+        build: |d| stream(d, |_| {}),
+        expect: Read("nothing is wrong with it"),
+    },
+    row(
+        "os.system in a stream's object",
+        CALLS,
+        |d| {
+            stream(d, |s| {
+                s.object = b"\x80\x02cos\nsystem\nX\x0e\x00\x00\x00touch executed\x85R.".to_vec()
+            })
+        },
+        "global os.system is not allowed",
+    ),
+    row(
+        "os.system in a stream's facts about the machine",
+        CALLS,
+        |d| {
+            stream(d, |s| {
+                s.machine = b"\x80\x02cos\nsystem\nX\x0e\x00\x00\x00touch executed\x85R.".to_vec()
+            })
+        },
+        "global os.system is not allowed",
+    ),
+    row(
+        "another version of the stream's protocol",
+        "type confusion: another format behind the same mark",
+        |d| stream(d, |s| s.version = b"\x80\x02M\xea\x03.".to_vec()),
+        "protocol version 1002 is unknown",
+    ),
+    row(
+        "a big-endian stream",
+        NUMBERS,
+        |d| {
+            stream(d, |s| {
+                s.machine = b"\x80\x02}X\x0d\x00\x00\x00little_endian\x89s.".to_vec()
+            })
+        },
+        "big-endian machine",
+    ),
+    row(
+        "a stream's storage of 2⁶³ elements",
+        LENGTHS,
+        |d| stream(d, |s| s.storages[0].0 = 1 << 63),
+        "its tensors say",
+    ),
+    row(
+        "a stream's storage and tensor of 2⁶² elements",
+        LENGTHS,
+        |d| {
+            stream(d, |s| {
+                let id = b"\x80\x02}X\x01\x00\x00\x00w(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu\x8a\x08\x00\x00\x00\x00\x00\x00\x00\x40NtQs";
+                let tensor = pickled("1", 1, &[1]);
+                s.object = [&id[..], &text("x"), &tensor, b"s."].concat();
+                s.keys = b"\x80\x02]X\x01\x00\x00\x000a.".to_vec();
+                s.storages = vec![(1 << 62, vec![0; 16])];
+            })
+        },
+        "the file ends after",
+    ),
+    row(
+        "a stream cut short in a storage",
+        LENGTHS,
+        |d| stream(d, |s| s.storages.last_mut().unwrap().1.truncate(7)),
+        "inside storage",
+    ),
+    row(
+        "a stream without its storages",
+        LENGTHS,
+        |d| stream(d, |s| s.storages.clear()),
+        "inside storage '0'",
+    ),
+    row(
+        "a stream's key twice",
+        BOMB,
+        |d| {
+            stream(d, |s| {
+                s.keys = b"\x80\x02]q\x00(X\x01\x00\x00\x000q\x01h\x01e.".to_vec()
+            })
+        },
+        "storage",
+    ),
+    row(
+        "a stream's key that no tensor has",
+        SCANNERS,
+        |d| stream(d, |s| s.keys = b"\x80\x02](X\x03\x00\x00\x00abce.".to_vec()),
+        "no tensor describes storage 'abc'",
+    ),
+    row(
+        "a stream's keys that are a number",
+        SCANNERS,
+        |d| stream(d, |s| s.keys = b"\x80\x02K\x01.".to_vec()),
+        "the keys of its storages are an integer",
+    ),
+    row(
+        "a tensor whose storage the stream does not list",
+        SCANNERS,
+        |d| stream(d, |s| s.keys = b"\x80\x02].".to_vec()),
+        "is not in the file",
+    ),
+    row(
+        "a stream's storage in two types",
+        "type confusion: declared as one type, stored as another",
+        |d| {
+            stream(d, |s| {
+                let half =
+                    b"(X\x07\x00\x00\x00storagectorch\nHalfStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQ";
+                s.object.pop();
+                s.object.extend([&text("again")[..], half, b"s."].concat());
+            })
+        },
+        "storage '0' is described in two ways",
+    ),
+    row(
+        "a stream's object that contains itself",
+        "a cycle, in a pickle",
+        |d| {
+            stream(d, |s| {
+                s.object = b"\x80\x02}q\x00X\x05\x00\x00\x00modelh\x00s.".to_vec()
+            })
+        },
+        "the file holds a dictionary, not a state dict",
+    ),
+    row(
+        "dictionaries of one name 100,000 deep",
+        "stack exhaustion, in a pickle",
+        |d| {
+            let name = text("state_dict");
+            let deep = [&b"\x80\x02}"[..], &[&name[..], b"}"].concat().repeat(100_000), b"."].concat();
+            pickle(d, &deep)
+        },
+        "the file holds a dictionary",
+    ),
+    row(
+        "an ordered dictionary from one list 100,000 times",
+        LAUGHS,
+        |d| {
+            let list = [
+                &b"\x80\x02](ccollections\nOrderedDict\nq\x00]q\x01("[..],
+                &b"K\x01K\x02\x86".repeat(1000),
+                b"e\x85q\x02",
+            ]
+            .concat();
+            pickle(d, &[&list[..], &b"h\x00h\x02R".repeat(100_000), b"e."].concat())
+        },
+        "the file holds a list",
+    ),
+    row(
+        "one parameter rebuilt 100,000 times",
+        LAUGHS,
+        |d| {
+            let tensor = pickled(&"k".repeat(1000), 1, &[1]);
+            let once = [
+                &b"\x80\x02](ctorch._utils\n_rebuild_parameter\nq\x00"[..],
+                &tensor,
+                b"\x85q\x01",
+            ]
+            .concat();
+            pickle(d, &[&once[..], &b"h\x00h\x01R".repeat(100_000), b"e."].concat())
+        },
+        "the file holds a list",
+    ),
 ];
+
+/// The parts of a stream of before 1.6.
+struct Stream {
+    version: Vec<u8>,
+    machine: Vec<u8>,
+    object: Vec<u8>,
+    keys: Vec<u8>,
+    /// Count and bytes of each storage.
+    storages: Vec<(u64, Vec<u8>)>,
+}
+
+/// The good checkpoint as such a stream, changed.
+fn stream(folder: &Path, change: fn(&mut Stream)) -> PathBuf {
+    let entries = state_dict();
+    let keys: Vec<u8> = (1..entries.len()).flat_map(|n| text(&(n - 1).to_string())).collect();
+    let mut stream = Stream {
+        version: b"\x80\x02M\xe9\x03.".to_vec(),
+        machine: b"\x80\x02}X\x0d\x00\x00\x00little_endian\x88s.".to_vec(),
+        object: entries[0].payload.clone(),
+        keys: [&b"\x80\x02]("[..], &keys, b"e."].concat(),
+        storages: entries[1..]
+            .iter()
+            .map(|e| (e.payload.len() as u64 / 4, e.payload.clone()))
+            .collect(),
+    };
+    change(&mut stream);
+    let magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
+    let mut bytes = [
+        &magic[..],
+        &stream.version,
+        &stream.machine,
+        &stream.object,
+        &stream.keys,
+    ]
+    .concat();
+    for (count, data) in &stream.storages {
+        bytes.extend(count.to_le_bytes());
+        bytes.extend(data);
+    }
+    write(folder, &bytes)
+}

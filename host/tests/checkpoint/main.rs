@@ -123,13 +123,18 @@ fn the_digest_of_one_file_is_that_file_s() {
 fn what_torch_wrote_is_read_to_the_last_bit() {
     let exact = source::read(&fixture(SEQ)).unwrap();
     type Round = fn(f32) -> f32;
-    let round: [(&str, &str, Round); 6] = [
+    let round: [(&str, &str, Round); 11] = [
         ("f32", "f32", |x| x),
         ("f64", "f64", |x| x),
         ("f16", "f16", |x| f16::from_f32(x).to_f32()),
         ("bf16", "bf16", |x| bf16::from_f32(x).to_f32()),
         ("strided", "f32", |x| x),
         ("sharded", "f32", |x| x),
+        ("legacy", "f32", |x| x),
+        ("legacy_cuda", "f16", |x| f16::from_f32(x).to_f32()),
+        ("legacy_f64", "f64", |x| x),
+        ("legacy_strided", "f32", |x| x),
+        ("legacy_sharded", "f32", |x| x),
     ];
     for (folder, stored, round) in round {
         let source = source::read(&fixture("torch").join(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
@@ -138,6 +143,57 @@ fn what_torch_wrote_is_read_to_the_last_bit() {
         for (name, weight) in &exact.weights {
             let want: Vec<u32> = weight.data.iter().map(|&x| round(x).to_bits()).collect();
             let got: Vec<u32> = source.weights[name].data.iter().map(|x| x.to_bits()).collect();
+            assert!(got == want, "{folder}: {name}");
+        }
+    }
+}
+
+/// What trainers keep around a state dict is left alone, and said; an ALBERT is found among a synthesizer's modules.
+#[test]
+fn a_state_dict_is_found_wherever_it_lies() {
+    let exact = source::read(&fixture(SEQ)).unwrap();
+    let half = |x: f32| f16::from_f32(x).to_f32().to_bits();
+    let beside = "epoch, best, args, optimizer, rng, numpy_rng beside it left out";
+    let cases = [
+        ("training", Head::SequenceClassification, "net", beside),
+        (
+            "training_legacy",
+            Head::SequenceClassification,
+            "net",
+            "epoch, best, args, optimizer, rng, numpy_rng beside",
+        ),
+        (
+            "kokoro",
+            Head::None,
+            "bert",
+            "bert_encoder, predictor beside it left out",
+        ),
+        (
+            "styletts2",
+            Head::None,
+            "net.bert",
+            "bert_encoder, predictor beside it left out",
+        ),
+    ];
+    for (folder, head, place, beside) in cases {
+        let source = source::read(&fixture("torch").join(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
+        let notes = source.notes.join("\n");
+        assert_eq!(source.config.head, head, "{folder}");
+        for said in [
+            &format!("the weights are those of '{place}'"),
+            beside,
+            "names begin with 'module.",
+        ] {
+            assert!(notes.contains(said), "{folder}: '{said}' is not in\n{notes}");
+        }
+        assert_eq!(
+            source.config.max_position_embeddings,
+            exact.config.max_position_embeddings
+        );
+        assert_eq!(source.config.intermediate_size, exact.config.intermediate_size);
+        for (name, weight) in &source.weights {
+            let want: Vec<u32> = exact.weights[name].data.iter().map(|&x| half(x)).collect();
+            let got: Vec<u32> = weight.data.iter().map(|x| x.to_bits()).collect();
             assert!(got == want, "{folder}: {name}");
         }
     }
@@ -214,18 +270,20 @@ fn decoders_are_tied_when_they_are_the_word_embedding() {
     let mut only = mlm.clone();
     only.rename("predictions.bias", "predictions.decoder.bias");
     assert_eq!(only.read().unwrap().weights["mlm.decoder.bias"].data, bias.1);
-    let mut differ = mlm;
-    differ.tensors.insert(
-        "predictions.decoder.bias".into(),
-        (bias.0, bias.1.iter().map(|x| x + 1.0).collect()),
-    );
-    assert!(
+    // transformers 4.48 to 5.24 compute with the decoder's bias where both are stored.
+    for fixture in ["albert-mlm-tiny", "albert-pretraining-tiny"] {
+        let mut differ = Pieces::of(fixture);
+        let other: Vec<f32> = differ.tensors["predictions.bias"].1.iter().map(|x| x + 1.0).collect();
         differ
-            .read()
-            .unwrap_err()
-            .to_string()
-            .contains("predictions.decoder.bias: differs from predictions.bias")
-    );
+            .tensors
+            .insert("predictions.decoder.bias".into(), (bias.0.clone(), other.clone()));
+        let source = differ.read().unwrap();
+        assert_eq!(source.weights["mlm.decoder.bias"].data, other);
+        assert_eq!(
+            source.notes,
+            ["predictions.bias and predictions.decoder.bias differ: the decoder's counts, as in transformers"]
+        );
+    }
 }
 
 #[test]
@@ -255,6 +313,112 @@ fn parts_the_head_does_not_read_are_noted() {
         assert_eq!(source.config.head, head);
         assert_eq!(source.notes, notes);
     }
+}
+
+/// Names behind a common prefix, wherever the head lies, are the same model; the note says the prefix.
+#[test]
+fn a_prefix_that_all_names_share_is_taken_off() {
+    let whole = Pieces::of(SEQ);
+    let want = whole.read().unwrap().weights;
+    for (model, head) in [
+        ("bert.", ""),
+        ("model.albert.", "model."),
+        ("encoder.albert.", ""),
+        ("module.encoder.", "module."),
+        ("_orig_mod.albert.", "_orig_mod."),
+        ("encoder.", ""),
+        ("net.model.bert.", "net."),
+        ("albert._fsdp_wrapped_module.", ""),
+    ] {
+        let mut pieces = whole.clone();
+        for name in whole.tensors.keys() {
+            let new = match name.strip_prefix("albert.") {
+                Some(rest) => format!("{model}{rest}"),
+                None => format!("{head}{name}"),
+            };
+            pieces.rename(name, &new);
+        }
+        let source = pieces.read().unwrap_or_else(|e| panic!("{model}: {e}"));
+        assert_eq!(source.weights, want, "{model}");
+        let note = format!("names begin with '{model}', which is taken off");
+        assert_eq!(source.notes, [note], "{model}");
+    }
+}
+
+/// Another class than transformers' is made by its tensors, unless they could be several heads' or a layer is between.
+#[test]
+fn an_unknown_class_is_made_by_its_tensors() {
+    let named = |class: &str| {
+        let mut pieces = Pieces::of(SEQ);
+        pieces.config["architectures"] = json!([class]);
+        pieces
+    };
+    let source = named("AlbertForSentiment").read().unwrap();
+    assert_eq!(source.config.head, Head::SequenceClassification);
+    assert_eq!(
+        source.notes,
+        [
+            "architectures names 'AlbertForSentiment': taken for AlbertForSequenceClassification by the tensors present; --head NAME chooses another"
+        ]
+    );
+    let message = named("AlbertForNER").read().unwrap_err().to_string();
+    assert!(
+        message.contains("'AlbertForNER' is not one of") && message.contains("--head NAME"),
+        "{message}"
+    );
+    let mut lstm = named("AlbertLstm");
+    lstm.tensors
+        .insert("lstm.weight_ih_l0".into(), (vec![4, 2], vec![0.0; 8]));
+    let message = lstm.read().unwrap_err().to_string();
+    assert!(message.contains("uses lstm.weight_ih_l0; --head NAME"), "{message}");
+    // The same tensors beside a class that is known, or after hidden states, change no answer.
+    lstm.config["architectures"] = json!(["AlbertForSequenceClassification"]);
+    let note = "lstm.weight_ih_l0 left out: no output of AlbertForSequenceClassification needs them";
+    assert_eq!(lstm.read().unwrap().notes, [note]);
+    let mut crf = Pieces::of("albert-tok-tiny");
+    crf.config["architectures"] = json!(["AlbertCrfForNer"]);
+    crf.tensors
+        .insert("crf.transitions".into(), (vec![5, 5], vec![0.0; 25]));
+    let source = crf.read().unwrap();
+    assert_eq!(source.config.head, Head::TokenClassification);
+    assert!(
+        source.notes.concat().contains("crf.transitions left out"),
+        "{:?}",
+        source.notes
+    );
+}
+
+/// Sizes that the configuration leaves out are those of the tensors; what no tensor tells is AlbertConfig's default, and said.
+#[test]
+fn sizes_left_out_are_those_of_the_tensors() {
+    for name in [SEQ, "albert-tiny-groups"] {
+        let mut pieces = Pieces::of(name);
+        let want = pieces.read().unwrap().config;
+        for field in [
+            "vocab_size",
+            "embedding_size",
+            "hidden_size",
+            "num_hidden_groups",
+            "inner_group_num",
+            "intermediate_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+            "layer_norm_eps",
+        ] {
+            pieces.config.as_object_mut().unwrap().remove(field);
+        }
+        let source = pieces.read().unwrap();
+        assert_eq!(source.config, want, "{name}");
+        assert_eq!(source.notes, Vec::<String>::new(), "{name}");
+    }
+    let mut pieces = Pieces::of(SEQ);
+    pieces.config.as_object_mut().unwrap().remove("num_hidden_layers");
+    let source = pieces.read().unwrap();
+    assert_eq!(source.config.num_hidden_layers, 12);
+    assert_eq!(
+        source.notes,
+        ["not configured, AlbertConfig's default taken: num_hidden_layers 12"]
+    );
 }
 
 #[test]
@@ -303,6 +467,11 @@ fn defaults_and_variants_of_config_json() {
     assert_eq!(
         with("id2label", json!({"2": "c", "0": "a", "1": "b"})).config.labels,
         ["a", "b", "c"]
+    );
+    // What Python prints for numbers and truth values, which Hugging Face keeps as names.
+    assert_eq!(
+        with("id2label", json!({"0": 5, "1": true, "2": 0.5})).config.labels,
+        ["5", "True", "0.5"]
     );
     assert!(
         with("problem_type", json!("multi_label_classification"))
