@@ -24,6 +24,8 @@ pub use thimble_text::tokenizer_beside;
 pub struct ReadOptions {
     /// The head to make, whatever class config.json names.
     pub head: Option<Head>,
+    /// The folder of a LoRA adapter to merge into the checkpoint.
+    pub adapter: Option<PathBuf>,
 }
 
 pub enum Subject {
@@ -169,13 +171,19 @@ impl Subject {
                 .iter()
                 .any(|known| e == *known)
         });
-        if path.is_dir() || is_weights {
+        if is_weights || source::is_checkpoint(path) {
             let source = source::read_with(path, options)?;
             source
                 .notes
                 .iter()
                 .for_each(|note| say(&format!("note: {}", printable(note))));
             return Ok(Subject::Checkpoint(source.into()));
+        }
+        if options.adapter.is_some() {
+            bail!(
+                "{}: --adapter is merged into a checkpoint's weights; this is an ONNX file, so start from the checkpoint",
+                path.display()
+            );
         }
         let map = ModelMap::open(path, false)?;
         let opened = artifact::open(map.bytes());

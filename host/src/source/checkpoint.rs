@@ -3,7 +3,7 @@
 
 use super::map::Mapped;
 use super::raw::{Dtype, RawTensor};
-use super::{SourceError, torch};
+use super::{SourceError, folder, foreign, torch};
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
         let Some(first) = found.first() else {
             return Err(SourceError::NoCheckpoint {
                 dir: path.to_path_buf(),
-                hint: foreign_hint(path),
+                hint: folder::hint(path),
             });
         };
         for other in &found[1..] {
@@ -104,34 +104,6 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
 
 fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-fn foreign_hint(dir: &Path) -> String {
-    for (file, flag) in [
-        ("tf_model.h5", "from_tf=True"),
-        ("flax_model.msgpack", "from_flax=True"),
-    ] {
-        if dir.join(file).is_file() {
-            return format!(
-                "; {file} is there: convert it with AutoModel.from_pretrained(DIR, {flag}).save_pretrained(DIR)"
-            );
-        }
-    }
-    let mut names: Vec<String> = std::fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|n| {
-            [".safetensors", ".bin", ".pt", ".pth"]
-                .iter()
-                .any(|end| n.ends_with(end))
-        })
-        .collect();
-    names.sort();
-    match names.first() {
-        Some(name) => format!("; {name} is there: name the file itself if it is the model"),
-        None => String::new(),
-    }
 }
 
 /// Largest JSON file read beside a checkpoint.
@@ -227,9 +199,10 @@ fn list(file: &Mapped) -> Result<Vec<RawTensor<'_>>, SourceError> {
         [0x80, 2..=5, ..] if bytes.get(8) != Some(&b'{') => Err(format(
             "torch's old format (before 1.6), a bare pickle; load it once in torch and save it again: torch.save(torch.load(FILE, weights_only=True), FILE)",
         )),
-        [0x89, b'H', b'D', b'F', ..] => Err(format(
-            "an HDF5 file of TensorFlow; convert it with AutoModel.from_pretrained(DIR, from_tf=True).save_pretrained(DIR)",
-        )),
+        [0x89, b'H', b'D', b'F', ..] => Err(format(&format!(
+            "an HDF5 file of TensorFlow; {}",
+            foreign::advice_for_file(&file.path).unwrap_or_default()
+        ))),
         _ if bytes.starts_with(b"version https://git-lfs") => Err(format(
             "a Git LFS pointer, not the weights themselves; fetch them with git lfs pull",
         )),

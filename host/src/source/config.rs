@@ -192,6 +192,14 @@ fn architecture(
     Ok((name, head))
 }
 
+/// The head of a transformers class.
+pub fn head_of(class: &str) -> Option<Head> {
+    ARCHITECTURES
+        .into_iter()
+        .find(|(name, _)| *name == class)
+        .map(|(_, head)| head)
+}
+
 /// The transformers class of a head.
 fn class_of(head: Head) -> &'static str {
     ARCHITECTURES

@@ -52,6 +52,17 @@ impl<'a> Stored<'a> {
         Ok(Stored { tensors, prefixed })
     }
 
+    /// A tensor by its canonical name.
+    pub fn get(&self, name: &str) -> Option<&RawTensor<'a>> {
+        self.tensors.get(name)
+    }
+
+    /// These tensors, with others in place of those that have their names, or beside them.
+    pub fn with(mut self, others: Vec<RawTensor<'a>>) -> Stored<'a> {
+        self.tensors.extend(others.into_iter().map(|t| (t.name.clone(), t)));
+        self
+    }
+
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -77,7 +88,7 @@ impl<'a> Stored<'a> {
 }
 
 /// The canonical name, and whether `albert.` was taken off.
-fn canonical(stored: &str) -> (String, bool) {
+pub fn canonical(stored: &str) -> (String, bool) {
     let mut name = stored;
     let mut albert = false;
     while let Some((prefix, rest)) = PREFIXES.iter().find_map(|p| Some((*p, name.strip_prefix(p)?))) {
@@ -213,7 +224,7 @@ pub fn assemble(
 const MOST_SHARED: usize = 16;
 
 /// Refuses weights that are all views of the same few bytes.
-fn shared(pairs: &[(String, &RawTensor)], path: &Path) -> Result<(), SourceError> {
+pub fn shared(pairs: &[(String, &RawTensor)], path: &Path) -> Result<(), SourceError> {
     let storages: BTreeSet<(usize, usize)> = pairs
         .iter()
         .map(|(_, t)| (t.bytes.as_ptr().addr(), t.bytes.len()))

@@ -1,0 +1,64 @@
+//! Weights that only another framework reads: TensorFlow's and Flax's files of Hugging Face classes. In comes a folder or a file,
+//! out comes how to convert it so that the head stays.
+
+use super::checkpoint;
+use serde_json::Value;
+use std::path::Path;
+
+/// File, argument of `from_pretrained`, and what must be installed besides torch.
+const FRAMEWORKS: [(&str, &str, &str); 2] = [
+    ("tf_model.h5", "from_tf=True", "tensorflow tf-keras"),
+    ("flax_model.msgpack", "from_flax=True", "flax jax"),
+];
+
+/// How to convert what the folder holds, where it is another framework's.
+pub fn advice_for_folder(dir: &Path) -> Option<String> {
+    let found = FRAMEWORKS.iter().find(|(file, ..)| dir.join(file).is_file());
+    found.map(|(file, argument, packages)| advice(dir, file, argument, packages))
+}
+
+/// How to convert a file of TensorFlow's or Flax's.
+pub fn advice_for_file(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let end = |file: &str| {
+        Path::new(file)
+            .extension()
+            .and_then(|e| e.to_str())
+            .unwrap_or_default()
+            .to_string()
+    };
+    let (_, argument, packages) = FRAMEWORKS
+        .iter()
+        .find(|(file, ..)| name.ends_with(&format!(".{}", end(file))))?;
+    let dir = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    Some(advice(dir, name, argument, packages))
+}
+
+fn advice(dir: &Path, file: &str, argument: &str, packages: &str) -> String {
+    let class = class(dir).unwrap_or_else(|| "AlbertModel".into());
+    // The copy goes elsewhere: beside the original it would stand among files that contradict it.
+    let name = dir.display().to_string();
+    let from = name.trim_end_matches('/');
+    let to = if from == "." {
+        "converted".into()
+    } else {
+        format!("{from}-torch")
+    };
+    format!(
+        "{file} is read by transformers before version 5 only. Convert it: pip install 'transformers<5' torch {packages}; python -c \
+         \"from transformers import {class}; {class}.from_pretrained('{from}', {argument}).save_pretrained('{to}')\"; copy the \
+         tokenizer's files to {to} and give that folder to thimble"
+    )
+}
+
+/// The class that the folder's config names, as torch calls it.
+fn class(dir: &Path) -> Option<String> {
+    let json = checkpoint::read_json(&dir.join("config.json")).ok()?;
+    let name = json.get("architectures").and_then(Value::as_array)?.first()?.as_str()?;
+    let name = name.strip_prefix("TF").or(name.strip_prefix("Flax")).unwrap_or(name);
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    plain.then(|| name.to_string())
+}
