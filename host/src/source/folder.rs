@@ -276,7 +276,7 @@ pub fn hint(dir: &Path) -> String {
         .collect();
     if !of_trainers.is_empty() {
         return format!(
-            "; {} is what a Trainer needs to go on training, not the model: save that with trainer.save_model(DIR)",
+            "; there is only what a Trainer keeps to go on training ({}), the model is missing: trainer.save_model(DIR) writes it",
             listed(&of_trainers)
         );
     }

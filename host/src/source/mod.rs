@@ -95,6 +95,9 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
         notes.extend(fit_labels(&mut json, &stored));
     }
     let mut described = config::read(&located.config, &json, &stored, head)?;
+    if let Some(adapter) = &adapter {
+        adapter.fits(&merged, described.config.head)?;
+    }
     if sentence && described.config.head == Head::None {
         // What sentence-transformers computes has no use for it.
         described.config.pooler = false;

@@ -6,6 +6,7 @@ mod allocation;
 mod artifact;
 mod checkpoint;
 mod onnx;
+mod tensorflow;
 mod torch;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 use thimble::explain::explain;
 use thimble::onnx::OnnxFile;
+use thimble::subject::ReadOptions;
 use thimble::text::one_line;
 use thimble::tokenise::Tokeniser;
 use thimble::{import, source};
@@ -37,6 +39,8 @@ pub enum Reader {
     Import,
     /// A checkpoint's directory or weights file.
     Checkpoint,
+    /// An adapter's directory, merged into a good checkpoint.
+    Adapter,
     Tokeniser,
     /// The small safetensors files of the device's inputs.
     Inputs,
@@ -80,6 +84,13 @@ impl Reader {
             Reader::Explain => drop(explain(path)?),
             Reader::Import => drop(import::open(path)?),
             Reader::Checkpoint => drop(source::read(path)?),
+            Reader::Adapter => {
+                let options = ReadOptions {
+                    adapter: Some(path.to_path_buf()),
+                    ..ReadOptions::default()
+                };
+                drop(source::read_with(&checkpoint::fixture("albert-seq-tiny"), &options)?);
+            }
             Reader::Tokeniser => drop(Tokeniser::open(path, &artifact::config())?),
             Reader::Inputs => drop(TensorFile::read(path)?),
         }
@@ -93,7 +104,7 @@ impl Reader {
             Reader::Device | Reader::Audit => (128, 4 << 20),
             Reader::Onnx | Reader::Explain => (256, 4 << 20),
             Reader::Import => (256, 64 << 20),
-            Reader::Checkpoint => (128, 1 << 20),
+            Reader::Checkpoint | Reader::Adapter => (128, 1 << 20),
             Reader::Tokeniser | Reader::Inputs => (64, 1 << 20),
         };
         bytes * times + more
@@ -170,7 +181,14 @@ const VICTIM: [u8; 64] = *b"a private key, or whatever a user would not want sen
 
 #[test]
 fn every_attack_is_refused_by_its_name_or_read_for_a_reason() {
-    let rows = [artifact::ROWS, onnx::ROWS, checkpoint::ROWS, torch::ROWS].concat();
+    let rows = [
+        artifact::ROWS,
+        onnx::ROWS,
+        checkpoint::ROWS,
+        torch::ROWS,
+        tensorflow::ROWS,
+    ]
+    .concat();
     let folder = tempfile::tempdir().unwrap();
     let mut failures = Vec::new();
     for (n, attack) in rows.iter().enumerate() {

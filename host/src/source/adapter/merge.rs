@@ -6,7 +6,7 @@ use super::super::names::{Stored, canonical, shared};
 use super::super::raw::RawTensor;
 use super::Merged;
 use super::config::{AdapterConfig, MERGE_IN_PEFT};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What PEFT puts before the name of each of the base model's modules.
@@ -83,6 +83,7 @@ pub fn merge(
     let named: Vec<(String, &RawTensor)> = named.map(|t| (t.name.clone(), t)).collect();
     shared(&named, path)?;
     let mut merged: BTreeMap<String, Matrix> = BTreeMap::new();
+    let mut tables = BTreeSet::new();
     for (name, tensor) in sorted.whole {
         merged.insert(name, read(tensor)?);
     }
@@ -107,6 +108,9 @@ pub fn merge(
             None => None,
         };
         let scale = adapt(path, config, &module, &parts, &mut weight)?;
+        if parts.contains_key(&Part::TableA) {
+            tables.insert(name.clone());
+        }
         merged.insert(name, weight);
         if let Some(((name, mut bias), added)) = bias {
             if bias.shape != added.shape {
@@ -121,6 +125,7 @@ pub fn merge(
     Ok(merged
         .into_iter()
         .map(|(name, matrix)| Merged {
+            table: tables.contains(&name),
             name,
             shape: matrix.shape,
             bytes: matrix.data.iter().flat_map(|x| x.to_le_bytes()).collect(),
@@ -249,7 +254,9 @@ fn sort<'a>(path: &Path, tensors: &'a [RawTensor<'a>]) -> Result<Sorted<'a>, Sou
         } else if name.contains(".lora_") || name.contains("token_adapter") {
             return Err(wrong(path, &tensor.name, &format!("is not supported. {MERGE_IN_PEFT}")));
         } else {
-            let plain = WRAPPERS.iter().fold(name.clone(), |name, wrapper| name.replace(wrapper, ""));
+            let plain = WRAPPERS
+                .iter()
+                .fold(name.clone(), |name, wrapper| name.replace(wrapper, ""));
             // With bias="all" PEFT stores a saved module's bias again under its wrapper's name.
             if plain == name {
                 sorted.whole.insert(canonical(&plain).0, tensor);

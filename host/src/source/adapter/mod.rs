@@ -8,7 +8,7 @@ use super::map::Mapped;
 use super::names::Stored;
 use super::raw::{Dtype, RawTensor};
 use super::{SourceError, checkpoint, folder};
-use config::AdapterConfig;
+use config::{AdapterConfig, MERGE_IN_PEFT};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use thimble_shared::graph::Head;
@@ -32,6 +32,8 @@ pub struct Merged {
     name: String,
     shape: Vec<usize>,
     bytes: Vec<u8>,
+    /// Whether it is an embedding table with LoRA's matrices.
+    table: bool,
 }
 
 impl Adapter {
@@ -82,6 +84,22 @@ impl Adapter {
                 None
             }
         })
+    }
+
+    /// Refuses a change of the word embedding where the head's decoder is that table as well: PEFT's own answers before and after
+    /// merging then differ, and which is meant cannot be told.
+    pub fn fits(&self, merged: &[Merged], head: Head) -> Result<(), SourceError> {
+        match merged.iter().find(|tensor| tensor.table) {
+            Some(tensor) if head.has_decoder() => Err(SourceError::Tensor {
+                path: self.weights.path.clone(),
+                tensor: tensor.name.clone(),
+                problem: format!(
+                    "is adapted, and is the decoder of {} as well: PEFT answers differently before and after merging. {MERGE_IN_PEFT}",
+                    head.name()
+                ),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// What was merged, for the user to read.
