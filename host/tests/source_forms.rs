@@ -163,7 +163,7 @@ fn what_is_not_read_says_what_to_do() {
                 "AlbertForSequenceClassification.from_pretrained(",
                 "from_tf=True).save_pretrained(",
                 "a20_tf_real-torch",
-                "'transformers<5' torch tensorflow tf-keras",
+                "'transformers<4.50' torch tensorflow tf-keras",
             ],
         ),
         (

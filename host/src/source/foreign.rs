@@ -11,6 +11,10 @@ const FRAMEWORKS: [(&str, &str, &str); 2] = [
     ("flax_model.msgpack", "from_flax=True", "flax jax"),
 ];
 
+/// The first version of transformers whose `from_pretrained` no longer brings these weights to torch: it starts models without
+/// storage, and `from_tf` copies into nothing (4.49 converts, 4.57 cannot save what it read). Version 5 has no `from_tf`.
+const FIRST_WITHOUT: &str = "4.50";
+
 /// How to convert what the folder holds, where it is another framework's.
 pub fn advice_for_folder(dir: &Path) -> Option<String> {
     let found = FRAMEWORKS.iter().find(|(file, ..)| dir.join(file).is_file());
@@ -48,7 +52,7 @@ fn advice(dir: &Path, file: &str, argument: &str, packages: &str) -> String {
         format!("{from}-torch")
     };
     format!(
-        "{file} is read by transformers before version 5 only. Convert it: pip install 'transformers<5' torch {packages}; python -c \
+        "{file} is read by transformers before version {FIRST_WITHOUT} only. Convert it: pip install 'transformers<{FIRST_WITHOUT}' torch {packages}; python -c \
          \"from transformers import {class}; {class}.from_pretrained('{from}', {argument}).save_pretrained('{to}')\"; copy the \
          tokenizer's files to {to} and give that folder to thimble"
     )
