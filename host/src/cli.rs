@@ -85,6 +85,9 @@ pub struct SourceArgs {
     /// Make this head, whatever class config.json names
     #[arg(long, value_enum, value_name = "NAME")]
     pub head: Option<HeadName>,
+    /// Merge this LoRA adapter of PEFT into the checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
 }
 
 impl SourceArgs {
@@ -92,6 +95,7 @@ impl SourceArgs {
     pub fn options(&self) -> ReadOptions {
         ReadOptions {
             head: self.head.map(HeadName::head),
+            adapter: self.adapter.clone(),
         }
     }
 }

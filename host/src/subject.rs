@@ -26,6 +26,8 @@ pub use thimble_text::tokenizer_beside;
 pub struct ReadOptions {
     /// The head to make, whatever class config.json names.
     pub head: Option<Head>,
+    /// The folder of a LoRA adapter to merge into the checkpoint.
+    pub adapter: Option<PathBuf>,
 }
 
 pub enum Subject {
@@ -175,13 +177,19 @@ impl Subject {
 
     /// Opens what `path` names, read as `options` say. Notes go to stderr.
     pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Subject> {
-        if path.is_dir() {
+        if source::is_checkpoint(path) {
             return Subject::checkpoint(path, options);
         }
         // A file is told by its bytes: what is neither weights nor ONNX is refused as what it is.
         let map = ModelMap::open(path, false)?;
         if FileKind::of(map.bytes()).is_checkpoint() {
             return Subject::checkpoint(path, options);
+        }
+        if options.adapter.is_some() {
+            bail!(
+                "{}: --adapter is merged into a checkpoint's weights; this is an ONNX file, so start from the checkpoint",
+                path.display()
+            );
         }
         let opened = artifact::open(map.bytes());
         if let Err(ArtifactError::NotThimble) = opened {

@@ -3,7 +3,7 @@
 
 use super::map::Mapped;
 use super::raw::{Dtype, RawTensor};
-use super::{SourceError, config_file, json, torch};
+use super::{SourceError, config_file, folder, foreign, json, torch};
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -102,26 +102,20 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn foreign_hint(dir: &Path) -> String {
-    for (file, flag) in [
-        ("tf_model.h5", "from_tf=True"),
-        ("flax_model.msgpack", "from_flax=True"),
-    ] {
-        if dir.join(file).is_file() {
-            return format!(
-                "; {file} is there: convert it with AutoModel.from_pretrained(DIR, {flag}).save_pretrained(DIR)"
-            );
-        }
+/// What else a folder without weights holds, and what to do then: the end of an error.
+fn hint(dir: &Path) -> String {
+    if foreign::advice_for_folder(dir).is_some() {
+        return folder::hint(dir);
     }
     let stranger = weight_files(dir).into_iter().find_map(|path| {
         let kind = kind_of(&path).filter(FileKind::was_meant_as_weights)?;
         Some(format!("; {} is {kind}", name_of(&path)))
     });
-    stranger.unwrap_or_default()
+    stranger.unwrap_or_else(|| folder::hint(dir))
 }
 
 /// What the file at `path` is; none where it cannot be looked at, which whoever opens it will say.
-fn kind_of(path: &Path) -> Option<FileKind> {
+pub fn kind_of(path: &Path) -> Option<FileKind> {
     Some(FileKind::of(Mapped::open(path).ok()?.bytes()))
 }
 
@@ -167,7 +161,7 @@ const MAX_LOOKED_AT: usize = 256;
 fn by_content(dir: &Path, notes: &mut Vec<String>) -> Result<PathBuf, SourceError> {
     let none = || SourceError::NoCheckpoint {
         dir: dir.to_path_buf(),
-        hint: foreign_hint(dir),
+        hint: hint(dir),
     };
     let mut paths = weight_files(dir);
     let weights = [FileKind::Safetensors, FileKind::Torch, FileKind::TorchLegacy];

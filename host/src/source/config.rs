@@ -302,6 +302,14 @@ fn doubtful(fields: &Fields, stored: &Stored, head: Head, named: &str) -> Option
     }
 }
 
+/// The head of a transformers class.
+pub fn head_of(class: &str) -> Option<Head> {
+    ARCHITECTURES
+        .into_iter()
+        .find(|(name, _)| *name == class)
+        .map(|(_, head)| head)
+}
+
 /// The transformers class of a head.
 fn class_of(head: Head) -> &'static str {
     ARCHITECTURES

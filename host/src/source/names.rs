@@ -87,6 +87,17 @@ impl<'a> Stored<'a> {
         }
     }
 
+    /// A tensor by its canonical name.
+    pub fn get(&self, name: &str) -> Option<&RawTensor<'a>> {
+        self.tensors.get(name)
+    }
+
+    /// These tensors, with others in place of those that have their names, or beside them.
+    pub fn with(mut self, others: Vec<RawTensor<'a>>) -> Stored<'a> {
+        self.tensors.extend(others.into_iter().map(|t| (t.name.clone(), t)));
+        self
+    }
+
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -264,7 +275,7 @@ pub fn assemble(
 const MOST_SHARED: usize = 16;
 
 /// Refuses weights that are all views of the same few bytes.
-fn shared(pairs: &[(String, &RawTensor)], path: &Path) -> Result<(), SourceError> {
+pub fn shared(pairs: &[(String, &RawTensor)], path: &Path) -> Result<(), SourceError> {
     let storages: BTreeSet<(usize, usize)> = pairs
         .iter()
         .map(|(_, t)| (t.bytes.as_ptr().addr(), t.bytes.len()))

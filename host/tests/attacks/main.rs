@@ -6,6 +6,7 @@ mod allocation;
 mod artifact;
 mod checkpoint;
 mod onnx;
+mod tensorflow;
 mod tokenizer;
 mod torch;
 
@@ -14,6 +15,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 use thimble::explain::explain;
 use thimble::onnx::OnnxFile;
+use thimble::subject::ReadOptions;
 use thimble::text::one_line;
 use thimble::tokenise::{Splitter, Tokeniser};
 use thimble::{import, source};
@@ -38,6 +40,8 @@ pub enum Reader {
     Import,
     /// A checkpoint's directory or weights file.
     Checkpoint,
+    /// An adapter's directory, merged into a good checkpoint.
+    Adapter,
     Tokeniser,
     /// A folder with spiece.model or vocab.txt, and what is made of it.
     Tokenizer,
@@ -83,6 +87,13 @@ impl Reader {
             Reader::Explain => drop(explain(path)?),
             Reader::Import => drop(import::open(path)?),
             Reader::Checkpoint => drop(source::read(path)?),
+            Reader::Adapter => {
+                let options = ReadOptions {
+                    adapter: Some(path.to_path_buf()),
+                    ..ReadOptions::default()
+                };
+                drop(source::read_with(&checkpoint::fixture("albert-seq-tiny"), &options)?);
+            }
             Reader::Tokeniser => drop(Tokeniser::open(path, &artifact::config())?),
             Reader::Tokenizer => {
                 let json = thimble::tokenizer::named(path)?.compact()?;
@@ -105,7 +116,7 @@ impl Reader {
             Reader::Device | Reader::Audit => (128, 4 << 20),
             Reader::Onnx | Reader::Explain => (256, 4 << 20),
             Reader::Import => (256, 64 << 20),
-            Reader::Checkpoint => (128, 1 << 20),
+            Reader::Checkpoint | Reader::Adapter => (128, 1 << 20),
             Reader::Tokeniser | Reader::Inputs => (64, 1 << 20),
             Reader::Tokenizer => (128, 1 << 20),
         };
@@ -189,6 +200,7 @@ fn every_attack_is_refused_by_its_name_or_read_for_a_reason() {
         checkpoint::ROWS,
         torch::ROWS,
         tokenizer::ROWS,
+        tensorflow::ROWS,
     ]
     .concat();
     let folder = tempfile::tempdir().unwrap();
