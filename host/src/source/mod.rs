@@ -89,6 +89,11 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
     })
 }
 
+/// Whether a folder holds a checkpoint's weights.
+pub fn holds_weights(dir: &Path) -> bool {
+    checkpoint::holds_weights(dir)
+}
+
 /// The files the weights and the configuration of the checkpoint at `path` are read from.
 pub fn files(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let located = checkpoint::locate(path)?;

@@ -1,0 +1,186 @@
+//! What is known of an inner value without running the graph: its element type and its number of dimensions. In come a
+//! graph's declarations and operators, out come answers by simple rules, or none where no rule says it.
+
+use super::flow::{Flow, port_name, port_shape};
+use std::collections::HashMap;
+use thimble_shared::onnx_read::{self, ModelView, NodeView};
+use thimble_shared::wire::WireError;
+
+/// ONNX's numbers of the element types that operators fix.
+const F32: i64 = 1;
+const I64: i64 = 7;
+const BOOL: i64 = 9;
+
+/// Longest walk back through operators.
+const MAX_STEPS: usize = 256;
+
+/// Element types and ranks of a graph's values.
+pub struct Kinds<'v, 'a> {
+    view: &'v ModelView<'a>,
+    flow: &'v Flow<'a>,
+    /// What inputs, outputs and inner values are declared as, and initializers are.
+    declared: HashMap<&'a str, (i64, usize)>,
+}
+
+/// Whether a declared type says that a value is a tensor with a shape; one of no dimensions may be a scalar.
+fn shaped(encoded: &[u8]) -> Result<bool, WireError> {
+    use thimble_shared::wire::Fields;
+    for field in Fields::new(encoded) {
+        let field = field?;
+        if field.number != 2 {
+            continue;
+        }
+        for kind in field.fields()? {
+            let kind = kind?;
+            if kind.number != 1 {
+                continue;
+            }
+            for part in kind.fields()? {
+                if part?.number == 2 {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
+}
+
+impl<'v, 'a> Kinds<'v, 'a> {
+    pub fn of(view: &'v ModelView<'a>, flow: &'v Flow<'a>) -> Result<Kinds<'v, 'a>, WireError> {
+        let mut declared = HashMap::new();
+        for port in view.inputs.iter().chain(&view.outputs).chain(&view.declared) {
+            if shaped(port)? {
+                let (element, dims) = port_shape(port)?;
+                declared.insert(port_name(port)?, (element, dims.len()));
+            }
+        }
+        for tensor in &view.initializers {
+            declared.insert(tensor.name, (tensor.data_type, tensor.dims.len()));
+        }
+        Ok(Kinds { view, flow, declared })
+    }
+
+    fn node(&self, name: &str) -> Option<&NodeView<'a>> {
+        self.flow.maker.get(name).map(|&i| &self.view.nodes[i])
+    }
+
+    /// An attribute's integer.
+    fn int(node: &NodeView<'a>, name: &str) -> Option<i64> {
+        let mut found = node.attributes.iter().filter_map(|e| onnx_read::attribute(e).ok());
+        found.find(|a| a.name == name).map(|a| a.int)
+    }
+
+    /// The type and rank of a Constant's value.
+    fn constant(node: &NodeView<'a>) -> Option<(i64, usize)> {
+        let a = onnx_read::attribute(node.attributes.first()?).ok()?;
+        Some(match (a.name, a.tensor) {
+            (_, Some(tensor)) => (tensor.data_type, tensor.dims.len()),
+            ("value_float", _) => (F32, 0),
+            ("value_floats", _) => (F32, 1),
+            ("value_int", _) => (I64, 0),
+            ("value_ints", _) => (I64, 1),
+            _ => return None,
+        })
+    }
+
+    /// The element type of a value, by ONNX's number.
+    pub fn element(&self, name: &str) -> Option<i64> {
+        let mut name = name;
+        for _ in 0..MAX_STEPS {
+            if let Some((element, _)) = self.declared.get(name).filter(|(e, _)| *e > 0) {
+                return Some(*element);
+            }
+            let node = self.node(name)?;
+            match node.op {
+                "Cast" => return Kinds::int(node, "to"),
+                "Constant" => return Kinds::constant(node).map(|k| k.0),
+                "Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero" => return Some(I64),
+                "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "And" | "Or" | "Not" | "Xor"
+                | "IsNaN" | "IsInf" => return Some(BOOL),
+                // Their outputs are of different types, or of one that attributes name.
+                "If" | "Loop" | "Scan" | "TopK" | "Dropout" | "ConstantOfShape" | "RandomNormal" | "RandomUniform" => {
+                    return None;
+                }
+                "Where" => name = node.inputs.get(1)?,
+                "DequantizeLinear" => name = node.inputs.get(1)?,
+                "EmbedLayerNormalization" => name = node.inputs.get(2)?,
+                _ => name = node.inputs.iter().find(|n| !n.is_empty())?,
+            }
+        }
+        None
+    }
+
+    /// The number of dimensions of a value.
+    pub fn rank(&self, name: &str) -> Option<usize> {
+        self.rank_within(name, &mut MAX_STEPS.clone())
+    }
+
+    /// Each look costs a step, so that values made of values made of values end.
+    fn rank_within(&self, name: &str, steps: &mut usize) -> Option<usize> {
+        *steps = steps.checked_sub(1)?;
+        if let Some((_, rank)) = self.declared.get(name) {
+            return Some(*rank);
+        }
+        let node = self.node(name)?;
+        let of = |i: usize, steps: &mut usize| self.rank_within(node.inputs.get(i)?, steps);
+        match node.op {
+            "Constant" => Kinds::constant(node).map(|k| k.1),
+            "Reshape" | "Expand" | "ConstantOfShape" => {
+                let shape = *node.inputs.get(usize::from(node.op != "ConstantOfShape"))?;
+                let count = self.elements(shape);
+                if node.op == "Expand" {
+                    Some(count?.max(of(0, steps)?))
+                } else {
+                    count
+                }
+            }
+            "Gather" => Some((of(0, steps)? + of(1, steps)?).saturating_sub(1)),
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Where" | "MatMul" | "And" | "Or" | "Min" | "Max" => {
+                let mut most = 0;
+                for i in 0..node.inputs.len() {
+                    most = most.max(of(i, steps)?);
+                }
+                Some(most)
+            }
+            "Gemm" => Some(2),
+            "Attention" | "MultiHeadAttention" | "EmbedLayerNormalization" => Some(3),
+            "Cast"
+            | "Identity"
+            | "Transpose"
+            | "LayerNormalization"
+            | "SkipLayerNormalization"
+            | "Softmax"
+            | "LogSoftmax"
+            | "Relu"
+            | "Tanh"
+            | "Sigmoid"
+            | "Erf"
+            | "Sqrt"
+            | "Reciprocal"
+            | "Gelu"
+            | "FastGelu"
+            | "BiasGelu"
+            | "QuickGelu"
+            | "Dropout"
+            | "Clip"
+            | "Neg"
+            | "Exp"
+            | "Not" => of(0, steps),
+            _ => None,
+        }
+    }
+
+    /// How many numbers a shape holds, where that is written down.
+    fn elements(&self, shape: &str) -> Option<usize> {
+        if let Some(tensor) = self.view.initializers.iter().find(|t| t.name == shape) {
+            return tensor.dims.first().and_then(|&d| usize::try_from(d).ok());
+        }
+        let node = self.node(shape)?;
+        let a = onnx_read::attribute(node.attributes.first()?).ok()?;
+        match (node.op, a.tensor) {
+            ("Constant", Some(tensor)) => tensor.dims.first().and_then(|&d| usize::try_from(d).ok()),
+            ("Constant", None) if a.name == "value_ints" => Some(a.ints.len()),
+            _ => None,
+        }
+    }
+}
