@@ -143,6 +143,21 @@ impl<'v, 'a> Kinds<'v, 'a> {
                 Some(most)
             }
             "Gemm" => Some(2),
+            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceL2" => {
+                let rank = of(0, steps)?;
+                (Kinds::int(node, "keepdims") != Some(0)).then_some(rank)
+            }
+            "Unsqueeze" => {
+                let axes = node.attributes.iter().filter_map(|e| onnx_read::attribute(e).ok());
+                let listed = axes.map(|a| a.ints.len()).max();
+                Some(of(0, steps)? + listed.or_else(|| self.elements(node.inputs.get(1)?))?)
+            }
+            "Einsum" => {
+                let mut equations = node.attributes.iter().filter_map(|e| onnx_read::attribute(e).ok());
+                let equation = equations.find(|a| a.name == "equation")?.string;
+                let made = std::str::from_utf8(equation).ok()?.split_once("->")?.1.trim();
+                made.bytes().all(|b| b.is_ascii_alphabetic()).then_some(made.len())
+            }
             "Attention" | "MultiHeadAttention" | "EmbedLayerNormalization" => Some(3),
             "Cast"
             | "Identity"
@@ -172,10 +187,28 @@ impl<'v, 'a> Kinds<'v, 'a> {
 
     /// How many numbers a shape holds, where that is written down.
     fn elements(&self, shape: &str) -> Option<usize> {
+        let of = |name: &str| self.listed(name, MAX_STEPS);
+        let node = self.node(shape).filter(|n| n.op == "Concat");
+        match node {
+            Some(concat) => concat.inputs.iter().map(|part| of(part)).sum(),
+            None => of(shape),
+        }
+    }
+
+    /// The length of a list of numbers that is no concatenation.
+    fn listed(&self, shape: &str, steps: usize) -> Option<usize> {
+        let steps = steps.checked_sub(1)?;
         if let Some(tensor) = self.view.initializers.iter().find(|t| t.name == shape) {
             return tensor.dims.first().and_then(|&d| usize::try_from(d).ok());
         }
         let node = self.node(shape)?;
+        match node.op {
+            "Cast" | "Identity" => return self.listed(node.inputs.first()?, steps),
+            // One axis put before a number.
+            "Unsqueeze" => return (self.rank(node.inputs.first()?)? == 0).then_some(1),
+            "Shape" => return self.rank(node.inputs.first()?),
+            _ => {}
+        }
         let a = onnx_read::attribute(node.attributes.first()?).ok()?;
         match (node.op, a.tensor) {
             ("Constant", Some(tensor)) => tensor.dims.first().and_then(|&d| usize::try_from(d).ok()),

@@ -23,13 +23,11 @@ impl<'a> Decomposition<'_, 'a> {
     fn refuse(&self, node: &NodeView<'a>, flags: &[&str], inputs: &[usize]) -> Result<(), Problem> {
         for flag in flags {
             if self.int(node, flag)?.unwrap_or(0) != 0 {
-                return Err(Problem::Other(format!("has {flag}, which no ALBERT has")));
+                return Err(Problem::Other(format!("has {flag}, which is not ALBERT's")));
             }
         }
         if let Some(i) = inputs.iter().find(|&&i| self.maybe(node, i).is_some()) {
-            return Err(Problem::Other(format!(
-                "has input {i}, which no ALBERT's attention has"
-            )));
+            return Err(Problem::Other(format!("has input {i}, which is not ALBERT's")));
         }
         if node.outputs.iter().skip(1).any(|o| self.is_needed(o)) {
             return Err(Problem::Other("has a second output that is read".into()));

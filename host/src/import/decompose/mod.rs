@@ -102,6 +102,8 @@ struct Decomposition<'f, 'a> {
     /// Nodes that an earlier one has taken in.
     done: HashSet<usize>,
     right_padded: bool,
+    /// Quantised tensors whose originals the file holds too.
+    originals: usize,
 }
 
 /// The outputs asked for, where each is a value of the graph.
@@ -175,7 +177,7 @@ pub fn decompose(file: &OnnxFile, wanted: &Wanted) -> Result<Option<Decomposed>,
             Err(e) => return Err(said(file, &e)),
         }
     }
-    let right_padded = work.right_padded;
+    let (right_padded, originals) = (work.right_padded, work.originals);
     let bytes = work.finish(&outputs).map_err(|e| said(file, &e))?;
     let listed = |ops: &BTreeMap<&str, usize>| {
         let list: Vec<String> = ops.iter().map(|(op, n)| format!("{n} {}", printable(op))).collect();
@@ -192,6 +194,11 @@ pub fn decompose(file: &OnnxFile, wanted: &Wanted) -> Result<Option<Decomposed>,
         notes.push(format!(
             "its weights are quantised ({}) and taken as they are: what that cost in quality stays lost, and the file it was made from keeps it; the proof is of the file with its weights dequantised",
             listed(&quantised)
+        ));
+    }
+    if originals > 0 {
+        notes.push(format!(
+            "of {originals} of its quantised tensors the file holds the originals too, which are taken"
         ));
     }
     if right_padded {
@@ -250,6 +257,7 @@ impl<'f, 'a> Decomposition<'f, 'a> {
             dequantized: HashMap::new(),
             done: HashSet::new(),
             right_padded: false,
+            originals: 0,
         })
     }
 

@@ -11,6 +11,10 @@ use thimble_shared::onnx_read::{NodeView, TensorView};
 /// Longest chain of moves between a stored table and its DequantizeLinear.
 const MOST_MOVES: usize = 8;
 
+/// Fewest numbers of a tensor that is taken for another's original, and most tensors it is compared with.
+const LEAST_ORIGINAL: usize = 64;
+const MOST_ORIGINALS: usize = 64;
+
 /// Operators that move integers without computing, by their first input.
 const MOVES: [&str; 7] = [
     "Gather",
@@ -127,9 +131,42 @@ impl<'a> Decomposition<'_, 'a> {
                 *v = (*v - pick(&zeros, at)) * pick(&scales, at);
             }
         }
-        let name = self.graph.floats(&dims, &values)?;
+        let widest = scales.iter().fold(0f32, |most, s| most.max(s.abs()));
+        let name = match self.original(&dims, &values, widest)? {
+            Some(original) => original.to_string(),
+            None => self.graph.floats(&dims, &values)?,
+        };
         self.dequantized.insert(key, name.clone());
         Ok(name)
+    }
+
+    /// A stored tensor of floats that `values` are a rounding of: ONNX Runtime leaves it where another layer reads it through an
+    /// Identity. Each number may be off by a step of `scale`.
+    fn original(&mut self, dims: &[usize], values: &[f32], scale: f32) -> Result<Option<&'a str>, Problem> {
+        if values.len() < LEAST_ORIGINAL {
+            return Ok(None);
+        }
+        let mut same: Vec<(&'a str, TensorView<'a>)> = self
+            .tensors
+            .iter()
+            .filter(|(name, t)| {
+                let float = matches!(t.data_type, 1 | 10 | 16);
+                float && Self::shape(t) == dims && self.needed.contains(*name)
+            })
+            .map(|(name, t)| (*name, t.clone()))
+            .collect();
+        same.sort_by_key(|(name, _)| *name);
+        for (name, tensor) in same.into_iter().take(MOST_ORIGINALS) {
+            let floats = self.stored(&tensor)?;
+            let close = floats.iter().zip(values).all(|(a, b)| (a - b).abs() <= scale);
+            // Numbers that are all smaller than a step would be close to anything as small.
+            let says = values.iter().filter(|v| v.abs() > 4.0 * scale).count() * 4 > values.len();
+            if close && says {
+                self.originals += 1;
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
     /// DequantizeLinear: of a stored tensor, of rows looked up in one, or of what a QuantizeLinear rounded.
@@ -180,8 +217,55 @@ impl<'a> Decomposition<'_, 'a> {
     /// QuantizeLinear: what it rounds stands for what it makes.
     pub(super) fn quantize(&mut self, node: &NodeView<'a>) -> Result<(), Problem> {
         let (x, out) = (self.input(node, 0)?, self.output(node)?);
-        self.graph.stand_in(out, x);
+        if self.clips_below_zero(node)? && !self.is_positive(x, MOST_MOVES) {
+            let made = self.graph.op("Relu", &[x], &[]);
+            self.graph.stand_in(out, &made);
+        } else {
+            self.graph.stand_in(out, x);
+        }
         Ok(())
+    }
+
+    /// Whether a QuantizeLinear cannot give what stands for a number below zero: tools leave a Relu out before one.
+    fn clips_below_zero(&self, node: &NodeView<'a>) -> Result<bool, Problem> {
+        let Some(name) = self.maybe(node, 2).filter(|_| node.op == "QuantizeLinear") else {
+            return Ok(false);
+        };
+        let Some(zero) = self.tensors.get(name).cloned() else {
+            return Ok(false);
+        };
+        let least = match zero.data_type {
+            2 | 4 => 0.0,
+            3 => f32::from(i8::MIN),
+            5 => f32::from(i16::MIN),
+            _ => return Ok(false),
+        };
+        Ok(self.stored(&zero)?.iter().all(|&z| z == least))
+    }
+
+    /// Whether a value is never below zero, by the operators that make it.
+    fn is_positive(&self, name: &str, steps: usize) -> bool {
+        let (Some(node), Some(steps)) = (self.made_by(name), steps.checked_sub(1)) else {
+            let stored = self.tensors.get(name).filter(|t| t.dims.iter().product::<i64>() <= 1);
+            return stored.is_some_and(|t| self.stored(t).is_ok_and(|v| v.iter().all(|x| *x >= 0.0)));
+        };
+        let of = |i: usize| node.inputs.get(i).is_some_and(|n| self.is_positive(n, steps));
+        match node.op {
+            "Softmax" | "Sqrt" | "Relu" | "Sigmoid" | "Exp" | "Abs" => true,
+            "Mul" if node.inputs.len() == 2 && node.inputs[0] == node.inputs[1] => true,
+            "Pow" => self
+                .tensors
+                .get(node.inputs.get(1).copied().unwrap_or_default())
+                .is_some_and(|t| self.stored(t).is_ok_and(|v| v == [2.0])),
+            "Constant" => self
+                .tensors
+                .get(name)
+                .is_some_and(|t| self.stored(t).is_ok_and(|v| v.iter().all(|x| *x >= 0.0))),
+            "Add" | "Mul" | "Div" => of(0) && of(1),
+            "ReduceMean" | "Identity" | "Cast" | "Reshape" | "Transpose" | "QuantizeLinear" | "DequantizeLinear"
+            | "Reciprocal" => of(0),
+            _ => false,
+        }
     }
 
     /// DynamicQuantizeLinear: the same, with scale 1 and zero point 0 for those that read them.
