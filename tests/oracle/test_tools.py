@@ -266,7 +266,8 @@ def four_bits(proto, path, bits, block=16):
         node.op_type, node.domain = "MatMulNBits", "com.microsoft"
         node.input[:] = [node.input[0], f"{name}.q", f"{name}.s", f"{name}.z"]
         node.attribute.extend(helper.make_attribute(a, v) for a, v in (("K", k), ("N", n), ("bits", bits), ("block_size", block)))
-    for name in made:
+    read = {i for node in proto.graph.node for i in node.input}
+    for name in made.keys() - read:
         proto.graph.initializer.remove(stored[name])
     proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     onnx.save(proto, path)

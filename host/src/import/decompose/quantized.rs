@@ -160,7 +160,7 @@ impl<'a> Decomposition<'_, 'a> {
             let floats = self.stored(&tensor)?;
             let close = floats.iter().zip(values).all(|(a, b)| (a - b).abs() <= scale);
             // Numbers that are all smaller than a step would be close to anything as small.
-            let says = values.iter().filter(|v| v.abs() > 4.0 * scale).count() * 4 > values.len();
+            let says = values.iter().filter(|v| v.abs() > 2.0 * scale).count() * 4 > values.len();
             if close && says {
                 self.originals += 1;
                 return Ok(Some(name));
@@ -441,7 +441,12 @@ impl<'a> Decomposition<'_, 'a> {
             Some(known) => known.clone(),
             None => {
                 let values = self.unpacked(node, [k, n, bits, block])?;
-                let name = self.graph.floats(&[k, n], &values)?;
+                let scales = self.stored(&self.stored_tensor(self.input(node, 2)?)?)?;
+                let widest = scales.iter().fold(0f32, |most, s| most.max(s.abs()));
+                let name = match self.original(&[k, n], &values, widest)? {
+                    Some(original) => original.to_string(),
+                    None => self.graph.floats(&[k, n], &values)?,
+                };
                 self.dequantized.insert(key, name.clone());
                 name
             }
