@@ -88,6 +88,12 @@ pub struct SourceArgs {
     /// Merge this LoRA adapter of PEFT into the checkpoint
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// Of an ONNX file: take the ALBERT that ends in this value, in place of the file's outputs; a list takes several
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub output_value: Vec<String>,
+    /// Of a quantised ONNX file: take its weights as they are; what quantising cost stays lost
+    #[arg(long)]
+    pub dequantize: bool,
 }
 
 impl SourceArgs {
@@ -96,6 +102,8 @@ impl SourceArgs {
         ReadOptions {
             head: self.head.map(HeadName::head),
             adapter: self.adapter.clone(),
+            output_values: self.output_value.clone(),
+            dequantize: self.dequantize,
         }
     }
 }
@@ -273,7 +281,7 @@ pub struct SlimArgs {
     /// OUT.onnx.<SHA-256>.data
     #[arg(short, long, value_name = "OUT.onnx")]
     pub output: PathBuf,
-    /// Keep only these outputs, and only what they need
+    /// Keep only these outputs, and only what they need; an inner value becomes an output, and the inputs it does not need go
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub outputs: Vec<String>,
     /// Give inner values short names and nodes none

@@ -1,7 +1,7 @@
 //! A model named on the command line: a checkpoint directory, a file of thimble's, or another tool's ONNX. Any gives a [`Model`] to
 //! export, or bytes for the engine; a tokenizer that stands beside it is found here.
 
-use crate::import::{self, Imported};
+use crate::import::{self, ImportOptions, Imported};
 use crate::source::{self, Source};
 use crate::text::{printable, say};
 use crate::tokenise;
@@ -22,12 +22,16 @@ use thimble_shared::number::Values;
 pub use thimble_text::tokenizer_beside;
 
 /// How a model is read where its folder or file leaves it open.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReadOptions {
     /// The head to make, whatever class config.json names.
     pub head: Option<Head>,
     /// The folder of a LoRA adapter to merge into the checkpoint.
     pub adapter: Option<PathBuf>,
+    /// The values of an ONNX file that hold what the model gives, in place of its outputs.
+    pub output_values: Vec<String>,
+    /// Take the weights of a quantised ONNX file as they are.
+    pub dequantize: bool,
 }
 
 pub enum Subject {
@@ -160,6 +164,51 @@ fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<Tokeniz
     Ok(None)
 }
 
+/// Where a folder holds another tool's ONNX, by the names optimum, transformers' exporter and transformers.js give it.
+const ONNX: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
+
+/// The ONNX file that stands for a folder. One under another name may be a variant (quantised, for a decoder): it is named.
+fn onnx_in(dir: &Path) -> Result<Option<PathBuf>> {
+    if let Some(found) = ONNX.iter().map(|name| dir.join(name)).find(|p| p.is_file()) {
+        return Ok(Some(found));
+    }
+    if source::holds_weights(dir) {
+        return Ok(None);
+    }
+    let others = [dir.to_path_buf(), dir.join("onnx")].into_iter().flat_map(|folder| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|e| e == "onnx"))
+    });
+    match others.min() {
+        Some(other) => bail!(
+            "{}: no {} here, but {}; name the file itself",
+            dir.display(),
+            ONNX.join(" or "),
+            printable(&other.display().to_string())
+        ),
+        None => Ok(None),
+    }
+}
+
+/// ALBERT out of another tool's ONNX file.
+fn import_onnx(path: &Path, options: &ReadOptions) -> Result<Subject> {
+    let imported = import::open_with(
+        path,
+        &ImportOptions {
+            outputs: options.output_values.clone(),
+            dequantize: options.dequantize,
+            head: options.head,
+        },
+    )?;
+    imported
+        .notes
+        .iter()
+        .for_each(|note| say(&format!("note: {}", printable(note))));
+    Ok(Subject::Checkpoint(imported.into()))
+}
+
 impl Subject {
     /// Opens what `path` names, as it stands. Notes go to stderr.
     pub fn open(path: &Path) -> Result<Subject> {
@@ -167,6 +216,12 @@ impl Subject {
     }
 
     fn checkpoint(path: &Path, options: &ReadOptions) -> Result<Subject> {
+        if options.dequantize || !options.output_values.is_empty() {
+            bail!(
+                "{}: --output-value and --dequantize are for ONNX files of other tools; this is a checkpoint",
+                path.display()
+            );
+        }
         let source = source::read_with(path, options)?;
         source
             .notes
@@ -177,8 +232,20 @@ impl Subject {
 
     /// Opens what `path` names, read as `options` say. Notes go to stderr.
     pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Subject> {
+        let exported = if path.is_dir() { onnx_in(path)? } else { None };
+        if let Some(onnx) = exported.as_ref().filter(|_| !source::holds_weights(path)) {
+            return Subject::open_with(onnx, options);
+        }
         if source::is_checkpoint(path) {
-            return Subject::checkpoint(path, options);
+            let checkpoint = Subject::checkpoint(path, options)?;
+            if let Some(onnx) = exported {
+                say(&format!(
+                    "note: the checkpoint in {} is read, {} beside it is not; name the file to read that",
+                    path.display(),
+                    onnx.display()
+                ));
+            }
+            return Ok(checkpoint);
         }
         // A file is told by its bytes: what is neither weights nor ONNX is refused as what it is.
         let map = ModelMap::open(path, false)?;
@@ -193,12 +260,14 @@ impl Subject {
         }
         let opened = artifact::open(map.bytes());
         if let Err(ArtifactError::NotThimble) = opened {
-            let imported = import::open(path)?;
-            imported
-                .notes
-                .iter()
-                .for_each(|note| say(&format!("note: {}", printable(note))));
-            return Ok(Subject::Checkpoint(imported.into()));
+            return import_onnx(path, options);
+        }
+        if *options != ReadOptions::default() {
+            bail!(
+                "{}: --head, --adapter, --output-value and --dequantize say how another tool's model is read; this is a file of \
+                 thimble's",
+                path.display()
+            );
         }
         let resaved = matches!(opened, Err(ArtifactError::Misaligned { .. } | ArtifactError::NoTail));
         let artifact = if resaved {

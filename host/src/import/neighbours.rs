@@ -1,5 +1,5 @@
-//! What stands beside a foreign ONNX file and says what the file cannot: label names in optimum's config.json, and the
-//! tokenizer. Neither is needed; what does not fit the graph is left alone, with a note.
+//! What stands beside a foreign ONNX file, or one folder up, and says what the file cannot: label names and the problem type in
+//! config.json, and the tokenizer. Neither is needed; what does not fit the graph is left alone, with a note.
 
 use crate::subject::tokenizer_beside;
 use crate::tokenizer::{self, TokenizerSource};
@@ -15,43 +15,92 @@ pub struct Neighbours {
     pub config: Option<PathBuf>,
 }
 
-pub fn read(model: &Path, config: &mut Config, notes: &mut Vec<String>) -> Neighbours {
-    let beside = |name: &str| model.parent().unwrap_or(Path::new("")).join(name);
-    let own = Some(tokenizer_beside(model)).filter(|p| p.is_file());
-    let tokenizer = own
-        .map(TokenizerSource::File)
-        .or_else(|| tokenizer::beside(&beside(""), notes));
+/// The folders that may say more of a model: its own, and the one around it, where optimum's `onnx/` lies in a checkpoint's.
+fn folders(model: &Path) -> Vec<PathBuf> {
+    let own = match model.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    // A folder that is named by what it holds has no parent to cut off.
+    let around = match own.file_name() {
+        Some(_) => own.parent().map(Path::to_path_buf),
+        None => Some(own.join("..")),
+    };
+    let around = around.map(|dir| {
+        if dir.as_os_str().is_empty() {
+            PathBuf::from(".")
+        } else {
+            dir
+        }
+    });
+    [own].into_iter().chain(around).collect()
+}
+
+/// The tokenizer of the model at `path`: the file named after it, or that of a folder that belongs to it.
+fn tokenizer(model: &Path, notes: &mut Vec<String>) -> Option<TokenizerSource> {
+    let named = Some(tokenizer_beside(model)).filter(|p| p.is_file());
+    named.map(TokenizerSource::File).or_else(|| {
+        folders(model)
+            .into_iter()
+            .find_map(|dir| tokenizer::beside(&dir, notes))
+    })
+}
+
+/// The nearest config.json that can be read as one, and is none of another kind of model.
+fn config(model: &Path) -> Option<(PathBuf, Value)> {
+    folders(model).into_iter().find_map(|dir| {
+        let path = dir.join("config.json");
+        let json: Value = serde_json::from_slice(&files::read(&path).ok()?).ok()?;
+        let kind = json.get("model_type").and_then(Value::as_str);
+        (json.is_object() && kind.is_none_or(|k| k == "albert")).then_some((path, json))
+    })
+}
+
+/// A label's name; Hugging Face takes numbers and booleans too.
+fn label(value: &Value) -> Option<String> {
+    match value {
+        Value::String(name) => Some(name.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(true) => Some("True".into()),
+        Value::Bool(false) => Some("False".into()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// Completes what a graph does not say. `sigmoid`: one followed the logits.
+pub fn read(model: &Path, sigmoid: bool, config: &mut Config, notes: &mut Vec<String>) -> Neighbours {
     let mut found = Neighbours {
-        tokenizer,
+        tokenizer: self::tokenizer(model, notes),
         config: None,
     };
-    let labelled = matches!(config.head, Head::SequenceClassification | Head::TokenClassification);
-    let path = beside("config.json");
-    let Some(json) = files::read(&path)
-        .ok()
-        .and_then(|b| serde_json::from_slice::<Value>(&b).ok())
-    else {
-        return found;
-    };
-    if !labelled {
+    if !matches!(config.head, Head::SequenceClassification | Head::TokenClassification) {
         return found;
     }
-    let names = json.get("id2label").and_then(|map| {
-        (0..config.labels.len())
-            .map(|i| map.get(i.to_string())?.as_str().map(str::to_string))
-            .collect::<Option<Vec<String>>>()
-    });
-    let count = json
-        .get("id2label")
-        .and_then(Value::as_object)
-        .map_or(0, serde_json::Map::len);
-    match names.filter(|n| n.len() == count) {
+    let sequence = config.head == Head::SequenceClassification;
+    config.multi_label = sequence && sigmoid && config.labels.len() > 1;
+    let Some((path, json)) = self::config(model) else {
+        notes.push(if config.multi_label {
+            "no config.json lies beside it or one folder up: label names are unknown, and its Sigmoid says that each label has a probability of its own".into()
+        } else {
+            "no config.json lies beside it or one folder up: label names and problem type are unknown".into()
+        });
+        return found;
+    };
+    if let Some(kind) = json.get("problem_type").and_then(Value::as_str) {
+        config.multi_label = sequence && kind == "multi_label_classification";
+    }
+    found.config = Some(path.clone());
+    let Some(map) = json.get("id2label").and_then(Value::as_object) else {
+        notes.push(format!("{} names no labels; they are numbered", path.display()));
+        return found;
+    };
+    let names: Option<Vec<String>> = (0..config.labels.len())
+        .map(|i| label(map.get(&i.to_string())?))
+        .collect();
+    match names.filter(|n| n.len() == map.len()) {
         Some(names) => {
             config.labels = names;
-            config.multi_label = config.head == Head::SequenceClassification
-                && json.get("problem_type").and_then(Value::as_str) == Some("multi_label_classification");
             notes.push(format!("label names are those of {}", path.display()));
-            found.config = Some(path);
         }
         None => notes.push(format!(
             "{} names other labels than the file has outputs; they are numbered",

@@ -24,6 +24,11 @@ pub struct Located {
 const SINGLE: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 const SHARDED: [&str; 2] = ["model.safetensors.index.json", "pytorch_model.bin.index.json"];
 
+/// Whether a folder holds weights under one of the names that checkpoints have.
+pub fn holds_weights(dir: &Path) -> bool {
+    SINGLE.iter().chain(&SHARDED).any(|name| dir.join(name).is_file())
+}
+
 /// Finds the files of the checkpoint at `path`: a directory, a weights file or a shard index.
 pub fn locate(path: &Path) -> Result<Located, SourceError> {
     let meta = std::fs::metadata(path).map_err(|cause| SourceError::Io {

@@ -2,7 +2,7 @@
 //! Trainer's checkpoints, an id on the hub. In comes the path a user gave, out comes the folder to read with what is left out
 //! of it, or what to do instead.
 
-use super::{SourceError, foreign, tensorflow};
+use super::{SourceError, checkpoint, foreign, tensorflow};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
@@ -15,14 +15,6 @@ pub struct Opened {
     /// Whether sentence-transformers computes the model's answer from its hidden states, and its pooler has no part in it.
     pub sentence: bool,
 }
-
-/// Files whose presence means that a folder itself holds a model.
-const WEIGHTS: [&str; 4] = [
-    "model.safetensors",
-    "pytorch_model.bin",
-    "model.safetensors.index.json",
-    "pytorch_model.bin.index.json",
-];
 
 /// Where sentence-transformers lists the parts of a model.
 const MODULES: &str = "modules.json";
@@ -58,7 +50,7 @@ const MOST_NAMES: usize = 6;
 
 /// Whether a folder itself holds weights of Hugging Face's under one of the names they usually have.
 pub fn has_torch_weights(dir: &Path) -> bool {
-    WEIGHTS.iter().any(|name| dir.join(name).is_file())
+    checkpoint::holds_weights(dir)
 }
 
 /// Whether a folder itself holds a model's weights.

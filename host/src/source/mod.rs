@@ -180,6 +180,11 @@ fn fit_labels(json: &mut serde_json::Value, stored: &names::Stored) -> Option<St
     (rows > 1).then(|| adapter::fit_labels(json, rows)).flatten()
 }
 
+/// Whether a folder holds a checkpoint's weights.
+pub fn holds_weights(dir: &Path) -> bool {
+    folder::has_weights(dir)
+}
+
 /// The files the weights and the configuration of the checkpoint at `path` are read from.
 pub fn files(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let (located, _) = locate(path, &ReadOptions::default())?;

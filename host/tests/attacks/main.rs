@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 use thimble::explain::explain;
+use thimble::import::ImportOptions;
 use thimble::onnx::OnnxFile;
 use thimble::subject::ReadOptions;
 use thimble::text::one_line;
@@ -38,6 +39,8 @@ pub enum Reader {
     Explain,
     /// ALBERT out of another tool's ONNX file.
     Import,
+    /// The same with quantised weights taken as they are.
+    Dequantize,
     /// A checkpoint's directory or weights file.
     Checkpoint,
     /// An adapter's directory, merged into a good checkpoint.
@@ -86,6 +89,13 @@ impl Reader {
             }
             Reader::Explain => drop(explain(path)?),
             Reader::Import => drop(import::open(path)?),
+            Reader::Dequantize => {
+                let options = ImportOptions {
+                    dequantize: true,
+                    ..ImportOptions::default()
+                };
+                import::open_with(path, &options)?;
+            }
             Reader::Checkpoint => drop(source::read(path)?),
             Reader::Adapter => {
                 let options = ReadOptions {
@@ -115,7 +125,7 @@ impl Reader {
         let (times, more) = match self {
             Reader::Device | Reader::Audit => (128, 4 << 20),
             Reader::Onnx | Reader::Explain => (256, 4 << 20),
-            Reader::Import => (256, 64 << 20),
+            Reader::Import | Reader::Dequantize => (256, 64 << 20),
             Reader::Checkpoint | Reader::Adapter => (128, 1 << 20),
             Reader::Tokeniser | Reader::Inputs => (64, 1 << 20),
             Reader::Tokenizer => (128, 1 << 20),
