@@ -3,6 +3,7 @@
 
 pub mod artifact;
 pub mod audit;
+pub mod decode;
 pub mod files;
 pub mod graph;
 pub mod lower;

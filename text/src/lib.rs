@@ -5,8 +5,11 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+pub use thimble_shared::decode::Place;
+use thimble_shared::decode::Windows;
 use thimble_shared::files;
-use thimble_shared::graph::Config;
+use thimble_shared::graph::{Config, Head};
+use tokenizers::utils::truncation::{TruncationStrategy, truncate_encodings};
 use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationParams};
 
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,17 @@ pub enum TokeniseError {
     },
     #[error("{path}: the model has {max} positions, {special} are taken by special tokens: no room for text", path = .path.display())]
     NoRoom { path: PathBuf, max: usize, special: usize },
+    #[error(
+        "{path}: the question has {question} tokens; the context is read in windows of {tokens} that share {stride}, which leaves a question {most}: shorten one of them",
+        path = .path.display()
+    )]
+    LongQuestion {
+        path: PathBuf,
+        question: usize,
+        tokens: usize,
+        stride: usize,
+        most: usize,
+    },
 }
 
 /// A tokenizer set to one model's vocabulary and length.
@@ -37,6 +51,8 @@ pub struct Tokeniser {
     inner: Tokenizer,
     vocab_size: usize,
     max: usize,
+    /// How question answering cuts a context that is too long; other heads leave its end out.
+    windows: Option<Windows>,
 }
 
 /// One text or pair, encoded. All vectors have one entry per token.
@@ -50,17 +66,6 @@ pub struct Encoded {
     pub places: Vec<Place>,
     /// Whether tokens were cut off to fit the model.
     pub truncated: bool,
-}
-
-/// Where a token comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// 0 for `text`, 1 for `pair`, none for special tokens.
-    pub sequence: Option<usize>,
-    /// Number of the word within its text.
-    pub word: Option<u32>,
-    /// Bytes of its text.
-    pub bytes: (usize, usize),
 }
 
 impl Encoded {
@@ -86,7 +91,8 @@ impl Tokeniser {
             path: path.to_path_buf(),
             problem,
         };
-        let max = config.max_position_embeddings;
+        let windows = (config.head == Head::QuestionAnswering).then(|| Windows::of(config.max_position_embeddings));
+        let max = windows.map_or(config.max_position_embeddings, |w| w.tokens);
         let mut inner = guarded(|| Tokenizer::from_bytes(&bytes)).map_err(format)?;
         let special = inner.get_post_processor().map_or(0, |p| p.added_tokens(true));
         if max <= special + 1 {
@@ -97,18 +103,20 @@ impl Tokeniser {
             });
         }
         inner.with_padding(None);
-        let truncation = TruncationParams {
+        // Windows are cut here: the library stops reading a text at the longest length, and what follows would be lost.
+        let truncation = windows.is_none().then(|| TruncationParams {
             max_length: max,
             ..TruncationParams::default()
-        };
+        });
         inner
-            .with_truncation(Some(truncation))
+            .with_truncation(truncation)
             .map_err(|e| format(e.to_string()))?;
         Ok(Tokeniser {
             path: path.to_path_buf(),
             inner,
             vocab_size: config.vocab_size,
             max,
+            windows,
         })
     }
 
@@ -117,17 +125,84 @@ impl Tokeniser {
         self.max
     }
 
-    /// Encodes a text or pair with special tokens, the longer text cut first where both exceed the model's positions.
+    /// Encodes a text or pair with special tokens, the longer text cut first where both exceed the model's positions. For
+    /// question answering a pair is the first of its [`windows`](Self::windows).
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Encoded, TokeniseError> {
-        let encoding = match pair {
-            Some(pair) => guarded(|| self.inner.encode((text, pair), true)),
-            None => guarded(|| self.inner.encode(text, true)),
+        let encoding = self.encoding(text, pair)?;
+        self.encoded(text, pair, &encoding)
+    }
+
+    /// Encodes a question and its context: one window, or several that share tokens where the context is too long for one
+    /// ([`Windows`]). A tokenizer opened for another head gives one, cut.
+    ///
+    /// # Errors
+    /// A question that leaves windows no room to move on.
+    pub fn windows(&self, question: &str, context: &str) -> Result<Vec<Encoded>, TokeniseError> {
+        let encoding = self.encoding(question, Some(context))?;
+        let all = std::iter::once(&encoding).chain(match self.windows {
+            Some(_) => encoding.get_overflowing().as_slice(),
+            None => &[],
+        });
+        all.map(|window| self.encoded(question, Some(context), window)).collect()
+    }
+
+    fn encoding(&self, text: &str, pair: Option<&str>) -> Result<Encoding, TokeniseError> {
+        let encoding = match (pair, self.windows) {
+            (Some(pair), Some(windows)) => return self.cut(text, pair, windows),
+            (Some(pair), None) => guarded(|| self.inner.encode((text, pair), true)),
+            (None, None) => guarded(|| self.inner.encode(text, true)),
+            (None, Some(windows)) => guarded(|| {
+                let cut = TruncationParams {
+                    max_length: windows.tokens.saturating_sub(self.special(false)),
+                    ..TruncationParams::default()
+                };
+                let (encoding, _) = truncate_encodings(self.inner.encode(text, false)?, None, &cut)?;
+                self.inner.post_process(encoding, None, true)
+            }),
         };
-        let encoding = encoding.map_err(|problem| TokeniseError::Encode {
+        encoding.map_err(|problem| self.unfit(problem))
+    }
+
+    /// Tokens the tokenizer adds around a text or a pair.
+    fn special(&self, pair: bool) -> usize {
+        self.inner.get_post_processor().map_or(0, |p| p.added_tokens(pair))
+    }
+
+    fn unfit(&self, problem: String) -> TokeniseError {
+        TokeniseError::Encode {
             path: self.path.clone(),
             problem,
-        })?;
-        self.encoded(text, pair, &encoding)
+        }
+    }
+
+    /// A question with as much of its context as fits; the other windows are its overflow.
+    fn cut(&self, question: &str, context: &str, windows: Windows) -> Result<Encoding, TokeniseError> {
+        let alone = |text: &str| guarded(|| self.inner.encode(text, false)).map_err(|problem| self.unfit(problem));
+        let (question, mut context) = (alone(question)?, alone(context)?);
+        context.set_type_ids(vec![1; context.len()]);
+        let room = windows.tokens.saturating_sub(self.special(true));
+        // A window that holds no more of the context than it shares with the next leads nowhere.
+        let most = room.saturating_sub(windows.stride + 1);
+        if question.len() > most && question.len() + context.len() > room {
+            return Err(TokeniseError::LongQuestion {
+                path: self.path.clone(),
+                question: question.len(),
+                tokens: windows.tokens,
+                stride: windows.stride,
+                most,
+            });
+        }
+        let cut = TruncationParams {
+            max_length: room,
+            strategy: TruncationStrategy::OnlySecond,
+            stride: windows.stride,
+            ..TruncationParams::default()
+        };
+        let encoding = guarded(|| {
+            let (question, context) = truncate_encodings(question, Some(context), &cut)?;
+            self.inner.post_process(question, context, true)
+        });
+        encoding.map_err(|problem| self.unfit(problem))
     }
 
     fn encoded(&self, text: &str, pair: Option<&str>, encoding: &Encoding) -> Result<Encoded, TokeniseError> {

@@ -1,6 +1,7 @@
 //! What stands beside a foreign ONNX file and says what the file cannot: label names in optimum's config.json, and the
 //! tokenizer. Neither is needed; what does not fit the graph is left alone, with a note.
 
+use crate::source::Problem;
 use crate::subject::tokenizer_beside;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -46,8 +47,9 @@ pub fn read(model: &Path, config: &mut Config, notes: &mut Vec<String>) -> Neigh
     match names.filter(|n| n.len() == count) {
         Some(names) => {
             config.labels = names;
-            config.multi_label = config.head == Head::SequenceClassification
-                && json.get("problem_type").and_then(Value::as_str) == Some("multi_label_classification");
+            if config.head == Head::SequenceClassification {
+                problem(&json, config, &path, notes);
+            }
             notes.push(format!("label names are those of {}", path.display()));
             found.config = Some(path);
         }
@@ -57,4 +59,15 @@ pub fn read(model: &Path, config: &mut Config, notes: &mut Vec<String>) -> Neigh
         )),
     }
     found
+}
+
+/// Takes over `problem_type`; one that transformers does not know is left out with a note.
+fn problem(json: &Value, config: &mut Config, path: &Path, notes: &mut Vec<String>) {
+    match Problem::of(json.get("problem_type").and_then(Value::as_str), config.labels.len()) {
+        Ok(problem) => {
+            (config.multi_label, config.regression) = (problem.multi_label, problem.regression);
+            notes.extend(problem.note(config.labels.len()).map(str::to_string));
+        }
+        Err(problem) => notes.push(format!("{}: problem_type: {problem}; it is left out", path.display())),
+    }
 }

@@ -11,6 +11,7 @@ mod raw;
 mod torch;
 mod zip;
 
+pub use config::Problem;
 pub use error::{Mismatch, Misshapen, PickleError, SourceError};
 
 use crate::subject::ReadOptions;
@@ -72,9 +73,6 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
     let stored_as: BTreeSet<_> = stored.iter().map(|t| t.dtype.to_string()).collect();
     let mut notes = located.notes;
     notes.append(&mut described.notes);
-    if described.config.multi_label {
-        notes.push("problem_type is multi_label_classification: each label has a probability of its own".into());
-    }
     Ok(Source {
         config: described.config,
         weights,
