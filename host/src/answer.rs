@@ -245,10 +245,13 @@ fn tags(config: &Config, logits: &[f32], row: &Row, encoded: Option<&Encoded>) -
         score: tag.score,
     };
     let text = |at: usize| encoded.map_or_else(|| row.input_ids[at].to_string(), |e| e.tokens[at].clone());
-    let words = encoded.map_or(Vec::new(), words).into_iter().filter_map(|(first, last)| {
-        let text = encoded.and_then(|e| e.slice(first, last)).unwrap_or_default();
-        Some(named(found(first)?, text.to_string()))
-    });
+    let words = encoded
+        .map_or(Vec::new(), words)
+        .into_iter()
+        .filter_map(|(first, last)| {
+            let text = encoded.and_then(|e| e.slice(first, last)).unwrap_or_default();
+            Some(named(found(first)?, text.to_string()))
+        });
     // No entity goes from a text into its pair.
     let sequence = |tag: &decode::TokenTag| encoded.and_then(|e| e.places[tag.at].sequence);
     let spans = all
@@ -270,7 +273,10 @@ fn entity(span: decode::TagSpan, encoded: Option<&Encoded>) -> Entity {
         (Some(e), Some(_)) => e.pair.as_deref(),
         _ => None,
     };
-    let (start, end) = (place(span.first).map(|p| p.bytes.0), place(span.last).map(|p| p.bytes.1));
+    let (start, end) = (
+        place(span.first).map(|p| p.bytes.0),
+        place(span.last).map(|p| p.bytes.1),
+    );
     let characters = |at: Option<usize>| Some(characters_before(whole?, at?));
     Entity {
         label: span.label.to_string(),

@@ -443,7 +443,9 @@ impl<'a> Line<'a> {
     fn targets(&self) -> Result<Option<Vec<f32>>, String> {
         let value = self.get(&["labels", "label"]).filter(|_| self.config.predicts_values());
         let one = |v: &Value| {
-            let number = v.as_f64().ok_or_else(|| format!("label {v} must be a number: the model gives values"))?;
+            let number = v
+                .as_f64()
+                .ok_or_else(|| format!("label {v} must be a number: the model gives values"))?;
             Ok(number as f32)
         };
         match value {
@@ -548,7 +550,8 @@ fn tensors(path: &Path, config: &Config, most: usize) -> Result<Inputs, InputsEr
                 format!("has shape {:?}, there are {count} inputs", labels.shape),
             ));
         }
-        let targets = targets(&file, &format!("{prefix}labels"), count, config).map_err(|problem| bad("labels", problem))?;
+        let targets =
+            targets(&file, &format!("{prefix}labels"), count, config).map_err(|problem| bad("labels", problem))?;
         for i in 0..count {
             let part = |t: &Tensor<i64>| t.data[i * size..(i + 1) * size].to_vec();
             let row = Row {

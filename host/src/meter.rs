@@ -164,7 +164,12 @@ impl<'a> Meter<'a> {
         let places: Vec<usize> = (0..possible.len().min(a.data.len())).filter(|&i| possible[i]).collect();
         let pick = |values: &[f32]| -> Vec<f32> { places.iter().map(|&i| values[i]).collect() };
         // Where the right answer stands among them; one elsewhere is wrong for both.
-        let label = label.map(|&l| places.iter().position(|&i| i as i64 == l).map_or(i64::MAX, |i| i as i64));
+        let label = label.map(|&l| {
+            places
+                .iter()
+                .position(|&i| i as i64 == l)
+                .map_or(i64::MAX, |i| i as i64)
+        });
         self.add_vector(name, &pick(&a.data), &pick(&b.data), label)
     }
 
@@ -249,7 +254,9 @@ impl<'a> Meter<'a> {
 
     fn add_top5(&mut self, x: &[f32], y: &[f32]) {
         let finite = y.iter().all(|v| v.is_finite());
-        let mine = decode::top(y, TOP).into_iter().map(|i| self.scale.kept.map_or(i, |kept| kept[i]));
+        let mine = decode::top(y, TOP)
+            .into_iter()
+            .map(|i| self.scale.kept.map_or(i, |kept| kept[i]));
         let mine: Vec<usize> = if finite { mine.collect() } else { vec![] };
         for token in decode::top(x, TOP) {
             self.top5.count(mine.contains(&token));
@@ -261,7 +268,8 @@ impl<'a> Meter<'a> {
     fn add_labels(&mut self, x: &[f32], y: &[f32], labels: Option<&[i64]>) -> Result<(), LossError> {
         self.add_numbers("logits", x, y)?;
         for (i, (&a, &b)) in x.iter().zip(y).enumerate() {
-            self.agreement.count(b.is_finite() && decode::given(a) == decode::given(b));
+            self.agreement
+                .count(b.is_finite() && decode::given(a) == decode::given(b));
             self.kl += divergence(&[a, 0.0], &[b, 0.0]);
             if let Some(&label) = labels.and_then(|l| l.get(i)).filter(|&&l| l >= 0) {
                 self.right_reference.count(decode::given(a) == (label == 1));
@@ -553,7 +561,10 @@ mod tests {
                 .unwrap();
             let loss = meter.finish();
             assert_eq!((loss.agreement, loss.kl, loss.decisions), (None, None, 0));
-            assert_eq!((loss.reference_squared_error, loss.squared_error), (Some(0.25), Some(4.0)));
+            assert_eq!(
+                (loss.reference_squared_error, loss.squared_error),
+                (Some(0.25), Some(4.0))
+            );
             assert_eq!(loss.outputs["logits"].rms, 1.5);
         }
     }

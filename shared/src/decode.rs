@@ -264,7 +264,13 @@ pub fn answer(windows: &[Window], context: Option<&str>, options: AnswerOptions)
     let mut by_text: BTreeMap<String, usize> = BTreeMap::new();
     let mut least = f64::INFINITY;
     for (number, window) in windows.iter().enumerate() {
-        let (spans, none) = spans(window.start, window.end, &window.context, options.max_answer, CANDIDATES);
+        let (spans, none) = spans(
+            window.start,
+            window.end,
+            &window.context,
+            options.max_answer,
+            CANDIDATES,
+        );
         least = least.min(none);
         for span in spans {
             let bytes = whole_words(window.places, span.first, span.last);
@@ -403,7 +409,13 @@ mod tests {
 
     #[test]
     fn windows_are_the_pipeline_s() {
-        let cases = [(512, 384, 128), (384, 384, 128), (64, 64, 32), (128, 128, 64), (5, 5, 2)];
+        let cases = [
+            (512, 384, 128),
+            (384, 384, 128),
+            (64, 64, 32),
+            (128, 128, 64),
+            (5, 5, 2),
+        ];
         for (positions, tokens, stride) in cases {
             assert_eq!(Windows::of(positions), Windows { tokens, stride });
         }
@@ -485,7 +497,10 @@ mod tests {
                 .enumerate()
                 .map(|(at, &label)| TokenTag { at, label, score: 0.5 })
                 .collect();
-            let got: Vec<_> = tag_spans(&tags, &labels).iter().map(|s| (s.label, s.first, s.last)).collect();
+            let got: Vec<_> = tag_spans(&tags, &labels)
+                .iter()
+                .map(|s| (s.label, s.first, s.last))
+                .collect();
             assert_eq!(got, want, "{numbers:?}");
         }
     }

@@ -221,8 +221,7 @@ impl Config {
     /// Whether the outputs are values rather than decisions: a sequence classifier whose loss is the squared error, as
     /// transformers chooses it for `problem_type` regression and for one label without `problem_type`.
     pub fn predicts_values(&self) -> bool {
-        self.head == Head::SequenceClassification
-            && (self.regression || (self.labels.len() == 1 && !self.multi_label))
+        self.head == Head::SequenceClassification && (self.regression || (self.labels.len() == 1 && !self.multi_label))
     }
 
     pub fn head_size(&self) -> usize {

@@ -108,9 +108,7 @@ impl Tokeniser {
             max_length: max,
             ..TruncationParams::default()
         });
-        inner
-            .with_truncation(truncation)
-            .map_err(|e| format(e.to_string()))?;
+        inner.with_truncation(truncation).map_err(|e| format(e.to_string()))?;
         Ok(Tokeniser {
             path: path.to_path_buf(),
             inner,
@@ -143,7 +141,8 @@ impl Tokeniser {
             Some(_) => encoding.get_overflowing().as_slice(),
             None => &[],
         });
-        all.map(|window| self.encoded(question, Some(context), window)).collect()
+        all.map(|window| self.encoded(question, Some(context), window))
+            .collect()
     }
 
     fn encoding(&self, text: &str, pair: Option<&str>) -> Result<Encoding, TokeniseError> {

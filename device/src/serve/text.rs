@@ -11,9 +11,19 @@ mod with {
     use crate::cli::say;
     use crate::map::ModelFile;
     use crate::session::SessionError;
-    use thimble_text::{Tokeniser, tokenizer_beside};
+    use thimble_text::{Encoded, Tokeniser, tokenizer_beside};
 
     pub struct Texts(Option<Tokeniser>);
+
+    const NO_TOKENIZER: &str = "this server has no tokenizer: send \"ids\", or start it with --tokenizer FILE";
+
+    fn sequence(encoded: Encoded) -> Sequence {
+        Sequence {
+            ids: encoded.ids,
+            types: Some(encoded.types),
+            places: encoded.places,
+        }
+    }
 
     impl Texts {
         /// The tokenizer named, or the one the model was written with, where that lies beside it.
@@ -46,14 +56,20 @@ mod with {
 
         pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<(Sequence, bool), String> {
             let Some(tokeniser) = &self.0 else {
-                return Err("this server has no tokenizer: send \"ids\", or start it with --tokenizer FILE".into());
+                return Err(NO_TOKENIZER.into());
             };
             let encoded = tokeniser.encode(text, pair).map_err(|e| e.to_string())?;
-            let row = Sequence {
-                ids: encoded.ids,
-                types: Some(encoded.types),
+            let truncated = encoded.truncated;
+            Ok((sequence(encoded), truncated))
+        }
+
+        /// The windows a question is answered in.
+        pub fn windows(&self, question: &str, context: &str) -> Result<Vec<Sequence>, String> {
+            let Some(tokeniser) = &self.0 else {
+                return Err(NO_TOKENIZER.into());
             };
-            Ok((row, encoded.truncated))
+            let windows = tokeniser.windows(question, context).map_err(|e| e.to_string())?;
+            Ok(windows.into_iter().map(sequence).collect())
         }
 
         pub fn mask_id(&self) -> Option<i64> {
@@ -72,6 +88,9 @@ mod without {
 
     pub struct Texts;
 
+    const IDS_ONLY: &str =
+        "this server takes token ids only: send \"ids\", or build thimble-device with --features text";
+
     impl Texts {
         pub fn open(_session: &Session, named: Option<&Path>) -> Result<Texts, ServeError> {
             match named {
@@ -85,7 +104,11 @@ mod without {
         }
 
         pub fn encode(&self, _text: &str, _pair: Option<&str>) -> Result<(Sequence, bool), String> {
-            Err("this server takes token ids only: send \"ids\", or build thimble-device with --features text".into())
+            Err(IDS_ONLY.into())
+        }
+
+        pub fn windows(&self, _question: &str, _context: &str) -> Result<Vec<Sequence>, String> {
+            Err(IDS_ONLY.into())
         }
 
         pub fn mask_id(&self) -> Option<i64> {

@@ -69,7 +69,11 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
     json["schema"] = 1.into();
     json["input_ids"] = match rows.as_slice() {
         [row] => row.input_ids.clone().into(),
-        windows => windows.iter().map(|row| row.input_ids.clone()).collect::<Vec<_>>().into(),
+        windows => windows
+            .iter()
+            .map(|row| row.input_ids.clone())
+            .collect::<Vec<_>>()
+            .into(),
     };
     Ok(Outcome::yes(format!("{json:#}\n")))
 }

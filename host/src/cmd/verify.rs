@@ -104,7 +104,10 @@ fn refuse_strangers(a: &Config, b: &Config, cut: bool, ignore_labels: bool) -> R
     }
     if a.labels != b.labels && !ignore_labels {
         let ask = "--ignore-labels compares them in their order";
-        return Err(anyhow!("{}; {ask}", differs("the list of labels", &a.labels, &b.labels)));
+        return Err(anyhow!(
+            "{}; {ask}",
+            differs("the list of labels", &a.labels, &b.labels)
+        ));
     }
     let sizes = [
         ("vocab_size", a.vocab_size, b.vocab_size),
