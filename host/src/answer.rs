@@ -206,8 +206,8 @@ fn choice(outputs: &Outputs, row: &Row, encoded: &[Encoded]) -> Result<Answer, A
     let count = row.shape.get(1).copied().unwrap_or(0);
     let logits = numbers(outputs, "logits", count)?;
     let name = |i: usize| {
-        let pair = encoded.get(i).and_then(|e| e.pair.clone());
-        pair.unwrap_or_else(|| format!("choice {i}"))
+        let pair = encoded.get(i).and_then(|e| e.pair.as_deref());
+        pair.map_or_else(|| format!("choice {i}"), str::to_string)
     };
     let names: Vec<String> = (0..count).map(name).collect();
     Ok(Answer::Choice {
@@ -269,7 +269,7 @@ fn entity(span: decode::TagSpan, encoded: Option<&Encoded>) -> Entity {
     let place = |at: usize| encoded.and_then(|e| e.places.get(at));
     let sequence = place(span.first).and_then(|p| p.sequence);
     let whole = match (encoded, sequence) {
-        (Some(e), Some(0)) => Some(e.text.as_str()),
+        (Some(e), Some(0)) => Some(&*e.text),
         (Some(e), Some(_)) => e.pair.as_deref(),
         _ => None,
     };

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::{Arc, Once};
 pub use thimble_shared::decode::Place;
 use thimble_shared::decode::Windows;
 use thimble_shared::files;
@@ -58,8 +58,8 @@ pub struct Tokeniser {
 /// One text or pair, encoded. All vectors have one entry per token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Encoded {
-    pub text: String,
-    pub pair: Option<String>,
+    pub text: Arc<str>,
+    pub pair: Option<Arc<str>>,
     pub ids: Vec<i64>,
     pub types: Vec<i64>,
     pub tokens: Vec<String>,
@@ -127,7 +127,7 @@ impl Tokeniser {
     /// question answering a pair is the first of its [`windows`](Self::windows).
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Encoded, TokeniseError> {
         let encoding = self.encoding(text, pair)?;
-        self.encoded(text, pair, &encoding)
+        self.encoded(&text.into(), pair.map(Arc::from).as_ref(), &encoding)
     }
 
     /// Encodes a question and its context: one window, or several that share tokens where the context is too long for one
@@ -141,7 +141,9 @@ impl Tokeniser {
             Some(_) => encoding.get_overflowing().as_slice(),
             None => &[],
         });
-        all.map(|window| self.encoded(question, Some(context), window))
+        // Hundreds of windows share one text.
+        let (question, context) = (question.into(), context.into());
+        all.map(|window| self.encoded(&question, Some(&context), window))
             .collect()
     }
 
@@ -204,7 +206,7 @@ impl Tokeniser {
         encoding.map_err(|problem| self.unfit(problem))
     }
 
-    fn encoded(&self, text: &str, pair: Option<&str>, encoding: &Encoding) -> Result<Encoded, TokeniseError> {
+    fn encoded(&self, text: &Arc<str>, pair: Option<&Arc<str>>, encoding: &Encoding) -> Result<Encoded, TokeniseError> {
         let outside = encoding
             .get_ids()
             .iter()
@@ -228,8 +230,8 @@ impl Tokeniser {
             }
         });
         Ok(Encoded {
-            text: text.to_string(),
-            pair: pair.map(str::to_string),
+            text: text.clone(),
+            pair: pair.cloned(),
             ids: encoding.get_ids().iter().map(|&id| id.into()).collect(),
             types: encoding.get_type_ids().iter().map(|&id| id.into()).collect(),
             tokens: encoding.get_tokens().to_vec(),
