@@ -2,11 +2,14 @@
 `make.py` beside it says how. Scores agree within 1e-5, spans exactly."""
 
 import json
+import random
 import subprocess
 
+import numpy as np
 import pytest
 
 from bench import FIXTURES
+from test_serve import line, piped
 
 ANSWERS = FIXTURES / "answers"
 WILD = FIXTURES / "wild"
@@ -171,3 +174,99 @@ def test_options_of_other_heads_are_refused(call):
     for model, flag in [("several", ["--max-answer", 3]), ("bio", ["--allow-no-answer"]), ("qa", ["--per-token"])]:
         done = call("run", ANSWERS / model, "--ids=2,3", *flag)
         assert done.returncode == 2 and str(flag[0]) in done.stderr
+
+
+def softmax(logits):
+    powers = np.exp(np.asarray(logits, np.float64) - np.max(logits))
+    return powers / powers.sum()
+
+
+def exported(call, model, folder):
+    out = folder / "m.onnx"
+    done = call("export", ANSWERS / model, "-o", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def served(thimble, model, requests, *options):
+    return {a["id"]: a for a in piped(thimble, model, b"".join(map(line, requests)), *options)}
+
+
+def test_the_server_answers_ids_as_the_pipeline_would(thimble, call, tmp_path):
+    """Of ids alone the best span of tokens is known: the softmaxes go over the context and [CLS]."""
+    rows = []
+    for number, (question, context) in enumerate([(4, 20), (9, 40), (1, 1)]):
+        random.seed(number)
+        first, second = ([random.randrange(5, 500) for _ in range(n)] for n in (question, context))
+        ids = [2, *first, 3, *second, 3]
+        rows.append({"id": number, "ids": ids, "types": [0] * (question + 2) + [1] * (context + 1), "max_answer": 6})
+    model = exported(call, "qa", tmp_path)
+    answers = served(thimble, model, rows)
+    for row in rows:
+        answer, begin, last = answers[row["id"]], row["types"].index(1), len(row["ids"]) - 1
+        scores = []
+        for name in ["start_logits", "end_logits"]:
+            logits = np.array(answer["outputs"][name])
+            kept = [0, *range(begin, last)]
+            scores.append(dict(zip(kept, softmax(logits[kept]))))
+        start, end = scores
+        spans = [(start[a] * end[b], a, b) for a in range(begin, last) for b in range(a, min(a + 6, last))]
+        score, a, b = max(spans)
+        found = answer["answer"]
+        assert (found["first"], found["last"]) == (a, b)
+        assert found["score"] == pytest.approx(score, abs=1e-9)
+        assert found["no_answer_score"] == pytest.approx(start[0] * end[0], abs=1e-9)
+    refusals = [{"id": "z", "ids": [2, 5, 3], "max_answer": 0}, {"id": "n", "ids": [2]}]
+    refused = served(thimble, model, refusals)
+    assert "max_answer" in refused["z"]["error"] and refused["n"]["answer"] is None
+
+
+def test_the_server_scores_classes_and_tags(thimble, call, tmp_path):
+    ids = [2, 17, 45, 120, 8, 299, 3]
+    want = {"several": softmax, "one": lambda x: 1 / (1 + np.exp(-np.array(x))), "values": None}
+    for model, score in want.items():
+        (tmp_path / model).mkdir()
+        path = exported(call, model, tmp_path / model)
+        answers = served(thimble, path, [{"id": 1, "ids": ids}, {"id": 2, "ids": ids, "max_answer": 3}])
+        answer, logits = answers[1], answers[1]["outputs"]["logits"]
+        assert "question answering" in answers[2]["error"]
+        if score is None:
+            assert "scores" not in answer and "argmax" not in answer
+        else:
+            assert answer["scores"] == pytest.approx(list(score(logits)), abs=1e-9)
+        told = json.loads(call("run", path, "--ids=" + ",".join(map(str, ids)), "--json").stdout)
+        assert sorted(e["score"] for e in told["labels"]) == pytest.approx(sorted(answer.get("scores", logits)), abs=1e-6)
+    path = exported(call, "bio", tmp_path)
+    answer = served(thimble, path, [{"id": 1, "ids": ids}])[1]
+    told = json.loads(call("run", path, "--ids=" + ",".join(map(str, ids)), "--json").stdout)
+    assert answer["labels"] == [t["label"] for t in told["tokens"]]
+    spans = [{k: s[k] for k in ["label", "score", "first", "last"]} for s in told["spans"]]
+    assert answer["spans"] == spans and len(spans) > 1
+
+
+def test_the_server_answers_texts_as_the_pipeline_does(thimble, call, tmp_path):
+    model = exported(call, "qa", tmp_path)
+    options = ["--tokenizer", TOKENIZER]
+    probe = served(thimble, model, [{"id": 0, "text": "a", "pair": "b"}])
+    if "--features text" in probe[0].get("error", ""):
+        pytest.skip("thimble-device was built without the feature text")
+    cases = [c for c in EXPECTED["questions"] if c["model"] == "qa" and len(c["pair"]) < 600]
+    requests = []
+    for number, case in enumerate(cases):
+        asked = {"id": number, "text": case["text"], "pair": case["pair"]}
+        if "max_answer_len" in case["options"]:
+            asked["max_answer"] = case["options"]["max_answer_len"]
+        if case["options"].get("handle_impossible_answer"):
+            asked["no_answer"] = True
+        requests.append(asked)
+    answers = served(thimble, model, requests, *options)
+    for number, case in enumerate(cases):
+        got, want = answers[number]["answer"], case["answer"]
+        assert (got["start"], got["end"], got["text"]) == (want["start"], want["end"], want["answer"]), case
+        assert got["score"] == pytest.approx(want["score"], abs=CLOSE)
+    path = exported(call, "bio", tmp_path)
+    cases = [c for c in EXPECTED["entities"] if c["model"] == "bio" and c["strategy"] == "simple"]
+    answers = served(thimble, path, [{"id": i, "text": c["text"]} for i, c in enumerate(cases)], *options)
+    for number, case in enumerate(cases):
+        found = [(s["label"], s["start"], s["end"]) for s in answers[number]["spans"]]
+        assert found == [(e["entity_group"], e["start"], e["end"]) for e in case["answer"]]
