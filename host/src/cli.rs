@@ -11,6 +11,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use thimble_device::fault;
+use thimble_shared::decode::MAX_ANSWER;
 use thimble_shared::graph::Head;
 use thimble_shared::number::Format;
 
@@ -319,6 +320,9 @@ pub struct VerifyArgs {
     /// Exit 1 when any output differs by more than this
     #[arg(long, value_name = "X", value_parser = difference)]
     pub max_abs: Option<f64>,
+    /// Compare models whose labels have other names, in their order
+    #[arg(long)]
+    pub ignore_labels: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -342,11 +346,23 @@ pub struct RunArgs {
     /// tokenizer.json, spiece.model, vocab.txt or their folder to use instead of the tokenizer beside the model
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help = max_answer_help())]
+    pub max_answer: Option<u32>,
+    /// Let "no answer" win, for models trained on questions that have none
+    #[arg(long)]
+    pub allow_no_answer: bool,
+    /// Print the tag of every token instead of spans
+    #[arg(long)]
+    pub per_token: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
     pub reading: SourceArgs,
+}
+
+fn max_answer_help() -> String {
+    format!("Most tokens of an answer to a question [default: {MAX_ANSWER}]")
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,5 +1,6 @@
 //! Inputs to calibrate and verify on: JSON lines (`{"text": ..}` or `{"input_ids": [..]}`), safetensors as the device reads
-//! them, or made-up token sequences. Out come rows, one inference each, ids and masks flat in row-major order.
+//! them, or made-up token sequences. Out come rows, one inference each, ids and masks flat in row-major order. A context too
+//! long for one inference becomes several rows, the windows a question is answered in.
 
 use crate::tokenise::{Encoded, TokeniseError, Tokeniser};
 use crate::tokenizer::TokenizerSource;
@@ -8,6 +9,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use thimble_device::engine::Input;
 use thimble_device::tensors::{Tensor, TensorError, TensorFile};
+use thimble_shared::decode::context_of_ids;
 use thimble_shared::files;
 use thimble_shared::graph::{Config, Head};
 
@@ -47,6 +49,8 @@ pub struct Row {
     pub token_type_ids: Vec<i64>,
     /// What is right: one class or choice, or one tag per token with -100 where nothing is asked.
     pub labels: Option<Vec<i64>>,
+    /// What is right where the model gives values: one for each of its labels.
+    pub targets: Option<Vec<f32>>,
     /// Positions of the mask token, where the model fills blanks.
     pub blanks: Vec<usize>,
 }
@@ -97,6 +101,11 @@ impl Row {
             token_type_ids: vec![0; ids.len()],
             ..Row::default()
         }
+    }
+
+    /// Which tokens may be part of an answer to a question.
+    pub fn context(&self) -> Vec<bool> {
+        context_of_ids(&self.input_ids, Some(&self.token_type_ids), Some(&self.attention_mask))
     }
 
     /// Tokens per sequence.
@@ -150,6 +159,9 @@ impl Row {
                 return Err(format!("{name}[{at}] is {value}, must be 0 to {}", limit - 1));
             }
         }
+        if let Some(targets) = &self.targets {
+            check_targets(targets, config)?;
+        }
         self.labels
             .as_deref()
             .map_or(Ok(()), |labels| self.check_labels(labels, config))
@@ -184,13 +196,27 @@ impl Row {
     }
 }
 
-/// Whether a model's answers can be held against labels: a regression's target is no class, a bare model decides nothing, and
+fn check_targets(targets: &[f32], config: &Config) -> Result<(), String> {
+    if targets.len() != config.labels.len() {
+        return Err(format!(
+            "{} values are given as labels, the model has {}",
+            targets.len(),
+            config.labels.len()
+        ));
+    }
+    match targets.iter().find(|t| !t.is_finite()) {
+        Some(target) => Err(format!("label {target} is beyond f32")),
+        None => Ok(()),
+    }
+}
+
+/// Whether a model's answers can be held against classes: a regression's target is none, a bare model decides nothing, and
 /// pre-training has two kinds of labels.
 fn compares_labels(config: &Config) -> bool {
     match config.head {
         Head::None | Head::PreTraining => false,
-        Head::SequenceClassification => config.multi_label || config.labels.len() > 1,
-        _ => true,
+        Head::SequenceClassification => !config.predicts_values(),
+        Head::MaskedLm | Head::TokenClassification | Head::QuestionAnswering | Head::MultipleChoice => true,
     }
 }
 
@@ -234,6 +260,26 @@ pub fn load(
 }
 
 impl Inputs {
+    /// The rows of one line's texts: one, or one for each window over a question's context.
+    fn encode(
+        &mut self,
+        texts: &[(&str, Option<&str>)],
+        config: &Config,
+        tokeniser: &Tokeniser,
+    ) -> Result<Vec<Row>, TokeniseError> {
+        let row = |encoded: &[Encoded]| Row::of(encoded, tokeniser.pad_id(), config.head == Head::MultipleChoice);
+        if let (Head::QuestionAnswering, [(question, Some(context))]) = (config.head, texts) {
+            let windows = tokeniser.windows(question, context)?;
+            self.unknown += usize::from(windows.iter().any(|w| w.unknown));
+            return Ok(windows.iter().map(|w| row(std::slice::from_ref(w))).collect());
+        }
+        let encode = |(text, pair): &(&str, Option<&str>)| tokeniser.encode(text, *pair);
+        let encoded = texts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
+        self.truncated += encoded.iter().filter(|e| e.truncated).count();
+        self.unknown += encoded.iter().filter(|e| e.unknown).count();
+        Ok(vec![row(&encoded)])
+    }
+
     /// Notes where the mask token stands; without a tokenizer it is the one ALBERT's vocabularies have.
     fn find_blanks(&mut self, config: &Config, mask: Option<i64>) {
         if !config.head.has_decoder() {
@@ -299,8 +345,8 @@ fn lines(
         let json: Value = serde_json::from_slice(line).map_err(|e| bad(format!("invalid JSON: {e}")))?;
         let object = json.as_object().ok_or_else(|| bad("is no JSON object".into()))?;
         let line = Line { object, config };
-        let mut row = if object.contains_key("input_ids") {
-            line.ids().map_err(bad)?
+        let mut rows = if object.contains_key("input_ids") {
+            vec![line.ids().map_err(bad)?]
         } else {
             let texts = line.texts().map_err(bad)?;
             let Some(tokeniser) = tokeniser else {
@@ -309,16 +355,16 @@ fn lines(
                     line: number,
                 });
             };
-            let encode = |(text, pair): &(&str, Option<&str>)| tokeniser.encode(text, *pair);
-            let encoded = texts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
-            inputs.truncated += encoded.iter().filter(|e| e.truncated).count();
-            inputs.unknown += encoded.iter().filter(|e| e.unknown).count();
             inputs.scarce = tokeniser.scarce();
-            Row::of(&encoded, tokeniser.pad_id(), config.head == Head::MultipleChoice)
+            inputs.encode(&texts, config, tokeniser)?
         };
-        row.labels = line.labels().map_err(bad)?;
-        row.check(config).map_err(bad)?;
-        inputs.rows.push(row);
+        // Positions of an answer are those of the first window.
+        if let Some(row) = rows.first_mut() {
+            row.labels = line.labels().map_err(bad)?;
+            row.targets = line.targets().map_err(bad)?;
+        }
+        rows.iter().try_for_each(|row| row.check(config)).map_err(bad)?;
+        inputs.rows.append(&mut rows);
     }
     if inputs.rows.is_empty() {
         return Err(InputsError::Empty {
@@ -411,6 +457,22 @@ impl<'a> Line<'a> {
         }
     }
 
+    /// A regression's values: a number, or one for each label.
+    fn targets(&self) -> Result<Option<Vec<f32>>, String> {
+        let value = self.get(&["labels", "label"]).filter(|_| self.config.predicts_values());
+        let one = |v: &Value| {
+            let number = v
+                .as_f64()
+                .ok_or_else(|| format!("label {v} must be a number: the model gives values"))?;
+            Ok(number as f32)
+        };
+        match value {
+            None => Ok(None),
+            Some(Value::Array(list)) => list.iter().map(one).collect::<Result<Vec<_>, _>>().map(Some),
+            Some(value) => Ok(Some(vec![one(value)?])),
+        }
+    }
+
     /// A class by number or by name.
     fn label(&self, value: &Value) -> Result<i64, String> {
         if let Some(number) = value.as_i64() {
@@ -496,13 +558,18 @@ fn tensors(path: &Path, config: &Config, most: usize) -> Result<Inputs, InputsEr
             }
         };
         let (mask, types) = (like("attention_mask", 1)?, like("token_type_ids", 0)?);
-        let labels = tensor("labels")?.filter(|_| compares_labels(config));
+        let labels = match compares_labels(config) {
+            true => tensor("labels")?,
+            false => None,
+        };
         if let Some(labels) = labels.as_ref().filter(|l| l.shape.first() != Some(&count)) {
             return Err(bad(
                 "labels",
                 format!("has shape {:?}, there are {count} inputs", labels.shape),
             ));
         }
+        let targets =
+            targets(&file, &format!("{prefix}labels"), count, config).map_err(|problem| bad("labels", problem))?;
         for i in 0..count {
             let part = |t: &Tensor<i64>| t.data[i * size..(i + 1) * size].to_vec();
             let row = Row {
@@ -513,6 +580,10 @@ fn tensors(path: &Path, config: &Config, most: usize) -> Result<Inputs, InputsEr
                 labels: labels.as_ref().map(|l| {
                     let each = l.data.len() / count;
                     l.data[i * each..(i + 1) * each].to_vec()
+                }),
+                targets: targets.as_ref().map(|t| {
+                    let each = t.len() / count;
+                    t[i * each..(i + 1) * each].to_vec()
                 }),
                 blanks: vec![],
             };
@@ -533,6 +604,23 @@ fn tensors(path: &Path, config: &Config, most: usize) -> Result<Inputs, InputsEr
         rows,
         ..Inputs::default()
     })
+}
+
+/// A regression's values in the tensor `name`, floats or integers, of `count` rows.
+fn targets(file: &TensorFile, name: &str, count: usize, config: &Config) -> Result<Option<Vec<f32>>, String> {
+    if !config.predicts_values() {
+        return Ok(None);
+    }
+    let (shape, data) = match (file.floats(name), file.integers(name)) {
+        (Ok(Some(t)), _) => (t.shape, t.data),
+        (_, Ok(Some(t))) => (t.shape, t.data.iter().map(|&v| v as f32).collect()),
+        (Ok(None), _) | (_, Ok(None)) => return Ok(None),
+        (Err(problem), Err(_)) => return Err(problem.to_string()),
+    };
+    if shape.first() != Some(&count) {
+        return Err(format!("has shape {shape:?}, there are {count} inputs"));
+    }
+    Ok(Some(data))
 }
 
 /// How many rows a tensor of `shape` holds, and the shape of each. A multiple-choice model takes two dimensions as the

@@ -209,6 +209,7 @@ mod tests {
             pooler: false,
             labels: vec![],
             multi_label: false,
+            regression: false,
         };
         let ones = |w: WeightSpec| (w.name.clone(), Values::F32(vec![1.0; w.elements()]));
         let mut weights: BTreeMap<String, Values> = config.weights().into_iter().map(ones).collect();

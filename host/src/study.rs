@@ -451,6 +451,7 @@ mod tests {
                 pooler: false,
                 labels: vec![],
                 multi_label: false,
+                regression: false,
             };
             let weights = config.weights().into_iter();
             let source = Model {

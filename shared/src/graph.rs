@@ -80,6 +80,10 @@ pub struct Config {
     /// The labels do not exclude each other: each has a probability of its own (sigmoid instead of softmax).
     #[serde(default)]
     pub multi_label: bool,
+    /// The outputs of sequence classification are values, measured by squared error, though their number or `multi_label` does
+    /// not show it: a regression with several labels, or one label whose `problem_type` nobody stated (its score is a sigmoid).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub regression: bool,
 }
 
 /// What a weight is to the network; decides how it is stored and used.
@@ -197,6 +201,9 @@ impl Config {
                 format!("{} names for a {} head", self.labels.len(), self.head.name()),
             );
         }
+        if self.regression && self.head != Head::SequenceClassification {
+            return bad("regression", format!("the {} head has none", self.head.name()));
+        }
         for weight in self.weights() {
             if !addressable(&weight.shape, isize::MAX as u64) {
                 return Err(ConfigError {
@@ -209,6 +216,12 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Whether the outputs are values rather than decisions: a sequence classifier whose loss is the squared error, as
+    /// transformers chooses it for `problem_type` regression and for one label without `problem_type`.
+    pub fn predicts_values(&self) -> bool {
+        self.head == Head::SequenceClassification && (self.regression || (self.labels.len() == 1 && !self.multi_label))
     }
 
     pub fn head_size(&self) -> usize {
@@ -368,6 +381,7 @@ pub(crate) mod tests {
             tied_decoder: head.has_decoder(),
             pooler: head.needs_pooler(),
             multi_label: false,
+            regression: false,
             labels: match head {
                 Head::SequenceClassification | Head::TokenClassification => vec!["a".into(), "b".into(), "c".into()],
                 _ => vec![],

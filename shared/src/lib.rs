@@ -3,6 +3,7 @@
 
 pub mod artifact;
 pub mod audit;
+pub mod decode;
 pub mod file_kind;
 pub mod files;
 pub mod graph;

@@ -7,9 +7,12 @@ use slow::Slow;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::{Arc, Once};
+pub use thimble_shared::decode::Place;
+use thimble_shared::decode::Windows;
 use thimble_shared::files;
-use thimble_shared::graph::Config;
+use thimble_shared::graph::{Config, Head};
+use tokenizers::utils::truncation::{TruncationStrategy, truncate_encodings};
 use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationParams};
 
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +35,17 @@ pub enum TokeniseError {
     },
     #[error("{path}: the model has {max} positions, {special} are taken by special tokens: no room for text", path = .path.display())]
     NoRoom { path: PathBuf, max: usize, special: usize },
+    #[error(
+        "{path}: the question has {question} tokens; the context is read in windows of {tokens} that share {stride}, which leaves a question {most}: shorten one of them",
+        path = .path.display()
+    )]
+    LongQuestion {
+        path: PathBuf,
+        question: usize,
+        tokens: usize,
+        stride: usize,
+        most: usize,
+    },
 }
 
 /// What a tokenizer.json states: the library's tokenizer, and where the file has rules of a slow one, those.
@@ -96,6 +110,19 @@ impl Splitter {
         guarded(|| self.library.post_process(first, second, true))
     }
 
+    /// The tokens of a text, uncut and without special tokens.
+    fn alone(&self, text: &str) -> Result<Encoding, String> {
+        match &self.slow {
+            Some(slow) => Ok(slow.encode(text)),
+            None => guarded(|| self.library.encode(text, false)),
+        }
+    }
+
+    /// Tokens that are added around a text or a pair.
+    fn special_tokens(&self, pair: bool) -> usize {
+        self.library.get_post_processor().map_or(0, |p| p.added_tokens(pair))
+    }
+
     /// The id of what the vocabulary does not have.
     fn unknown(&self) -> Option<u32> {
         match &self.slow {
@@ -125,13 +152,15 @@ pub struct Tokeniser {
     inner: Splitter,
     vocab_size: usize,
     max: usize,
+    /// How question answering cuts a context that is too long; other heads leave its end out.
+    windows: Option<Windows>,
 }
 
 /// One text or pair, encoded. All vectors have one entry per token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Encoded {
-    pub text: String,
-    pub pair: Option<String>,
+    pub text: Arc<str>,
+    pub pair: Option<Arc<str>>,
     pub ids: Vec<i64>,
     pub types: Vec<i64>,
     pub tokens: Vec<String>,
@@ -140,17 +169,6 @@ pub struct Encoded {
     pub truncated: bool,
     /// Whether nothing but unknown tokens came of it.
     pub unknown: bool,
-}
-
-/// Where a token comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// 0 for `text`, 1 for `pair`, none for special tokens.
-    pub sequence: Option<usize>,
-    /// Number of the word within its text.
-    pub word: Option<u32>,
-    /// Bytes of its text.
-    pub bytes: (usize, usize),
 }
 
 impl Encoded {
@@ -181,9 +199,10 @@ impl Tokeniser {
             path: path.to_path_buf(),
             problem,
         };
-        let max = config.max_position_embeddings;
+        let windows = (config.head == Head::QuestionAnswering).then(|| Windows::of(config.max_position_embeddings));
+        let max = windows.map_or(config.max_position_embeddings, |w| w.tokens);
         let mut inner = Splitter::new(json).map_err(format)?;
-        let special = inner.library.get_post_processor().map_or(0, |p| p.added_tokens(true));
+        let special = inner.special_tokens(true);
         if max <= special + 1 {
             return Err(TokeniseError::NoRoom {
                 path: path.to_path_buf(),
@@ -191,12 +210,16 @@ impl Tokeniser {
                 special,
             });
         }
-        inner.truncate_to(max).map_err(format)?;
+        // Windows are cut here: the library stops reading a text at the longest length, and what follows would be lost.
+        if windows.is_none() {
+            inner.truncate_to(max).map_err(format)?;
+        }
         Ok(Tokeniser {
             path: path.to_path_buf(),
             inner,
             vocab_size: config.vocab_size,
             max,
+            windows,
         })
     }
 
@@ -205,16 +228,86 @@ impl Tokeniser {
         self.max
     }
 
-    /// Encodes a text or pair with special tokens, the longer text cut first where both exceed the model's positions.
+    /// Encodes a text or pair with special tokens, the longer text cut first where both exceed the model's positions. For
+    /// question answering a pair is the first of its [`windows`](Self::windows).
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Encoded, TokeniseError> {
-        let encoding = self.inner.encode(text, pair).map_err(|problem| TokeniseError::Encode {
-            path: self.path.clone(),
-            problem,
-        })?;
-        self.encoded(text, pair, &encoding)
+        let encoding = self.encoding(text, pair)?;
+        self.encoded(&text.into(), pair.map(Arc::from).as_ref(), &encoding)
     }
 
-    fn encoded(&self, text: &str, pair: Option<&str>, encoding: &Encoding) -> Result<Encoded, TokeniseError> {
+    /// Encodes a question and its context: one window, or several that share tokens where the context is too long for one
+    /// ([`Windows`]). A tokenizer opened for another head gives one, cut.
+    ///
+    /// # Errors
+    /// A question that leaves windows no room to move on.
+    pub fn windows(&self, question: &str, context: &str) -> Result<Vec<Encoded>, TokeniseError> {
+        let encoding = self.encoding(question, Some(context))?;
+        let all = std::iter::once(&encoding).chain(match self.windows {
+            Some(_) => encoding.get_overflowing().as_slice(),
+            None => &[],
+        });
+        // Hundreds of windows share one text.
+        let (question, context) = (question.into(), context.into());
+        all.map(|window| self.encoded(&question, Some(&context), window))
+            .collect()
+    }
+
+    fn encoding(&self, text: &str, pair: Option<&str>) -> Result<Encoding, TokeniseError> {
+        let encoding = match (pair, self.windows) {
+            (Some(pair), Some(windows)) => return self.cut(text, pair, windows),
+            (_, None) => self.inner.encode(text, pair),
+            (None, Some(windows)) => self.inner.alone(text).and_then(|encoding| {
+                let cut = TruncationParams {
+                    max_length: windows.tokens.saturating_sub(self.inner.special_tokens(false)),
+                    ..TruncationParams::default()
+                };
+                guarded(|| {
+                    let (encoding, _) = truncate_encodings(encoding, None, &cut)?;
+                    self.inner.library.post_process(encoding, None, true)
+                })
+            }),
+        };
+        encoding.map_err(|problem| self.unfit(problem))
+    }
+
+    fn unfit(&self, problem: String) -> TokeniseError {
+        TokeniseError::Encode {
+            path: self.path.clone(),
+            problem,
+        }
+    }
+
+    /// A question with as much of its context as fits; the other windows are its overflow.
+    fn cut(&self, question: &str, context: &str, windows: Windows) -> Result<Encoding, TokeniseError> {
+        let alone = |text: &str| self.inner.alone(text).map_err(|problem| self.unfit(problem));
+        let (question, mut context) = (alone(question)?, alone(context)?);
+        context.set_type_ids(vec![1; context.len()]);
+        let room = windows.tokens.saturating_sub(self.inner.special_tokens(true));
+        // A window that holds no more of the context than it shares with the next leads nowhere.
+        let most = room.saturating_sub(windows.stride + 1);
+        if question.len() > most && question.len() + context.len() > room {
+            return Err(TokeniseError::LongQuestion {
+                path: self.path.clone(),
+                question: question.len(),
+                tokens: windows.tokens,
+                stride: windows.stride,
+                most,
+            });
+        }
+        let cut = TruncationParams {
+            max_length: room,
+            strategy: TruncationStrategy::OnlySecond,
+            stride: windows.stride,
+            ..TruncationParams::default()
+        };
+        let encoding = guarded(|| {
+            let (question, context) = truncate_encodings(question, Some(context), &cut)?;
+            self.inner.library.post_process(question, context, true)
+        });
+        encoding.map_err(|problem| self.unfit(problem))
+    }
+
+    fn encoded(&self, text: &Arc<str>, pair: Option<&Arc<str>>, encoding: &Encoding) -> Result<Encoded, TokeniseError> {
         let outside = encoding
             .get_ids()
             .iter()
@@ -238,8 +331,8 @@ impl Tokeniser {
             }
         });
         Ok(Encoded {
-            text: text.to_string(),
-            pair: pair.map(str::to_string),
+            text: text.clone(),
+            pair: pair.cloned(),
             ids: encoding.get_ids().iter().map(|&id| id.into()).collect(),
             types: encoding.get_type_ids().iter().map(|&id| id.into()).collect(),
             tokens: encoding.get_tokens().to_vec(),

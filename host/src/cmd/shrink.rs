@@ -7,6 +7,7 @@ use crate::board;
 use crate::chart;
 use crate::cli::{Outcome, ShrinkArgs};
 use crate::cmd::export::{self, Written};
+use crate::cmd::verify;
 use crate::inputs::{self, Inputs, Row};
 use crate::levers::Levers;
 use crate::loss::{Objective, decides};
@@ -188,12 +189,12 @@ fn refuse_what_nothing_decides(args: &ShrinkArgs, config: &Config) -> Result<()>
     if decides(config) {
         return Ok(());
     }
-    let head = config.head.name();
+    let why = verify::decides_nothing(config);
     if args.min_agreement.is_some() {
-        bail!("--min-agreement: a model with head {head} decides nothing");
+        bail!("--min-agreement: {why}");
     }
     if args.objective.is_some_and(Objective::needs_decisions) {
-        bail!("--objective: a model with head {head} decides nothing; use cosine or error");
+        bail!("--objective: {why}; use cosine or error");
     }
     Ok(())
 }

@@ -111,6 +111,7 @@ pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Body<'a>
         pooler: false,
         labels: vec![],
         multi_label: false,
+        regression: false,
     };
     found.truncate(count);
     share(trace, base, found, steps, after)

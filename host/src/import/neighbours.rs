@@ -1,6 +1,7 @@
 //! What stands beside a foreign ONNX file, or one folder up, and says what the file cannot: label names and the problem type in
 //! config.json, and the tokenizer. Neither is needed; what does not fit the graph is left alone, with a note.
 
+use crate::source::Problem;
 use crate::subject::tokenizer_beside;
 use crate::tokenizer::{self, TokenizerSource};
 use serde_json::Value;
@@ -77,17 +78,20 @@ pub fn read(model: &Path, sigmoid: bool, config: &mut Config, notes: &mut Vec<St
         return found;
     }
     let sequence = config.head == Head::SequenceClassification;
-    config.multi_label = sequence && sigmoid && config.labels.len() > 1;
+    let sigmoids = (sequence && sigmoid && config.labels.len() > 1).then_some("multi_label_classification");
     let Some((path, json)) = self::config(model) else {
-        notes.push(if config.multi_label {
-            "no config.json lies beside it or one folder up: label names are unknown, and its Sigmoid says that each label has a probability of its own".into()
-        } else {
-            "no config.json lies beside it or one folder up: label names and problem type are unknown".into()
+        notes.push(match sigmoids {
+            Some(_) => "no config.json lies beside it or one folder up: label names are unknown, and its Sigmoid says that each label has a probability of its own".into(),
+            None => "no config.json lies beside it or one folder up: label names and problem type are unknown".to_string(),
         });
+        if sequence {
+            problem(sigmoids, config, model, notes);
+        }
         return found;
     };
-    if let Some(kind) = json.get("problem_type").and_then(Value::as_str) {
-        config.multi_label = sequence && kind == "multi_label_classification";
+    if sequence {
+        let named = json.get("problem_type").and_then(Value::as_str);
+        problem(named.or(sigmoids), config, &path, notes);
     }
     found.config = Some(path.clone());
     let Some(map) = json.get("id2label").and_then(Value::as_object) else {
@@ -108,4 +112,15 @@ pub fn read(model: &Path, sigmoid: bool, config: &mut Config, notes: &mut Vec<St
         )),
     }
     found
+}
+
+/// Takes over the `problem_type` that is named; one that transformers does not know is left out with a note.
+fn problem(named: Option<&str>, config: &mut Config, path: &Path, notes: &mut Vec<String>) {
+    match Problem::of(named, config.labels.len()) {
+        Ok(problem) => {
+            (config.multi_label, config.regression) = (problem.multi_label, problem.regression);
+            notes.extend(problem.note(config.labels.len()).map(str::to_string));
+        }
+        Err(problem) => notes.push(format!("{}: problem_type: {problem}; it is left out", path.display())),
+    }
 }

@@ -21,6 +21,7 @@ mod torch;
 mod yaml;
 mod zip;
 
+pub use config::Problem;
 pub use error::{Mismatch, Misshapen, PickleError, SourceError};
 pub use tensorflow::BundleError;
 
@@ -120,9 +121,6 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
     opened.clone().try_for_each(map::Mapped::unchanged)?;
     let stored_as: BTreeSet<_> = stored.iter().map(|t| t.dtype.to_string()).collect();
     notes.append(&mut described.notes);
-    if described.config.multi_label {
-        notes.push("problem_type is multi_label_classification: each label has a probability of its own".into());
-    }
     let opened: Vec<&map::Mapped> = opened.collect();
     let mut read = located.weights;
     read.extend(
