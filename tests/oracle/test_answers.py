@@ -248,7 +248,7 @@ def test_the_server_scores_classes_and_tags(thimble, call, tmp_path):
 
 def test_the_server_answers_texts_as_the_pipeline_does(thimble, call, tmp_path):
     model = exported(call, "qa", tmp_path)
-    options = ["--tokenizer", TOKENIZER]
+    options = ["--tokenizer", TOKENIZER, "--tokens", 8192]
     probe = served(thimble, model, [{"id": 0, "text": "a", "pair": "b"}])
     if "--features text" in probe[0].get("error", ""):
         pytest.skip("thimble-device was built without the feature text")
@@ -266,6 +266,8 @@ def test_the_server_answers_texts_as_the_pipeline_does(thimble, call, tmp_path):
         got, want = answers[number]["answer"], case["answer"]
         assert (got["start"], got["end"], got["text"]) == (want["start"], want["end"], want["answer"]), case
         assert got["score"] == pytest.approx(want["score"], abs=CLOSE)
+    many = {"id": 0, "text": "?", "pair": "word " * 2000}
+    assert "windows" in served(thimble, model, [many], *options)[0]["error"]
     path = exported(call, "bio", tmp_path)
     cases = [c for c in EXPECTED["entities"] if c["model"] == "bio" and c["strategy"] == "simple"]
     answers = served(thimble, path, [{"id": i, "text": c["text"]} for i, c in enumerate(cases)], *options)
