@@ -580,7 +580,7 @@ mod tests {
     fn a_span_never_ends_before_it_starts_and_lies_in_the_second_text() {
         let mut row = row(&[1, 1, 1, 1, 0], None);
         row.input_ids = vec![2, 3, 8, 9, 0];
-        let (start, end) = ([9.0, 7.0, 1.0, 5.0, 9.0], [9.0, 7.0, 5.0, 1.0, 9.0]);
+        let (start, end) = ([9.0, 7.0, 1.0, 5.0, 9.0], [9.0, 7.0, 5.0, 0.5, 9.0]);
         assert_eq!(best_span(&row, &start, &end), Some((1, 1)));
         row.token_type_ids = vec![0, 0, 1, 1, 1];
         assert_eq!(best_span(&row, &start, &end), Some((2, 2)), "3 to 2 would score more");

@@ -216,7 +216,8 @@ fn spans_lie_in_the_context_and_read_as_its_text() {
         panic!("span expected")
     };
     let (text, a, b) = (span.text.as_deref(), span.first.unwrap(), span.last.unwrap());
-    assert_eq!((text, a, b), (Some("Perl and for Python"), first, last));
+    // The words of this tokenizer end at white space.
+    assert_eq!((text, a, b), (Some("Perl and for Python,"), first, last));
     assert_eq!((span.windows, span.no_answer_score > 0.99), (1, true));
     // [CLS] takes nearly all of the softmax; where it may, it wins.
     let none = Asked {

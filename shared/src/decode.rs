@@ -434,7 +434,7 @@ mod tests {
 
     #[test]
     fn spans_stay_in_the_context_and_under_the_longest() {
-        let (start, end) = ([9.0, 9.0, 1.0, 5.0, 0.0, 9.0], [9.0, 9.0, 5.0, 1.0, 4.0, 9.0]);
+        let (start, end) = ([9.0, 9.0, 1.0, 5.0, 0.0, 9.0], [9.0, 9.0, 5.0, 0.5, 4.0, 9.0]);
         let context = [false, false, true, true, true, false];
         let best = |max| spans(&start, &end, &context, max, 1).0[0];
         assert_eq!((best(15).first, best(15).last), (3, 4), "3 to 2 would score more");
@@ -443,7 +443,7 @@ mod tests {
         assert_eq!(all.len(), 6);
         // [CLS] takes part in both softmaxes: e^9 beside e^1 + e^5 + e^0.
         let sum = |x: [f64; 4]| x.iter().map(|x| x.exp()).sum::<f64>();
-        let want = (9f64.exp() / sum([9.0, 1.0, 5.0, 0.0])) * (9f64.exp() / sum([9.0, 5.0, 1.0, 4.0]));
+        let want = (9f64.exp() / sum([9.0, 1.0, 5.0, 0.0])) * (9f64.exp() / sum([9.0, 5.0, 0.5, 4.0]));
         assert!((none - want).abs() < 1e-12);
         let lost = [f32::NAN; 6];
         assert!(spans(&lost, &end, &context, 15, 9).0.is_empty());

@@ -214,8 +214,8 @@ def test_the_server_answers_ids_as_the_pipeline_would(thimble, call, tmp_path):
         score, a, b = max(spans)
         found = answer["answer"]
         assert (found["first"], found["last"]) == (a, b)
-        assert found["score"] == pytest.approx(score, abs=1e-9)
-        assert found["no_answer_score"] == pytest.approx(start[0] * end[0], abs=1e-9)
+        assert found["score"] == pytest.approx(score, abs=1e-7)
+        assert found["no_answer_score"] == pytest.approx(start[0] * end[0], abs=1e-7)
     refusals = [{"id": "z", "ids": [2, 5, 3], "max_answer": 0}, {"id": "n", "ids": [2]}]
     refused = served(thimble, model, refusals)
     assert "max_answer" in refused["z"]["error"] and refused["n"]["answer"] is None
@@ -233,10 +233,12 @@ def test_the_server_scores_classes_and_tags(thimble, call, tmp_path):
         if score is None:
             assert "scores" not in answer and "argmax" not in answer
         else:
-            assert answer["scores"] == pytest.approx(list(score(logits)), abs=1e-9)
+            assert answer["scores"] == pytest.approx(list(score(logits)), abs=1e-7)
         told = json.loads(call("run", path, "--ids=" + ",".join(map(str, ids)), "--json").stdout)
         assert sorted(e["score"] for e in told["labels"]) == pytest.approx(sorted(answer.get("scores", logits)), abs=1e-6)
     path = exported(call, "bio", tmp_path)
+    random.seed(1)
+    ids = [2, *(random.randrange(5, 500) for _ in range(50)), 3]
     answer = served(thimble, path, [{"id": 1, "ids": ids}])[1]
     told = json.loads(call("run", path, "--ids=" + ",".join(map(str, ids)), "--json").stdout)
     assert answer["labels"] == [t["label"] for t in told["tokens"]]
@@ -246,7 +248,7 @@ def test_the_server_scores_classes_and_tags(thimble, call, tmp_path):
 
 def test_the_server_answers_texts_as_the_pipeline_does(thimble, call, tmp_path):
     model = exported(call, "qa", tmp_path)
-    options = ["--tokenizer", TOKENIZER]
+    options = ["--tokenizer", TOKENIZER, "--tokens", 8192]
     probe = served(thimble, model, [{"id": 0, "text": "a", "pair": "b"}])
     if "--features text" in probe[0].get("error", ""):
         pytest.skip("thimble-device was built without the feature text")
@@ -264,6 +266,8 @@ def test_the_server_answers_texts_as_the_pipeline_does(thimble, call, tmp_path):
         got, want = answers[number]["answer"], case["answer"]
         assert (got["start"], got["end"], got["text"]) == (want["start"], want["end"], want["answer"]), case
         assert got["score"] == pytest.approx(want["score"], abs=CLOSE)
+    many = {"id": 0, "text": "?", "pair": "word " * 2000}
+    assert "windows" in served(thimble, model, [many], *options)[0]["error"]
     path = exported(call, "bio", tmp_path)
     cases = [c for c in EXPECTED["entities"] if c["model"] == "bio" and c["strategy"] == "simple"]
     answers = served(thimble, path, [{"id": i, "text": c["text"]} for i, c in enumerate(cases)], *options)
