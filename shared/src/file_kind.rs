@@ -416,12 +416,12 @@ impl fmt::Display for FileKind {
             FileKind::Zip => "a zip archive that torch.save did not write; unpack it and name the model inside",
             FileKind::Numpy => "arrays of numpy; save the model's state_dict() with torch.save or safetensors",
             FileKind::Hdf5 => {
-                "an HDF5 file of Keras; load it with the class that config.json names, from_tf=True, in transformers before 5, \
+                "an HDF5 file of Keras; load it with the class that config.json names, from_tf=True, in transformers before 4.50, \
                  and save_pretrained it to another folder"
             }
             FileKind::Gguf => "a GGUF file of llama.cpp; name the checkpoint it was made from",
             FileKind::Msgpack => {
-                "a msgpack file of flax; load it with the class that config.json names, from_flax=True, in transformers before 5, \
+                "a msgpack file of flax; load it with the class that config.json names, from_flax=True, in transformers before 4.50, \
                  and save_pretrained it to another folder"
             }
             FileKind::SentencePiece => {

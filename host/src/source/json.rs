@@ -4,6 +4,7 @@
 use super::SourceError;
 use serde_json::Value;
 use std::path::Path;
+use thimble_shared::file_kind::FileKind;
 use thimble_shared::files;
 
 /// Largest JSON file read beside a checkpoint.
@@ -31,7 +32,13 @@ pub fn read(path: &Path) -> Result<Value, SourceError> {
         return Err(format(format!("{len} bytes of JSON, at most {MAX_JSON} are read")));
     }
     let text = files::read(path).map_err(io)?;
-    parse(&text).map_err(|e| format(format!("invalid JSON: {e}")))
+    parse(&text).map_err(|e| match FileKind::of(&text) {
+        kind @ (FileKind::LfsPointer(_) | FileKind::Html) => SourceError::Foreign {
+            path: path.to_path_buf(),
+            kind,
+        },
+        _ => format(format!("invalid JSON: {e}")),
+    })
 }
 
 fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {

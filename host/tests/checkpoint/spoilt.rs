@@ -192,6 +192,16 @@ fn files_that_are_no_checkpoint_say_what_would_work() {
         ),
         ("pytorch_model.bin.index.json", b"{}".to_vec(), "weight_map: is missing"),
         ("pytorch_model.bin.index.json", b"{".to_vec(), "invalid JSON"),
+        (
+            "pytorch_model.bin.index.json",
+            b"version https://git-lfs.github.com/spec/v1\nsize 12\n".to_vec(),
+            "a Git LFS pointer, not the file itself, which has 12 bytes",
+        ),
+        (
+            "weights.bin",
+            b"<html>sign in</html>".to_vec(),
+            "weights.bin is an HTML page",
+        ),
     ];
     for (name, bytes, want) in cases {
         let dir = TempDir::new().unwrap();
