@@ -161,7 +161,7 @@ fn spoilt_lines_name_file_line_and_field() {
         (
             "albert-seq-tiny",
             "{\"text\": \"a\"}",
-            "line 1: a text needs a tokenizer.json beside the model",
+            "line 1: a text needs a tokenizer beside the model",
         ),
         (
             "albert-choice-tiny",
