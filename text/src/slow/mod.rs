@@ -90,7 +90,7 @@ pub struct Slow {
 }
 
 enum Pieces {
-    Albert(Albert),
+    Albert(Box<Albert>),
     Bert(WordPiece),
 }
 
@@ -111,10 +111,10 @@ impl Slow {
             (Class::Albert(options), vocab) => {
                 let (vocabulary, unknown) = scored(vocab, file.model.unk_id, file.model.unk_token.as_deref())?;
                 let charsmap = file.normalizer.as_ref().map(charsmap).transpose()?.flatten();
-                Pieces::Albert(Albert {
+                Pieces::Albert(Box::new(Albert {
                     options: options.clone(),
                     model: SentencePiece::new(vocabulary, unknown, options.sentencepiece.clone(), charsmap),
-                })
+                }))
             }
             (Class::Bert(options), Vocabulary::Numbered(vocabulary)) => {
                 let unknown = file.model.unk_token.ok_or("its model has no \"unk_token\"")?;
