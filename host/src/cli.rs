@@ -145,8 +145,7 @@ impl HeadName {
 
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// Hugging Face directory (config.json with model.safetensors or pytorch_model.bin), a file of thimble's, or an ALBERT that
-    /// another tool wrote as ONNX (torch.onnx.export, optimum)
+    /// A checkpoint (a folder, or its weights file), an ALBERT that another tool wrote as ONNX, or a file of thimble's
     pub source: PathBuf,
     /// The ONNX file to write; the tokenizer goes beside it
     #[arg(short, long, value_name = "OUT.onnx")]
@@ -172,7 +171,7 @@ pub struct OnnxArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct ShrinkArgs {
-    /// Hugging Face directory, a file of thimble's, or an ALBERT that another tool wrote as ONNX (torch.onnx.export, optimum)
+    /// A checkpoint (a folder, or its weights file), an ALBERT that another tool wrote as ONNX, or a file of thimble's
     pub source: PathBuf,
     /// Most bytes the file may have: 12MiB (1024²), 12MB (1000²) or a plain number of bytes
     #[arg(long, value_parser = size, required_unless_present_any = ["max_ram", "max_latency", "min_agreement", "frontier"])]
@@ -304,7 +303,7 @@ pub struct SlimArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
-    /// The model to compare with: a checkpoint directory or a file of thimble's
+    /// The model to compare with: a checkpoint, another tool's ONNX, or a file of thimble's
     pub reference: PathBuf,
     /// The model to judge
     pub candidate: PathBuf,
@@ -332,7 +331,7 @@ pub struct VerifyArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// A file of thimble's, or a checkpoint directory
+    /// A file of thimble's, a checkpoint, or another tool's ONNX
     pub file: PathBuf,
     /// Text to run on; [MASK] marks what a masked LM shall fill
     #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
