@@ -141,6 +141,18 @@ fn weight_files(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
+/// How far into a file its tensors' names are searched; descriptions come before numbers.
+const NAMES_WITHIN: usize = 8 << 20;
+
+/// Whether a file of weights has the tensor every ALBERT has: folders hold inputs and other models' tensors too.
+fn names_an_albert(path: &Path) -> bool {
+    const WORD: &[u8] = b"word_embeddings.weight";
+    let Ok(file) = Mapped::open(path) else { return false };
+    let weights = [FileKind::Safetensors, FileKind::Torch, FileKind::TorchLegacy];
+    let head = &file.bytes()[..file.bytes().len().min(NAMES_WITHIN)];
+    weights.contains(&FileKind::of(file.bytes())) && head.windows(WORD.len()).any(|w| w == WORD)
+}
+
 fn same_bytes(one: &Path, other: &Path) -> bool {
     match (Mapped::open(one), Mapped::open(other)) {
         (Ok(one), Ok(other)) => one.bytes() == other.bytes(),
@@ -169,8 +181,7 @@ fn by_content(dir: &Path, notes: &mut Vec<String>) -> Result<PathBuf, SourceErro
         hint: hint(dir),
     };
     let mut paths = weight_files(dir);
-    let weights = [FileKind::Safetensors, FileKind::Torch, FileKind::TorchLegacy];
-    paths.retain(|path| kind_of(path).is_some_and(|kind| weights.contains(&kind)));
+    paths.retain(|path| names_an_albert(path));
     match paths.as_slice() {
         [] => Err(none()),
         [one] => {
