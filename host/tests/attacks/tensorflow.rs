@@ -351,6 +351,16 @@ pub const ROWS: &[Attack] = &[
         "no regular expression",
     ),
     of_adapter(
+        "a thousand patterns",
+        |d| {
+            adapter(d, |c, _| {
+                let patterns = (0..1000).map(|n| (format!(r"\w{n}"), json!(1)));
+                c["rank_pattern"] = Json::Object(patterns.collect());
+            })
+        },
+        "at most 256 are read",
+    ),
+    of_adapter(
         "matrices of another weight",
         |d| {
             adapter(d, |_, t| {

@@ -2,7 +2,7 @@
 //! trained with. What would change the arithmetic in a way that is not computed here is refused by its name.
 
 use super::super::{SourceError, config};
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use thimble_shared::graph::Head;
@@ -27,6 +27,12 @@ const OTHER_FUNCTIONS: [&str; 9] = [
 /// Initialisations that leave the base model as it was. Others (PiSSA, OLoRA, CorDA, LoftQ …) change it when they start.
 const PLAIN_STARTS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
+/// Most patterns of a kind; PEFT's have one for each kind of module.
+const MOST_PATTERNS: usize = 256;
+
+/// Most bytes one pattern may take when it is compiled.
+const MOST_COMPILED: usize = 256 << 10;
+
 /// What an adapter's configuration says.
 #[derive(Clone, Debug)]
 pub struct AdapterConfig {
@@ -35,8 +41,8 @@ pub struct AdapterConfig {
     pub base: Option<String>,
     rank: u64,
     alpha: f64,
-    rank_of: Vec<(Regex, u64)>,
-    alpha_of: Vec<(Regex, f64)>,
+    rank_of: Vec<(String, u64)>,
+    alpha_of: Vec<(String, f64)>,
     rank_stabilized: bool,
     /// Whether each row is scaled to a length of its own (DoRA).
     pub dora: bool,
@@ -124,11 +130,18 @@ pub const MERGE_IN_PEFT: &str =
     "Merge it in PEFT: AutoPeftModelFor….from_pretrained(ADAPTER).merge_and_unload().save_pretrained(ANOTHER_DIR)";
 
 /// What the first pattern that fits says of a module.
-fn of<T: Copy>(patterns: &[(Regex, T)], module: &str) -> Option<T> {
-    patterns
-        .iter()
-        .find(|(p, _)| p.is_match(module))
-        .map(|(_, value)| *value)
+fn of<T: Copy>(patterns: &[(String, T)], module: &str) -> Option<T> {
+    let fits = |pattern: &str| compiled(pattern).is_some_and(|regex| regex.is_match(module));
+    patterns.iter().find(|(p, _)| fits(p)).map(|(_, value)| *value)
+}
+
+/// A pattern as PEFT applies it: `re.match(rf"(.*\.)?({key})$", name)`. It is compiled anew for each module, so that hundreds of
+/// patterns take no memory at once.
+fn compiled(pattern: &str) -> Option<Regex> {
+    RegexBuilder::new(&format!(r"^(?:.*\.)?(?:{pattern})$"))
+        .size_limit(MOST_COMPILED)
+        .build()
+        .ok()
 }
 
 /// Whether a field holds more than an empty or false value.
@@ -171,22 +184,25 @@ impl<'a> Fields<'a> {
     }
 
     /// `rank_pattern` and `alpha_pattern`: regular expressions for the end of a module's name, and a number for each.
-    fn patterns<T>(&self, field: &str, read: fn(&Value) -> Option<T>) -> Result<Vec<(Regex, T)>, SourceError> {
+    fn patterns<T>(&self, field: &str, read: fn(&Value) -> Option<T>) -> Result<Vec<(String, T)>, SourceError> {
         let Some(value) = self.get(field) else {
             return Ok(Vec::new());
         };
         let Some(object) = value.as_object() else {
             return self.bad(field, "must be an object from pattern to number".into());
         };
+        if object.len() > MOST_PATTERNS {
+            return self.bad(
+                field,
+                format!("has {} patterns, at most {MOST_PATTERNS} are read", object.len()),
+            );
+        }
         object
             .iter()
-            .map(|(pattern, value)| {
-                // PEFT: re.match(rf"(.*\.)?({key})$", name).
-                match (Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")), read(value)) {
-                    (Ok(regex), Some(number)) => Ok((regex, number)),
-                    (Err(_), _) => self.bad(field, format!("'{pattern}' is no regular expression thimble reads")),
-                    (_, None) => self.bad(field, format!("'{pattern}' has {value}, not a number")),
-                }
+            .map(|(pattern, value)| match (compiled(pattern), read(value)) {
+                (Some(_), Some(number)) => Ok((pattern.clone(), number)),
+                (None, _) => self.bad(field, format!("'{pattern}' is no regular expression thimble reads")),
+                (_, None) => self.bad(field, format!("'{pattern}' has {value}, not a number")),
             })
             .collect()
     }
