@@ -141,7 +141,7 @@ impl HeadName {
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
     /// Hugging Face directory (config.json with model.safetensors or pytorch_model.bin), a file of thimble's, or an ALBERT that
-    /// another tool wrote as ONNX (torch.onnx.export, optimum)
+    /// another tool wrote as ONNX (torch.onnx.export, optimum, tf2onnx), or the folder it lies in
     pub source: PathBuf,
     /// The ONNX file to write; the tokenizer goes beside it
     #[arg(short, long, value_name = "OUT.onnx")]
