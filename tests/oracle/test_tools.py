@@ -193,6 +193,12 @@ def test_onnx_runtimes_fused_operators_state_the_same(thimble, tmp_path, name):
     assert "fused operators" in done.stderr and word in done.stderr
 
 
+@pytest.mark.parametrize("name", sorted(p.name for p in (FIXTURES / "tf2onnx").glob("*.onnx")))
+def test_tf2onnx_spells_everything_its_own_way(thimble, tmp_path, name):
+    source = FIXTURES / "tf2onnx" / name
+    same(thimble, source, tmp_path / "out.onnx", rows(97, fixed(source)))
+
+
 def optimised(source, path):
     """ONNX Runtime's own graph optimisations, extended ones included, saved as it runs them."""
     options = ort.SessionOptions()
@@ -236,6 +242,12 @@ class Rows(CalibrationDataReader):
 def four_bits(proto, path, bits, block=16):
     """Weights of MatMul as MatMulNBits stores them: blocks along the inputs, each with a scale and a zero point."""
     stored = {t.name: t for t in proto.graph.initializer}
+    # Layers share a weight through Identity: each reads it itself, so that no layer keeps the original.
+    shared = {n.output[0]: n.input[0] for n in proto.graph.node if n.op_type == "Identity"}
+    for node in proto.graph.node:
+        node.input[:] = [shared.get(i, i) for i in node.input]
+    for node in [n for n in proto.graph.node if n.op_type == "Identity"]:
+        proto.graph.node.remove(node)
     made = {}
     for node in proto.graph.node:
         if node.op_type != "MatMul" or node.input[1] not in stored:
@@ -380,6 +392,39 @@ def test_slim_cuts_at_inner_values(thimble, tmp_path):
     plain = FIXTURES / "exported" / "groups_torch2.6_dyn.onnx"
     assert np.array_equal(ask(cut, feeds)["/bert/hidden"], next(iter(ask(plain, feeds).values())))
     thimble.run("export", cut, "-o", out)
+
+
+def test_an_albert_whose_ids_are_computed_inside_is_not_called_none(thimble, tmp_path):
+    """A graph that puts tokens around its input: the ALBERT is there, and its ids are no input."""
+    proto = onnx.load(FIXTURES / "exported" / "groups_torch2.6_dyn.onnx")
+    graph = proto.graph
+    for node in graph.node:
+        node.input[:] = ["framed" if n == "input_ids" else n for n in node.input]
+    graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1), np.int64), "edge"))
+    nodes = [helper.make_node("Concat", ["edge", "input_ids", "edge"], ["framed"], axis=1), *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    path = tmp_path / "framed.onnx"
+    onnx.save(proto, path)
+    done = thimble.run("export", path, "-o", tmp_path / "out.onnx", code=2)
+    one_clear_line(done, "an ALBERT of 10 layers", "token ids")
+    assert "no ALBERT" not in done.stderr
+
+
+def test_only_the_pooler_and_the_head_left_out(thimble, tmp_path):
+    proto = onnx.load(FIXTURES / "exported" / "groups_torch2.6_dyn.onnx")
+    feeds = rows(89)
+    wanted = list(ask(FIXTURES / "exported" / "groups_torch2.6_dyn.onnx", feeds).values())[1]
+    del proto.graph.output[0]
+    path, out = tmp_path / "pooled.onnx", tmp_path / "out.onnx"
+    onnx.save(proto, path)
+    thimble.run("export", path, "-o", out)
+    assert np.abs(ask(out, feeds)["pooler_output"] - wanted).max() <= LIMIT
+    source = FIXTURES / "exported" / "seq_torch2.6_opset11.onnx"
+    done = thimble.run("export", source, "-o", out, "--head", "none")
+    assert "is left out" in done.stderr
+    assert set(ask(out, rows(97))) == {"last_hidden_state", "pooler_output"}
+    one_clear_line(thimble.run("export", source, "-o", out, "--head", "qa", code=2), "--head", "question answering")
 
 
 def absurd(kind, path):

@@ -72,6 +72,14 @@ pub fn complete<'a>(trace: &Trace<'a>, known: Inputs<'a>, last: &'a str) -> Resu
             )));
         }
     }
+    if beside.len() > MOST_BESIDE {
+        let shown: Vec<String> = beside.iter().take(NAMED).map(|p| printable(p.name)).collect();
+        return Err(Foreign::Said(format!(
+            "its inputs {} and {} more are not the ALBERT's, which is more than thimble leaves out",
+            shown.join(", "),
+            beside.len() - NAMED
+        )));
+    }
     if !beside.is_empty() {
         let shown: Vec<String> = beside
             .iter()
@@ -82,6 +90,9 @@ pub fn complete<'a>(trace: &Trace<'a>, known: Inputs<'a>, last: &'a str) -> Resu
     }
     Ok((inputs, notes))
 }
+
+/// Inputs of a larger graph that are left out at most.
+const MOST_BESIDE: usize = 64;
 
 /// Inputs named in one line at most.
 const NAMED: usize = 8;

@@ -171,7 +171,7 @@ impl<'v, 'a> Kinds<'v, 'a> {
                 }
             }
             "Gather" => Some((of(0)? + of(1)?).saturating_sub(1)),
-            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Where" | "MatMul" | "And" | "Or" | "Min" | "Max" => {
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Where" | "MatMul" | "And" | "Or" | "Equal" | "Min" | "Max" => {
                 let mut most = 0;
                 for i in 0..node.inputs.len().min(MAX_RANK) {
                     most = most.max(of(i)?);
@@ -179,6 +179,7 @@ impl<'v, 'a> Kinds<'v, 'a> {
                 Some(most)
             }
             "Gemm" => Some(2),
+            "Shape" | "Range" => Some(1),
             "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceL2" => {
                 let rank = of(0)?;
                 (Kinds::int(node, "keepdims") != Some(0)).then_some(rank)
@@ -197,6 +198,8 @@ impl<'v, 'a> Kinds<'v, 'a> {
             "Attention" | "MultiHeadAttention" | "EmbedLayerNormalization" => Some(3),
             "Cast"
             | "Identity"
+            | "Slice"
+            | "Concat"
             | "Transpose"
             | "LayerNormalization"
             | "SkipLayerNormalization"
