@@ -17,6 +17,7 @@ pub mod explain;
 pub mod frontier;
 pub mod import;
 pub mod inputs;
+pub mod kept;
 pub mod levers;
 pub mod loss;
 pub mod memo;

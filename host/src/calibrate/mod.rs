@@ -34,7 +34,7 @@ pub struct Moments {
 /// Moments by weight name. Maps of one input (query, key and value) share theirs.
 #[derive(Default)]
 pub struct Statistics {
-    moments: BTreeMap<String, Arc<Moments>>,
+    moments: BTreeMap<String, Moments>,
 }
 
 /// Vectors on their way into the moments.
@@ -165,13 +165,18 @@ impl Statistics {
         let gathers = std::mem::take(&mut *gathers.lock().unwrap_or_else(PoisonError::into_inner));
         let seen = gathers.into_iter().filter(|(_, gather)| gather.seen > 0);
         Ok(Statistics {
-            moments: seen.map(|(name, gather)| (name, Arc::new(gather.finish()))).collect(),
+            moments: seen.map(|(name, gather)| (name, gather.finish())).collect(),
         })
     }
 
     /// Moments of what enters a linear weight, if any row reached it.
-    pub fn of(&self, weight: &str) -> Option<&Arc<Moments>> {
+    pub fn of(&self, weight: &str) -> Option<&Moments> {
         self.moments.get(&input_of(weight))
+    }
+
+    /// The same, to be kept by whoever makes something of them: they are as large as the weights.
+    pub fn take(&mut self, weight: &str) -> Option<Moments> {
+        self.moments.remove(&input_of(weight))
     }
 
     /// The name under which [`Statistics::of`] finds the moments: equal names, equal moments.

@@ -66,7 +66,8 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
         .collect::<Result<Vec<_>, _>>()?;
     let stored = names::Stored::new(checkpoint::tensors(&files, located.promised.as_ref())?)?;
     let mut described = config::read(&located.config, &json, &stored, options.head)?;
-    let weights = names::assemble(&stored, &mut described, path)?;
+    let read = |part: &[u8]| files.iter().for_each(|file| file.release(part));
+    let weights = names::assemble(&stored, &mut described, path, &read)?;
     // Numbers of which some are old and some new are no checkpoint's.
     files.iter().try_for_each(map::Mapped::unchanged)?;
     let stored_as: BTreeSet<_> = stored.iter().map(|t| t.dtype.to_string()).collect();
@@ -81,7 +82,7 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
         architecture: described.architecture,
         notes,
         bytes: files.iter().map(|f| f.bytes().len() as u64).sum(),
-        sha256: sha256(&files),
+        sha256: sha256(&files)?,
         files: located.weights,
         config_file: located.config,
         stored_as: stored_as.into_iter().collect(),
@@ -106,15 +107,13 @@ pub fn weight_file_bytes(path: &Path) -> Result<u64, SourceError> {
     located.weights.iter().map(size).sum()
 }
 
-fn sha256(files: &[map::Mapped]) -> String {
+fn sha256(files: &[map::Mapped]) -> Result<String, SourceError> {
     match files {
         [file] => file.sha256(),
         shards => {
-            let lines: String = shards
-                .iter()
-                .map(|f| format!("{}  {}\n", f.sha256(), f.file_name()))
-                .collect();
-            map::hex(&Sha256::digest(lines))
+            let line = |f: &map::Mapped| Ok(format!("{}  {}\n", f.sha256()?, f.file_name()));
+            let lines = shards.iter().map(line).collect::<Result<String, SourceError>>()?;
+            Ok(map::hex(&Sha256::digest(lines)))
         }
     }
 }

@@ -136,15 +136,17 @@ fn hugging_face(name: &str) -> String {
     format!("{module}.{parameter}")
 }
 
-/// Settles whether the decoder is tied, then takes every weight of `described.config` out of `stored`.
+/// Settles whether the decoder is tied, then takes every weight of `described.config` out of `stored`. `read` is told which
+/// bytes of the files are not needed again.
 pub fn assemble(
     stored: &Stored,
     described: &mut Described,
     path: &Path,
+    read: &dyn Fn(&[u8]),
 ) -> Result<BTreeMap<String, Weight>, SourceError> {
     let mut used = BTreeSet::new();
     if described.config.head.has_decoder() {
-        described.config.tied_decoder = tied(stored, described)?;
+        described.config.tied_decoder = tied(stored, described, read)?;
         used.extend([DECODER.to_string(), DECODER_BIAS.to_string()]);
     }
     let mut mismatch = Mismatch {
@@ -193,7 +195,7 @@ pub fn assemble(
         ));
     }
     shared(&pairs, path)?;
-    same_bias(stored, described)?;
+    same_bias(stored, described, read)?;
     pairs
         .into_iter()
         .map(|(name, tensor)| {
@@ -201,7 +203,7 @@ pub fn assemble(
                 name,
                 Weight {
                     shape: tensor.shape.clone(),
-                    data: values(tensor)?,
+                    data: values(tensor, read)?,
                 },
             ))
         })
@@ -234,12 +236,12 @@ fn shared(pairs: &[(String, &RawTensor)], path: &Path) -> Result<(), SourceError
 
 /// Whether the masked-LM decoder is the word embedding: it is when the file does not store it (and the configuration ties),
 /// or stores an exact duplicate.
-fn tied(stored: &Stored, described: &mut Described) -> Result<bool, SourceError> {
+fn tied(stored: &Stored, described: &mut Described, read: &dyn Fn(&[u8])) -> Result<bool, SourceError> {
     let Some(decoder) = stored.tensors.get(DECODER) else {
         return Ok(described.tie);
     };
     let same = match stored.tensors.get(WORD) {
-        Some(word) if word.shape == decoder.shape => bits_equal(&values(word)?, &values(decoder)?),
+        Some(word) if word.shape == decoder.shape => bits_equal(&values(word, read)?, &values(decoder, read)?),
         _ => false,
     };
     if same && !described.tie {
@@ -255,12 +257,12 @@ fn tied(stored: &Stored, described: &mut Described) -> Result<bool, SourceError>
     Ok(same)
 }
 
-fn same_bias(stored: &Stored, described: &Described) -> Result<(), SourceError> {
+fn same_bias(stored: &Stored, described: &Described, read: &dyn Fn(&[u8])) -> Result<(), SourceError> {
     if !described.config.head.has_decoder() {
         return Ok(());
     }
     match (stored.tensors.get(BIAS), stored.tensors.get(DECODER_BIAS)) {
-        (Some(bias), Some(other)) if !bits_equal(&values(bias)?, &values(other)?) => Err(SourceError::Tensor {
+        (Some(bias), Some(other)) if !bits_equal(&values(bias, read)?, &values(other, read)?) => Err(SourceError::Tensor {
             path: other.path.to_path_buf(),
             tensor: other.name.clone(),
             problem: format!(
@@ -277,13 +279,13 @@ fn bits_equal(a: &[f32], b: &[f32]) -> bool {
 }
 
 /// The tensor as f32, every number finite.
-fn values(tensor: &RawTensor) -> Result<Vec<f32>, SourceError> {
+fn values(tensor: &RawTensor, read: &dyn Fn(&[u8])) -> Result<Vec<f32>, SourceError> {
     let problem = |problem| SourceError::Tensor {
         path: tensor.path.to_path_buf(),
         tensor: tensor.name.clone(),
         problem,
     };
-    let data = tensor.to_f32().map_err(problem)?;
+    let data = tensor.to_f32(read).map_err(problem)?;
     match data.iter().position(|x| !x.is_finite()) {
         None => Ok(data),
         Some(first) => {
