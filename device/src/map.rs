@@ -229,7 +229,10 @@ impl ModelMap {
         if self.locked || part.start < whole.start || part.end > whole.end || part.is_empty() {
             return;
         }
-        let (start, end) = (part.start.addr() - whole.start.addr(), part.end.addr() - whole.start.addr());
+        let (start, end) = (
+            part.start.addr() - whole.start.addr(),
+            part.end.addr() - whole.start.addr(),
+        );
         // Whole pages, of which the map's start is one: a neighbour that shares one is read again.
         let start = start / PAGE * PAGE;
         // SAFETY: a private map of a file that is never written to holds no bytes of its own: the next access to a page that was

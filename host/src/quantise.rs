@@ -105,7 +105,11 @@ impl<'a> Quantiser<'a> {
         let source = self.source.weights.get(&spec.name);
         let source = source.ok_or_else(|| QuantiseError::Missing(spec.name.clone()))?;
         // The source's own numbers are held once.
-        let own = self.source.weights.shared(&spec.name).filter(|own| own.format() == format);
+        let own = self
+            .source
+            .weights
+            .shared(&spec.name)
+            .filter(|own| own.format() == format);
         let encoded = match own.cloned().or_else(|| source.exactly(format).map(Arc::new)) {
             Some(values) => Encoded {
                 values,

@@ -104,7 +104,10 @@ fn group(folder: &Path, names: Names) -> Option<Available> {
 
 /// What `ulimit -v` leaves.
 fn address_space() -> Option<Available> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: it writes the structure it is given, which outlives the call.
     let known = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) } == 0;
     if !known || limit.rlim_cur == libc::RLIM_INFINITY {

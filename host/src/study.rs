@@ -233,7 +233,11 @@ pub fn work(config: &Config, rows: &[Row]) -> usize {
 fn sense_rows(question: &Question, evaluations: usize) -> usize {
     let all = question.tune.len();
     let each = work(&question.source.config, question.tune) / all.max(1);
-    let rows = SENSE_WORK / each.max(1) / evaluations.max(1);
+    let sense_work: usize = std::env::var("SENSE")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(SENSE_WORK);
+    let rows = sense_work / each.max(1) / evaluations.max(1);
     rows.clamp(SENSE_ROWS.min(all), all)
 }
 

@@ -107,7 +107,7 @@ pub fn weight_bytes(spec: &WeightSpec, format: Format) -> usize {
 }
 
 /// Bytes of f32 numbers that are encoded or decoded at a time.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 1 << 18;
 
 /// The rows of a weight, whole panels at a time: a chunk is stored as a weight of so many rows would be, one after the other.
 fn chunks(spec: &WeightSpec) -> impl Iterator<Item = (WeightSpec, Range<usize>)> + '_ {
@@ -193,7 +193,11 @@ fn read_chunks<'a, E>(
             *bytes = rest;
             now.push((*part, head));
         }
-        let of = |part: Part| now.iter().find(|(p, _)| *p == part).map_or(&[][..], |(_, bytes)| *bytes);
+        let of = |part: Part| {
+            now.iter()
+                .find(|(p, _)| *p == part)
+                .map_or(&[][..], |(_, bytes)| *bytes)
+        };
         each(&some, values(&some, format, |part| Ok(of(part)))?)?;
         now.iter().for_each(|(_, bytes)| read(bytes));
     }

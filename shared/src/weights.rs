@@ -69,15 +69,18 @@ impl Weights {
 
 impl<V: Into<Arc<Values>>> FromIterator<(String, V)> for Weights {
     fn from_iter<I: IntoIterator<Item = (String, V)>>(weights: I) -> Weights {
-        Weights(weights.into_iter().map(|(name, values)| (name, values.into())).collect())
+        Weights(
+            weights
+                .into_iter()
+                .map(|(name, values)| (name, values.into()))
+                .collect(),
+        )
     }
 }
 
 impl<V: Into<Arc<Values>>> Extend<(String, V)> for Weights {
     fn extend<I: IntoIterator<Item = (String, V)>>(&mut self, weights: I) {
-        weights
-            .into_iter()
-            .for_each(|(name, values)| self.insert(name, values));
+        weights.into_iter().for_each(|(name, values)| self.insert(name, values));
     }
 }
 

@@ -4,12 +4,13 @@
 //! so from the last number to the first each `qᵢ` is the nearest to `wᵢ + Σ_{j>i} R_ij / R_ii (wⱼ − qⱼ)`.
 
 use super::{Moments, factor, steps};
+use thimble_device::multiversion;
 use thimble_shared::number::{Format, I4_BLOCK, Values, i4, quantise};
 
 /// Share of the mean diagonal added to every entry of it, so that inputs that are always zero or always alike do no harm.
 const DAMPING: f32 = 0.01;
 /// Rows rounded side by side: the factor is read once for all of them.
-const LANES: usize = 16;
+const LANES: usize = 32;
 
 /// The moments of one input, factored, its columns in the order they are rounded.
 pub struct Rounder {
@@ -92,11 +93,8 @@ impl Rounder {
         // `errors[place][lane]` of what is rounded so far.
         let mut errors = vec![[0f32; LANES]; k];
         for place in (0..k).rev() {
-            let mut owed = [0f32; LANES];
             let ratios = &self.ratios[row_start(place, k)..row_start(place + 1, k)];
-            for (ratio, errors) in ratios.iter().zip(&errors[place + 1..]) {
-                owed.iter_mut().zip(errors).for_each(|(owed, e)| *owed += ratio * e);
-            }
+            let owed = owed(ratios, &errors[place + 1..]);
             let column = self.order[place];
             for (lane, (row, made)) in rows.iter().zip(&mut made).enumerate() {
                 let wanted = row[column] + owed[lane];
@@ -136,6 +134,17 @@ impl Rounder {
                 .sum::<f64>() as f32
         })
         .collect()
+    }
+}
+
+multiversion! {
+    /// What the errors so far ask of the next number, row by row.
+    fn owed(ratios: &[f32], errors: &[[f32; LANES]]) -> [f32; LANES] {
+        let mut owed = [0f32; LANES];
+        for (ratio, errors) in ratios.iter().zip(errors) {
+            owed.iter_mut().zip(errors).for_each(|(owed, e)| *owed += ratio * e);
+        }
+        owed
     }
 }
 
@@ -196,7 +205,13 @@ mod tests {
 
     #[test]
     fn a_matrix_is_permuted_in_place() {
-        for order in [vec![0], vec![1, 0], vec![2, 0, 1, 4, 3], vec![0, 3, 2, 1], vec![4, 3, 2, 1, 0]] {
+        for order in [
+            vec![0],
+            vec![1, 0],
+            vec![2, 0, 1, 4, 3],
+            vec![0, 3, 2, 1],
+            vec![4, 3, 2, 1, 0],
+        ] {
             let k = order.len();
             let before: Vec<f32> = (0..k * k).map(|i| i as f32).collect();
             let mut after = before.clone();

@@ -5,6 +5,7 @@ use super::config::Described;
 use super::error::{Mismatch, Misshapen};
 use super::raw::RawTensor;
 use super::{SourceError, Weight};
+use crate::ram;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -196,6 +197,7 @@ pub fn assemble(
     }
     shared(&pairs, path)?;
     same_bias(stored, described, read)?;
+    room(&pairs, path)?;
     pairs
         .into_iter()
         .map(|(name, tensor)| {
@@ -213,6 +215,22 @@ pub fn assemble(
 /// How many weights' worth of numbers may be read from one number stored. Trainers let two share a storage; a file that
 /// lets hundreds of layers share one would take memory out of all proportion to its size.
 const MOST_SHARED: usize = 16;
+
+/// Refuses weights that this machine has no memory for: the kernel promises more than it has, and kills whoever takes it at its
+/// word.
+fn room(pairs: &[(String, &RawTensor)], path: &Path) -> Result<(), SourceError> {
+    let numbers = |t: &RawTensor| t.shape.iter().fold(4u64, |n, &d| n.saturating_mul(d as u64));
+    let need = pairs.iter().fold(0u64, |sum, (_, t)| sum.saturating_add(numbers(t)));
+    match ram::available() {
+        Some(available) if available.bytes < need => Err(SourceError::Memory {
+            path: path.to_path_buf(),
+            need,
+            have: available.bytes,
+            by: available.by,
+        }),
+        _ => Ok(()),
+    }
+}
 
 /// Refuses weights that are all views of the same few bytes.
 fn shared(pairs: &[(String, &RawTensor)], path: &Path) -> Result<(), SourceError> {
@@ -262,14 +280,16 @@ fn same_bias(stored: &Stored, described: &Described, read: &dyn Fn(&[u8])) -> Re
         return Ok(());
     }
     match (stored.tensors.get(BIAS), stored.tensors.get(DECODER_BIAS)) {
-        (Some(bias), Some(other)) if !bits_equal(&values(bias, read)?, &values(other, read)?) => Err(SourceError::Tensor {
-            path: other.path.to_path_buf(),
-            tensor: other.name.clone(),
-            problem: format!(
-                "differs from {}; the model has one such bias, and which is meant cannot be told",
-                bias.name
-            ),
-        }),
+        (Some(bias), Some(other)) if !bits_equal(&values(bias, read)?, &values(other, read)?) => {
+            Err(SourceError::Tensor {
+                path: other.path.to_path_buf(),
+                tensor: other.name.clone(),
+                problem: format!(
+                    "differs from {}; the model has one such bias, and which is meant cannot be told",
+                    bias.name
+                ),
+            })
+        }
         _ => Ok(()),
     }
 }
