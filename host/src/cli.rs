@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use thimble_device::fault;
+use thimble_device::{fault, heap, process};
 use thimble_shared::decode::MAX_ANSWER;
 use thimble_shared::graph::Head;
 use thimble_shared::number::Format;
@@ -628,7 +628,11 @@ pub fn main() -> ExitCode {
     // A limit on the size of files (ulimit -f) is then an error that names the file, not the end.
     // SAFETY: to ignore a signal needs no handler, and nothing else here has a say in this one.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-    let result = match Cli::parse().command {
+    heap::models();
+    let command = Cli::parse().command;
+    // What the start took of the program is no part of a command's memory.
+    process::forget_code();
+    let result = match command {
         Command::Export(args) => cmd::export::run(&args),
         Command::Shrink(args) => cmd::shrink::run(&args),
         Command::Inspect(args) => cmd::inspect::run(&args),

@@ -10,9 +10,10 @@ use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use thimble_device::buffer::Buffer;
 use thimble_device::image::Image;
 use thimble_device::map::{ModelFile, ModelMap};
-use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance};
+use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance, Writer};
 use thimble_shared::audit;
 use thimble_shared::file_kind::FileKind;
 use thimble_shared::files;
@@ -277,7 +278,7 @@ impl Subject {
         }
         .with_context(|| path.display().to_string())?;
         let named = || path.display().to_string();
-        let differences = audit::differences(map.bytes()).with_context(named)?;
+        let differences = audit::differences_of(map.bytes(), &|part| map.release(part)).with_context(named)?;
         if !differences.is_empty() {
             bail!(
                 "{}: nodes and metadata contradict each other: {}",
@@ -292,7 +293,9 @@ impl Subject {
                 path.display()
             ));
             return Ok(Subject::Checkpoint(Checkpoint {
-                model: artifact.model(map.bytes()).with_context(named)?,
+                model: artifact
+                    .model_of(map.bytes(), &|part| map.release(part))
+                    .with_context(named)?,
                 options: artifact.options,
                 sha256: artifact.provenance.source_sha256,
                 tokenizer,
@@ -352,7 +355,8 @@ impl Subject {
         match self {
             Subject::Checkpoint(source) => Ok(Cow::Borrowed(&source.model)),
             Subject::File(file) => {
-                let model = file.artifact.model(file.map.bytes())?;
+                let read = |part: &[u8]| file.map.release(part);
+                let model = file.artifact.model_of(file.map.bytes(), &read)?;
                 // Numbers of which some are old and some new are no model's.
                 file.map.file().unchanged()?;
                 Ok(Cow::Owned(model))
@@ -379,9 +383,9 @@ impl Subject {
 
 /// A model in memory, as the engine would map it from a file.
 pub fn image_of(model: &Model) -> Result<Arc<Image>> {
-    Ok(Image::copy(&artifact::write(
-        model,
-        LowerOptions::default(),
-        &Provenance::default(),
-    )?))
+    let writer = Writer::new(model, LowerOptions::default(), &Provenance::default())?;
+    let len = writer.size();
+    let mut buffer = Buffer::with_room(len)?;
+    writer.write_to(&mut buffer.take::<u8>(len))?;
+    Ok(Image::of(buffer, len))
 }

@@ -1,7 +1,8 @@
 //! ALBERT said once, in its own terms: hyperparameters, the sharing of layers, the head, and the table of weights with
 //! their logical shapes. Nothing here knows a file; `lower` turns it into ONNX, the device into tract plans.
 
-use crate::number::{Format, I4_BLOCK, Values};
+use crate::number::{Format, I4_BLOCK};
+use crate::weights::Weights;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -340,7 +341,7 @@ impl Graph {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     pub config: Config,
-    pub weights: BTreeMap<String, Values>,
+    pub weights: Weights,
 }
 
 impl Model {

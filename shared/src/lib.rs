@@ -17,4 +17,5 @@ pub mod report;
 pub mod stored;
 pub mod target;
 pub mod terminal;
+pub mod weights;
 pub mod wire;

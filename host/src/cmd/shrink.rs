@@ -11,6 +11,7 @@ use crate::cmd::verify;
 use crate::inputs::{self, Inputs, Row};
 use crate::levers::Levers;
 use crate::loss::{Objective, decides};
+use crate::need;
 use crate::progress::Bar;
 use crate::solve::{NOTHING_FINITE, Plan};
 use crate::store::{refuse_inputs, write_together};
@@ -114,6 +115,12 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         return Ok(Outcome::no(about.refused(&[reason], None)));
     }
 
+    need::check(&need::Task {
+        config: &source.config,
+        formats: &formats,
+        rows: &inputs.rows,
+        calibrated: !args.nearest,
+    })?;
     let mut watch = Bar::default();
     let variants = variants(source, question.tune, question.vocabulary, args.nearest);
     let mut study = Study::measure(sizes, &variants, &mut watch)?;

@@ -30,6 +30,7 @@ use std::rc::Rc;
 use thimble_shared::graph::{Config, Head, Kind, Model};
 use thimble_shared::number::Values;
 use thimble_shared::onnx_read::ModelView;
+use thimble_shared::weights::Weights;
 use trace::Trace;
 use weights::Matrix;
 
@@ -335,7 +336,7 @@ fn readable(trace: &Trace<'_>, dequantized: bool) -> Result<(), ImportError> {
 /// The numbers, in thimble's order: f16 stays f16 where a table or linear map is stored so; bf16 is
 /// widened, which changes no number.
 fn model(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<Model, ImportError> {
-    let mut weights = BTreeMap::new();
+    let mut weights = Weights::new();
     for spec in recognised.config.weights() {
         let shown = || file.path.display().to_string();
         let Some(matrix) = recognised.weights.get(&spec.name) else {

@@ -117,6 +117,12 @@ impl OnnxFile {
         }
     }
 
+    /// Gives back the pages of `part`, numbers in one of the files: see [`ModelMap::release`].
+    pub fn release(&self, part: &[u8]) {
+        let beside = self.externals.iter().filter_map(|e| e.map.as_ref().ok());
+        [&self.map].into_iter().chain(beside).for_each(|map| map.release(part));
+    }
+
     /// An error where somebody wrote to one of them since it was opened.
     pub fn unchanged(&self) -> Result<(), MapError> {
         let beside = self.externals.iter().filter_map(|e| e.map.as_ref().ok());

@@ -53,6 +53,13 @@ pub enum SourceError {
     },
     #[error("{path}: {cause}", path = .path.display())]
     Mismatch { path: PathBuf, cause: Box<Mismatch> },
+    #[error("{path}: its weights take {need} bytes in f32, and {have} bytes {by}", path = .path.display())]
+    Memory {
+        path: PathBuf,
+        need: u64,
+        have: u64,
+        by: String,
+    },
 }
 
 /// What the pickle interpreter refuses. Nothing in a pickle is ever executed.

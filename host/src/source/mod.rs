@@ -115,7 +115,8 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
         // What sentence-transformers computes has no use for it.
         described.config.pooler = false;
     }
-    let weights = names::assemble(&stored, &mut described, path)?;
+    let release = |part: &[u8]| files.iter().for_each(|file| file.release(part));
+    let weights = names::assemble(&stored, &mut described, path, &release)?;
     // Numbers of which some are old and some new are no checkpoint's.
     let opened = files.iter().chain(adapter.as_ref().map(|a| a.weights()));
     opened.clone().try_for_each(map::Mapped::unchanged)?;
@@ -134,7 +135,7 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
         architecture: described.architecture,
         notes,
         bytes: opened.iter().map(|f| f.bytes().len() as u64).sum(),
-        sha256: sha256(&opened),
+        sha256: sha256(&opened)?,
         files: read,
         config_file: located.config,
         stored_as: stored_as.into_iter().collect(),
@@ -200,15 +201,13 @@ pub fn weight_file_bytes(path: &Path) -> Result<u64, SourceError> {
     located.weights.iter().map(size).sum()
 }
 
-fn sha256(files: &[&map::Mapped]) -> String {
+fn sha256(files: &[&map::Mapped]) -> Result<String, SourceError> {
     match files {
         [file] => file.sha256(),
         shards => {
-            let lines: String = shards
-                .iter()
-                .map(|f| format!("{}  {}\n", f.sha256(), f.file_name()))
-                .collect();
-            map::hex(&Sha256::digest(lines))
+            let line = |f: &map::Mapped| Ok(format!("{}  {}\n", f.sha256()?, f.file_name()));
+            let lines = shards.iter().map(line).collect::<Result<String, SourceError>>()?;
+            Ok(map::hex(&Sha256::digest(lines)))
         }
     }
 }
