@@ -16,10 +16,11 @@ use std::path::{Path, PathBuf};
 use thimble_shared::files;
 use thimble_shared::graph::Config;
 
-/// The names a tokenizer has in a model's folder, the first that is there being read.
+/// The names a tokenizer has in a model's folder, the first that is there being read: transformers', then those of Google's
+/// releases.
 const TOKENIZER_JSON: &str = "tokenizer.json";
-const SPIECE: &str = "spiece.model";
-const VOCAB: &str = "vocab.txt";
+const SPIECE: [&str; 2] = ["spiece.model", "30k-clean.model"];
+const VOCAB: [&str; 2] = ["vocab.txt", "vocab_chinese.txt"];
 
 /// Largest vocabulary read.
 const MAX_BYTES: u64 = 64 << 20;
@@ -103,7 +104,7 @@ pub fn find(dir: &Path) -> Result<Option<TokenizerSource>, TokenizerError> {
     if let Some(path) = there(TOKENIZER_JSON) {
         return Ok(Some(TokenizerSource::File(path)));
     }
-    let (spiece, vocab) = (there(SPIECE), there(VOCAB));
+    let (spiece, vocab) = (SPIECE.into_iter().find_map(there), VOCAB.into_iter().find_map(there));
     if spiece.is_none() && vocab.is_none() {
         return Ok(None);
     }

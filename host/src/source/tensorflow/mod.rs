@@ -12,7 +12,7 @@ pub use bundle::BundleError;
 use super::checkpoint::Located;
 use super::map::Mapped;
 use super::raw::RawTensor;
-use super::{SourceError, folder};
+use super::{SourceError, config_file, folder};
 use bundle::{Bundle, Variable};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -25,10 +25,8 @@ const OBJECT_BASED: &str = "is a checkpoint of TensorFlow 2's objects (Keras' sa
                             belong to the program that wrote it; load it there and save it with transformers \
                             (save_pretrained), or its variables with tf.compat.v1.train.Saver";
 
-/// Names that a config has in published folders.
-const CONFIGS: [&str; 2] = ["config.json", "albert_config.json"];
-
-/// What other published configs' names begin with: brightmart's are called after the model, e.g. `albert_config_tiny_g.json`.
+/// What the names of published configs begin with where a folder has several: brightmart's are called after the model, e.g.
+/// `albert_config_tiny_g.json`.
 const CONFIG_STARTS: [&str; 2] = ["albert_config", "bert_config"];
 
 /// A folder's list of its checkpoints, as TensorFlow's Saver keeps it.
@@ -114,7 +112,7 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let config = config(dir, &mut notes)?;
+    let config = config(dir)?;
     Ok(Located {
         dir: dir.to_path_buf(),
         config,
@@ -166,26 +164,21 @@ fn listed(dir: &Path) -> Option<String> {
     Some(name.rsplit('/').next().unwrap_or(name).to_string())
 }
 
-fn config(dir: &Path, notes: &mut Vec<String>) -> Result<PathBuf, SourceError> {
-    if let Some(path) = CONFIGS.iter().map(|name| dir.join(name)).find(|p| p.is_file()) {
+fn config(dir: &Path) -> Result<PathBuf, SourceError> {
+    if let Some(path) = config_file::beside(dir) {
         return Ok(path);
     }
     let mut others = names_in(dir);
     others.retain(|name| CONFIG_STARTS.iter().any(|start| name.starts_with(start)) && name.ends_with(".json"));
     match others.as_slice() {
         [] => Err(SourceError::NoConfig {
-            path: dir.join(CONFIGS[1]),
+            path: dir.join("albert_config.json"),
         }),
-        [only] => {
-            notes.push(format!("{only} is taken for the model's configuration"));
-            Ok(dir.join(only))
-        }
         several => Err(SourceError::Format {
             path: dir.to_path_buf(),
             problem: format!(
-                "which of {} describes it cannot be told; call that one {}",
-                several.join(", "),
-                CONFIGS[1]
+                "which of {} describes it cannot be told; call that one albert_config.json",
+                several.join(", ")
             ),
         }),
     }
