@@ -20,7 +20,10 @@ impl CharsMap {
     pub fn new(blob: &[u8]) -> Result<CharsMap, String> {
         let (size, rest) = blob.split_first_chunk().ok_or("its character map is cut short")?;
         let size = u32::from_le_bytes(*size) as usize;
-        let Some((trie, replacements)) = rest.split_at_checked(size).filter(|_| size % 4 == 0 && size > 0) else {
+        let Some((trie, replacements)) = rest
+            .split_at_checked(size)
+            .filter(|_| size.is_multiple_of(4) && size > 0)
+        else {
             return Err(format!(
                 "its character map declares a trie of {size} bytes, {} follow",
                 rest.len()

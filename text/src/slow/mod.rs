@@ -90,8 +90,8 @@ pub struct Slow {
 }
 
 enum Pieces {
-    Albert(Albert),
-    Bert(WordPiece),
+    Albert(Box<Albert>),
+    Bert(Box<WordPiece>),
 }
 
 impl Slow {
@@ -111,14 +111,14 @@ impl Slow {
             (Class::Albert(options), vocab) => {
                 let (vocabulary, unknown) = scored(vocab, file.model.unk_id, file.model.unk_token.as_deref())?;
                 let charsmap = file.normalizer.as_ref().map(charsmap).transpose()?.flatten();
-                Pieces::Albert(Albert {
+                Pieces::Albert(Box::new(Albert {
                     options: options.clone(),
                     model: SentencePiece::new(vocabulary, unknown, options.sentencepiece.clone(), charsmap),
-                })
+                }))
             }
             (Class::Bert(options), Vocabulary::Numbered(vocabulary)) => {
                 let unknown = file.model.unk_token.ok_or("its model has no \"unk_token\"")?;
-                Pieces::Bert(WordPiece::new(vocabulary, unknown, options.clone()))
+                Pieces::Bert(Box::new(WordPiece::new(vocabulary, unknown, options.clone())))
             }
             (Class::Bert(_), Vocabulary::Scored(_)) => {
                 return Err("its vocabulary has scores, a BertTokenizer's none".into());
