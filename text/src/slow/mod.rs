@@ -91,7 +91,7 @@ pub struct Slow {
 
 enum Pieces {
     Albert(Box<Albert>),
-    Bert(WordPiece),
+    Bert(Box<WordPiece>),
 }
 
 impl Slow {
@@ -118,7 +118,7 @@ impl Slow {
             }
             (Class::Bert(options), Vocabulary::Numbered(vocabulary)) => {
                 let unknown = file.model.unk_token.ok_or("its model has no \"unk_token\"")?;
-                Pieces::Bert(WordPiece::new(vocabulary, unknown, options.clone()))
+                Pieces::Bert(Box::new(WordPiece::new(vocabulary, unknown, options.clone())))
             }
             (Class::Bert(_), Vocabulary::Scored(_)) => {
                 return Err("its vocabulary has scores, a BertTokenizer's none".into());
