@@ -275,6 +275,11 @@ fn architecture(
     Ok((class, head, certainty))
 }
 
+/// Words in the name of a class whose head may be one for tokens, or spans of them.
+const TOKEN_WORDS: [&str; 10] = [
+    "token", "tokens", "ner", "tag", "tags", "tagger", "tagging", "crf", "span", "spans",
+];
+
 /// The words of a class's name in lower case: AlbertForNER is albert, for, ner.
 fn words(class: &str) -> Vec<String> {
     let letters: Vec<char> = class.chars().collect();
@@ -306,10 +311,7 @@ fn doubtful(fields: &Fields, stored: &Stored, head: Head, named: &str) -> Option
         name.as_str()
             .is_some_and(|n| n.starts_with("B-") || n.starts_with("I-"))
     };
-    if ["token", "ner", "tag", "crf", "span"]
-        .iter()
-        .any(|word| named.contains(word))
-    {
+    if named(&TOKEN_WORDS) {
         Some("its name may mean a head for tokens")
     } else if named(&["choice", "choices", "swag"]) {
         Some("its name may mean multiple choice")
