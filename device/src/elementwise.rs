@@ -5,6 +5,7 @@
 use thimble_shared::graph::Activation;
 
 /// Compiles the function as written and, on x86_64, once more with AVX2, and picks at run time.
+#[macro_export]
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*

@@ -252,6 +252,12 @@ pub fn loading() {
     }
 }
 
+/// For programs that hold whole models and make many: weights come from maps of their own and go back to the system when they
+/// are freed, instead of leaving holes that the next model does not fit.
+pub fn models() {
+    set(1 << 20, 2 << 20);
+}
+
 /// After loading: gives back what loading freed; from here on the small blocks of one inference stay for the next.
 pub fn repeating() {
     trim();

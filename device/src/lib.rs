@@ -32,7 +32,7 @@ pub mod session;
 #[cfg(test)]
 mod shapes;
 mod show;
-mod sysfs;
+pub mod sysfs;
 pub mod tensors;
 pub mod weight;
 

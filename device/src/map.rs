@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::{Mmap, MmapOptions};
+use memmap2::{Mmap, MmapOptions, UncheckedAdvice};
 use sha2::{Digest, Sha256};
 
 use crate::buffer::Buffer;
@@ -221,7 +221,31 @@ impl ModelMap {
     pub fn locked(&self) -> bool {
         self.locked
     }
+
+    /// Gives back the pages that hold `part`, which is part of [`ModelMap::bytes`] and need not be read again soon: whoever does
+    /// reads them anew from the file. What is no part of it, or is locked, stays.
+    pub fn release(&self, part: &[u8]) {
+        let (whole, part) = (self.map.as_ptr_range(), part.as_ptr_range());
+        if self.locked || part.start < whole.start || part.end > whole.end || part.is_empty() {
+            return;
+        }
+        let (start, end) = (
+            part.start.addr() - whole.start.addr(),
+            part.end.addr() - whole.start.addr(),
+        );
+        // Whole pages, of which the map's start is one: a neighbour that shares one is read again.
+        let start = start / PAGE * PAGE;
+        // SAFETY: a private map of a file that is never written to holds no bytes of its own: the next access to a page that was
+        // given back reads it from the file. It is advice; where it is not taken the pages stay.
+        let _ = unsafe {
+            self.map
+                .unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start)
+        };
+    }
 }
+
+/// What the kernel's pages are multiples of.
+const PAGE: usize = 4096;
 
 impl AsRef<[u8]> for ModelMap {
     fn as_ref(&self) -> &[u8] {
@@ -319,6 +343,33 @@ mod tests {
                 assert!(message.starts_with(&path.display().to_string()) && message.contains("was written to"));
             }
         }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn pages_that_are_given_back_are_read_again() {
+        let dir = scratch("release");
+        let path = dir.join("model");
+        let content: Vec<u8> = (0..1u32 << 20).map(|n| (n % 251) as u8).collect();
+        std::fs::write(&path, content).unwrap();
+        let map = ModelMap::open(&path, false).unwrap();
+        let resident = || {
+            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let name = path.display().to_string();
+            let area = smaps.lines().skip_while(|line| !line.ends_with(&name));
+            kilobytes(&area.collect::<Vec<_>>().join("\n"), "Rss").unwrap_or(0)
+        };
+        let sum = |bytes: &[u8]| bytes.iter().map(|&b| u64::from(b)).sum::<u64>();
+        let before = sum(map.bytes());
+        let all = resident();
+        map.release(&map.bytes()[5000..900_000]);
+        let few = resident();
+        assert!(all >= 1 << 20 && few < 1 << 18, "{all} and then {few}");
+        assert_eq!(sum(map.bytes()), before);
+        // What is not of the map is left alone.
+        let other = [1u8; 9000];
+        map.release(&other);
+        assert_eq!(sum(&other), 9000);
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -4,15 +4,15 @@
 mod fixture;
 
 use fixture::{Checkpoint, engine};
-use std::collections::BTreeMap;
 use thimble_device::tensors::Tensor;
 use thimble_device::{EngineOptions, Input};
 use thimble_shared::graph::{Activation, Config, Model};
 use thimble_shared::number::{Format, Values};
+use thimble_shared::weights::Weights;
 
 struct Reference<'a> {
     config: &'a Config,
-    weights: &'a BTreeMap<String, Values>,
+    weights: &'a Weights,
 }
 
 impl Reference<'_> {

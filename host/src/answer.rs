@@ -1,5 +1,6 @@
 //! What a model's outputs say, as a person or a program reads it: labels with probabilities, tags, filled blanks, spans,
-//! choices. In come one row's outputs by Hugging Face's names and the row; out comes an [`Answer`] for text or JSON.
+//! choices. In come the rows' outputs by Hugging Face's names and the rows; out comes an [`Answer`] for text or JSON. What is
+//! decided is decided by `thimble_shared::decode`.
 
 use crate::inputs::{MASK, Row};
 use crate::loss::Outputs;
@@ -7,6 +8,7 @@ use crate::text::printable;
 use crate::tokenise::{Encoded, Tokeniser};
 use serde::Serialize;
 use std::fmt;
+use thimble_shared::decode::{self, AnswerOptions, Place, Scoring, Window, characters_before, softmax};
 use thimble_shared::graph::{Config, Head};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,13 +27,15 @@ pub enum AnswerError {
     NoContext,
 }
 
-/// What was asked. The encodings (one, or one per choice) and the tokenizer give the answer its words; without them it
-/// speaks in token ids.
+/// What was asked. The encodings (one, or one per choice or window) and the tokenizer give the answer its words; without them
+/// it speaks in token ids.
 #[derive(Clone, Copy)]
 pub struct Asked<'a> {
-    pub row: &'a Row,
+    /// One row; for question answering one per window.
+    pub rows: &'a [Row],
     pub encoded: &'a [Encoded],
     pub tokeniser: Option<&'a Tokeniser>,
+    pub options: AnswerOptions,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -41,8 +45,15 @@ pub enum Answer {
     Labels { labels: Vec<Scored> },
     /// A regression: sequence classification with one label.
     Value { name: String, value: f32 },
-    /// Token classification; a word has the tag of its first token.
-    Tags { words: Vec<Tag>, tokens: Vec<Tag> },
+    /// A regression with several labels, in the model's order; the scores are the values.
+    Values { labels: Vec<Scored> },
+    /// Token classification: neighbouring tokens of one entity as spans, and every token's tag; a word has the tag of its
+    /// first token.
+    Tags {
+        spans: Vec<Entity>,
+        words: Vec<Tag>,
+        tokens: Vec<Tag>,
+    },
     /// Masked LM: the likeliest tokens for each blank.
     Fills { blanks: Vec<Blank> },
     /// Pre-training: blanks, and whether the second text follows the first.
@@ -51,13 +62,8 @@ pub enum Answer {
         in_order: f64,
         swapped: f64,
     },
-    /// Question answering: tokens `first..=last`, and their text where it is known.
-    Span {
-        text: Option<String>,
-        first: usize,
-        last: usize,
-        score: f64,
-    },
+    /// Question answering: an answer, empty where there is none.
+    Span(Span),
     /// Multiple choice, in the order asked.
     Choice { chosen: usize, choices: Vec<Scored> },
     /// No head: the hidden states in figures.
@@ -85,6 +91,40 @@ pub struct Tag {
     pub score: f64,
 }
 
+/// Where an answer stands. Texts are there where the tokenizer is known.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Span {
+    /// The answer without white space around it.
+    pub text: Option<String>,
+    /// The context from `start` to `end`, as the pipeline names and cuts it.
+    pub answer: Option<String>,
+    /// Code points of the context before the answer and before its end; 0 and 0 where there is no answer.
+    pub start: Option<usize>,
+    pub end: Option<usize>,
+    /// Of the windows over the context, the one that holds the tokens `first..=last`.
+    pub window: Option<usize>,
+    pub windows: usize,
+    pub first: Option<usize>,
+    pub last: Option<usize>,
+    pub score: f64,
+    /// The score of "no answer", whether it is allowed or not.
+    pub no_answer_score: f64,
+}
+
+/// A span of tokens with one tag.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Entity {
+    pub label: String,
+    pub score: f64,
+    /// 0 in the text, 1 in its pair; the text between `start` and `end`, which count code points.
+    pub sequence: Option<usize>,
+    pub text: Option<String>,
+    pub start: Option<usize>,
+    pub end: Option<usize>,
+    pub first: usize,
+    pub last: usize,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Blank {
     /// Token position.
@@ -101,75 +141,40 @@ pub struct Fill {
 
 /// Candidates shown per blank.
 const FILLS: usize = 5;
-/// Longest answer span in tokens.
-const SPAN: usize = 30;
 /// Numbers of a hidden vector shown.
 const SHOWN: usize = 8;
 
-/// Reads the answer of a model of `config` out of `outputs`.
-pub fn answer(config: &Config, outputs: &Outputs, asked: Asked) -> Result<Answer, AnswerError> {
-    let row = asked.row;
+/// Reads the answer of a model of `config` out of `outputs`, one for each of the rows asked.
+pub fn answer(config: &Config, outputs: &[Outputs], asked: Asked) -> Result<Answer, AnswerError> {
+    let (Some(row), Some(first)) = (asked.rows.first(), outputs.first()) else {
+        return Err(AnswerError::Missing("output"));
+    };
     let seq = row.seq();
     match config.head {
-        Head::SequenceClassification => {
-            let logits = numbers(outputs, "logits", config.labels.len())?;
-            Ok(match config.labels.as_slice() {
-                [name] if !config.multi_label => Answer::Value {
-                    name: name.clone(),
-                    value: logits[0],
-                },
-                names => Answer::Labels {
-                    labels: scored(names, &probabilities(logits, config.multi_label), true),
-                },
-            })
-        }
+        Head::SequenceClassification => Ok(labels(config, numbers(first, "logits", config.labels.len())?)),
         Head::TokenClassification => {
-            let logits = numbers(outputs, "logits", seq * config.labels.len())?;
-            Ok(tags(config, logits, asked))
+            let logits = numbers(first, "logits", seq * config.labels.len())?;
+            Ok(tags(config, logits, row, asked.encoded.first()))
         }
         Head::MaskedLm => {
-            let blanks = blanks(config, numbers(outputs, "logits", seq * config.vocab_size)?, asked);
-            if blanks.is_empty() {
-                Err(AnswerError::NoMask)
-            } else {
-                Ok(Answer::Fills { blanks })
+            let logits = numbers(first, "logits", seq * config.vocab_size)?;
+            match blanks(config, logits, row, asked.tokeniser) {
+                blanks if blanks.is_empty() => Err(AnswerError::NoMask),
+                blanks => Ok(Answer::Fills { blanks }),
             }
         }
         Head::PreTraining => {
-            let blanks = blanks(
-                config,
-                numbers(outputs, "prediction_logits", seq * config.vocab_size)?,
-                asked,
-            );
-            let order = softmax(numbers(outputs, "sop_logits", 2)?);
+            let logits = numbers(first, "prediction_logits", seq * config.vocab_size)?;
+            let order = softmax(numbers(first, "sop_logits", 2)?);
             Ok(Answer::PreTraining {
-                blanks,
+                blanks: blanks(config, logits, row, asked.tokeniser),
                 in_order: order[0],
                 swapped: order[1],
             })
         }
-        Head::QuestionAnswering => span(
-            numbers(outputs, "start_logits", seq)?,
-            numbers(outputs, "end_logits", seq)?,
-            asked,
-        ),
-        Head::MultipleChoice => {
-            let count = row.shape.get(1).copied().unwrap_or(0);
-            let scores = softmax(numbers(outputs, "logits", count)?);
-            let name = |i: usize| {
-                asked
-                    .encoded
-                    .get(i)
-                    .and_then(|e| e.pair.clone())
-                    .unwrap_or_else(|| format!("choice {i}"))
-            };
-            let names: Vec<String> = (0..count).map(name).collect();
-            Ok(Answer::Choice {
-                chosen: best(&scores),
-                choices: scored(&names, &scores, false),
-            })
-        }
-        Head::None => hidden(config, outputs, row),
+        Head::MultipleChoice => choice(first, row, asked.encoded),
+        Head::None => hidden(config, first, row),
+        Head::QuestionAnswering => span(outputs, asked),
     }
 }
 
@@ -181,27 +186,34 @@ fn numbers<'a>(outputs: &'a Outputs, name: &'static str, expected: usize) -> Res
     }
 }
 
-fn softmax(logits: &[f32]) -> Vec<f64> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<f64> = logits.iter().map(|&x| f64::from(x - max).exp()).collect();
-    let sum: f64 = powers.iter().sum();
-    powers.iter().map(|p| p / sum).collect()
-}
-
-fn probabilities(logits: &[f32], independent: bool) -> Vec<f64> {
-    if independent {
-        logits.iter().map(|&x| 1.0 / (1.0 + f64::from(-x).exp())).collect()
-    } else {
-        softmax(logits)
+fn labels(config: &Config, logits: &[f32]) -> Answer {
+    let scoring = Scoring::of(config);
+    match (scoring, config.labels.as_slice()) {
+        (Scoring::Raw, [name]) => Answer::Value {
+            name: name.clone(),
+            value: logits[0],
+        },
+        (Scoring::Raw, names) => Answer::Values {
+            labels: scored(names, &scoring.scores(logits), false),
+        },
+        (Scoring::Softmax | Scoring::Sigmoid, names) => Answer::Labels {
+            labels: scored(names, &scoring.scores(logits), true),
+        },
     }
 }
 
-/// Index of the largest score, the first of equals.
-fn best(scores: &[f64]) -> usize {
-    (0..scores.len())
-        .rev()
-        .max_by(|&a, &b| scores[a].total_cmp(&scores[b]))
-        .unwrap_or(0)
+fn choice(outputs: &Outputs, row: &Row, encoded: &[Encoded]) -> Result<Answer, AnswerError> {
+    let count = row.shape.get(1).copied().unwrap_or(0);
+    let logits = numbers(outputs, "logits", count)?;
+    let name = |i: usize| {
+        let pair = encoded.get(i).and_then(|e| e.pair.as_deref());
+        pair.map_or_else(|| format!("choice {i}"), str::to_string)
+    };
+    let names: Vec<String> = (0..count).map(name).collect();
+    Ok(Answer::Choice {
+        chosen: decode::argmax(logits).unwrap_or(0),
+        choices: scored(&names, &softmax(logits), false),
+    })
 }
 
 fn scored(names: &[String], scores: &[f64], sorted: bool) -> Vec<Scored> {
@@ -219,32 +231,63 @@ fn scored(names: &[String], scores: &[f64], sorted: bool) -> Vec<Scored> {
     all
 }
 
-fn tags(config: &Config, logits: &[f32], asked: Asked) -> Answer {
-    let encoded = asked.encoded.first();
-    let tag = |at: usize, text: String| {
-        let scores = softmax(&logits[at * config.labels.len()..(at + 1) * config.labels.len()]);
-        let chosen = best(&scores);
-        Tag {
-            text,
-            label: config.labels[chosen].clone(),
-            score: scores[chosen],
-        }
+fn tags(config: &Config, logits: &[f32], row: &Row, encoded: Option<&Encoded>) -> Answer {
+    let width = config.labels.len();
+    let found = |at: usize| decode::tag(at, &logits[at * width..(at + 1) * width]);
+    let inside = |i: &usize| match encoded {
+        None => row.attention_mask.get(*i) == Some(&1),
+        Some(e) => e.places.get(*i).is_some_and(|p| p.sequence.is_some()),
     };
-    let real = (0..asked.row.seq()).filter(|&i| asked.row.attention_mask.get(i) == Some(&1));
-    let tokens = match encoded {
-        None => real.map(|i| tag(i, asked.row.input_ids[i].to_string())).collect(),
-        Some(e) => {
-            let inside = real.filter(|&i| e.places.get(i).is_some_and(|p| p.sequence.is_some()));
-            inside.map(|i| tag(i, e.tokens[i].clone())).collect()
-        }
+    let all: Vec<decode::TokenTag> = (0..row.seq()).filter(inside).filter_map(found).collect();
+    let named = |tag: decode::TokenTag, text: String| Tag {
+        text,
+        label: config.labels[tag.label].clone(),
+        score: tag.score,
     };
-    let words = encoded.map_or(Vec::new(), |e| {
-        words(e)
-            .into_iter()
-            .map(|(first, last)| tag(first, e.slice(first, last).unwrap_or_default().to_string()))
-            .collect()
-    });
-    Answer::Tags { words, tokens }
+    let text = |at: usize| encoded.map_or_else(|| row.input_ids[at].to_string(), |e| e.tokens[at].clone());
+    let words = encoded
+        .map_or(Vec::new(), words)
+        .into_iter()
+        .filter_map(|(first, last)| {
+            let text = encoded.and_then(|e| e.slice(first, last)).unwrap_or_default();
+            Some(named(found(first)?, text.to_string()))
+        });
+    // No entity goes from a text into its pair.
+    let sequence = |tag: &decode::TokenTag| encoded.and_then(|e| e.places[tag.at].sequence);
+    let spans = all
+        .chunk_by(|a, b| sequence(a) == sequence(b))
+        .flat_map(|tags| decode::tag_spans(tags, &config.labels))
+        .map(|span| entity(span, encoded));
+    Answer::Tags {
+        spans: spans.collect(),
+        words: words.collect(),
+        tokens: all.iter().map(|tag| named(*tag, text(tag.at))).collect(),
+    }
+}
+
+fn entity(span: decode::TagSpan, encoded: Option<&Encoded>) -> Entity {
+    let place = |at: usize| encoded.and_then(|e| e.places.get(at));
+    let sequence = place(span.first).and_then(|p| p.sequence);
+    let whole = match (encoded, sequence) {
+        (Some(e), Some(0)) => Some(&*e.text),
+        (Some(e), Some(_)) => e.pair.as_deref(),
+        _ => None,
+    };
+    let (start, end) = (
+        place(span.first).map(|p| p.bytes.0),
+        place(span.last).map(|p| p.bytes.1),
+    );
+    let characters = |at: Option<usize>| Some(characters_before(whole?, at?));
+    Entity {
+        label: span.label.to_string(),
+        score: span.score,
+        sequence,
+        text: start.zip(end).and_then(|(a, b)| whole?.get(a..b)).map(str::to_string),
+        start: characters(start),
+        end: characters(end),
+        first: span.first,
+        last: span.last,
+    }
 }
 
 /// First and last token of each word.
@@ -265,67 +308,61 @@ fn words(encoded: &Encoded) -> Vec<(usize, usize)> {
     words
 }
 
-fn blanks(config: &Config, logits: &[f32], asked: Asked) -> Vec<Blank> {
-    let mask = asked.tokeniser.map_or(Some(MASK), Tokeniser::mask_id);
-    let row = asked.row;
+fn blanks(config: &Config, logits: &[f32], row: &Row, tokeniser: Option<&Tokeniser>) -> Vec<Blank> {
+    let mask = tokeniser.map_or(Some(MASK), Tokeniser::mask_id);
     let is_blank = |&i: &usize| Some(row.input_ids[i]) == mask && row.attention_mask[i] == 1;
     let blank = |position: usize| {
-        let scores = softmax(&logits[position * config.vocab_size..(position + 1) * config.vocab_size]);
-        let mut ids: Vec<usize> = (0..scores.len()).collect();
-        ids.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-        let token = |id: usize| asked.tokeniser.and_then(|t| t.token(id as i64));
-        let fills = ids
-            .into_iter()
-            .take(FILLS)
-            .map(|id| Fill {
-                id,
-                token: token(id),
-                score: scores[id],
-            })
-            .collect();
+        let logits = &logits[position * config.vocab_size..(position + 1) * config.vocab_size];
+        let scores = softmax(logits);
+        let fill = |id: usize| Fill {
+            id,
+            token: tokeniser.and_then(|t| t.token(id as i64)),
+            score: scores[id],
+        };
+        let fills = decode::top(logits, FILLS).into_iter().map(fill).collect();
         Blank { position, fills }
     };
     (0..row.seq()).filter(is_blank).map(blank).collect()
 }
 
-/// The likeliest span over tokens of the context with mask 1, as Hugging Face's pipeline scores it: the product of the start's
-/// and the end's probability, each over the context only.
-fn span(start: &[f32], end: &[f32], asked: Asked) -> Result<Answer, AnswerError> {
-    let row = asked.row;
-    let encoded = asked.encoded.first();
-    let second = row.token_type_ids.contains(&1);
-    let allowed: Vec<usize> = (0..row.seq())
-        .filter(|&i| row.attention_mask[i] == 1)
-        .filter(|&i| match encoded {
-            Some(e) => {
-                let wanted = usize::from(e.pair.is_some());
-                e.places.get(i).is_some_and(|p| p.sequence == Some(wanted))
-            }
-            // Bare ids: the second text by its type, all real tokens when there is none.
-            None => !second || row.token_type_ids[i] == 1,
-        })
-        .collect();
-    if allowed.is_empty() {
+/// The answer over all windows; with bare ids there is one.
+fn span(outputs: &[Outputs], asked: Asked) -> Result<Answer, AnswerError> {
+    let mut windows = Vec::with_capacity(asked.rows.len());
+    for (i, (row, outputs)) in asked.rows.iter().zip(outputs).enumerate() {
+        let places: &[Place] = asked.encoded.get(i).map_or(&[], |e| &e.places);
+        windows.push(Window {
+            start: numbers(outputs, "start_logits", row.seq())?,
+            end: numbers(outputs, "end_logits", row.seq())?,
+            context: match places {
+                [] => row.context(),
+                places => decode::context_of_places(places),
+            },
+            places,
+        });
+    }
+    let context = asked.encoded.first().and_then(|e| e.pair.as_deref());
+    let Some(answered) = decode::answer(&windows, context, asked.options) else {
         return Err(AnswerError::NoContext);
-    }
-    let pick = |logits: &[f32]| softmax(&allowed.iter().map(|&i| logits[i]).collect::<Vec<_>>());
-    let (starts, ends) = (pick(start), pick(end));
-    let mut found = (0, 0, -1.0);
-    for (a, p) in starts.iter().enumerate() {
-        for (b, q) in ends.iter().enumerate().skip(a).take(SPAN) {
-            if p * q > found.2 {
-                found = (a, b, p * q);
-            }
-        }
-    }
-    let (first, last) = (allowed[found.0], allowed[found.1]);
-    let text = encoded.and_then(|e| e.slice(first, last)).map(str::to_string);
-    Ok(Answer::Span {
-        text,
-        first,
-        last,
-        score: found.2,
-    })
+    };
+    let found = answered.found;
+    let bytes = match found {
+        Some(found) => found.bytes,
+        None => context.map(|_| (0, 0)),
+    };
+    let answer = bytes.and_then(|(a, b)| context?.get(a..b));
+    let characters = |at: usize| context.map(|text| characters_before(text, at));
+    Ok(Answer::Span(Span {
+        text: answer.map(|text| text.trim().to_string()),
+        answer: answer.map(str::to_string),
+        start: bytes.and_then(|b| characters(b.0)),
+        end: bytes.and_then(|b| characters(b.1)),
+        window: found.map(|f| f.window),
+        windows: windows.len(),
+        first: found.map(|f| f.first),
+        last: found.map(|f| f.last),
+        score: found.map_or(answered.none, |f| f.score),
+        no_answer_score: answered.none,
+    }))
 }
 
 fn hidden(config: &Config, outputs: &Outputs, row: &Row) -> Result<Answer, AnswerError> {
@@ -366,22 +403,17 @@ impl fmt::Display for Answer {
         match self {
             Answer::Labels { labels } => scores(f, labels, None),
             Answer::Value { name, value } => writeln!(f, "{} = {value}", printable(name)),
-            Answer::Tags { words, tokens } => {
-                let tags = if words.is_empty() { tokens } else { words };
-                let width = tags
-                    .iter()
-                    .map(|t| printable(&t.text).chars().count())
-                    .max()
-                    .unwrap_or(0);
-                tags.iter().try_for_each(|t| {
-                    writeln!(
-                        f,
-                        "{:width$}  {}  {:.2} %",
-                        printable(&t.text),
-                        printable(&t.label),
-                        t.score * 100.0
-                    )
-                })
+            Answer::Values { labels } => labels
+                .iter()
+                .try_for_each(|l| writeln!(f, "{} = {}", printable(&l.label), l.score as f32)),
+            Answer::Tags { spans, .. } if spans.is_empty() => writeln!(f, "no entity: every token is outside (O)"),
+            Answer::Tags { spans, .. } => {
+                let text = |e: &Entity| {
+                    let tokens = || format!("tokens {} to {}", e.first, e.last);
+                    e.text.as_ref().map_or_else(tokens, |text| text.trim().to_string())
+                };
+                let rows = spans.iter().map(|e| (text(e), e.label.as_str(), e.score));
+                tagged(f, &rows.collect::<Vec<_>>())
             }
             Answer::Fills { blanks } => print_blanks(f, blanks),
             Answer::PreTraining {
@@ -397,17 +429,7 @@ impl fmt::Display for Answer {
                     swapped * 100.0
                 )
             }
-            Answer::Span {
-                text,
-                first,
-                last,
-                score,
-            } => {
-                if let Some(text) = text {
-                    writeln!(f, "{}", printable(text))?;
-                }
-                writeln!(f, "tokens {first} to {last}, {:.2} %", score * 100.0)
-            }
+            Answer::Span(span) => print_span(f, span),
             Answer::Choice { chosen, choices } => scores(f, choices, Some(*chosen)),
             Answer::Hidden {
                 shape,
@@ -430,6 +452,46 @@ impl fmt::Display for Answer {
             }
         }
     }
+}
+
+/// Every token with its tag, as `--per-token` prints it; other answers as they are.
+pub fn per_token(answer: &Answer) -> String {
+    struct Tokens<'a>(&'a [Tag]);
+    impl fmt::Display for Tokens<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let rows = self.0.iter().map(|t| (t.text.clone(), t.label.as_str(), t.score));
+            tagged(f, &rows.collect::<Vec<_>>())
+        }
+    }
+    match answer {
+        Answer::Tags { tokens, .. } => Tokens(tokens).to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// Texts with a label and its score, one a line.
+fn tagged(f: &mut fmt::Formatter<'_>, rows: &[(String, &str, f64)]) -> fmt::Result {
+    let texts: Vec<_> = rows.iter().map(|(text, ..)| printable(text)).collect();
+    let width = texts.iter().map(|t| t.chars().count()).max().unwrap_or(0);
+    texts.iter().zip(rows).try_for_each(|(text, (_, label, score))| {
+        writeln!(f, "{text:width$}  {}  {:.2} %", printable(label), score * 100.0)
+    })
+}
+
+fn print_span(f: &mut fmt::Formatter<'_>, span: &Span) -> fmt::Result {
+    match (&span.text, span.first, span.last) {
+        (_, Some(first), Some(last)) => {
+            if let Some(text) = &span.text {
+                writeln!(f, "{}", printable(text))?;
+            }
+            write!(f, "tokens {first} to {last}")?;
+            if let (Some(window), true) = (span.window, span.windows > 1) {
+                write!(f, " of window {} of {}", window + 1, span.windows)?;
+            }
+        }
+        _ => write!(f, "no answer")?,
+    }
+    writeln!(f, ", {:.2} %", span.score * 100.0)
 }
 
 fn first_numbers(numbers: &[f32]) -> String {

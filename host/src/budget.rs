@@ -245,6 +245,7 @@ mod tests {
             pooler: true,
             labels: vec![],
             multi_label: false,
+            regression: false,
         }
     }
 

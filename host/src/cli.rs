@@ -10,7 +10,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use thimble_device::fault;
+use thimble_device::{fault, heap, process};
+use thimble_shared::decode::MAX_ANSWER;
 use thimble_shared::graph::Head;
 use thimble_shared::number::Format;
 
@@ -85,6 +86,15 @@ pub struct SourceArgs {
     /// Make this head, whatever class config.json names
     #[arg(long, value_enum, value_name = "NAME")]
     pub head: Option<HeadName>,
+    /// Merge this LoRA adapter of PEFT into the checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Of an ONNX file: take the ALBERT that ends in this value, in place of the file's outputs; a list takes several
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub output_value: Vec<String>,
+    /// Of a quantised ONNX file: take its weights as they are; what quantising cost stays lost
+    #[arg(long)]
+    pub dequantize: bool,
 }
 
 impl SourceArgs {
@@ -92,6 +102,9 @@ impl SourceArgs {
     pub fn options(&self) -> ReadOptions {
         ReadOptions {
             head: self.head.map(HeadName::head),
+            adapter: self.adapter.clone(),
+            output_values: self.output_value.clone(),
+            dequantize: self.dequantize,
         }
     }
 }
@@ -132,8 +145,7 @@ impl HeadName {
 
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// Hugging Face directory (config.json with model.safetensors or pytorch_model.bin), a file of thimble's, or an ALBERT that
-    /// another tool wrote as ONNX (torch.onnx.export, optimum)
+    /// A checkpoint (a folder, or its weights file), an ALBERT that another tool wrote as ONNX, or a file of thimble's
     pub source: PathBuf,
     /// The ONNX file to write; the tokenizer goes beside it
     #[arg(short, long, value_name = "OUT.onnx")]
@@ -159,7 +171,7 @@ pub struct OnnxArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct ShrinkArgs {
-    /// Hugging Face directory, a file of thimble's, or an ALBERT that another tool wrote as ONNX (torch.onnx.export, optimum)
+    /// A checkpoint (a folder, or its weights file), an ALBERT that another tool wrote as ONNX, or a file of thimble's
     pub source: PathBuf,
     /// Most bytes the file may have: 12MiB (1024²), 12MB (1000²) or a plain number of bytes
     #[arg(long, value_parser = size, required_unless_present_any = ["max_ram", "max_latency", "min_agreement", "frontier"])]
@@ -269,7 +281,7 @@ pub struct SlimArgs {
     /// OUT.onnx.<SHA-256>.data
     #[arg(short, long, value_name = "OUT.onnx")]
     pub output: PathBuf,
-    /// Keep only these outputs, and only what they need
+    /// Keep only these outputs, and only what they need; an inner value becomes an output, and the inputs it does not need go
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub outputs: Vec<String>,
     /// Give inner values short names and nodes none
@@ -291,7 +303,7 @@ pub struct SlimArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
-    /// The model to compare with: a checkpoint directory or a file of thimble's
+    /// The model to compare with: a checkpoint, another tool's ONNX, or a file of thimble's
     pub reference: PathBuf,
     /// The model to judge
     pub candidate: PathBuf,
@@ -307,6 +319,9 @@ pub struct VerifyArgs {
     /// Exit 1 when any output differs by more than this
     #[arg(long, value_name = "X", value_parser = difference)]
     pub max_abs: Option<f64>,
+    /// Compare models whose labels have other names, in their order
+    #[arg(long)]
+    pub ignore_labels: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -316,7 +331,7 @@ pub struct VerifyArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// A file of thimble's, or a checkpoint directory
+    /// A file of thimble's, a checkpoint, or another tool's ONNX
     pub file: PathBuf,
     /// Text to run on; [MASK] marks what a masked LM shall fill
     #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
@@ -327,14 +342,26 @@ pub struct RunArgs {
     /// Token ids, separated by commas
     #[arg(long, value_delimiter = ',')]
     pub ids: Option<Vec<i64>>,
-    /// tokenizer.json to use instead of the one beside the model
+    /// tokenizer.json, spiece.model, vocab.txt or their folder to use instead of the tokenizer beside the model
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help = max_answer_help())]
+    pub max_answer: Option<u32>,
+    /// Let "no answer" win, for models trained on questions that have none
+    #[arg(long)]
+    pub allow_no_answer: bool,
+    /// Print the tag of every token instead of spans
+    #[arg(long)]
+    pub per_token: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
     pub reading: SourceArgs,
+}
+
+fn max_answer_help() -> String {
+    format!("Most tokens of an answer to a question [default: {MAX_ANSWER}]")
 }
 
 #[derive(Debug, clap::Args)]
@@ -601,7 +628,11 @@ pub fn main() -> ExitCode {
     // A limit on the size of files (ulimit -f) is then an error that names the file, not the end.
     // SAFETY: to ignore a signal needs no handler, and nothing else here has a say in this one.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-    let result = match Cli::parse().command {
+    heap::models();
+    let command = Cli::parse().command;
+    // What the start took of the program is no part of a command's memory.
+    process::forget_code();
+    let result = match command {
         Command::Export(args) => cmd::export::run(&args),
         Command::Shrink(args) => cmd::shrink::run(&args),
         Command::Inspect(args) => cmd::inspect::run(&args),

@@ -4,9 +4,9 @@
 //! the same to the last bit. After Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias
 //! Correction", section 4.1 (scale √(r₁/r₂)), with channel norms in place of ranges on the producing side.
 
-use std::collections::BTreeMap;
 use thimble_shared::graph::{Activation, Config, Model, layer_weight};
 use thimble_shared::number::Values;
+use thimble_shared::weights::Weights;
 
 /// Two adjacent weights: rows of `rows` (and entries of `vectors`) feed the columns of `consumer`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,10 @@ pub fn equalise(model: &Model) -> Model {
     let mut weights = model.weights.clone();
     for pair in pairs(&model.config) {
         let scales = scales(&weights, &pair);
+        // What nothing changes stays one with the source's.
+        if scales.iter().all(|&s| s == 1.0) {
+            continue;
+        }
         if let Some(rows) = &pair.rows {
             divide_rows(&mut weights, rows, &scales);
         }
@@ -66,7 +70,7 @@ pub fn equalise(model: &Model) -> Model {
     }
 }
 
-fn divide_rows(weights: &mut BTreeMap<String, Values>, name: &str, scales: &[f32]) {
+fn divide_rows(weights: &mut Weights, name: &str, scales: &[f32]) {
     if let Some(Values::F32(w)) = weights.get_mut(name) {
         let width = (w.len() / scales.len().max(1)).max(1);
         for (row, s) in w.chunks_mut(width).zip(scales) {
@@ -77,7 +81,7 @@ fn divide_rows(weights: &mut BTreeMap<String, Values>, name: &str, scales: &[f32
 
 /// One power of two per channel, 1 where a channel is empty on either side. None at all when a weight is not in f32 or a
 /// product would leave f32's normal range, where powers of two are no longer exact.
-fn scales(weights: &BTreeMap<String, Values>, pair: &Pair) -> Vec<f32> {
+fn scales(weights: &Weights, pair: &Pair) -> Vec<f32> {
     let f32s = |name: &String| match weights.get(name) {
         Some(Values::F32(w)) => Some(w.as_slice()),
         _ => None,

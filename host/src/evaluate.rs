@@ -3,15 +3,17 @@
 //! the rows' order, so they do not depend on the number of cores.
 
 use crate::inputs::Row;
+use crate::kept::Kept;
 use crate::loss::{Loss, Outputs};
 use crate::meter::{Meter, Scale};
+use crate::subject::image_of;
 use anyhow::{Context, Result};
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_device::image::Image;
-use thimble_shared::graph::Config;
+use thimble_shared::graph::{Config, Head, Model};
 
 /// `work` on each of `count` rows, on all cores, the results in order. `start` makes what a worker needs.
 fn on_all_cores<W, T: Send>(
@@ -82,37 +84,88 @@ pub struct Judge<'a> {
     rows: Vec<Row>,
     /// Where the rows stand among those of `answers`.
     places: Vec<usize>,
-    answers: Arc<Answers>,
+    answers: Arc<Answers<'a>>,
     /// The original's id of each token of a candidate whose vocabulary was cut, and the id of each of the original's tokens
     /// in it (that of the unknown token where it was lost).
     kept: Option<&'a [usize]>,
     ids: Option<&'a [i64]>,
 }
 
-/// The original's outputs, run when they are first needed: a judge whose every verdict is remembered needs none.
-struct Answers {
-    image: Arc<Image>,
-    rows: Vec<Row>,
-    /// Outputs over a large vocabulary fill gigabytes; the original runs again each time instead.
-    run_again: bool,
-    outputs: OnceLock<Vec<Outputs>>,
+/// What candidates are compared with: ready to run, or made ready when it has to run.
+pub enum Original<'a> {
+    Image(Arc<Image>),
+    Model(&'a Model),
 }
 
-impl Answers {
-    fn outputs(&self) -> Result<&[Outputs]> {
-        if self.run_again {
-            return Ok(&[]);
-        }
-        if self.outputs.get().is_none() {
-            // Whoever comes second finds the same outputs.
-            let _ = self.outputs.set(outputs(&self.image, &self.rows)?);
-        }
-        Ok(self.outputs.get().map_or(&[], Vec::as_slice))
+impl From<&Arc<Image>> for Original<'_> {
+    fn from(image: &Arc<Image>) -> Self {
+        Original::Image(image.clone())
     }
 }
 
-/// f32 numbers of outputs that are kept: 512 MiB.
+impl<'a> From<&'a Model> for Original<'a> {
+    fn from(model: &'a Model) -> Self {
+        Original::Model(model)
+    }
+}
+
+impl Original<'_> {
+    fn image(&self) -> Result<Arc<Image>> {
+        match self {
+            Original::Image(image) => Ok(image.clone()),
+            Original::Model(model) => image_of(model),
+        }
+    }
+}
+
+/// The original's outputs, run when they are first needed: a judge whose every verdict is remembered needs none.
+struct Answers<'a> {
+    original: Original<'a>,
+    rows: Vec<Row>,
+    /// f32 numbers of all outputs, about.
+    numbers: usize,
+    /// None where they could not be kept.
+    outputs: OnceLock<Option<Kept>>,
+}
+
+impl Answers<'_> {
+    /// None where the original has to run again.
+    fn outputs(&self) -> Result<Option<&Kept>> {
+        if self.numbers > KEPT {
+            return Ok(None);
+        }
+        if self.outputs.get().is_none() {
+            // Whoever comes second finds the same outputs.
+            let _ = self.outputs.set(self.collect()?);
+        }
+        Ok(self.outputs.get().and_then(Option::as_ref))
+    }
+
+    fn collect(&self) -> Result<Option<Kept>> {
+        let (image, rows) = (self.original.image()?, &self.rows);
+        let Ok(kept) = Kept::new(rows.len(), self.numbers <= IN_MEMORY) else {
+            return Ok(None);
+        };
+        let put = |engine: &Engine, i: usize| Ok(kept.put(i, run(engine, &rows[i])?).is_ok());
+        let done = on_all_cores(rows.len(), || engine(&image), put)?;
+        Ok(done.iter().all(|kept| *kept).then_some(kept))
+    }
+}
+
+/// f32 numbers of outputs that are kept: 512 MiB. Beyond that the original runs again each time.
 const KEPT: usize = 1 << 27;
+/// The same of outputs that are kept in memory: 16 MiB.
+const IN_MEMORY: usize = 1 << 22;
+
+/// f32 numbers that a model gives for each token, about.
+fn numbers_per_token(config: &Config) -> usize {
+    match config.head {
+        Head::None => config.hidden_size,
+        Head::MaskedLm | Head::PreTraining => config.vocab_size,
+        Head::QuestionAnswering => 2,
+        Head::SequenceClassification | Head::TokenClassification | Head::MultipleChoice => config.labels.len().max(1),
+    }
+}
 
 /// How a candidate's vocabulary differs from the original's.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -124,26 +177,21 @@ pub struct Vocabulary {
 }
 
 impl<'a> Judge<'a> {
-    /// Candidates are held against the original, `image` of `config`, on `rows`. `vocabulary` is that of the candidates, where it was cut.
+    /// Candidates are held against the original, of `config`, on `rows`. `vocabulary` is that of the candidates, where it was cut.
     pub fn new(
         config: &'a Config,
-        image: &Arc<Image>,
+        original: impl Into<Original<'a>>,
         rows: Vec<Row>,
         vocabulary: Option<&'a Vocabulary>,
     ) -> Judge<'a> {
         let tokens: usize = rows.iter().map(|row| row.input_ids.len()).sum();
-        let width = if config.head.has_decoder() {
-            config.vocab_size
-        } else {
-            config.hidden_size
-        };
         Judge {
             config,
             places: (0..rows.len()).collect(),
             answers: Arc::new(Answers {
-                image: image.clone(),
+                original: original.into(),
                 rows: rows.clone(),
-                run_again: tokens.saturating_mul(width) > KEPT,
+                numbers: tokens.saturating_mul(numbers_per_token(config)),
                 outputs: OnceLock::new(),
             }),
             rows,
@@ -177,15 +225,17 @@ impl<'a> Judge<'a> {
             fewer: true,
         };
         let known = self.answers.outputs()?;
-        let start = || {
-            let original = self.answers.run_again.then(|| engine(&self.answers.image));
-            Ok((original.transpose()?, engine(candidate)?))
+        let again = match known {
+            Some(_) => None,
+            None => Some(self.answers.original.image()?),
         };
+        let start = || Ok((again.as_ref().map(engine).transpose()?, engine(candidate)?));
         let rows = on_all_cores(self.rows.len(), start, |(original, engine), i| {
             let row = &self.rows[i];
-            let reference = match original {
-                Some(original) => Cow::Owned(run(original, row)?),
-                None => Cow::Borrowed(&known[self.places[i]]),
+            let reference = match (original, known) {
+                (Some(original), _) => Cow::Owned(run(original, row)?),
+                (None, Some(known)) => known.get(self.places[i]).context("the original's outputs")?,
+                (None, None) => Cow::default(),
             };
             let mut meter = Meter::new(scale);
             meter.add(row, &reference, &run(engine, &self.seen_by_candidate(row))?)?;

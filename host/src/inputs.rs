@@ -1,12 +1,15 @@
 //! Inputs to calibrate and verify on: JSON lines (`{"text": ..}` or `{"input_ids": [..]}`), safetensors as the device reads
-//! them, or made-up token sequences. Out come rows, one inference each, ids and masks flat in row-major order.
+//! them, or made-up token sequences. Out come rows, one inference each, ids and masks flat in row-major order. A context too
+//! long for one inference becomes several rows, the windows a question is answered in.
 
 use crate::tokenise::{Encoded, TokeniseError, Tokeniser};
+use crate::tokenizer::TokenizerSource;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use thimble_device::engine::Input;
 use thimble_device::tensors::{Tensor, TensorError, TensorFile};
+use thimble_shared::decode::context_of_ids;
 use thimble_shared::files;
 use thimble_shared::graph::{Config, Head};
 
@@ -28,7 +31,7 @@ pub enum InputsError {
     },
     #[error("{path}: no inputs in it; {expected}", path = .path.display())]
     Empty { path: PathBuf, expected: &'static str },
-    #[error("{path}, line {line}: a text needs a tokenizer.json beside the model, and there is none", path = .path.display())]
+    #[error("{path}, line {line}: a text needs a tokenizer beside the model (tokenizer.json, spiece.model or vocab.txt), and there is none", path = .path.display())]
     NoTokenizer { path: PathBuf, line: usize },
     #[error(transparent)]
     Safetensors(#[from] TensorError),
@@ -46,6 +49,8 @@ pub struct Row {
     pub token_type_ids: Vec<i64>,
     /// What is right: one class or choice, or one tag per token with -100 where nothing is asked.
     pub labels: Option<Vec<i64>>,
+    /// What is right where the model gives values: one for each of its labels.
+    pub targets: Option<Vec<f32>>,
     /// Positions of the mask token, where the model fills blanks.
     pub blanks: Vec<usize>,
 }
@@ -57,6 +62,10 @@ pub struct Inputs {
     pub rows: Vec<Row>,
     /// Texts cut to the model's length.
     pub truncated: usize,
+    /// Texts of which nothing but unknown tokens is left.
+    pub unknown: usize,
+    /// What is odd about the tokenizer, where texts were split with it.
+    pub scarce: Option<String>,
 }
 
 impl Row {
@@ -92,6 +101,11 @@ impl Row {
             token_type_ids: vec![0; ids.len()],
             ..Row::default()
         }
+    }
+
+    /// Which tokens may be part of an answer to a question.
+    pub fn context(&self) -> Vec<bool> {
+        context_of_ids(&self.input_ids, Some(&self.token_type_ids), Some(&self.attention_mask))
     }
 
     /// Tokens per sequence.
@@ -145,6 +159,9 @@ impl Row {
                 return Err(format!("{name}[{at}] is {value}, must be 0 to {}", limit - 1));
             }
         }
+        if let Some(targets) = &self.targets {
+            check_targets(targets, config)?;
+        }
         self.labels
             .as_deref()
             .map_or(Ok(()), |labels| self.check_labels(labels, config))
@@ -179,13 +196,27 @@ impl Row {
     }
 }
 
-/// Whether a model's answers can be held against labels: a regression's target is no class, a bare model decides nothing, and
+fn check_targets(targets: &[f32], config: &Config) -> Result<(), String> {
+    if targets.len() != config.labels.len() {
+        return Err(format!(
+            "{} values are given as labels, the model has {}",
+            targets.len(),
+            config.labels.len()
+        ));
+    }
+    match targets.iter().find(|t| !t.is_finite()) {
+        Some(target) => Err(format!("label {target} is beyond f32")),
+        None => Ok(()),
+    }
+}
+
+/// Whether a model's answers can be held against classes: a regression's target is none, a bare model decides nothing, and
 /// pre-training has two kinds of labels.
 fn compares_labels(config: &Config) -> bool {
     match config.head {
         Head::None | Head::PreTraining => false,
-        Head::SequenceClassification => config.multi_label || config.labels.len() > 1,
-        _ => true,
+        Head::SequenceClassification => !config.predicts_values(),
+        Head::MaskedLm | Head::TokenClassification | Head::QuestionAnswering | Head::MultipleChoice => true,
     }
 }
 
@@ -201,11 +232,10 @@ const MADE_UP_TOKENS: usize = 64;
 pub fn load(
     path: Option<&Path>,
     config: &Config,
-    tokenizer: Option<&Path>,
+    tokenizer: Option<&TokenizerSource>,
     most: Option<usize>,
 ) -> Result<Inputs, InputsError> {
     let most = most.unwrap_or(usize::MAX);
-    let tokeniser = |path| Tokeniser::open(path, config);
     let Some(path) = path else {
         let mut inputs = Inputs {
             rows: made_up(config, most.min(MADE_UP), SEED),
@@ -223,13 +253,33 @@ pub fn load(
         path: path.to_path_buf(),
         cause,
     })?;
-    let tokeniser = tokenizer.map(tokeniser).transpose()?;
+    let tokeniser = tokenizer.map(|source| source.open(config)).transpose()?;
     let mut inputs = lines(path, &bytes, config, tokeniser.as_ref(), most)?;
     inputs.find_blanks(config, tokeniser.and_then(|t| t.mask_id()));
     Ok(inputs)
 }
 
 impl Inputs {
+    /// The rows of one line's texts: one, or one for each window over a question's context.
+    fn encode(
+        &mut self,
+        texts: &[(&str, Option<&str>)],
+        config: &Config,
+        tokeniser: &Tokeniser,
+    ) -> Result<Vec<Row>, TokeniseError> {
+        let row = |encoded: &[Encoded]| Row::of(encoded, tokeniser.pad_id(), config.head == Head::MultipleChoice);
+        if let (Head::QuestionAnswering, [(question, Some(context))]) = (config.head, texts) {
+            let windows = tokeniser.windows(question, context)?;
+            self.unknown += usize::from(windows.iter().any(|w| w.unknown));
+            return Ok(windows.iter().map(|w| row(std::slice::from_ref(w))).collect());
+        }
+        let encode = |(text, pair): &(&str, Option<&str>)| tokeniser.encode(text, *pair);
+        let encoded = texts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
+        self.truncated += encoded.iter().filter(|e| e.truncated).count();
+        self.unknown += encoded.iter().filter(|e| e.unknown).count();
+        Ok(vec![row(&encoded)])
+    }
+
     /// Notes where the mask token stands; without a tokenizer it is the one ALBERT's vocabularies have.
     fn find_blanks(&mut self, config: &Config, mask: Option<i64>) {
         if !config.head.has_decoder() {
@@ -243,6 +293,17 @@ impl Inputs {
                 .map(|(i, _)| i)
                 .collect();
         }
+    }
+
+    /// What a person should know of the texts: how many are nothing but unknown tokens, and whether the tokenizer fits.
+    pub fn warnings(&self) -> Vec<String> {
+        let unknown = (self.unknown > 0).then(|| {
+            format!(
+                "{} texts become nothing but unknown tokens: the tokenizer does not know their characters",
+                self.unknown
+            )
+        });
+        self.scarce.clone().into_iter().chain(unknown).collect()
     }
 
     /// Leaves out rows that repeat an earlier one, whatever their labels: how many went.
@@ -284,8 +345,8 @@ fn lines(
         let json: Value = serde_json::from_slice(line).map_err(|e| bad(format!("invalid JSON: {e}")))?;
         let object = json.as_object().ok_or_else(|| bad("is no JSON object".into()))?;
         let line = Line { object, config };
-        let mut row = if object.contains_key("input_ids") {
-            line.ids().map_err(bad)?
+        let mut rows = if object.contains_key("input_ids") {
+            vec![line.ids().map_err(bad)?]
         } else {
             let texts = line.texts().map_err(bad)?;
             let Some(tokeniser) = tokeniser else {
@@ -294,14 +355,16 @@ fn lines(
                     line: number,
                 });
             };
-            let encode = |(text, pair): &(&str, Option<&str>)| tokeniser.encode(text, *pair);
-            let encoded = texts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
-            inputs.truncated += encoded.iter().filter(|e| e.truncated).count();
-            Row::of(&encoded, tokeniser.pad_id(), config.head == Head::MultipleChoice)
+            inputs.scarce = tokeniser.scarce();
+            inputs.encode(&texts, config, tokeniser)?
         };
-        row.labels = line.labels().map_err(bad)?;
-        row.check(config).map_err(bad)?;
-        inputs.rows.push(row);
+        // Positions of an answer are those of the first window.
+        if let Some(row) = rows.first_mut() {
+            row.labels = line.labels().map_err(bad)?;
+            row.targets = line.targets().map_err(bad)?;
+        }
+        rows.iter().try_for_each(|row| row.check(config)).map_err(bad)?;
+        inputs.rows.append(&mut rows);
     }
     if inputs.rows.is_empty() {
         return Err(InputsError::Empty {
@@ -394,6 +457,22 @@ impl<'a> Line<'a> {
         }
     }
 
+    /// A regression's values: a number, or one for each label.
+    fn targets(&self) -> Result<Option<Vec<f32>>, String> {
+        let value = self.get(&["labels", "label"]).filter(|_| self.config.predicts_values());
+        let one = |v: &Value| {
+            let number = v
+                .as_f64()
+                .ok_or_else(|| format!("label {v} must be a number: the model gives values"))?;
+            Ok(number as f32)
+        };
+        match value {
+            None => Ok(None),
+            Some(Value::Array(list)) => list.iter().map(one).collect::<Result<Vec<_>, _>>().map(Some),
+            Some(value) => Ok(Some(vec![one(value)?])),
+        }
+    }
+
     /// A class by number or by name.
     fn label(&self, value: &Value) -> Result<i64, String> {
         if let Some(number) = value.as_i64() {
@@ -479,13 +558,18 @@ fn tensors(path: &Path, config: &Config, most: usize) -> Result<Inputs, InputsEr
             }
         };
         let (mask, types) = (like("attention_mask", 1)?, like("token_type_ids", 0)?);
-        let labels = tensor("labels")?.filter(|_| compares_labels(config));
+        let labels = match compares_labels(config) {
+            true => tensor("labels")?,
+            false => None,
+        };
         if let Some(labels) = labels.as_ref().filter(|l| l.shape.first() != Some(&count)) {
             return Err(bad(
                 "labels",
                 format!("has shape {:?}, there are {count} inputs", labels.shape),
             ));
         }
+        let targets =
+            targets(&file, &format!("{prefix}labels"), count, config).map_err(|problem| bad("labels", problem))?;
         for i in 0..count {
             let part = |t: &Tensor<i64>| t.data[i * size..(i + 1) * size].to_vec();
             let row = Row {
@@ -496,6 +580,10 @@ fn tensors(path: &Path, config: &Config, most: usize) -> Result<Inputs, InputsEr
                 labels: labels.as_ref().map(|l| {
                     let each = l.data.len() / count;
                     l.data[i * each..(i + 1) * each].to_vec()
+                }),
+                targets: targets.as_ref().map(|t| {
+                    let each = t.len() / count;
+                    t[i * each..(i + 1) * each].to_vec()
                 }),
                 blanks: vec![],
             };
@@ -514,8 +602,25 @@ fn tensors(path: &Path, config: &Config, most: usize) -> Result<Inputs, InputsEr
     Ok(Inputs {
         given: true,
         rows,
-        truncated: 0,
+        ..Inputs::default()
     })
+}
+
+/// A regression's values in the tensor `name`, floats or integers, of `count` rows.
+fn targets(file: &TensorFile, name: &str, count: usize, config: &Config) -> Result<Option<Vec<f32>>, String> {
+    if !config.predicts_values() {
+        return Ok(None);
+    }
+    let (shape, data) = match (file.floats(name), file.integers(name)) {
+        (Ok(Some(t)), _) => (t.shape, t.data),
+        (_, Ok(Some(t))) => (t.shape, t.data.iter().map(|&v| v as f32).collect()),
+        (Ok(None), _) | (_, Ok(None)) => return Ok(None),
+        (Err(problem), Err(_)) => return Err(problem.to_string()),
+    };
+    if shape.first() != Some(&count) {
+        return Err(format!("has shape {shape:?}, there are {count} inputs"));
+    }
+    Ok(Some(data))
 }
 
 /// How many rows a tensor of `shape` holds, and the shape of each. A multiple-choice model takes two dimensions as the

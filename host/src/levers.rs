@@ -3,9 +3,9 @@
 //! for the inputs that are left. Each lever is pulled only when asked for.
 
 use crate::evaluate::Vocabulary;
-use std::collections::BTreeMap;
 use thimble_shared::graph::{Config, Head, Model};
 use thimble_shared::number::{Format, Values};
+use thimble_shared::weights::Weights;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeverError {
@@ -134,7 +134,7 @@ impl Levers {
 /// Keeps the rows `kept` of a weight with `rows` rows.
 fn cut(
     lever: &'static str,
-    weights: &mut BTreeMap<String, Values>,
+    weights: &mut Weights,
     weight: &'static str,
     rows: usize,
     kept: &[usize],

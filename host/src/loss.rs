@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use thimble_shared::graph::{Config, Head};
+pub use thimble_shared::decode::decides;
+use thimble_shared::graph::Config;
 
 /// An f32 output: dims and row-major numbers.
 pub type Output = thimble_device::tensors::Tensor<f32>;
@@ -86,6 +87,9 @@ pub struct Loss {
     pub accuracy: Option<f64>,
     /// 95 % interval of the candidate's accuracy.
     pub accuracy_interval: Option<(f64, f64)>,
+    /// Models that give values: mean squared error of each model against given ones.
+    pub reference_squared_error: Option<f64>,
+    pub squared_error: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -233,15 +237,6 @@ impl Loss {
             Objective::Error
         };
         self.score().objective(objective)
-    }
-}
-
-/// Whether a model's outputs are answers, which two models can agree on: labels, tags, tokens, spans or choices.
-pub fn decides(config: &Config) -> bool {
-    match config.head {
-        Head::None => false,
-        Head::SequenceClassification | Head::TokenClassification => config.multi_label || config.labels.len() > 1,
-        _ => true,
     }
 }
 

@@ -85,17 +85,23 @@ fn folder() -> Option<PathBuf> {
     }
 }
 
+/// Numbers hashed at a time.
+const CHUNK: usize = 1 << 16;
+
 /// SHA-256 of a model's numbers and network.
+#[derive(Clone)]
 pub struct Digest(Vec<u8>);
 
 impl Digest {
     pub fn of(model: &Model) -> Digest {
         let mut hash = Sha256::new();
-        for (name, values) in &model.weights {
+        for (name, values) in model.weights.iter() {
             hash.update(name);
             hash.update(values.format().name());
-            let numbers: Vec<u8> = values.to_f32().iter().flat_map(|x| x.to_le_bytes()).collect();
-            hash.update(numbers);
+            for some in values.as_f32().chunks(CHUNK) {
+                let numbers: Vec<u8> = some.iter().flat_map(|x| x.to_le_bytes()).collect();
+                hash.update(numbers);
+            }
         }
         // A config is plain data: it always has a JSON text.
         hash.update(serde_json::to_vec(&model.config).unwrap_or_default());

@@ -3,8 +3,9 @@
 //! reference's vocabulary (`kept`); distributions are then compared over the tokens both have, decisions over all.
 
 use crate::inputs::Row;
-use crate::loss::{Distance, Loss, LossError, Output, Outputs, Share, Top5, decides};
+use crate::loss::{Distance, Loss, LossError, Output, Outputs, Share, Top5};
 use std::collections::BTreeMap;
+use thimble_shared::decode::{self, MAX_ANSWER, decides, log_softmax};
 use thimble_shared::graph::{Config, Head};
 
 #[derive(Default)]
@@ -40,14 +41,41 @@ pub struct Meter<'a> {
     kl: f64,
     right_reference: Share,
     right: Share,
+    errors_reference: Errors,
+    errors: Errors,
     top5: Share,
     top5_positions: u64,
     span_f1: f64,
     spans: u64,
 }
 
-/// Answer spans longer than this are not searched for, as `thimble run` does not.
-const SPAN: usize = 30;
+/// Squared errors against given values.
+#[derive(Clone, Copy, Default)]
+struct Errors {
+    squares: f64,
+    of: u64,
+}
+
+impl Errors {
+    fn add(&mut self, values: &[f32], targets: &[f32]) {
+        for (&value, &target) in values.iter().zip(targets) {
+            let error = (f64::from(value) - f64::from(target)).powi(2);
+            // NaN must show as the largest error, never as none.
+            self.squares += if error.is_nan() { f64::INFINITY } else { error };
+            self.of += 1;
+        }
+    }
+
+    fn absorb(&mut self, other: Errors) {
+        self.squares += other.squares;
+        self.of += other.of;
+    }
+
+    fn mean(self) -> Option<f64> {
+        (self.of > 0).then(|| self.squares / self.of as f64)
+    }
+}
+
 const TOP: usize = 5;
 
 impl<'a> Meter<'a> {
@@ -60,6 +88,8 @@ impl<'a> Meter<'a> {
             kl: 0.0,
             right_reference: Share::default(),
             right: Share::default(),
+            errors_reference: Errors::default(),
+            errors: Errors::default(),
             top5: Share::default(),
             top5_positions: 0,
             span_f1: 0.0,
@@ -68,9 +98,9 @@ impl<'a> Meter<'a> {
     }
 
     /// Adds one input's outputs. The row's labels are what is right: one class; one per token with -100 where nothing is
-    /// asked; first and last token of an answer.
+    /// asked; first and last token of an answer, 0 where there is none.
     pub fn add(&mut self, row: &Row, reference: &Outputs, candidate: &Outputs) -> Result<(), LossError> {
-        let (mask, labels) = (&row.attention_mask, row.labels.as_deref());
+        let labels = row.labels.as_deref();
         self.rows += 1;
         if let Some(name) = candidate.keys().find(|name| !reference.contains_key(*name)) {
             return Err(LossError::Missing { name: name.clone() });
@@ -84,8 +114,8 @@ impl<'a> Meter<'a> {
             };
             self.comparable(name, a, b)?;
             match name.as_str() {
-                "start_logits" => self.add_span_end(name, mask, labels.and_then(|l| l.first()), a, b)?,
-                "end_logits" => self.add_span_end(name, mask, labels.and_then(|l| l.get(1)), a, b)?,
+                "start_logits" => self.add_span_end(name, row, labels.and_then(|l| l.first()), a, b)?,
+                "end_logits" => self.add_span_end(name, row, labels.and_then(|l| l.get(1)), a, b)?,
                 _ => self.add_output(name, row, a, b)?,
             }
         }
@@ -118,19 +148,28 @@ impl<'a> Meter<'a> {
         })
     }
 
-    /// One distribution over the real positions of the sequence.
+    /// One distribution over the context and the first token, which stands for "no answer".
     fn add_span_end(
         &mut self,
         name: &str,
-        mask: &[i64],
+        row: &Row,
         label: Option<&i64>,
         a: &Output,
         b: &Output,
     ) -> Result<(), LossError> {
-        let real: Vec<usize> = (0..mask.len().min(a.data.len())).filter(|&i| mask[i] != 0).collect();
-        let pick = |values: &[f32]| -> Vec<f32> { real.iter().map(|&i| values[i]).collect() };
-        // Where the right answer stands among the real positions; one outside them is wrong for both.
-        let label = label.map(|&l| real.iter().position(|&i| i as i64 == l).map_or(i64::MAX, |i| i as i64));
+        let mut possible = row.context();
+        if let (Some(first), Some(mask)) = (possible.first_mut(), row.attention_mask.first()) {
+            *first = *mask != 0;
+        }
+        let places: Vec<usize> = (0..possible.len().min(a.data.len())).filter(|&i| possible[i]).collect();
+        let pick = |values: &[f32]| -> Vec<f32> { places.iter().map(|&i| values[i]).collect() };
+        // Where the right answer stands among them; one elsewhere is wrong for both.
+        let label = label.map(|&l| {
+            places
+                .iter()
+                .position(|&i| i as i64 == l)
+                .map_or(i64::MAX, |i| i as i64)
+        });
         self.add_vector(name, &pick(&a.data), &pick(&b.data), label)
     }
 
@@ -149,13 +188,17 @@ impl<'a> Meter<'a> {
     fn add_output(&mut self, name: &str, row: &Row, a: &Output, b: &Output) -> Result<(), LossError> {
         let labels = row.labels.as_deref();
         let width = |o: &Output| o.shape.last().copied().unwrap_or(1).max(1);
+        if let (Some(targets), "logits") = (&row.targets, name) {
+            self.errors_reference.add(&a.data, targets);
+            self.errors.add(&b.data, targets);
+        }
         let per_token = a.shape.len() == 3;
         let vocabulary = self.over_vocabulary(name);
         for (i, (x, y)) in a.data.chunks(width(a)).zip(b.data.chunks(width(b))).enumerate() {
             if per_token && row.attention_mask.get(i) == Some(&0) {
                 continue;
             }
-            if self.scale.config.multi_label && name == "logits" {
+            if self.scale.config.multi_label && decides(self.scale.config) && name == "logits" {
                 self.add_labels(x, y, labels)?;
                 continue;
             }
@@ -176,7 +219,7 @@ impl<'a> Meter<'a> {
         let answer = decides(self.scale.config) && name.ends_with("logits");
         if answer && x.len() >= 2 {
             self.kl += divergence(x, y);
-            self.decide(argmax(x), argmax(y), y, label);
+            self.decide(decode::argmax(x), decode::argmax(y), y, label);
         }
         Ok(())
     }
@@ -193,39 +236,44 @@ impl<'a> Meter<'a> {
         let known: Vec<f32> = kept.iter().map(|&id| x[id]).collect();
         self.add_numbers(name, &known, y)?;
         self.kl += divergence(&known, y);
-        self.decide(argmax(x), kept[argmax(y)], y, label);
+        let chosen = decode::argmax(y).and_then(|i| kept.get(i).copied());
+        self.decide(decode::argmax(x), chosen, y, label);
         Ok(())
     }
 
-    fn decide(&mut self, a: usize, b: usize, y: &[f32], label: Option<i64>) {
+    fn decide(&mut self, a: Option<usize>, b: Option<usize>, y: &[f32], label: Option<i64>) {
         // An answer that is no number agrees with nothing.
         let finite = y.iter().all(|v| v.is_finite());
         self.agreement.count(finite && a == b);
         if let Some(label) = label.filter(|&l| l >= 0) {
-            self.right_reference.count(a as i64 == label);
-            self.right.count(finite && b as i64 == label);
+            let right = |choice: Option<usize>| choice.is_some_and(|i| i as i64 == label);
+            self.right_reference.count(right(a));
+            self.right.count(finite && right(b));
         }
     }
 
     fn add_top5(&mut self, x: &[f32], y: &[f32]) {
         let finite = y.iter().all(|v| v.is_finite());
-        let mine = top(y).into_iter().map(|i| self.scale.kept.map_or(i, |kept| kept[i]));
+        let mine = decode::top(y, TOP)
+            .into_iter()
+            .map(|i| self.scale.kept.map_or(i, |kept| kept[i]));
         let mine: Vec<usize> = if finite { mine.collect() } else { vec![] };
-        for token in top(x) {
+        for token in decode::top(x, TOP) {
             self.top5.count(mine.contains(&token));
         }
         self.top5_positions += 1;
     }
 
-    /// Labels that do not exclude each other: each is a decision of its own, its logit against 0. `labels` is 1 or 0 for each.
+    /// Labels that do not exclude each other: each is a decision of its own. `labels` is 1 or 0 for each.
     fn add_labels(&mut self, x: &[f32], y: &[f32], labels: Option<&[i64]>) -> Result<(), LossError> {
         self.add_numbers("logits", x, y)?;
         for (i, (&a, &b)) in x.iter().zip(y).enumerate() {
-            self.agreement.count(b.is_finite() && (a > 0.0) == (b > 0.0));
+            self.agreement
+                .count(b.is_finite() && decode::given(a) == decode::given(b));
             self.kl += divergence(&[a, 0.0], &[b, 0.0]);
             if let Some(&label) = labels.and_then(|l| l.get(i)).filter(|&&l| l >= 0) {
-                self.right_reference.count((a > 0.0) == (label == 1));
-                self.right.count(b.is_finite() && (b > 0.0) == (label == 1));
+                self.right_reference.count(decode::given(a) == (label == 1));
+                self.right.count(b.is_finite() && decode::given(b) == (label == 1));
             }
         }
         Ok(())
@@ -249,6 +297,8 @@ impl<'a> Meter<'a> {
         self.kl += other.kl;
         self.right_reference.absorb(other.right_reference);
         self.right.absorb(other.right);
+        self.errors_reference.absorb(other.errors_reference);
+        self.errors.absorb(other.errors);
         self.top5.absorb(other.top5);
         self.top5_positions += other.top5_positions;
         self.span_f1 += other.span_f1;
@@ -275,6 +325,8 @@ impl<'a> Meter<'a> {
             reference_accuracy: self.right_reference.rate(),
             accuracy: self.right.rate(),
             accuracy_interval: self.right.interval(),
+            reference_squared_error: self.errors_reference.mean(),
+            squared_error: self.errors.mean(),
         }
     }
 }
@@ -327,22 +379,6 @@ impl Sums {
     }
 }
 
-fn argmax(values: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, v) in values.iter().enumerate() {
-        if *v > values[best] {
-            best = i;
-        }
-    }
-    best
-}
-
-fn log_softmax(values: &[f32]) -> Vec<f64> {
-    let max = values.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(f64::from(v)));
-    let sum: f64 = values.iter().map(|&v| (f64::from(v) - max).exp()).sum();
-    values.iter().map(|&v| f64::from(v) - max - sum.ln()).collect()
-}
-
 /// KL(p ‖ q) of the softmax distributions of two logit vectors, in nats.
 fn divergence(p: &[f32], q: &[f32]) -> f64 {
     let (p, q) = (log_softmax(p), log_softmax(q));
@@ -350,37 +386,10 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
     if kl.is_nan() { f64::INFINITY } else { kl.max(0.0) }
 }
 
-/// The five largest, of equals the first.
-fn top(values: &[f32]) -> Vec<usize> {
-    let mut best: Vec<usize> = Vec::with_capacity(TOP + 1);
-    for (i, v) in values.iter().enumerate() {
-        let at = best.partition_point(|&b| values[b] >= *v);
-        if at < TOP {
-            best.insert(at, i);
-            best.truncate(TOP);
-        }
-    }
-    best
-}
-
-/// The likeliest span, first to last token, over the second text where there is one and over all real tokens otherwise; it
-/// never ends before it starts. None where there is no token or no number to rank by.
+/// The span a model answers with, first to last token. None where there is no context or no number to rank by.
 fn best_span(row: &Row, start: &[f32], end: &[f32]) -> Option<(usize, usize)> {
-    let second = row.token_type_ids.contains(&1);
-    let allowed: Vec<usize> = (0..row.attention_mask.len().min(start.len()).min(end.len()))
-        .filter(|&i| row.attention_mask[i] != 0 && (!second || row.token_type_ids.get(i) == Some(&1)))
-        .collect();
-    let mut found = None;
-    let mut most = f64::NEG_INFINITY;
-    for (n, &a) in allowed.iter().enumerate() {
-        for &b in allowed[n..].iter().take(SPAN) {
-            let score = f64::from(start[a]) + f64::from(end[b]);
-            if score > most && score.is_finite() {
-                (found, most) = (Some((a, b)), score);
-            }
-        }
-    }
-    found
+    let (best, _) = decode::spans(start, end, &row.context(), MAX_ANSWER, 1);
+    best.first().map(|span| (span.first, span.last))
 }
 
 /// F1 of the tokens two spans have in common.
@@ -440,6 +449,7 @@ mod tests {
             pooler: true,
             labels: vec!["a".into(), "b".into()],
             multi_label: false,
+            regression: false,
         }
     }
 
@@ -508,7 +518,9 @@ mod tests {
             ),
         ]
         .into();
-        meter.add(&row(&[0, 1, 1, 1], Some(&[2, 2])), &a, &a).unwrap();
+        let mut row = row(&[0, 1, 1, 1], Some(&[2, 2]));
+        row.input_ids = vec![0, 8, 9, 9];
+        meter.add(&row, &a, &a).unwrap();
         let loss = meter.finish();
         assert_eq!((loss.agreement, loss.decisions), (Some(1.0), 2));
         assert_eq!(loss.accuracy, Some(0.5), "the start is right, the end is not");
@@ -532,6 +544,32 @@ mod tests {
     }
 
     #[test]
+    fn values_are_held_against_targets_and_decide_nothing() {
+        for (labels, multi_label, regression) in [(2, false, true), (1, false, false), (1, true, true)] {
+            let config = Config {
+                labels: vec!["x".into(); labels],
+                multi_label,
+                regression,
+                ..config(Head::SequenceClassification)
+            };
+            let mut meter = Meter::new(scale(&config));
+            let mut row = row(&[1], None);
+            row.targets = Some(vec![1.0; labels]);
+            let (a, b) = (vec![1.5; labels], vec![3.0; labels]);
+            meter
+                .add(&row, &one("logits", &[1, labels], &a), &one("logits", &[1, labels], &b))
+                .unwrap();
+            let loss = meter.finish();
+            assert_eq!((loss.agreement, loss.kl, loss.decisions), (None, None, 0));
+            assert_eq!(
+                (loss.reference_squared_error, loss.squared_error),
+                (Some(0.25), Some(4.0))
+            );
+            assert_eq!(loss.outputs["logits"].rms, 1.5);
+        }
+    }
+
+    #[test]
     fn divergence_is_that_of_the_textbook() {
         let (p, q) = ([0.9f32.ln(), 0.1f32.ln()], [0.5f32.ln(), 0.5f32.ln()]);
         let want = 0.9 * (0.9f64 / 0.5).ln() + 0.1 * (0.1f64 / 0.5).ln();
@@ -541,8 +579,9 @@ mod tests {
     #[test]
     fn a_span_never_ends_before_it_starts_and_lies_in_the_second_text() {
         let mut row = row(&[1, 1, 1, 1, 0], None);
-        let (start, end) = ([9.0, 0.0, 1.0, 5.0, 9.0], [9.0, 0.0, 5.0, 1.0, 9.0]);
-        assert_eq!(best_span(&row, &start, &end), Some((0, 0)));
+        row.input_ids = vec![2, 3, 8, 9, 0];
+        let (start, end) = ([9.0, 7.0, 1.0, 5.0, 9.0], [9.0, 7.0, 5.0, 0.5, 9.0]);
+        assert_eq!(best_span(&row, &start, &end), Some((1, 1)));
         row.token_type_ids = vec![0, 0, 1, 1, 1];
         assert_eq!(best_span(&row, &start, &end), Some((2, 2)), "3 to 2 would score more");
         assert_eq!(best_span(&row, &[f32::NAN; 5], &end), None);
@@ -582,7 +621,6 @@ mod tests {
                 (overlap, positions, at_blanks)
             );
         }
-        assert_eq!(top(&[1.0, 3.0, 3.0, 0.0, 2.0, 5.0, 4.0]), [5, 6, 1, 2, 4]);
     }
 
     #[test]

@@ -6,9 +6,10 @@ use crate::calibrate::Statistics;
 use crate::calibrate::round::{Rounder, unweighted};
 use crate::inputs::Row;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use thimble_shared::graph::{Config, Kind, Model, WeightSpec};
 use thimble_shared::number::{Format, Values};
+use thimble_shared::weights::Weights;
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum QuantiseError {
@@ -29,7 +30,7 @@ pub enum QuantiseError {
 
 /// A weight in one format.
 struct Encoded {
-    values: Values,
+    values: Arc<Values>,
     /// What rounding takes from the mean of each output channel; empty when that is not known.
     shortfall: Vec<f32>,
 }
@@ -39,7 +40,7 @@ pub struct Quantiser<'a> {
     source: &'a Model,
     /// Rows to calibrate on, and what was seen on them: gathered when a weight is rounded, not when an answer is remembered.
     rows: Option<Arc<Vec<Row>>>,
-    statistics: OnceLock<Result<Statistics, String>>,
+    statistics: Mutex<Option<Result<Statistics, String>>>,
     rounders: Mutex<HashMap<String, Option<Arc<Rounder>>>>,
     made: Mutex<HashMap<(String, Format), Arc<Encoded>>>,
 }
@@ -50,7 +51,7 @@ impl<'a> Quantiser<'a> {
         Quantiser {
             source,
             rows: None,
-            statistics: OnceLock::new(),
+            statistics: Mutex::default(),
             rounders: Mutex::default(),
             made: Mutex::default(),
         }
@@ -66,7 +67,7 @@ impl<'a> Quantiser<'a> {
 
     /// The model with each table and linear weight in the format `formats` gives it (f32 where it gives none).
     pub fn model(&self, formats: &BTreeMap<String, Format>) -> Result<Model, QuantiseError> {
-        let mut weights = BTreeMap::new();
+        let mut weights = Weights::new();
         let mut shortfalls = vec![];
         for spec in self.source.config.weights() {
             let format = match spec.kind {
@@ -78,6 +79,9 @@ impl<'a> Quantiser<'a> {
             shortfalls.push((format!("{}.bias", spec.name), encoded));
         }
         for (bias, encoded) in shortfalls {
+            if encoded.shortfall.is_empty() {
+                continue;
+            }
             if let Some(Values::F32(bias)) = weights.get_mut(&bias) {
                 // What f32 cannot hold is no correction.
                 let corrected = bias
@@ -100,14 +104,20 @@ impl<'a> Quantiser<'a> {
         }
         let source = self.source.weights.get(&spec.name);
         let source = source.ok_or_else(|| QuantiseError::Missing(spec.name.clone()))?;
-        let encoded = match source.exactly(format) {
+        // The source's own numbers are held once.
+        let own = self
+            .source
+            .weights
+            .shared(&spec.name)
+            .filter(|own| own.format() == format);
+        let encoded = match own.cloned().or_else(|| source.exactly(format).map(Arc::new)) {
             Some(values) => Encoded {
                 values,
                 shortfall: vec![],
             },
-            None => self.round(spec, format, &source.to_f32())?,
+            None => self.round(spec, format, &source.as_f32())?,
         };
-        if let Values::F16(v) = &encoded.values
+        if let Values::F16(v) = &*encoded.values
             && v.iter().any(|x| !x.is_finite())
         {
             let beyond = v.iter().zip(source.to_f32()).filter(|(half, _)| !half.is_finite());
@@ -123,7 +133,10 @@ impl<'a> Quantiser<'a> {
             });
         }
         let encoded = Arc::new(encoded);
-        lock(&self.made).insert(key, encoded.clone());
+        // Widening or cutting bits takes no time worth the memory.
+        if format.has_scales() {
+            lock(&self.made).insert(key, encoded.clone());
+        }
         Ok(encoded)
     }
 
@@ -136,11 +149,14 @@ impl<'a> Quantiser<'a> {
             && let Some(values) = rounder.round(format, data)
         {
             let shortfall = rounder.shortfall(data, &values.to_f32());
-            return Ok(Encoded { values, shortfall });
+            return Ok(Encoded {
+                values: Arc::new(values),
+                shortfall,
+            });
         }
         let better = self.rows.as_ref().and_then(|_| unweighted(format, data, spec.rows()));
         Ok(Encoded {
-            values: better.unwrap_or_else(|| Values::round_to_nearest(format, data, spec.rows())),
+            values: Arc::new(better.unwrap_or_else(|| Values::round_to_nearest(format, data, spec.rows()))),
             shortfall: vec![],
         })
     }
@@ -149,10 +165,11 @@ impl<'a> Quantiser<'a> {
     fn rounder(&self, weight: &str) -> Result<Option<Arc<Rounder>>, QuantiseError> {
         let Some(rows) = &self.rows else { return Ok(None) };
         let gather = || Statistics::collect(self.source, rows).map_err(|e| format!("{e:#}"));
-        let statistics = self.statistics.get_or_init(gather).as_ref();
+        let mut statistics = lock(&self.statistics);
+        let statistics = statistics.get_or_insert_with(gather).as_mut();
         let statistics = statistics.map_err(|e| QuantiseError::Calibration(e.clone()))?;
         let mut rounders = lock(&self.rounders);
-        let make = || Some(Arc::new(Rounder::new(statistics.of(weight)?)?));
+        let make = || Some(Arc::new(Rounder::new(statistics.take(weight)?)?));
         Ok(rounders.entry(Statistics::key(weight)).or_insert_with(make).clone())
     }
 }
@@ -166,14 +183,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// numbers are lost in any sum with one of ordinary size, so it is said and not refused.
 pub fn vanished(source: &Model, made: &Model) -> Vec<(String, usize, usize)> {
     let halves = made.weights.iter().filter_map(|(name, values)| match values {
-        Values::F16(halves) => Some((name, halves, source.weights.get(name)?.to_f32())),
+        Values::F16(halves) => Some((name, halves, source.weights.get(name)?.as_f32())),
         _ => None,
     });
     let counted = halves.map(|(name, halves, before)| {
         let zeros = halves
             .iter()
-            .zip(before)
-            .filter(|(half, x)| half.to_f32() == 0.0 && *x != 0.0);
+            .zip(before.iter())
+            .filter(|(half, x)| half.to_f32() == 0.0 && **x != 0.0);
         (name.clone(), zeros.count(), halves.len())
     });
     counted.filter(|(_, zeros, _)| *zeros > 0).collect()
@@ -209,9 +226,10 @@ mod tests {
             pooler: false,
             labels: vec![],
             multi_label: false,
+            regression: false,
         };
         let ones = |w: WeightSpec| (w.name.clone(), Values::F32(vec![1.0; w.elements()]));
-        let mut weights: BTreeMap<String, Values> = config.weights().into_iter().map(ones).collect();
+        let mut weights: Weights = config.weights().into_iter().map(ones).collect();
         if let Some(Values::F32(word)) = weights.get_mut("word") {
             word[..first.len()].copy_from_slice(first);
         }

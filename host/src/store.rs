@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fs::{File, Metadata, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
@@ -91,10 +91,21 @@ pub fn takes_files(dir: &Path) -> std::io::Result<()> {
     }
 }
 
-/// A file to be written: its bytes may lie in several places.
+/// What a file is to hold.
+pub enum Content<'a> {
+    /// Bytes that may lie in several places.
+    Pieces(Vec<&'a [u8]>),
+    /// What `fill` writes and `check`, given the path of the temporary file, finds right: what is too large to be held whole.
+    Made {
+        fill: &'a dyn Fn(&mut dyn Write) -> std::io::Result<()>,
+        check: &'a dyn Fn(&Path) -> std::io::Result<()>,
+    },
+}
+
+/// A file to be written.
 pub struct Output<'a> {
     pub path: &'a Path,
-    pub pieces: Vec<&'a [u8]>,
+    pub content: Content<'a>,
     /// Its mode, whatever the umask; without one it is readable by all whom the umask does not shut out.
     pub mode: Option<u32>,
 }
@@ -103,7 +114,7 @@ impl<'a> Output<'a> {
     pub fn new(path: &'a Path, bytes: &'a [u8]) -> Output<'a> {
         Output {
             path,
-            pieces: vec![bytes],
+            content: Content::Pieces(vec![bytes]),
             mode: None,
         }
     }
@@ -111,7 +122,7 @@ impl<'a> Output<'a> {
     pub fn pieces(path: &'a Path, pieces: &'a [Cow<'a, [u8]>]) -> Output<'a> {
         Output {
             path,
-            pieces: pieces.iter().map(AsRef::as_ref).collect(),
+            content: Content::Pieces(pieces.iter().map(AsRef::as_ref).collect()),
             mode: None,
         }
     }
@@ -126,8 +137,13 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
 /// ones, the second waits, so that all are of one of them.
 pub fn write_together(files: &[(&Path, &[u8])]) -> Result<(), WriteError> {
     let files: Vec<Output> = files.iter().map(|&(path, bytes)| Output::new(path, bytes)).collect();
+    write_outputs_together(&files)
+}
+
+/// The same for files whose bytes need not lie in memory.
+pub fn write_outputs_together(files: &[Output]) -> Result<(), WriteError> {
     let _alone = (files.len() > 1).then(|| alone(folder(files[0].path)));
-    write_all(&files)
+    write_all(files)
 }
 
 /// The same for a caller that sees to being alone, or does not care.
@@ -253,6 +269,9 @@ pub fn refused(path: &Path) -> impl Fn(std::io::Error) -> WriteError {
 const PREFIX: &str = ".thimble-";
 const SUFFIX: &str = ".part";
 
+/// Bytes that are gathered before they go to the system.
+const BUFFER: usize = 1 << 17;
+
 fn stage(output: &Output) -> Result<NamedTempFile, WriteError> {
     staged(output).map_err(refused(output.path))
 }
@@ -268,8 +287,15 @@ fn staged(output: &Output) -> std::io::Result<NamedTempFile> {
     clear_abandoned(folder);
     // Temporary files are private by default; a model is to be read by the service that runs it.
     let mut temp = temporary(folder, PREFIX, 0o644)?;
-    for piece in &output.pieces {
-        temp.write_all(piece)?;
+    match &output.content {
+        Content::Pieces(pieces) => pieces.iter().try_for_each(|piece| temp.write_all(piece))?,
+        Content::Made { fill, check } => {
+            let mut buffered = BufWriter::with_capacity(BUFFER, &mut temp);
+            fill(&mut buffered)?;
+            buffered.flush()?;
+            drop(buffered);
+            check(temp.path())?;
+        }
     }
     if let Some(mode) = output.mode {
         temp.as_file().set_permissions(PermissionsExt::from_mode(mode))?;

@@ -15,8 +15,6 @@ use anyhow::{Result, bail};
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
-use std::sync::Arc;
-use thimble_device::image::Image;
 use thimble_shared::artifact::{self, Provenance};
 use thimble_shared::graph::{Config, Graph, Kind, Model};
 use thimble_shared::lower::LowerOptions;
@@ -54,7 +52,6 @@ pub struct FloorLoss(pub Vec<(Preparation, f64)>);
 pub struct Study<'a> {
     question: &'a Question<'a>,
     pub problem: Problem,
-    original: Arc<Image>,
     tune: Judge<'a>,
     report: OnceCell<Judge<'a>>,
     /// The model choices are made of, and the source rounded without any preparation.
@@ -77,10 +74,9 @@ impl<'a> Study<'a> {
     pub fn measure(sizes: Sizes<'a>, variants: &'a [Variant], watch: &mut impl Watch) -> Result<Study<'a>> {
         let question = sizes.question;
         let mut problem = sizes.unmeasured()?;
-        let original = image_of(question.original)?;
         let tune = Judge::new(
             &question.original.config,
-            &original,
+            question.original,
             question.tune.to_vec(),
             question.vocabulary,
         );
@@ -89,34 +85,36 @@ impl<'a> Study<'a> {
             .iter()
             .map(|v| Bench::new(question, v, Rc::new(v.quantiser()), &digest, tune.rows()))
             .collect();
-        let Some(first) = variants.first() else {
-            bail!("there is no model to make smaller");
-        };
 
         let smallest = problem.formats_of(&problem.floor());
         watch.stage(
             "running the original and the smallest model, prepared in each way",
             benches.len(),
         );
-        let mut floor_loss = vec![];
-        for (variant, bench) in variants.iter().zip(&benches) {
+        let mut floor_loss: Vec<(Preparation, f64)> = vec![];
+        let (mut best, mut plain, mut chosen): (usize, Option<Bench>, Option<Bench>) = (0, None, None);
+        // What a preparation gathered goes as soon as another one is known to be better.
+        for (i, (variant, bench)) in variants.iter().zip(benches).enumerate() {
             watch.step(&variant.preparation.to_string());
             let loss = bench.score(&tune, &smallest)?.objective(question.objective);
             floor_loss.push((variant.preparation, loss));
+            // The first of the best: a preparation has to help to be taken.
+            if i == 0 || loss < floor_loss[best].1 {
+                (best, chosen) = (i, Some(bench.clone()));
+            }
+            plain.get_or_insert(bench);
         }
-        // The first of the best: a preparation has to help to be taken.
-        let best = (0..benches.len()).fold(0, |best, i| if floor_loss[i].1 < floor_loss[best].1 { i } else { best });
         let floor_loss = FloorLoss(floor_loss);
-        let again = |i: usize| benches[i].quantiser.clone();
-        let (plain, quantiser) = (again(0), again(best));
-        let plain = Bench::new(question, first, plain, &digest, tune.rows());
-        let chosen = Bench::new(question, &variants[best], quantiser.clone(), &digest, tune.rows());
+        let (Some(plain), Some(chosen)) = (plain, chosen) else {
+            bail!("there is no model to make smaller");
+        };
         let preparation = variants[best].preparation;
 
         let count = problem.options.iter().map(Vec::len).sum();
         let rows = sense_rows(question, count);
         let indices = inputs::sample(question.tune.len(), rows);
         let some = tune.some(&indices);
+        let quantiser = chosen.quantiser.clone();
         let sense = Bench::new(question, &variants[best], quantiser, &digest, some.rows());
         watch.stage(&format!("measuring {count} sensitivities on {rows} rows"), count);
         let base = sense.sensitivities(&some, &mut problem, watch)?;
@@ -125,7 +123,6 @@ impl<'a> Study<'a> {
         Ok(Study {
             question,
             problem,
-            original,
             tune,
             report: OnceCell::new(),
             chosen,
@@ -218,7 +215,7 @@ impl<'a> Study<'a> {
     fn reporter(&self) -> &Judge<'a> {
         let q = self.question;
         self.report
-            .get_or_init(|| Judge::new(&q.original.config, &self.original, q.report.to_vec(), q.vocabulary))
+            .get_or_init(|| Judge::new(&q.original.config, q.original, q.report.to_vec(), q.vocabulary))
     }
 }
 
@@ -236,7 +233,11 @@ pub fn work(config: &Config, rows: &[Row]) -> usize {
 fn sense_rows(question: &Question, evaluations: usize) -> usize {
     let all = question.tune.len();
     let each = work(&question.source.config, question.tune) / all.max(1);
-    let rows = SENSE_WORK / each.max(1) / evaluations.max(1);
+    let sense_work: usize = std::env::var("SENSE")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(SENSE_WORK);
+    let rows = sense_work / each.max(1) / evaluations.max(1);
     rows.clamp(SENSE_ROWS.min(all), all)
 }
 
@@ -359,10 +360,11 @@ pub struct Floor {
 }
 
 /// Makes candidates of one variant and remembers their scores on one set of rows.
+#[derive(Clone)]
 struct Bench<'a> {
     question: &'a Question<'a>,
     quantiser: Rc<Quantiser<'a>>,
-    memo: Memo,
+    memo: Rc<Memo>,
 }
 
 impl<'a> Bench<'a> {
@@ -376,7 +378,7 @@ impl<'a> Bench<'a> {
         Bench {
             question,
             quantiser,
-            memo: Memo::open(&[original, &variant.digest], rows),
+            memo: Rc::new(Memo::open(&[original, &variant.digest], rows)),
         }
     }
 
@@ -451,6 +453,7 @@ mod tests {
                 pooler: false,
                 labels: vec![],
                 multi_label: false,
+                regression: false,
             };
             let weights = config.weights().into_iter();
             let source = Model {

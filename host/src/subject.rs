@@ -1,17 +1,19 @@
 //! A model named on the command line: a checkpoint directory, a file of thimble's, or another tool's ONNX. Any gives a [`Model`] to
 //! export, or bytes for the engine; a tokenizer that stands beside it is found here.
 
-use crate::import::{self, Imported};
+use crate::import::{self, ImportOptions, Imported};
 use crate::source::{self, Source};
 use crate::text::{printable, say};
 use crate::tokenise;
+use crate::tokenizer::TokenizerSource;
 use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use thimble_device::buffer::Buffer;
 use thimble_device::image::Image;
 use thimble_device::map::{ModelFile, ModelMap};
-use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance};
+use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance, Writer};
 use thimble_shared::audit;
 use thimble_shared::file_kind::FileKind;
 use thimble_shared::files;
@@ -21,10 +23,16 @@ use thimble_shared::number::Values;
 pub use thimble_text::tokenizer_beside;
 
 /// How a model is read where its folder or file leaves it open.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReadOptions {
     /// The head to make, whatever class config.json names.
     pub head: Option<Head>,
+    /// The folder of a LoRA adapter to merge into the checkpoint.
+    pub adapter: Option<PathBuf>,
+    /// The values of an ONNX file that hold what the model gives, in place of its outputs.
+    pub output_values: Vec<String>,
+    /// Take the weights of a quantised ONNX file as they are.
+    pub dequantize: bool,
 }
 
 pub enum Subject {
@@ -38,7 +46,7 @@ pub struct Checkpoint {
     pub model: Model,
     options: LowerOptions,
     sha256: Option<String>,
-    tokenizer: Option<PathBuf>,
+    tokenizer: Option<TokenizerSource>,
     /// Every file it was read from.
     files: Vec<PathBuf>,
 }
@@ -86,7 +94,7 @@ pub struct File {
     pub artifact: Artifact,
     pub map: ModelMap,
     path: PathBuf,
-    tokenizer: Option<PathBuf>,
+    tokenizer: Option<TokenizerSource>,
 }
 
 impl File {
@@ -103,7 +111,7 @@ impl File {
 
     /// The bytes of the tokenizer it was written with, where that lies beside it.
     pub fn tokenizer(&self) -> Result<Option<Vec<u8>>> {
-        let Some(path) = &self.tokenizer else {
+        let Some(path) = self.tokenizer_path() else {
             return Ok(None);
         };
         let bytes = files::read(path).with_context(|| path.display().to_string())?;
@@ -113,7 +121,7 @@ impl File {
 
     /// Where that is.
     pub fn tokenizer_path(&self) -> Option<&Path> {
-        self.tokenizer.as_deref()
+        self.tokenizer.as_ref().map(TokenizerSource::path)
     }
 
     /// An error where the file there is not the one that was found when this was opened.
@@ -140,14 +148,14 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// The tokenizer beside a file of thimble's, if it is the one the file was written with.
-fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<PathBuf>> {
+fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<TokenizerSource>> {
     let beside = tokenizer_beside(model);
     if !beside.exists() {
         return Ok(None);
     }
     let bytes = files::read(&beside).with_context(|| beside.display().to_string())?;
     if provenance.tokenizer_sha256.as_ref() == Some(&tokenise::sha256(&bytes)) {
-        return Ok(Some(beside));
+        return Ok(Some(TokenizerSource::File(beside)));
     }
     say(&format!(
         "note: {} is not the tokenizer {} was written with and is left alone; --tokenizer takes any",
@@ -157,6 +165,51 @@ fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<PathBuf
     Ok(None)
 }
 
+/// Where a folder holds another tool's ONNX, by the names optimum, transformers' exporter and transformers.js give it.
+const ONNX: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
+
+/// The ONNX file that stands for a folder. One under another name may be a variant (quantised, for a decoder): it is named.
+fn onnx_in(dir: &Path) -> Result<Option<PathBuf>> {
+    if let Some(found) = ONNX.iter().map(|name| dir.join(name)).find(|p| p.is_file()) {
+        return Ok(Some(found));
+    }
+    if source::holds_weights(dir) {
+        return Ok(None);
+    }
+    let others = [dir.to_path_buf(), dir.join("onnx")].into_iter().flat_map(|folder| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|e| e == "onnx"))
+    });
+    match others.min() {
+        Some(other) => bail!(
+            "{}: no {} here, but {}; name the file itself",
+            dir.display(),
+            ONNX.join(" or "),
+            printable(&other.display().to_string())
+        ),
+        None => Ok(None),
+    }
+}
+
+/// ALBERT out of another tool's ONNX file.
+fn import_onnx(path: &Path, options: &ReadOptions) -> Result<Subject> {
+    let imported = import::open_with(
+        path,
+        &ImportOptions {
+            outputs: options.output_values.clone(),
+            dequantize: options.dequantize,
+            head: options.head,
+        },
+    )?;
+    imported
+        .notes
+        .iter()
+        .for_each(|note| say(&format!("note: {}", printable(note))));
+    Ok(Subject::Checkpoint(imported.into()))
+}
+
 impl Subject {
     /// Opens what `path` names, as it stands. Notes go to stderr.
     pub fn open(path: &Path) -> Result<Subject> {
@@ -164,6 +217,12 @@ impl Subject {
     }
 
     fn checkpoint(path: &Path, options: &ReadOptions) -> Result<Subject> {
+        if options.dequantize || !options.output_values.is_empty() {
+            bail!(
+                "{}: --output-value and --dequantize are for ONNX files of other tools; this is a checkpoint",
+                path.display()
+            );
+        }
         let source = source::read_with(path, options)?;
         source
             .notes
@@ -174,22 +233,42 @@ impl Subject {
 
     /// Opens what `path` names, read as `options` say. Notes go to stderr.
     pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Subject> {
-        if path.is_dir() {
-            return Subject::checkpoint(path, options);
+        let exported = if path.is_dir() { onnx_in(path)? } else { None };
+        if let Some(onnx) = exported.as_ref().filter(|_| !source::holds_weights(path)) {
+            return Subject::open_with(onnx, options);
+        }
+        if source::is_checkpoint(path) {
+            let checkpoint = Subject::checkpoint(path, options)?;
+            if let Some(onnx) = exported {
+                say(&format!(
+                    "note: the checkpoint in {} is read, {} beside it is not; name the file to read that",
+                    path.display(),
+                    onnx.display()
+                ));
+            }
+            return Ok(checkpoint);
         }
         // A file is told by its bytes: what is neither weights nor ONNX is refused as what it is.
         let map = ModelMap::open(path, false)?;
         if FileKind::of(map.bytes()).is_checkpoint() {
             return Subject::checkpoint(path, options);
         }
+        if options.adapter.is_some() {
+            bail!(
+                "{}: --adapter is merged into a checkpoint's weights; this is an ONNX file, so start from the checkpoint",
+                path.display()
+            );
+        }
         let opened = artifact::open(map.bytes());
         if let Err(ArtifactError::NotThimble) = opened {
-            let imported = import::open(path)?;
-            imported
-                .notes
-                .iter()
-                .for_each(|note| say(&format!("note: {}", printable(note))));
-            return Ok(Subject::Checkpoint(imported.into()));
+            return import_onnx(path, options);
+        }
+        if *options != ReadOptions::default() {
+            bail!(
+                "{}: --head, --adapter, --output-value and --dequantize say how another tool's model is read; this is a file of \
+                 thimble's",
+                path.display()
+            );
         }
         let resaved = matches!(opened, Err(ArtifactError::Misaligned { .. } | ArtifactError::NoTail));
         let artifact = if resaved {
@@ -199,7 +278,7 @@ impl Subject {
         }
         .with_context(|| path.display().to_string())?;
         let named = || path.display().to_string();
-        let differences = audit::differences(map.bytes()).with_context(named)?;
+        let differences = audit::differences_of(map.bytes(), &|part| map.release(part)).with_context(named)?;
         if !differences.is_empty() {
             bail!(
                 "{}: nodes and metadata contradict each other: {}",
@@ -214,7 +293,9 @@ impl Subject {
                 path.display()
             ));
             return Ok(Subject::Checkpoint(Checkpoint {
-                model: artifact.model(map.bytes()).with_context(named)?,
+                model: artifact
+                    .model_of(map.bytes(), &|part| map.release(part))
+                    .with_context(named)?,
                 options: artifact.options,
                 sha256: artifact.provenance.source_sha256,
                 tokenizer,
@@ -236,10 +317,10 @@ impl Subject {
         }
     }
 
-    pub fn tokenizer(&self) -> Option<&Path> {
+    pub fn tokenizer(&self) -> Option<&TokenizerSource> {
         match self {
-            Subject::Checkpoint(source) => source.tokenizer.as_deref(),
-            Subject::File(file) => file.tokenizer.as_deref(),
+            Subject::Checkpoint(source) => source.tokenizer.as_ref(),
+            Subject::File(file) => file.tokenizer.as_ref(),
         }
     }
 
@@ -257,7 +338,8 @@ impl Subject {
             Subject::Checkpoint(source) => source.files.iter().map(PathBuf::as_path).collect(),
             Subject::File(file) => vec![&file.path],
         };
-        read.into_iter().chain(self.tokenizer()).collect()
+        let tokenizer = self.tokenizer().map(TokenizerSource::files).unwrap_or_default();
+        read.into_iter().chain(tokenizer).collect()
     }
 
     /// SHA-256 of the weights the model was made from.
@@ -273,7 +355,8 @@ impl Subject {
         match self {
             Subject::Checkpoint(source) => Ok(Cow::Borrowed(&source.model)),
             Subject::File(file) => {
-                let model = file.artifact.model(file.map.bytes())?;
+                let read = |part: &[u8]| file.map.release(part);
+                let model = file.artifact.model_of(file.map.bytes(), &read)?;
                 // Numbers of which some are old and some new are no model's.
                 file.map.file().unchanged()?;
                 Ok(Cow::Owned(model))
@@ -300,9 +383,9 @@ impl Subject {
 
 /// A model in memory, as the engine would map it from a file.
 pub fn image_of(model: &Model) -> Result<Arc<Image>> {
-    Ok(Image::copy(&artifact::write(
-        model,
-        LowerOptions::default(),
-        &Provenance::default(),
-    )?))
+    let writer = Writer::new(model, LowerOptions::default(), &Provenance::default())?;
+    let len = writer.size();
+    let mut buffer = Buffer::with_room(len)?;
+    writer.write_to(&mut buffer.take::<u8>(len))?;
+    Ok(Image::of(buffer, len))
 }

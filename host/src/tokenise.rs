@@ -4,7 +4,7 @@
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use thimble_shared::files;
-pub use thimble_text::{Encoded, Place, TokeniseError, Tokeniser, guarded};
+pub use thimble_text::{Encoded, Place, Splitter, TokeniseError, Tokeniser, guarded};
 
 /// Largest tokenizer read for rewriting.
 const MAX_BYTES: u64 = 256 << 20;

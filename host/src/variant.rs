@@ -57,12 +57,13 @@ pub fn variants(source: &Model, tune: &[Row], vocabulary: Option<&Vocabulary>, n
     let rows = Arc::new(tune.iter().map(own).collect::<Vec<Row>>());
     let models = [(false, Arc::new(source.clone())), (true, Arc::new(equalise(source)))];
     let both = models.into_iter().flat_map(|(rescaled, model)| {
+        let digest = Digest::of(&model);
         [false, true].map(|calibrated| Variant {
             preparation: Preparation { rescaled, calibrated },
             digest: if calibrated {
-                Digest::of(&model).with_rows(&rows)
+                digest.clone().with_rows(&rows)
             } else {
-                Digest::of(&model)
+                digest.clone()
             },
             model: model.clone(),
             rows: rows.clone(),

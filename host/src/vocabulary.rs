@@ -4,7 +4,8 @@
 
 use crate::evaluate::Vocabulary;
 use crate::rawjson::{elements, members, object};
-use crate::tokenise::{TokeniseError, compact, guarded};
+use crate::tokenise::{Splitter, TokeniseError};
+use crate::tokenizer::TokenizerSource;
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -43,17 +44,17 @@ pub struct Cut {
 }
 
 /// Cuts the vocabulary of the tokenizer at `tokenizer`, of a model with `vocab_size` rows, to what `corpus` produces.
-pub fn cut(corpus: &Path, tokenizer: &Path, vocab_size: usize) -> Result<Cut, VocabularyError> {
+pub fn cut(corpus: &Path, tokenizer: &TokenizerSource, vocab_size: usize) -> Result<Cut, VocabularyError> {
     let bad = |problem: String| VocabularyError::Tokenizer {
-        path: tokenizer.to_path_buf(),
+        path: tokenizer.path().to_path_buf(),
         problem,
     };
     let texts = texts(corpus)?;
-    let json = compact(tokenizer)?;
+    let json = tokenizer.compact()?;
     let table = Table::read(&json).map_err(bad)?;
-    let old = plain_tokenizer(&json).map_err(bad)?;
+    let old = Splitter::new(json.as_bytes()).map_err(bad)?;
     let mut splits = Vec::with_capacity(texts.len());
-    let mut kept = table.always_kept(&old);
+    let mut kept = table.always_kept(old.library());
     for text in &texts {
         let ids = encode(&old, text).map_err(bad)?;
         kept.extend(&ids);
@@ -69,7 +70,7 @@ pub fn cut(corpus: &Path, tokenizer: &Path, vocab_size: usize) -> Result<Cut, Vo
     for pass in 0..2 {
         let ids = new_ids(&kept);
         let rewritten = table.rewrite(&json, &ids).map_err(bad)?;
-        let new = plain_tokenizer(&rewritten).map_err(bad)?;
+        let new = Splitter::new(rewritten.as_bytes()).map_err(bad)?;
         let mut wrong = Vec::new();
         for (i, (text, split)) in texts.iter().zip(&splits).enumerate() {
             let found = encode(&new, text).map_err(bad)?;
@@ -85,7 +86,7 @@ pub fn cut(corpus: &Path, tokenizer: &Path, vocab_size: usize) -> Result<Cut, Vo
             }
             Some(_) => wrong
                 .into_iter()
-                .for_each(|i| table.pieces_within(&old, &texts[i], &mut kept)),
+                .for_each(|i| table.pieces_within(old.library(), &texts[i], &mut kept)),
         }
     }
     Err(bad("it cannot be cut".into()))
@@ -94,28 +95,28 @@ pub fn cut(corpus: &Path, tokenizer: &Path, vocab_size: usize) -> Result<Cut, Vo
 /// The tokens a candidate's tokenizer has of the reference's, by their text; `sizes` are the models' rows. None where it has a
 /// token the reference does not know.
 pub fn between(
-    reference: &Path,
-    candidate: &Path,
+    reference: &TokenizerSource,
+    candidate: &TokenizerSource,
     sizes: (usize, usize),
 ) -> Result<Option<Vocabulary>, VocabularyError> {
-    let open = |path: &Path| {
+    let open = |source: &TokenizerSource| {
         let bad = |problem| VocabularyError::Tokenizer {
-            path: path.to_path_buf(),
+            path: source.path().to_path_buf(),
             problem,
         };
-        plain_tokenizer(&compact(path)?).map_err(bad)
+        Splitter::new(source.compact()?.as_bytes()).map_err(bad)
     };
     let (old, new) = (open(reference)?, open(candidate)?);
     let known = |id: usize| {
-        let token = new.id_to_token(u32::try_from(id).ok()?)?;
-        Some(old.token_to_id(&token)? as usize).filter(|&id| id < sizes.0)
+        let token = new.library().id_to_token(u32::try_from(id).ok()?)?;
+        Some(old.library().token_to_id(&token)? as usize).filter(|&id| id < sizes.0)
     };
     let Some(kept) = (0..sizes.1).map(known).collect::<Option<Vec<usize>>>() else {
         return Ok(None);
     };
     let unknown = ["<unk>", "[UNK]"]
         .iter()
-        .find_map(|token| new.token_to_id(token))
+        .find_map(|token| new.library().token_to_id(token))
         .unwrap_or(0);
     let mut ids = vec![i64::from(unknown); sizes.0];
     kept.iter().enumerate().for_each(|(new, &old)| ids[old] = new as i64);
@@ -153,16 +154,8 @@ fn finish(
     }
 }
 
-/// The tokenizer without truncation or padding.
-fn plain_tokenizer(json: &str) -> Result<Tokenizer, String> {
-    let mut tokenizer = guarded(|| Tokenizer::from_bytes(json.as_bytes()))?;
-    tokenizer.with_padding(None);
-    tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
-    Ok(tokenizer)
-}
-
-fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, String> {
-    Ok(guarded(|| tokenizer.encode_fast(text, true))?.get_ids().to_vec())
+fn encode(tokenizer: &Splitter, text: &str) -> Result<Vec<u32>, String> {
+    Ok(tokenizer.encode(text, None)?.get_ids().to_vec())
 }
 
 /// Every text of a corpus: the strings of JSON lines, or the lines themselves.

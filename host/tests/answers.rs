@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use thimble::answer::{Answer, AnswerError, Asked, answer};
+use thimble::answer::{Answer, AnswerError, Asked, answer, per_token};
 use thimble::inputs::{self, Row};
 use thimble::loss::{Output, Outputs};
 use thimble::source;
 use thimble::tokenise::{self, Encoded, Tokeniser};
+use thimble::tokenizer::TokenizerSource;
+use thimble_shared::decode::{AnswerOptions, Windows};
 use thimble_shared::graph::{Config, Head};
 
 fn fixture(name: &str) -> PathBuf {
@@ -69,7 +71,13 @@ fn every_text_gets_hugging_face_s_ids() {
     // The reference was made with at most 64 tokens.
     let (config, _) = deb(64);
     let file = fixture("albert-deb/test.jsonl");
-    let inputs = inputs::load(Some(&file), &config, Some(&fixture("albert-deb/tokenizer.json")), None).unwrap();
+    let inputs = inputs::load(
+        Some(&file),
+        &config,
+        Some(&TokenizerSource::File(fixture("albert-deb/tokenizer.json"))),
+        None,
+    )
+    .unwrap();
     let (shape, bytes) = npy(fixture("albert-deb/test_input_ids_i16.npy"));
     assert_eq!((inputs.rows.len(), inputs.given), (shape[0], true));
     for (row, want) in inputs.rows.iter().zip(bytes.chunks(2 * shape[1])) {
@@ -86,7 +94,13 @@ fn every_text_gets_hugging_face_s_ids() {
 fn labels_are_read_from_hugging_face_s_logits() {
     let (config, _) = deb(128);
     let file = fixture("albert-deb/test.jsonl");
-    let inputs = inputs::load(Some(&file), &config, Some(&fixture("albert-deb/tokenizer.json")), None).unwrap();
+    let inputs = inputs::load(
+        Some(&file),
+        &config,
+        Some(&TokenizerSource::File(fixture("albert-deb/tokenizer.json"))),
+        None,
+    )
+    .unwrap();
     let (shape, bytes) = npy(fixture("albert-deb/test_logits_fp32.npy"));
     let mut right = 0;
     for (row, logits) in inputs.rows.iter().zip(bytes.chunks(4 * shape[1])) {
@@ -95,11 +109,12 @@ fn labels_are_read_from_hugging_face_s_logits() {
             .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
             .collect();
         let asked = Asked {
-            row,
+            rows: std::slice::from_ref(row),
             encoded: &[],
             tokeniser: None,
+            options: AnswerOptions::default(),
         };
-        let Answer::Labels { labels } = answer(&config, &outputs(&[("logits", logits)]), asked).unwrap() else {
+        let Answer::Labels { labels } = answer(&config, &[outputs(&[("logits", logits)])], asked).unwrap() else {
             panic!("labels expected")
         };
         assert!((labels.iter().map(|l| l.score).sum::<f64>() - 1.0).abs() < 1e-9);
@@ -115,21 +130,31 @@ fn regression_and_independent_labels_are_no_distribution() {
     let (mut config, _) = deb(128);
     let row = Row::sequence(&[2, 3]);
     let asked = Asked {
-        row: &row,
+        rows: std::slice::from_ref(&row),
         encoded: &[],
         tokeniser: None,
+        options: AnswerOptions::default(),
     };
     config.labels = vec!["yes".into(), "also".into()];
     config.multi_label = true;
-    let both = answer(&config, &outputs(&[("logits", vec![0.0, 100.0])]), asked).unwrap();
+    let both = answer(&config, &[outputs(&[("logits", vec![0.0, 100.0])])], asked).unwrap();
     assert_eq!(
         serde_json::to_value(&both).unwrap(),
         json!({"kind": "labels", "labels": [{"label": "also", "score": 1.0}, {"label": "yes", "score": 0.5}]})
     );
     config.labels = vec!["score".into()];
     config.multi_label = false;
-    let one = answer(&config, &outputs(&[("logits", vec![2.5])]), asked).unwrap();
+    let one = answer(&config, &[outputs(&[("logits", vec![2.5])])], asked).unwrap();
     assert_eq!(one.to_string(), "score = 2.5\n");
+    config.labels = vec!["valence".into(), "arousal".into()];
+    config.regression = true;
+    let two = answer(&config, &[outputs(&[("logits", vec![2.5, -0.25])])], asked).unwrap();
+    assert_eq!(two.to_string(), "valence = 2.5\narousal = -0.25\n");
+    // One label of which nothing is said: a probability, as the pipeline gives it.
+    config.labels = vec!["relevance".into()];
+    config.multi_label = true;
+    let one = answer(&config, &[outputs(&[("logits", vec![0.0])])], asked).unwrap();
+    assert_eq!(one.to_string(), "relevance   50.00 %\n");
 }
 
 #[test]
@@ -181,46 +206,110 @@ fn spans_lie_in_the_context_and_read_as_its_text() {
     // The question and the special tokens shout louder, and are no answer.
     (start[0], end[0], start[1], end[1]) = (90.0, 90.0, 90.0, 90.0);
     let asked = Asked {
-        row: &row,
+        rows: std::slice::from_ref(&row),
         encoded: std::slice::from_ref(&e),
         tokeniser: Some(&tokeniser),
+        options: AnswerOptions::default(),
     };
-    let found = answer(
-        &config,
-        &outputs(&[("start_logits", start), ("end_logits", end)]),
-        asked,
-    )
-    .unwrap();
-    let Answer::Span {
-        text,
-        first: a,
-        last: b,
-        score,
-    } = found
-    else {
+    let given = [outputs(&[("start_logits", start), ("end_logits", end)])];
+    let Answer::Span(span) = answer(&config, &given, asked).unwrap() else {
         panic!("span expected")
     };
-    assert_eq!((text.as_deref(), a, b), (Some("Perl and for Python"), first, last));
-    assert!(score > 0.99);
+    let (text, a, b) = (span.text.as_deref(), span.first.unwrap(), span.last.unwrap());
+    // The words of this tokenizer end at white space.
+    assert_eq!((text, a, b), (Some("Perl and for Python,"), first, last));
+    assert_eq!((span.windows, span.no_answer_score > 0.99), (1, true));
+    // [CLS] takes nearly all of the softmax; where it may, it wins.
+    let none = Asked {
+        options: AnswerOptions {
+            allow_none: true,
+            ..AnswerOptions::default()
+        },
+        ..asked
+    };
+    let Answer::Span(span) = answer(&config, &given, none).unwrap() else {
+        panic!("span expected")
+    };
+    assert_eq!(
+        (span.text.as_deref(), span.start, span.first),
+        (Some(""), Some(0), None)
+    );
     // By ids alone, the context is known by its type; a mask of 0 is never an answer.
     let mut bare = row.clone();
     let n = bare.seq();
     bare.attention_mask[n - 1] = 0;
     let peak = |at: usize| (0..n).map(|i| if i == at { 9.0 } else { 0.0 }).collect::<Vec<f32>>();
-    let loud = outputs(&[("start_logits", peak(n - 1)), ("end_logits", peak(n - 1))]);
-    let Answer::Span { first, last, text, .. } = answer(
+    let loud = [outputs(&[("start_logits", peak(n - 1)), ("end_logits", peak(n - 1))])];
+    let Answer::Span(span) = answer(
         &config,
         &loud,
         Asked {
-            row: &bare,
+            rows: std::slice::from_ref(&bare),
             encoded: &[],
             tokeniser: None,
+            options: AnswerOptions::default(),
         },
     )
     .unwrap() else {
         panic!("span expected")
     };
-    assert!(text.is_none() && first >= e.types.iter().position(|&t| t == 1).unwrap() && last < n - 1);
+    let begin = e.types.iter().position(|&t| t == 1).unwrap();
+    assert!(span.text.is_none() && span.first.unwrap() >= begin && span.last.unwrap() < n - 1);
+}
+
+#[test]
+fn a_long_context_is_read_in_windows_that_share_half() {
+    let (mut config, _) = deb(128);
+    config.head = Head::QuestionAnswering;
+    config.labels = vec![];
+    config.max_position_embeddings = 40;
+    let tokeniser = Tokeniser::open(&fixture("albert-deb/tokenizer.json"), &config).unwrap();
+    let (question, context) = (
+        "Which language?",
+        "A library für Perl, größer 模型 and Python. ".repeat(12),
+    );
+    let windows = tokeniser.windows(question, &context).unwrap();
+    let Windows { tokens, stride } = Windows::of(40);
+    assert!(windows.len() > 3 && stride == 20);
+    let inside =
+        |w: &Encoded| -> Vec<usize> { (0..w.ids.len()).filter(|&i| w.places[i].sequence == Some(1)).collect() };
+    for pair in windows.windows(2) {
+        let (a, b) = (inside(&pair[0]), inside(&pair[1]));
+        assert_eq!(pair[0].ids.len(), tokens);
+        let shared: Vec<_> = a[a.len() - stride..]
+            .iter()
+            .map(|&i| (pair[0].ids[i], pair[0].places[i]))
+            .collect();
+        assert_eq!(
+            shared,
+            b[..stride]
+                .iter()
+                .map(|&i| (pair[1].ids[i], pair[1].places[i]))
+                .collect::<Vec<_>>()
+        );
+    }
+    let last = windows.last().unwrap();
+    assert!(context.trim_end().len() <= last.places[*inside(last).last().unwrap()].bytes.1);
+    assert_eq!(tokeniser.windows(question, "short").unwrap().len(), 1);
+    let long = "why ".repeat(18);
+    assert!(tokeniser.windows(&long, "short").is_ok());
+    let problem = tokeniser.windows(&long, &context).unwrap_err().to_string();
+    assert!(problem.contains("the question has"), "{problem}");
+    // Rows to calibrate on are the same windows.
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("rows.jsonl");
+    fs::write(
+        &file,
+        format!("{}\n", json!({"question": question, "context": context})),
+    )
+    .unwrap();
+    let rows = inputs::load(Some(&file), &config, Some(&fixture("albert-deb/tokenizer.json")), None).unwrap();
+    let ids = |rows: &[Row]| rows.iter().map(|r| r.input_ids.clone()).collect::<Vec<_>>();
+    assert_eq!(
+        ids(&rows.rows),
+        windows.iter().map(|w| w.ids.clone()).collect::<Vec<_>>()
+    );
+    assert_eq!(rows.truncated, 0);
 }
 
 #[test]
@@ -234,11 +323,12 @@ fn blanks_are_filled_and_their_lack_is_said() {
     (logits[at * config.vocab_size + 7], logits[at * config.vocab_size + 9]) = (12.0, 11.0);
     let given = outputs(&[("logits", logits)]);
     let asked = Asked {
-        row: &row,
+        rows: std::slice::from_ref(&row),
         encoded: std::slice::from_ref(&e),
         tokeniser: Some(&tokeniser),
+        options: AnswerOptions::default(),
     };
-    let Answer::Fills { blanks } = answer(&config, &given, asked).unwrap() else {
+    let Answer::Fills { blanks } = answer(&config, &[given], asked).unwrap() else {
         panic!("fills expected")
     };
     assert_eq!((blanks.len(), blanks[0].position, blanks[0].fills.len()), (1, at, 5));
@@ -249,11 +339,12 @@ fn blanks_are_filled_and_their_lack_is_said() {
     let none = Row::sequence(&[2, 7, 3]);
     let given = outputs(&[("logits", vec![0.0; 3 * config.vocab_size])]);
     let asked = Asked {
-        row: &none,
+        rows: std::slice::from_ref(&none),
         encoded: &[],
         tokeniser: None,
+        options: AnswerOptions::default(),
     };
-    assert_eq!(answer(&config, &given, asked).unwrap_err(), AnswerError::NoMask);
+    assert_eq!(answer(&config, &[given], asked).unwrap_err(), AnswerError::NoMask);
 }
 
 #[test]
@@ -269,13 +360,18 @@ fn words_have_the_tag_of_their_first_token() {
         .flat_map(|i| if i == perl { [0.0, 5.0] } else { [5.0, 0.0] })
         .collect();
     let asked = Asked {
-        row: &row,
+        rows: std::slice::from_ref(&row),
         encoded: std::slice::from_ref(&e),
         tokeniser: Some(&tokeniser),
+        options: AnswerOptions::default(),
     };
-    let Answer::Tags { words, tokens } = answer(&config, &outputs(&[("logits", logits)]), asked).unwrap() else {
+    let found = answer(&config, &[outputs(&[("logits", logits)])], asked).unwrap();
+    assert_eq!(per_token(&found).lines().count(), e.ids.len() - 2);
+    assert_eq!(found.to_string(), "Perl  NAME  99.33 %\n");
+    let Answer::Tags { spans, words, tokens } = found else {
         panic!("tags expected")
     };
+    assert_eq!((spans.len(), spans[0].first, spans[0].end), (1, perl, Some(25)));
     let words: Vec<_> = words.iter().map(|w| (w.text.as_str(), w.label.as_str())).collect();
     assert_eq!(words, [("uncharacteristically", "O"), ("Perl", "NAME")]);
     assert_eq!(tokens.len(), e.ids.len() - 2);
@@ -292,11 +388,12 @@ fn choices_orders_and_hidden_states() {
     row.check(&config).unwrap();
     assert_eq!(row.shape, [1, 2, encoded[1].ids.len()]);
     let asked = Asked {
-        row: &row,
+        rows: std::slice::from_ref(&row),
         encoded: &encoded,
         tokeniser: Some(&tokeniser),
+        options: AnswerOptions::default(),
     };
-    let chosen = answer(&config, &outputs(&[("logits", vec![1.0, 3.0])]), asked).unwrap();
+    let chosen = answer(&config, &[outputs(&[("logits", vec![1.0, 3.0])])], asked).unwrap();
     assert_eq!(
         chosen.to_string(),
         "  short                  11.92 %\n> a much longer choice   88.08 %\n"
@@ -304,15 +401,18 @@ fn choices_orders_and_hidden_states() {
     let (config, _) = with_head(Head::PreTraining);
     let row = Row::sequence(&[2, 3]);
     let asked = Asked {
-        row: &row,
+        rows: std::slice::from_ref(&row),
         encoded: &[],
         tokeniser: None,
+        options: AnswerOptions::default(),
     };
     let given = outputs(&[
         ("prediction_logits", vec![0.0; 2 * config.vocab_size]),
         ("sop_logits", vec![9.0, 0.0]),
     ]);
-    assert!(matches!(answer(&config, &given, asked).unwrap(), Answer::PreTraining { in_order, .. } if in_order > 0.99));
+    assert!(
+        matches!(answer(&config, &[given], asked).unwrap(), Answer::PreTraining { in_order, .. } if in_order > 0.99)
+    );
     let (config, _) = with_head(Head::None);
     let given = outputs(&[(
         "last_hidden_state",
@@ -324,18 +424,18 @@ fn choices_orders_and_hidden_states() {
         first_token,
         pooled,
         ..
-    } = answer(&config, &given, asked).unwrap()
+    } = answer(&config, &[given], asked).unwrap()
     else {
         panic!("hidden states expected")
     };
     assert_eq!((mean, std, first_token[0], pooled), (2.0, 1.0, 1.0, None));
     assert_eq!(
-        answer(&config, &BTreeMap::new(), asked).unwrap_err(),
+        answer(&config, &[BTreeMap::new()], asked).unwrap_err(),
         AnswerError::Missing("last_hidden_state")
     );
     let short = outputs(&[("last_hidden_state", vec![1.0])]);
     assert!(matches!(
-        answer(&config, &short, asked).unwrap_err(),
+        answer(&config, &[short], asked).unwrap_err(),
         AnswerError::Length { found: 1, .. }
     ));
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use thimble::inputs::{self, Inputs, Row, made_up};
 use thimble::source;
+use thimble::tokenizer;
 use thimble_shared::graph::Config;
 
 fn fixture(name: &str) -> PathBuf {
@@ -22,8 +23,8 @@ fn read(name: &str, text: &str) -> Result<Inputs, String> {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("x.jsonl");
     fs::write(&file, text).unwrap();
-    let tokenizer = Some(fixture(name).join("tokenizer.json")).filter(|p| p.exists());
-    inputs::load(Some(&file), &config(name), tokenizer.as_deref(), None).map_err(|e| e.to_string())
+    let tokenizer = tokenizer::find(&fixture(name)).unwrap();
+    inputs::load(Some(&file), &config(name), tokenizer.as_ref(), None).map_err(|e| e.to_string())
 }
 
 #[test]
@@ -47,6 +48,14 @@ fn lines_of_every_kind_are_read() {
     )
     .unwrap();
     assert_eq!(tags.rows[0].labels, Some(vec![-100, 4, -100]));
+    let values = read("answers/values", r#"{"input_ids": [2, 3], "label": [1, 2.5, -3.0]}"#).unwrap();
+    assert_eq!(values.rows[0].targets, Some(vec![1.0, 2.5, -3.0]));
+    assert_eq!(values.rows[0].labels, None);
+    for one in ["answers/one", "answers/one_regression"] {
+        let inputs = read(one, "{\"input_ids\": [2, 3], \"label\": 3.7}\n{\"input_ids\": [2, 3]}").unwrap();
+        let targets: Vec<_> = inputs.rows.iter().map(|r| r.targets.clone()).collect();
+        assert_eq!(targets, [Some(vec![3.7]), None]);
+    }
     let choice = read(
         "albert-choice-tiny",
         r#"{"input_ids": [[2, 7, 3], [2, 3, 0]], "attention_mask": [[1, 1, 1], [1, 1, 0]], "label": 1}"#,
@@ -100,6 +109,21 @@ fn spoilt_lines_name_file_line_and_field() {
             "{\"text\": \"a\", \"label\": [1, 2]}",
             "2 labels, the sequence classification head takes 1",
         ),
+        (
+            "answers/values",
+            "{\"input_ids\": [2, 3], \"label\": [1, \"high\", 0]}",
+            "label \"high\" must be a number",
+        ),
+        (
+            "answers/values",
+            "{\"input_ids\": [2, 3], \"label\": 1.5}",
+            "1 values are given as labels, the model has 3",
+        ),
+        (
+            "answers/one_regression",
+            "{\"input_ids\": [2, 3], \"label\": 1e39}",
+            "label inf is beyond f32",
+        ),
         ("albert-deb", "{\"input_ids\": []}", "it has no tokens"),
         (
             "albert-deb",
@@ -137,7 +161,7 @@ fn spoilt_lines_name_file_line_and_field() {
         (
             "albert-seq-tiny",
             "{\"text\": \"a\"}",
-            "line 1: a text needs a tokenizer.json beside the model",
+            "line 1: a text needs a tokenizer beside the model",
         ),
         (
             "albert-choice-tiny",

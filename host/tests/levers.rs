@@ -8,6 +8,7 @@ use thimble::levers::{LeverError, Levers};
 use thimble::loss::Outputs;
 use thimble::subject::{Subject, image_of};
 use thimble::tokenise::Tokeniser;
+use thimble::tokenizer::TokenizerSource;
 use thimble::vocabulary;
 use thimble_shared::graph::{Config, Head, Model};
 use thimble_shared::number::{Format, Values};
@@ -88,9 +89,14 @@ fn a_cut_vocabulary_gives_the_same_outputs_for_its_corpus_to_the_last_bit() {
     // The tokenizer written for it gives just those ids for the same texts.
     let path = folder.path().join("tokenizer.json");
     std::fs::write(&path, &cut.tokenizer).unwrap();
-    let again = inputs::load(Some(&corpus), &left.config, Some(&path), None)
-        .unwrap()
-        .rows;
+    let again = inputs::load(
+        Some(&corpus),
+        &left.config,
+        Some(&TokenizerSource::File(path.clone())),
+        None,
+    )
+    .unwrap()
+    .rows;
     assert_eq!(again, mapped);
     // Text of another corpus still encodes, piece by piece.
     let tokeniser = Tokeniser::open(&path, &left.config).unwrap();
@@ -183,7 +189,7 @@ fn a_wordpiece_vocabulary_is_cut_without_splitting_any_text_otherwise() {
     std::fs::write(&tokenizer, json.to_string()).unwrap();
     // "abce" begins with "abc" and ends in nothing: unknown. Without "abc" it would still be, but "abcx" would be "ab ##c ##x".
     std::fs::write(&corpus, "ab cab\nabcxe abcx\n").unwrap();
-    let cut = vocabulary::cut(&corpus, &tokenizer, 15).unwrap();
+    let cut = vocabulary::cut(&corpus, &TokenizerSource::File(tokenizer.clone()), 15).unwrap();
     let kept: BTreeSet<usize> = cut.vocabulary.kept.iter().copied().collect();
     assert!(
         !kept.contains(&12) && !kept.contains(&11),
@@ -194,7 +200,7 @@ fn a_wordpiece_vocabulary_is_cut_without_splitting_any_text_otherwise() {
     assert_eq!(new["post_processor"]["sep"][1], cut.vocabulary.ids[3]);
     // Ids beyond the model's rows belong to another model.
     assert!(
-        vocabulary::cut(&corpus, &tokenizer, 5)
+        vocabulary::cut(&corpus, &TokenizerSource::File(tokenizer), 5)
             .unwrap_err()
             .to_string()
             .contains("another model")

@@ -10,8 +10,10 @@ use crate::onnx_read::{self, ModelView, ReadError, TensorView};
 use crate::onnx_write::{self, DataType, OnnxModel};
 use crate::panel::{ALIGNMENT, TAIL};
 use crate::stored::{self, Part};
+use crate::weights::Weights;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
 use std::ops::Range;
 
 /// Version of the `thimble.graph` text.
@@ -73,6 +75,8 @@ pub enum ArtifactError {
          run `thimble export` on it or on its checkpoint again"
     )]
     Misaligned { name: String, offset: usize },
+    #[error("cannot be written: {0}")]
+    Write(#[from] io::Error),
     #[error(
         "fewer than {TAIL} bytes follow the last payload: the file was re-saved by another tool; run `thimble export` again"
     )]
@@ -214,20 +218,51 @@ pub fn size(graph: &Graph, options: LowerOptions, provenance: &Provenance) -> Re
 
 /// The whole file. Same model and options, same bytes.
 pub fn write(model: &Model, options: LowerOptions, provenance: &Provenance) -> Result<Vec<u8>, ArtifactError> {
-    model.config.check()?;
-    check_values(model)?;
-    let graph = model.graph();
-    let onnx = assemble(&graph, options, provenance)?;
-    let parts: HashMap<String, (WeightSpec, Part)> = graph
-        .config
-        .weights()
-        .into_iter()
-        .flat_map(|w| Part::ALL.map(|part| (part.of(&w.name), (w.clone(), part))))
-        .collect();
-    Ok(onnx_write::write(&onnx, |tensor| {
-        let (spec, part) = &parts[&tensor.name];
-        stored::payload(spec, &model.weights[&spec.name], *part)
-    }))
+    let writer = Writer::new(model, options, provenance)?;
+    let mut file = Vec::with_capacity(writer.size());
+    writer.write_to(&mut file)?;
+    Ok(file)
+}
+
+/// A file that can be written: everything of it is settled and its numbers are fit to be stored.
+pub struct Writer<'a> {
+    model: &'a Model,
+    onnx: OnnxModel,
+}
+
+impl<'a> Writer<'a> {
+    /// Checks the model and lays its file out.
+    ///
+    /// # Errors
+    /// What a file cannot hold, by tensor or field.
+    pub fn new(model: &'a Model, options: LowerOptions, provenance: &Provenance) -> Result<Writer<'a>, ArtifactError> {
+        model.config.check()?;
+        check_values(model)?;
+        let onnx = assemble(&model.graph(), options, provenance)?;
+        Ok(Writer { model, onnx })
+    }
+
+    /// The exact size of the file, bytes.
+    pub fn size(&self) -> usize {
+        onnx_write::size(&self.onnx)
+    }
+
+    /// Writes the file from its first byte to its last; of its numbers a small part is held at a time. Same model and options,
+    /// same bytes.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        let weights = self.model.config.weights();
+        let parts: HashMap<String, (&WeightSpec, Part)> = weights
+            .iter()
+            .flat_map(|w| Part::ALL.map(|part| (part.of(&w.name), (w, part))))
+            .collect();
+        onnx_write::write_to(&self.onnx, out, |tensor, out| {
+            let (spec, part) = parts[&tensor.name];
+            stored::write_payload(spec, &self.model.weights[&spec.name], part, out)
+        })
+    }
 }
 
 /// Every weight present and fit to be stored.
@@ -437,18 +472,14 @@ impl Artifact {
 
     /// Reads every number back into logical order.
     pub fn model(&self, file: &[u8]) -> Result<Model, ArtifactError> {
-        let bytes = |name: &str| {
-            let payload = self.payload(file, name);
-            payload.ok_or_else(|| tensor_error(name, "is not in the file"))
-        };
-        let mut weights = BTreeMap::new();
+        self.model_of(file, &|_| ())
+    }
+
+    /// The same; `read` is told which bytes of the file are not needed again.
+    pub fn model_of<'a>(&self, file: &'a [u8], read: &dyn Fn(&'a [u8])) -> Result<Model, ArtifactError> {
+        let mut weights = Weights::new();
         for spec in self.graph.config.weights() {
-            let format = if spec.kind == Kind::Vector {
-                Format::F32
-            } else {
-                self.graph.format(&spec.name)
-            };
-            let values = stored::values(&spec, format, |part| bytes(&part.of(&spec.name)))?;
+            let values = stored::read(&spec, self.format(&spec), |part| self.part(file, &spec, part), read)?;
             weights.insert(spec.name, values);
         }
         let model = Model {
@@ -457,6 +488,30 @@ impl Artifact {
         };
         check_values(&model)?;
         Ok(model)
+    }
+
+    /// Looks at every stored number, a small part at a time: an error where one may not stand there.
+    pub(crate) fn check_numbers<'a>(&self, file: &'a [u8], read: &dyn Fn(&'a [u8])) -> Result<(), ArtifactError> {
+        for spec in self.graph.config.weights() {
+            let get = |part| self.part(file, &spec, part);
+            if let Some(problem) = stored::stored_problem(&spec, self.format(&spec), get, read)? {
+                return Err(tensor_error(&spec.name, problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn format(&self, spec: &WeightSpec) -> Format {
+        match spec.kind {
+            Kind::Vector => Format::F32,
+            Kind::Table | Kind::Linear => self.graph.format(&spec.name),
+        }
+    }
+
+    fn part<'a>(&self, file: &'a [u8], spec: &WeightSpec, part: Part) -> Result<&'a [u8], ArtifactError> {
+        let name = part.of(&spec.name);
+        self.payload(file, &name)
+            .ok_or_else(|| tensor_error(&name, "is not in the file"))
     }
 }
 

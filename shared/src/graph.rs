@@ -1,7 +1,8 @@
 //! ALBERT said once, in its own terms: hyperparameters, the sharing of layers, the head, and the table of weights with
 //! their logical shapes. Nothing here knows a file; `lower` turns it into ONNX, the device into tract plans.
 
-use crate::number::{Format, I4_BLOCK, Values};
+use crate::number::{Format, I4_BLOCK};
+use crate::weights::Weights;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -80,6 +81,10 @@ pub struct Config {
     /// The labels do not exclude each other: each has a probability of its own (sigmoid instead of softmax).
     #[serde(default)]
     pub multi_label: bool,
+    /// The outputs of sequence classification are values, measured by squared error, though their number or `multi_label` does
+    /// not show it: a regression with several labels, or one label whose `problem_type` nobody stated (its score is a sigmoid).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub regression: bool,
 }
 
 /// What a weight is to the network; decides how it is stored and used.
@@ -197,6 +202,9 @@ impl Config {
                 format!("{} names for a {} head", self.labels.len(), self.head.name()),
             );
         }
+        if self.regression && self.head != Head::SequenceClassification {
+            return bad("regression", format!("the {} head has none", self.head.name()));
+        }
         for weight in self.weights() {
             if !addressable(&weight.shape, isize::MAX as u64) {
                 return Err(ConfigError {
@@ -209,6 +217,12 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Whether the outputs are values rather than decisions: a sequence classifier whose loss is the squared error, as
+    /// transformers chooses it for `problem_type` regression and for one label without `problem_type`.
+    pub fn predicts_values(&self) -> bool {
+        self.head == Head::SequenceClassification && (self.regression || (self.labels.len() == 1 && !self.multi_label))
     }
 
     pub fn head_size(&self) -> usize {
@@ -327,7 +341,7 @@ impl Graph {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     pub config: Config,
-    pub weights: BTreeMap<String, Values>,
+    pub weights: Weights,
 }
 
 impl Model {
@@ -368,6 +382,7 @@ pub(crate) mod tests {
             tied_decoder: head.has_decoder(),
             pooler: head.needs_pooler(),
             multi_label: false,
+            regression: false,
             labels: match head {
                 Head::SequenceClassification | Head::TokenClassification => vec!["a".into(), "b".into(), "c".into()],
                 _ => vec![],

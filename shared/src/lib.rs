@@ -3,6 +3,7 @@
 
 pub mod artifact;
 pub mod audit;
+pub mod decode;
 pub mod file_kind;
 pub mod files;
 pub mod graph;
@@ -16,4 +17,5 @@ pub mod report;
 pub mod stored;
 pub mod target;
 pub mod terminal;
+pub mod weights;
 pub mod wire;

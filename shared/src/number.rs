@@ -3,6 +3,7 @@
 
 use half::f16;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
 
 /// How the numbers of one weight are stored, and what arithmetic its use states.
@@ -234,6 +235,14 @@ impl Values {
             Format::W8 => self.int8s().map(|q| Values::W8 { q, scales }),
             Format::I8 => self.int8s().map(|q| Values::I8 { q, scales }),
             Format::F16 | Format::I4 => None,
+        }
+    }
+
+    /// The numbers as f32, borrowed where they are.
+    pub fn as_f32(&self) -> Cow<'_, [f32]> {
+        match self {
+            Values::F32(v) => Cow::Borrowed(v),
+            other => Cow::Owned(other.to_f32()),
         }
     }
 

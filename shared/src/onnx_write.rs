@@ -4,6 +4,7 @@
 
 use crate::panel::{ALIGNMENT, TAIL};
 use crate::wire::{Message, varint_len};
+use std::io::{self, Write};
 
 pub const IR_VERSION: i64 = 8;
 
@@ -118,30 +119,55 @@ struct Layout {
     total: usize,
 }
 
-/// The exact size of the file [`write`] makes.
+/// The exact size of the file [`write_to`] makes.
 pub fn size(model: &OnnxModel) -> usize {
     layout(model).total
 }
 
-/// The whole file. `payload` gives each mapped initializer's bytes; their count must be [`Mapped::bytes`].
-pub fn write(model: &OnnxModel, mut payload: impl FnMut(&Mapped) -> Vec<u8>) -> Vec<u8> {
+/// Writes the whole file to `out`. `payload` writes each mapped initializer's bytes; their count must be [`Mapped::bytes`].
+pub fn write_to(
+    model: &OnnxModel,
+    out: &mut dyn Write,
+    mut payload: impl FnMut(&Mapped, &mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     let layout = layout(model);
-    let mut out = Message(Vec::with_capacity(layout.total));
-    out.0.extend_from_slice(&layout.head.0);
-    out.header_of_width(7, layout.graph_len, layout.graph_len_width);
-    out.0.extend_from_slice(&layout.graph_prefix.0);
+    let mut out = Counted { out, bytes: 0 };
+    let mut prefix = layout.head;
+    prefix.header_of_width(7, layout.graph_len, layout.graph_len_width);
+    out.write_all(&prefix.0)?;
+    out.write_all(&layout.graph_prefix.0)?;
     for (tensor, header) in model.mapped.iter().zip(&layout.headers) {
-        out.0.extend_from_slice(&header.0);
-        let bytes = payload(tensor);
-        assert_eq!(bytes.len(), tensor.bytes(), "payload of {}", tensor.name);
-        debug_assert_eq!(out.0.len() % ALIGNMENT, 0);
-        out.0.extend_from_slice(&bytes);
+        out.write_all(&header.0)?;
+        debug_assert_eq!(out.bytes % ALIGNMENT, 0);
+        let start = out.bytes;
+        payload(tensor, &mut out)?;
+        assert_eq!(out.bytes - start, tensor.bytes(), "payload of {}", tensor.name);
     }
     if !model.mapped.is_empty() {
-        out.bytes(12, &[0; TAIL]);
+        let mut tail = Message::default();
+        tail.bytes(12, &[0; TAIL]);
+        out.write_all(&tail.0)?;
     }
-    assert_eq!(out.0.len(), layout.total, "the layout states the file's size");
-    out.0
+    assert_eq!(out.bytes, layout.total, "the layout states the file's size");
+    Ok(())
+}
+
+/// Counts what is written.
+struct Counted<'a> {
+    out: &'a mut dyn Write,
+    bytes: usize,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.bytes += written;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 fn layout(model: &OnnxModel) -> Layout {
@@ -298,6 +324,12 @@ fn port(port: &Port) -> Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn write(model: &OnnxModel, payload: impl Fn(&Mapped) -> Vec<u8>) -> Vec<u8> {
+        let mut file = vec![];
+        write_to(model, &mut file, |tensor, out| out.write_all(&payload(tensor))).unwrap();
+        file
+    }
     use crate::onnx_read;
 
     #[test]

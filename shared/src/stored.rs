@@ -5,8 +5,10 @@
 use crate::graph::{Graph, Kind, WeightSpec};
 use crate::number::{Format, I4_BLOCK, I4_MULTIPLIER_MAX, I4_RANGE, I8_INPUTS, Values};
 use crate::onnx_write::{DataType, Mapped};
-use crate::panel::{I4_BLOCK_BYTES, PanelLayout, pack_int4, unpack_int4};
+use crate::panel::{I4_BLOCK_BYTES, PANEL_ROWS, PanelLayout, pack_int4, unpack_int4};
 use half::f16;
+use std::io::{self, Write};
+use std::ops::Range;
 
 /// What a stored tensor holds of its weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +104,174 @@ pub fn fits(spec: &WeightSpec, format: Format) -> bool {
 pub fn weight_bytes(spec: &WeightSpec, format: Format) -> usize {
     let parts = Part::ALL.into_iter().filter_map(|part| tensor(spec, format, part));
     parts.map(|t| t.bytes()).sum()
+}
+
+/// Bytes of f32 numbers that are encoded or decoded at a time.
+const CHUNK: usize = 1 << 18;
+
+/// The rows of a weight, whole panels at a time: a chunk is stored as a weight of so many rows would be, one after the other.
+fn chunks(spec: &WeightSpec) -> impl Iterator<Item = (WeightSpec, Range<usize>)> + '_ {
+    let rows = spec.rows();
+    let row_bytes = 4 * spec.shape.get(1).copied().unwrap_or(1).max(1);
+    let step = (CHUNK / row_bytes / PANEL_ROWS * PANEL_ROWS).max(PANEL_ROWS);
+    (0..rows).step_by(step).map(move |start| {
+        let end = rows.min(start + step);
+        let mut part = spec.clone();
+        part.shape[0] = end - start;
+        (part, start..end)
+    })
+}
+
+/// Some rows of a weight as a weight of their own.
+fn rows_of(spec: &WeightSpec, values: &Values, rows: Range<usize>) -> Values {
+    let times = |n: usize| rows.start * n..rows.end * n;
+    let cols = spec.shape.get(1).copied().unwrap_or(1);
+    let (numbers, scales) = (times(cols), rows.clone());
+    match values {
+        Values::F32(v) => Values::F32(v[numbers].to_vec()),
+        Values::F16(v) => Values::F16(v[numbers].to_vec()),
+        Values::W8 { q, scales: s } => Values::W8 {
+            q: q[numbers].to_vec(),
+            scales: s[scales].to_vec(),
+        },
+        Values::I8 { q, scales: s } => Values::I8 {
+            q: q[numbers].to_vec(),
+            scales: s[scales].to_vec(),
+        },
+        Values::I4 {
+            q,
+            multipliers,
+            scales: s,
+        } => Values::I4 {
+            q: q[numbers].to_vec(),
+            multipliers: multipliers[times(row_blocks(spec))].to_vec(),
+            scales: s[scales].to_vec(),
+        },
+    }
+}
+
+/// Writes what [`payload`] gives, some panels at a time.
+pub fn write_payload(spec: &WeightSpec, values: &Values, part: Part, out: &mut dyn Write) -> io::Result<()> {
+    let panels = spec.kind == Kind::Linear;
+    match (part, values) {
+        // What lies in memory as it does in the file.
+        (Part::Scales, values) => out.write_all(bytemuck::cast_slice(values.scales())),
+        (Part::Numbers, Values::F32(v)) if !panels => out.write_all(bytemuck::cast_slice(v)),
+        (Part::Numbers, Values::F16(v)) if !panels => out.write_all(bytemuck::cast_slice(v)),
+        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. }) if !panels => {
+            out.write_all(bytemuck::cast_slice(q))
+        }
+        (Part::Numbers | Part::Multipliers, values) => {
+            for (some, rows) in chunks(spec) {
+                out.write_all(&payload(&some, &rows_of(spec, values, rows), part))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Reads a weight from its parts some rows at a time and hands each chunk, a weight of so many rows, to `each`; `read` is told
+/// which bytes are not needed again. The parts have exactly the bytes their tensors state.
+fn read_chunks<'a, E>(
+    spec: &WeightSpec,
+    format: Format,
+    get: impl Fn(Part) -> Result<&'a [u8], E>,
+    read: &dyn Fn(&'a [u8]),
+    mut each: impl FnMut(&WeightSpec, Values) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut left = Vec::new();
+    for part in Part::ALL {
+        if tensor(spec, format, part).is_some() {
+            left.push((part, get(part)?));
+        }
+    }
+    for (some, _) in chunks(spec) {
+        let mut now = Vec::with_capacity(left.len());
+        for (part, bytes) in &mut left {
+            let len = tensor(&some, format, *part).map_or(0, |t| t.bytes());
+            let (head, rest) = bytes.split_at(len.min(bytes.len()));
+            *bytes = rest;
+            now.push((*part, head));
+        }
+        let of = |part: Part| {
+            now.iter()
+                .find(|(p, _)| *p == part)
+                .map_or(&[][..], |(_, bytes)| *bytes)
+        };
+        each(&some, values(&some, format, |part| Ok(of(part)))?)?;
+        now.iter().for_each(|(_, bytes)| read(bytes));
+    }
+    Ok(())
+}
+
+/// A weight from its parts, as [`values`] reads it; `read` is told which bytes are not needed again.
+pub fn read<'a, E>(
+    spec: &WeightSpec,
+    format: Format,
+    get: impl Fn(Part) -> Result<&'a [u8], E>,
+    read: &dyn Fn(&'a [u8]),
+) -> Result<Values, E> {
+    let mut all: Option<Values> = None;
+    read_chunks(spec, format, get, read, |_, some| {
+        match &mut all {
+            None => all = Some(with_room(some, spec.elements())),
+            Some(all) => append(all, some),
+        }
+        Ok(())
+    })?;
+    // Without rows there are no chunks.
+    Ok(all.unwrap_or_else(|| Values::round_to_nearest(format, &[], spec.rows())))
+}
+
+/// What makes the stored parts of a weight unfit, if anything does: what [`problem`] says of its numbers.
+pub fn stored_problem<'a, E>(
+    spec: &WeightSpec,
+    format: Format,
+    get: impl Fn(Part) -> Result<&'a [u8], E>,
+    read: &dyn Fn(&'a [u8]),
+) -> Result<Option<String>, E> {
+    let mut found = None;
+    read_chunks(spec, format, get, read, |some, values| {
+        found = found.take().or_else(|| problem(some, &values));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn with_room(mut values: Values, elements: usize) -> Values {
+    let more = elements.saturating_sub(values.len());
+    match &mut values {
+        Values::F32(v) => v.reserve_exact(more),
+        Values::F16(v) => v.reserve_exact(more),
+        Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I4 { q, .. } => q.reserve_exact(more),
+    }
+    values
+}
+
+/// Adds the rows of `more`, which is in the same format.
+fn append(all: &mut Values, more: Values) {
+    match (all, more) {
+        (Values::F32(a), Values::F32(b)) => a.extend(b),
+        (Values::F16(a), Values::F16(b)) => a.extend(b),
+        (Values::W8 { q, scales }, Values::W8 { q: b, scales: s })
+        | (Values::I8 { q, scales }, Values::I8 { q: b, scales: s }) => {
+            q.extend(b);
+            scales.extend(s);
+        }
+        (
+            Values::I4 { q, multipliers, scales },
+            Values::I4 {
+                q: b,
+                multipliers: m,
+                scales: s,
+            },
+        ) => {
+            q.extend(b);
+            multipliers.extend(m);
+            scales.extend(s);
+        }
+        (all, more) => unreachable!("{} rows beside {} ones", more.format(), all.format()),
+    }
 }
 
 /// The payload of one part. `values` must have the elements `spec` states.

@@ -1,12 +1,18 @@
 //! Text to ALBERT's tokens with a `tokenizer.json`, the same on the desk and on the board. In comes text, or a pair of
 //! texts; out come ids and token types with special tokens, and where each token lies in its text (byte offsets).
 
+pub mod slow;
+
+use slow::Slow;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::{Arc, Once};
+pub use thimble_shared::decode::Place;
+use thimble_shared::decode::Windows;
 use thimble_shared::files;
-use thimble_shared::graph::Config;
+use thimble_shared::graph::{Config, Head};
+use tokenizers::utils::truncation::{TruncationStrategy, truncate_encodings};
 use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationParams};
 
 #[derive(Debug, thiserror::Error)]
@@ -29,38 +35,140 @@ pub enum TokeniseError {
     },
     #[error("{path}: the model has {max} positions, {special} are taken by special tokens: no room for text", path = .path.display())]
     NoRoom { path: PathBuf, max: usize, special: usize },
+    #[error(
+        "{path}: the question has {question} tokens; the context is read in windows of {tokens} that share {stride}, which leaves a question {most}: shorten one of them",
+        path = .path.display()
+    )]
+    LongQuestion {
+        path: PathBuf,
+        question: usize,
+        tokens: usize,
+        stride: usize,
+        most: usize,
+    },
 }
+
+/// What a tokenizer.json states: the library's tokenizer, and where the file has rules of a slow one, those.
+pub struct Splitter {
+    library: Tokenizer,
+    slow: Option<Slow>,
+}
+
+impl Splitter {
+    /// Reads a tokenizer.json; its padding and truncation are left out.
+    pub fn new(json: &[u8]) -> Result<Splitter, String> {
+        let mut library = guarded(|| Tokenizer::from_bytes(json))?;
+        library.with_padding(None);
+        library.with_truncation(None).map_err(|e| e.to_string())?;
+        Ok(Splitter {
+            slow: Slow::read(json)?,
+            library,
+        })
+    }
+
+    /// The library's tokenizer; a slow one's vocabulary is the same, its splitting may differ.
+    pub fn library(&self) -> &Tokenizer {
+        &self.library
+    }
+
+    /// Cuts what is encoded from now on to `max_length` tokens, special tokens included.
+    pub fn truncate_to(&mut self, max_length: usize) -> Result<(), String> {
+        let truncation = TruncationParams {
+            max_length,
+            direction: self.slow.as_ref().map_or_else(Default::default, Slow::direction),
+            ..TruncationParams::default()
+        };
+        let set = self.library.with_truncation(Some(truncation));
+        set.map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    /// The tokens of a text or pair, with special tokens.
+    pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Encoding, String> {
+        let Some(slow) = &self.slow else {
+            return match pair {
+                Some(pair) => guarded(|| self.library.encode((text, pair), true)),
+                None => guarded(|| self.library.encode(text, true)),
+            };
+        };
+        let mut first = slow.encode(text);
+        let mut second = pair.map(|pair| {
+            let mut second = slow.encode(pair);
+            second.set_type_ids(vec![1; second.len()]);
+            second
+        });
+        if let (Some(second), Some(params)) = (&mut second, self.library.get_truncation()) {
+            let special = self.library.get_post_processor().map_or(0, |p| p.added_tokens(true));
+            let params = TruncationParams {
+                max_length: params.max_length.saturating_sub(special),
+                ..params.clone()
+            };
+            guarded(|| {
+                slow.truncate(&mut first, second, &params);
+                Ok(())
+            })?;
+        }
+        guarded(|| self.library.post_process(first, second, true))
+    }
+
+    /// The tokens of a text, uncut and without special tokens.
+    fn alone(&self, text: &str) -> Result<Encoding, String> {
+        match &self.slow {
+            Some(slow) => Ok(slow.encode(text)),
+            None => guarded(|| self.library.encode(text, false)),
+        }
+    }
+
+    /// Tokens that are added around a text or a pair.
+    fn special_tokens(&self, pair: bool) -> usize {
+        self.library.get_post_processor().map_or(0, |p| p.added_tokens(pair))
+    }
+
+    /// The id of what the vocabulary does not have.
+    fn unknown(&self) -> Option<u32> {
+        match &self.slow {
+            Some(slow) => Some(slow.unknown()),
+            None => self.special(None, &["<unk>", "[UNK]"]),
+        }
+    }
+
+    /// The first of a slow tokenizer's own token, or else of the usual ones, that the vocabulary has.
+    fn special(&self, own: Option<&str>, usual: &[&str]) -> Option<u32> {
+        let slow = self.slow.is_some();
+        let names: Vec<&str> = if slow {
+            own.into_iter().collect()
+        } else {
+            usual.to_vec()
+        };
+        names.iter().find_map(|token| self.library.token_to_id(token))
+    }
+}
+
+/// Rows to multiples of which vocabularies are padded.
+const ROUND: [usize; 8] = [8, 16, 32, 64, 128, 256, 512, 1024];
 
 /// A tokenizer set to one model's vocabulary and length.
 pub struct Tokeniser {
     path: PathBuf,
-    inner: Tokenizer,
+    inner: Splitter,
     vocab_size: usize,
     max: usize,
+    /// How question answering cuts a context that is too long; other heads leave its end out.
+    windows: Option<Windows>,
 }
 
 /// One text or pair, encoded. All vectors have one entry per token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Encoded {
-    pub text: String,
-    pub pair: Option<String>,
+    pub text: Arc<str>,
+    pub pair: Option<Arc<str>>,
     pub ids: Vec<i64>,
     pub types: Vec<i64>,
     pub tokens: Vec<String>,
     pub places: Vec<Place>,
     /// Whether tokens were cut off to fit the model.
     pub truncated: bool,
-}
-
-/// Where a token comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// 0 for `text`, 1 for `pair`, none for special tokens.
-    pub sequence: Option<usize>,
-    /// Number of the word within its text.
-    pub word: Option<u32>,
-    /// Bytes of its text.
-    pub bytes: (usize, usize),
+    /// Whether nothing but unknown tokens came of it.
+    pub unknown: bool,
 }
 
 impl Encoded {
@@ -82,13 +190,19 @@ impl Tokeniser {
             path: path.to_path_buf(),
             cause,
         })?;
+        Tokeniser::new(path, &bytes, config)
+    }
+
+    /// The tokenizer a tokenizer.json of these bytes states; errors name `path`.
+    pub fn new(path: &Path, json: &[u8], config: &Config) -> Result<Tokeniser, TokeniseError> {
         let format = |problem| TokeniseError::Format {
             path: path.to_path_buf(),
             problem,
         };
-        let max = config.max_position_embeddings;
-        let mut inner = guarded(|| Tokenizer::from_bytes(&bytes)).map_err(format)?;
-        let special = inner.get_post_processor().map_or(0, |p| p.added_tokens(true));
+        let windows = (config.head == Head::QuestionAnswering).then(|| Windows::of(config.max_position_embeddings));
+        let max = windows.map_or(config.max_position_embeddings, |w| w.tokens);
+        let mut inner = Splitter::new(json).map_err(format)?;
+        let special = inner.special_tokens(true);
         if max <= special + 1 {
             return Err(TokeniseError::NoRoom {
                 path: path.to_path_buf(),
@@ -96,19 +210,16 @@ impl Tokeniser {
                 special,
             });
         }
-        inner.with_padding(None);
-        let truncation = TruncationParams {
-            max_length: max,
-            ..TruncationParams::default()
-        };
-        inner
-            .with_truncation(Some(truncation))
-            .map_err(|e| format(e.to_string()))?;
+        // Windows are cut here: the library stops reading a text at the longest length, and what follows would be lost.
+        if windows.is_none() {
+            inner.truncate_to(max).map_err(format)?;
+        }
         Ok(Tokeniser {
             path: path.to_path_buf(),
             inner,
             vocab_size: config.vocab_size,
             max,
+            windows,
         })
     }
 
@@ -117,20 +228,86 @@ impl Tokeniser {
         self.max
     }
 
-    /// Encodes a text or pair with special tokens, the longer text cut first where both exceed the model's positions.
+    /// Encodes a text or pair with special tokens, the longer text cut first where both exceed the model's positions. For
+    /// question answering a pair is the first of its [`windows`](Self::windows).
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Encoded, TokeniseError> {
-        let encoding = match pair {
-            Some(pair) => guarded(|| self.inner.encode((text, pair), true)),
-            None => guarded(|| self.inner.encode(text, true)),
-        };
-        let encoding = encoding.map_err(|problem| TokeniseError::Encode {
-            path: self.path.clone(),
-            problem,
-        })?;
-        self.encoded(text, pair, &encoding)
+        let encoding = self.encoding(text, pair)?;
+        self.encoded(&text.into(), pair.map(Arc::from).as_ref(), &encoding)
     }
 
-    fn encoded(&self, text: &str, pair: Option<&str>, encoding: &Encoding) -> Result<Encoded, TokeniseError> {
+    /// Encodes a question and its context: one window, or several that share tokens where the context is too long for one
+    /// ([`Windows`]). A tokenizer opened for another head gives one, cut.
+    ///
+    /// # Errors
+    /// A question that leaves windows no room to move on.
+    pub fn windows(&self, question: &str, context: &str) -> Result<Vec<Encoded>, TokeniseError> {
+        let encoding = self.encoding(question, Some(context))?;
+        let all = std::iter::once(&encoding).chain(match self.windows {
+            Some(_) => encoding.get_overflowing().as_slice(),
+            None => &[],
+        });
+        // Hundreds of windows share one text.
+        let (question, context) = (question.into(), context.into());
+        all.map(|window| self.encoded(&question, Some(&context), window))
+            .collect()
+    }
+
+    fn encoding(&self, text: &str, pair: Option<&str>) -> Result<Encoding, TokeniseError> {
+        let encoding = match (pair, self.windows) {
+            (Some(pair), Some(windows)) => return self.cut(text, pair, windows),
+            (_, None) => self.inner.encode(text, pair),
+            (None, Some(windows)) => self.inner.alone(text).and_then(|encoding| {
+                let cut = TruncationParams {
+                    max_length: windows.tokens.saturating_sub(self.inner.special_tokens(false)),
+                    ..TruncationParams::default()
+                };
+                guarded(|| {
+                    let (encoding, _) = truncate_encodings(encoding, None, &cut)?;
+                    self.inner.library.post_process(encoding, None, true)
+                })
+            }),
+        };
+        encoding.map_err(|problem| self.unfit(problem))
+    }
+
+    fn unfit(&self, problem: String) -> TokeniseError {
+        TokeniseError::Encode {
+            path: self.path.clone(),
+            problem,
+        }
+    }
+
+    /// A question with as much of its context as fits; the other windows are its overflow.
+    fn cut(&self, question: &str, context: &str, windows: Windows) -> Result<Encoding, TokeniseError> {
+        let alone = |text: &str| self.inner.alone(text).map_err(|problem| self.unfit(problem));
+        let (question, mut context) = (alone(question)?, alone(context)?);
+        context.set_type_ids(vec![1; context.len()]);
+        let room = windows.tokens.saturating_sub(self.inner.special_tokens(true));
+        // A window that holds no more of the context than it shares with the next leads nowhere.
+        let most = room.saturating_sub(windows.stride + 1);
+        if question.len() > most && question.len() + context.len() > room {
+            return Err(TokeniseError::LongQuestion {
+                path: self.path.clone(),
+                question: question.len(),
+                tokens: windows.tokens,
+                stride: windows.stride,
+                most,
+            });
+        }
+        let cut = TruncationParams {
+            max_length: room,
+            strategy: TruncationStrategy::OnlySecond,
+            stride: windows.stride,
+            ..TruncationParams::default()
+        };
+        let encoding = guarded(|| {
+            let (question, context) = truncate_encodings(question, Some(context), &cut)?;
+            self.inner.library.post_process(question, context, true)
+        });
+        encoding.map_err(|problem| self.unfit(problem))
+    }
+
+    fn encoded(&self, text: &Arc<str>, pair: Option<&Arc<str>>, encoding: &Encoding) -> Result<Encoded, TokeniseError> {
         let outside = encoding
             .get_ids()
             .iter()
@@ -154,34 +331,58 @@ impl Tokeniser {
             }
         });
         Ok(Encoded {
-            text: text.to_string(),
-            pair: pair.map(str::to_string),
+            text: text.clone(),
+            pair: pair.cloned(),
             ids: encoding.get_ids().iter().map(|&id| id.into()).collect(),
             types: encoding.get_type_ids().iter().map(|&id| id.into()).collect(),
             tokens: encoding.get_tokens().to_vec(),
             places: places.collect(),
             truncated: !encoding.get_overflowing().is_empty(),
+            unknown: self.is_unknown(encoding),
+        })
+    }
+
+    /// Whether text became tokens of which all are unknown; a space of SentencePiece's beside them says nothing.
+    fn is_unknown(&self, encoding: &Encoding) -> bool {
+        let Some(unknown) = self.inner.unknown() else {
+            return false;
+        };
+        let all = encoding.get_ids().iter().zip(encoding.get_tokens());
+        let mut own = all
+            .zip(encoding.get_special_tokens_mask())
+            .filter(|((_, token), special)| **special == 0 && token.as_str() != "▁")
+            .map(|((id, _), _)| *id)
+            .peekable();
+        own.peek().is_some() && own.all(|id| id == unknown)
+    }
+
+    /// What to say where the tokenizer has far fewer tokens than the model has rows: another model's, most likely. Vocabularies
+    /// padded to a round number of rows are common, and so are some rows that were left over.
+    pub fn scarce(&self) -> Option<String> {
+        let (tokens, rows) = (self.inner.library.get_vocab_size(true), self.vocab_size);
+        let padded = ROUND.iter().any(|&round| tokens.next_multiple_of(round) == rows);
+        (!padded && tokens.saturating_mul(10) < rows.saturating_mul(9)).then(|| {
+            format!(
+                "{} has {tokens} tokens, the model {rows} rows: it may be another model's tokenizer",
+                self.path.display()
+            )
         })
     }
 
     /// The token that stands for a blank, when the vocabulary has one.
     pub fn mask_id(&self) -> Option<i64> {
-        ["[MASK]", "<mask>"]
-            .iter()
-            .find_map(|token| self.inner.token_to_id(token))
-            .map(i64::from)
+        let own = self.inner.slow.as_ref().and_then(|s| s.rules().mask_token.as_deref());
+        self.inner.special(own, &["[MASK]", "<mask>"]).map(i64::from)
     }
 
     pub fn pad_id(&self) -> i64 {
-        ["<pad>", "[PAD]"]
-            .iter()
-            .find_map(|token| self.inner.token_to_id(token))
-            .map_or(0, i64::from)
+        let own = self.inner.slow.as_ref().and_then(|s| s.rules().pad_token.as_deref());
+        self.inner.special(own, &["<pad>", "[PAD]"]).map_or(0, i64::from)
     }
 
     /// A token's text as the vocabulary spells it, a leading space shown as `▁`.
     pub fn token(&self, id: i64) -> Option<String> {
-        u32::try_from(id).ok().and_then(|id| self.inner.id_to_token(id))
+        u32::try_from(id).ok().and_then(|id| self.inner.library.id_to_token(id))
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::tensors::Tensor;
 use crate::{Input, Outputs};
 use serde::Serialize;
+use thimble_shared::decode::{self, Scoring, TokenTag, Window, characters_before, softmax};
 use thimble_shared::graph::{Config, Head};
 
 use super::request::{Id, Infer};
@@ -96,7 +97,10 @@ pub fn write(line: &mut Vec<u8>, id: &Id, asked: &Infer, place: Place, config: &
         } else {
             let row = place.row(tensor, 0);
             let width = row.len() / place.seq.max(1);
-            if tensor.shape.len() == 2 {
+            if asked.rows.len() > 1 {
+                let windows = asked.rows.iter().enumerate();
+                json.list(windows.map(|(r, w)| place.row(tensor, r).get(..w.ids.len()).unwrap_or(&[])));
+            } else if tensor.shape.len() == 2 {
                 let values: Vec<f32> = positions.iter().filter_map(|&p| row.get(p)).copied().collect();
                 json.value(&values);
             } else {
@@ -122,9 +126,11 @@ pub fn write(line: &mut Vec<u8>, id: &Id, asked: &Infer, place: Place, config: &
             rows => json.list(rows.iter().map(|row| &row.ids)),
         }
     }
-    if asked.truncated {
-        json.key("", "truncated");
-        json.value(&true);
+    for (name, holds) in [("truncated", asked.truncated), ("unknown", asked.unknown)] {
+        if holds {
+            json.key("", name);
+            json.value(&true);
+        }
     }
     json.key("", "ms");
     json.value(&milliseconds(since));
@@ -136,58 +142,160 @@ pub fn milliseconds(since: Instant) -> f64 {
     (since.elapsed().as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// What the outputs of a classifier say: the best class, by number and by name.
+/// What the outputs say, as `thimble run` reads them.
 fn decisions(json: &mut Object, asked: &Infer, place: Place, config: &Config, positions: &[usize]) {
+    if config.head == Head::QuestionAnswering {
+        span(json, asked, place);
+        return;
+    }
     let Some(logits) = place.outputs.get("logits") else {
         return;
     };
     let row = place.row(logits, 0);
     match config.head {
-        Head::SequenceClassification if config.multi_label => {
-            let likely = row.iter().zip(&config.labels).filter(|(logit, _)| **logit > 0.0);
-            json.key("", "labels");
-            json.value(&likely.map(|(_, name)| name).collect::<Vec<_>>());
-        }
-        // One output is a regression's value, no class.
-        Head::SequenceClassification if config.labels.len() > 1 => {
-            let Some(best) = argmax(row) else { return };
-            json.key("", "argmax");
-            json.value(&best);
-            json.key("", "label");
-            json.value(&config.labels.get(best));
-        }
-        Head::TokenClassification => {
-            let width = config.labels.len();
-            let best: Vec<usize> = positions
-                .iter()
-                .filter_map(|&p| argmax(&row[p * width..][..width]))
-                .collect();
-            json.key("", "argmax");
-            json.value(&best);
-            json.key("", "labels");
-            json.value(&best.iter().map(|&b| config.labels.get(b)).collect::<Vec<_>>());
-        }
+        Head::SequenceClassification => classes(json, row, config),
+        Head::TokenClassification => tags(json, asked, row, config, positions),
         Head::MultipleChoice => {
             let scores: Vec<f32> = (0..asked.rows.len())
                 .flat_map(|r| place.row(logits, r))
                 .copied()
                 .collect();
             json.key("", "argmax");
-            json.value(&argmax(&scores));
+            json.value(&decode::argmax(&scores));
+            json.key("", "scores");
+            json.value(&softmax(&scores));
         }
-        _ => {}
+        Head::None | Head::MaskedLm | Head::PreTraining | Head::QuestionAnswering => {}
     }
 }
 
-/// The place of the greatest number; of equal ones the first.
-fn argmax(values: &[f32]) -> Option<usize> {
-    let mut best = None;
-    for (at, value) in values.iter().enumerate() {
-        if best.is_none_or(|b: usize| values[b] < *value) {
-            best = Some(at);
+/// The class that is right, by number and by name, or those that are; a regression's values are its logits.
+fn classes(json: &mut Object, row: &[f32], config: &Config) {
+    let scoring = Scoring::of(config);
+    match scoring {
+        Scoring::Raw => return,
+        Scoring::Sigmoid => {
+            let likely = row
+                .iter()
+                .zip(&config.labels)
+                .filter(|(logit, _)| decode::given(**logit));
+            json.key("", "labels");
+            json.value(&likely.map(|(_, name)| name).collect::<Vec<_>>());
+        }
+        Scoring::Softmax => {
+            let Some(best) = decode::argmax(row) else { return };
+            json.key("", "argmax");
+            json.value(&best);
+            json.key("", "label");
+            json.value(&config.labels.get(best));
         }
     }
-    best
+    json.key("", "scores");
+    json.value(&scoring.scores(row));
+}
+
+/// The best tag of each token, and of a whole sequence the spans they make.
+fn tags(json: &mut Object, asked: &Infer, row: &[f32], config: &Config, positions: &[usize]) {
+    let width = config.labels.len();
+    let tag = |&at: &usize| decode::tag(at, row.get(at * width..(at + 1) * width)?);
+    let all: Vec<TokenTag> = positions.iter().filter_map(tag).collect();
+    json.key("", "argmax");
+    json.value(&all.iter().map(|t| t.label).collect::<Vec<_>>());
+    json.key("", "labels");
+    json.value(&all.iter().map(|t| config.labels.get(t.label)).collect::<Vec<_>>());
+    json.key("", "scores");
+    json.value(&all.iter().map(|t| t.score).collect::<Vec<_>>());
+    if asked.at.is_some() {
+        return;
+    }
+    let places = asked.rows.first().map_or(&[][..], |row| &row.places);
+    let sequence = |tag: &TokenTag| places.get(tag.at).and_then(|p| p.sequence);
+    let inside: Vec<TokenTag> = all
+        .into_iter()
+        .filter(|tag| places.is_empty() || sequence(tag).is_some())
+        .collect();
+    json.key("", "spans");
+    json.open(b'[');
+    // No entity goes from a text into its pair.
+    for tags in inside.chunk_by(|a, b| sequence(a) == sequence(b)) {
+        for span in decode::tag_spans(tags, &config.labels) {
+            json.open(b'{');
+            json.key("", "label");
+            json.value(span.label);
+            json.key("", "score");
+            json.value(&span.score);
+            json.key("", "first");
+            json.value(&span.first);
+            json.key("", "last");
+            json.value(&span.last);
+            if let (Some(first), Some(last)) = (places.get(span.first), places.get(span.last))
+                && let Some(text) = first.sequence.and_then(|s| asked.texts.get(s))
+            {
+                quote(json, text, (first.bytes.0, last.bytes.1));
+            }
+            json.close();
+        }
+    }
+    json.close();
+}
+
+/// Part of a text, with its place counted in code points.
+fn quote(json: &mut Object, text: &str, bytes: (usize, usize)) {
+    json.key("", "start");
+    json.value(&characters_before(text, bytes.0));
+    json.key("", "end");
+    json.value(&characters_before(text, bytes.1));
+    json.key("", "text");
+    json.value(text.get(bytes.0..bytes.1).unwrap_or_default());
+}
+
+/// The answer to a question over all its windows; null where nothing is left of the context.
+fn span(json: &mut Object, asked: &Infer, place: Place) {
+    let (Some(start), Some(end)) = (place.outputs.get("start_logits"), place.outputs.get("end_logits")) else {
+        return;
+    };
+    let windows: Vec<Window> = asked
+        .rows
+        .iter()
+        .enumerate()
+        .map(|(number, row)| {
+            let own = |tensor| place.row(tensor, number).get(..row.ids.len()).unwrap_or(&[]);
+            Window {
+                start: own(start),
+                end: own(end),
+                context: match row.places.as_slice() {
+                    [] => decode::context_of_ids(&row.ids, row.types.as_deref(), None),
+                    places => decode::context_of_places(places),
+                },
+                places: &row.places,
+            }
+        })
+        .collect();
+    let context = asked.texts.get(1).map(String::as_str);
+    json.key("", "answer");
+    let Some(answered) = decode::answer(&windows, context, asked.options) else {
+        json.value(&());
+        return;
+    };
+    json.open(b'{');
+    json.key("", "score");
+    json.value(&answered.found.map_or(answered.none, |f| f.score));
+    json.key("", "no_answer_score");
+    json.value(&answered.none);
+    if let Some(found) = answered.found {
+        if windows.len() > 1 {
+            json.key("", "window");
+            json.value(&found.window);
+        }
+        json.key("", "first");
+        json.value(&found.first);
+        json.key("", "last");
+        json.value(&found.last);
+    }
+    if let Some(context) = context {
+        quote(json, context, answered.found.and_then(|f| f.bytes).unwrap_or((0, 0)));
+    }
+    json.close();
 }
 
 /// The likeliest tokens at each position of a masked LM, best first, of equal ones the lower id.
@@ -200,20 +308,12 @@ fn candidates(json: &mut Object, place: Place, positions: &[usize], top: usize, 
     let Some((_, tensor)) = decoder else { return };
     let row = place.row(tensor, 0);
     let width = row.len() / place.seq.max(1);
-    let mut order: Vec<u32> = vec![];
     json.key("", "top");
     json.open(b'[');
     for &at in positions {
         let logits = &row[at * width..][..width];
-        let best = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        order.clear();
-        order.extend(0..width as u32);
-        let top = top.min(order.len());
-        if top < order.len() {
-            order.select_nth_unstable_by(top, best);
-        }
-        order.truncate(top);
-        order.sort_unstable_by(best);
+        let order = decode::top(logits, top);
+        let scores = softmax(logits);
         json.open(b'{');
         json.key("", "at");
         json.value(&at);
@@ -221,10 +321,12 @@ fn candidates(json: &mut Object, place: Place, positions: &[usize], top: usize, 
         json.value(&order);
         if texts.known() {
             json.key("", "tokens");
-            json.value(&order.iter().map(|&id| texts.token(id.into())).collect::<Vec<_>>());
+            json.value(&order.iter().map(|&id| texts.token(id as i64)).collect::<Vec<_>>());
         }
         json.key("", "logits");
-        json.value(&order.iter().map(|&id| logits[id as usize]).collect::<Vec<_>>());
+        json.value(&order.iter().map(|&id| logits[id]).collect::<Vec<_>>());
+        json.key("", "scores");
+        json.value(&order.iter().map(|&id| scores[id]).collect::<Vec<_>>());
         json.close();
     }
     json.close();
@@ -314,6 +416,7 @@ mod tests {
         let row = |(ids, types): &(&[i64], Option<&[i64]>)| Sequence {
             ids: ids.to_vec(),
             types: types.map(<[i64]>::to_vec),
+            places: vec![],
         };
         Infer {
             rows: rows.iter().map(row).collect(),
@@ -356,11 +459,5 @@ mod tests {
         json.end();
         let expected = "{\"id\":-3,\"outputs\":{\"a\":[0.1,null],\"b\":[[1.0],[2.5]]},\"c\":[{},{}]}\n";
         assert_eq!(String::from_utf8(line).unwrap(), expected);
-    }
-
-    #[test]
-    fn the_first_of_equal_maxima_wins() {
-        assert_eq!(argmax(&[1.0, 3.0, 3.0]), Some(1));
-        assert_eq!(argmax(&[]), None);
     }
 }

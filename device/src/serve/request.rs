@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
+use thimble_shared::decode::{AnswerOptions, Place};
 use thimble_shared::graph::{Config, Head};
 
 use super::text::Texts;
@@ -40,7 +41,7 @@ pub enum Asked {
 /// Sequences to run, checked against the model, and which of the outputs are wanted.
 #[derive(Debug, Default, PartialEq)]
 pub struct Infer {
-    /// One sequence, or one per choice.
+    /// One sequence, one per choice, or one per window over a question's context.
     pub rows: Vec<Sequence>,
     /// Positions of a per-token output; all of them when nobody chose.
     pub at: Option<Vec<usize>>,
@@ -51,6 +52,12 @@ pub struct Infer {
     /// The ids were made here from a text, which the client cannot know.
     pub tokenised: bool,
     pub truncated: bool,
+    /// A text became nothing but unknown tokens.
+    pub unknown: bool,
+    /// Text and pair, where the answer quotes them.
+    pub texts: Vec<String>,
+    /// What counts as an answer to a question.
+    pub options: AnswerOptions,
     /// Numbers the answer will have, where they are many.
     pub numbers: usize,
 }
@@ -64,12 +71,15 @@ pub struct Sequence {
     pub ids: Vec<i64>,
     /// All 0 when left out.
     pub types: Option<Vec<i64>>,
+    /// Where the tokens lie in their text; empty where only ids are known.
+    pub places: Vec<Place>,
 }
 
 impl Infer {
     /// Bytes the answer may have, about.
     pub fn bytes(&self) -> usize {
-        FRAME + self.numbers.saturating_mul(DIGITS)
+        let texts: usize = self.texts.iter().map(String::len).sum();
+        FRAME + texts + self.numbers.saturating_mul(DIGITS)
     }
 
     pub fn longest(&self) -> usize {
@@ -161,6 +171,8 @@ struct Raw {
     at: Option<List>,
     top: Option<u32>,
     full: bool,
+    max_answer: Option<u32>,
+    no_answer: bool,
 }
 
 impl Raw {
@@ -175,6 +187,8 @@ impl Raw {
             ("at", self.at.is_some()),
             ("top", self.top.is_some()),
             ("full", self.full),
+            ("max_answer", self.max_answer.is_some()),
+            ("no_answer", self.no_answer),
         ]
         .into_iter()
         .find_map(|(name, given)| given.then_some(name))
@@ -389,6 +403,7 @@ impl Model {
 
     fn infer(&self, raw: Raw) -> Result<Infer, String> {
         let (top, full) = (raw.top, raw.full);
+        let options = self.options(raw.max_answer, raw.no_answer)?;
         let at = match raw.at {
             None => None,
             Some(List::Numbers(at)) => Some(at),
@@ -404,10 +419,29 @@ impl Model {
                 self.sequences(ids, raw.choices, raw.types)?
             }
         };
-        infer.full = full;
+        (infer.full, infer.options) = (full, options);
         self.check(&infer)?;
         self.choose(&mut infer, at, top)?;
         Ok(infer)
+    }
+
+    fn options(&self, max_answer: Option<u32>, no_answer: bool) -> Result<AnswerOptions, String> {
+        let mut options = AnswerOptions {
+            allow_none: no_answer,
+            ..AnswerOptions::default()
+        };
+        if self.config.head != Head::QuestionAnswering && (no_answer || max_answer.is_some()) {
+            return Err(format!(
+                "\"max_answer\" and \"no_answer\" are for question answering, this model's head is {}",
+                self.config.head.name()
+            ));
+        }
+        match max_answer {
+            Some(0) => return Err("\"max_answer\" is 0; one token is the least".into()),
+            Some(tokens) => options.max_answer = tokens as usize,
+            None => {}
+        }
+        Ok(options)
     }
 
     fn sequences(&self, ids: Option<List>, choices: Option<List>, types: Option<List>) -> Result<Infer, String> {
@@ -444,7 +478,11 @@ impl Model {
             Some(List::Rows(types)) if several && types.len() == rows.len() => types.into_iter().map(Some).collect(),
             Some(_) => return Err(format!("\"types\" has another shape than \"{name}\"")),
         };
-        let rows = rows.into_iter().zip(types).map(|(ids, types)| Sequence { ids, types });
+        let rows = rows.into_iter().zip(types).map(|(ids, types)| Sequence {
+            ids,
+            types,
+            places: vec![],
+        });
         Ok(Infer {
             rows: rows.collect(),
             ..Infer::default()
@@ -472,19 +510,30 @@ impl Model {
             (Some(_), false) => return Err("\"choices\" is for multiple choice; give \"pair\"".into()),
             (None, false) => vec![pair],
         };
-        if self.config.head == Head::QuestionAnswering && pair.is_none() {
-            return Err("question answering needs the question as \"text\", the context as \"pair\"".into());
-        }
         let mut infer = Infer {
             tokenised: true,
             ..Infer::default()
         };
+        if self.config.head == Head::QuestionAnswering {
+            let Some(context) = pair else {
+                return Err("question answering needs the question as \"text\", the context as \"pair\"".into());
+            };
+            let (rows, cut) = self.texts.windows(text, context)?;
+            infer.rows = rows;
+            infer.unknown = cut.unknown;
+            infer.texts = vec![text.to_string(), context.to_string()];
+            return Ok(infer);
+        }
+        if self.config.head == Head::TokenClassification {
+            infer.texts = [Some(text), pair].into_iter().flatten().map(str::to_string).collect();
+        }
         // Before the work, not after it: the last choice may be the shortest of thousands.
         self.bounded(pairs.len(), 1)?;
         for (pair, after) in pairs.iter().zip((0..pairs.len()).rev()) {
-            let (row, truncated) = self.texts.encode(text, *pair)?;
+            let (row, cut) = self.texts.encode(text, *pair)?;
             infer.rows.push(row);
-            infer.truncated |= truncated;
+            infer.truncated |= cut.truncated;
+            infer.unknown |= cut.unknown;
             self.bounded(infer.rows.len() + after, infer.longest())?;
         }
         Ok(infer)
@@ -531,8 +580,12 @@ impl Model {
         let all = rows * longest;
         if all > self.tokens {
             let most = self.tokens;
+            let what = match self.config.head {
+                Head::QuestionAnswering => "windows",
+                _ => "choices",
+            };
             return Err(format!(
-                "{rows} choices of {longest} tokens or more are {all} in all, this server computes {most} at once; --tokens raises it",
+                "{rows} {what} of {longest} tokens or more are {all} in all, this server computes {most} at once; --tokens raises it",
             ));
         }
         Ok(())
@@ -544,6 +597,9 @@ impl Model {
         let (decoder, seq) = (config.head.has_decoder(), infer.longest());
         let per_token = !matches!(config.head, Head::SequenceClassification | Head::MultipleChoice);
         if let Some(at) = at {
+            if infer.rows.len() > 1 && per_token {
+                return Err("\"at\" chooses tokens of one sequence, the context is read in several windows".into());
+            }
             if !per_token {
                 return Err(format!(
                     "\"at\" chooses tokens, the {} head has one answer for all of them",
@@ -583,10 +639,11 @@ impl Model {
             Head::None if infer.full || infer.at.is_some() => config.hidden_size,
             _ if decoder => {
                 let full = if infer.full { config.vocab_size } else { 0 };
-                full + 2 * infer.top.unwrap_or(0)
+                full + 3 * infer.top.unwrap_or(0)
             }
-            Head::TokenClassification => config.labels.len() + 1,
-            Head::QuestionAnswering => 2,
+            // A tag and, where each token is an entity of its own, a span.
+            Head::TokenClassification => config.labels.len() + 10,
+            Head::QuestionAnswering => 2 * infer.rows.len(),
             _ => 0,
         };
         infer.numbers = positions.saturating_mul(wide);
@@ -596,6 +653,13 @@ impl Model {
                 positions * wide
             ));
         }
+        // What is there once: outputs, scores and names.
+        infer.numbers += match config.head {
+            Head::SequenceClassification => 3 * config.labels.len(),
+            Head::MultipleChoice => 2 * infer.rows.len(),
+            Head::QuestionAnswering => 16,
+            _ => 0,
+        };
         Ok(())
     }
 }

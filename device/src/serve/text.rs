@@ -5,15 +5,34 @@ use super::request::Sequence;
 use crate::session::Session;
 use std::path::Path;
 
+/// What became of a text on its way to tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cut {
+    /// Tokens were cut off to fit the model.
+    pub truncated: bool,
+    /// Nothing but unknown tokens is left.
+    pub unknown: bool,
+}
+
 #[cfg(feature = "text")]
 mod with {
     use super::*;
     use crate::cli::say;
     use crate::map::ModelFile;
     use crate::session::SessionError;
-    use thimble_text::{Tokeniser, tokenizer_beside};
+    use thimble_text::{Encoded, Tokeniser, tokenizer_beside};
 
     pub struct Texts(Option<Tokeniser>);
+
+    const NO_TOKENIZER: &str = "this server has no tokenizer: send \"ids\", or start it with --tokenizer FILE";
+
+    fn sequence(encoded: Encoded) -> Sequence {
+        Sequence {
+            ids: encoded.ids,
+            types: Some(encoded.types),
+            places: encoded.places,
+        }
+    }
 
     impl Texts {
         /// The tokenizer named, or the one the model was written with, where that lies beside it.
@@ -36,6 +55,9 @@ mod with {
                 }
             };
             let tokeniser = Tokeniser::open(path, session.engine.config())?;
+            if let Some(scarce) = tokeniser.scarce() {
+                say(&format!("warning: {scarce}"));
+            }
             Ok(Texts(Some(tokeniser)))
         }
 
@@ -44,16 +66,29 @@ mod with {
             self.0.is_some()
         }
 
-        pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<(Sequence, bool), String> {
+        pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<(Sequence, Cut), String> {
             let Some(tokeniser) = &self.0 else {
-                return Err("this server has no tokenizer: send \"ids\", or start it with --tokenizer FILE".into());
+                return Err(NO_TOKENIZER.into());
             };
             let encoded = tokeniser.encode(text, pair).map_err(|e| e.to_string())?;
-            let row = Sequence {
-                ids: encoded.ids,
-                types: Some(encoded.types),
+            let cut = Cut {
+                truncated: encoded.truncated,
+                unknown: encoded.unknown,
             };
-            Ok((row, encoded.truncated))
+            Ok((sequence(encoded), cut))
+        }
+
+        /// The windows a question is answered in.
+        pub fn windows(&self, question: &str, context: &str) -> Result<(Vec<Sequence>, Cut), String> {
+            let Some(tokeniser) = &self.0 else {
+                return Err(NO_TOKENIZER.into());
+            };
+            let windows = tokeniser.windows(question, context).map_err(|e| e.to_string())?;
+            let cut = Cut {
+                truncated: false,
+                unknown: windows.iter().any(|w| w.unknown),
+            };
+            Ok((windows.into_iter().map(sequence).collect(), cut))
         }
 
         pub fn mask_id(&self) -> Option<i64> {
@@ -72,6 +107,9 @@ mod without {
 
     pub struct Texts;
 
+    const IDS_ONLY: &str =
+        "this server takes token ids only: send \"ids\", or build thimble-device with --features text";
+
     impl Texts {
         pub fn open(_session: &Session, named: Option<&Path>) -> Result<Texts, ServeError> {
             match named {
@@ -84,8 +122,12 @@ mod without {
             false
         }
 
-        pub fn encode(&self, _text: &str, _pair: Option<&str>) -> Result<(Sequence, bool), String> {
-            Err("this server takes token ids only: send \"ids\", or build thimble-device with --features text".into())
+        pub fn encode(&self, _text: &str, _pair: Option<&str>) -> Result<(Sequence, Cut), String> {
+            Err(IDS_ONLY.into())
+        }
+
+        pub fn windows(&self, _question: &str, _context: &str) -> Result<(Vec<Sequence>, Cut), String> {
+            Err(IDS_ONLY.into())
         }
 
         pub fn mask_id(&self) -> Option<i64> {

@@ -34,7 +34,7 @@ pub struct Moments {
 /// Moments by weight name. Maps of one input (query, key and value) share theirs.
 #[derive(Default)]
 pub struct Statistics {
-    moments: BTreeMap<String, Arc<Moments>>,
+    moments: BTreeMap<String, Moments>,
 }
 
 /// Vectors on their way into the moments.
@@ -112,8 +112,8 @@ fn input_of(weight: &str) -> String {
     stem.map_or_else(|| weight.to_string(), query)
 }
 
-/// The linear weights whose inputs are gathered, with how many vectors to expect of each on `rows`.
-fn gathered(config: &Config, rows: &[Row]) -> BTreeMap<String, Gather> {
+/// The linear weights whose inputs are gathered.
+fn inputs(config: &Config) -> Vec<WeightSpec> {
     let mut weights: Vec<WeightSpec> = config.weights();
     weights.retain(|w| w.kind == Kind::Linear && input_of(&w.name) == w.name && w.shape[1] <= WIDEST);
     weights.sort_by_key(|w| w.shape[1]);
@@ -122,12 +122,22 @@ fn gathered(config: &Config, rows: &[Row]) -> BTreeMap<String, Gather> {
         bytes = bytes.saturating_add(w.shape[1] * w.shape[1] * 4);
         bytes <= MOST_BYTES
     });
+    weights
+}
+
+/// Bytes of the second moments that [`Statistics::collect`] gathers for a model.
+pub fn bytes(config: &Config) -> u64 {
+    inputs(config).iter().map(|w| 4 * (w.shape[1] as u64).pow(2)).sum()
+}
+
+/// The same with how many vectors to expect of each on `rows`.
+fn gathered(config: &Config, rows: &[Row]) -> BTreeMap<String, Gather> {
     let expected = |w: &WeightSpec| -> usize {
         let each = rows.iter().map(|row| uses(config, w, row.input_ids.len()));
         each.map(|(passes, vectors)| passes * vectors).sum()
     };
     let gather = |w: &WeightSpec| (w.name.clone(), Gather::new(w.shape[1], expected(w)));
-    weights.iter().map(gather).collect()
+    inputs(config).iter().map(gather).collect()
 }
 
 /// Which of `vectors` inputs of a linear map stand for real tokens of `row`: all of them where there is one per sequence (a
@@ -165,13 +175,18 @@ impl Statistics {
         let gathers = std::mem::take(&mut *gathers.lock().unwrap_or_else(PoisonError::into_inner));
         let seen = gathers.into_iter().filter(|(_, gather)| gather.seen > 0);
         Ok(Statistics {
-            moments: seen.map(|(name, gather)| (name, Arc::new(gather.finish()))).collect(),
+            moments: seen.map(|(name, gather)| (name, gather.finish())).collect(),
         })
     }
 
     /// Moments of what enters a linear weight, if any row reached it.
-    pub fn of(&self, weight: &str) -> Option<&Arc<Moments>> {
+    pub fn of(&self, weight: &str) -> Option<&Moments> {
         self.moments.get(&input_of(weight))
+    }
+
+    /// The same, to be kept by whoever makes something of them: they are as large as the weights.
+    pub fn take(&mut self, weight: &str) -> Option<Moments> {
+        self.moments.remove(&input_of(weight))
     }
 
     /// The name under which [`Statistics::of`] finds the moments: equal names, equal moments.

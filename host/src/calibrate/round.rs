@@ -4,19 +4,20 @@
 //! so from the last number to the first each `qᵢ` is the nearest to `wᵢ + Σ_{j>i} R_ij / R_ii (wⱼ − qⱼ)`.
 
 use super::{Moments, factor, steps};
+use thimble_device::multiversion;
 use thimble_shared::number::{Format, I4_BLOCK, Values, i4, quantise};
 
 /// Share of the mean diagonal added to every entry of it, so that inputs that are always zero or always alike do no harm.
 const DAMPING: f32 = 0.01;
 /// Rows rounded side by side: the factor is read once for all of them.
-const LANES: usize = 16;
+const LANES: usize = 32;
 
 /// The moments of one input, factored, its columns in the order they are rounded.
 pub struct Rounder {
     width: usize,
     /// `order[i]` is the column at place `i`; the last place is rounded first and holds the input with most energy.
     order: Vec<usize>,
-    /// Row `i`: `R_ij / R_ii` for all later places `j`.
+    /// Row `i`: `R_ij / R_ii` for all later places `j`. Row after row, the last one empty.
     ratios: Vec<f32>,
     /// Mean square of each column's input.
     energy: Vec<f32>,
@@ -25,31 +26,30 @@ pub struct Rounder {
 
 impl Rounder {
     /// None when the moments cannot be factored (inputs beyond f32, or none at all).
-    pub fn new(moments: &Moments) -> Option<Rounder> {
-        let k = moments.width;
-        let energy: Vec<f32> = (0..k).map(|i| moments.gram[i * k + i]).collect();
+    pub fn new(moments: Moments) -> Option<Rounder> {
+        let (k, mut h) = (moments.width, moments.gram);
+        let energy: Vec<f32> = (0..k).map(|i| h[i * k + i]).collect();
         let ridge = DAMPING * energy.iter().sum::<f32>() / k.max(1) as f32;
         let mut order: Vec<usize> = (0..k).collect();
         order.sort_by(|&a, &b| energy[a].total_cmp(&energy[b]).then(a.cmp(&b)));
-        let mut h = Vec::with_capacity(k * k);
-        for (i, &row) in order.iter().enumerate() {
-            h.extend(order.iter().map(|&column| moments.gram[row * k + column]));
-            h[i * k + i] += ridge;
-        }
+        permute(&mut h, k, &order);
+        (0..k).for_each(|i| h[i * k + i] += ridge);
         let mut ratios = factor::cholesky(h, k)?;
         for i in 0..k {
-            let inverse = 1.0 / ratios[i * k + i];
-            ratios[i * k + i + 1..(i + 1) * k]
-                .iter_mut()
-                .for_each(|r| *r *= inverse);
+            let (inverse, row) = (1.0 / ratios[i * k + i], i * k + i + 1..(i + 1) * k);
+            ratios[row.clone()].iter_mut().for_each(|r| *r *= inverse);
+            // Half of the matrix is empty: the rows move together.
+            ratios.copy_within(row, row_start(i, k));
         }
+        ratios.truncate(row_start(k, k));
+        ratios.shrink_to_fit();
         Some(Rounder {
             width: k,
             order,
             ratios,
             // A column that never carries anything still gets a fair step.
             energy: energy.iter().map(|e| e + ridge).collect(),
-            mean: moments.mean.clone(),
+            mean: moments.mean,
         })
     }
 
@@ -93,11 +93,8 @@ impl Rounder {
         // `errors[place][lane]` of what is rounded so far.
         let mut errors = vec![[0f32; LANES]; k];
         for place in (0..k).rev() {
-            let mut owed = [0f32; LANES];
-            let ratios = &self.ratios[place * k + place + 1..(place + 1) * k];
-            for (ratio, errors) in ratios.iter().zip(&errors[place + 1..]) {
-                owed.iter_mut().zip(errors).for_each(|(owed, e)| *owed += ratio * e);
-            }
+            let ratios = &self.ratios[row_start(place, k)..row_start(place + 1, k)];
+            let owed = owed(ratios, &errors[place + 1..]);
             let column = self.order[place];
             for (lane, (row, made)) in rows.iter().zip(&mut made).enumerate() {
                 let wanted = row[column] + owed[lane];
@@ -140,6 +137,50 @@ impl Rounder {
     }
 }
 
+multiversion! {
+    /// What the errors so far ask of the next number, row by row.
+    fn owed(ratios: &[f32], errors: &[[f32; LANES]]) -> [f32; LANES] {
+        let mut owed = [0f32; LANES];
+        for (ratio, errors) in ratios.iter().zip(errors) {
+            owed.iter_mut().zip(errors).for_each(|(owed, e)| *owed += ratio * e);
+        }
+        owed
+    }
+}
+
+/// Where row `i` of the ratios of `k` columns starts: the rows before it have `k − 1`, `k − 2` … numbers.
+fn row_start(i: usize, k: usize) -> usize {
+    i * (2 * k).saturating_sub(1 + i) / 2
+}
+
+/// Puts row and column `order[i]` of the square matrix `h` at place `i`, in place.
+fn permute(h: &mut [f32], k: usize, order: &[usize]) {
+    let mut kept = vec![0f32; k];
+    for row in h.chunks_exact_mut(k) {
+        kept.copy_from_slice(row);
+        row.iter_mut().zip(order).for_each(|(x, &from)| *x = kept[from]);
+    }
+    // Rows move along the cycles of the permutation.
+    let mut done = vec![false; k];
+    for start in 0..k {
+        if done[start] {
+            continue;
+        }
+        kept.copy_from_slice(&h[start * k..(start + 1) * k]);
+        let mut at = start;
+        loop {
+            done[at] = true;
+            let from = order[at];
+            if from == start {
+                break;
+            }
+            h.copy_within(from * k..(from + 1) * k, at * k);
+            at = from;
+        }
+        h[at * k..(at + 1) * k].copy_from_slice(&kept);
+    }
+}
+
 struct Row {
     q: Vec<i8>,
     multipliers: Vec<u8>,
@@ -162,6 +203,25 @@ pub fn unweighted(format: Format, data: &[f32], rows: usize) -> Option<Values> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_matrix_is_permuted_in_place() {
+        for order in [
+            vec![0],
+            vec![1, 0],
+            vec![2, 0, 1, 4, 3],
+            vec![0, 3, 2, 1],
+            vec![4, 3, 2, 1, 0],
+        ] {
+            let k = order.len();
+            let before: Vec<f32> = (0..k * k).map(|i| i as f32).collect();
+            let mut after = before.clone();
+            permute(&mut after, k, &order);
+            for (i, j) in (0..k).flat_map(|i| (0..k).map(move |j| (i, j))) {
+                assert_eq!(after[i * k + j], before[order[i] * k + order[j]], "{order:?}");
+            }
+        }
+    }
+
     /// Correlated inputs: rounding that knows them loses less on `W·x` than rounding to nearest.
     #[test]
     fn less_is_lost_on_the_calibration_vectors_than_by_rounding_to_nearest() {
@@ -181,7 +241,7 @@ mod tests {
         let mean = (0..k)
             .map(|j| x.iter().skip(j).step_by(k).sum::<f32>() / vectors as f32)
             .collect();
-        let rounder = Rounder::new(&Moments { width: k, gram, mean }).unwrap();
+        let rounder = Rounder::new(Moments { width: k, gram, mean }).unwrap();
         let w: Vec<f32> = (0..n * k).map(|i| noise(i * 31 + 5)).collect();
         let lost = |values: &Values| -> f64 {
             let back = values.to_f32();

@@ -1,62 +1,81 @@
 //! The steps of int8 and int4 numbers by least squared error: the largest number of a row need not be met exactly when a
 //! smaller step serves all the others better. Errors of a column weigh as much as the mean square of its input.
 
-use thimble_shared::number::{I4_BLOCK, I4_MULTIPLIER_MAX, I4_RANGE, absmax_scale, i4, quantise};
+use thimble_device::multiversion;
+use thimble_shared::number::{I4_BLOCK, I4_MULTIPLIER_MAX, I4_RANGE, I8_MAX, absmax_scale};
+
+const _: () = assert!(FRACTIONS.len() <= LANES && (I4_MULTIPLIER_MAX as usize) < LANES);
 
 /// Fractions of the step that meets the largest number.
 const FRACTIONS: [f32; 12] = [1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5];
 
-fn least<T: Copy>(candidates: impl IntoIterator<Item = T>, error: impl Fn(T) -> f64, first: T) -> (T, f64) {
-    let mut best = (first, error(first));
-    for candidate in candidates {
-        let found = error(candidate);
-        if found < best.1 {
-            best = (candidate, found);
+/// Candidates compared at once: all of [`FRACTIONS`], all multipliers of a block.
+const LANES: usize = 16;
+
+multiversion! {
+    /// The squared errors of rounding `row` with each of the steps to numbers in `range`, a column's error `weights` times. A step
+    /// of zero rounds everything to zero.
+    fn errors(row: &[f32], weights: &[f32], steps: &[f32; LANES], range: (f32, f32)) -> [f64; LANES] {
+        let mut sums = [0f64; LANES];
+        for (&x, &h) in row.iter().zip(weights) {
+            for (sum, &step) in sums.iter_mut().zip(steps) {
+                // As `number::nearest` rounds, without a branch.
+                let q = (x / step).round_ties_even().clamp(range.0, range.1);
+                let off = x - if step == 0.0 { 0.0 } else { q } * step;
+                *sum += f64::from(h) * f64::from(off).powi(2);
+            }
         }
+        sums
     }
-    best
 }
 
-fn squared(row: &[f32], weights: &[f32], round: impl Fn(f32) -> f32) -> f64 {
-    let each = row
-        .iter()
-        .zip(weights)
-        .map(|(&x, &h)| f64::from(h) * f64::from(x - round(x)).powi(2));
-    each.sum()
+/// The first of the candidates with the least error; the one at `first` unless another is better.
+fn least(candidates: usize, errors: &[f64; LANES], first: usize) -> usize {
+    let better = |best: usize, i: usize| if errors[i] < errors[best] { i } else { best };
+    (0..candidates).fold(first, better)
+}
+
+/// The best fraction of the step `most`, which meets the largest number.
+fn best_fraction(row: &[f32], weights: &[f32], most: f32, range: (f32, f32)) -> f32 {
+    let mut steps = [most; LANES];
+    steps.iter_mut().zip(FRACTIONS).for_each(|(step, f)| *step = f * most);
+    steps[least(FRACTIONS.len(), &errors(row, weights, &steps, range), 0)]
 }
 
 /// The scale of an int8 row.
 pub fn int8(row: &[f32], weights: &[f32]) -> f32 {
-    let most = absmax_scale(row);
-    let error = |scale: f32| squared(row, weights, |x| f32::from(quantise(x, scale)) * scale);
-    least(FRACTIONS.map(|f| f * most), error, most).0
+    best_fraction(row, weights, absmax_scale(row), (-I8_MAX, I8_MAX))
 }
 
 /// The scale of an int4 row and its blocks' multipliers.
 pub fn int4(row: &[f32], weights: &[f32]) -> (f32, Vec<u8>) {
+    let range = (f32::from(I4_RANGE.0), f32::from(I4_RANGE.1));
     let blocks: Vec<(&[f32], &[f32])> = row.chunks(I4_BLOCK).zip(weights.chunks(I4_BLOCK)).collect();
-    let error =
-        |(block, weights): (&[f32], &[f32]), step: f32| squared(block, weights, |x| f32::from(i4(x, step)) * step);
     let best_step = |&(block, weights): &(&[f32], &[f32])| {
-        let most = block.iter().fold(0f32, |m, x| m.max(x.abs())) / f32::from(I4_RANGE.1);
-        least(FRACTIONS.map(|f| f * most), |step| error((block, weights), step), most).0
+        let most = block.iter().fold(0f32, |m, x| m.max(x.abs())) / range.1;
+        best_fraction(block, weights, most, range)
     };
     let largest = blocks.iter().map(best_step).fold(0f32, f32::max);
     if largest == 0.0 {
         return (0.0, vec![1; blocks.len()]);
     }
     // A block's step is a whole multiple of the row's scale: a smaller scale says small blocks finer and clips large ones.
-    let with = |scale: f32| -> (Vec<u8>, f64) {
-        let each = blocks.iter().map(|&block| {
-            let all = 1..=I4_MULTIPLIER_MAX;
-            least(all, |m| error(block, f32::from(m) * scale), I4_MULTIPLIER_MAX)
+    let with = |scale: f32| -> (f32, Vec<u8>, f64) {
+        let steps = std::array::from_fn(|i| (i + 1) as f32 * scale);
+        let most = usize::from(I4_MULTIPLIER_MAX);
+        let each = blocks.iter().map(|(block, weights)| {
+            let errors = errors(block, weights, &steps, range);
+            let best = least(most, &errors, most - 1);
+            ((best + 1) as u8, errors[best])
         });
         let (multipliers, errors): (Vec<u8>, Vec<f64>) = each.unzip();
-        (multipliers, errors.iter().sum())
+        (scale, multipliers, errors.iter().sum())
     };
     let whole = largest / f32::from(I4_MULTIPLIER_MAX);
-    let (scale, _) = least([0.93, 0.86, 1.07].map(|f| f * whole), |scale| with(scale).1, whole);
-    (scale, with(scale).0)
+    let others = [0.93, 0.86, 1.07].map(|f| with(f * whole));
+    let better = |best: (f32, Vec<u8>, f64), other: (f32, Vec<u8>, f64)| if other.2 < best.2 { other } else { best };
+    let (scale, multipliers, _) = others.into_iter().fold(with(whole), better);
+    (scale, multipliers)
 }
 
 #[cfg(test)]
@@ -81,6 +100,22 @@ mod tests {
         let (scale, multipliers) = int4(&row, &weights);
         let ours = error(&Values::int4(&row, multipliers, vec![scale]));
         assert!(ours < plain, "{ours} against {plain}");
+    }
+
+    /// One candidate after the other, as the rounding itself computes.
+    #[test]
+    fn errors_of_all_candidates_are_those_of_each() {
+        let row: Vec<f32> = (0..77).map(|i| ((i * 7919) % 1000) as f32 / 499.0 - 1.0).collect();
+        let weights: Vec<f32> = (0..77).map(|i| 1.0 / (1.0 + i as f32)).collect();
+        let steps: [f32; LANES] = std::array::from_fn(|i| i as f32 * 0.013);
+        let all = errors(&row, &weights, &steps, (-8.0, 7.0));
+        for (found, step) in all.iter().zip(steps) {
+            let each = row.iter().zip(&weights).map(|(&x, &h)| {
+                let back = f32::from(thimble_shared::number::i4(x, step)) * step;
+                f64::from(h) * f64::from(x - back).powi(2)
+            });
+            assert_eq!(found.to_bits(), each.sum::<f64>().to_bits(), "{step}");
+        }
     }
 
     #[test]

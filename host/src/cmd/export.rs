@@ -2,15 +2,18 @@
 
 use crate::cli::{ExportArgs, OnnxArgs, Outcome};
 use crate::quantise::{Quantiser, uniform, vanished};
-use crate::store::{self, write_together};
+use crate::store::{self, Content, Output, write_outputs_together};
 use crate::subject::{Subject, tokenizer_beside};
 use crate::text::exact;
 use crate::tokenise;
-use anyhow::{Result, bail};
+use crate::tokenizer::TokenizerSource;
+use anyhow::Result;
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::io::Error;
 use std::path::Path;
-use thimble_shared::artifact::{self, Provenance};
+use thimble_device::map::ModelMap;
+use thimble_shared::artifact::{Provenance, Writer};
 use thimble_shared::audit;
 use thimble_shared::graph::Model;
 use thimble_shared::lower::LowerOptions;
@@ -59,7 +62,7 @@ impl OnnxArgs {
 
 /// Where a model comes from, and the compact tokenizer that travels with it.
 pub fn provenance(subject: &Subject) -> Result<(Provenance, Option<String>)> {
-    let tokenizer = subject.tokenizer().map(tokenise::compact).transpose()?;
+    let tokenizer = subject.tokenizer().map(TokenizerSource::compact).transpose()?;
     let provenance = Provenance {
         source_sha256: subject.source_sha256(),
         tokenizer_sha256: tokenizer.as_ref().map(|t| tokenise::sha256(t.as_bytes())),
@@ -81,18 +84,33 @@ pub fn write_parts(
     tokenizer: Option<String>,
     output: &Path,
 ) -> Result<Written> {
-    let bytes = artifact::write(model, onnx, provenance)?;
-    if let Some(difference) = audit::differences(&bytes)?.first() {
-        bail!("the file made does not state its Graph: {difference}");
-    }
+    let writer = Writer::new(model, onnx, provenance)?;
     let beside = tokenizer_beside(output);
-    let mut files: Vec<(&Path, &[u8])> = vec![(output, &bytes)];
-    files.extend(tokenizer.as_ref().map(|text| (beside.as_path(), text.as_bytes())));
-    write_together(&files)?;
+    let model = Output {
+        content: Content::Made {
+            fill: &|out| writer.write_to(out),
+            check: &states_its_graph,
+        },
+        ..Output::new(output, &[])
+    };
+    let text = tokenizer.as_ref().map(|text| Output::new(&beside, text.as_bytes()));
+    write_outputs_together(&[model].into_iter().chain(text).collect::<Vec<_>>())?;
     Ok(Written {
-        model: (output.display().to_string(), bytes.len() as u64),
+        model: (output.display().to_string(), writer.size() as u64),
         tokenizer: tokenizer.map(|t| (beside.display().to_string(), t.len() as u64)),
     })
+}
+
+/// An error where a file just made does not say what its Graph says.
+fn states_its_graph(path: &Path) -> std::io::Result<()> {
+    let map = ModelMap::open(path, false).map_err(Error::other)?;
+    let differences = audit::differences_of(map.bytes(), &|part| map.release(part)).map_err(Error::other)?;
+    match differences.first() {
+        None => Ok(()),
+        Some(difference) => Err(Error::other(format!(
+            "the file made does not state its Graph: {difference}"
+        ))),
+    }
 }
 
 /// An output may replace an older one, but nothing that was read: a failed or wrong write must lose nothing.

@@ -1,70 +1,133 @@
 //! `thimble run`: one inference on this machine, in the device's engine, answered as a person would read it.
 
-use crate::answer::{Asked, answer};
+use crate::answer::{Asked, answer, per_token};
 use crate::cli::{Outcome, RunArgs};
 use crate::evaluate;
 use crate::inputs::Row;
 use crate::subject::Subject;
-use crate::text::say;
+use crate::text::{printable, say};
 use crate::tokenise::{Encoded, Tokeniser};
+use crate::tokenizer;
 use anyhow::{Context, Result, bail};
 use thimble_device::engine::{Engine, EngineOptions};
+use thimble_shared::decode::{AnswerOptions, MAX_ANSWER};
 use thimble_shared::graph::{Config, Head};
 
 pub fn run(args: &RunArgs) -> Result<Outcome> {
     let subject = Subject::open_with(&args.file, &args.reading.options())?;
     let config = subject.config().clone();
-    let tokenizer = args.tokenizer.as_deref().or(subject.tokenizer());
-    let tokeniser = tokenizer.map(|path| Tokeniser::open(path, &config)).transpose()?;
-    let (row, encoded) = match (&args.text, &args.ids) {
+    refuse_what_says_nothing(args, config.head)?;
+    let named = args.tokenizer.as_deref().map(tokenizer::named).transpose()?;
+    if let Some(note) = named.as_ref().and_then(|source| source.note()) {
+        say(&format!("note: {}", printable(&note)));
+    }
+    let tokenizer = named.as_ref().or(subject.tokenizer());
+    let tokeniser = tokenizer.map(|source| source.open(&config)).transpose()?;
+    let (rows, encoded) = match (&args.text, &args.ids) {
         (Some(text), _) => {
             let Some(tokeniser) = &tokeniser else {
                 bail!(
-                    "{}: --text needs a tokenizer.json beside the model; name one with --tokenizer or give --ids",
+                    "{}: --text needs a tokenizer beside the model (tokenizer.json, spiece.model or vocab.txt); name one with --tokenizer or give --ids",
                     args.file.display()
                 );
             };
-            let encoded = encode(tokeniser, &config, text, &args.pair)?;
-            if encoded.iter().any(|e| e.truncated) {
-                say(&format!(
-                    "warning: the text is longer than the model's {} positions and was cut",
-                    tokeniser.max_length()
-                ));
-            }
-            (
-                Row::of(&encoded, tokeniser.pad_id(), config.head == Head::MultipleChoice),
-                encoded,
-            )
+            texts(tokeniser, &config, text, &args.pair)?
         }
         (None, Some(ids)) => {
             let mut row = Row::sequence(ids);
             if config.head == Head::MultipleChoice {
                 row.shape = vec![1, 1, ids.len()];
             }
-            (row, vec![])
+            (vec![row], vec![])
         }
         (None, None) => bail!("give --text or --ids"),
     };
     let mapped = subject.mapped();
     let engine = Engine::new(subject.image()?, EngineOptions::default())?;
-    let outputs = evaluate::run(&engine, &row).with_context(|| args.file.display().to_string())?;
+    let outputs = rows.iter().map(|row| evaluate::run(&engine, row));
+    let outputs = outputs
+        .collect::<Result<Vec<_>>>()
+        .with_context(|| args.file.display().to_string())?;
     mapped.iter().try_for_each(|file| file.unchanged())?;
     let answer = answer(
         &config,
         &outputs,
         Asked {
-            row: &row,
+            rows: &rows,
             encoded: &encoded,
             tokeniser: tokeniser.as_ref(),
+            options: AnswerOptions {
+                max_answer: args.max_answer.map_or(MAX_ANSWER, |n| n as usize),
+                allow_none: args.allow_no_answer,
+            },
         },
     )?;
     if !args.json {
-        return Ok(Outcome::yes(format!("{}\n", answer.to_string().trim_end())));
+        let text = if args.per_token {
+            per_token(&answer)
+        } else {
+            answer.to_string()
+        };
+        return Ok(Outcome::yes(format!("{}\n", text.trim_end())));
     }
     let mut json = serde_json::to_value(&answer)?;
     json["schema"] = 1.into();
-    json["input_ids"] = row.input_ids.into();
+    json["input_ids"] = match rows.as_slice() {
+        [row] => row.input_ids.clone().into(),
+        windows => windows
+            .iter()
+            .map(|row| row.input_ids.clone())
+            .collect::<Vec<_>>()
+            .into(),
+    };
     Ok(Outcome::yes(format!("{json:#}\n")))
+}
+
+/// Options that would do nothing for a model's head.
+fn refuse_what_says_nothing(args: &RunArgs, head: Head) -> Result<()> {
+    let wrong = [
+        ("--max-answer", args.max_answer.is_some(), Head::QuestionAnswering),
+        ("--allow-no-answer", args.allow_no_answer, Head::QuestionAnswering),
+        ("--per-token", args.per_token, Head::TokenClassification),
+    ];
+    match wrong.into_iter().find(|(_, given, wanted)| *given && *wanted != head) {
+        Some((option, _, wanted)) => bail!(
+            "{option} is for {}, this model's head is {}",
+            wanted.name(),
+            head.name()
+        ),
+        None => Ok(()),
+    }
+}
+
+/// The rows to run, one or one per window, and their encodings.
+fn texts(tokeniser: &Tokeniser, config: &Config, text: &str, pairs: &[String]) -> Result<(Vec<Row>, Vec<Encoded>)> {
+    if let Some(scarce) = tokeniser.scarce() {
+        say(&format!("warning: {scarce}"));
+    }
+    if let (Head::QuestionAnswering, [context]) = (config.head, pairs) {
+        let windows = tokeniser.windows(text, context)?;
+        warn_of_unknown(&windows);
+        let row = |e: &Encoded| Row::of(std::slice::from_ref(e), tokeniser.pad_id(), false);
+        return Ok((windows.iter().map(row).collect(), windows));
+    }
+    let encoded = encode(tokeniser, config, text, pairs)?;
+    if encoded.iter().any(|e| e.truncated) {
+        say(&format!(
+            "warning: the text is longer than the model's {} positions and was cut",
+            tokeniser.max_length()
+        ));
+    }
+    warn_of_unknown(&encoded);
+    let row = Row::of(&encoded, tokeniser.pad_id(), config.head == Head::MultipleChoice);
+    Ok((vec![row], encoded))
+}
+
+/// Says that nothing but unknown tokens is left of a text.
+fn warn_of_unknown(encoded: &[Encoded]) {
+    if encoded.iter().any(|e| e.unknown) {
+        say("warning: a text becomes nothing but unknown tokens: the tokenizer does not know its characters");
+    }
 }
 
 /// One encoding, or for multiple choice one per `--pair`.

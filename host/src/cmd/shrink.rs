@@ -7,9 +7,11 @@ use crate::board;
 use crate::chart;
 use crate::cli::{Outcome, ShrinkArgs};
 use crate::cmd::export::{self, Written};
+use crate::cmd::verify;
 use crate::inputs::{self, Inputs, Row};
 use crate::levers::Levers;
 use crate::loss::{Objective, decides};
+use crate::need;
 use crate::progress::Bar;
 use crate::solve::{NOTHING_FINITE, Plan};
 use crate::store::{refuse_inputs, write_together};
@@ -113,6 +115,12 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         return Ok(Outcome::no(about.refused(&[reason], None)));
     }
 
+    need::check(&need::Task {
+        config: &source.config,
+        formats: &formats,
+        rows: &inputs.rows,
+        calibrated: !args.nearest,
+    })?;
     let mut watch = Bar::default();
     let variants = variants(source, question.tune, question.vocabulary, args.nearest);
     let mut study = Study::measure(sizes, &variants, &mut watch)?;
@@ -188,12 +196,12 @@ fn refuse_what_nothing_decides(args: &ShrinkArgs, config: &Config) -> Result<()>
     if decides(config) {
         return Ok(());
     }
-    let head = config.head.name();
+    let why = verify::decides_nothing(config);
     if args.min_agreement.is_some() {
-        bail!("--min-agreement: a model with head {head} decides nothing");
+        bail!("--min-agreement: {why}");
     }
     if args.objective.is_some_and(Objective::needs_decisions) {
-        bail!("--objective: a model with head {head} decides nothing; use cosine or error");
+        bail!("--objective: {why}; use cosine or error");
     }
     Ok(())
 }
@@ -204,7 +212,7 @@ fn levers(args: &ShrinkArgs, subject: &Subject) -> Result<(Levers, Option<vocabu
         None => None,
         Some(corpus) => {
             let Some(tokenizer) = subject.tokenizer() else {
-                bail!("--vocab-from: there is no tokenizer.json beside the model to cut");
+                bail!("--vocab-from: there is no tokenizer beside the model to cut");
             };
             let cut = vocabulary::cut(corpus, tokenizer, subject.config().vocab_size).context("--vocab-from")?;
             say(&format!(
@@ -237,6 +245,7 @@ fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) 
     if !inputs.given {
         say("warning: no --calibrate: the loss is measured on made-up token sequences and says little about real text");
     }
+    inputs.warnings().iter().for_each(|w| say(&format!("warning: {w}")));
     if inputs.truncated > 0 {
         say(&format!(
             "warning: {} texts were longer than the model's positions and were cut, the longer of a pair first",

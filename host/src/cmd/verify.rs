@@ -15,15 +15,12 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
     let candidate = Subject::open(&args.candidate)?;
     let config = reference.config().clone();
     let vocabulary = vocabulary(&reference, &candidate)?;
-    refuse_strangers(&config, candidate.config(), vocabulary.is_some())?;
+    refuse_strangers(&config, candidate.config(), vocabulary.is_some(), args.ignore_labels)?;
     if config.pooler && !candidate.config().pooler {
         say("note: the candidate has no pooler; pooler_output is not compared");
     }
     if args.min_agreement.is_some() && !decides(&config) {
-        bail!(
-            "--min-agreement: a model with head {} decides nothing; use --max-abs",
-            config.head.name()
-        );
+        bail!("--min-agreement: {}; use --max-abs", decides_nothing(&config));
     }
     let shorter = Config {
         max_position_embeddings: config
@@ -32,6 +29,7 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
         ..config.clone()
     };
     let inputs = inputs::load(args.inputs.as_deref(), &shorter, reference.tokenizer(), args.rows)?;
+    inputs.warnings().iter().for_each(|w| say(&format!("warning: {w}")));
     if inputs.truncated > 0 {
         say(&format!(
             "warning: {} texts were longer than the model's positions and were cut",
@@ -76,6 +74,15 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
     })
 }
 
+/// Why no agreement can be asked of a model.
+pub fn decides_nothing(config: &Config) -> String {
+    if config.predicts_values() {
+        "the model gives values and decides nothing".into()
+    } else {
+        format!("a model with head {} decides nothing", config.head.name())
+    }
+}
+
 /// How the candidate's tokens are called by the reference, where its vocabulary was cut.
 fn vocabulary(reference: &Subject, candidate: &Subject) -> Result<Option<Vocabulary>> {
     let sizes = (reference.config().vocab_size, candidate.config().vocab_size);
@@ -86,15 +93,22 @@ fn vocabulary(reference: &Subject, candidate: &Subject) -> Result<Option<Vocabul
 }
 
 /// Models are compared on the same inputs, output by output: what both must have in common.
-fn refuse_strangers(a: &Config, b: &Config, cut: bool) -> Result<()> {
+fn refuse_strangers(a: &Config, b: &Config, cut: bool, ignore_labels: bool) -> Result<()> {
     let differs = |what: &str, a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| {
         anyhow!("the models cannot be compared: {what} is {a:?} in the reference and {b:?} in the candidate")
     };
     if a.head != b.head {
         return Err(differs("the head", &a.head.name(), &b.head.name()));
     }
-    if a.labels != b.labels {
-        return Err(differs("the list of labels", &a.labels, &b.labels));
+    if a.labels.len() != b.labels.len() {
+        return Err(differs("the number of labels", &a.labels.len(), &b.labels.len()));
+    }
+    if a.labels != b.labels && !ignore_labels {
+        let ask = "--ignore-labels compares them in their order";
+        return Err(anyhow!(
+            "{}; {ask}",
+            differs("the list of labels", &a.labels, &b.labels)
+        ));
     }
     let sizes = [
         ("vocab_size", a.vocab_size, b.vocab_size),
@@ -142,6 +156,11 @@ pub fn describe(loss: &Loss) -> String {
             after * 100.0,
             interval(loss.accuracy_interval),
             before * 100.0
+        ));
+    }
+    if let (Some(before), Some(after)) = (loss.reference_squared_error, loss.squared_error) {
+        text.push_str(&format!(
+            "mean squared error against the given values {after:.6}, the reference's {before:.6}\n"
         ));
     }
     let rows: Vec<Vec<String>> = loss

@@ -96,14 +96,14 @@ pub fn of<'a>(
             });
         }
     }
-    fixes.extend(artifacts(file, view, flow, before));
+    fixes.extend(artifacts(file, before));
     fixes.sort_by_key(|f| std::cmp::Reverse(f.saves));
     Ok(fixes)
 }
 
 /// What thimble's own files of the same model would take: known from the structure alone, so nothing is proven yet.
-fn artifacts<'a>(file: &'a OnnxFile, view: Rc<ModelView<'a>>, flow: Rc<Flow<'a>>, before: u64) -> Vec<Fix> {
-    let Ok(outline) = import::outline(file, view, flow) else {
+fn artifacts(file: &OnnxFile, before: u64) -> Vec<Fix> {
+    let Ok(outline) = import::outline(file) else {
         return Vec::new();
     };
     let shown = shell_path(&file.path);

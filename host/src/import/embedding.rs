@@ -1,16 +1,16 @@
 //! Finds the embedding of a foreign ALBERT: the three tables whose rows are added, the LayerNorm over the sum, and the map
-//! from the embedding size to the hidden size. Says, too, which of the file's inputs is which.
+//! from the embedding size to the hidden size. A larger graph may hold several that look alike; all of them come out.
 
+use super::ImportError;
+use super::ports::{self, Inputs, Port};
 use super::trace::{Linear, Norm, Trace};
 use super::weights::Matrix;
-use super::{ImportError, Inputs};
-use crate::onnx::flow::{port_name, port_shape};
-use crate::text::printable;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 pub struct Embedding<'a> {
     pub weights: BTreeMap<String, Matrix<'a>>,
     pub word: Matrix<'a>,
+    /// The inputs that choose rows; the others are found when the layers are.
     pub inputs: Inputs<'a>,
     /// What the first layer reads.
     pub out: &'a str,
@@ -30,8 +30,35 @@ enum Addend<'a> {
     Folded(Matrix<'a>),
 }
 
-pub fn find<'a>(trace: &Trace<'a>) -> Result<Embedding<'a>, ImportError> {
-    let ports = ports(trace)?;
+/// Embeddings looked at as candidates at most: a larger graph may have several.
+const MOST: usize = 16;
+
+/// Every embedding of the graph that may be an ALBERT's.
+///
+/// # Errors
+/// What the first candidate lacks, where none is whole.
+pub fn find<'a>(trace: &Trace<'a>) -> Result<Vec<Embedding<'a>>, ImportError> {
+    let ports = ports::of(trace)?;
+    let mut found = Vec::new();
+    let mut lacking = None;
+    let mut looked = 0;
+    for norm in &trace.norms {
+        let mut addends = Vec::new();
+        if looked == MOST
+            || !collect(trace, norm.x, &mut addends, 0)?
+            || !addends.iter().any(|a| matches!(a, Addend::Rows { .. }))
+        {
+            continue;
+        }
+        looked += 1;
+        match mapped(trace, norm, addends, &ports) {
+            Ok(embedding) => found.push(embedding),
+            Err(problem) => drop(lacking.get_or_insert(problem)),
+        }
+    }
+    if !found.is_empty() {
+        return Ok(found);
+    }
     if let Some(port) = ports.first()
         && !ports.iter().any(Port::is_ids)
     {
@@ -40,32 +67,28 @@ pub fn find<'a>(trace: &Trace<'a>) -> Result<Embedding<'a>, ImportError> {
             port.said()
         )));
     }
-    let mut found: Option<(&Norm<'a>, Vec<Addend<'a>>)> = None;
-    for norm in &trace.norms {
-        let mut addends = Vec::new();
-        if collect(trace, norm.x, &mut addends, 0)? && addends.iter().any(|a| matches!(a, Addend::Rows { .. })) {
-            found = Some((norm, addends));
-            break;
-        }
-    }
-    let Some((norm, addends)) = found else {
-        return Err(trace.not_albert("there is no LayerNorm over a sum of embeddings"));
-    };
+    Err(lacking.unwrap_or_else(|| trace.not_albert("there is no LayerNorm over a sum of embeddings")))
+}
+
+/// The embedding whose LayerNorm is `norm`, with the map to the hidden size.
+fn mapped<'a>(
+    trace: &Trace<'a>,
+    norm: &Norm<'a>,
+    addends: Vec<Addend<'a>>,
+    ports: &[Port<'a>],
+) -> Result<Embedding<'a>, ImportError> {
     let size = norm.weight.shape()[0];
-    let map = trace
-        .linears
-        .iter()
-        .find(|l| trace.source(l.x) == norm.out && l.size().0 == size);
-    let Some(map) = map else {
+    let readers = || trace.linears.iter().filter(|l| trace.source(l.x) == norm.out);
+    let Some(map) = readers().find(|l| l.size().0 == size) else {
         return Err(trace.not_albert("nothing maps its embeddings"));
     };
-    let readers = trace.linears.iter().filter(|l| trace.source(l.x) == norm.out).count();
-    if readers > 1 {
+    if readers().count() > 1 {
         return Err(trace.not_albert(format!(
-            "its embeddings go straight into attention ({readers} linear maps read them); ALBERT maps them to the hidden size first"
+            "its embeddings go straight into attention ({} linear maps read them); ALBERT maps them to the hidden size first",
+            readers().count()
         )));
     }
-    assemble(trace, norm, map, addends, &ports)
+    assemble(trace, norm, map, addends, ports)
 }
 
 fn assemble<'a>(
@@ -75,67 +98,31 @@ fn assemble<'a>(
     addends: Vec<Addend<'a>>,
     ports: &[Port<'a>],
 ) -> Result<Embedding<'a>, ImportError> {
-    let mut inputs = Inputs {
-        shape: shape(ports),
-        ..Inputs::default()
-    };
     let mut notes = Vec::new();
-    let (mut word, mut rest) = (None, Vec::new());
+    // Tables by the input that chooses their rows, if one does; the largest of those is the words'.
+    let mut tables: Vec<(Matrix<'a>, Option<&'a str>)> = Vec::new();
     for addend in addends {
         match addend {
             Addend::Rows { table, index } => {
                 let from = trace.source(index);
-                let rows = table.shape()[0];
                 let by_input = ports.iter().any(|p| p.name == from && p.is_ids());
-                let is_type = by_input && (from.contains("type") || from.contains("segment"));
-                if by_input && !is_type && word.as_ref().is_none_or(|(w, _): &(Matrix, &str)| w.shape()[0] < rows) {
-                    word = Some((table, from));
-                } else {
-                    if by_input {
-                        inputs.types = Some(from);
-                    }
-                    rest.push(table);
-                }
+                tables.push((table, by_input.then_some(from)));
             }
-            Addend::Folded(rows) => rest.push(settle(trace, rows, norm.weight.shape()[0], &mut notes)?),
+            Addend::Folded(rows) => tables.push((settle(trace, rows, norm.weight.shape()[0], &mut notes)?, None)),
         }
     }
-    let Some((word, ids)) = word else {
+    let is_type = |from: &str| from.contains("type") || from.contains("segment");
+    let words = (0..tables.len())
+        .filter(|&i| tables[i].1.is_some_and(|from| !is_type(from)))
+        .max_by_key(|&i| (tables[i].0.shape()[0], std::cmp::Reverse(i)));
+    let Some(words) = words else {
         return Err(trace.not_albert("no table is indexed by an input of token ids"));
     };
-    inputs.ids = ids;
-    let known: Vec<&Port<'_>> = ports
-        .iter()
-        .filter(|p| p.name != ids && Some(p.name) != inputs.types)
-        .collect();
-    match known.as_slice() {
-        [] => {}
-        [mask] if mask.is_mask() => {
-            inputs.mask = Some(mask.name);
-            if !mask.is_ids() {
-                notes.push(format!(
-                    "its mask is {}; here it is int64 of 0 and 1",
-                    crate::onnx::element_type(mask.element)
-                ));
-            }
-        }
-        [other] => {
-            return Err(trace.unsupported(format!(
-                "its input {} is no mask of 0 and 1 over [batch, seq], and thimble knows no others",
-                other.said()
-            )));
-        }
-        more => {
-            let more: Vec<String> = more.iter().map(|p| printable(p.name)).collect();
-            return Err(trace.unsupported(format!(
-                "its inputs {} are more than a mask, and thimble knows no others",
-                more.join(", ")
-            )));
-        }
-    }
+    let (word, ids) = tables.remove(words);
+    let mut rest = tables;
     // Fewer rows are token types: names say so where they survive, and no model has as few positions.
-    rest.sort_by_key(|t| (t.name().contains("position"), t.shape()[0]));
-    let [types, position] = <[Matrix; 2]>::try_from(rest)
+    rest.sort_by_key(|(t, _)| (t.name().contains("position"), t.shape()[0]));
+    let [(types, by_type), (position, by_position)] = <[(Matrix, Option<&str>); 2]>::try_from(rest)
         .map_err(|rest| trace.not_albert(format!("{} tables are added to the word embedding, not 2", rest.len())))?;
     let (hidden_size, embedding_size) = (map.size().1, map.size().0);
     let (positions, type_rows) = (position.shape()[0], types.shape()[0]);
@@ -154,7 +141,12 @@ fn assemble<'a>(
     Ok(Embedding {
         weights,
         word,
-        inputs,
+        inputs: Inputs {
+            ids: ids.unwrap_or_default(),
+            types: by_type,
+            positions: by_position,
+            ..Inputs::default()
+        },
         out: map.out,
         eps: norm.eps,
         embedding_size,
@@ -226,60 +218,4 @@ fn settle<'a>(
         rows: Some(count),
         ..rows
     })
-}
-
-/// An input of the file that is no initializer.
-struct Port<'a> {
-    name: &'a str,
-    element: i64,
-    dims: Vec<Option<i64>>,
-}
-
-impl Port<'_> {
-    /// Whether it may hold ids: `[batch, seq]` or `[batch, choices, seq]` of int32 or int64.
-    fn is_ids(&self) -> bool {
-        matches!(self.element, 6 | 7) && matches!(self.dims.len(), 2 | 3)
-    }
-
-    /// Whether it may hold a mask of 0 and 1 over tokens, in numbers of any kind.
-    fn is_mask(&self) -> bool {
-        matches!(self.element, 1 | 6 | 7 | 9 | 10 | 11 | 16) && matches!(self.dims.len(), 2 | 3)
-    }
-
-    fn said(&self) -> String {
-        format!(
-            "'{}', {} of {} dimensions",
-            printable(self.name),
-            crate::onnx::element_type(self.element),
-            self.dims.len()
-        )
-    }
-}
-
-fn ports<'a>(trace: &Trace<'a>) -> Result<Vec<Port<'a>>, ImportError> {
-    let stored: HashSet<&str> = trace.view.initializers.iter().map(|t| t.name).collect();
-    let mut ports = Vec::new();
-    for port in &trace.view.inputs {
-        let wire = |e| trace.file.wire_error(e);
-        let name = port_name(port).map_err(wire)?;
-        if !stored.contains(name) {
-            let (element, dims) = port_shape(port).map_err(wire)?;
-            ports.push(Port { name, element, dims });
-        }
-    }
-    Ok(ports)
-}
-
-/// The shape the inputs fix.
-fn shape(ports: &[Port<'_>]) -> Vec<Option<usize>> {
-    let mut shape: Vec<Option<usize>> = Vec::new();
-    for port in ports.iter().filter(|p| p.is_mask()) {
-        if shape.len() != port.dims.len() {
-            shape = vec![None; port.dims.len()];
-        }
-        for (known, dim) in shape.iter_mut().zip(&port.dims) {
-            *known = known.or(dim.and_then(|d| usize::try_from(d).ok()).filter(|d| *d > 0));
-        }
-    }
-    shape
 }

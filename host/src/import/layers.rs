@@ -6,7 +6,7 @@ use super::embedding::Embedding;
 use super::trace::{Linear, Trace};
 use super::weights::Matrix;
 use crate::text::printable;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use thimble_shared::graph::{Activation, Config, Head, layer_weight};
 
 pub struct Body<'a> {
@@ -15,6 +15,8 @@ pub struct Body<'a> {
     pub config: Config,
     /// The value after the embedding and after every layer.
     pub states: Vec<&'a str>,
+    /// Why what follows the last layer is no further one, where it begins like one.
+    pub after: Option<String>,
 }
 
 struct Layer<'a> {
@@ -29,11 +31,32 @@ struct Layer<'a> {
 /// More layers than any ALBERT has: a graph may be made to look endless.
 const MAX_LAYERS: usize = 1024;
 
+/// Layers whose weights are named in a message at most.
+const MAX_SHOWN: usize = 32;
+
+/// Values from which layers are looked for where no embedding was found.
+const MOST_STARTS: usize = 64;
+
 pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Body<'a>, ImportError> {
     let mut found: Vec<Layer<'a>> = Vec::new();
     let mut steps = vec![embedding.out];
     let mut at = embedding.out;
-    while let Some(layer) = layer(trace, at, embedding.hidden_size, found.len())? {
+    let mut after = None;
+    loop {
+        let layer = match layer(trace, at, embedding.hidden_size, found.len()) {
+            Ok(Some(layer)) => layer,
+            Ok(None) => break,
+            // What begins like a layer behind whole ones may belong to something else.
+            Err(
+                ImportError::NotAlbert { problem, .. }
+                | ImportError::Unrecognised { problem, .. }
+                | ImportError::Unsupported { problem, .. },
+            ) if !found.is_empty() => {
+                after = Some(problem);
+                break;
+            }
+            Err(e) => return Err(e),
+        };
         at = layer.out;
         steps.push(at);
         found.push(layer);
@@ -44,10 +67,17 @@ pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Body<'a>
     let Some(first) = found.first() else {
         return Err(trace.not_albert("no attention reads its mapped embeddings"));
     };
-    for (i, layer) in found.iter().enumerate() {
-        if layer.activation != first.activation || layer.ffn != first.ffn {
-            return Err(trace.not_albert(format!("layer {i} has another activation or size than the first")));
-        }
+    let unlike = found
+        .iter()
+        .position(|l| l.activation != first.activation || l.ffn != first.ffn);
+    let count = unlike.unwrap_or(found.len());
+    if unlike.is_some() {
+        after = Some(format!(
+            "layer {count}: it has another activation or size than the first"
+        ));
+    }
+    let steps = &steps[..=count];
+    for (i, layer) in found.iter().take(count).enumerate() {
         if let Some(eps) = layer.eps.iter().find(|e| **e != embedding.eps) {
             return Err(trace.unsupported(format!(
                 "layer {i} has LayerNorm epsilon {eps:e}, the embedding {:e}: thimble states one for all",
@@ -57,6 +87,7 @@ pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Body<'a>
     }
     let Some(head_size) = found
         .iter()
+        .take(count)
         .find_map(|l| l.head_size)
         .filter(|&d| embedding.hidden_size.is_multiple_of(d))
     else {
@@ -66,7 +97,7 @@ pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Body<'a>
         vocab_size: embedding.word.shape()[0],
         embedding_size: embedding.embedding_size,
         hidden_size: embedding.hidden_size,
-        num_hidden_layers: found.len(),
+        num_hidden_layers: count,
         num_hidden_groups: 1,
         inner_group_num: 1,
         num_attention_heads: embedding.hidden_size / head_size,
@@ -80,8 +111,40 @@ pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Body<'a>
         pooler: false,
         labels: vec![],
         multi_label: false,
+        regression: false,
     };
-    share(trace, base, found, &steps)
+    found.truncate(count);
+    share(trace, base, found, steps, after)
+}
+
+/// Layers that share their weights, wherever they stand: how many, and the values they stand between.
+pub fn anywhere<'a>(trace: &Trace<'a>) -> Result<Option<(usize, &'a str, &'a str)>, ImportError> {
+    let mut seen: HashSet<&str> = HashSet::new();
+    let mut best: Option<(usize, &str, &str)> = None;
+    for linear in trace.linears.iter().filter(|l| l.size().0 == l.size().1) {
+        let start = trace.source(linear.x);
+        if seen.len() == MOST_STARTS || !seen.insert(start) {
+            continue;
+        }
+        let (mut at, mut keys) = (start, Vec::new());
+        while keys.len() < MAX_LAYERS
+            && let Ok(Some(layer)) = layer(trace, at, linear.size().0, keys.len())
+        {
+            at = layer.out;
+            seen.insert(at);
+            let mut key = Vec::new();
+            for (_, matrix) in layer.parts.iter().take(1) {
+                key.push(matrix.fingerprint(trace.file)?);
+            }
+            keys.push(key);
+        }
+        let distinct: HashSet<&Vec<u64>> = keys.iter().collect();
+        let count = keys.len();
+        if distinct.len() < count && best.is_none_or(|(n, ..)| n < count) {
+            best = Some((count, start, at));
+        }
+    }
+    Ok(best)
 }
 
 /// Finds which layers are one and the same, and the groups and inner layers that repeat them in the file's order.
@@ -90,6 +153,7 @@ fn share<'a>(
     base: Config,
     found: Vec<Layer<'a>>,
     steps: &[&'a str],
+    after: Option<String>,
 ) -> Result<Body<'a>, ImportError> {
     let mut distinct: Vec<&Layer<'a>> = Vec::new();
     let mut known: HashMap<Vec<u64>, usize> = HashMap::new();
@@ -141,10 +205,12 @@ fn share<'a>(
             weights,
             states: steps.iter().copied().step_by(inner).collect(),
             config,
+            after,
         });
     }
+    let few = order.iter().take(MAX_SHOWN).collect::<Vec<_>>();
     Err(trace.not_albert(format!(
-        "its {count} layers use {} sets of weights in the order {order:?}, which is no grouping of ALBERT's",
+        "its {count} layers use {} sets of weights in the order {few:?}, which no grouping of ALBERT's states",
         distinct.len()
     )))
 }

@@ -3,10 +3,12 @@
 //! made up for the purpose. A file that is no ALBERT, or is another ALBERT than was read out of it, is refused.
 
 mod cost;
+mod decompose;
 mod embedding;
 mod head;
 mod layers;
 mod neighbours;
+mod ports;
 mod prove;
 mod sane;
 mod trace;
@@ -15,13 +17,20 @@ mod weights;
 use crate::onnx::flow::Flow;
 use crate::onnx::{OnnxError, OnnxFile, element_type};
 use crate::text::printable;
+use crate::tokenizer::TokenizerSource;
+use decompose::Wanted;
+use embedding::Embedding;
+use head::HeadError;
+use layers::Body;
+use ports::{Foreign, Inputs};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use thimble_shared::graph::{Config, Kind, Model};
+use thimble_shared::graph::{Config, Head, Kind, Model};
 use thimble_shared::number::Values;
 use thimble_shared::onnx_read::ModelView;
+use thimble_shared::weights::Weights;
 use trace::Trace;
 use weights::Matrix;
 
@@ -35,8 +44,25 @@ pub enum ImportError {
         problem: String,
         looks: String,
     },
+    #[error("{file}: not recognised as an ALBERT: {problem}; it looks like {looks}")]
+    Unrecognised {
+        file: String,
+        problem: String,
+        looks: String,
+    },
     #[error(
-        "{file}: its weights are already quantised ({how}); import the file it was quantised from, and let thimble quantise"
+        "{file}: not read whole: an ALBERT of {layers} layers stands between '{from}' and '{to}', and {problem}{advice}"
+    )]
+    Inside {
+        file: String,
+        layers: usize,
+        from: String,
+        to: String,
+        problem: String,
+        advice: String,
+    },
+    #[error(
+        "{file}: its weights are already quantised ({how}); import the file it was quantised from, and let thimble quantise, or read them as they are with --dequantize"
     )]
     Quantised { file: String, how: String },
     #[error("{file}: {problem}")]
@@ -54,17 +80,44 @@ pub enum ImportError {
     },
 }
 
+impl ImportError {
+    /// The same with a node that was left as it is, where that may be the reason.
+    fn besides(self, left: Option<&str>) -> ImportError {
+        let Some(left) = left else { return self };
+        let mut this = self;
+        if let ImportError::NotAlbert { problem, .. }
+        | ImportError::Unrecognised { problem, .. }
+        | ImportError::Runner { problem, .. }
+        | ImportError::Inside { problem, .. } = &mut this
+        {
+            problem.push_str(&format!("; {left}"));
+        }
+        this
+    }
+}
+
 /// An ALBERT read out of somebody's ONNX file.
 pub struct Imported {
     pub model: Model,
     /// SHA-256 of the .onnx file.
     pub sha256: String,
-    pub tokenizer: Option<PathBuf>,
+    pub tokenizer: Option<TokenizerSource>,
     /// Every file it was read from.
     pub files: Vec<PathBuf>,
     pub notes: Vec<String>,
     /// Fixed by the file: its sequence length.
     pub seq: Option<usize>,
+}
+
+/// How a file is read where it leaves that open.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// The values that hold what the model gives, in place of the file's outputs.
+    pub outputs: Vec<String>,
+    /// Take quantised weights as they are.
+    pub dequantize: bool,
+    /// The head to make; the file's own where none is named.
+    pub head: Option<Head>,
 }
 
 /// What recognition finds before any proof.
@@ -77,35 +130,42 @@ struct Recognised<'a> {
     outputs: Vec<(&'a str, &'static str)>,
     inputs: Inputs<'a>,
     notes: Vec<String>,
-}
-
-/// The file's inputs by what goes into them, with the dims it fixes.
-#[derive(Clone, Debug, Default)]
-struct Inputs<'a> {
-    ids: &'a str,
-    types: Option<&'a str>,
-    mask: Option<&'a str>,
-    /// `[batch, seq]` or `[batch, choices, seq]`; none where the file leaves it open.
-    shape: Vec<Option<usize>>,
+    /// It is ALBERT only for masks that end in zeros.
+    right_padded: bool,
 }
 
 /// Reads and proves the model in the file at `path`.
 pub fn open(path: &Path) -> Result<Imported, ImportError> {
-    let file = OnnxFile::open(path)?;
+    open_with(path, &ImportOptions::default())
+}
+
+/// Reads and proves the model in the file at `path` as `options` say.
+pub fn open_with(path: &Path, options: &ImportOptions) -> Result<Imported, ImportError> {
+    let original = OnnxFile::open(path)?;
+    let wanted = Wanted {
+        outputs: options.outputs.clone(),
+        dequantize: options.dequantize,
+    };
+    let plain = decompose::decompose(&original, &wanted)?;
+    let file = plain.as_ref().map_or(&original, |p| &p.file);
     let view = Rc::new(file.view()?);
     let flow = Rc::new(Flow::of(&view).map_err(|e| file.wire_error(e))?);
-    let (mut recognised, beside) = recognise(&file, view, flow)?;
-    let model = model(&file, &recognised)?;
-    let shapes = prove::prove(&file, &recognised, &model)?;
+    let left = plain.as_ref().and_then(|p| p.left.as_deref());
+    let (mut recognised, beside) =
+        recognise(file, view, flow, options.head, options.dequantize).map_err(|e| e.besides(left))?;
+    recognised.right_padded = plain.as_ref().is_some_and(|p| p.right_padded);
+    let model = model(file, &recognised)?;
+    let shapes = prove::prove(file, &recognised, &model).map_err(|e| e.besides(left))?;
     recognised.notes.extend(shapes);
-    let mut files = file.paths();
+    recognised.notes.extend(plain.iter().flat_map(|p| p.notes.clone()));
+    let mut files = original.paths();
     files.extend(beside.config);
-    let sha256 = Sha256::digest(file.bytes())
+    let sha256 = Sha256::digest(original.bytes())
         .iter()
         .map(|b| format!("{b:02x}"))
         .collect();
     // Numbers of which some are old and some new are no model's.
-    file.unchanged().map_err(OnnxError::from)?;
+    original.unchanged().map_err(OnnxError::from)?;
     recognised.notes.insert(
         0,
         format!(
@@ -129,11 +189,16 @@ pub fn open(path: &Path) -> Result<Imported, ImportError> {
 pub struct Outline {
     pub config: Config,
     pub seq: Option<usize>,
-    pub tokenizer: Option<PathBuf>,
+    pub tokenizer: Option<TokenizerSource>,
 }
 
-pub fn outline<'a>(file: &'a OnnxFile, view: Rc<ModelView<'a>>, flow: Rc<Flow<'a>>) -> Result<Outline, ImportError> {
-    let (recognised, beside) = recognise(file, view, flow)?;
+/// The outline of a file.
+pub fn outline(file: &OnnxFile) -> Result<Outline, ImportError> {
+    let plain = decompose::decompose(file, &Wanted::default())?;
+    let file = plain.as_ref().map_or(file, |p| &p.file);
+    let view = Rc::new(file.view()?);
+    let flow = Rc::new(Flow::of(&view).map_err(|e| file.wire_error(e))?);
+    let (recognised, beside) = recognise(file, view, flow, None, false)?;
     Ok(Outline {
         seq: recognised.inputs.shape.last().copied().flatten(),
         config: recognised.config,
@@ -141,37 +206,76 @@ pub fn outline<'a>(file: &'a OnnxFile, view: Rc<ModelView<'a>>, flow: Rc<Flow<'a
     })
 }
 
+/// Finds the ALBERT in a graph: of several embeddings that look like one, the first that layers follow.
+fn body<'a>(trace: &Trace<'a>) -> Result<(Embedding<'a>, Body<'a>), ImportError> {
+    let mut lacking = None;
+    match embedding::find(trace) {
+        Ok(candidates) => {
+            for embedding in candidates {
+                match layers::find(trace, &embedding) {
+                    Ok(body) => return Ok((embedding, body)),
+                    Err(e) => drop(lacking.get_or_insert(e)),
+                }
+            }
+        }
+        Err(e) => lacking = Some(e),
+    }
+    let lacking = lacking.unwrap_or_else(|| trace.not_albert("there is no embedding"));
+    let problem = match &lacking {
+        ImportError::NotAlbert { problem, .. } | ImportError::Unrecognised { problem, .. } => problem.clone(),
+        _ => return Err(lacking),
+    };
+    match layers::anywhere(trace)? {
+        Some((layers, from, to)) => Err(ImportError::Inside {
+            file: trace.file.path.display().to_string(),
+            layers,
+            from: printable(from),
+            to: printable(to),
+            problem: format!("what comes before is not recognised: {problem}"),
+            advice: String::new(),
+        }),
+        None => Err(lacking),
+    }
+}
+
 fn recognise<'a>(
     file: &'a OnnxFile,
     view: Rc<ModelView<'a>>,
     flow: Rc<Flow<'a>>,
+    wanted: Option<Head>,
+    dequantized: bool,
 ) -> Result<(Recognised<'a>, neighbours::Neighbours), ImportError> {
     let trace = Trace::new(file, view, flow)?;
-    // Leftovers that no output needs say nothing of the weights.
-    let quantised: Vec<&str> = trace
-        .view
-        .nodes
-        .iter()
-        .filter(|n| trace.needs(n))
-        .map(|n| n.op)
-        .filter(|op| QUANTISED.contains(op))
-        .collect();
-    if let Some(first) = quantised.first() {
-        return Err(ImportError::Quantised {
-            file: file.path.display().to_string(),
-            how: format!("{} nodes such as {first}", quantised.len()),
-        });
+    readable(&trace, dequantized)?;
+    let (embedding, body) = body(&trace)?;
+    let last = body.states.last().copied().unwrap_or(embedding.out);
+    let inside = |problem: String, advice: bool| ImportError::Inside {
+        file: file.path.display().to_string(),
+        layers: body.config.num_hidden_layers * body.config.inner_group_num,
+        from: printable(embedding.inputs.ids),
+        to: printable(last),
+        problem: match &body.after {
+            Some(after) if advice => format!("{problem}; after it, {after}"),
+            _ => problem,
+        },
+        advice: if advice {
+            format!("; --output-value '{}' takes the ALBERT alone", printable(last))
+        } else {
+            String::new()
+        },
+    };
+    let (inputs, told) = ports::complete(&trace, embedding.inputs.clone(), last).map_err(|e| match e {
+        Foreign::Said(problem) => inside(problem, false),
+        Foreign::Unreadable(e) => e,
+    })?;
+    let choices = inputs.shape.len() == 3;
+    let mut head = head::find(&trace, &embedding, &body, choices).map_err(|e| match e {
+        HeadError::Foreign(problem) => inside(problem, true),
+        HeadError::Import(e) => e,
+    })?;
+    if let Some(wanted) = wanted.filter(|w| *w != head.head) {
+        head.make(&trace, wanted, last)?;
     }
-    if let Some(kind) = trace.strange_weights() {
-        return Err(trace.unsupported(format!(
-            "its weights are {}, and thimble reads f32, f16 and bf16; convert them first",
-            element_type(kind)
-        )));
-    }
-    sane::check(&trace)?;
-    let embedding = embedding::find(&trace)?;
-    let body = layers::find(&trace, &embedding)?;
-    let head = head::find(&trace, &embedding, &body)?;
     let mut weights = embedding.weights;
     weights.extend(body.weights);
     weights.extend(head.weights);
@@ -183,8 +287,9 @@ fn recognise<'a>(
         ..body.config
     };
     let mut notes = embedding.notes;
+    notes.extend(told);
     notes.extend(head.notes);
-    let beside = neighbours::read(&file.path, &mut config, &mut notes);
+    let beside = neighbours::read(&file.path, head.sigmoid, &mut config, &mut notes);
     config.check().map_err(|e| trace.unsupported(e.to_string()))?;
     cost::check_nodes(&trace, config.num_hidden_layers)?;
     Ok((
@@ -193,33 +298,45 @@ fn recognise<'a>(
             weights,
             states: body.states,
             outputs: head.outputs,
-            inputs: embedding.inputs,
+            inputs,
             notes,
+            right_padded: false,
         },
         beside,
     ))
 }
 
-/// Operators only a quantised model has.
-const QUANTISED: [&str; 12] = [
-    "DynamicQuantizeLinear",
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "MatMulInteger",
-    "ConvInteger",
-    "QLinearMatMul",
-    "QLinearConv",
-    "MatMulIntegerToFloat",
-    "DynamicQuantizeMatMul",
-    "QAttention",
-    "MatMulNBits",
-    "QGemm",
-];
+/// Refuses what is not read at all: quantised weights, strange ones, absurd shapes.
+fn readable(trace: &Trace<'_>, dequantized: bool) -> Result<(), ImportError> {
+    // Leftovers that no output needs say nothing of the weights.
+    let quantised: Vec<&str> = trace
+        .view
+        .nodes
+        .iter()
+        .filter(|n| trace.needs(n))
+        .map(|n| n.op)
+        .filter(|op| decompose::QUANTISED.contains(op))
+        .collect();
+    // Where weights were dequantised, what is left belongs to something around the ALBERT, or fails the proof.
+    if let Some(first) = quantised.first().filter(|_| !dequantized) {
+        return Err(ImportError::Quantised {
+            file: trace.file.path.display().to_string(),
+            how: format!("{} nodes such as {first}", quantised.len()),
+        });
+    }
+    if let Some(kind) = trace.strange_weights() {
+        return Err(trace.unsupported(format!(
+            "its weights are {}, and thimble reads f32, f16 and bf16; convert them first",
+            element_type(kind)
+        )));
+    }
+    sane::check(trace)
+}
 
 /// The numbers, in thimble's order: f16 stays f16 where a table or linear map is stored so; bf16 is
 /// widened, which changes no number.
 fn model(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<Model, ImportError> {
-    let mut weights = BTreeMap::new();
+    let mut weights = Weights::new();
     for spec in recognised.config.weights() {
         let shown = || file.path.display().to_string();
         let Some(matrix) = recognised.weights.get(&spec.name) else {

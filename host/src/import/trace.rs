@@ -39,6 +39,12 @@ pub struct Norm<'a> {
     pub eps: f32,
 }
 
+/// Whether a matrix may be that of a linear map. A tensor without elements takes no bytes whatever its other dimension says, so
+/// that number is nobody's to allocate by.
+fn is_map(m: &Matrix<'_>) -> bool {
+    m.shape().len() == 2 && !m.shape().contains(&0)
+}
+
 pub struct Trace<'a> {
     pub file: &'a OnnxFile,
     pub view: Rc<ModelView<'a>>,
@@ -132,12 +138,21 @@ impl<'a> Trace<'a> {
         }
     }
 
+    /// The graph was not recognised. That it is no ALBERT is said only where it has no attention at all: another spelling is no
+    /// other model.
     pub fn not_albert(&self, problem: impl Into<String>) -> ImportError {
-        ImportError::NotAlbert {
-            file: self.file.path.display().to_string(),
-            problem: problem.into(),
-            looks: self.looks(),
+        let attends = |n: &NodeView<'_>| matches!(n.op, "Softmax" | "Attention" | "MultiHeadAttention" | "Einsum");
+        let (file, problem, looks) = (self.file.path.display().to_string(), problem.into(), self.looks());
+        if self.view.nodes.iter().any(attends) {
+            ImportError::Unrecognised { file, problem, looks }
+        } else {
+            ImportError::NotAlbert { file, problem, looks }
         }
+    }
+
+    /// Whether a LayerNorm makes `value`.
+    pub fn is_norm(&self, value: &str) -> bool {
+        self.norm_of.contains_key(value)
     }
 
     pub fn node(&self, value: &str) -> Option<&NodeView<'a>> {
@@ -241,7 +256,16 @@ impl<'a> Trace<'a> {
         if let Some(numbers) = self.numbers(name)? {
             return Ok(numbers.into_iter().map(|n| Some(n as i64)).collect());
         }
-        let Some(node) = self.node(name).filter(|n| n.op == "Concat") else {
+        let mut node = self.node(name);
+        for _ in 0..4 {
+            match node {
+                Some(cast) if matches!(cast.op, "Cast" | "Identity") && !cast.inputs.is_empty() => {
+                    node = self.node(cast.inputs[0]);
+                }
+                _ => break,
+            }
+        }
+        let Some(node) = node.filter(|n| n.op == "Concat") else {
             return Ok(vec![None]);
         };
         let mut shape = Vec::new();
@@ -312,11 +336,15 @@ impl<'a> Trace<'a> {
         let (Some(&x), Some(&w), Some(&y)) = (node.inputs.first(), node.inputs.get(1), node.outputs.first()) else {
             return Ok(None);
         };
-        if !matches!(node.op, "MatMul" | "Gemm") || self.matrix(x)?.is_some() {
+        if !matches!(node.op, "MatMul" | "Gemm" | "Einsum") || self.matrix(x)?.is_some() {
             return Ok(None);
         }
-        // A tensor without elements takes no bytes whatever its other dimension says, so that number is nobody's to allocate by.
-        let is_map = |m: &Matrix<'_>| m.shape().len() == 2 && !m.shape().contains(&0);
+        if node.op == "Einsum" {
+            let Some(weight) = self.contracted(node, w)? else {
+                return Ok(None);
+            };
+            return self.biased(x, y, weight).map(Some);
+        }
         let Some(weight) = self.matrix(w)?.filter(is_map) else {
             return Ok(None);
         };
@@ -326,19 +354,85 @@ impl<'a> Trace<'a> {
             if flag("transA")? || !one("alpha")? || !one("beta")? {
                 return Ok(None);
             }
-            let bias = match node.inputs.get(2).filter(|n| !n.is_empty()) {
-                Some(name) => self.matrix(name)?,
-                None => None,
+            let weight = if flag("transB")? { weight } else { weight.turn() };
+            let Some(name) = node.inputs.get(2).filter(|n| !n.is_empty()) else {
+                return self.biased(x, y, weight).map(Some);
             };
+            let bias = self.matrix(name)?;
             return Ok(Some(Linear {
                 x,
                 out: y,
-                weight: if flag("transB")? { weight } else { weight.turn() },
+                weight,
                 bias,
             }));
         }
-        // The bias is an Add of a vector, maybe after a Cast or Reshape.
-        let weight = weight.turn();
+        self.biased(x, y, weight.turn()).map(Some)
+    }
+
+    /// The weight, `[out, in]`, of an Einsum that contracts the last dimensions of its first input with a stored tensor:
+    /// "bfnd,ndh->bfh" is the map after attention as transformers before 4.9 spell it.
+    fn contracted(&self, node: &NodeView<'a>, w: &str) -> Result<Option<Matrix<'a>>, ImportError> {
+        let Some(equation) = self.attribute(node, "equation")?.map(|a| a.string) else {
+            return Ok(None);
+        };
+        let equation: String = String::from_utf8_lossy(equation).split_whitespace().collect();
+        let Some((reads, makes)) = equation.split_once("->") else {
+            return Ok(None);
+        };
+        let Some((x, y)) = reads.split_once(',').filter(|(x, y)| x.is_ascii() && y.is_ascii()) else {
+            return Ok(None);
+        };
+        // The kept letters of the input come first in the output, the weight's own letters last.
+        let kept = x.chars().zip(makes.chars()).take_while(|(a, b)| a == b).count();
+        let (summed, own) = (&x[kept..], makes.get(kept..).unwrap_or_default());
+        if summed.is_empty() || own.is_empty() || !makes.is_ascii() {
+            return Ok(None);
+        }
+        let turned = if y == format!("{summed}{own}") {
+            true
+        } else if y == format!("{own}{summed}") {
+            false
+        } else {
+            return Ok(None);
+        };
+        let shape = |m: &Matrix<'a>| -> Option<Vec<usize>> {
+            let dims = m.shape();
+            let split = if turned { summed.len() } else { own.len() };
+            (dims.len() == y.len() && !dims.contains(&0))
+                .then(|| vec![dims[..split].iter().product(), dims[split..].iter().product()])
+        };
+        if let Some(matrix) = self.matrix(w)?
+            && let Some(flat) = shape(&matrix)
+        {
+            // A tensor of two dimensions may be turned already, and is then no plain run of numbers.
+            let matrix = if flat == matrix.shape() {
+                matrix
+            } else {
+                Matrix {
+                    reshaped: Some(flat),
+                    ..matrix
+                }
+            };
+            return Ok(Some(if turned { matrix.turn() } else { matrix }));
+        }
+        // The weight may be reshaped in the file; as a matrix it is what it was before.
+        let Some(made) = self.behind(self.value(w), "Reshape") else {
+            return Ok(None);
+        };
+        let Some(&from) = made.inputs.first() else {
+            return Ok(None);
+        };
+        let matrix = self.matrix(from)?.filter(is_map);
+        Ok(matrix.map(|m| if turned { m.turn() } else { m }))
+    }
+
+    /// A value's name as the file has it.
+    fn value(&self, name: &str) -> &'a str {
+        self.flow.maker.get_key_value(name).map_or("", |(n, _)| n)
+    }
+
+    /// The linear map of `weight`, with the bias that an Add of a vector puts behind `y`, maybe after a Cast or Reshape.
+    fn biased(&self, x: &'a str, y: &'a str, weight: Matrix<'a>) -> Result<Linear<'a>, ImportError> {
         let mut at = y;
         for _ in 0..4 {
             let readers: Vec<usize> = self.flow.readers(at).to_vec();
@@ -355,12 +449,12 @@ impl<'a> Trace<'a> {
                 if let Some(bias) = self.matrix(other)?.filter(|b| b.shape() == [weight.shape()[0]])
                     && let Some(&out) = add.outputs.first()
                 {
-                    return Ok(Some(Linear {
+                    return Ok(Linear {
                         x,
                         out,
                         weight,
                         bias: Some(bias),
-                    }));
+                    });
                 }
             }
             match readers.as_slice() {
@@ -370,12 +464,12 @@ impl<'a> Trace<'a> {
                 _ => break,
             }
         }
-        Ok(Some(Linear {
+        Ok(Linear {
             x,
             out: y,
             weight,
             bias: None,
-        }))
+        })
     }
 
     fn norm(&self, i: usize) -> Result<Option<Norm<'a>>, ImportError> {
@@ -400,7 +494,83 @@ impl<'a> Trace<'a> {
                 eps,
             }));
         }
-        self.spelt_norm(node)
+        if let Some(norm) = self.spelt_norm(node)? {
+            return Ok(Some(norm));
+        }
+        self.folded_norm(node)
+    }
+
+    /// The number that is added to a variance before its square root, and the variance's node, from the root.
+    fn root(&self, sqrt: &NodeView<'a>) -> Result<Option<f32>, ImportError> {
+        let Some(plus) = sqrt.inputs.first().and_then(|x| self.behind(x, "Add")) else {
+            return Ok(None);
+        };
+        let mut eps = None;
+        for input in &plus.inputs {
+            if let Some(&[number]) = self.numbers(input)?.as_deref() {
+                eps = Some(number as f32);
+            }
+        }
+        Ok(eps)
+    }
+
+    /// Epsilon where `name` is `1 / sqrt(var + eps)`, as a Reciprocal or a division.
+    fn inverse_root(&self, name: &'a str) -> Result<Option<f32>, ImportError> {
+        if let Some(node) = self.behind(name, "Reciprocal") {
+            let sqrt = node.inputs.first().and_then(|x| self.behind(x, "Sqrt"));
+            return sqrt.map_or(Ok(None), |sqrt| self.root(sqrt));
+        }
+        if let Some(&[one, root]) = self.behind(name, "Div").map(|n| n.inputs.as_slice())
+            && self.numbers(one)?.as_deref() == Some(&[1.0])
+            && let Some(sqrt) = self.behind(root, "Sqrt")
+        {
+            return self.root(sqrt);
+        }
+        Ok(None)
+    }
+
+    /// `x * m + (bias - mean * m)` with `m = weight / sqrt(var + eps)`, matched from its last Add: TensorFlow's spelling, as
+    /// tf2onnx keeps it.
+    fn folded_norm(&self, add: &NodeView<'a>) -> Result<Option<Norm<'a>>, ImportError> {
+        let (&[a, b], Some(&out)) = (add.inputs.as_slice(), add.outputs.first()) else {
+            return Ok(None);
+        };
+        if add.op != "Add" {
+            return Ok(None);
+        }
+        for (scaled, shift) in [(a, b), (b, a)] {
+            let (Some(scaled), Some(shift)) = (self.behind(scaled, "Mul"), self.behind(shift, "Sub")) else {
+                continue;
+            };
+            let (&[p, q], &[bias, moved]) = (scaled.inputs.as_slice(), shift.inputs.as_slice()) else {
+                continue;
+            };
+            let is_vector = |m: &Matrix<'a>| m.shape().len() == 1 && m.shape()[0] > 1;
+            let (Some(bias), Some(moved)) = (self.matrix(bias)?.filter(is_vector), self.behind(moved, "Mul")) else {
+                continue;
+            };
+            for (x, factor) in [(p, q), (q, p)] {
+                if !moved.inputs.contains(&factor) {
+                    continue;
+                }
+                let Some(mul) = self.behind(factor, "Mul") else {
+                    continue;
+                };
+                if let Some((inverse, weight)) = self.with_vector(mul, "Mul")?
+                    && let Some(eps) = self.inverse_root(inverse)?
+                    && weight.shape() == bias.shape()
+                {
+                    return Ok(Some(Norm {
+                        x,
+                        out,
+                        weight,
+                        bias,
+                        eps,
+                    }));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// `((x - mean) / sqrt(var + eps)) * weight + bias`, matched from its last Add.
@@ -414,21 +584,21 @@ impl<'a> Trace<'a> {
         let Some((ratio, weight)) = self.with_vector(mul, "Mul")? else {
             return Ok(None);
         };
-        let Some(&[centred, deviation]) = self.behind(ratio, "Div").map(|n| n.inputs.as_slice()) else {
-            return Ok(None);
-        };
-        let Some(sqrt) = self.behind(deviation, "Sqrt") else {
-            return Ok(None);
-        };
-        let Some(plus) = sqrt.inputs.first().and_then(|x| self.behind(x, "Add")) else {
-            return Ok(None);
-        };
-        let mut eps = None;
-        for input in &plus.inputs {
-            if let Some(&[number]) = self.numbers(input)?.as_deref() {
-                eps = Some(number as f32);
+        // A division by the deviation, or a product with its inverse.
+        let (centred, eps) = if let Some(&[centred, deviation]) = self.behind(ratio, "Div").map(|n| n.inputs.as_slice())
+        {
+            let Some(sqrt) = self.behind(deviation, "Sqrt") else {
+                return Ok(None);
+            };
+            (centred, self.root(sqrt)?)
+        } else if let Some(&[p, q]) = self.behind(ratio, "Mul").map(|n| n.inputs.as_slice()) {
+            match (self.inverse_root(q)?, self.inverse_root(p)?) {
+                (Some(eps), _) => (p, Some(eps)),
+                (None, eps) => (q, eps),
             }
-        }
+        } else {
+            return Ok(None);
+        };
         let Some(sub) = self.behind(centred, "Sub") else {
             return Ok(None);
         };
@@ -506,15 +676,6 @@ impl<'a> Trace<'a> {
         }
         let attention = count("Softmax");
         let named = |part: &str| self.view.initializers.iter().any(|t| t.name.contains(part));
-        let fused = self
-            .view
-            .nodes
-            .iter()
-            .find(|n| n.domain == "com.microsoft")
-            .map(|n| n.op);
-        if let Some(op) = fused {
-            return format!("a file onnxruntime has optimised already ({op} nodes); import the one it was made from");
-        }
         if count("Conv") > 4 && attention == 0 {
             return format!("a convolutional network ({} Conv nodes)", count("Conv"));
         }

@@ -2,9 +2,13 @@
 //! outputs need. Names are the file's own.
 
 use super::MAX_NESTING;
+use crate::text::printable;
 use std::collections::{HashMap, HashSet};
 use thimble_shared::onnx_read::{self, ModelView, NodeView};
 use thimble_shared::wire::{Fields, WireError};
+
+/// Values named in one line at most.
+const NAMED: usize = 8;
 
 pub struct Flow<'a> {
     /// Per node, what it reads: its inputs, and for nested graphs every name read inside.
@@ -35,6 +39,24 @@ impl<'a> Flow<'a> {
 
     pub fn readers(&self, name: &str) -> &[usize] {
         self.readers.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Values a person may have meant by `name`, in words: those that hold its last part, or the outputs.
+    pub fn similar(&self, outputs: &[&'a str], name: &str) -> String {
+        let part = name.rsplit(['/', '.', ':']).find(|p| !p.is_empty()).unwrap_or(name);
+        let mut near: Vec<&str> = self.maker.keys().copied().filter(|n| n.contains(part)).collect();
+        near.sort_unstable();
+        let (said, list) = if near.is_empty() {
+            ("its outputs are", outputs)
+        } else {
+            ("there are", near.as_slice())
+        };
+        let shown: Vec<String> = list.iter().take(NAMED).map(|n| format!("'{}'", printable(n))).collect();
+        let rest = match list.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!("{said} {}{rest}", shown.join(", "))
     }
 
     /// Every value that `outputs` depend on, themselves included.

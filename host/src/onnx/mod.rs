@@ -2,6 +2,7 @@
 //! asked for. In comes a path, out come borrowed views and payloads as little-endian bytes in the tensor's own order.
 
 pub mod flow;
+pub mod kinds;
 pub mod same;
 
 use crate::text::printable;
@@ -40,10 +41,17 @@ pub const MAX_NESTING: usize = 32;
 
 pub struct OnnxFile {
     pub path: PathBuf,
-    map: ModelMap,
+    content: Content,
     /// Which of `externals` each name that tensors use stands for: "m.bin" and "./m.bin" are one file.
     locations: BTreeMap<String, usize>,
     externals: Vec<External>,
+}
+
+/// The bytes of the model itself.
+enum Content {
+    Mapped(ModelMap),
+    /// Made of the file at the path, whose numbers may still lie beside it.
+    Made(Vec<u8>),
 }
 
 /// A file that external tensors point to.
@@ -57,10 +65,18 @@ struct External {
 impl OnnxFile {
     /// Opens the file and what it refers to. A file that cannot be found is an error only when its numbers are asked for.
     pub fn open(path: &Path) -> Result<OnnxFile, OnnxError> {
-        let map = ModelMap::open(path, false)?;
+        OnnxFile::with(path, Content::Mapped(ModelMap::open(path, false)?))
+    }
+
+    /// A model that was made in memory of the file at `path`: what its external tensors point to lies where it lay.
+    pub fn made(path: &Path, bytes: Vec<u8>) -> Result<OnnxFile, OnnxError> {
+        OnnxFile::with(path, Content::Made(bytes))
+    }
+
+    fn with(path: &Path, content: Content) -> Result<OnnxFile, OnnxError> {
         let mut file = OnnxFile {
             path: path.to_path_buf(),
-            map,
+            content,
             locations: BTreeMap::new(),
             externals: Vec::new(),
         };
@@ -95,16 +111,26 @@ impl OnnxFile {
     }
 
     pub fn bytes(&self) -> &[u8] {
-        self.map.bytes()
+        match &self.content {
+            Content::Mapped(map) => map.bytes(),
+            Content::Made(bytes) => bytes,
+        }
+    }
+
+    /// Gives back the pages of `part`, numbers in one of the files: see [`ModelMap::release`].
+    pub fn release(&self, part: &[u8]) {
+        let beside = self.externals.iter().filter_map(|e| e.map.as_ref().ok());
+        [&self.map].into_iter().chain(beside).for_each(|map| map.release(part));
     }
 
     /// An error where somebody wrote to one of them since it was opened.
     pub fn unchanged(&self) -> Result<(), MapError> {
         let beside = self.externals.iter().filter_map(|e| e.map.as_ref().ok());
-        [&self.map]
-            .into_iter()
-            .chain(beside)
-            .try_for_each(|map| map.file().unchanged())
+        let own = match &self.content {
+            Content::Mapped(map) => Some(map),
+            Content::Made(_) => None,
+        };
+        own.into_iter().chain(beside).try_for_each(|map| map.file().unchanged())
     }
 
     pub fn view(&self) -> Result<ModelView<'_>, OnnxError> {

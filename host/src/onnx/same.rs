@@ -47,15 +47,15 @@ pub fn find(file: &OnnxFile, held: &[Held<'_>], candidates: &[usize]) -> Result<
             let payload = file.payload(&held[i].view)?;
             progress.add(payload.len() as u64);
             let own = hash(&payload);
-            if let Some(j) = first(file, held, &kept, i, &payload, own)? {
-                found.insert(i, Same::Bytes(j));
-                continue;
+            let same = match first(file, held, &kept, i, &payload, own)? {
+                Some(j) => Some(Same::Bytes(j)),
+                None => first_turned(file, held, &kept, i, &payload)?.map(Same::Transposed),
+            };
+            match same {
+                Some(same) => drop(found.insert(i, same)),
+                None => kept.entry(own).or_default().push(i),
             }
-            if let Some(j) = first_turned(file, held, &kept, i, &payload)? {
-                found.insert(i, Same::Transposed(j));
-                continue;
-            }
-            kept.entry(own).or_default().push(i);
+            file.release(&payload);
         }
     }
     Ok(found)
@@ -71,7 +71,13 @@ fn first(
     hash: u64,
 ) -> Result<Option<usize>, OnnxError> {
     for &j in kept.get(&hash).into_iter().flatten() {
-        if held[j].view.dims == held[i].view.dims && file.payload(&held[j].view)? == bytes {
+        if held[j].view.dims != held[i].view.dims {
+            continue;
+        }
+        let other = file.payload(&held[j].view)?;
+        let same = other == bytes;
+        file.release(&other);
+        if same {
             return Ok(Some(j));
         }
     }
@@ -112,7 +118,10 @@ fn first_turned(
     }
     // Turning it would take as much memory again: the few there can be are compared in place.
     for &j in kept.values().flatten().filter(|&&j| fits(j)) {
-        if is_transpose(bytes, &file.payload(&held[j].view)?, rows, cols, width) {
+        let other = file.payload(&held[j].view)?;
+        let turned = is_transpose(bytes, &other, rows, cols, width);
+        file.release(&other);
+        if turned {
             return Ok(Some(j));
         }
     }

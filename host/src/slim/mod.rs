@@ -16,7 +16,7 @@ use thimble_shared::onnx_read::ModelView;
 
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Keep only these graph outputs.
+    /// Keep only these values: the graph's outputs, or inner ones, which become outputs.
     pub outputs: Vec<String>,
     /// Give inner values short names and nodes none.
     pub short_names: bool,
@@ -40,7 +40,7 @@ impl Options {
 pub enum SlimError {
     #[error(transparent)]
     Onnx(#[from] OnnxError),
-    #[error("{file}: has no output '{name}'; it has {has}")]
+    #[error("{file}: has no output or inner value '{name}'; {has}")]
     NoOutput { file: String, name: String, has: String },
     #[error(
         "{file}: in one file it would take {bytes} bytes, and an ONNX file holds at most 2 GiB; leave --one-file out"

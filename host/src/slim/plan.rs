@@ -7,6 +7,7 @@ use crate::onnx::same::{self, Same};
 use crate::onnx::{Held, OnnxFile, Place, tensor_bytes};
 use crate::slim::Done;
 use crate::slim::rewrite::defined_within;
+use crate::text::printable;
 use std::collections::{HashMap, HashSet};
 use thimble_shared::onnx_read::{self, ModelView};
 
@@ -24,6 +25,8 @@ pub struct Plan<'a> {
     pub nodes: Vec<bool>,
     pub needed: HashSet<&'a str>,
     pub outputs: HashSet<&'a str>,
+    /// Those that are inner values of the file; the inputs they do not need are left out.
+    pub inner: Vec<&'a str>,
     /// Names that a nested graph defines for itself.
     pub nested: HashSet<&'a str>,
     pub done: Done,
@@ -40,17 +43,29 @@ impl<'a> Plan<'a> {
         let wire = |e| file.wire_error(e);
         let names = |ports: &[&'a [u8]]| ports.iter().map(|p| port_name(p)).collect::<Result<Vec<&'a str>, _>>();
         let (inputs, all_outputs) = (names(&view.inputs).map_err(wire)?, names(&view.outputs).map_err(wire)?);
-        if let Some(name) = outputs.iter().find(|o| !all_outputs.contains(&o.as_str())) {
-            return Err(SlimError::NoOutput {
-                file: file.path.display().to_string(),
-                name: name.clone(),
-                has: all_outputs.join(", "),
-            });
+        let mut inner = Vec::new();
+        for name in outputs.iter().filter(|o| !all_outputs.contains(&o.as_str())) {
+            match flow.maker.get_key_value(name.as_str()) {
+                Some((&value, _)) => inner.push(value),
+                None => {
+                    return Err(SlimError::NoOutput {
+                        file: file.path.display().to_string(),
+                        name: printable(name),
+                        has: flow.similar(&all_outputs, name),
+                    });
+                }
+            }
         }
         let wanted = |name: &&str| outputs.is_empty() || outputs.iter().any(|o| o == name);
         let mut plan = Plan {
             nodes: vec![true; view.nodes.len()],
-            outputs: all_outputs.iter().copied().filter(wanted).collect(),
+            outputs: all_outputs
+                .iter()
+                .copied()
+                .filter(wanted)
+                .chain(inner.iter().copied())
+                .collect(),
+            inner,
             ..Plan::default()
         };
         for node in &view.nodes {

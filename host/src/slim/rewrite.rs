@@ -3,7 +3,8 @@
 
 use super::rope::Rope;
 use super::{Layout, Options, Plan, SlimError, Slimmed};
-use crate::onnx::flow::port_name;
+use crate::onnx::flow::{Flow, port_name};
+use crate::onnx::kinds::Kinds;
 use crate::onnx::{MAX_NESTING, OnnxFile, tensor_bytes};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -74,6 +75,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
                     self.graph(&field, &mut nodes, &mut graph)?;
                     parts -= 1;
                     if parts == 0 {
+                        self.inner_outputs(&mut graph)?;
                         model.message(7, std::mem::take(&mut graph));
                     }
                 }
@@ -94,6 +96,39 @@ impl<'a, 'p> Rewriter<'a, 'p> {
             done,
             layout: self.layout,
         })
+    }
+
+    /// Declares the inner values that became outputs: as the file declares them, or as their operators say.
+    fn inner_outputs(&self, out: &mut Rope<'a>) -> Result<(), SlimError> {
+        if self.plan.inner.is_empty() {
+            return Ok(());
+        }
+        let flow = Flow::of(self.view).map_err(|e| self.wire(e))?;
+        let kinds = Kinds::of(self.view, &flow).map_err(|e| self.wire(e))?;
+        let mut declared = HashMap::new();
+        for port in &self.view.declared {
+            declared.insert(port_name(port).map_err(|e| self.wire(e))?, *port);
+        }
+        for name in &self.plan.inner {
+            if let Some(port) = declared.get(name) {
+                out.message(12, self.port(port).map_err(|e| self.wire(e))?.into());
+                continue;
+            }
+            let (mut port, mut kind, mut tensor) = <(Message, Message, Message)>::default();
+            if let Some(element) = kinds.element(name) {
+                tensor.int(1, element);
+            }
+            if let Some(rank) = kinds.rank(name) {
+                let mut shape = Message::default();
+                (0..rank).for_each(|_| shape.bytes(1, &[]));
+                tensor.message(2, &shape);
+            }
+            kind.message(1, &tensor);
+            port.text(1, name);
+            port.message(2, &kind);
+            out.message(12, port.into());
+        }
+        Ok(())
     }
 
     /// Adds the graph, or one part of it, to `out`; `nodes` is how many nodes came before.
@@ -132,14 +167,15 @@ impl<'a, 'p> Rewriter<'a, 'p> {
                     let port = inner()?;
                     // Without its default an input must be given, so one that nothing reads goes with it.
                     let name = port_name(port).map_err(|e| self.wire(e))?;
-                    if self.plan.needed.contains(name) || !stored.contains(name) {
+                    if self.plan.needed.contains(name) || (!stored.contains(name) && self.plan.inner.is_empty()) {
                         out.message(11, self.port(port).map_err(|e| self.wire(e))?.into());
                     }
                 }
                 13 => {
                     let port = inner()?;
                     let name = port_name(port).map_err(|e| self.wire(e))?;
-                    if keeps_shapes && self.plan.needed.contains(name) && !self.plan.renamed.contains_key(name) {
+                    let stays = self.plan.needed.contains(name) && !self.plan.inner.contains(&name);
+                    if keeps_shapes && stays && !self.plan.renamed.contains_key(name) {
                         out.message(13, self.port(port).map_err(|e| self.wire(e))?.into());
                     }
                 }

@@ -3,7 +3,7 @@
 
 use super::map::Mapped;
 use super::raw::{Dtype, RawTensor};
-use super::{SourceError, config_file, json, torch};
+use super::{SourceError, config_file, folder, foreign, json, torch};
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,16 +12,22 @@ use thimble_shared::file_kind::FileKind;
 /// Where a checkpoint's parts are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located {
+    /// The folder everything stands in.
+    pub dir: PathBuf,
     pub config: PathBuf,
     pub weights: Vec<PathBuf>,
     /// For sharded checkpoints, the tensor names the index promises.
     pub promised: Option<BTreeSet<String>>,
-    pub tokenizer: Option<PathBuf>,
     pub notes: Vec<String>,
 }
 
 const SINGLE: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 const SHARDED: [&str; 2] = ["model.safetensors.index.json", "pytorch_model.bin.index.json"];
+
+/// Whether a folder holds weights under one of the names that checkpoints have.
+pub fn holds_weights(dir: &Path) -> bool {
+    SINGLE.iter().chain(&SHARDED).any(|name| dir.join(name).is_file())
+}
 
 /// Finds the files of the checkpoint at `path`: a directory, a weights file or a shard index.
 pub fn locate(path: &Path) -> Result<Located, SourceError> {
@@ -69,16 +75,6 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
             path: dir.join("config.json"),
         });
     };
-    let tokenizer = Some(dir.join("tokenizer.json")).filter(|p| p.is_file());
-    if tokenizer.is_none()
-        && let Some(other) = ["spiece.model", "vocab.txt"]
-            .iter()
-            .find(|name| dir.join(name).is_file())
-    {
-        notes.push(format!(
-                "{other} is there but no tokenizer.json: texts cannot be read (save it with AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR))"
-            ));
-    }
     let (weights, promised) = if kind_of(&weights) == Some(FileKind::ShardIndex) || is_index(&weights) {
         let (files, promised) = shards(&dir, &weights)?;
         (files, Some(promised))
@@ -99,10 +95,10 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
         }
     }
     Ok(Located {
+        dir,
         config,
         weights,
         promised,
-        tokenizer,
         notes,
     })
 }
@@ -111,26 +107,20 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn foreign_hint(dir: &Path) -> String {
-    for (file, flag) in [
-        ("tf_model.h5", "from_tf=True"),
-        ("flax_model.msgpack", "from_flax=True"),
-    ] {
-        if dir.join(file).is_file() {
-            return format!(
-                "; {file} is there: convert it with AutoModel.from_pretrained(DIR, {flag}).save_pretrained(DIR)"
-            );
-        }
+/// What else a folder without weights holds, and what to do then: the end of an error.
+fn hint(dir: &Path) -> String {
+    if foreign::advice_for_folder(dir).is_some() {
+        return folder::hint(dir);
     }
     let stranger = weight_files(dir).into_iter().find_map(|path| {
         let kind = kind_of(&path).filter(FileKind::was_meant_as_weights)?;
         Some(format!("; {} is {kind}", name_of(&path)))
     });
-    stranger.unwrap_or_default()
+    stranger.unwrap_or_else(|| folder::hint(dir))
 }
 
 /// What the file at `path` is; none where it cannot be looked at, which whoever opens it will say.
-fn kind_of(path: &Path) -> Option<FileKind> {
+pub fn kind_of(path: &Path) -> Option<FileKind> {
     Some(FileKind::of(Mapped::open(path).ok()?.bytes()))
 }
 
@@ -188,7 +178,7 @@ const MAX_LOOKED_AT: usize = 256;
 fn by_content(dir: &Path, notes: &mut Vec<String>) -> Result<PathBuf, SourceError> {
     let none = || SourceError::NoCheckpoint {
         dir: dir.to_path_buf(),
-        hint: foreign_hint(dir),
+        hint: hint(dir),
     };
     let mut paths = weight_files(dir);
     paths.retain(|path| names_an_albert(path));

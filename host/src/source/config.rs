@@ -79,6 +79,15 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
         fields.size(field, shape.unwrap_or(default))
     };
     let (groups, inner) = stored.groups();
+    let problem = match (head, fields.text("problem_type")?) {
+        (Head::SequenceClassification, named) => match Problem::of(named, labels.len()) {
+            Ok(problem) => problem,
+            Err(problem) => return fields.bad("problem_type", problem),
+        },
+        // No other head's class reads it.
+        (_, _) => Problem::default(),
+    };
+    notes.extend(problem.note(labels.len()).map(str::to_string));
     let pooler = head.needs_pooler() || (head == Head::None && stored.has("pooler.weight"));
     if head == Head::None && !pooler {
         notes.push("the checkpoint has no pooler: the model will not give pooler_output".into());
@@ -110,9 +119,9 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
         head,
         tied_decoder: false,
         pooler,
+        multi_label: problem.multi_label,
+        regression: problem.regression,
         labels,
-        multi_label: head == Head::SequenceClassification
-            && fields.text("problem_type")? == Some("multi_label_classification"),
     };
     let bad = |field: &str, problem| SourceError::Config {
         path: path.to_path_buf(),
@@ -163,6 +172,60 @@ fn defaults(fields: &Fields, notes: &mut Vec<String>) {
             "not configured, AlbertConfig's default taken: {}",
             left.join(", ")
         ));
+    }
+}
+
+/// What `problem_type` and the number of labels make of a sequence classifier, as transformers 4.57 decides it: its
+/// text-classification pipeline the scores, `AlbertForSequenceClassification` the loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Problem {
+    /// [`Config::multi_label`].
+    pub multi_label: bool,
+    /// [`Config::regression`].
+    pub regression: bool,
+}
+
+impl Problem {
+    /// Of the value of `problem_type`.
+    ///
+    /// # Errors
+    /// A value transformers refuses.
+    pub fn of(named: Option<&str>, labels: usize) -> Result<Problem, String> {
+        let (multi_label, regression) = match (named, labels) {
+            (Some("multi_label_classification"), _) => (true, false),
+            // One label without `multi_label` is a value without more being said.
+            (Some("regression"), 1) => (false, false),
+            (Some("regression"), _) => (false, true),
+            (None | Some("single_label_classification"), 1) => (true, true),
+            (None | Some("single_label_classification"), _) => (false, false),
+            (Some(other), _) => {
+                return Err(format!(
+                    "'{other}' is none of regression, single_label_classification, multi_label_classification"
+                ));
+            }
+        };
+        Ok(Problem {
+            multi_label,
+            regression,
+        })
+    }
+
+    /// What the user should know of it.
+    pub fn note(self, labels: usize) -> Option<&'static str> {
+        match (self.multi_label, self.regression) {
+            (true, false) => {
+                Some("problem_type is multi_label_classification: each label has a probability of its own")
+            }
+            (true, true) => Some(
+                "one label, and problem_type is not regression: its score is the sigmoid of the output, as Hugging Face's \
+                 pipeline gives it; models are compared by the squared error of the output",
+            ),
+            (false, true) => Some("problem_type is regression: the outputs are values, compared by squared error"),
+            (false, false) if labels == 1 => {
+                Some("problem_type is regression: the output is a value, compared by squared error")
+            }
+            (false, false) => None,
+        }
     }
 }
 
@@ -322,6 +385,14 @@ fn doubtful(fields: &Fields, stored: &Stored, head: Head, named: &str) -> Option
     } else {
         None
     }
+}
+
+/// The head of a transformers class.
+pub fn head_of(class: &str) -> Option<Head> {
+    ARCHITECTURES
+        .into_iter()
+        .find(|(name, _)| *name == class)
+        .map(|(_, head)| head)
 }
 
 /// The transformers class of a head.

@@ -35,7 +35,10 @@ pub fn beside(dir: &Path) -> Option<PathBuf> {
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                name.starts_with("albert_config_") && name.ends_with(".json") && path.is_file()
+                let sized = ["albert_config_", "bert_config_"]
+                    .iter()
+                    .any(|start| name.starts_with(start));
+                sized && name.ends_with(".json") && path.is_file()
             })
             .collect();
         sized.sort();

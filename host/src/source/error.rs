@@ -1,6 +1,7 @@
 //! Every way reading a checkpoint can fail, with the file, the tensor and the field it failed at. The texts say what was
 //! found and what would work, causes included: no error has a `source()` that a printer of chains would say again.
 
+use super::tensorflow::BundleError;
 use std::fmt;
 use std::path::PathBuf;
 use thimble_shared::file_kind::FileKind;
@@ -15,6 +16,10 @@ pub enum SourceError {
     NoCheckpoint { dir: PathBuf, hint: String },
     #[error("{path}: no such file; a checkpoint's configuration (config.json, albert_config.json or config.yml) must stand beside its weights", path = .path.display())]
     NoConfig { path: PathBuf },
+    #[error("{path}: no such file or folder{hint}", path = .path.display())]
+    Absent { path: PathBuf, hint: String },
+    #[error("{path}: TensorFlow checkpoint: {cause}", path = .path.display())]
+    TensorFlow { path: PathBuf, cause: BundleError },
     #[error("{path}: not a checkpoint thimble reads: {problem}", path = .path.display())]
     Format { path: PathBuf, problem: String },
     #[error("{path}: {field}: {problem}", path = .path.display())]
@@ -48,6 +53,13 @@ pub enum SourceError {
     },
     #[error("{path}: {cause}", path = .path.display())]
     Mismatch { path: PathBuf, cause: Box<Mismatch> },
+    #[error("{path}: its weights take {need} bytes in f32, and {have} bytes {by}", path = .path.display())]
+    Memory {
+        path: PathBuf,
+        need: u64,
+        have: u64,
+        by: String,
+    },
 }
 
 /// What the pickle interpreter refuses. Nothing in a pickle is ever executed.

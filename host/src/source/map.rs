@@ -1,7 +1,6 @@
 //! Maps a weights file read-only and hashes it: in comes a path, out come its bytes without a copy and their SHA-256.
 
 use super::SourceError;
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use thimble_device::map::ModelMap;
 
@@ -29,12 +28,18 @@ impl Mapped {
         self.map.bytes()
     }
 
+    /// Gives back the pages of what was read of it: see [`ModelMap::release`].
+    pub fn release(&self, part: &[u8]) {
+        self.map.release(part);
+    }
+
     pub fn file_name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    pub fn sha256(&self) -> String {
-        hex(&Sha256::digest(self.bytes()))
+    /// In hex. Read in small pieces: by way of the map all of it would become resident.
+    pub fn sha256(&self) -> Result<String, SourceError> {
+        self.map.file().sha256().map_err(SourceError::Map)
     }
 }
 

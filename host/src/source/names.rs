@@ -7,6 +7,7 @@ use super::prefix::{MODEL_PARTS, OPTIONAL_PARTS, USUAL_PREFIX, part, prefix};
 use super::raw::RawTensor;
 use super::spelling::{transformers, unwrapped};
 use super::{SourceError, Weight};
+use crate::ram;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -85,6 +86,17 @@ impl<'a> Stored<'a> {
             Some(first) if self.prefix.is_empty() || self.prefix == USUAL_PREFIX => Err(twin(tensor, &first.name)),
             _ => Ok(()),
         }
+    }
+
+    /// A tensor by its canonical name.
+    pub fn get(&self, name: &str) -> Option<&RawTensor<'a>> {
+        self.tensors.get(name)
+    }
+
+    /// These tensors, with others in place of those that have their names, or beside them.
+    pub fn with(mut self, others: Vec<RawTensor<'a>>) -> Stored<'a> {
+        self.tensors.extend(others.into_iter().map(|t| (t.name.clone(), t)));
+        self
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -182,15 +194,17 @@ fn hugging_face(name: &str) -> String {
     format!("{module}.{parameter}")
 }
 
-/// Settles whether the decoder is tied, then takes every weight of `described.config` out of `stored`.
+/// Settles whether the decoder is tied, then takes every weight of `described.config` out of `stored`. `read` is told which
+/// bytes of the files are not needed again.
 pub fn assemble(
     stored: &Stored,
     described: &mut Described,
     path: &Path,
+    read: &dyn Fn(&[u8]),
 ) -> Result<BTreeMap<String, Weight>, SourceError> {
     let mut used = BTreeSet::new();
     if described.config.head.has_decoder() {
-        described.config.tied_decoder = tied(stored, described)?;
+        described.config.tied_decoder = tied(stored, described, read)?;
         used.extend([DECODER.to_string(), DECODER_BIAS.to_string()]);
     }
     let mut mismatch = Mismatch {
@@ -244,7 +258,8 @@ pub fn assemble(
     }
     others(stored, described)?;
     shared(&pairs, path)?;
-    two_biases(stored, described)?;
+    two_biases(stored, described, read)?;
+    room(&pairs, path)?;
     pairs
         .into_iter()
         .map(|(name, tensor)| {
@@ -252,7 +267,7 @@ pub fn assemble(
                 name,
                 Weight {
                     shape: tensor.shape.clone(),
-                    data: values(tensor)?,
+                    data: values(tensor, read)?,
                 },
             ))
         })
@@ -263,8 +278,24 @@ pub fn assemble(
 /// lets hundreds of layers share one would take memory out of all proportion to its size.
 const MOST_SHARED: usize = 16;
 
+/// Refuses weights that this machine has no memory for: the kernel promises more than it has, and kills whoever takes it at its
+/// word.
+fn room(pairs: &[(String, &RawTensor)], path: &Path) -> Result<(), SourceError> {
+    let numbers = |t: &RawTensor| t.shape.iter().fold(4u64, |n, &d| n.saturating_mul(d as u64));
+    let need = pairs.iter().fold(0u64, |sum, (_, t)| sum.saturating_add(numbers(t)));
+    match ram::available() {
+        Some(available) if available.bytes < need => Err(SourceError::Memory {
+            path: path.to_path_buf(),
+            need,
+            have: available.bytes,
+            by: available.by,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses weights that are all views of the same few bytes.
-fn shared(pairs: &[(String, &RawTensor)], path: &Path) -> Result<(), SourceError> {
+pub fn shared(pairs: &[(String, &RawTensor)], path: &Path) -> Result<(), SourceError> {
     let storages: BTreeSet<(usize, usize)> = pairs
         .iter()
         .map(|(_, t)| (t.bytes.as_ptr().addr(), t.bytes.len()))
@@ -285,12 +316,12 @@ fn shared(pairs: &[(String, &RawTensor)], path: &Path) -> Result<(), SourceError
 
 /// Whether the masked-LM decoder is the word embedding: it is when the file does not store it (and the configuration ties),
 /// or stores an exact duplicate.
-fn tied(stored: &Stored, described: &mut Described) -> Result<bool, SourceError> {
+fn tied(stored: &Stored, described: &mut Described, read: &dyn Fn(&[u8])) -> Result<bool, SourceError> {
     let Some(decoder) = stored.tensors.get(DECODER) else {
         return Ok(described.tie);
     };
     let same = match stored.tensors.get(WORD) {
-        Some(word) if word.shape == decoder.shape => bits_equal(&values(word)?, &values(decoder)?),
+        Some(word) if word.shape == decoder.shape => bits_equal(&values(word, read)?, &values(decoder, read)?),
         _ => false,
     };
     if same && !described.tie {
@@ -307,12 +338,12 @@ fn tied(stored: &Stored, described: &mut Described) -> Result<bool, SourceError>
 }
 
 /// Says which of two decoder biases that differ is the model's.
-fn two_biases(stored: &Stored, described: &mut Described) -> Result<(), SourceError> {
+fn two_biases(stored: &Stored, described: &mut Described, read: &dyn Fn(&[u8])) -> Result<(), SourceError> {
     if !described.config.head.has_decoder() {
         return Ok(());
     }
     if let (Some(bias), Some(decoder)) = (stored.tensors.get(BIAS), stored.tensors.get(DECODER_BIAS))
-        && !bits_equal(&values(bias)?, &values(decoder)?)
+        && !bits_equal(&values(bias, read)?, &values(decoder, read)?)
     {
         described.notes.push(format!(
             "{} and {} differ: the decoder's counts, as in transformers",
@@ -369,13 +400,13 @@ fn bits_equal(a: &[f32], b: &[f32]) -> bool {
 }
 
 /// The tensor as f32, every number finite.
-fn values(tensor: &RawTensor) -> Result<Vec<f32>, SourceError> {
+fn values(tensor: &RawTensor, read: &dyn Fn(&[u8])) -> Result<Vec<f32>, SourceError> {
     let problem = |problem| SourceError::Tensor {
         path: tensor.path.to_path_buf(),
         tensor: tensor.name.clone(),
         problem,
     };
-    let data = tensor.to_f32().map_err(problem)?;
+    let data = tensor.to_f32(read).map_err(problem)?;
     match data.iter().position(|x| !x.is_finite()) {
         None => Ok(data),
         Some(first) => {

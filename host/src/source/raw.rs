@@ -52,6 +52,9 @@ impl fmt::Display for Dtype {
     }
 }
 
+/// Elements read before their bytes are said to be done with.
+const CHUNK: usize = 1 << 18;
+
 /// A tensor as stored: its bytes are borrowed from the mapped file.
 #[derive(Clone, Debug)]
 pub struct RawTensor<'a> {
@@ -66,8 +69,9 @@ pub struct RawTensor<'a> {
 }
 
 impl RawTensor<'_> {
-    /// The values in row-major order. Nothing is allocated before the storage is known to hold them.
-    pub fn to_f32(&self) -> Result<Vec<f32>, String> {
+    /// The values in row-major order. Nothing is allocated before the storage is known to hold them; `done` is told which bytes
+    /// of it were read.
+    pub fn to_f32(&self, done: &dyn Fn(&[u8])) -> Result<Vec<f32>, String> {
         let Some((size, read)) = self.dtype.reader() else {
             return Err(format!(
                 "its type is {}; weights may be f32, f16, bf16 or f64",
@@ -91,10 +95,12 @@ impl RawTensor<'_> {
             return Ok(Vec::new());
         }
         let row_major = |from: usize| {
-            self.bytes[from * size..(from + count) * size]
-                .chunks_exact(size)
-                .map(read)
-                .collect()
+            let mut out = Vec::with_capacity(count);
+            for some in self.bytes[from * size..(from + count) * size].chunks(size * CHUNK) {
+                out.extend(some.chunks_exact(size).map(read));
+                done(some);
+            }
+            out
         };
         let Some((offset, strides)) = &self.view else {
             return Ok(row_major(0));
@@ -119,6 +125,7 @@ impl RawTensor<'_> {
             out.push(read(&self.bytes[at * size..]));
             // Counts up like an odometer, the last dimension fastest.
             let Some(axis) = (0..index.len()).rev().find(|&axis| index[axis] + 1 < self.shape[axis]) else {
+                done(self.bytes);
                 return Ok(out);
             };
             index[axis] += 1;
@@ -170,7 +177,7 @@ mod tests {
                 bytes: &bytes,
                 view,
             };
-            match (tensor.to_f32(), want) {
+            match (tensor.to_f32(&|_| ()), want) {
                 (Ok(got), Ok(want)) => assert_eq!(got, want),
                 (Err(got), Err(want)) => assert!(got.contains(want), "{got}"),
                 (got, want) => panic!("{:?} {offset} {strides:?}: {got:?}, expected {want:?}", tensor.shape),
@@ -185,6 +192,6 @@ mod tests {
             bytes: &bytes,
             view,
         };
-        assert!(int.to_f32().unwrap_err().contains("its type is int8"));
+        assert!(int.to_f32(&|_| ()).unwrap_err().contains("its type is int8"));
     }
 }

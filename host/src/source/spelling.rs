@@ -53,6 +53,12 @@ pub fn unwrapped(stored: &str) -> String {
     name
 }
 
+/// The name that the bare `AlbertModel` has for a tensor of a class of transformers' own.
+pub fn canonical(stored: &str) -> String {
+    let name = unwrapped(stored);
+    transformers(name.strip_prefix("albert.").unwrap_or(&name)).0
+}
+
 /// A name that begins where the model or a head begins, as transformers spells it; and whether its words were another
 /// implementation's.
 pub fn transformers(name: &str) -> (String, bool) {

@@ -30,6 +30,7 @@ pub fn config() -> Config {
         tied_decoder: false,
         pooler: true,
         multi_label: false,
+        regression: false,
         labels: vec![],
     }
 }

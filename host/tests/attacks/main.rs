@@ -6,15 +6,19 @@ mod allocation;
 mod artifact;
 mod checkpoint;
 mod onnx;
+mod tensorflow;
+mod tokenizer;
 mod torch;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 use thimble::explain::explain;
+use thimble::import::ImportOptions;
 use thimble::onnx::OnnxFile;
+use thimble::subject::ReadOptions;
 use thimble::text::one_line;
-use thimble::tokenise::Tokeniser;
+use thimble::tokenise::{Splitter, Tokeniser};
 use thimble::{import, source};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_device::image::Image;
@@ -35,9 +39,15 @@ pub enum Reader {
     Explain,
     /// ALBERT out of another tool's ONNX file.
     Import,
+    /// The same with quantised weights taken as they are.
+    Dequantize,
     /// A checkpoint's directory or weights file.
     Checkpoint,
+    /// An adapter's directory, merged into a good checkpoint.
+    Adapter,
     Tokeniser,
+    /// A folder with spiece.model or vocab.txt, and what is made of it.
+    Tokenizer,
     /// The small safetensors files of the device's inputs.
     Inputs,
 }
@@ -79,8 +89,31 @@ impl Reader {
             }
             Reader::Explain => drop(explain(path)?),
             Reader::Import => drop(import::open(path)?),
+            Reader::Dequantize => {
+                let options = ImportOptions {
+                    dequantize: true,
+                    ..ImportOptions::default()
+                };
+                import::open_with(path, &options)?;
+            }
             Reader::Checkpoint => drop(source::read(path)?),
+            Reader::Adapter => {
+                let options = ReadOptions {
+                    adapter: Some(path.to_path_buf()),
+                    ..ReadOptions::default()
+                };
+                drop(source::read_with(&checkpoint::fixture("albert-seq-tiny"), &options)?);
+            }
             Reader::Tokeniser => drop(Tokeniser::open(path, &artifact::config())?),
+            Reader::Tokenizer => {
+                let json = thimble::tokenizer::named(path)?.compact()?;
+                let splitter = Splitter::new(json.as_bytes()).map_err(anyhow::Error::msg)?;
+                for text in ["a", "b [MASK] 1,000 \u{e9}\u{301}"] {
+                    splitter
+                        .encode(text, Some(&text.repeat(40)))
+                        .map_err(anyhow::Error::msg)?;
+                }
+            }
             Reader::Inputs => drop(TensorFile::read(path)?),
         }
         Ok(())
@@ -92,9 +125,10 @@ impl Reader {
         let (times, more) = match self {
             Reader::Device | Reader::Audit => (128, 4 << 20),
             Reader::Onnx | Reader::Explain => (256, 4 << 20),
-            Reader::Import => (256, 64 << 20),
-            Reader::Checkpoint => (128, 1 << 20),
+            Reader::Import | Reader::Dequantize => (256, 64 << 20),
+            Reader::Checkpoint | Reader::Adapter => (128, 1 << 20),
             Reader::Tokeniser | Reader::Inputs => (64, 1 << 20),
+            Reader::Tokenizer => (128, 1 << 20),
         };
         bytes * times + more
     }
@@ -170,7 +204,15 @@ const VICTIM: [u8; 64] = *b"a private key, or whatever a user would not want sen
 
 #[test]
 fn every_attack_is_refused_by_its_name_or_read_for_a_reason() {
-    let rows = [artifact::ROWS, onnx::ROWS, checkpoint::ROWS, torch::ROWS].concat();
+    let rows = [
+        artifact::ROWS,
+        onnx::ROWS,
+        checkpoint::ROWS,
+        torch::ROWS,
+        tokenizer::ROWS,
+        tensorflow::ROWS,
+    ]
+    .concat();
     let folder = tempfile::tempdir().unwrap();
     let mut failures = Vec::new();
     for (n, attack) in rows.iter().enumerate() {

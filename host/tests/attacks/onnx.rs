@@ -1,7 +1,7 @@
 //! Attacks on readers of other tools' ONNX files: external data, sizes, nesting, counts.
 
 use super::Expect::{Read, Refused};
-use super::Reader::{Explain, Import, Onnx};
+use super::Reader::{Dequantize, Explain, Import, Onnx};
 use super::checkpoint::{fifo, fixture};
 use super::{Attack, Reader};
 use std::os::unix::fs::symlink;
@@ -72,6 +72,68 @@ fn albert_and(folder: &Path, graph: &[u8]) -> PathBuf {
     let path = folder.join("model.onnx");
     std::fs::write(&path, file.0).unwrap();
     path
+}
+
+/// A node with integer attributes; com.microsoft where the operator is one of ONNX Runtime's own.
+fn node(op: &str, inputs: &[&str], out: &str, ints: &[(&str, i64)]) -> Message {
+    let mut m = Message::default();
+    inputs.iter().for_each(|i| m.text(1, i));
+    m.text(2, out);
+    m.text(4, op);
+    for (name, value) in ints {
+        let mut a = Message::default();
+        a.text(1, name);
+        a.int(3, *value);
+        a.int(20, 2);
+        m.message(5, &a);
+    }
+    if op.starts_with("MatMulN") || op.contains("Attention") {
+        m.text(7, "com.microsoft");
+    }
+    m
+}
+
+/// Quantised nodes that make `y`, over 4096 bytes of integers called `q` and scales called `s0` and on.
+fn quantised(folder: &Path, nodes: &[Message], scales: usize) -> PathBuf {
+    let (mut graph, mut opset, mut port, mut model) = <(Message, Message, Message, Message)>::default();
+    nodes.iter().for_each(|n| graph.message(1, n));
+    let (mut q, raw) = (Message::default(), [3u8; 4096]);
+    q.packed(1, &[64, 64]);
+    q.int(2, 3);
+    q.text(8, "q");
+    q.bytes(9, &raw);
+    graph.message(5, &q);
+    for i in 0..scales {
+        let mut scale = tensor(&format!("s{i}"), &[]);
+        scale.bytes(9, &1f32.to_le_bytes());
+        graph.message(5, &scale);
+    }
+    port.text(1, "y");
+    graph.message(12, &port);
+    opset.int(2, 17);
+    model.int(1, 8);
+    model.message(8, &opset);
+    model.message(7, &graph);
+    let path = folder.join("model.onnx");
+    std::fs::write(&path, model.0).unwrap();
+    path
+}
+
+/// The one tensor of integers dequantised by `count` scales, and all of it added up.
+fn by_many_scales(folder: &Path, count: usize) -> PathBuf {
+    let mut nodes = Vec::new();
+    for i in 0..count {
+        let (scale, out) = (format!("s{i}"), format!("d{i}"));
+        nodes.push(node("DequantizeLinear", &["q", &scale], &out, &[]));
+    }
+    let all: Vec<String> = (0..count).map(|i| format!("d{i}")).collect();
+    nodes.push(node(
+        "Sum",
+        &all.iter().map(String::as_str).collect::<Vec<_>>(),
+        "y",
+        &[],
+    ));
+    quantised(folder, &nodes, count)
 }
 
 /// A graph in an attribute of a node of a graph, `levels` deep. Written from its end, since each length stands before.
@@ -474,5 +536,55 @@ pub const ROWS: &[Attack] = &[
         STACK,
         |d| albert_and(d, &nested(100_000)),
         "nest",
+    ),
+    asked(
+        Dequantize,
+        "one tensor dequantised 4000 times",
+        ALLOCATION,
+        |d| by_many_scales(d, 4000),
+        "ask for tensors of more than",
+    ),
+    asked(
+        Dequantize,
+        "4-bit weights of 2⁴⁸ numbers",
+        ALLOCATION,
+        |d| {
+            let sizes = [("K", 1 << 24), ("N", 1 << 24), ("bits", 4), ("block_size", 16)];
+            quantised(d, &[node("MatMulNBits", &["x", "q", "s0"], "y", &sizes)], 1)
+        },
+        "16777216 × 16777216 weights",
+    ),
+    asked(
+        Dequantize,
+        "scales along dimension 2⁶³ − 1",
+        PRODUCT,
+        |d| {
+            let axis = [("axis", i64::MAX)];
+            quantised(d, &[node("DequantizeLinear", &["q", "q"], "y", &axis)], 0)
+        },
+        "scales along dimension",
+    ),
+    asked(
+        Dequantize,
+        "a table that is looked up in itself",
+        "a cycle that a walk through a graph never leaves",
+        |d| {
+            let looked = node("Gather", &["g", "g"], "g", &[]);
+            quantised(d, &[looked, node("DequantizeLinear", &["g", "s0"], "y", &[])], 1)
+        },
+        "model.onnx",
+    ),
+    asked(
+        Import,
+        "attention over 2⁴⁰ heads",
+        ALLOCATION,
+        |d| {
+            quantised(
+                d,
+                &[node("Attention", &["x", "q", "q"], "y", &[("num_heads", 1 << 40)])],
+                0,
+            )
+        },
+        "heads",
     ),
 ];

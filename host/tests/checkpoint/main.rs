@@ -9,7 +9,7 @@ use pieces::{Pieces, SEQ, fixture};
 use serde_json::{Value, json};
 use std::fs;
 use thimble::source;
-use thimble_shared::graph::{Activation, Head, WeightSpec};
+use thimble_shared::graph::{Activation, Config, Head, WeightSpec};
 
 #[test]
 fn every_fixture_is_read_whole() {
@@ -500,7 +500,19 @@ fn defaults_and_variants_of_config_json() {
     regression
         .tensors
         .insert("classifier.bias".into(), (vec![1], vec![0.0]));
-    assert_eq!(regression.read().unwrap().config.labels, ["score"]);
+    let read = |pieces: &Pieces| pieces.read().unwrap().config;
+    let kind = |config: &Config| (config.multi_label, config.regression, config.predicts_values());
+    assert_eq!(read(&regression).labels, ["score"]);
+    assert_eq!(kind(&read(&regression)), (false, false, true));
+    regression.config.as_object_mut().unwrap().remove("problem_type");
+    assert_eq!(kind(&read(&regression)), (true, true, true));
+    assert_eq!(
+        kind(&with("problem_type", json!("regression")).config),
+        (false, true, true)
+    );
+    let mut unknown = Pieces::of(SEQ);
+    unknown.config["problem_type"] = json!("ranking");
+    assert!(unknown.read().unwrap_err().to_string().contains("problem_type"));
 }
 
 #[test]

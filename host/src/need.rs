@@ -1,0 +1,82 @@
+//! Memory that `thimble shrink` takes, from a model's shape alone, and the word for a user whose machine has not got it. In: a
+//! configuration, the formats on offer and the rows; out: bytes at the peak, which the tests hold to what the kernel counts.
+
+use crate::calibrate;
+use crate::inputs::Row;
+use crate::ram;
+use crate::text::exact;
+use anyhow::{Result, bail};
+use thimble_shared::graph::{Config, WeightSpec};
+use thimble_shared::memory::{self, Work};
+use thimble_shared::number::Format;
+use thimble_shared::stored::weight_bytes;
+
+/// The program itself, its tokenizer and what it holds beside the model.
+const PROGRAM: u64 = 32 << 20;
+
+/// What is asked of the solver.
+pub struct Task<'a> {
+    pub config: &'a Config,
+    pub formats: &'a [Format],
+    /// Rows of the longest sequences that are run.
+    pub rows: &'a [Row],
+    /// Whether numbers are rounded with regard to the rows.
+    pub calibrated: bool,
+}
+
+/// Bytes at the peak, beside the model in f32.
+fn beside_the_model(task: &Task) -> u64 {
+    let config = task.config;
+    let weights = config.weights();
+    let in_format = |format: Format| -> u64 { weights.iter().map(|w| weight_bytes(w, format) as u64).sum() };
+    // One candidate at a time, as large as the original at most.
+    let image = in_format(Format::F32);
+    let encoded = |formats: &[Format]| -> u64 {
+        let rounded = formats.iter().filter(|f| f.has_scales());
+        rounded.map(|&f| in_format(f)).sum()
+    };
+    let smallest = task.formats.iter().map(|&f| in_format(f)).min().unwrap_or(0);
+    let moments = if task.calibrated { calibrate::bytes(config) } else { 0 };
+    // A second preparation gathers its moments while the first one's, of which half is left, are kept. Later, one is left and
+    // rounds to every format.
+    let gathering = moments + moments / 2 + smallest + channels(&weights);
+    let running = moments / 2 + encoded(task.formats) + channels(&weights);
+    image + gathering.max(running) + activations(task)
+}
+
+/// Weights that exist once more with their channels rescaled.
+fn channels(weights: &[WeightSpec]) -> u64 {
+    let rescaled = |w: &&WeightSpec| w.name.ends_with(".v") || w.name.ends_with(".o") || w.name == "map";
+    weights.iter().filter(rescaled).map(|w| 4 * w.elements() as u64).sum()
+}
+
+/// What the engines of all cores hold for the longest row, its outputs included.
+fn activations(task: &Task) -> u64 {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let longest = task.rows.iter().map(|row| row.input_ids.len()).max().unwrap_or(1);
+    let work = Work {
+        rows: 1,
+        seq: longest,
+        threads: 1,
+    };
+    let each = memory::activations(task.config, task.formats, work);
+    each.saturating_mul(threads.min(task.rows.len().max(1)) as u64)
+}
+
+/// An error where this machine has less memory than the task will take from here on, the model being in memory already.
+///
+/// # Errors
+/// What is needed, what there is, and what would help.
+pub fn check(task: &Task) -> Result<()> {
+    let need = PROGRAM.saturating_add(beside_the_model(task));
+    match ram::available() {
+        Some(available) if available.bytes < need => bail!(
+            "shrink takes {} of memory for this model beyond the model itself, and {} {}; close other programs, run it on a \
+             machine with more, or ask for less: --nearest gathers no statistics, fewer --formats keep fewer encodings",
+            exact(need),
+            exact(available.bytes),
+            available.by
+        ),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,193 @@
+//! PEFT's LoRA adapters: in comes the adapter's folder, out come the tensors of the base model that it changes, W + scale · B · A
+//! in f32, and those it brings whole (classifiers, biases). An adapter that nobody asked to merge is refused, never ignored.
+
+mod config;
+mod merge;
+
+use super::map::Mapped;
+use super::names::Stored;
+use super::raw::{Dtype, RawTensor};
+use super::{SourceError, checkpoint, folder, json};
+use config::{AdapterConfig, MERGE_IN_PEFT};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use thimble_shared::graph::Head;
+
+const CONFIG: &str = "adapter_config.json";
+
+/// The names of an adapter's weights, the first that is there.
+const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+
+/// An adapter whose files are open.
+#[derive(Debug)]
+pub struct Adapter {
+    pub config_file: PathBuf,
+    config: AdapterConfig,
+    weights: Mapped,
+}
+
+/// A tensor of the merged model, under its canonical name; f32, little endian, row-major.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    name: String,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+    /// Whether it is an embedding table with LoRA's matrices.
+    table: bool,
+}
+
+impl Adapter {
+    /// Opens the adapter in a folder.
+    pub fn open(dir: &Path) -> Result<Adapter, SourceError> {
+        let config_file = dir.join(CONFIG);
+        let weights = WEIGHTS.iter().map(|name| dir.join(name)).find(|path| path.is_file());
+        let (true, Some(weights)) = (config_file.is_file(), weights) else {
+            return Err(SourceError::Format {
+                path: dir.to_path_buf(),
+                problem: format!(
+                    "--adapter wants a folder of PEFT's with {CONFIG} and {}",
+                    WEIGHTS.join(" or ")
+                ),
+            });
+        };
+        Ok(Adapter {
+            config: AdapterConfig::read(&config_file, &json::read(&config_file)?)?,
+            config_file,
+            weights: Mapped::open(&weights)?,
+        })
+    }
+
+    /// The file its matrices are in.
+    pub fn weights(&self) -> &Mapped {
+        &self.weights
+    }
+
+    /// What it changes of `base`.
+    pub fn merge(&self, base: &Stored) -> Result<Vec<Merged>, SourceError> {
+        let tensors = checkpoint::tensors(std::slice::from_ref(&self.weights), None)?.tensors;
+        merge::merge(&self.weights.path, &self.config, &tensors, base)
+    }
+
+    /// The head it was trained with: its task's, else that of the layers it brings.
+    pub fn head(&self, merged: &[Merged], base: &Stored) -> Option<Head> {
+        let brings = |name: &str| merged.iter().any(|tensor| tensor.name == name);
+        self.config.head.or_else(|| {
+            if brings("qa_outputs.weight") {
+                Some(Head::QuestionAnswering)
+            } else if brings("classifier.weight") {
+                Some(if base.has("pooler.weight") {
+                    Head::SequenceClassification
+                } else {
+                    Head::TokenClassification
+                })
+            } else {
+                None
+            }
+        })
+    }
+
+    /// Refuses a change of the word embedding where the head's decoder is that table as well: PEFT's own answers before and after
+    /// merging then differ, and which is meant cannot be told.
+    pub fn fits(&self, merged: &[Merged], head: Head) -> Result<(), SourceError> {
+        match merged.iter().find(|tensor| tensor.table) {
+            Some(tensor) if head.has_decoder() => Err(SourceError::Tensor {
+                path: self.weights.path.clone(),
+                tensor: tensor.name.clone(),
+                problem: format!(
+                    "is adapted, and is the decoder of {} as well: PEFT answers differently before and after merging. {MERGE_IN_PEFT}",
+                    head.name()
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What was merged, for the user to read.
+    pub fn note(&self, merged: &[Merged]) -> String {
+        format!(
+            "the LoRA adapter {} is merged: {} tensors changed or added; it was trained on {}",
+            self.weights.path.display(),
+            merged.len(),
+            self.config.base.as_deref().unwrap_or("a model it does not name")
+        )
+    }
+}
+
+/// The merged tensors, as a file would hold them.
+pub fn raw<'a>(merged: &'a [Merged], path: &'a Path) -> Vec<RawTensor<'a>> {
+    let tensor = |tensor: &'a Merged| RawTensor {
+        path,
+        name: tensor.name.clone(),
+        dtype: Dtype::F32,
+        shape: tensor.shape.clone(),
+        bytes: &tensor.bytes,
+        view: None,
+    };
+    merged.iter().map(tensor).collect()
+}
+
+/// Refuses an adapter that nobody asked to merge: `path` is a folder that holds one, or its weights.
+///
+/// transformers takes such a folder for the adapter, and the model its config names for the base, whatever stands beside.
+pub fn refuse_unasked(path: &Path) -> Result<(), SourceError> {
+    let is_weights = WEIGHTS.iter().any(|name| path.ends_with(name));
+    let dir = match path.parent().filter(|_| is_weights) {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    };
+    let config = dir.join(CONFIG);
+    if !config.is_file() {
+        return Ok(());
+    }
+    let json = json::read(&config)?;
+    let base = json.get("base_model_name_or_path").and_then(Value::as_str);
+    let adapter = dir.display();
+    let of = base.map_or("a model it does not name".to_string(), |base| format!("'{base}'"));
+    let problem = if folder::has_weights(dir) && !is_weights {
+        format!(
+            "it holds an adapter of PEFT beside a model; transformers would load the adapter on {of}. To merge it into the model \
+             here: --adapter {adapter}; to read the model without it, name its weights file"
+        )
+    } else {
+        let fetch = match base {
+            Some(base) if Path::new(base).exists() => None,
+            Some(base) => folder::download(base),
+            None => None,
+        };
+        let place = base.map_or("BASE_DIR".to_string(), |base| match &fetch {
+            Some(_) => base.rsplit('/').next().unwrap_or(base).to_string(),
+            None => base.to_string(),
+        });
+        let first = fetch.map(|command| format!("{command}; ")).unwrap_or_default();
+        format!(
+            "it is an adapter of PEFT, not a model: it changes {of}. Give that model and merge it: {first}thimble export {place} \
+             --adapter {adapter} -o OUT.onnx"
+        )
+    };
+    Err(SourceError::Format {
+        path: path.to_path_buf(),
+        problem,
+    })
+}
+
+/// Makes the labels of `json`, the base's config, those of a classifier with `rows` rows where their numbers differ: which
+/// names its labels have, neither the base nor the adapter says.
+pub fn fit_labels(json: &mut Value, rows: usize) -> Option<String> {
+    let object = json.as_object_mut()?;
+    let named = match object.get("id2label") {
+        Some(Value::Object(names)) => names.len(),
+        _ => object
+            .get("num_labels")
+            .and_then(Value::as_u64)
+            .map_or(2, |n| usize::try_from(n).unwrap_or(usize::MAX)),
+    };
+    if named == rows {
+        return None;
+    }
+    object.remove("id2label");
+    object.insert("num_labels".into(), rows.into());
+    Some(format!(
+        "the classifier has {rows} labels and the config {named}: they are called LABEL_0, LABEL_1 …"
+    ))
+}

@@ -1,0 +1,371 @@
+//! Folders that hold a model one level down, and names that lead to none: sentence-transformers' layout, the hub's cache, a
+//! Trainer's checkpoints, an id on the hub. In comes the path a user gave, out comes the folder to read with what is left out
+//! of it, or what to do instead.
+
+use super::{SourceError, checkpoint, foreign, tensorflow};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use thimble_shared::files;
+
+/// A path that can be read as a checkpoint's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    pub path: PathBuf,
+    pub notes: Vec<String>,
+    /// Whether sentence-transformers computes the model's answer from its hidden states, and its pooler has no part in it.
+    pub sentence: bool,
+}
+
+/// Where sentence-transformers lists the parts of a model.
+const MODULES: &str = "modules.json";
+
+/// The folder of the transformer in the layout sentence-transformers wrote before version 2.
+const OLD_TRANSFORMER: &str = "0_Transformer";
+
+/// A classifier of SetFit's, a pickle of scikit-learn.
+const SETFIT_HEAD: &str = "model_head.pkl";
+
+/// What the folders of a hub's cache begin with.
+const CACHED: &str = "models--";
+
+/// What a Trainer's checkpoints begin with.
+const STEP: &str = "checkpoint-";
+
+/// What a Trainer writes beside a model.
+const OF_TRAINERS: [&str; 7] = [
+    "optimizer.pt",
+    "optimizer.bin",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+    "training_args.bin",
+];
+
+/// Longest `modules.json` or `refs/main` that is read.
+const MOST_TEXT: u64 = 1 << 20;
+
+/// Most names an error lists.
+const MOST_NAMES: usize = 6;
+
+/// Whether a folder itself holds weights of Hugging Face's under one of the names they usually have.
+pub fn has_torch_weights(dir: &Path) -> bool {
+    checkpoint::holds_weights(dir)
+}
+
+/// Whether a folder itself holds a model's weights.
+pub fn has_weights(dir: &Path) -> bool {
+    has_torch_weights(dir) || tensorflow::is_checkpoint(dir)
+}
+
+/// What is to be read for the path a user gave.
+pub fn resolve(path: &Path) -> Result<Opened, SourceError> {
+    if !path.exists() {
+        if tensorflow::is_checkpoint(path) {
+            return Ok(as_it_is(path));
+        }
+        return Err(SourceError::Absent {
+            path: path.to_path_buf(),
+            hint: hub_hint(path),
+        });
+    }
+    if !path.is_dir() {
+        return Ok(as_it_is(path));
+    }
+    let mut opened = cached(path)?.unwrap_or_else(|| as_it_is(path));
+    if let Some(mut inside) = sentence_transformer(&opened.path)? {
+        inside.notes.splice(0..0, opened.notes);
+        opened = inside;
+    }
+    Ok(opened)
+}
+
+fn as_it_is(path: &Path) -> Opened {
+    Opened {
+        path: path.to_path_buf(),
+        notes: Vec::new(),
+        sentence: false,
+    }
+}
+
+/// The names of a folder's entries in order.
+fn names_in(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}
+
+fn short_text(path: &Path) -> Option<Vec<u8>> {
+    let meta = path.metadata().ok()?;
+    if !meta.is_file() || meta.len() > MOST_TEXT {
+        return None;
+    }
+    files::read(path).ok()
+}
+
+/// The snapshot in a folder of the hub's cache, or in a cache that holds one model.
+fn cached(path: &Path) -> Result<Option<Opened>, SourceError> {
+    let refused = |path: &Path, problem| {
+        Err(SourceError::Format {
+            path: path.to_path_buf(),
+            problem,
+        })
+    };
+    let mut repository = path.to_path_buf();
+    if !path.join("snapshots").is_dir() {
+        if has_weights(path) {
+            return Ok(None);
+        }
+        let mut models = names_in(path);
+        models.retain(|name| name.starts_with(CACHED) && path.join(name).join("snapshots").is_dir());
+        match models.as_slice() {
+            [] => return Ok(None),
+            [only] => repository = path.join(only),
+            several => {
+                let problem = format!(
+                    "it is a cache of several models ({}); name one of them",
+                    listed(several)
+                );
+                return refused(path, problem);
+            }
+        }
+    }
+    let snapshots = repository.join("snapshots");
+    let names = names_in(&snapshots);
+    let main = short_text(&repository.join("refs/main")).and_then(|text| String::from_utf8(text).ok());
+    let main = main
+        .map(|text| text.trim().to_string())
+        .filter(|name| names.contains(name));
+    let (name, why) = match (main, names.as_slice()) {
+        (Some(name), _) => (name, "refs/main names it"),
+        (None, [only]) => (only.clone(), "the only one"),
+        (None, []) => {
+            return refused(
+                &snapshots,
+                "it is empty: nothing of the model has been downloaded".into(),
+            );
+        }
+        (None, several) => {
+            let problem = format!(
+                "refs/main names none of its snapshots ({}); name one of them",
+                listed(several)
+            );
+            return refused(&repository, problem);
+        }
+    };
+    let mut opened = as_it_is(&snapshots.join(&name));
+    opened
+        .notes
+        .push(format!("snapshot {name} of the hub's cache is read: {why}"));
+    Ok(Some(opened))
+}
+
+/// Names for an error, at most a few.
+fn listed(names: &[String]) -> String {
+    let shown = names.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MOST_NAMES) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// The transformer inside a folder of sentence-transformers.
+fn sentence_transformer(dir: &Path) -> Result<Option<Opened>, SourceError> {
+    let parts = match short_text(&dir.join(MODULES)) {
+        Some(text) => parts(&dir.join(MODULES), &text)?,
+        None if dir.join(OLD_TRANSFORMER).is_dir() && !has_weights(dir) => {
+            let mut names = names_in(dir);
+            names.retain(|name| name.starts_with(|c: char| c.is_ascii_digit()) && dir.join(name).is_dir());
+            names.into_iter().map(|name| (name.clone(), name)).collect()
+        }
+        None => return Ok(None),
+    };
+    let of = |(kind, _): &&(String, String)| kind.ends_with("Transformer");
+    let Some((_, inside)) = parts.iter().find(of) else {
+        return Ok(None);
+    };
+    let mut left_out: Vec<&str> = parts
+        .iter()
+        .filter(|part| !of(part))
+        .map(|(kind, _)| kind.rsplit(['.', '_']).next().unwrap_or(kind))
+        .collect();
+    if dir.join(SETFIT_HEAD).is_file() {
+        left_out.push("SetFit's classifier (model_head.pkl)");
+    }
+    let folder = if inside.is_empty() {
+        "this folder".to_string()
+    } else {
+        inside.clone()
+    };
+    let mut opened = as_it_is(&if inside.is_empty() {
+        dir.to_path_buf()
+    } else {
+        dir.join(inside)
+    });
+    opened.sentence = true;
+    opened.notes.push(format!(
+        "a model of sentence-transformers: the transformer in {folder} is read, {} left out; its outputs are hidden states, no \
+         sentence embeddings",
+        match left_out.as_slice() {
+            [] => "nothing is".to_string(),
+            [only] => format!("{only} is"),
+            several => format!("{} are", several.join(", ")),
+        }
+    ));
+    Ok(Some(opened))
+}
+
+/// Type and folder of each part that `modules.json` lists; folders lie inside this one.
+fn parts(path: &Path, text: &[u8]) -> Result<Vec<(String, String)>, SourceError> {
+    let wrong = |problem: &str| SourceError::Format {
+        path: path.to_path_buf(),
+        problem: problem.into(),
+    };
+    let json: Value = serde_json::from_slice(text).map_err(|e| wrong(&format!("invalid JSON: {e}")))?;
+    let list = json
+        .as_array()
+        .ok_or_else(|| wrong("is no list of a model's parts, as sentence-transformers writes it"))?;
+    let part = |entry: &Value| {
+        let text = |key| entry.get(key).and_then(Value::as_str).map(str::to_string);
+        let kind = text("type")?;
+        let folder = text("path")?;
+        let plain = !folder.contains(['/', '\\', '\0']) && folder != ".." && folder != ".";
+        plain.then_some((kind, folder))
+    };
+    list.iter()
+        .map(|entry| part(entry).ok_or_else(|| wrong("a part has no type, or its path is no folder inside this one")))
+        .collect()
+}
+
+/// What else a folder without a model's weights holds, and what to do then: the end of an error.
+pub fn hint(dir: &Path) -> String {
+    if let Some(advice) = foreign::advice_for_folder(dir) {
+        return format!("; {advice}");
+    }
+    let names = names_in(dir);
+    let mut steps: Vec<(u64, &String)> = names
+        .iter()
+        .filter_map(|name| Some((name.strip_prefix(STEP)?.parse().ok()?, name)))
+        .filter(|(_, name)| dir.join(name).is_dir())
+        .collect();
+    steps.sort();
+    if let Some((_, newest)) = steps.last() {
+        let count = match steps.len() {
+            1 => "a Trainer's checkpoint".to_string(),
+            n => format!("the newest of {n} checkpoints of a Trainer"),
+        };
+        let path = dir.join(newest);
+        return format!("; {newest} is {count}: name {} to take it", path.display());
+    }
+    let of_trainers: Vec<String> = OF_TRAINERS
+        .iter()
+        .filter(|name| names.iter().any(|n| n == *name))
+        .map(|name| name.to_string())
+        .collect();
+    if !of_trainers.is_empty() {
+        return format!(
+            "; there is only what a Trainer keeps to go on training ({}), the model is missing: trainer.save_model(DIR) writes it",
+            listed(&of_trainers)
+        );
+    }
+    let weights: Vec<&String> = names
+        .iter()
+        .filter(|n| {
+            [".safetensors", ".bin", ".pt", ".pth"]
+                .iter()
+                .any(|end| n.ends_with(end))
+        })
+        .collect();
+    if let Some(name) = weights.first() {
+        return format!("; {name} is there: name the file itself if it is the model");
+    }
+    match names.as_slice() {
+        [] => "; the folder is empty".into(),
+        names => format!("; there is only {}", listed(names)),
+    }
+}
+
+/// Ids that the hub moved to an account of their own, and still knows.
+const MOVED: [&str; 8] = [
+    "albert-base-v1",
+    "albert-large-v1",
+    "albert-xlarge-v1",
+    "albert-xxlarge-v1",
+    "albert-base-v2",
+    "albert-large-v2",
+    "albert-xlarge-v2",
+    "albert-xxlarge-v2",
+];
+
+/// The command that downloads a model of the hub, where `name` may be one's id.
+pub fn download(name: &str) -> Option<String> {
+    let part = |text: &str| {
+        !text.is_empty()
+            && !text.starts_with(['.', '-'])
+            && text.len() <= 96
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    let (id, folder) = match name.split_once('/') {
+        Some((owner, model)) if part(owner) && part(model) => (name.to_string(), model),
+        None if MOVED.contains(&name) => (format!("albert/{name}"), name),
+        _ => return None,
+    };
+    Some(format!("hf download {id} --local-dir {folder}"))
+}
+
+/// Whether a path leads to nothing and looks like a model's id on the hub.
+pub fn is_hub_id(path: &Path) -> bool {
+    !path.exists() && command_for(path).is_some()
+}
+
+fn command_for(path: &Path) -> Option<String> {
+    let name = path.to_str()?;
+    let is_file = [".onnx", ".json", ".jsonl", ".safetensors", ".bin", ".pt", ".pth"]
+        .iter()
+        .any(|end| name.ends_with(end));
+    download(name).filter(|_| !is_file)
+}
+
+fn hub_hint(path: &Path) -> String {
+    match command_for(path) {
+        Some(command) => format!(
+            "; if it is a model's id on the Hugging Face hub, download it first: {command} (pip install huggingface_hub)"
+        ),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_the_hub_has_its_command() {
+        for (name, want) in [
+            (
+                "albert-base-v2",
+                Some("hf download albert/albert-base-v2 --local-dir albert-base-v2"),
+            ),
+            (
+                "albert/albert-base-v2",
+                Some("hf download albert/albert-base-v2 --local-dir albert-base-v2"),
+            ),
+            (
+                "voidful/albert_chinese_tiny",
+                Some("hf download voidful/albert_chinese_tiny --local-dir albert_chinese_tiny"),
+            ),
+            ("my-model", None),
+            ("./albert/base", None),
+            ("a/b/c", None),
+            ("/a/b", None),
+            ("a/$(reboot)", None),
+            ("-o/x", None),
+        ] {
+            assert_eq!(download(name).as_deref(), want, "{name}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Weights that only another framework reads: TensorFlow's and Flax's files of Hugging Face classes. In comes a folder or a file,
+//! out comes how to convert it so that the head stays.
+
+use super::{checkpoint, json};
+use serde_json::Value;
+use std::path::Path;
+use thimble_shared::file_kind::FileKind;
+
+/// File, what its bytes tell, argument of `from_pretrained`, and what must be installed besides torch.
+const FRAMEWORKS: [(&str, FileKind, &str, &str); 2] = [
+    ("tf_model.h5", FileKind::Hdf5, "from_tf=True", "tensorflow tf-keras"),
+    ("flax_model.msgpack", FileKind::Msgpack, "from_flax=True", "flax jax"),
+];
+
+/// The first version of transformers whose `from_pretrained` no longer brings these weights to torch: it starts models without
+/// storage, and `from_tf` copies into nothing (4.49 converts, 4.57 cannot save what it read). Version 5 has no `from_tf`.
+const FIRST_WITHOUT: &str = "4.50";
+
+/// How to convert what the folder holds, where it is another framework's.
+pub fn advice_for_folder(dir: &Path) -> Option<String> {
+    let found = FRAMEWORKS.iter().find(|(file, ..)| dir.join(file).is_file());
+    found.map(|(file, _, argument, packages)| advice(dir, file, argument, packages))
+}
+
+/// How to convert a file of TensorFlow's or Flax's.
+pub fn advice_for_file(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let kind = checkpoint::kind_of(path)?;
+    let (.., argument, packages) = FRAMEWORKS.iter().find(|(_, of, ..)| *of == kind)?;
+    let dir = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    Some(advice(dir, name, argument, packages))
+}
+
+fn advice(dir: &Path, file: &str, argument: &str, packages: &str) -> String {
+    let class = class(dir).unwrap_or_else(|| "AlbertModel".into());
+    // The copy goes elsewhere: beside the original it would stand among files that contradict it.
+    let name = dir.display().to_string();
+    let from = name.trim_end_matches('/');
+    let to = if from == "." {
+        "converted".into()
+    } else {
+        format!("{from}-torch")
+    };
+    format!(
+        "{file} is read by transformers before version {FIRST_WITHOUT} only. Convert it: pip install 'transformers<{FIRST_WITHOUT}' torch {packages}; python -c \
+         \"from transformers import {class}; {class}.from_pretrained('{from}', {argument}).save_pretrained('{to}')\"; copy the \
+         tokenizer's files to {to} and give that folder to thimble"
+    )
+}
+
+/// The class that the folder's config names, as torch calls it.
+fn class(dir: &Path) -> Option<String> {
+    let json = json::read(&dir.join("config.json")).ok()?;
+    let name = json.get("architectures").and_then(Value::as_array)?.first()?.as_str()?;
+    let name = name.strip_prefix("TF").or(name.strip_prefix("Flax")).unwrap_or(name);
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    plain.then(|| name.to_string())
+}

@@ -1,0 +1,358 @@
+//! Forms in which models come besides Hugging Face's own folders: TensorFlow's checkpoints, LoRA adapters, folders with the model
+//! one level down. Right values are those of Hugging Face's classes and of PEFT's merge_and_unload, stored beside the fixtures.
+
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use thimble::source::{self, Source};
+use thimble::subject::{ReadOptions, Subject};
+use thimble_device::engine::{Engine, EngineOptions, Input};
+use thimble_shared::graph::Head;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fixtures")
+        .join(name)
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn with_adapter(adapter: Option<PathBuf>) -> ReadOptions {
+    ReadOptions {
+        adapter,
+        ..ReadOptions::default()
+    }
+}
+
+/// Holds what a model answers for `ids` against the first values of each output.
+fn answers(path: &Path, options: &ReadOptions, ids: &Value, outputs: &Value) {
+    let name = path.display();
+    let subject = Subject::open_with(path, options).unwrap_or_else(|e| panic!("{name}: {e:#}"));
+    let engine = Engine::new(subject.image().unwrap(), EngineOptions::default()).unwrap();
+    let ids: Vec<i64> = serde_json::from_value(ids.clone()).unwrap();
+    let got = engine.run(&Input::sequence(&ids)).unwrap();
+    for (output, want) in outputs.as_object().unwrap() {
+        let tensor = got.get(output).unwrap_or_else(|| panic!("{name}: no output {output}"));
+        let want: Vec<f32> = serde_json::from_value(want.clone()).unwrap();
+        assert!(!want.is_empty() && want.len() <= tensor.data.len(), "{name} {output}");
+        for (at, (got, want)) in tensor.data.iter().zip(&want).enumerate() {
+            assert!(
+                (got - want).abs() < 1e-4,
+                "{name} {output}[{at}]: {got}, expected {want}"
+            );
+        }
+    }
+}
+
+#[test]
+fn tensorflow_checkpoints_answer_as_transformers_conversion_of_them() {
+    let expected = json(&fixture("wild/expected.json"));
+    let google = &expected["t01_google_tf1: prediction_logits of the first token, first 12, and sop_logits"];
+    let outputs = serde_json::json!({"prediction_logits": google[0], "sop_logits": google[1]});
+    answers(
+        &fixture("wild/t01_google_tf1"),
+        &ReadOptions::default(),
+        &expected["ids"],
+        &outputs,
+    );
+    for (folder, head) in [
+        ("classifier", Head::SequenceClassification),
+        ("sharded", Head::PreTraining),
+        ("groups_f16", Head::None),
+        ("squad", Head::QuestionAnswering),
+    ] {
+        let path = fixture("tensorflow").join(folder);
+        let golden = json(&path.join("golden.json"));
+        answers(&path, &ReadOptions::default(), &golden["ids"], &golden["outputs"]);
+        assert_eq!(source::read(&path).unwrap().config.head, head, "{folder}");
+    }
+}
+
+#[test]
+fn which_tensorflow_checkpoint_is_read_is_said_and_can_be_chosen() {
+    let folder = fixture("tensorflow/classifier");
+    let bias = |source: &Source| source.weights["classifier.bias"].data.clone();
+    let listed = source::read(&folder).unwrap();
+    assert!(
+        listed.notes.iter().any(|n| n.contains("model.ckpt-100 is used of 2")),
+        "{:?}",
+        listed.notes
+    );
+    let plus_one: Vec<f32> = bias(&listed).iter().map(|x| x + 1.0).collect();
+    for name in [
+        "model.ckpt-200",
+        "model.ckpt-200.index",
+        "model.ckpt-200.data-00000-of-00001",
+    ] {
+        assert_eq!(bias(&source::read(&folder.join(name)).unwrap()), plus_one, "{name}");
+    }
+    // Without the list, the latest step counts.
+    let copy = tempfile::tempdir().unwrap();
+    copy_folder(&folder, copy.path());
+    fs::remove_file(copy.path().join("checkpoint")).unwrap();
+    let latest = source::read(copy.path()).unwrap();
+    assert_eq!(bias(&latest), plus_one);
+    assert!(
+        latest.notes.iter().any(|n| n.contains("the latest step")),
+        "{:?}",
+        latest.notes
+    );
+    // Of the optimizer's two slots a weight, and of the step, nothing is said or read.
+    assert!(!latest.notes.iter().any(|n| n.contains("adam")), "{:?}", latest.notes);
+    assert_eq!(latest.stored_as, ["f32"]);
+}
+
+#[test]
+fn adapters_are_merged_as_peft_merges_them() {
+    for folder in ["sequence", "patterns", "five_labels", "bare", "bias_of_b", "dora"] {
+        let adapter = fixture("lora").join(folder);
+        let golden = json(&adapter.join("golden.json"));
+        let base = fixture(golden["base"].as_str().unwrap());
+        let options = with_adapter(Some(adapter.clone()));
+        answers(&base, &options, &golden["ids"], &golden["outputs"]);
+        let source = source::read_with(&base, &options).unwrap();
+        if let Some(labels) = golden["labels"].as_u64() {
+            assert_eq!(source.config.labels.len() as u64, labels, "{folder}");
+        }
+        assert!(
+            source.notes.iter().any(|n| n.contains("is merged")),
+            "{folder}: {:?}",
+            source.notes
+        );
+        // An output must not replace what was read.
+        assert!(source.files.contains(&adapter.join("adapter_config.json")), "{folder}");
+        assert_ne!(source.sha256, source::read(&base).unwrap().sha256, "{folder}");
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::write(&to, fs::read(entry.path()).unwrap()).unwrap();
+        }
+    }
+}
+
+/// Copies the files of a small classifier into a new folder.
+fn model(to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(fixture("albert-seq-tiny").join(name), to.join(name)).unwrap();
+    }
+}
+
+fn touch(path: &Path) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, b"x").unwrap();
+}
+
+#[test]
+fn what_is_not_read_says_what_to_do() {
+    type Case = (&'static str, fn(&Path) -> PathBuf, &'static [&'static str]);
+    let cases: [Case; 15] = [
+        (
+            "Keras weights in a folder",
+            |_| fixture("wild/a20_tf_real"),
+            &[
+                "AlbertForSequenceClassification.from_pretrained(",
+                "from_tf=True).save_pretrained(",
+                "a20_tf_real-torch",
+                "'transformers<4.50' torch tensorflow tf-keras",
+            ],
+        ),
+        (
+            "a file of Keras weights",
+            |_| fixture("wild/a20_tf_real/tf_model.h5"),
+            &["AlbertForSequenceClassification", "from_tf=True"],
+        ),
+        (
+            "Flax weights",
+            |d| {
+                model(d);
+                fs::rename(d.join("model.safetensors"), d.join("flax_model.msgpack")).unwrap();
+                d.to_path_buf()
+            },
+            &[
+                "AlbertForSequenceClassification.from_pretrained(",
+                "from_flax=True",
+                "flax jax",
+            ],
+        ),
+        (
+            "objects of TensorFlow 2",
+            |_| fixture("tensorflow/objects"),
+            &["ckpt.index", "TensorFlow 2's objects", "save_pretrained"],
+        ),
+        (
+            "a partitioned variable",
+            |_| fixture("tensorflow/partitioned"),
+            &["bert/embeddings/word_embeddings", "is partitioned"],
+        ),
+        (
+            "a data file that is missing",
+            |d| {
+                copy_folder(&fixture("tensorflow/sharded"), d);
+                fs::remove_file(d.join("albert_model.ckpt.data-00001-of-00003")).unwrap();
+                d.to_path_buf()
+            },
+            &["data-00001-of-00003", "data file 2 of 3"],
+        ),
+        (
+            "an adapter alone",
+            |_| fixture("wild/d05_lora"),
+            &[
+                "adapter of PEFT",
+                "'albert-base-v2'",
+                "hf download albert/albert-base-v2 --local-dir albert-base-v2; thimble export albert-base-v2 --adapter ",
+            ],
+        ),
+        (
+            "an adapter beside a model",
+            |d| {
+                model(d);
+                copy_folder(&fixture("lora/sequence"), d);
+                d.to_path_buf()
+            },
+            &["beside a model", "'somebody/albert-seq-tiny'", "--adapter "],
+        ),
+        (
+            "a Trainer's folder",
+            |d| {
+                model(&d.join("checkpoint-500"));
+                model(&d.join("checkpoint-1000"));
+                touch(&d.join("checkpoint-x"));
+                d.to_path_buf()
+            },
+            &["checkpoint-1000 is the newest of 2 checkpoints of a Trainer"],
+        ),
+        (
+            "a Trainer's state",
+            |d| {
+                touch(&d.join("optimizer.pt"));
+                touch(&d.join("trainer_state.json"));
+                d.to_path_buf()
+            },
+            &["(optimizer.pt, trainer_state.json)", "trainer.save_model(DIR)"],
+        ),
+        ("an empty folder", |d| d.to_path_buf(), &["the folder is empty"]),
+        (
+            "an id of the hub",
+            |_| "albert-base-v2".into(),
+            &["hf download albert/albert-base-v2 --local-dir albert-base-v2"],
+        ),
+        (
+            "an id with its owner",
+            |_| "voidful/albert_chinese_tiny".into(),
+            &["hf download voidful/albert_chinese_tiny --local-dir albert_chinese_tiny"],
+        ),
+        (
+            "snapshots of which none is said",
+            |d| {
+                model(&d.join("models--a--b/snapshots/1"));
+                model(&d.join("models--a--b/snapshots/2"));
+                d.to_path_buf()
+            },
+            &["refs/main names none of its snapshots (1, 2)"],
+        ),
+        (
+            "a cache of several models",
+            |d| {
+                model(&d.join("models--a--b/snapshots/1"));
+                model(&d.join("models--a--c/snapshots/1"));
+                d.to_path_buf()
+            },
+            &["several models (models--a--b, models--a--c)"],
+        ),
+    ];
+    for (name, build, words) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let path = build(folder.path());
+        let said = match Subject::open(&path) {
+            Ok(_) => panic!("{name}: is read"),
+            Err(error) => format!("{error:#}"),
+        };
+        for words in words {
+            assert!(said.contains(words), "{name}: '{words}' is not in: {said}");
+        }
+        assert!(!said.contains('\n'), "{name}: {said}");
+    }
+}
+
+#[test]
+fn folders_lead_to_the_model_inside_and_say_what_is_left_out() {
+    type Case = (&'static str, fn(&Path) -> PathBuf, &'static [&'static str]);
+    let cases: [Case; 6] = [
+        (
+            "modules.json",
+            |_| fixture("wild/d01_sentence_transformers"),
+            &[
+                "the transformer in this folder is read, Pooling is left out",
+                "hidden states",
+            ],
+        ),
+        (
+            "0_Transformer",
+            |_| fixture("wild/d02_st_old"),
+            &["the transformer in 0_Transformer is read, Pooling is left out"],
+        ),
+        (
+            "0_Transformer without a list",
+            |d| {
+                copy_folder(&fixture("wild/d02_st_old"), d);
+                fs::remove_file(d.join("modules.json")).unwrap();
+                d.to_path_buf()
+            },
+            &["the transformer in 0_Transformer is read, Pooling is left out"],
+        ),
+        (
+            "SetFit",
+            |_| fixture("wild/d06_setfit"),
+            &["SetFit's classifier (model_head.pkl)"],
+        ),
+        (
+            "a hub's cache",
+            |d| {
+                model(&d.join("models--a--b/snapshots/1"));
+                model(&d.join("models--a--b/snapshots/2"));
+                touch(&d.join("models--a--b/refs/main"));
+                fs::write(d.join("models--a--b/refs/main"), "2").unwrap();
+                d.to_path_buf()
+            },
+            &["snapshot 2 of the hub's cache is read: refs/main names it"],
+        ),
+        (
+            "its only snapshot",
+            |d| {
+                model(&d.join("snapshots/1"));
+                d.to_path_buf()
+            },
+            &["snapshot 1 of the hub's cache is read: the only one"],
+        ),
+    ];
+    for (name, build, words) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let source = source::read(&build(folder.path())).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for words in words {
+            assert!(
+                source.notes.iter().any(|n| n.contains(words)),
+                "{name}: {:?}",
+                source.notes
+            );
+        }
+        // A pooler is no part of a sentence embedding.
+        assert_eq!(
+            source.config.pooler,
+            source.config.head == Head::SequenceClassification,
+            "{name}"
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    model(&folder.path().join("checkpoint-500"));
+    assert!(source::read(&folder.path().join("checkpoint-500")).is_ok());
+}
