@@ -338,23 +338,45 @@ fn architecture(
     Ok((class, head, certainty))
 }
 
+/// Words in the name of a class whose head may be one for tokens, or spans of them.
+const TOKEN_WORDS: [&str; 10] = [
+    "token", "tokens", "ner", "tag", "tags", "tagger", "tagging", "crf", "span", "spans",
+];
+
+/// The words of a class's name in lower case: AlbertForNER is albert, for, ner.
+fn words(class: &str) -> Vec<String> {
+    let letters: Vec<char> = class.chars().collect();
+    let mut words: Vec<String> = Vec::new();
+    for (n, &letter) in letters.iter().enumerate() {
+        let before = n.checked_sub(1).map(|m| letters[m]);
+        let after = letters.get(n + 1).copied();
+        let is = |c: Option<char>, of: fn(char) -> bool| c.is_some_and(of);
+        let starts = letter.is_uppercase() && (!is(before, char::is_uppercase) || is(after, char::is_lowercase));
+        if starts || words.is_empty() || letter == '_' {
+            words.push(String::new());
+        }
+        if let Some(word) = words.last_mut().filter(|_| letter != '_') {
+            word.extend(letter.to_lowercase());
+        }
+    }
+    words
+}
+
 /// Why a classifier may be another than its tensors alone say: those of three heads have the same names and shapes.
 fn doubtful(fields: &Fields, stored: &Stored, head: Head, named: &str) -> Option<&'static str> {
     if head != Head::SequenceClassification {
         return None;
     }
-    let named = named.to_lowercase();
+    let words = words(named);
+    let named = |any: &[&str]| words.iter().any(|word| any.contains(&word.as_str()));
     let labels = fields.get("id2label").and_then(Value::as_object);
     let tags = |name: &Value| {
         name.as_str()
             .is_some_and(|n| n.starts_with("B-") || n.starts_with("I-"))
     };
-    if ["token", "ner", "tag", "crf", "span"]
-        .iter()
-        .any(|word| named.contains(word))
-    {
+    if named(&TOKEN_WORDS) {
         Some("its name may mean a head for tokens")
-    } else if ["choice", "swag"].iter().any(|word| named.contains(word)) {
+    } else if named(&["choice", "choices", "swag"]) {
         Some("its name may mean multiple choice")
     } else if labels.is_some_and(|labels| labels.values().any(tags)) {
         Some("its labels are those of tokens")
@@ -533,6 +555,25 @@ impl<'a> Fields<'a> {
                 Some(flag) => Ok(flag),
                 None => self.bad(field, format!("is {value}, must be true or false")),
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    #[test]
+    fn a_class_name_is_words() {
+        for (name, want) in [
+            ("AlbertForNER", "albert for ner"),
+            ("AlbertCRFTagger", "albert crf tagger"),
+            ("AlbertForGenericTask", "albert for generic task"),
+            ("SpanishAlbert", "spanish albert"),
+            ("my_token_model", "my token model"),
+            ("", ""),
+        ] {
+            assert_eq!(words(name).join(" "), want);
         }
     }
 }

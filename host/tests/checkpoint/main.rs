@@ -353,6 +353,9 @@ fn an_unknown_class_is_made_by_its_tensors() {
         pieces.config["architectures"] = json!([class]);
         pieces
     };
+    for class in ["SpanishAlbertGeneric", "BertForMaskedLM"] {
+        assert_eq!(named(class).read().unwrap().config.head, Head::SequenceClassification);
+    }
     let source = named("AlbertForSentiment").read().unwrap();
     assert_eq!(source.config.head, Head::SequenceClassification);
     assert_eq!(

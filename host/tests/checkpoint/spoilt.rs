@@ -222,19 +222,32 @@ fn files_that_are_no_checkpoint_say_what_would_work() {
     ));
 }
 
-/// Bytes of a small torch archive changed one at a time: an error or a read, never a panic.
+/// Bytes of a small torch archive, of a stream from before 1.6 and of a training configuration changed one at a time: an error
+/// or a read, never a panic.
 #[test]
 fn a_flipped_byte_never_panics() {
-    let torch = fs::read(fixture("torch/f32/pytorch_model.bin")).unwrap();
     let dir = TempDir::new().unwrap();
     fs::copy(fixture(SEQ).join("config.json"), dir.path().join("config.json")).unwrap();
-    let file = dir.path().join("pytorch_model.bin");
+    let read = |name: &str, whole: &[u8], places: &mut dyn Iterator<Item = usize>| {
+        for (i, at) in places.enumerate() {
+            let mut spoilt = whole.to_vec();
+            spoilt[at] ^= [0x01, 0x80, 0xff][i % 3];
+            fs::write(dir.path().join(name), &spoilt).unwrap();
+            let _ = source::read(dir.path());
+        }
+        fs::write(dir.path().join(name), whole).unwrap();
+    };
     // The pickle and the directory of the archive are where structure lies; payload bytes are only numbers.
+    let torch = fs::read(fixture("torch/f32/pytorch_model.bin")).unwrap();
     let structure = (0..3600).chain(torch.len() - 3000..torch.len());
-    for (i, at) in structure.step_by(7).enumerate() {
-        let mut spoilt = torch.clone();
-        spoilt[at] ^= [0x01, 0x80, 0xff][i % 3];
-        fs::write(&file, &spoilt).unwrap();
-        let _ = source::read(dir.path());
-    }
+    read("pytorch_model.bin", &torch, &mut structure.step_by(7));
+    let stream = fs::read(fixture("torch/legacy/pytorch_model.bin")).unwrap();
+    read("pytorch_model.bin", &stream, &mut (0..5200).step_by(3));
+    fs::remove_file(dir.path().join("config.json")).unwrap();
+    fs::remove_file(dir.path().join("pytorch_model.bin")).unwrap();
+    let synthesizer = fixture("torch/styletts2");
+    fs::copy(synthesizer.join("epoch_2nd_00020.pth"), dir.path().join("model.pth")).unwrap();
+    let yaml = fs::read(synthesizer.join("config.yml")).unwrap();
+    read("config.yml", &yaml, &mut (0..yaml.len()));
+    source::read(dir.path()).unwrap();
 }
