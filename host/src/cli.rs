@@ -631,7 +631,7 @@ pub fn main() -> ExitCode {
     heap::models();
     let command = Cli::parse().command;
     // What the start took of the program is no part of a command's memory.
-    process::forget_code();
+    process::forget_program();
     let result = match command {
         Command::Export(args) => cmd::export::run(&args),
         Command::Shrink(args) => cmd::shrink::run(&args),

@@ -102,7 +102,11 @@ impl<'a> Study<'a> {
             if i == 0 || loss < floor_loss[best].1 {
                 (best, chosen) = (i, Some(bench.clone()));
             }
-            plain.get_or_insert(bench);
+            // What comes beside it rounds anew where that is asked for at all.
+            plain.get_or_insert_with(|| Bench {
+                quantiser: Rc::new(variant.quantiser()),
+                ..bench
+            });
         }
         let floor_loss = FloorLoss(floor_loss);
         let (Some(plain), Some(chosen)) = (plain, chosen) else {

@@ -191,7 +191,7 @@ fn own(artifact: &Artifact, file: &OnnxFile) -> Result<Explanation, ArtifactErro
         tokenizer_sha256: artifact.provenance.tokenizer_sha256.clone(),
         differences: {
             // Reading the file took other parts of the program than reading its numbers does.
-            process::forget_code();
+            process::forget_program();
             audit::differences_of(file.bytes(), &|part| file.release(part))?
         },
         ..empty("thimble")
