@@ -263,6 +263,10 @@ impl<'v, 'a> Kinds<'v, 'a> {
             // One axis put before a number.
             "Unsqueeze" => return (self.rank_within(node.inputs.first()?, depth)? == 0).then_some(1),
             "Shape" => return self.rank_within(node.inputs.first()?, depth),
+            // To one dimension, as long as what it holds.
+            "Reshape" if self.elements(node.inputs.get(1)?, depth) == Some(1) => {
+                return self.elements(node.inputs.first()?, depth);
+            }
             // Exporters compute shapes element by element; one number would be stretched to the length of the others.
             "Where" | "Mul" | "Add" | "Equal" => {
                 let parts = node.inputs.iter().take(3);
