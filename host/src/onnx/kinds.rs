@@ -256,6 +256,14 @@ impl<'v, 'a> Kinds<'v, 'a> {
         length
     }
 
+    /// The one number of a Constant.
+    fn number(&self, name: &str) -> Option<i64> {
+        let node = self.node(name).filter(|n| n.op == "Constant")?;
+        let tensor = onnx_read::attribute(node.attributes.first()?).ok()?.tensor?;
+        let bytes = tensor.payload.filter(|_| tensor.data_type == I64)?;
+        Some(i64::from_le_bytes(bytes.try_into().ok()?))
+    }
+
     /// The length of the list a node makes.
     fn length_by(&self, node: &NodeView<'a>, depth: usize) -> Option<usize> {
         match node.op {
@@ -263,6 +271,15 @@ impl<'v, 'a> Kinds<'v, 'a> {
             // One axis put before a number.
             "Unsqueeze" => return (self.rank_within(node.inputs.first()?, depth)? == 0).then_some(1),
             "Shape" => return self.rank_within(node.inputs.first()?, depth),
+            "Slice" => {
+                let count = i64::try_from(self.elements(node.inputs.first()?, depth)?).ok()?;
+                let bound = |i: usize| {
+                    let at = self.number(node.inputs.get(i)?)?;
+                    Some(if at < 0 { at.saturating_add(count) } else { at }.clamp(0, count))
+                };
+                let step = node.inputs.get(4).map_or(Some(1), |name| self.number(name));
+                return (step == Some(1)).then_some(usize::try_from(bound(2)? - bound(1)?).unwrap_or(0));
+            }
             // To one dimension, as long as what it holds.
             "Reshape" if self.elements(node.inputs.get(1)?, depth) == Some(1) => {
                 return self.elements(node.inputs.first()?, depth);
