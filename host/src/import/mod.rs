@@ -50,17 +50,8 @@ pub enum ImportError {
         problem: String,
         looks: String,
     },
-    #[error(
-        "{file}: not read whole: an ALBERT of {layers} layers stands between '{from}' and '{to}', and {problem}{advice}"
-    )]
-    Inside {
-        file: String,
-        layers: usize,
-        from: String,
-        to: String,
-        problem: String,
-        advice: String,
-    },
+    #[error(transparent)]
+    Inside(Box<Inside>),
     #[error(
         "{file}: its weights are already quantised ({how}); import the file it was quantised from, and let thimble quantise, or read them as they are with --dequantize"
     )]
@@ -85,13 +76,17 @@ impl ImportError {
     fn besides(self, left: Option<&str>) -> ImportError {
         let Some(left) = left else { return self };
         let mut this = self;
-        if let ImportError::NotAlbert { problem, .. }
-        | ImportError::Unrecognised { problem, .. }
-        | ImportError::Runner { problem, .. }
-        | ImportError::Inside { problem, .. } = &mut this
-        {
-            problem.push_str(&format!("; {left}"));
-        }
+        let problem = match &mut this {
+            ImportError::NotAlbert { problem, .. }
+            | ImportError::Unrecognised { problem, .. }
+            | ImportError::Runner { problem, .. } => problem,
+            ImportError::Inside(inside) => &mut inside.problem,
+            ImportError::Onnx(_)
+            | ImportError::Quantised { .. }
+            | ImportError::Unsupported { .. }
+            | ImportError::Parts { .. } => return this,
+        };
+        problem.push_str(&format!("; {left}"));
         this
     }
 }
@@ -107,6 +102,22 @@ pub struct Imported {
     pub notes: Vec<String>,
     /// Fixed by the file: its sequence length.
     pub seq: Option<usize>,
+}
+
+/// An ALBERT is there, and something around it is none of its parts.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{file}: not read whole: an ALBERT of {layers} layers stands between '{from}' and '{to}', and {problem}{advice}"
+)]
+pub struct Inside {
+    file: String,
+    layers: usize,
+    /// The values it stands between.
+    from: String,
+    to: String,
+    problem: String,
+    /// What works, where something does.
+    advice: String,
 }
 
 /// How a file is read where it leaves that open.
@@ -226,14 +237,14 @@ fn body<'a>(trace: &Trace<'a>) -> Result<(Embedding<'a>, Body<'a>), ImportError>
         _ => return Err(lacking),
     };
     match layers::anywhere(trace)? {
-        Some((layers, from, to)) => Err(ImportError::Inside {
+        Some((layers, from, to)) => Err(ImportError::Inside(Box::new(Inside {
             file: trace.file.path.display().to_string(),
             layers,
             from: printable(from),
             to: printable(to),
             problem: format!("what comes before is not recognised: {problem}"),
             advice: String::new(),
-        }),
+        }))),
         None => Err(lacking),
     }
 }
@@ -249,20 +260,22 @@ fn recognise<'a>(
     readable(&trace, dequantized)?;
     let (embedding, body) = body(&trace)?;
     let last = body.states.last().copied().unwrap_or(embedding.out);
-    let inside = |problem: String, advice: bool| ImportError::Inside {
-        file: file.path.display().to_string(),
-        layers: body.config.num_hidden_layers * body.config.inner_group_num,
-        from: printable(embedding.inputs.ids),
-        to: printable(last),
-        problem: match &body.after {
-            Some(after) if advice => format!("{problem}; after it, {after}"),
-            _ => problem,
-        },
-        advice: if advice {
-            format!("; --output-value '{}' takes the ALBERT alone", printable(last))
-        } else {
-            String::new()
-        },
+    let inside = |problem: String, advice: bool| {
+        ImportError::Inside(Box::new(Inside {
+            file: file.path.display().to_string(),
+            layers: body.config.num_hidden_layers * body.config.inner_group_num,
+            from: printable(embedding.inputs.ids),
+            to: printable(last),
+            problem: match &body.after {
+                Some(after) if advice => format!("{problem}; after it, {after}"),
+                _ => problem,
+            },
+            advice: if advice {
+                format!("; --output-value '{}' takes the ALBERT alone", printable(last))
+            } else {
+                String::new()
+            },
+        }))
     };
     let (inputs, told) = ports::complete(&trace, embedding.inputs.clone(), last).map_err(|e| match e {
         Foreign::Said(problem) => inside(problem, false),

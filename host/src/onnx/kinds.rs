@@ -34,6 +34,8 @@ pub struct Kinds<'v, 'a> {
     declared: HashMap<&'a str, (i64, usize)>,
     /// First dimensions of initializers.
     lengths: HashMap<&'a str, i64>,
+    /// Lengths of lists worked out, by node.
+    counts: RefCell<HashMap<usize, Option<usize>>>,
     /// Ranks worked out, by node.
     ranks: RefCell<HashMap<usize, Option<usize>>>,
 }
@@ -80,6 +82,7 @@ impl<'v, 'a> Kinds<'v, 'a> {
             flow,
             declared,
             lengths,
+            counts: RefCell::default(),
             ranks: RefCell::default(),
         })
     }
@@ -237,18 +240,55 @@ impl<'v, 'a> Kinds<'v, 'a> {
         }
     }
 
-    /// The length of a list of numbers that is no concatenation.
+    /// The length of a list of numbers that is no concatenation, each worked out once.
     fn listed(&self, shape: &str, depth: usize) -> Option<usize> {
         let depth = depth.checked_sub(1)?;
         if let Some(length) = self.lengths.get(shape) {
             return length_of(Some(length));
         }
-        let node = self.node(shape)?;
+        let &maker = self.flow.maker.get(shape)?;
+        if let Some(known) = self.counts.borrow().get(&maker) {
+            return *known;
+        }
+        self.counts.borrow_mut().insert(maker, None);
+        let length = self.length_by(&self.view.nodes[maker], depth);
+        self.counts.borrow_mut().insert(maker, length);
+        length
+    }
+
+    /// The one number of a Constant.
+    fn number(&self, name: &str) -> Option<i64> {
+        let node = self.node(name).filter(|n| n.op == "Constant")?;
+        let tensor = onnx_read::attribute(node.attributes.first()?).ok()?.tensor?;
+        let bytes = tensor.payload.filter(|_| tensor.data_type == I64)?;
+        Some(i64::from_le_bytes(bytes.try_into().ok()?))
+    }
+
+    /// The length of the list a node makes.
+    fn length_by(&self, node: &NodeView<'a>, depth: usize) -> Option<usize> {
         match node.op {
             "Cast" | "Identity" => return self.listed(node.inputs.first()?, depth),
             // One axis put before a number.
             "Unsqueeze" => return (self.rank_within(node.inputs.first()?, depth)? == 0).then_some(1),
             "Shape" => return self.rank_within(node.inputs.first()?, depth),
+            "Slice" => {
+                let count = i64::try_from(self.elements(node.inputs.first()?, depth)?).ok()?;
+                let bound = |i: usize| {
+                    let at = self.number(node.inputs.get(i)?)?;
+                    Some(if at < 0 { at.saturating_add(count) } else { at }.clamp(0, count))
+                };
+                let step = node.inputs.get(4).map_or(Some(1), |name| self.number(name));
+                return (step == Some(1)).then_some(usize::try_from(bound(2)? - bound(1)?).unwrap_or(0));
+            }
+            // To one dimension, as long as what it holds.
+            "Reshape" if self.elements(node.inputs.get(1)?, depth) == Some(1) => {
+                return self.elements(node.inputs.first()?, depth);
+            }
+            // Exporters compute shapes element by element; one number would be stretched to the length of the others.
+            "Where" | "Mul" | "Add" | "Equal" => {
+                let parts = node.inputs.iter().take(3);
+                return parts.filter_map(|part| self.elements(part, depth)).find(|n| *n > 1);
+            }
             _ => {}
         }
         let a = onnx_read::attribute(node.attributes.first()?).ok()?;

@@ -106,12 +106,12 @@ impl<'a> Decomposition<'_, 'a> {
             let stored = |n: &&str| self.tensors.get(*n).and_then(|t| t.dims.last());
             match node.op {
                 "Add" => {
-                    if let Some(&width) = node.inputs.iter().find_map(|n| stored(n)) {
+                    if let Some(&width) = node.inputs.iter().find_map(stored) {
                         return usize::try_from(width).ok();
                     }
                     name = node.inputs.first()?;
                 }
-                "MatMul" => return usize::try_from(*node.inputs.get(1).and_then(|n| stored(n))?).ok(),
+                "MatMul" => return usize::try_from(*node.inputs.get(1).and_then(stored)?).ok(),
                 "Reshape" | "Cast" | "Identity" => name = node.inputs.first()?,
                 _ => return None,
             }
