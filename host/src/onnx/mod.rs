@@ -119,8 +119,12 @@ impl OnnxFile {
 
     /// Gives back the pages of `part`, numbers in one of the files: see [`ModelMap::release`].
     pub fn release(&self, part: &[u8]) {
+        let own = match &self.content {
+            Content::Mapped(map) => Some(map),
+            Content::Made(_) => None,
+        };
         let beside = self.externals.iter().filter_map(|e| e.map.as_ref().ok());
-        [&self.map].into_iter().chain(beside).for_each(|map| map.release(part));
+        own.into_iter().chain(beside).for_each(|map| map.release(part));
     }
 
     /// An error where somebody wrote to one of them since it was opened.

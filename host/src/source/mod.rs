@@ -205,7 +205,7 @@ fn sha256(files: &[&map::Mapped]) -> Result<String, SourceError> {
     match files {
         [file] => file.sha256(),
         shards => {
-            let line = |f: &map::Mapped| Ok(format!("{}  {}\n", f.sha256()?, f.file_name()));
+            let line = |f: &&map::Mapped| Ok(format!("{}  {}\n", f.sha256()?, f.file_name()));
             let lines = shards.iter().map(line).collect::<Result<String, SourceError>>()?;
             Ok(map::hex(&Sha256::digest(lines)))
         }

@@ -285,7 +285,7 @@ fn wrong(path: &Path, tensor: &str, problem: &str) -> SourceError {
 
 fn read(tensor: &RawTensor) -> Result<Matrix, SourceError> {
     let data = tensor
-        .to_f32()
+        .to_f32(&|_| ())
         .map_err(|problem| wrong(tensor.path, &tensor.name, &problem))?;
     Ok(Matrix {
         shape: tensor.shape.clone(),
