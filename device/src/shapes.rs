@@ -103,6 +103,7 @@ impl Case {
             tied_decoder: random.next().is_multiple_of(2),
             pooler: false,
             multi_label: false,
+            hidden_shift: false,
             labels: vec![],
         };
         let weights = config.weights().into_iter().map(|w| {

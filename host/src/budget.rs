@@ -181,6 +181,13 @@ impl Problem {
         self.families.iter().zip(&self.options).map(of).collect()
     }
 
+    /// The choice that gives every family `format`, or its smallest where that is not on offer.
+    pub fn mostly(&self, format: Format) -> Choice {
+        let floor = self.floor();
+        let of = |(options, least): (&Vec<Format>, &usize)| options.iter().position(|f| *f == format).unwrap_or(*least);
+        self.options.iter().zip(&floor).map(of).collect()
+    }
+
     /// The choice with the fewest bytes.
     pub fn floor(&self) -> Choice {
         let least = |(family, options): (&Family, &Vec<Format>)| {
@@ -245,6 +252,7 @@ mod tests {
             pooler: true,
             labels: vec![],
             multi_label: false,
+            hidden_shift: false,
         }
     }
 

@@ -5,6 +5,7 @@ use crate::cmd;
 use crate::loss::Objective;
 use crate::subject::ReadOptions;
 use crate::text::{one_line, printable, say};
+use crate::widen::Prefer;
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::Write;
@@ -189,8 +190,11 @@ pub struct ShrinkArgs {
     /// Round to nearest: neither rescale channels nor calibrate the rounding, whatever it costs
     #[arg(long)]
     pub nearest: bool,
-    /// Formats the solver may use
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "f32,f16,i8,i4")]
+    /// What decides between integer arithmetic and w8, which has int8's bytes, loses less and is slower
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t, conflicts_with = "formats")]
+    pub prefer: Prefer,
+    /// Formats the solver may use, whatever --prefer would do [default: f32,f16,i8,i4]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub formats: Vec<Format>,
     /// Board the file is for: its RAM is held against the file's size
     #[arg(long, value_name = "NAME")]

@@ -86,6 +86,7 @@ fn folder() -> Option<PathBuf> {
 }
 
 /// SHA-256 of a model's numbers and network.
+#[derive(Clone)]
 pub struct Digest(Vec<u8>);
 
 impl Digest {
@@ -99,6 +100,14 @@ impl Digest {
         }
         // A config is plain data: it always has a JSON text.
         hash.update(serde_json::to_vec(&model.config).unwrap_or_default());
+        Digest(hash.finalize().to_vec())
+    }
+
+    /// What depends on how it was prepared as well.
+    pub fn with(self, how: &str) -> Digest {
+        let mut hash = Sha256::new();
+        hash.update(&self.0);
+        hash.update(how);
         Digest(hash.finalize().to_vec())
     }
 

@@ -440,6 +440,7 @@ mod tests {
             pooler: true,
             labels: vec!["a".into(), "b".into()],
             multi_label: false,
+            hidden_shift: false,
         }
     }
 
@@ -518,6 +519,7 @@ mod tests {
     fn labels_that_do_not_exclude_each_other_are_decided_one_by_one() {
         let config = Config {
             multi_label: true,
+            hidden_shift: false,
             ..config(Head::SequenceClassification)
         };
         let mut meter = Meter::new(scale(&config));

@@ -162,6 +162,7 @@ pub fn albert_base() -> Config {
         pooler: true,
         labels: Vec::new(),
         multi_label: false,
+        hidden_shift: false,
     }
 }
 

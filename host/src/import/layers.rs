@@ -80,6 +80,7 @@ pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Body<'a>
         pooler: false,
         labels: vec![],
         multi_label: false,
+        hidden_shift: false,
     };
     share(trace, base, found, &steps)
 }

@@ -85,6 +85,7 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
         labels,
         multi_label: head == Head::SequenceClassification
             && fields.text("problem_type")? == Some("multi_label_classification"),
+        hidden_shift: false,
     };
     let bad = |field: &str, problem| SourceError::Config {
         path: path.to_path_buf(),

@@ -30,6 +30,7 @@ pub fn config() -> Config {
         tied_decoder: false,
         pooler: true,
         multi_label: false,
+        hidden_shift: false,
         labels: vec![],
     }
 }

@@ -60,7 +60,7 @@ pub fn lower(graph: &Graph, options: LowerOptions) -> Lowered {
                 format!("L{layer}.{inner}")
             };
             let last = layer + 1 == layers.len() && inner + 1 == graph.config.inner_group_num;
-            let out = if last && graph.config.head == Head::None {
+            let out = if last && graph.config.head == Head::None && !graph.config.hidden_shift {
                 "last_hidden_state".to_string()
             } else {
                 format!("{at}.out")
