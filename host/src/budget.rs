@@ -46,10 +46,13 @@ pub fn families(config: &Config) -> Vec<Family> {
 }
 
 impl Family {
-    /// The formats of `formats` that are worth trying. Tables are only looked up: beside i8, w8 is the same to them.
+    /// The formats of `formats` that are worth trying. Tables are only looked up: i8, w8 and i8a are the same to them, and
+    /// the first of these that is offered stands for all.
     pub fn options(&self, formats: &[Format]) -> Vec<Format> {
         let looked_up = self.weights.iter().all(|w| w.kind == Kind::Table);
-        let twin = |f: &Format| *f == Format::W8 && looked_up && formats.contains(&Format::I8);
+        const SAME: [Format; 3] = [Format::I8, Format::W8, Format::I8A];
+        let first = SAME.iter().find(|f| formats.contains(f));
+        let twin = |f: &Format| looked_up && SAME.contains(f) && Some(f) != first;
         let fits = |f: &Format| self.weights.iter().all(|w| fits(w, *f));
         formats.iter().copied().filter(|f| !twin(f) && fits(f)).collect()
     }

@@ -63,6 +63,8 @@ pub enum Precision {
     W8,
     /// int8 weights and activations
     Int8,
+    /// int8 weights and activations, each token around the middle of its range
+    Int8a,
     /// int4 weights in blocks of 32, int8 activations
     Int4,
 }
@@ -74,6 +76,7 @@ impl Precision {
             Precision::Fp16 => Format::F16,
             Precision::W8 => Format::W8,
             Precision::Int8 => Format::I8,
+            Precision::Int8a => Format::I8A,
             Precision::Int4 => Format::I4,
         }
     }

@@ -39,7 +39,7 @@ pub fn tensor(spec: &WeightSpec, format: Format, part: Part) -> Option<Mapped> {
             let data_type = match format {
                 Format::F32 => DataType::F32,
                 Format::F16 => DataType::F16,
-                Format::W8 | Format::I8 => DataType::I8,
+                Format::W8 | Format::I8 | Format::I8A => DataType::I8,
                 Format::I4 => DataType::U8,
             };
             let dims = match (spec.kind, format) {
@@ -113,8 +113,10 @@ pub fn payload(spec: &WeightSpec, values: &Values, part: Part) -> Vec<u8> {
         (Part::Numbers, Values::F16(v)) if panels => bytes_of(&layout.scatter(v, f16::ZERO)),
         (Part::Numbers, Values::F32(v)) => bytes_of(v),
         (Part::Numbers, Values::F16(v)) => bytes_of(v),
-        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. }) if panels => bytes_of(&layout.scatter(q, 0)),
-        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. }) => bytes_of(q),
+        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I8A { q, .. }) if panels => {
+            bytes_of(&layout.scatter(q, 0))
+        }
+        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I8A { q, .. }) => bytes_of(q),
         (Part::Numbers, Values::I4 { q, .. }) if panels => pack_int4(&layout.scatter(q, 0), I4_BLOCK_BYTES),
         (Part::Numbers, Values::I4 { q, .. }) => {
             let rows = q.chunks_exact(layout.inp).flat_map(|row| {
@@ -148,21 +150,27 @@ pub fn values<'a, E>(
     let panels = spec.kind == Kind::Linear;
     let numbers = get(Part::Numbers)?;
     let scales = || get(Part::Scales).map(f32s);
+    let int8s = || {
+        let stored = bytemuck::cast_slice::<u8, i8>(numbers);
+        if panels { layout.gather(stored) } else { stored.to_vec() }
+    };
     Ok(match format {
         Format::F32 if panels => Values::F32(layout.gather(&f32s(numbers))),
         Format::F32 => Values::F32(f32s(numbers)),
         Format::F16 if panels => Values::F16(layout.gather(&f16s(numbers))),
         Format::F16 => Values::F16(f16s(numbers)),
-        Format::W8 | Format::I8 => {
-            let stored = bytemuck::cast_slice::<u8, i8>(numbers);
-            let q = if panels { layout.gather(stored) } else { stored.to_vec() };
-            let scales = scales()?;
-            if format == Format::I8 {
-                Values::I8 { q, scales }
-            } else {
-                Values::W8 { q, scales }
-            }
-        }
+        Format::W8 => Values::W8 {
+            q: int8s(),
+            scales: scales()?,
+        },
+        Format::I8 => Values::I8 {
+            q: int8s(),
+            scales: scales()?,
+        },
+        Format::I8A => Values::I8A {
+            q: int8s(),
+            scales: scales()?,
+        },
         Format::I4 => {
             let stored = get(Part::Multipliers)?;
             let (q, multipliers) = if panels {
@@ -199,7 +207,7 @@ pub fn problem(spec: &WeightSpec, values: &Values) -> Option<String> {
             .iter()
             .any(|x| !x.is_finite())
             .then_some("holds NaN or a value beyond fp16's ±65504; store it as f32 or i8"),
-        Values::W8 { q, .. } | Values::I8 { q, .. } => q
+        Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I8A { q, .. } => q
             .contains(&i8::MIN)
             .then_some("holds -128; int8 weights lie in [-127, 127]"),
         Values::I4 { q, multipliers, .. } => {
@@ -309,7 +317,7 @@ mod tests {
             shape: vec![8, inputs],
             kind: Kind::Linear,
         };
-        for format in [Format::I8, Format::I4] {
+        for format in [Format::I8, Format::I8A, Format::I4] {
             assert!(fits(&spec(I8_INPUTS), format) && !fits(&spec(I8_INPUTS + 1), format));
         }
         assert!(fits(&spec(I8_INPUTS + 1), Format::W8));

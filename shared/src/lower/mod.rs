@@ -245,7 +245,7 @@ impl Lowering<'_> {
         let wide = match format {
             Format::F32 => return rows.to_string(),
             Format::F16 => return self.cast(rows, DataType::F32, &format!("{table}.f32")),
-            Format::W8 | Format::I8 => self.cast(rows, DataType::F32, &format!("{table}.f32")),
+            Format::W8 | Format::I8 | Format::I8A => self.cast(rows, DataType::F32, &format!("{table}.f32")),
             Format::I4 => {
                 // [.., block, 16] bytes become [.., block, 32] numbers, then rows again.
                 let numbers = self.int4_numbers(table, rows, -1);
