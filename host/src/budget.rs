@@ -187,7 +187,11 @@ impl Problem {
     /// The choice that gives every family `format`, or its smallest where that is not on offer.
     pub fn mostly(&self, format: Format) -> Choice {
         let floor = self.floor();
-        let of = |(options, least): (&Vec<Format>, &usize)| options.iter().position(|f| *f == format).unwrap_or(*least);
+        // Tables have i8 in place of it.
+        let place = |options: &Vec<Format>, format| options.iter().position(|f| *f == format);
+        let of = |(options, least): (&Vec<Format>, &usize)| {
+            place(options, format).or_else(|| place(options, Format::I8)).unwrap_or(*least)
+        };
         self.options.iter().zip(&floor).map(of).collect()
     }
 

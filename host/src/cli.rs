@@ -3,6 +3,7 @@
 
 use crate::cmd;
 use crate::loss::Objective;
+use crate::study::Step;
 use crate::subject::ReadOptions;
 use crate::text::{one_line, printable, say};
 use crate::widen::Prefer;
@@ -190,13 +191,16 @@ pub struct ShrinkArgs {
     /// What is minimised [default: kl where the model decides something, error elsewhere]
     #[arg(long, value_enum)]
     pub objective: Option<Objective>,
-    /// Round to nearest: neither rescale channels nor calibrate the rounding, whatever it costs
+    /// Round to nearest and prepare the model in no way, whatever it costs
     #[arg(long)]
     pub nearest: bool,
+    /// Ways of preparing the model that may be tried [default: all]
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', conflicts_with = "nearest")]
+    pub prepare: Vec<Step>,
     /// What decides between integer arithmetic and w8, which has int8's bytes, loses less and is slower
     #[arg(long, value_enum, value_name = "WHAT", default_value_t, conflicts_with = "formats")]
     pub prefer: Prefer,
-    /// Formats the solver may use, whatever --prefer would do [default: f32,f16,i8,i4]
+    /// Formats the solver may use, whatever --prefer would do [default: f32,f16,i8,i8a,i4]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub formats: Vec<Format>,
     /// Board the file is for: its RAM is held against the file's size

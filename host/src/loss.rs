@@ -169,7 +169,7 @@ pub enum Word {
 }
 
 /// Largest RMS error of the outputs, in units of their standard deviation, that is called good, and fair: on PL-BERT, a
-/// synthesiser of speech, some 2 % and 5 % of the phonemes then change their length (docs/quality.md).
+/// synthesiser of speech, 2 and 4 of 100 phonemes then change their length (docs/quality.md).
 pub const RMS_WORDS: [(f64, Word); 2] = [(0.05, Word::Good), (0.12, Word::Fair)];
 /// Least share of decisions kept that is called good, and fair.
 pub const AGREEMENT_WORDS: [(f64, Word); 2] = [(0.99, Word::Good), (0.97, Word::Fair)];

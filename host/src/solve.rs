@@ -8,7 +8,7 @@ use crate::loss::{Loss, Objective, Score};
 use crate::progress::Watch;
 use crate::refit::{Refit, Sample};
 use crate::search::Limit;
-use crate::study::{self, Floor, PrepareOptions, Question, Sizes, Study, Tried, Yardstick};
+use crate::study::{self, Floor, PrepareOptions, Question, STEPS, Sizes, Study, Tried, Yardstick};
 use crate::variant::Preparation;
 use crate::widen::Trade;
 use anyhow::{Result, bail};
@@ -323,7 +323,7 @@ pub fn solve(task: &Task, mut watch: impl FnMut(&str)) -> Result<Result<Plan, Fl
         return Ok(Err(floor));
     }
     let options = PrepareOptions {
-        nearest: false,
+        steps: &STEPS,
         most: task.budget,
     };
     let mut study = Study::measure(sizes, options, &mut watch)?;

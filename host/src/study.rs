@@ -71,9 +71,9 @@ pub struct Yardstick {
 
 /// How a study may prepare models.
 #[derive(Clone, Copy, Debug)]
-pub struct PrepareOptions {
-    /// Only round to nearest.
-    pub nearest: bool,
+pub struct PrepareOptions<'a> {
+    /// Steps that are tried, in this order; none of them: rounding to nearest.
+    pub steps: &'a [Step],
     /// Bytes that the smallest model must stay within, prepared as it is.
     pub most: u64,
 }
@@ -101,7 +101,7 @@ pub struct Study<'a> {
 
 impl<'a> Study<'a> {
     /// Measures what every answer needs. `sizes` comes first because a budget below the floor needs no measuring.
-    pub fn measure(sizes: Sizes<'a>, options: PrepareOptions, watch: &mut impl Watch) -> Result<Study<'a>> {
+    pub fn measure(sizes: Sizes<'a>, options: PrepareOptions<'_>, watch: &mut impl Watch) -> Result<Study<'a>> {
         let question = sizes.question;
         let original = image_of(question.original)?;
         let tune = Judge::new(
@@ -290,7 +290,7 @@ impl Prepared {
     fn choose(
         sizes: &Sizes,
         variants: &Variants,
-        options: PrepareOptions,
+        options: PrepareOptions<'_>,
         tune: &Judge,
         watch: &mut impl Watch,
     ) -> Result<Prepared> {
@@ -303,13 +303,16 @@ impl Prepared {
             variant: first,
             tried: vec![],
         };
-        if options.nearest {
+        if options.steps.is_empty() {
             return Ok(best);
         }
-        watch.stage("preparing the model in each way", STEPS.len() + 1);
-        let rows = affordable_rows(question, PREPARE_WORK, 2 * (STEPS.len() + 1));
+        let tries = options.steps.len() + 1;
+        watch.stage("preparing the model in each way", tries);
+        let rows = affordable_rows(question, PREPARE_WORK, 2 * tries);
         let some = tune.some(&inputs::sample(question.tune.len(), rows));
         let original = Digest::of(question.original);
+        // The integer arithmetic that loses least is what most families will be in.
+        let int8 = if question.formats.contains(&Format::I8A) { Format::I8A } else { Format::I8 };
         let mut measure = |variant: &Variant, quantiser: &Rc<Quantiser<'static>>| -> Result<Tried> {
             watch.step(&variant.preparation.to_string());
             let problem = Problem::unmeasured(&variant.model.config, question.formats);
@@ -321,7 +324,7 @@ impl Prepared {
             let tried = Tried {
                 preparation: variant.preparation,
                 smallest: lost(&problem.floor())?,
-                int8: lost(&problem.mostly(Format::I8))?,
+                int8: lost(&problem.mostly(int8))?,
             };
             bench.memo.save();
             Ok(tried)
@@ -330,7 +333,7 @@ impl Prepared {
         let relative = |tried: &Tried| share(tried.smallest, plain.smallest) + share(tried.int8, plain.int8);
         let mut least = relative(&plain);
         best.tried.push(plain);
-        for step in STEPS {
+        for &step in options.steps {
             let Some(next) = step.after(best.variant.preparation, sizes, variants, options.most)? else {
                 continue;
             };
@@ -352,16 +355,20 @@ fn share(loss: f64, of: f64) -> f64 {
 }
 
 /// One step of preparation.
-#[derive(Clone, Copy)]
-enum Step {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Step {
+    /// Subtract the mean of each channel from what linear maps read
     Shift,
+    /// Rescale channels between adjacent weights
     Rescale,
+    /// Split outlier channels behind the activation function
     Split,
+    /// Round with regard to what the tuning rows multiply the numbers by
     Calibrate,
 }
 
-/// In the order they are tried.
-const STEPS: [Step; 4] = [Step::Shift, Step::Rescale, Step::Split, Step::Calibrate];
+/// All steps, in the order they are tried.
+pub const STEPS: [Step; 4] = [Step::Shift, Step::Rescale, Step::Split, Step::Calibrate];
 
 impl Step {
     /// The share of the loss that must be left at most for the step to be taken. Channels that are split cost bytes and time.
@@ -374,6 +381,11 @@ impl Step {
 
     /// The variant with this step done as well, if the smallest model then stays within `most` bytes.
     fn after(self, done: Preparation, sizes: &Sizes, variants: &Variants, most: u64) -> Result<Option<Variant>> {
+        // With bytes for half precision throughout, `down` need not quantise what it reads.
+        let halves = Graph::uniform(sizes.question.source.config.clone(), Format::F16).formats;
+        if self == Step::Split && most >= sizes.of(&halves)? {
+            return Ok(None);
+        }
         let reaches = match self {
             Step::Shift => [Some(Reach::Everywhere), Some(Reach::Inside)],
             Step::Rescale | Step::Split | Step::Calibrate => [Some(done.shifted), None],

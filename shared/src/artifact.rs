@@ -154,7 +154,10 @@ pub(crate) fn assemble(
     formats.sort();
     formats.dedup();
     let text = GraphText {
-        schema: weights.iter().map(|w| w.format.since()).max().unwrap_or(1),
+        schema: weights
+            .iter()
+            .map(|w| w.format.since())
+            .fold(graph.config.since(), u32::max),
         opset: options.opset,
         seq: options.seq,
         config: graph.config.clone(),

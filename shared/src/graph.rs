@@ -221,6 +221,11 @@ impl Config {
         Ok(())
     }
 
+    /// The version of the `thimble.graph` text that brought what this network has.
+    pub fn since(&self) -> u32 {
+        if self.hidden_shift { 2 } else { 1 }
+    }
+
     pub fn head_size(&self) -> usize {
         self.hidden_size / self.num_attention_heads
     }

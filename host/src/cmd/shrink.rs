@@ -13,7 +13,7 @@ use crate::loss::{Objective, decides};
 use crate::progress::Bar;
 use crate::solve::{NOTHING_FINITE, Plan};
 use crate::store::{refuse_inputs, write_together};
-use crate::study::{PrepareOptions, Question, Sizes, Study};
+use crate::study::{PrepareOptions, Question, STEPS, Sizes, Step, Study};
 use crate::subject::Subject;
 use crate::text::say;
 use crate::tokenise;
@@ -113,8 +113,9 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     }
 
     let mut watch = Bar::default();
+    let steps = steps(args);
     let options = PrepareOptions {
-        nearest: args.nearest,
+        steps: &steps,
         most: bounds.limits.bytes,
     };
     let mut study = Study::measure(sizes, options, &mut watch)?;
@@ -187,8 +188,14 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     })
 }
 
+/// The steps of preparation to try.
+fn steps(args: &ShrinkArgs) -> Vec<Step> {
+    let asked = |step: &Step| args.prepare.is_empty() || args.prepare.contains(step);
+    STEPS.into_iter().filter(|step| !args.nearest && asked(step)).collect()
+}
+
 /// Formats on offer unless others are named.
-const FORMATS: [Format; 4] = [Format::F32, Format::F16, Format::I8, Format::I4];
+const FORMATS: [Format; 5] = [Format::F32, Format::F16, Format::I8, Format::I8A, Format::I4];
 
 /// The formats the search chooses from.
 fn formats(args: &ShrinkArgs) -> Vec<Format> {

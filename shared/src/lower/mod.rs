@@ -429,7 +429,11 @@ mod tests {
                     },
                     LowerOptions { opset: 18, seq: None },
                 ] {
-                    let graph = Graph::uniform(tiny(head), format);
+                    let config = Config {
+                        hidden_shift: head == Head::None && options.seq.is_some(),
+                        ..tiny(head)
+                    };
+                    let graph = Graph::uniform(config, format);
                     let lowered = lower(&graph, options);
                     let mut known: BTreeSet<String> = lowered.constants.iter().map(|c| c.name.clone()).collect();
                     known.extend(lowered.inputs.iter().map(|p| p.name.to_string()));
