@@ -1,7 +1,10 @@
 """What quantising costs, judged by ONNX Runtime on the files thimble wrote: the solver beside round-to-nearest of the same
-size, on trained models, on the same models made hard (scripts/spoil), and on albert-base's shape at three budgets.
+size, on trained models, on the same models made hard (scripts/spoil), on albert-base's shape at three budgets, and on
+PL-BERT (scripts/plbert), a real model with activation outliers, beside what ONNX Runtime quantises itself.
 
-    benches/quality [--out DIR] [--only NAME]        (a wrapper that finds Python and builds the programs)
+    benches/quality [--out DIR] [--only NAME] [--plbert FOLDER]    (a wrapper that finds Python and builds the programs)
+
+FOLDER holds PL-BERT as scripts/plbert makes it, so that nothing is downloaded.
 
 Choices are made on 64 rows; agreement and accuracy count all other rows of the test set. Reference: the fp32 file of the
 same checkpoint. Writes results.json and table.md; --only keeps the other models' rows.
@@ -15,8 +18,10 @@ import sys
 import tempfile
 import time
 
+import models
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from safetensors.numpy import load_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -160,15 +165,76 @@ class Bench:
                 )
 
 
+    def plbert(self, source):
+        """PL-BERT on rows nobody tuned on: RMS error of the hidden states over their standard deviation."""
+        if source is None:
+            source = self.folder / "plbert"
+            subprocess.run([sys.executable, ROOT / "scripts/plbert", source], check=True)
+        data = FIXTURES / "plbert"
+        rows = [np.array([json.loads(line)["input_ids"]]) for line in (data / "rows.jsonl").read_text().splitlines()]
+        whole = self.export(source, "fp32")
+        reference = hidden_states(whole, rows)
+        files = [("fp32's size", f"{name}, nearest", self.export(source, precision), None) for name, precision in (("fp16", "fp16"), ("w8", "w8"), ("int8", "int8"), ("int8a", "int8a"))]
+        unpacked = self.folder / "plbert-plain.onnx"
+        models.plain(whole, unpacked)
+        for per_channel in (True, False):
+            made = self.folder / f"plbert-ort-{per_channel}.onnx"
+            quantize_dynamic(unpacked, made, weight_type=QuantType.QInt8, per_channel=per_channel)
+            files.append(("", f"ONNX Runtime quantize_dynamic per {'channel' if per_channel else 'tensor'}", made, None))
+        int8 = (self.folder / f"{source.name}-int8.onnx").stat().st_size
+        floor = self.export(source, "int4").stat().st_size
+        ways = [(f"solver, {name}", more) for name, more in ABLATION]
+        budgets = [("int8's size", int8, ways), ("the floor", floor, [("solver", []), ("nearest", ["--nearest"])])]
+        for said, budget, ways in budgets:
+            for way, more in ways:
+                path, plan, _ = self.shrink(source, budget, data / "calib.jsonl", *more)
+                kept = self.folder / f"plbert-{len(files)}.onnx"
+                path.rename(kept)
+                files.append((said, way, kept, plan))
+        for said, way, path, plan in files:
+            ours = hidden_states(path, rows)
+            error = np.concatenate([(a - b).ravel() for a, b in zip(ours, reference)]).astype(np.float64)
+            self.add(
+                model="plbert",
+                kind="as it is",
+                budget=said,
+                way=way,
+                bytes=path.stat().st_size,
+                relative_rms=float(np.sqrt((error**2).mean()) / np.concatenate(reference).std()),
+                formats=plan and {family["name"]: family["format"] for family in plan["families"]},
+            )
+
+
+# What each step of preparation gains, one after another: at int8's size, in integer arithmetic unless it says otherwise.
+INTEGER = ["--formats", "f32,f16,i8,i4"]
+ABLATION = [
+    ("nearest", ["--nearest", *INTEGER]),
+    ("calibrated", ["--prepare", "calibrate", *INTEGER]),
+    ("shift", ["--prepare", "shift", *INTEGER]),
+    ("shift, i8a", ["--prepare", "shift", "--formats", "f32,f16,i8,i8a,i4"]),
+    ("shift, split, i8a", ["--prepare", "shift,split", "--formats", "f32,f16,i8,i8a,i4"]),
+    ("all", ["--prefer", "speed"]),
+    ("default", []),
+    ("--prefer loss", ["--prefer", "loss"]),
+]
+
+
+def hidden_states(path, rows):
+    runtime = session(path)
+    feeds = lambda ids: {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    return [runtime.run(["last_hidden_state"], feeds(ids))[0][0] for ids in rows]
+
+
 def table(rows):
-    lines = ["| model | made hard | budget | way | bytes | agreement | accuracy (fp32) | cosine | formats |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| model | made hard | budget | way | bytes | agreement | accuracy (fp32) | cosine | RMS / sd | formats |", "|---|---|---|---|---|---|---|---|---|---|"]
     percent = lambda value: f"{100 * value:.2f} %" if value is not None else ""
     for row in rows:
         accuracy = f"{percent(row['accuracy'])} ({percent(row['reference_accuracy'])})" if "accuracy" in row else ""
         cosine = f"{row['cosine']:.5f}" if "cosine" in row else ""
+        rms = f"{row['relative_rms']:.4f}" if "relative_rms" in row else ""
         formats = ", ".join(f"{name} {kind}" for name, kind in (row.get("formats") or {}).items())
         size = f"{row['bytes']:,}" if "bytes" in row else ""
-        cells = [row["model"], row["kind"], row["budget"], row["way"], size, percent(row.get("agreement")), accuracy, cosine, formats]
+        cells = [row["model"], row["kind"], row["budget"], row["way"], size, percent(row.get("agreement")), accuracy, cosine, rms, formats]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -177,14 +243,17 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--programs", required=True, help="folder of the built programs")
     args.add_argument("--out", type=pathlib.Path, required=True)
-    args.add_argument("--only", choices=["albert-deb", "albert-brackets", "albert-base-rand"])
+    args.add_argument("--only", choices=["albert-deb", "albert-brackets", "albert-base-rand", "plbert"])
+    args.add_argument("--plbert", type=pathlib.Path, help="folder of PL-BERT, if it is made already")
     args = args.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(args.programs, folder)
         if args.only in (None, "albert-deb"):
-            bench.trained("albert-deb", ["as it is", "powers", "random", "gelu", "spikes"], [20, 17])
+            bench.trained("albert-deb", ["as it is", "powers", "random", "gelu", "spikes", "activations"], [20, 17])
         if args.only in (None, "albert-brackets"):
-            bench.trained("albert-brackets", ["as it is", "random"], [20, 17])
+            bench.trained("albert-brackets", ["as it is", "random", "activations"], [20, 17])
+        if args.only in (None, "plbert"):
+            bench.plbert(args.plbert)
         if args.only in (None, "albert-base-rand"):
             bench.base()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ use crate::pool::Pool;
 use crate::profile::Profile;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use thimble_shared::number::InputRange;
 
 /// What enters a linear map, for calibration: whole rows, padding of shorter sequences in a batch included.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +38,34 @@ pub struct Scratch {
 #[derive(Default)]
 pub struct Packed {
     pub f32: PackedF32,
-    pub i8: PackedI8,
+    i8: PackedI8,
+    /// The same input over its other range, where weights of both kinds read it.
+    other: PackedI8,
+}
+
+impl Packed {
+    /// Quantises an input over each of the ranges its weights ask for.
+    pub fn quantise(
+        &mut self,
+        ranges: impl Iterator<Item = InputRange> + Clone,
+        pack: impl Fn(&mut PackedI8, InputRange),
+    ) {
+        let wanted = |range| ranges.clone().any(|r| r == range);
+        match (wanted(InputRange::Symmetric), wanted(InputRange::Centred)) {
+            (true, true) => {
+                pack(&mut self.i8, InputRange::Symmetric);
+                pack(&mut self.other, InputRange::Centred);
+            }
+            (true, false) => pack(&mut self.i8, InputRange::Symmetric),
+            (false, true) => pack(&mut self.i8, InputRange::Centred),
+            (false, false) => {}
+        }
+    }
+
+    /// The input quantised over `range`, which [`Packed::quantise`] was asked for last.
+    pub fn int8(&self, range: InputRange) -> &PackedI8 {
+        if self.i8.range == range { &self.i8 } else { &self.other }
+    }
 }
 
 pub struct Context {

@@ -71,6 +71,16 @@ pub(crate) fn max_abs(x: &[f32]) -> f32 {
     reduce(x, 0.0, f32::abs, greater)
 }
 
+/// The least and the greatest value.
+#[inline(always)]
+pub(crate) fn range(x: &[f32]) -> (f32, f32) {
+    let lesser = |a, b| if a < b { a } else { b };
+    (
+        reduce(x, f32::INFINITY, |v| v, lesser),
+        reduce(x, f32::NEG_INFINITY, |v| v, greater),
+    )
+}
+
 /// Limits `x` and lets NaN through.
 #[inline(always)]
 fn clamp(x: f32, low: f32, high: f32) -> f32 {

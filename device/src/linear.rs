@@ -4,6 +4,7 @@
 use crate::context::{Context, LinearInput, Packed, Scratch};
 use crate::elementwise::{activate, multiversion};
 use crate::kernel::expand;
+use crate::kernel::pack::Token;
 use crate::profile::Inside;
 use crate::weight::LinearWeight;
 use half::f16;
@@ -152,10 +153,10 @@ impl Linear {
                 });
             }
         }
-        if self.weights.iter().any(|w| w.layout.format.quantises_input()) {
-            let tiling = kernels.i8.tiling();
-            packed.i8.quantise(pool, tiling, kernels.i8.order(), x, rows, width);
-        }
+        let ranges = self.weights.iter().filter_map(|w| w.layout.format.input_range());
+        packed.quantise(ranges, |to, range| {
+            to.quantise(pool, kernels.i8.tiling(), kernels.i8.order(), range, x, width);
+        });
         if self.weights.iter().any(|w| !w.layout.format.quantises_input()) {
             packed.f32.pack(pool, kernels.f32.tiling(), x, rows, width, width);
         }
@@ -169,7 +170,7 @@ impl Linear {
         let shared = if threads > 1 { all / (4 * threads) } else { MOST };
         // Some panels are expanded a group at a time, into memory that should stay in the second cache.
         let most = match weight.layout.format {
-            Format::F32 | Format::I8 => MOST,
+            Format::F32 | Format::I8 | Format::I8A => MOST,
             Format::F16 | Format::W8 | Format::I4 => 4,
         };
         // Even, since kernels of ours take panels in pairs.
@@ -225,32 +226,41 @@ impl Linear {
                 profile.inside(&mut clock, Inside::Expand);
                 Product::F32(kernels.f32.multiply(wide, &packed.f32, work)?)
             }
-            Format::I8 | Format::I4 => {
+            Format::I8 | Format::I8A | Format::I4 => {
+                let packed = packed.int8(layout.format.input_range().unwrap_or_default());
                 let chains = if kernels.i8.asks_for_chains() {
                     weight.chains(group.clone())
                 } else {
                     &[]
                 };
-                let panels: &[i8] = if layout.format == Format::I8 {
+                let panels: &[i8] = if layout.format != Format::I4 {
                     weight.panels(group)
                 } else {
-                    let wide = panels.take(width * packed.i8.depth);
+                    let wide = panels.take(width * packed.depth);
                     weight.expand_int4(group, wide);
                     profile.inside(&mut clock, Inside::Expand);
                     wide
                 };
-                Product::I32(kernels.i8.multiply(panels, chains, &packed.i8, work)?)
+                Product::I32(kernels.i8.multiply(panels, chains, packed, work)?, &packed.tokens)
             }
         };
         profile.inside(&mut clock, Inside::Multiply);
         let scales = &match layout.format {
             Format::F32 | Format::F16 => [0.0; WIDTH],
-            Format::W8 | Format::I8 | Format::I4 => padded(&weight.scales()[channels.clone()]),
+            Format::W8 | Format::I8 | Format::I8A | Format::I4 => padded(&weight.scales()[channels.clone()]),
         }[..width];
+        let row_sums = match layout.format {
+            Format::I8A => Some(padded(&weight.row_sums()[channels.clone()])),
+            Format::F32 | Format::F16 | Format::W8 | Format::I8 | Format::I4 => None,
+        };
+        let row_sums = row_sums.as_ref().map(|sums| &sums[..width]);
         for row in 0..out.rows {
             let from = row * width..(row + 1) * width;
             out.fill(row, channels.clone(), |to| match (&product, layout.format) {
-                (Product::I32(sums), _) => rescale(&sums[from], packed.i8.tokens[row].scale, scales, bias, to),
+                (Product::I32(sums, tokens), _) => match row_sums {
+                    Some(row_sums) => rescale_centred(&sums[from], tokens[row], scales, row_sums, bias, to),
+                    None => rescale(&sums[from], tokens[row].scale, scales, bias, to),
+                },
                 (Product::F32(sums), Format::W8) => scale_channels(&sums[from], scales, bias, to),
                 (Product::F32(sums), _) => add_bias(&sums[from], bias, to),
             });
@@ -266,10 +276,10 @@ impl Linear {
     }
 }
 
-/// One row per token.
+/// One row per token; sums of int8 products with what each token was quantised by.
 enum Product<'a> {
     F32(&'a [f32]),
-    I32(&'a [i32]),
+    I32(&'a [i32], &'a [Token]),
 }
 
 /// Per-channel values of one group; channels that only pad the last panel get zeros.
@@ -300,6 +310,23 @@ multiversion! {
     fn rescale(sums: &[i32], token: f32, scales: &[f32], bias: &[f32], to: &mut [MaybeUninit<f32>]) {
         for (((to, &sum), scale), bias) in to.iter_mut().zip(sums).zip(scales).zip(bias) {
             to.write(sum as f32 * token * scale + bias);
+        }
+    }
+}
+
+multiversion! {
+    // The same, plus what the token's centre adds to each channel.
+    fn rescale_centred(
+        sums: &[i32],
+        token: Token,
+        scales: &[f32],
+        row_sums: &[f32],
+        bias: &[f32],
+        to: &mut [MaybeUninit<f32>]
+    ) {
+        let channels = scales.iter().zip(row_sums).zip(bias);
+        for ((to, &sum), ((scale, row_sum), bias)) in to.iter_mut().zip(sums).zip(channels) {
+            to.write(sum as f32 * token.scale * scale + token.centre * row_sum + bias);
         }
     }
 }

@@ -9,9 +9,10 @@ use crate::norm::Norm;
 use crate::weight::{WeightError, Weights};
 use std::fmt;
 use std::sync::Arc;
-use thimble_shared::graph::{Activation, Config, Head, layer_weight};
+use thimble_shared::graph::{Activation, Config, HIDDEN_SHIFT, Head, layer_weight};
 use tract_core::internal::*;
 use tract_core::ops::array::Slice;
+use tract_core::ops::math;
 
 /// One optimised `TypedModel`, ready to run.
 pub struct Plan {
@@ -173,7 +174,7 @@ impl<'a> Builder<'a> {
         match self.config.head {
             Head::None => {
                 outputs.push(("last_hidden_state", true));
-                outlets.push(h);
+                outlets.push(self.unshifted(&mut wiring, h)?);
             }
             Head::MaskedLm | Head::PreTraining => {
                 let name = if self.config.head == Head::MaskedLm {
@@ -220,6 +221,18 @@ impl<'a> Builder<'a> {
             }
         }
         Ok((wiring.finish(&outlets)?, outputs))
+    }
+
+    /// The last layer's result as Hugging Face has it: the vector that the layers' numbers lie below it is added again.
+    fn unshifted(&self, wiring: &mut Wiring, h: OutletId) -> Result<OutletId, PlanError> {
+        if !self.config.hidden_shift {
+            return Ok(h);
+        }
+        let width = self.config.hidden_size;
+        let shift = self.weights.vector(HIDDEN_SHIFT, width)?;
+        let shift = Tensor::from_shape(&[1, 1, width], shift.values()).map_err(|e| tract_error(&wiring.name, &e))?;
+        let shift = wiring.constant(HIDDEN_SHIFT, shift)?;
+        wiring.one("last_hidden_state", math::add(), &[h, shift])
     }
 
     fn masked_lm(&self, wiring: &mut Wiring, h: OutletId) -> Result<OutletId, PlanError> {
@@ -287,6 +300,12 @@ impl Wiring {
         shape.extend(width.map(TDim::from));
         self.model
             .add_source(name, datum.fact(shape))
+            .map_err(|e| tract_error(&self.name, &e))
+    }
+
+    fn constant(&mut self, name: &str, value: Tensor) -> Result<OutletId, PlanError> {
+        self.model
+            .add_const(name, value)
             .map_err(|e| tract_error(&self.name, &e))
     }
 

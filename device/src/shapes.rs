@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::elementwise::{activate, layer_norm, masked_softmax};
 use crate::embed::Embed;
 use crate::image::Image;
-use crate::kernel::pack::quantise_row;
+use crate::kernel::pack::{quantise_centred, quantise_row};
 use crate::kernel::tests::{CASES, Random, size};
 use crate::kernel::{F32Kernel, I8Kernel, Kernels};
 use crate::linear::Linear;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use thimble_shared::artifact::{self, Artifact, Provenance};
 use thimble_shared::graph::{Activation, Config, Head, Kind, Model};
 use thimble_shared::lower::LowerOptions;
-use thimble_shared::number::{ACTIVATION_FLOOR, Format, Values};
+use thimble_shared::number::{ACTIVATION_FLOOR, Format, InputRange, Values};
 use tract_core::internal::*;
 
 /// Half the distance of two neighbouring f32 near 1: the most one rounding changes, relative to the result.
@@ -84,6 +84,11 @@ struct Case {
 impl Case {
     /// A model of random sizes in one format.
     fn new(seed: u64, format: Format) -> (Case, Random) {
+        Case::mixed(seed, |_| format)
+    }
+
+    /// A model of random sizes, each weight in its own format.
+    fn mixed(seed: u64, format: impl Fn(&str) -> Format) -> (Case, Random) {
         let mut random = Random(seed << 20);
         let heads = size(&mut random, 5);
         let config = Config {
@@ -104,10 +109,15 @@ impl Case {
             pooler: false,
             multi_label: false,
             regression: false,
+            hidden_shift: false,
             labels: vec![],
         };
         let weights = config.weights().into_iter().map(|w| {
-            let format = if w.kind == Kind::Vector { Format::F32 } else { format };
+            let format = if w.kind == Kind::Vector {
+                Format::F32
+            } else {
+                format(&w.name)
+            };
             let data: Vec<f32> = (0..w.elements()).map(|_| random.normal()).collect();
             (w.name.clone(), Values::round_to_nearest(format, &data, w.rows()))
         });
@@ -152,59 +162,97 @@ fn product(x: &[f32], w: &[f32], bias: f32) -> (f64, f64) {
 }
 
 /// The sum the ONNX states for an int8 weight, to the last bit.
-fn quantised(x: &[f32], q: &[i8], scale: f32, bias: f32) -> f32 {
-    let most = x.iter().fold(0f32, |m, v| m.max(v.abs())).max(ACTIVATION_FLOOR);
+fn quantised(range: InputRange, x: &[f32], q: &[i8], scale: f32, bias: f32) -> f32 {
+    let centre = match range {
+        InputRange::Symmetric => 0.0,
+        InputRange::Centred => {
+            let greatest = x.iter().copied().fold(f32::MIN, f32::max);
+            (greatest + x.iter().copied().fold(f32::MAX, f32::min)) * 0.5
+        }
+    };
+    let off: Vec<f32> = x.iter().map(|x| x - centre).collect();
+    let most = off.iter().fold(0f32, |m, v| m.max(v.abs())).max(ACTIVATION_FLOOR);
     let inverse = 127.0 / most;
     let int8 = |&x: &f32| (x * inverse).round_ties_even() as i32;
-    let sum: i32 = x.iter().zip(q).map(|(x, &q)| int8(x) * i32::from(q)).sum();
-    sum as f32 * (most / 127.0) * scale + bias
+    assert!(off.iter().all(|x| int8(x).abs() <= 127));
+    let sum: i32 = off.iter().zip(q).map(|(x, &q)| int8(x) * i32::from(q)).sum();
+    let product = sum as f32 * (most / 127.0) * scale;
+    match range {
+        InputRange::Symmetric => product + bias,
+        InputRange::Centred => {
+            let ones: i32 = q.iter().map(|&q| i32::from(q)).sum();
+            product + centre * (ones as f32 * scale) + bias
+        }
+    }
 }
 
 #[test]
 fn linear_maps_at_random_shapes() {
     for seed in 0..CASES {
         let format = Format::ALL[seed as usize % Format::ALL.len()];
-        let (case, mut random) = Case::new(seed, format);
-        let tied = case.model.config.tied_decoder;
-        let sets: [(&[&str], &str); 4] = [
-            (&["0.0.q", "0.0.k", "0.0.v"], ""),
-            (&["map"], ""),
-            (&["0.0.up"], ""),
-            (&[if tied { "word" } else { "mlm.decoder" }], "mlm.decoder.bias"),
-        ];
-        for (names, bias) in sets {
-            let weights = case.weights();
-            let linear = names.iter().map(|n| match bias {
-                "" => weights.linear(n).unwrap(),
-                bias => weights.linear_with_bias(n, bias).unwrap(),
-            });
-            let weights: Vec<_> = linear.collect();
-            let (rows, width) = (size(&mut random, 40), weights[0].layout.inp);
-            let x = numbers(&mut random, rows, width);
-            let op = Linear {
-                weights: weights.clone(),
-                activation: None,
-                context: case.context.clone(),
+        let (case, random) = Case::new(seed, format);
+        check_linears(&case, random);
+    }
+}
+
+/// Maps of one input, each in a format of its own: the input is packed once for every kind there is.
+#[test]
+fn linear_maps_of_several_formats_at_random_shapes() {
+    let all = Format::ALL.len();
+    for seed in 0..CASES {
+        let mixed = |name: &str| {
+            let place = match name {
+                "0.0.q" => seed as usize,
+                "0.0.k" => seed as usize / all,
+                _ => seed as usize / all + 1,
             };
-            let outputs = run(op, vec![tensor(&[1, rows, width], &x)]);
-            for ((name, weight), got) in names.iter().zip(&weights).zip(outputs) {
-                let (values, out) = (&case.model.weights[*name], weight.layout.out);
-                let (w, int8s, bias) = (values.to_f32(), values.int8s(), weight.bias());
-                assert_eq!(got.len(), rows * out);
-                for (i, &got) in got.iter().enumerate() {
-                    let (t, c) = (i / out, i % out);
-                    let (x, of) = (&x[t * width..][..width], c * width..(c + 1) * width);
-                    let what = || format!("{name} token {t} channel {c}: {}", case.name());
-                    match &int8s {
-                        Some(q) if format.quantises_input() => {
-                            let want = quantised(x, &q[of], values.scales()[c], bias[c]);
-                            assert_eq!(got.to_bits(), want.to_bits(), "{got} not {want}, {}", what());
-                        }
-                        _ => {
-                            let (want, loss) = product(x, &w[of], bias[c]);
-                            let error = (f64::from(got) - want).abs();
-                            assert!(error <= loss, "{got} not {want} within {loss}, {}", what());
-                        }
+            Format::ALL[place % all]
+        };
+        let (case, random) = Case::mixed(seed, mixed);
+        check_linears(&case, random);
+    }
+}
+
+fn check_linears(case: &Case, mut random: Random) {
+    let tied = case.model.config.tied_decoder;
+    let sets: [(&[&str], &str); 4] = [
+        (&["0.0.q", "0.0.k", "0.0.v"], ""),
+        (&["map"], ""),
+        (&["0.0.up"], ""),
+        (&[if tied { "word" } else { "mlm.decoder" }], "mlm.decoder.bias"),
+    ];
+    for (names, bias) in sets {
+        let weights = case.weights();
+        let linear = names.iter().map(|n| match bias {
+            "" => weights.linear(n).unwrap(),
+            bias => weights.linear_with_bias(n, bias).unwrap(),
+        });
+        let weights: Vec<_> = linear.collect();
+        let (rows, width) = (size(&mut random, 40), weights[0].layout.inp);
+        let x = numbers(&mut random, rows, width);
+        let op = Linear {
+            weights: weights.clone(),
+            activation: None,
+            context: case.context.clone(),
+        };
+        let outputs = run(op, vec![tensor(&[1, rows, width], &x)]);
+        for ((name, weight), got) in names.iter().zip(&weights).zip(outputs) {
+            let (values, out) = (&case.model.weights[*name], weight.layout.out);
+            let (w, int8s, bias) = (values.to_f32(), values.int8s(), weight.bias());
+            assert_eq!(got.len(), rows * out);
+            for (i, &got) in got.iter().enumerate() {
+                let (t, c) = (i / out, i % out);
+                let (x, of) = (&x[t * width..][..width], c * width..(c + 1) * width);
+                let what = || format!("{name} token {t} channel {c}: {}", case.name());
+                match (&int8s, values.format().input_range()) {
+                    (Some(q), Some(range)) => {
+                        let want = quantised(range, x, &q[of], values.scales()[c], bias[c]);
+                        assert_eq!(got.to_bits(), want.to_bits(), "{got} not {want}, {}", what());
+                    }
+                    _ => {
+                        let (want, loss) = product(x, &w[of], bias[c]);
+                        let error = (f64::from(got) - want).abs();
+                        assert!(error <= loss, "{got} not {want} within {loss}, {}", what());
                     }
                 }
             }
@@ -395,6 +443,18 @@ fn rows_of_any_length_are_normalised_weighed_and_quantised() {
         }
 
         let mut q = vec![0i8; len];
+        let (scale, centre) = quantise_centred(&x, &mut q);
+        let greatest = x.iter().copied().fold(f32::MIN, f32::max);
+        let least = x.iter().copied().fold(f32::MAX, f32::min);
+        assert_eq!(centre, (greatest + least) * 0.5, "{name}");
+        let most = (greatest - centre).max(centre - least).max(ACTIVATION_FLOOR);
+        assert_eq!(scale, most / 127.0, "{name}");
+        for (q, x) in q.iter().zip(&x) {
+            let wide = (x - centre) * (127.0 / most);
+            assert_eq!(f32::from(*q), wide.round_ties_even(), "{x}, {name}");
+        }
+
+        let mut q = vec![0i8; len];
         let scale = quantise_row(&x, &mut q);
         let most = x.iter().fold(0f32, |m, v| m.max(v.abs())).max(ACTIVATION_FLOOR);
         assert_eq!(scale, most / 127.0, "{name}");
@@ -457,5 +517,7 @@ fn extreme_numbers_stay_what_they_are() {
             [127, -127, 64, 0]
         };
         assert_eq!(q, want, "{most}");
+        quantise_centred(&[most, -most, most / 2.0, 0.0], &mut q);
+        assert_eq!(q, want, "{most} around the middle");
     }
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use thimble_shared::artifact::Artifact;
 use thimble_shared::graph::{Kind, WeightSpec};
-use thimble_shared::number::{Format, I4_BLOCK};
+use thimble_shared::number::{Format, I4_BLOCK, InputRange};
 use thimble_shared::panel::{I4_BLOCK_BYTES, I4_OFFSET, I8_DEPTH, PANEL_ROWS, PanelLayout};
 use thimble_shared::stored::{self, Part};
 
@@ -41,6 +41,8 @@ pub struct LinearWeight {
     bias: Vector,
     /// See [`LinearWeight::chains`].
     chains: Arc<OnceLock<Vec<u8>>>,
+    /// See [`LinearWeight::row_sums`].
+    row_sums: Arc<OnceLock<Vec<f32>>>,
 }
 
 /// A lookup table `[rows, cols]`: row-major, or the panels of a tied decoder.
@@ -152,6 +154,7 @@ impl<'a> Weights<'a> {
             scales,
             multipliers,
             chains: Arc::default(),
+            row_sums: Arc::default(),
         })
     }
 
@@ -211,6 +214,19 @@ impl LinearWeight {
         &all[panels.start * self.steps()..panels.end * self.steps()]
     }
 
+    /// What an input of all ones gives in each channel: the sum of its int8 numbers times its scale. Empty in formats that
+    /// quantise no input around a centre. The first call reads the whole weight.
+    pub fn row_sums(&self) -> &[f32] {
+        if self.layout.format.input_range() != Some(InputRange::Centred) {
+            return &[];
+        }
+        self.row_sums.get_or_init(|| {
+            let sums = expand::row_sums(self.panels(0..self.layout.panels()), self.layout.padded_in());
+            // Whole numbers below 2^24, which f32 holds.
+            sums.zip(self.scales()).map(|(sum, scale)| sum as f32 * scale).collect()
+        })
+    }
+
     /// Steps of [`I8_DEPTH`] inputs of one panel.
     fn steps(&self) -> usize {
         self.layout.inp.div_ceil(I8_DEPTH)
@@ -256,7 +272,7 @@ impl TableWeight {
                 widen(&[v], &mut wide);
                 wide[0]
             }),
-            Format::W8 | Format::I8 => {
+            Format::W8 | Format::I8 | Format::I8A => {
                 self.add(row, bytemuck::cast_slice::<u8, i8>(data), to, |v| f32::from(v) * scale);
             }
             Format::I4 => {

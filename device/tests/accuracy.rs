@@ -71,6 +71,7 @@ fn the_section_classifier_keeps_its_labels() {
         (Format::F32, 1.0, 2e-4),
         (Format::F16, 0.99, 0.1),
         (Format::I8, 0.97, 1.5),
+        (Format::I8A, 0.97, 1.5),
     ] {
         let engine = engine(&Checkpoint::read("albert-deb").model(format));
         let got = run(&engine, &ids[..rows * seq], seq);
@@ -93,7 +94,12 @@ fn the_bracket_matcher_keeps_its_answers() {
     let (ids, seq) = ids("albert-brackets");
     let (want, width) = logits("albert-brackets");
     let rows = 100;
-    for (format, floor) in [(Format::F32, 1.0), (Format::F16, 0.99), (Format::I8, 0.98)] {
+    for (format, floor) in [
+        (Format::F32, 1.0),
+        (Format::F16, 0.99),
+        (Format::I8, 0.98),
+        (Format::I8A, 0.98),
+    ] {
         let engine = engine(&Checkpoint::read("albert-brackets").model(format));
         let got = run(&engine, &ids[..rows * seq], seq);
         let real: Vec<usize> = (0..rows * seq).filter(|&i| ids[i] != 0).collect();

@@ -21,15 +21,24 @@ impl Reference<'_> {
         let row = |x: &Vec<f64>| -> Vec<f64> {
             let k = x.len();
             match &self.weights[name] {
-                values @ (Values::I8 { .. } | Values::I4 { .. }) => {
+                values @ (Values::I8 { .. } | Values::I8A { .. } | Values::I4 { .. }) => {
                     let (q, scales) = (values.int8s().unwrap(), values.scales());
                     let x: Vec<f32> = x.iter().map(|&v| v as f32).collect();
+                    let centre = match values.format() {
+                        Format::I8A => {
+                            let most = x.iter().copied().fold(f32::MIN, f32::max);
+                            (most + x.iter().copied().fold(f32::MAX, f32::min)) * 0.5
+                        }
+                        _ => 0.0,
+                    };
+                    let x: Vec<f32> = x.iter().map(|v| v - centre).collect();
                     let a = x.iter().fold(0f32, |m, v| m.max(v.abs())).max(1e-30);
                     let (inverse, step) = (127.0 / a, a / 127.0);
                     let x: Vec<i32> = x.iter().map(|v| (v * inverse).round_ties_even() as i32).collect();
                     let channel = |n: usize| {
                         let sum: i32 = q[n * k..][..k].iter().zip(&x).map(|(&w, &x)| i32::from(w) * x).sum();
-                        f64::from(sum as f32 * step * scales[n] + bias[n])
+                        let ones: i32 = q[n * k..][..k].iter().map(|&w| i32::from(w)).sum();
+                        f64::from(sum as f32 * step * scales[n] + centre * (ones as f32 * scales[n]) + bias[n])
                     };
                     (0..bias.len()).map(channel).collect()
                 }
@@ -212,7 +221,7 @@ fn layers_of_float_arithmetic_agree_for_every_mask() {
 #[test]
 fn layers_of_int8_arithmetic_agree_but_for_single_roundings() {
     for name in fixture::TINY.iter().chain(&["albert-deb", "albert-brackets"]) {
-        for format in [Format::I8, Format::I4] {
+        for format in [Format::I8, Format::I8A, Format::I4] {
             let model = Checkpoint::read(name).model(format);
             for (mask, keep) in keeps() {
                 let (max, rms) = compare(&model, None, &keep);
@@ -235,8 +244,14 @@ fn layers_of_mixed_formats_agree() {
 
 #[test]
 fn every_int8_kernel_gives_the_same_layer_bit_for_bit() {
-    let model = Checkpoint::read("albert-deb").model(Format::I8);
-    let hidden = hidden(&model);
+    let checkpoint = Checkpoint::read("albert-deb");
+    for format in [Format::I8, Format::I8A] {
+        check_kernels(&checkpoint.model(format));
+    }
+}
+
+fn check_kernels(model: &Model) {
+    let hidden = hidden(model);
     let keep = vec![1.0; hidden.shape[0] * hidden.shape[1]];
     let (_, names) = thimble_device::kernel::Kernels::available();
     // The f32 kernel must stay the same one, since attention runs on it: only names that are no f32 kernel's qualify.
@@ -246,7 +261,7 @@ fn every_int8_kernel_gives_the_same_layer_bit_for_bit() {
             force_kernel: name.cloned(),
             threads,
         };
-        let engine = thimble_device::Engine::new(fixture::image(&model), options).unwrap();
+        let engine = thimble_device::Engine::new(fixture::image(model), options).unwrap();
         engine.run_layer(0, &hidden, &keep).unwrap()
     };
     let want = run(None, 1);
@@ -265,6 +280,7 @@ fn a_layer_of_albert_base_agrees_in_every_format() {
         (Format::F16, 2e-5, 1e-6),
         (Format::W8, 2e-5, 1e-6),
         (Format::I8, 0.05, 1e-3),
+        (Format::I8A, 0.05, 1e-3),
         (Format::I4, 0.05, 1e-3),
     ] {
         let (max, rms) = compare(&checkpoint.model(format), None, &[1.0; 22]);

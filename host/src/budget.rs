@@ -46,10 +46,13 @@ pub fn families(config: &Config) -> Vec<Family> {
 }
 
 impl Family {
-    /// The formats of `formats` that are worth trying. Tables are only looked up: beside i8, w8 is the same to them.
+    /// The formats of `formats` that are worth trying. Tables are only looked up: i8, w8 and i8a are the same to them, and
+    /// the first of these that is offered stands for all.
     pub fn options(&self, formats: &[Format]) -> Vec<Format> {
         let looked_up = self.weights.iter().all(|w| w.kind == Kind::Table);
-        let twin = |f: &Format| *f == Format::W8 && looked_up && formats.contains(&Format::I8);
+        const SAME: [Format; 3] = [Format::I8, Format::W8, Format::I8A];
+        let first = SAME.iter().find(|f| formats.contains(f));
+        let twin = |f: &Format| looked_up && SAME.contains(f) && Some(f) != first;
         let fits = |f: &Format| self.weights.iter().all(|w| fits(w, *f));
         formats.iter().copied().filter(|f| !twin(f) && fits(f)).collect()
     }
@@ -181,6 +184,19 @@ impl Problem {
         self.families.iter().zip(&self.options).map(of).collect()
     }
 
+    /// The choice that gives every family `format`, or its smallest where that is not on offer.
+    pub fn mostly(&self, format: Format) -> Choice {
+        let floor = self.floor();
+        // Tables have i8 in place of it.
+        let place = |options: &Vec<Format>, format| options.iter().position(|f| *f == format);
+        let of = |(options, least): (&Vec<Format>, &usize)| {
+            place(options, format)
+                .or_else(|| place(options, Format::I8))
+                .unwrap_or(*least)
+        };
+        self.options.iter().zip(&floor).map(of).collect()
+    }
+
     /// The choice with the fewest bytes.
     pub fn floor(&self) -> Choice {
         let least = |(family, options): (&Family, &Vec<Format>)| {
@@ -246,6 +262,7 @@ mod tests {
             labels: vec![],
             multi_label: false,
             regression: false,
+            hidden_shift: false,
         }
     }
 

@@ -3,8 +3,10 @@
 
 use crate::cmd;
 use crate::loss::Objective;
+use crate::study::Step;
 use crate::subject::ReadOptions;
 use crate::text::{one_line, printable, say};
+use crate::widen::Prefer;
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::Write;
@@ -63,6 +65,8 @@ pub enum Precision {
     W8,
     /// int8 weights and activations
     Int8,
+    /// int8 weights and activations, each token around the middle of its range
+    Int8a,
     /// int4 weights in blocks of 32, int8 activations
     Int4,
 }
@@ -74,6 +78,7 @@ impl Precision {
             Precision::Fp16 => Format::F16,
             Precision::W8 => Format::W8,
             Precision::Int8 => Format::I8,
+            Precision::Int8a => Format::I8A,
             Precision::Int4 => Format::I4,
         }
     }
@@ -198,11 +203,23 @@ pub struct ShrinkArgs {
     /// What is minimised [default: kl where the model decides something, error elsewhere]
     #[arg(long, value_enum)]
     pub objective: Option<Objective>,
-    /// Round to nearest: neither rescale channels nor calibrate the rounding, whatever it costs
+    /// Round to nearest and prepare the model in no way, whatever it costs
     #[arg(long)]
     pub nearest: bool,
-    /// Formats the solver may use
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "f32,f16,i8,i4")]
+    /// Ways of preparing the model that may be tried [default: all]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "LIST",
+        value_delimiter = ',',
+        conflicts_with = "nearest"
+    )]
+    pub prepare: Vec<Step>,
+    /// What decides between integer arithmetic and w8, which has int8's bytes, loses less and is slower
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t, conflicts_with = "formats")]
+    pub prefer: Prefer,
+    /// Formats the solver may use, whatever --prefer would do [default: f32,f16,i8,i8a,i4]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub formats: Vec<Format>,
     /// Board the file is for: its RAM is held against the file's size
     #[arg(long, value_name = "NAME")]

@@ -163,7 +163,85 @@ mod bits {
     }
 }
 
+/// A loss in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Word {
+    Poor,
+    Fair,
+    Good,
+}
+
+/// Largest RMS error of the outputs, in units of their standard deviation, that is called good, and fair: on PL-BERT, a
+/// synthesiser of speech, 2 and 4 of 100 phonemes then change their length (docs/quality.md).
+pub const RMS_WORDS: [(f64, Word); 2] = [(0.05, Word::Good), (0.12, Word::Fair)];
+/// Least share of decisions kept that is called good, and fair.
+pub const AGREEMENT_WORDS: [(f64, Word); 2] = [(0.99, Word::Good), (0.97, Word::Fair)];
+
+impl Word {
+    pub fn name(self) -> &'static str {
+        match self {
+            Word::Good => "good",
+            Word::Fair => "fair",
+            Word::Poor => "poor",
+        }
+    }
+
+    /// Of a relative squared error.
+    pub fn of_error(relative_error: f64) -> Word {
+        let rms = relative_error.sqrt();
+        let found = RMS_WORDS.into_iter().find(|(most, _)| rms <= *most);
+        found.map_or(Word::Poor, |(_, word)| word)
+    }
+
+    fn of_agreement(share: f64) -> Word {
+        let found = AGREEMENT_WORDS.into_iter().find(|(least, _)| share >= *least);
+        found.map_or(Word::Poor, |(_, word)| word)
+    }
+
+    /// The rule, as a person reads it.
+    pub fn rule(decides: bool) -> String {
+        if decides {
+            let [good, fair] = AGREEMENT_WORDS.map(|(share, _)| share * 100.0);
+            format!("good from {good} % of the decisions kept, fair from {fair} %")
+        } else {
+            let [good, fair] = RMS_WORDS.map(|(rms, _)| rms);
+            format!("good up to {good}, fair up to {fair}")
+        }
+    }
+}
+
 impl Score {
+    /// Whether the model decides something.
+    pub fn decides(&self) -> bool {
+        self.decisions > 0
+    }
+
+    /// RMS error in units of the outputs' standard deviation.
+    pub fn relative_rms(&self) -> f64 {
+        self.relative_error.sqrt()
+    }
+
+    /// The loss in one word: by the decisions where there are any, by the outputs' error elsewhere.
+    pub fn word(&self) -> Word {
+        match self.agreement().rate() {
+            _ if !self.is_finite() => Word::Poor,
+            Some(share) => Word::of_agreement(share),
+            None => Word::of_error(self.relative_error),
+        }
+    }
+
+    /// The loss as the user feels it, in a few words.
+    pub fn felt(&self) -> String {
+        match self.agreement().rate() {
+            Some(share) => format!("{:.2} % of {} decisions kept", share * 100.0, self.decisions),
+            None => format!(
+                "RMS error {:.4} of the outputs' standard deviation",
+                self.relative_rms()
+            ),
+        }
+    }
+
     /// Of a candidate whose numbers leave what its format can hold.
     pub const IMPOSSIBLE: Score = Score {
         misses: 0,

@@ -108,6 +108,14 @@ impl Digest {
         Digest(hash.finalize().to_vec())
     }
 
+    /// What depends on how it was prepared as well.
+    pub fn with(self, how: &str) -> Digest {
+        let mut hash = Sha256::new();
+        hash.update(&self.0);
+        hash.update(how);
+        Digest(hash.finalize().to_vec())
+    }
+
     /// What depends on rows as well.
     pub fn with_rows(self, rows: &[Row]) -> Digest {
         let mut hash = Sha256::new();

@@ -450,6 +450,7 @@ mod tests {
             labels: vec!["a".into(), "b".into()],
             multi_label: false,
             regression: false,
+            hidden_shift: false,
         }
     }
 
@@ -530,6 +531,7 @@ mod tests {
     fn labels_that_do_not_exclude_each_other_are_decided_one_by_one() {
         let config = Config {
             multi_label: true,
+            hidden_shift: false,
             ..config(Head::SequenceClassification)
         };
         let mut meter = Meter::new(scale(&config));

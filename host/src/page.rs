@@ -288,7 +288,7 @@ fn weights(entries: &[Entry]) -> String {
             body += &text_at(LEFT - 12.0, top + 13.0, "", "end", &short(name, 32));
             let format = model.formats.get(*name).map_or("", String::as_str);
             let class = match format {
-                "i8" => "c",
+                "i8" | "i8a" => "c",
                 "f16" => "b",
                 _ => "a",
             };

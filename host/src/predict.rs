@@ -163,6 +163,7 @@ pub fn albert_base() -> Config {
         labels: Vec::new(),
         multi_label: false,
         regression: false,
+        hidden_shift: false,
     }
 }
 

@@ -5,8 +5,9 @@
 use crate::calibrate::Statistics;
 use crate::calibrate::round::{Rounder, unweighted};
 use crate::inputs::Row;
+use crate::shift::{Reach, Shift};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use thimble_shared::graph::{Config, Kind, Model, WeightSpec};
 use thimble_shared::number::{Format, Values};
 use thimble_shared::weights::Weights;
@@ -35,38 +36,88 @@ struct Encoded {
     shortfall: Vec<f32>,
 }
 
+/// Shifts of one model, calibrated when they are first needed and shared by all that quantise it.
+pub type SharedShift = Arc<OnceLock<Result<Shift, String>>>;
+
+/// What is done beside rounding to nearest.
+#[derive(Clone, Default)]
+pub struct QuantiserOptions {
+    /// Rows to calibrate on.
+    pub rows: Arc<Vec<Row>>,
+    /// Numbers are rounded so that outputs on these rows suffer least.
+    pub calibrated: bool,
+    /// How far activations are shifted by their means on these rows.
+    pub reach: Reach,
+    pub shift: SharedShift,
+}
+
+/// A model somebody else holds, or shares.
+enum Source<'a> {
+    Borrowed(&'a Model),
+    Shared(Arc<Model>),
+}
+
+impl std::ops::Deref for Source<'_> {
+    type Target = Model;
+
+    fn deref(&self) -> &Model {
+        match self {
+            Source::Borrowed(model) => model,
+            Source::Shared(model) => model,
+        }
+    }
+}
+
 /// A source model and the encodings made of it so far.
 pub struct Quantiser<'a> {
-    source: &'a Model,
-    /// Rows to calibrate on, and what was seen on them: gathered when a weight is rounded, not when an answer is remembered.
-    rows: Option<Arc<Vec<Row>>>,
+    source: Source<'a>,
+    options: QuantiserOptions,
+    /// What was seen on the rows: gathered when a weight is rounded, not when an answer is remembered.
     statistics: Mutex<Option<Result<Statistics, String>>>,
     rounders: Mutex<HashMap<String, Option<Arc<Rounder>>>>,
     made: Mutex<HashMap<(String, Format), Arc<Encoded>>>,
 }
 
+impl Quantiser<'static> {
+    /// The same for a model that several share.
+    pub fn shared(source: Arc<Model>, options: QuantiserOptions) -> Self {
+        Quantiser::of(Source::Shared(source), options)
+    }
+}
+
 impl<'a> Quantiser<'a> {
     /// Rounds to nearest.
     pub fn new(source: &'a Model) -> Self {
+        Quantiser::of(Source::Borrowed(source), QuantiserOptions::default())
+    }
+
+    /// Rounds and shifts as the options say.
+    pub fn with(source: &'a Model, options: QuantiserOptions) -> Self {
+        Quantiser::of(Source::Borrowed(source), options)
+    }
+
+    fn of(source: Source<'a>, options: QuantiserOptions) -> Self {
         Quantiser {
             source,
-            rows: None,
+            options,
             statistics: Mutex::default(),
             rounders: Mutex::default(),
             made: Mutex::default(),
         }
     }
 
-    /// Rounds so that outputs on these rows suffer least.
-    pub fn calibrated(source: &'a Model, rows: Arc<Vec<Row>>) -> Self {
-        Quantiser {
-            rows: Some(rows),
-            ..Quantiser::new(source)
+    fn shift(&self) -> Result<Option<&Shift>, QuantiseError> {
+        if self.options.reach == Reach::Nowhere {
+            return Ok(None);
         }
+        let calibrate = || Shift::calibrate(&self.source, &self.options.rows).map_err(|e| format!("{e:#}"));
+        let shift = self.options.shift.get_or_init(calibrate).as_ref();
+        shift.map(Some).map_err(|e| QuantiseError::Calibration(e.clone()))
     }
 
     /// The model with each table and linear weight in the format `formats` gives it (f32 where it gives none).
     pub fn model(&self, formats: &BTreeMap<String, Format>) -> Result<Model, QuantiseError> {
+        let shift = self.shift()?;
         let mut weights = Weights::new();
         let mut shortfalls = vec![];
         for spec in self.source.config.weights() {
@@ -76,7 +127,13 @@ impl<'a> Quantiser<'a> {
             };
             let encoded = self.encode(&spec, format)?;
             weights.insert(spec.name.clone(), encoded.values.clone());
-            shortfalls.push((format!("{}.bias", spec.name), encoded));
+            // An input around its mean loses nothing of it.
+            if shift
+                .and_then(|s| s.centre(&spec.name, formats, self.options.reach))
+                .is_none()
+            {
+                shortfalls.push((format!("{}.bias", spec.name), encoded));
+            }
         }
         for (bias, encoded) in shortfalls {
             if encoded.shortfall.is_empty() {
@@ -91,10 +148,14 @@ impl<'a> Quantiser<'a> {
                 corrected.for_each(|(b, s)| *b += s);
             }
         }
-        Ok(Model {
+        let mut model = Model {
             config: self.source.config.clone(),
             weights,
-        })
+        };
+        if let Some(shift) = shift {
+            shift.apply(&mut model, formats, self.options.reach);
+        }
+        Ok(model)
     }
 
     fn encode(&self, spec: &WeightSpec, format: Format) -> Result<Arc<Encoded>, QuantiseError> {
@@ -115,7 +176,7 @@ impl<'a> Quantiser<'a> {
                 values,
                 shortfall: vec![],
             },
-            None => self.round(spec, format, &source.as_f32())?,
+            None => self.round(spec, format, source)?,
         };
         if let Values::F16(v) = &*encoded.values
             && v.iter().any(|x| !x.is_finite())
@@ -133,14 +194,25 @@ impl<'a> Quantiser<'a> {
             });
         }
         let encoded = Arc::new(encoded);
-        // Widening or cutting bits takes no time worth the memory.
-        if format.has_scales() {
+        // Widening, cutting bits and copying int8 numbers takes no time worth the memory.
+        if format.has_scales() && numbers_of(format) == format {
             lock(&self.made).insert(key, encoded.clone());
         }
         Ok(encoded)
     }
 
-    fn round(&self, spec: &WeightSpec, format: Format, data: &[f32]) -> Result<Encoded, QuantiseError> {
+    fn round(&self, spec: &WeightSpec, format: Format, source: &Values) -> Result<Encoded, QuantiseError> {
+        let same = numbers_of(format);
+        if same != format {
+            let numbers = self.encode(spec, same)?;
+            if let Some(values) = numbers.values.exactly(format) {
+                return Ok(Encoded {
+                    values: Arc::new(values),
+                    shortfall: numbers.shortfall.clone(),
+                });
+            }
+        }
+        let data = &source.as_f32();
         // A tied word table is read by rows as well: rounding it for the decoder's inputs alone would spoil the lookup.
         let multiplied = spec.kind == Kind::Linear && spec.name != "word";
         if multiplied
@@ -154,7 +226,8 @@ impl<'a> Quantiser<'a> {
                 shortfall,
             });
         }
-        let better = self.rows.as_ref().and_then(|_| unweighted(format, data, spec.rows()));
+        let better = self.options.calibrated.then(|| unweighted(format, data, spec.rows()));
+        let better = better.flatten();
         Ok(Encoded {
             values: Arc::new(better.unwrap_or_else(|| Values::round_to_nearest(format, data, spec.rows()))),
             shortfall: vec![],
@@ -163,14 +236,24 @@ impl<'a> Quantiser<'a> {
 
     /// The factored moments of a weight's input, made once for all weights that share it.
     fn rounder(&self, weight: &str) -> Result<Option<Arc<Rounder>>, QuantiseError> {
-        let Some(rows) = &self.rows else { return Ok(None) };
-        let gather = || Statistics::collect(self.source, rows).map_err(|e| format!("{e:#}"));
+        if !self.options.calibrated {
+            return Ok(None);
+        }
+        let gather = || Statistics::collect(&self.source, &self.options.rows).map_err(|e| format!("{e:#}"));
         let mut statistics = lock(&self.statistics);
         let statistics = statistics.get_or_insert_with(gather).as_mut();
         let statistics = statistics.map_err(|e| QuantiseError::Calibration(e.clone()))?;
         let mut rounders = lock(&self.rounders);
         let make = || Some(Arc::new(Rounder::new(statistics.take(weight)?)?));
         Ok(rounders.entry(Statistics::key(weight)).or_insert_with(make).clone())
+    }
+}
+
+/// The format whose numbers this one has: the int8 formats are rounded, and held, once.
+fn numbers_of(format: Format) -> Format {
+    match format {
+        Format::W8 | Format::I8 | Format::I8A => Format::I8,
+        Format::F32 | Format::F16 | Format::I4 => format,
     }
 }
 
@@ -227,6 +310,7 @@ mod tests {
             labels: vec![],
             multi_label: false,
             regression: false,
+            hidden_shift: false,
         };
         let ones = |w: WeightSpec| (w.name.clone(), Values::F32(vec![1.0; w.elements()]));
         let mut weights: Weights = config.weights().into_iter().map(ones).collect();

@@ -8,8 +8,9 @@ use crate::loss::{Loss, Objective, Score};
 use crate::progress::Watch;
 use crate::refit::{Refit, Sample};
 use crate::search::Limit;
-use crate::study::{self, Floor, FloorLoss, Question, Sizes, Study};
-use crate::variant::{Preparation, variants};
+use crate::study::{self, Floor, PrepareOptions, Question, STEPS, Sizes, Study, Tried, Yardstick};
+use crate::variant::Preparation;
+use crate::widen::Trade;
 use anyhow::{Result, bail};
 use std::collections::BTreeSet;
 use thimble_shared::artifact::Provenance;
@@ -44,8 +45,9 @@ impl Limits {
 
     fn in_time(&self, choice: &Choice) -> bool {
         self.time.as_ref().is_none_or(|limit| {
-            let each = choice.iter().zip(&limit.cost).map(|(&o, cost)| cost[o]);
-            each.sum::<u64>() <= limit.most
+            // An option that was added later has no cost known to keep within the limit.
+            let each = choice.iter().zip(&limit.cost).map(|(&o, cost)| cost.get(o).copied());
+            each.sum::<Option<u64>>().is_some_and(|sum| sum <= limit.most)
         })
     }
 }
@@ -100,13 +102,22 @@ impl Study<'_> {
 
     /// Of what was run so far, whatever it was run for, the answer within the limits.
     pub fn best_run(&self, limits: &Limits) -> Result<Option<Answer>> {
-        Ok(self.best(limits)?.map(|(choice, bytes, score)| Answer {
+        match self.best(limits)? {
+            Some((choice, ..)) => self.answer_of(&choice),
+            None => Ok(None),
+        }
+    }
+
+    /// A choice that was run, as an answer.
+    pub fn answer_of(&self, choice: &Choice) -> Result<Option<Answer>> {
+        let bytes = self.bytes(choice)?;
+        Ok(self.score_of(choice).map(|score| Answer {
             bytes,
-            predicted: self.predicted(&choice),
+            predicted: self.predicted(choice),
             measured: self.objective(&score),
             score,
             runs: self.runs().len(),
-            choice,
+            choice: choice.clone(),
         }))
     }
 
@@ -232,10 +243,12 @@ impl Study<'_> {
     }
 
     /// An answer made into a model and judged on the report's rows.
-    pub fn plan(&self, answer: Answer, budget: u64) -> Result<Plan> {
+    pub fn plan(&self, answer: Answer, budget: u64, trade: Option<Trade>) -> Result<Plan> {
         let model = self.model(&answer.choice)?;
         Ok(Plan {
             loss: self.report(&model)?,
+            yardsticks: self.yardsticks(&answer)?,
+            trade,
             model,
             problem: self.problem.clone(),
             next: self.next_step(&answer.choice, budget)?,
@@ -245,7 +258,7 @@ impl Study<'_> {
             verified: answer.runs,
             choice: answer.choice,
             preparation: self.preparation,
-            floor_loss: self.floor_loss.clone(),
+            tried: self.tried.clone(),
             sense_rows: self.sense_rows,
         })
     }
@@ -278,9 +291,13 @@ pub struct Plan {
     pub verified: usize,
     /// As the user feels it, on the report rows.
     pub loss: Loss,
-    /// How the model was prepared: in the way in which the smallest model loses least.
+    /// How the model was prepared, and all that was tried.
     pub preparation: Preparation,
-    pub floor_loss: FloorLoss,
+    pub tried: Vec<Tried>,
+    /// What other files of the same model lose, where the model decides nothing.
+    pub yardsticks: Vec<Yardstick>,
+    /// What was weighed between integer arithmetic and w8.
+    pub trade: Option<Trade>,
     /// What a larger budget would buy next: family, format, size of the file.
     pub next: Option<(&'static str, Format, u64)>,
     /// Tuning rows the sensitivities were measured on; choices are run on all of them.
@@ -305,10 +322,13 @@ pub fn solve(task: &Task, mut watch: impl FnMut(&str)) -> Result<Result<Plan, Fl
     if floor.bytes > task.budget {
         return Ok(Err(floor));
     }
-    let variants = variants(task.source, task.tune, None, false);
-    let mut study = Study::measure(sizes, &variants, &mut watch)?;
+    let options = PrepareOptions {
+        steps: &STEPS,
+        most: task.budget,
+    };
+    let mut study = Study::measure(sizes, options, &mut watch)?;
     match study.answer(&Limits::bytes(task.budget), &mut watch)? {
-        Some(answer) => Ok(Ok(study.plan(answer, task.budget)?)),
+        Some(answer) => Ok(Ok(study.plan(answer, task.budget, None)?)),
         None => bail!("{NOTHING_FINITE}"),
     }
 }

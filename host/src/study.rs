@@ -5,12 +5,14 @@
 use crate::budget::{Choice, Family, Problem};
 use crate::evaluate::{Judge, Vocabulary};
 use crate::inputs::{self, Row};
-use crate::loss::{Loss, Objective, Score};
+use crate::loss::{Loss, Objective, Score, decides};
 use crate::memo::{Digest, Memo};
 use crate::progress::Watch;
 use crate::quantise::{QuantiseError, Quantiser};
+use crate::shift::{Reach, shifted_config};
+use crate::solve::{Answer, Limits};
 use crate::subject::image_of;
-use crate::variant::{Preparation, Variant};
+use crate::variant::{Preparation, Variant, Variants};
 use anyhow::{Result, bail};
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +26,10 @@ use thimble_shared::number::Format;
 /// measured on as many of the tuning rows as that allows; whatever is chosen between is run on all of them. Counted in work
 /// and not in seconds, so that the answer is the same on every machine.
 const SENSE_WORK: usize = 3_000_000_000_000;
+/// The same for trying preparations.
+const PREPARE_WORK: usize = 1_000_000_000_000;
+/// Rows that other files of the model are held against it on.
+const YARDSTICK_ROWS: usize = 32;
 /// Never fewer rows than this, if there are as many.
 const SENSE_ROWS: usize = 8;
 
@@ -45,9 +51,30 @@ pub struct Question<'a> {
     pub provenance: &'a Provenance,
 }
 
-/// Loss of the smallest model on the tuning rows, prepared in each way.
+/// What a preparation lost: the smallest model so prepared, and the one in int8 throughout.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tried {
+    pub preparation: Preparation,
+    pub smallest: f64,
+    pub int8: f64,
+}
+
+/// Another file of the model, to hold a loss against.
 #[derive(Clone, Debug, PartialEq)]
-pub struct FloorLoss(pub Vec<(Preparation, f64)>);
+pub struct Yardstick {
+    pub name: &'static str,
+    /// None where there is no such file.
+    pub score: Option<Score>,
+}
+
+/// How a study may prepare models.
+#[derive(Clone, Copy, Debug)]
+pub struct PrepareOptions<'a> {
+    /// Steps that are tried, in this order; none of them: rounding to nearest.
+    pub steps: &'a [Step],
+    /// Bytes that the smallest model must stay within, prepared as it is.
+    pub most: u64,
+}
 
 pub struct Study<'a> {
     question: &'a Question<'a>,
@@ -58,7 +85,7 @@ pub struct Study<'a> {
     chosen: Bench<'a>,
     plain: Bench<'a>,
     pub preparation: Preparation,
-    pub floor_loss: FloorLoss,
+    pub tried: Vec<Tried>,
     /// What the source loses as it came, because of the levers; on the rows of the sensitivities.
     base: f64,
     /// Tuning rows the sensitivities were measured on.
@@ -71,55 +98,37 @@ pub struct Study<'a> {
 
 impl<'a> Study<'a> {
     /// Measures what every answer needs. `sizes` comes first because a budget below the floor needs no measuring.
-    pub fn measure(sizes: Sizes<'a>, variants: &'a [Variant], watch: &mut impl Watch) -> Result<Study<'a>> {
+    pub fn measure(sizes: Sizes<'a>, options: PrepareOptions<'_>, watch: &mut impl Watch) -> Result<Study<'a>> {
         let question = sizes.question;
-        let mut problem = sizes.unmeasured()?;
         let tune = Judge::new(
             &question.original.config,
             question.original,
             question.tune.to_vec(),
             question.vocabulary,
         );
+        let variants = Variants::new(question.source, question.tune, question.vocabulary);
+        let made = Prepared::choose(&sizes, &variants, options, &tune, watch)?;
         let digest = Digest::of(question.original);
-        let benches: Vec<Bench> = variants
-            .iter()
-            .map(|v| Bench::new(question, v, Rc::new(v.quantiser()), &digest, tune.rows()))
-            .collect();
-
-        let smallest = problem.formats_of(&problem.floor());
-        watch.stage(
-            "running the original and the smallest model, prepared in each way",
-            benches.len(),
-        );
-        let mut floor_loss: Vec<(Preparation, f64)> = vec![];
-        let (mut best, mut plain, mut chosen): (usize, Option<Bench>, Option<Bench>) = (0, None, None);
-        // What a preparation gathered goes as soon as another one is known to be better.
-        for (i, (variant, bench)) in variants.iter().zip(benches).enumerate() {
-            watch.step(&variant.preparation.to_string());
-            let loss = bench.score(&tune, &smallest)?.objective(question.objective);
-            floor_loss.push((variant.preparation, loss));
-            // The first of the best: a preparation has to help to be taken.
-            if i == 0 || loss < floor_loss[best].1 {
-                (best, chosen) = (i, Some(bench.clone()));
-            }
-            // What comes beside it rounds anew where that is asked for at all.
-            plain.get_or_insert_with(|| Bench {
-                quantiser: Rc::new(variant.quantiser()),
-                ..bench
-            });
-        }
-        let floor_loss = FloorLoss(floor_loss);
-        let (Some(plain), Some(chosen)) = (plain, chosen) else {
+        let (preparation, quantiser) = (made.variant.preparation, made.quantiser);
+        let chosen = Bench::new(question, &made.variant.digest, quantiser.clone(), &digest, tune.rows());
+        let Some(first) = variants.make(Preparation::default())? else {
             bail!("there is no model to make smaller");
         };
-        let preparation = variants[best].preparation;
+        // What comes beside it rounds anew where that is asked for at all.
+        let plain = Bench::new(
+            question,
+            &first.digest,
+            Rc::new(first.quantiser()),
+            &digest,
+            tune.rows(),
+        );
 
+        sizes.become_of(made.variant.model.config.clone(), preparation.shifted);
+        let mut problem = sizes.unmeasured()?;
         let count = problem.options.iter().map(Vec::len).sum();
-        let rows = sense_rows(question, count);
-        let indices = inputs::sample(question.tune.len(), rows);
-        let some = tune.some(&indices);
-        let quantiser = chosen.quantiser.clone();
-        let sense = Bench::new(question, &variants[best], quantiser, &digest, some.rows());
+        let rows = affordable_rows(question, SENSE_WORK, count);
+        let some = tune.some(&inputs::sample(question.tune.len(), rows));
+        let sense = Bench::new(question, &made.variant.digest, quantiser, &digest, some.rows());
         watch.stage(&format!("measuring {count} sensitivities on {rows} rows"), count);
         let base = sense.sensitivities(&some, &mut problem, watch)?;
         sense.memo.save();
@@ -132,7 +141,7 @@ impl<'a> Study<'a> {
             chosen,
             plain,
             preparation,
-            floor_loss,
+            tried: made.tried,
             base,
             sense_rows: rows,
             runs: vec![],
@@ -167,6 +176,36 @@ impl<'a> Study<'a> {
         self.known.insert(choice.clone(), self.runs.len());
         self.runs.push((choice.clone(), score));
         Ok(true)
+    }
+
+    /// What a choice that was run measured.
+    pub fn score_of(&self, choice: &Choice) -> Option<Score> {
+        self.known.get(choice).map(|&at| self.runs[at].1)
+    }
+
+    /// What fp16, int8 rounded to nearest and half of an answer's bytes lose, for a reader who has no decisions to go by.
+    pub fn yardsticks(&self, answer: &Answer) -> Result<Vec<Yardstick>> {
+        if decides(&self.question.original.config) {
+            return Ok(vec![]);
+        }
+        let source = &self.question.source.config;
+        let uniform = |format: Format| Graph::uniform(source.clone(), format).formats;
+        let half = self.best_run(&Limits::bytes(answer.bytes / 2))?;
+        let rows = inputs::sample(self.question.report.len(), YARDSTICK_ROWS);
+        let judge = self.reporter().some(&rows);
+        // One model at a time is in memory.
+        let measured = |name, model: Option<Model>| -> Result<Yardstick> {
+            let loss = model.map(|model| judge.loss(&image_of(&model)?)).transpose()?;
+            Ok(Yardstick {
+                name,
+                score: loss.map(|loss| loss.score()),
+            })
+        };
+        Ok(vec![
+            measured("fp16", self.plain.made(&uniform(Format::F16))?)?,
+            measured("int8 to nearest", self.plain.made(&uniform(Format::I8))?)?,
+            measured("half the bytes", half.map(|half| self.model(&half.choice)).transpose()?)?,
+        ])
     }
 
     /// Every choice run so far, with what it measured.
@@ -209,11 +248,8 @@ impl<'a> Study<'a> {
             .plain
             .score(&self.tune, &formats)?
             .objective(self.question.objective);
-        match self.plain.quantiser.model(&formats) {
-            Ok(model) => Ok((tuned, Some(self.report(&model)?))),
-            Err(QuantiseError::F16Overflow { .. }) => Ok((tuned, None)),
-            Err(other) => Err(other.into()),
-        }
+        let made = self.plain.made(&formats)?;
+        Ok((tuned, made.map(|model| self.report(&model)).transpose()?))
     }
 
     fn reporter(&self) -> &Judge<'a> {
@@ -234,20 +270,162 @@ pub fn work(config: &Config, rows: &[Row]) -> usize {
         .max(1)
 }
 
-fn sense_rows(question: &Question, evaluations: usize) -> usize {
+/// As many of the tuning rows as `evaluations` of the model on each may take `most` multiply-accumulates for.
+fn affordable_rows(question: &Question, most: usize, evaluations: usize) -> usize {
     let all = question.tune.len();
     let each = work(&question.source.config, question.tune) / all.max(1);
-    let sense_work: usize = std::env::var("SENSE")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(SENSE_WORK);
-    let rows = sense_work / each.max(1) / evaluations.max(1);
+    let rows = most / each.max(1) / evaluations.max(1);
     rows.clamp(SENSE_ROWS.min(all), all)
+}
+
+/// The preparation that was chosen, and all that were tried.
+struct Prepared {
+    variant: Variant,
+    quantiser: Rc<Quantiser<'static>>,
+    tried: Vec<Tried>,
+}
+
+impl Prepared {
+    /// Tries one step after another and keeps those that lower the loss of the smallest model and of int8 throughout, taken
+    /// together, each relative to what it lost unprepared.
+    fn choose(
+        sizes: &Sizes,
+        variants: &Variants,
+        options: PrepareOptions<'_>,
+        tune: &Judge,
+        watch: &mut impl Watch,
+    ) -> Result<Prepared> {
+        let question = sizes.question;
+        let Some(first) = variants.make(Preparation::default())? else {
+            bail!("there is no model to make smaller");
+        };
+        let mut best = Prepared {
+            quantiser: Rc::new(first.quantiser()),
+            variant: first,
+            tried: vec![],
+        };
+        if options.steps.is_empty() {
+            return Ok(best);
+        }
+        let tries = options.steps.len() + 1;
+        watch.stage("preparing the model in each way", tries);
+        let rows = affordable_rows(question, PREPARE_WORK, 2 * tries);
+        let some = tune.some(&inputs::sample(question.tune.len(), rows));
+        let original = Digest::of(question.original);
+        // The integer arithmetic that loses least is what most families will be in.
+        let int8 = if question.formats.contains(&Format::I8A) {
+            Format::I8A
+        } else {
+            Format::I8
+        };
+        let mut measure = |variant: &Variant, quantiser: &Rc<Quantiser<'static>>| -> Result<Tried> {
+            watch.step(&variant.preparation.to_string());
+            let problem = Problem::unmeasured(&variant.model.config, question.formats);
+            let bench = Bench::new(question, &variant.digest, quantiser.clone(), &original, some.rows());
+            let lost = |choice: &Choice| -> Result<f64> {
+                let score = bench.score(&some, &problem.formats_of(choice))?;
+                Ok(score.objective(question.objective))
+            };
+            let tried = Tried {
+                preparation: variant.preparation,
+                smallest: lost(&problem.floor())?,
+                int8: lost(&problem.mostly(int8))?,
+            };
+            bench.memo.save();
+            Ok(tried)
+        };
+        let plain = measure(&best.variant, &best.quantiser)?;
+        let relative = |tried: &Tried| share(tried.smallest, plain.smallest) + share(tried.int8, plain.int8);
+        let mut least = relative(&plain);
+        best.tried.push(plain);
+        for &step in options.steps {
+            let Some(next) = step.after(best.variant.preparation, sizes, variants, options.most)? else {
+                continue;
+            };
+            let quantiser = Rc::new(next.quantiser());
+            let tried = measure(&next, &quantiser)?;
+            let loss = relative(&tried);
+            if loss < least * step.worth() {
+                (least, best.variant, best.quantiser) = (loss, next, quantiser);
+            }
+            best.tried.push(tried);
+            // What a preparation gathered goes as soon as another one is known to be better.
+            variants.keep(&[Preparation::default(), best.variant.preparation]);
+        }
+        Ok(best)
+    }
+}
+
+/// A loss in units of another.
+fn share(loss: f64, of: f64) -> f64 {
+    if loss == of {
+        1.0
+    } else {
+        loss / of.max(f64::MIN_POSITIVE)
+    }
+}
+
+/// One step of preparation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Step {
+    /// Subtract the mean of each channel from what linear maps read
+    Shift,
+    /// Rescale channels between adjacent weights
+    Rescale,
+    /// Split outlier channels behind the activation function
+    Split,
+    /// Round with regard to what the tuning rows multiply the numbers by
+    Calibrate,
+}
+
+/// All steps, in the order they are tried.
+pub const STEPS: [Step; 4] = [Step::Shift, Step::Rescale, Step::Split, Step::Calibrate];
+
+impl Step {
+    /// The share of the loss that must be left at most for the step to be taken. Channels that are split cost bytes and time.
+    fn worth(self) -> f64 {
+        match self {
+            Step::Shift | Step::Rescale | Step::Calibrate => 1.0,
+            Step::Split => 0.97,
+        }
+    }
+
+    /// The variant with this step done as well, if the smallest model then stays within `most` bytes.
+    fn after(self, done: Preparation, sizes: &Sizes, variants: &Variants, most: u64) -> Result<Option<Variant>> {
+        // With bytes for half precision throughout, `down` need not quantise what it reads.
+        let halves = Graph::uniform(sizes.question.source.config.clone(), Format::F16).formats;
+        if self == Step::Split && most >= sizes.of(&halves)? {
+            return Ok(None);
+        }
+        let reaches = match self {
+            Step::Shift => [Some(Reach::Everywhere), Some(Reach::Inside)],
+            Step::Rescale | Step::Split | Step::Calibrate => [Some(done.shifted), None],
+        };
+        for shifted in reaches.into_iter().flatten() {
+            let next = variants.make(match self {
+                Step::Shift => Preparation { shifted, ..done },
+                Step::Rescale => Preparation { rescaled: true, ..done },
+                Step::Split => Preparation { split: true, ..done },
+                Step::Calibrate => Preparation {
+                    calibrated: true,
+                    ..done
+                },
+            })?;
+            if let Some(next) = next
+                && sizes.floor_of(&next.model.config, shifted)? <= most
+            {
+                return Ok(Some(next));
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// Exact file sizes, remembered.
 pub struct Sizes<'a> {
     question: &'a Question<'a>,
+    /// The network whose files are sized, and how far it is shifted.
+    network: RefCell<(Config, Reach)>,
     known: RefCell<HashMap<Choice, u64>>,
     /// Bytes that every file has beside payloads and scales.
     least_overhead: u64,
@@ -267,6 +445,7 @@ impl<'a> Sizes<'a> {
         let alignment = (thimble_shared::panel::ALIGNMENT * weights.len()) as u64;
         Ok(Sizes {
             question,
+            network: RefCell::new((config.clone(), Reach::Nowhere)),
             known: RefCell::default(),
             least_overhead: whole.saturating_sub(payload).saturating_sub(alignment),
         })
@@ -274,7 +453,7 @@ impl<'a> Sizes<'a> {
 
     /// Families and the formats on offer; an error where no format suits a family.
     pub fn unmeasured(&self) -> Result<Problem> {
-        let problem = Problem::unmeasured(&self.question.source.config, self.question.formats);
+        let problem = Problem::unmeasured(&self.network.borrow().0, self.question.formats);
         match problem.homeless() {
             None => Ok(problem),
             Some(family) => {
@@ -282,6 +461,21 @@ impl<'a> Sizes<'a> {
                 bail!("--formats {}: none of them suits {}", offered.join(","), family.name)
             }
         }
+    }
+
+    /// From here on sizes are those of a network that was prepared.
+    fn become_of(&self, config: Config, reach: Reach) {
+        self.known.borrow_mut().clear();
+        self.network.replace((config, reach));
+    }
+
+    /// The smallest file of another network, so shifted.
+    fn floor_of(&self, config: &Config, reach: Reach) -> Result<u64> {
+        let (own, own_reach) = self.network.borrow().clone();
+        self.become_of(config.clone(), reach);
+        let floor = self.floor().map(|floor| floor.bytes);
+        self.become_of(own, own_reach);
+        floor
     }
 
     /// What payloads and scales can have at most in a file of `bytes`.
@@ -300,8 +494,9 @@ impl<'a> Sizes<'a> {
 
     /// The size of the source in these formats.
     pub fn of(&self, formats: &BTreeMap<String, Format>) -> Result<u64> {
+        let (config, reach) = &*self.network.borrow();
         let graph = Graph {
-            config: self.question.source.config.clone(),
+            config: shifted_config(config, formats, *reach),
             formats: formats.clone(),
         };
         Ok(artifact::size(&graph, self.question.onnx, self.question.provenance)? as u64)
@@ -364,37 +559,43 @@ pub struct Floor {
 }
 
 /// Makes candidates of one variant and remembers their scores on one set of rows.
-#[derive(Clone)]
 struct Bench<'a> {
     question: &'a Question<'a>,
-    quantiser: Rc<Quantiser<'a>>,
-    memo: Rc<Memo>,
+    quantiser: Rc<Quantiser<'static>>,
+    memo: Memo,
 }
 
 impl<'a> Bench<'a> {
     fn new(
         question: &'a Question<'a>,
-        variant: &'a Variant,
-        quantiser: Rc<Quantiser<'a>>,
+        variant: &Digest,
+        quantiser: Rc<Quantiser<'static>>,
         original: &Digest,
         rows: &[Row],
     ) -> Bench<'a> {
         Bench {
             question,
             quantiser,
-            memo: Rc::new(Memo::open(&[original, &variant.digest], rows)),
+            memo: Memo::open(&[original, variant], rows),
+        }
+    }
+
+    /// The model in these formats; None where a number does not fit its format.
+    fn made(&self, formats: &BTreeMap<String, Format>) -> Result<Option<Model>> {
+        match self.quantiser.model(formats) {
+            Ok(model) => Ok(Some(model)),
+            Err(QuantiseError::F16Overflow { .. }) => Ok(None),
+            Err(other) => Err(other.into()),
         }
     }
 
     fn score(&self, judge: &Judge, formats: &BTreeMap<String, Format>) -> Result<Score> {
         self.memo.score(formats, || {
-            let model = match self.quantiser.model(formats) {
-                Ok(model) => model,
+            match self.made(formats)? {
+                Some(model) => Ok(judge.loss(&image_of(&model)?)?.score()),
                 // A family that does not fit fp16 is a choice nobody takes, not a failure.
-                Err(QuantiseError::F16Overflow { .. }) => return Ok(Score::IMPOSSIBLE),
-                Err(other) => return Err(other.into()),
-            };
-            Ok(judge.loss(&image_of(&model)?)?.score())
+                None => Ok(Score::IMPOSSIBLE),
+            }
         })
     }
 
@@ -458,6 +659,7 @@ mod tests {
                 labels: vec![],
                 multi_label: false,
                 regression: false,
+                hidden_shift: false,
             };
             let weights = config.weights().into_iter();
             let source = Model {

@@ -1,5 +1,5 @@
-//! Outlier channels: albert-deb with adjacent weights rescaled by random powers of two computes the same in f32, to the
-//! last bit, but round-to-nearest int8 of it loses its mind. The solver must not.
+//! Outlier channels: albert-deb with adjacent weights rescaled by random powers of two, or with outliers planted into its
+//! activations, computes the same in f32, but round-to-nearest int8 of it loses its mind. The solver must not.
 
 use std::path::{Path, PathBuf};
 use thimble::cmd::shrink::split;
@@ -85,7 +85,7 @@ fn shrunk(model: &Model, rows: &inputs::Inputs) -> (Loss, Loss) {
     let int8 = Quantiser::new(model)
         .model(&uniform(&model.config, Format::I8))
         .unwrap();
-    let formats = [Format::F32, Format::F16, Format::I8];
+    let formats = [Format::F32, Format::F16, Format::I8, Format::I8A];
     let onnx = LowerOptions::default();
     let provenance = Provenance::default();
     let budget = thimble_shared::artifact::size(&int8.graph(), onnx, &provenance).unwrap() as u64;
@@ -172,4 +172,85 @@ fn factors_that_are_no_powers_of_two_cost_nothing_either() {
         nearest.agreement
     );
     assert!(solved.agreement.unwrap() >= 0.985, "{:?}", solved.agreement);
+}
+
+/// A channel that `norms` make lies `by` lower; the biases of its readers and those behind the residual make up for it.
+fn lower(model: &mut Model, norms: &[&str], readers: &[&str], back: &str, channel: usize, by: f32) {
+    for norm in norms {
+        f32s(model, &format!("{norm}.bias"))[channel] -= by;
+    }
+    for reader in readers {
+        let bias = f32s(model, &format!("{reader}.bias")).len();
+        let width = f32s(model, reader).len() / bias;
+        let column: Vec<f32> = f32s(model, reader)
+            .iter()
+            .skip(channel)
+            .step_by(width)
+            .copied()
+            .collect();
+        let biases = f32s(model, &format!("{reader}.bias"));
+        biases.iter_mut().zip(column).for_each(|(b, w)| *b += by * w);
+    }
+    f32s(model, &format!("{back}.bias"))[channel] += by;
+}
+
+/// As `scripts/spoil --kind activations`: channels near -20 in what layers read, and channels near 8 behind gelu, in pairs
+/// that cancel.
+fn outliers(source: &Model) -> Model {
+    const PAIRS: usize = 4;
+    let mut model = source.clone();
+    let hidden = model.config.hidden_size;
+    lower(
+        &mut model,
+        &["map", "0.0.ffn_norm"],
+        &["0.0.q", "0.0.k", "0.0.v", "pooler"],
+        "0.0.o",
+        77,
+        20.0,
+    );
+    lower(&mut model, &["0.0.attn_norm"], &["0.0.up"], "0.0.down", 31, 20.0);
+    let wide = model.config.intermediate_size;
+    let noise = |i: usize| (random(i as u64 ^ 0x5117) % 2001) as f32 / 1000.0 - 1.0;
+    let up: Vec<f32> = (0..PAIRS * hidden).map(|i| 0.3 * noise(i)).collect();
+    f32s(&mut model, "0.0.up").extend([up.clone(), up].concat());
+    f32s(&mut model, "0.0.up.bias").extend([8.0; 2 * PAIRS]);
+    let down = std::mem::take(f32s(&mut model, "0.0.down"));
+    let columns = |row: usize| (0..PAIRS).map(move |i| 0.05 * noise(7_000 + row * PAIRS + i));
+    let rows = down.chunks(wide).enumerate();
+    *f32s(&mut model, "0.0.down") = rows
+        .flat_map(|(i, row)| {
+            row.iter()
+                .copied()
+                .chain(columns(i))
+                .chain(columns(i).map(|x| -x))
+                .collect::<Vec<f32>>()
+        })
+        .collect();
+    model.config.intermediate_size += 2 * PAIRS;
+    model
+}
+
+#[test]
+fn outliers_in_the_activations_cost_nothing() {
+    let subject = Subject::open(&albert_deb()).unwrap();
+    let source = subject.model().unwrap();
+    let jsonl = albert_deb().join("test.jsonl");
+    let rows = inputs::load(Some(&jsonl), &source.config, subject.tokenizer(), Some(600)).unwrap();
+    let model = outliers(&source);
+    let same = loss(&source, &model, &rows.rows[..50]);
+    assert!(
+        same.outputs.values().all(|d| d.max_abs < 1e-3 * d.reference_std) && same.agreement == Some(1.0),
+        "the function is the same: {same:?}"
+    );
+    let (nearest, solved) = shrunk(&model, &rows);
+    println!(
+        "outliers planted: round to nearest {:?} agree, solver {:?}",
+        nearest.agreement, solved.agreement
+    );
+    assert!(
+        nearest.agreement.unwrap() < 0.985,
+        "the case is hard: {:?}",
+        nearest.agreement
+    );
+    assert!(solved.agreement.unwrap() >= 0.995, "{:?}", solved.agreement);
 }

@@ -16,8 +16,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::ops::Range;
 
-/// Version of the `thimble.graph` text.
-pub const SCHEMA: u32 = 1;
+/// The newest version of the `thimble.graph` text, and the last this program reads. A file states the least version that has
+/// what it uses, so that older programs read all they can.
+pub const SCHEMA: u32 = 2;
 
 pub const KEY_GRAPH: &str = "thimble.graph";
 pub(crate) const KEY_VERSION: &str = "thimble.version";
@@ -169,7 +170,10 @@ pub(crate) fn assemble(
     formats.sort();
     formats.dedup();
     let text = GraphText {
-        schema: SCHEMA,
+        schema: weights
+            .iter()
+            .map(|w| w.format.since())
+            .fold(graph.config.since(), u32::max),
         opset: options.opset,
         seq: options.seq,
         config: graph.config.clone(),
@@ -336,10 +340,10 @@ pub(crate) fn open_view(
     let text = meta(KEY_GRAPH).ok_or(ArtifactError::NotThimble)?;
     let raw: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
     match raw.get("schema").and_then(|s| s.as_u64()) {
-        Some(schema) if schema == u64::from(SCHEMA) => {}
+        Some(schema) if (1..=u64::from(SCHEMA)).contains(&schema) => {}
         Some(schema) => {
             return Err(bad(format!(
-                "schema {schema}, this program reads {SCHEMA}; use a newer thimble"
+                "schema {schema}, this program reads 1 to {SCHEMA}; use a newer thimble"
             )));
         }
         None => return Err(bad("no schema number".into())),
@@ -373,6 +377,15 @@ pub(crate) fn open_view(
             return Err(bad(format!(
                 "weight '{}' {:?} stands where the config has '{}' {:?}",
                 said.name, said.shape, spec.name, spec.shape
+            )));
+        }
+        if said.format.since() > text.schema {
+            return Err(bad(format!(
+                "schema {}, but weight '{}' is in {}, which came with schema {}",
+                text.schema,
+                said.name,
+                said.format,
+                said.format.since()
             )));
         }
         formats.insert(said.name.clone(), said.format);
@@ -553,7 +566,7 @@ mod tests {
         ];
         // An interpreter takes minutes for one file.
         let (heads, formats) = match cfg!(miri) {
-            true => (&heads[..1], &[Format::F16, Format::I4][..]),
+            true => (&heads[..1], &[Format::F16, Format::I8A, Format::I4][..]),
             false => (&heads[..], &Format::ALL[..]),
         };
         for &head in heads {
@@ -567,6 +580,30 @@ mod tests {
                     size(&model.graph(), LowerOptions::default(), &Provenance::default()).unwrap()
                 );
                 assert_eq!(audit::differences(&file).unwrap(), Vec::<String>::new());
+            }
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "reads several files")]
+    fn a_file_states_the_least_version_that_has_its_formats() {
+        for format in Format::ALL {
+            let said = format!("{{\"schema\":{},", if format == Format::I8A { 2 } else { 1 });
+            let whole = file(Head::None, format);
+            let at = whole.windows(said.len()).position(|w| w == said.as_bytes());
+            let at = at.unwrap_or_else(|| panic!("{format} has no {said}")) + said.len() - 2;
+            let swapped = |version: u8| {
+                let mut file = whole.clone();
+                file[at] = version;
+                open(&file).map(|artifact| artifact.graph.formats)
+            };
+            assert!(swapped(b'2').is_ok(), "{format}");
+            let error = swapped(b'3').unwrap_err().to_string();
+            assert!(error.contains("schema 3, this program reads 1 to 2"), "{error}");
+            match (format.since(), swapped(b'1')) {
+                (1, Ok(_)) => {}
+                (2, Err(e)) => assert!(e.to_string().contains("is in i8a, which came with schema 2"), "{e}"),
+                (_, found) => panic!("{format}: {found:?}"),
             }
         }
     }

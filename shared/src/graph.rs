@@ -85,6 +85,10 @@ pub struct Config {
     /// not show it: a regression with several labels, or one label whose `problem_type` nobody stated (its score is a sigmoid).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub regression: bool,
+    /// The layers work on hidden states that lie `hidden_shift`, a vector of its own, below Hugging Face's:
+    /// `last_hidden_state` is what the last layer gives plus that vector. Only without a head: a head's biases absorb it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden_shift: bool,
 }
 
 /// What a weight is to the network; decides how it is stored and used.
@@ -195,6 +199,12 @@ impl Config {
         if self.tied_decoder && !self.head.has_decoder() {
             return bad("tied_decoder", format!("the {} head has no decoder", self.head.name()));
         }
+        if self.hidden_shift && self.head != Head::None {
+            return bad(
+                "hidden_shift",
+                format!("the {} head gives no last_hidden_state", self.head.name()),
+            );
+        }
         let labelled = matches!(self.head, Head::SequenceClassification | Head::TokenClassification);
         if labelled == self.labels.is_empty() {
             return bad(
@@ -223,6 +233,11 @@ impl Config {
     /// transformers chooses it for `problem_type` regression and for one label without `problem_type`.
     pub fn predicts_values(&self) -> bool {
         self.head == Head::SequenceClassification && (self.regression || (self.labels.len() == 1 && !self.multi_label))
+    }
+
+    /// The version of the `thimble.graph` text that brought what this network has.
+    pub fn since(&self) -> u32 {
+        if self.hidden_shift { 2 } else { 1 }
     }
 
     pub fn head_size(&self) -> usize {
@@ -263,7 +278,11 @@ impl Config {
             table.linear("pooler", h, h);
         }
         match self.head {
-            Head::None => {}
+            Head::None => {
+                if self.hidden_shift {
+                    table.push(HIDDEN_SHIFT, &[h], Kind::Vector);
+                }
+            }
             Head::MaskedLm | Head::PreTraining => {
                 table.linear("mlm.dense", e, h);
                 table.norm("mlm.norm", e);
@@ -307,6 +326,9 @@ impl Table {
         self.push(&format!("{name}.bias"), &[len], Kind::Vector);
     }
 }
+
+/// Name of the vector that is added to the last layer's result, where [`Config::hidden_shift`] says so.
+pub const HIDDEN_SHIFT: &str = "hidden_shift";
 
 /// Name of a weight of one shared layer, e.g. `0.0.q`.
 pub fn layer_weight(group: usize, inner: usize, part: &str) -> String {
@@ -383,6 +405,7 @@ pub(crate) mod tests {
             pooler: head.needs_pooler(),
             multi_label: false,
             regression: false,
+            hidden_shift: false,
             labels: match head {
                 Head::SequenceClassification | Head::TokenClassification => vec!["a".into(), "b".into(), "c".into()],
                 _ => vec![],

@@ -2,7 +2,7 @@
 //! --seq N` and the host's predictions state it, `thimble-device bench` prints it beside what was measured.
 
 use crate::graph::{Config, Kind};
-use crate::number::Format;
+use crate::number::{Format, InputRange};
 use std::collections::BTreeMap;
 
 /// Queries that share one matrix of scores: bounds what attention works in at long sequences.
@@ -63,9 +63,13 @@ pub fn activations(config: &Config, formats: &[Format], work: Work) -> u64 {
     };
     let tensors = 4 * (4 * hidden + inner + embedding + logits);
     // Inputs of linear maps as their kernels read them; the memory is kept from map to map.
-    let int8 = formats.iter().any(|f| f.quantises_input());
+    let has = |range| formats.iter().any(|f| f.input_range() == Some(range));
+    let (symmetric, centred) = (has(InputRange::Symmetric), has(InputRange::Centred));
     let float = formats.iter().any(|f| !f.quantises_input());
-    let packed = u64::from(int8) * widest + u64::from(float) * 4 * widest;
+    // Query, key and value may read the same input in both ways.
+    let packed = u64::from(symmetric || centred) * widest
+        + u64::from(symmetric && centred) * hidden
+        + u64::from(float) * 4 * widest;
     // Attention per thread: keys, values, a block of queries and of results, and two copies of its scores.
     let size = hidden / (config.num_attention_heads as u64).max(1);
     let (seq, queries) = (work.seq as u64, work.seq.min(QUERIES) as u64);

@@ -19,13 +19,23 @@ pub enum Format {
     /// The numbers of `W8`, but a linear weight in this format also quantises its input per token at run time and
     /// multiplies in int8 × int8 → int32.
     I8,
+    /// The numbers of `I8`, but a linear weight in this format quantises its input per token around the middle of the
+    /// token's range, so that one-sided inputs use all 255 steps; the middle times the row sums is added back in f32.
+    I8A,
     /// int4 in blocks of 32 inputs (columns). A block has an integer multiplier and a row an f32 scale, so that number ×
     /// multiplier is an int8 and everything after it is the arithmetic of `I8`.
     I4,
 }
 
 impl Format {
-    pub const ALL: [Format; 5] = [Format::F32, Format::F16, Format::W8, Format::I8, Format::I4];
+    pub const ALL: [Format; 6] = [
+        Format::F32,
+        Format::F16,
+        Format::W8,
+        Format::I8,
+        Format::I8A,
+        Format::I4,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -33,7 +43,16 @@ impl Format {
             Format::F16 => "f16",
             Format::W8 => "w8",
             Format::I8 => "i8",
+            Format::I8A => "i8a",
             Format::I4 => "i4",
+        }
+    }
+
+    /// The version of the `thimble.graph` text that brought the format.
+    pub fn since(self) -> u32 {
+        match self {
+            Format::F32 | Format::F16 | Format::W8 | Format::I8 | Format::I4 => 1,
+            Format::I8A => 2,
         }
     }
 
@@ -42,20 +61,42 @@ impl Format {
         match self {
             Format::F32 => 32,
             Format::F16 => 16,
-            Format::W8 | Format::I8 => 8,
+            Format::W8 | Format::I8 | Format::I8A => 8,
             Format::I4 => 4,
         }
     }
 
     /// Whether a tensor of f32 scales, one per row, stands beside the payload.
     pub fn has_scales(self) -> bool {
-        matches!(self, Format::W8 | Format::I8 | Format::I4)
+        match self {
+            Format::F32 | Format::F16 => false,
+            Format::W8 | Format::I8 | Format::I8A | Format::I4 => true,
+        }
+    }
+
+    /// How a linear weight of this format quantises its input to int8 per token; None where it does not.
+    pub fn input_range(self) -> Option<InputRange> {
+        match self {
+            Format::F32 | Format::F16 | Format::W8 => None,
+            Format::I8 | Format::I4 => Some(InputRange::Symmetric),
+            Format::I8A => Some(InputRange::Centred),
+        }
     }
 
     /// Whether a linear weight of this format quantises its input to int8 per token.
     pub fn quantises_input(self) -> bool {
-        matches!(self, Format::I8 | Format::I4)
+        self.input_range().is_some()
     }
+}
+
+/// Which range of a token's values the steps of its int8 cover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InputRange {
+    /// From minus to plus the largest magnitude.
+    #[default]
+    Symmetric,
+    /// From the least to the greatest value.
+    Centred,
 }
 
 impl fmt::Display for Format {
@@ -72,6 +113,7 @@ impl std::str::FromStr for Format {
             "fp32" => Ok(Format::F32),
             "fp16" => Ok(Format::F16),
             "int8" => Ok(Format::I8),
+            "int8a" => Ok(Format::I8A),
             "int4" => Ok(Format::I4),
             _ => Format::ALL.into_iter().find(|f| f.name() == s).ok_or_else(|| {
                 let known: Vec<&str> = Format::ALL.iter().map(|f| f.name()).collect();
@@ -113,6 +155,11 @@ pub enum Values {
         q: Vec<i8>,
         scales: Vec<f32>,
     },
+    /// The same numbers as `W8`.
+    I8A {
+        q: Vec<i8>,
+        scales: Vec<f32>,
+    },
     /// `scales.len()` rows, each cut into blocks of [`I4_BLOCK`] columns, the last one perhaps shorter;
     /// value = `q * multiplier[row][block] * scale[row]`.
     I4 {
@@ -129,6 +176,7 @@ impl Values {
             Values::F16(_) => Format::F16,
             Values::W8 { .. } => Format::W8,
             Values::I8 { .. } => Format::I8,
+            Values::I8A { .. } => Format::I8A,
             Values::I4 { .. } => Format::I4,
         }
     }
@@ -137,7 +185,7 @@ impl Values {
         match self {
             Values::F32(v) => v.len(),
             Values::F16(v) => v.len(),
-            Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I4 { q, .. } => q.len(),
+            Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I8A { q, .. } | Values::I4 { q, .. } => q.len(),
         }
     }
 
@@ -149,7 +197,10 @@ impl Values {
     pub fn scales(&self) -> &[f32] {
         match self {
             Values::F32(_) | Values::F16(_) => &[],
-            Values::W8 { scales, .. } | Values::I8 { scales, .. } | Values::I4 { scales, .. } => scales,
+            Values::W8 { scales, .. }
+            | Values::I8 { scales, .. }
+            | Values::I8A { scales, .. }
+            | Values::I4 { scales, .. } => scales,
         }
     }
 
@@ -160,14 +211,17 @@ impl Values {
         match format {
             Format::F32 => Values::F32(data.to_vec()),
             Format::F16 => Values::F16(data.iter().map(|&x| f16::from_f32(x)).collect()),
-            Format::W8 | Format::I8 => {
-                let scales: Vec<f32> = data.chunks(cols).map(absmax_scale).collect();
-                let q = int8(data, &scales);
-                if format == Format::I8 {
-                    Values::I8 { q, scales }
-                } else {
-                    Values::W8 { q, scales }
-                }
+            Format::W8 => {
+                let (q, scales) = nearest_int8(data, cols);
+                Values::W8 { q, scales }
+            }
+            Format::I8 => {
+                let (q, scales) = nearest_int8(data, cols);
+                Values::I8 { q, scales }
+            }
+            Format::I8A => {
+                let (q, scales) = nearest_int8(data, cols);
+                Values::I8A { q, scales }
             }
             Format::I4 => {
                 let (mut scales, mut multipliers) = (vec![], vec![]);
@@ -210,7 +264,7 @@ impl Values {
     pub fn int8s(&self) -> Option<Vec<i8>> {
         match self {
             Values::F32(_) | Values::F16(_) => None,
-            Values::W8 { q, .. } | Values::I8 { q, .. } => Some(q.clone()),
+            Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I8A { q, .. } => Some(q.clone()),
             Values::I4 { q, multipliers, scales } => {
                 let cols = q.len().checked_div(scales.len()).unwrap_or(0).max(1);
                 let rows = q.chunks(cols).zip(multipliers.chunks(cols.div_ceil(I4_BLOCK)));
@@ -234,6 +288,7 @@ impl Values {
             Format::F32 => Some(Values::F32(self.to_f32())),
             Format::W8 => self.int8s().map(|q| Values::W8 { q, scales }),
             Format::I8 => self.int8s().map(|q| Values::I8 { q, scales }),
+            Format::I8A => self.int8s().map(|q| Values::I8A { q, scales }),
             Format::F16 | Format::I4 => None,
         }
     }
@@ -251,7 +306,10 @@ impl Values {
         match self {
             Values::F32(v) => v.clone(),
             Values::F16(v) => v.iter().map(|x| x.to_f32()).collect(),
-            Values::W8 { scales, .. } | Values::I8 { scales, .. } | Values::I4 { scales, .. } => {
+            Values::W8 { scales, .. }
+            | Values::I8 { scales, .. }
+            | Values::I8A { scales, .. }
+            | Values::I4 { scales, .. } => {
                 let q = self.int8s().unwrap_or_default();
                 let cols = q.len().checked_div(scales.len()).unwrap_or(0).max(1);
                 q.chunks(cols)
@@ -285,6 +343,12 @@ fn i4_steps(row: &[f32]) -> (f32, Vec<u8>) {
         }
     };
     (scale, row.chunks(I4_BLOCK).map(multiplier).collect())
+}
+
+/// int8 numbers and the scale of each row of `cols`, from its largest magnitude.
+fn nearest_int8(data: &[f32], cols: usize) -> (Vec<i8>, Vec<f32>) {
+    let scales: Vec<f32> = data.chunks(cols).map(absmax_scale).collect();
+    (int8(data, &scales), scales)
 }
 
 fn int8(data: &[f32], scales: &[f32]) -> Vec<i8> {
@@ -335,7 +399,7 @@ mod tests {
     #[test]
     fn rounding_keeps_each_row_within_half_a_step() {
         let data = [0.5f32, -1.0, 0.25, 100.0, 3.0, -7.0];
-        for format in [Format::W8, Format::I8] {
+        for format in [Format::W8, Format::I8, Format::I8A] {
             let values = Values::round_to_nearest(format, &data, 2);
             for (i, (a, b)) in data.iter().zip(&values.to_f32()).enumerate() {
                 assert!(
@@ -353,6 +417,9 @@ mod tests {
             (Format::W8, Format::I8),
             (Format::I8, Format::W8),
             (Format::I4, Format::I8),
+            (Format::I8, Format::I8A),
+            (Format::I8A, Format::I8),
+            (Format::I4, Format::I8A),
             (Format::F16, Format::F32),
         ];
         for (from, to) in cases {

@@ -45,7 +45,7 @@ impl PanelLayout {
 
     pub fn padded_in(&self) -> usize {
         match self.format {
-            Format::W8 | Format::I8 => self.inp.next_multiple_of(I8_DEPTH),
+            Format::W8 | Format::I8 | Format::I8A => self.inp.next_multiple_of(I8_DEPTH),
             Format::I4 => self.inp.next_multiple_of(I4_BLOCK),
             Format::F32 | Format::F16 => self.inp,
         }
@@ -59,7 +59,9 @@ impl PanelLayout {
     /// Dimensions of the initializer that holds the panels.
     pub fn dims(&self) -> Vec<usize> {
         match self.format {
-            Format::W8 | Format::I8 => vec![self.panels(), self.padded_in() / I8_GROUP, PANEL_ROWS, I8_GROUP],
+            Format::W8 | Format::I8 | Format::I8A => {
+                vec![self.panels(), self.padded_in() / I8_GROUP, PANEL_ROWS, I8_GROUP]
+            }
             Format::I4 => vec![
                 self.panels(),
                 self.blocks(),
@@ -100,7 +102,9 @@ impl PanelLayout {
         let row = n % PANEL_ROWS;
         panel
             + match self.format {
-                Format::W8 | Format::I8 | Format::I4 => (k / I8_GROUP * PANEL_ROWS + row) * I8_GROUP + k % I8_GROUP,
+                Format::W8 | Format::I8 | Format::I8A | Format::I4 => {
+                    (k / I8_GROUP * PANEL_ROWS + row) * I8_GROUP + k % I8_GROUP
+                }
                 Format::F32 | Format::F16 => k * PANEL_ROWS + row,
             }
     }
@@ -113,7 +117,7 @@ impl PanelLayout {
     /// Runs of elements that are adjacent both in a row and in its panel: int8 rows move four at a time.
     fn group(&self) -> usize {
         match self.format {
-            Format::W8 | Format::I8 | Format::I4 => I8_GROUP,
+            Format::W8 | Format::I8 | Format::I8A | Format::I4 => I8_GROUP,
             Format::F32 | Format::F16 => 1,
         }
     }

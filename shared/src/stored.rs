@@ -41,7 +41,7 @@ pub fn tensor(spec: &WeightSpec, format: Format, part: Part) -> Option<Mapped> {
             let data_type = match format {
                 Format::F32 => DataType::F32,
                 Format::F16 => DataType::F16,
-                Format::W8 | Format::I8 => DataType::I8,
+                Format::W8 | Format::I8 | Format::I8A => DataType::I8,
                 Format::I4 => DataType::U8,
             };
             let dims = match (spec.kind, format) {
@@ -138,6 +138,10 @@ fn rows_of(spec: &WeightSpec, values: &Values, rows: Range<usize>) -> Values {
             q: q[numbers].to_vec(),
             scales: s[scales].to_vec(),
         },
+        Values::I8A { q, scales: s } => Values::I8A {
+            q: q[numbers].to_vec(),
+            scales: s[scales].to_vec(),
+        },
         Values::I4 {
             q,
             multipliers,
@@ -158,7 +162,7 @@ pub fn write_payload(spec: &WeightSpec, values: &Values, part: Part, out: &mut d
         (Part::Scales, values) => out.write_all(bytemuck::cast_slice(values.scales())),
         (Part::Numbers, Values::F32(v)) if !panels => out.write_all(bytemuck::cast_slice(v)),
         (Part::Numbers, Values::F16(v)) if !panels => out.write_all(bytemuck::cast_slice(v)),
-        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. }) if !panels => {
+        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I8A { q, .. }) if !panels => {
             out.write_all(bytemuck::cast_slice(q))
         }
         (Part::Numbers | Part::Multipliers, values) => {
@@ -243,7 +247,9 @@ fn with_room(mut values: Values, elements: usize) -> Values {
     match &mut values {
         Values::F32(v) => v.reserve_exact(more),
         Values::F16(v) => v.reserve_exact(more),
-        Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I4 { q, .. } => q.reserve_exact(more),
+        Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I8A { q, .. } | Values::I4 { q, .. } => {
+            q.reserve_exact(more)
+        }
     }
     values
 }
@@ -254,7 +260,8 @@ fn append(all: &mut Values, more: Values) {
         (Values::F32(a), Values::F32(b)) => a.extend(b),
         (Values::F16(a), Values::F16(b)) => a.extend(b),
         (Values::W8 { q, scales }, Values::W8 { q: b, scales: s })
-        | (Values::I8 { q, scales }, Values::I8 { q: b, scales: s }) => {
+        | (Values::I8 { q, scales }, Values::I8 { q: b, scales: s })
+        | (Values::I8A { q, scales }, Values::I8A { q: b, scales: s }) => {
             q.extend(b);
             scales.extend(s);
         }
@@ -283,8 +290,10 @@ pub fn payload(spec: &WeightSpec, values: &Values, part: Part) -> Vec<u8> {
         (Part::Numbers, Values::F16(v)) if panels => bytes_of(&layout.scatter(v, f16::ZERO)),
         (Part::Numbers, Values::F32(v)) => bytes_of(v),
         (Part::Numbers, Values::F16(v)) => bytes_of(v),
-        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. }) if panels => bytes_of(&layout.scatter(q, 0)),
-        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. }) => bytes_of(q),
+        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I8A { q, .. }) if panels => {
+            bytes_of(&layout.scatter(q, 0))
+        }
+        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I8A { q, .. }) => bytes_of(q),
         (Part::Numbers, Values::I4 { q, .. }) if panels => pack_int4(&layout.scatter(q, 0), I4_BLOCK_BYTES),
         (Part::Numbers, Values::I4 { q, .. }) => {
             let rows = q.chunks_exact(layout.inp).flat_map(|row| {
@@ -318,21 +327,27 @@ pub fn values<'a, E>(
     let panels = spec.kind == Kind::Linear;
     let numbers = get(Part::Numbers)?;
     let scales = || get(Part::Scales).map(f32s);
+    let int8s = || {
+        let stored = bytemuck::cast_slice::<u8, i8>(numbers);
+        if panels { layout.gather(stored) } else { stored.to_vec() }
+    };
     Ok(match format {
         Format::F32 if panels => Values::F32(layout.gather(&f32s(numbers))),
         Format::F32 => Values::F32(f32s(numbers)),
         Format::F16 if panels => Values::F16(layout.gather(&f16s(numbers))),
         Format::F16 => Values::F16(f16s(numbers)),
-        Format::W8 | Format::I8 => {
-            let stored = bytemuck::cast_slice::<u8, i8>(numbers);
-            let q = if panels { layout.gather(stored) } else { stored.to_vec() };
-            let scales = scales()?;
-            if format == Format::I8 {
-                Values::I8 { q, scales }
-            } else {
-                Values::W8 { q, scales }
-            }
-        }
+        Format::W8 => Values::W8 {
+            q: int8s(),
+            scales: scales()?,
+        },
+        Format::I8 => Values::I8 {
+            q: int8s(),
+            scales: scales()?,
+        },
+        Format::I8A => Values::I8A {
+            q: int8s(),
+            scales: scales()?,
+        },
         Format::I4 => {
             let stored = get(Part::Multipliers)?;
             let (q, multipliers) = if panels {
@@ -369,7 +384,7 @@ pub fn problem(spec: &WeightSpec, values: &Values) -> Option<String> {
             .iter()
             .any(|x| !x.is_finite())
             .then_some("holds NaN or a value beyond fp16's ±65504; store it as f32 or i8"),
-        Values::W8 { q, .. } | Values::I8 { q, .. } => q
+        Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I8A { q, .. } => q
             .contains(&i8::MIN)
             .then_some("holds -128; int8 weights lie in [-127, 127]"),
         Values::I4 { q, multipliers, .. } => {
@@ -479,7 +494,7 @@ mod tests {
             shape: vec![8, inputs],
             kind: Kind::Linear,
         };
-        for format in [Format::I8, Format::I4] {
+        for format in [Format::I8, Format::I8A, Format::I4] {
             assert!(fits(&spec(I8_INPUTS), format) && !fits(&spec(I8_INPUTS + 1), format));
         }
         assert!(fits(&spec(I8_INPUTS + 1), Format::W8));

@@ -15,10 +15,10 @@ from safetensors.numpy import load_file, save_file
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-PRECISIONS = ("fp32", "fp16", "w8", "int8", "int4")
+PRECISIONS = ("fp32", "fp16", "w8", "int8", "int8a", "int4")
 # Formats whose linear maps round their inputs, and how far, in standard deviations, one flipped rounding has moved the
 # outputs of a tiny model: measured 0.009 and 0.045, the same between two opsets in ONNX Runtime as against the engine.
-ROUNDING = {"int8": 0.02, "int4": 0.08}
+ROUNDING = {"int8": 0.02, "int8a": 0.02, "int4": 0.08}
 OPSETS = range(13, 19)
 
 # Every model with golden values; albert-base-rand's weights are made, the others lie in their folders.

@@ -144,7 +144,7 @@ def read_tensor(data, span):
 
 def index(format, n, k, inp):
     """Where element (n, k) of a linear weight lies in its payload, in elements: the formula of docs/format.md."""
-    if format in ("w8", "i8"):
+    if format in ("w8", "i8", "i8a"):
         padded = -(-inp // 16) * 16
         return (n // 8) * 8 * padded + (k // 4) * 32 + (n % 8) * 4 + k % 4
     return (n // 8) * 8 * inp + k * 8 + n % 8

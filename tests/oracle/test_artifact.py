@@ -16,7 +16,7 @@ import writer
 from bench import PRECISIONS
 
 MODELS = ("albert-deb", "albert-mlm-tiny", "albert-tiny-groups", "albert-seq-tiny")
-FORMATS = {"fp32": "f32", "fp16": "f16", "w8": "w8", "int8": "i8", "int4": "i4"}
+FORMATS = {"fp32": "f32", "fp16": "f16", "w8": "w8", "int8": "i8", "int8a": "i8a", "int4": "i4"}
 LAYER = "{base}encoder.albert_layer_groups.{group}.albert_layers.{inner}."
 PARTS = {
     "q": "attention.query",
@@ -62,7 +62,7 @@ def test_the_format_document_describes_the_bytes(models, name, precision):
     assert (file.ir_version, file.producer, file.opset) == (8, "thimble", ("", 17))
     assert [number for number, _ in itertools.groupby(file.graph_order)] == [1, 2, 5, 11, 12, 5]
     graph = file.graph
-    assert graph["schema"] == 1 and graph["opset"] == 17 and graph["seq"] is None
+    assert graph["schema"] == (2 if precision == "int8a" else 1) and graph["opset"] == 17 and graph["seq"] is None
     assert set(graph) == {"schema", "opset", "seq", "config", "weights"}
     assert file.metadata["thimble.formats"] == FORMATS[precision]
     assert len(file.metadata["thimble.source_sha256"]) == 64
@@ -123,7 +123,7 @@ def test_the_format_document_describes_the_bytes(models, name, precision):
                 assert np.array_equal(values, want)
             case "f16":
                 assert np.array_equal(values, want.astype(np.float16))
-            case "w8" | "i8":
+            case "w8" | "i8" | "i8a":
                 assert values.min() >= -127
                 assert np.abs(values * scales[:, None] - want).max() <= 0.51 * scales.max()
     assert set(listed) <= seen

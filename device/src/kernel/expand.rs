@@ -60,12 +60,63 @@ multiversion! {
     }
 }
 
+/// The sum of each channel's numbers, of int8 panels `[depth/4][8][4]`; padding is 0 and adds nothing.
+pub fn row_sums(panels: &[i8], depth: usize) -> impl Iterator<Item = i32> + '_ {
+    panels.chunks_exact(depth * PANEL_ROWS).flat_map(|panel| {
+        let lanes = lane_sums(panel);
+        let channels = lanes.as_chunks::<I8_GROUP>().0;
+        std::array::from_fn::<i32, PANEL_ROWS, _>(|n| channels[n].iter().sum())
+    })
+}
+
+multiversion! {
+    /// One panel's numbers summed over its steps.
+    fn lane_sums(panel: &[i8]) -> [i32; STEP] {
+        /// Numbers whose sum is sure to fit an i16.
+        const SHORT: usize = 256;
+        let mut all = [0i32; STEP];
+        for steps in panel.as_chunks::<STEP>().0.chunks(SHORT) {
+            let mut short = [0i16; STEP];
+            for step in steps {
+                for (sum, &q) in short.iter_mut().zip(step) {
+                    *sum += i16::from(q);
+                }
+            }
+            for (all, &sum) in all.iter_mut().zip(&short) {
+                *all += i32::from(sum);
+            }
+        }
+        all
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use thimble_shared::graph::{Kind, WeightSpec};
     use thimble_shared::number::{Format, Values};
     use thimble_shared::panel::PanelLayout;
     use thimble_shared::stored::{Part, payload};
+
+    #[test]
+    fn row_sums_are_exact_at_the_largest_numbers() {
+        for (out, inp) in [(8, 16), (17, 1100), (24, 65_536), (3, 5)] {
+            let layout = PanelLayout::new(Format::I8A, out, inp);
+            let rows: Vec<i8> = (0..out * inp)
+                .map(|i| match i / inp % 3 {
+                    0 => 127,
+                    1 => -127,
+                    _ => ((i * 37) % 255) as i8,
+                })
+                .collect();
+            let want: Vec<i32> = rows
+                .chunks(inp)
+                .map(|row| row.iter().map(|&q| i32::from(q)).sum())
+                .collect();
+            let panels = layout.scatter(&rows, 0);
+            let found: Vec<i32> = super::row_sums(&panels, layout.padded_in()).take(out).collect();
+            assert_eq!(found, want, "{out}x{inp}");
+        }
+    }
 
     /// What the format stores, expanded, is what a file in the format expanded to would store.
     #[test]

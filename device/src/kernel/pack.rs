@@ -4,7 +4,7 @@
 use crate::buffer::Buffer;
 use crate::pool::Pool;
 use bytemuck::Pod;
-use thimble_shared::number::{ACTIVATION_FLOOR, I8_MAX};
+use thimble_shared::number::{ACTIVATION_FLOOR, I8_MAX, InputRange};
 use thimble_shared::panel::{I8_DEPTH, I8_GROUP, PANEL_ROWS};
 
 /// How many tokens lie side by side, and what happens to the last few.
@@ -110,8 +110,10 @@ fn interleave_fours(_: &[&[f32]; PANEL_ROWS], _: &mut [f32]) -> usize {
 /// What one token needs besides its quantised values.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Token {
-    /// `a / 127`, `a` being the token's largest magnitude.
+    /// `a / 127`, `a` being the token's largest magnitude, or the largest distance from its centre.
     pub scale: f32,
+    /// What was taken off every value before it was quantised: the middle of the token's range, or 0.
+    pub centre: f32,
     /// Sum of the quantised values, which undoes the +128 of unsigned × signed kernels; they all read [`Order::Groups`], and
     /// in other orders it is 0.
     pub sum: i32,
@@ -139,13 +141,14 @@ pub struct PackedI8 {
     /// Input channels rounded up to the panel's depth.
     pub depth: usize,
     order: Order,
+    pub range: InputRange,
 }
 
 impl PackedI8 {
-    /// Quantises each row symmetrically by its own maximum and packs it.
-    pub fn quantise(&mut self, pool: &Pool, tiling: Tiling, order: Order, x: &[f32], rows: usize, k: usize) {
-        let depth = k.next_multiple_of(I8_DEPTH);
-        (self.depth, self.order) = (depth, order);
+    /// Quantises each row of `k` values over its own range and packs it.
+    pub fn quantise(&mut self, pool: &Pool, tiling: Tiling, order: Order, range: InputRange, x: &[f32], k: usize) {
+        let (depth, rows) = (k.next_multiple_of(I8_DEPTH), x.len() / k);
+        (self.depth, self.order, self.range) = (depth, order, range);
         self.tokens.resize(rows, Token::default());
         let tile_bytes = tiling.tokens * depth * self.element();
         let data = self.data.take::<u8>(tiling.tiles(rows) * tile_bytes);
@@ -156,7 +159,11 @@ impl PackedI8 {
             }
             let mut row = vec![0i8; depth];
             for (t, token) in tokens.iter_mut().enumerate() {
-                token.scale = quantise_row(&x[(i * tiling.tokens + t) * k..][..k], &mut row[..k]);
+                let x = &x[(i * tiling.tokens + t) * k..][..k];
+                (token.scale, token.centre) = match range {
+                    InputRange::Symmetric => (quantise_row(x, &mut row[..k]), 0.0),
+                    InputRange::Centred => quantise_centred(x, &mut row[..k]),
+                };
                 token.sum = if order == Order::Groups {
                     row.iter().map(|&v| i32::from(v)).sum()
                 } else {
@@ -208,14 +215,34 @@ crate::elementwise::multiversion! {
     pub fn quantise_row(x: &[f32], q: &mut [i8]) -> f32 {
         let a = crate::elementwise::max_abs(x).max(ACTIVATION_FLOOR);
         let inverse = I8_MAX / a;
-        // Adding 1.5 * 2^23 leaves the rounded integer in the low mantissa bits: the addition itself rounds to even, and
-        // unlike a call to rint it vectorises on every target.
-        const MAGIC: f32 = 12_582_912.0;
         for (q, &x) in q.iter_mut().zip(x) {
-            *q = ((x * inverse + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32) as i8;
+            *q = round(x * inverse);
         }
         a / I8_MAX
     }
+}
+
+crate::elementwise::multiversion! {
+    /// Quantises one row to [-127, 127] around the middle of its range and returns its scale and that middle. Rounding keeps
+    /// the order of `x - centre`, so the ends of the range are the farthest off, however the centre was rounded.
+    pub fn quantise_centred(x: &[f32], q: &mut [i8]) -> (f32, f32) {
+        let (least, most) = crate::elementwise::range(x);
+        let centre = (most + least) * 0.5;
+        let a = (most - centre).max(centre - least).max(ACTIVATION_FLOOR);
+        let inverse = I8_MAX / a;
+        for (q, &x) in q.iter_mut().zip(x) {
+            *q = round((x - centre) * inverse);
+        }
+        (a / I8_MAX, centre)
+    }
+}
+
+/// The nearest integer, ties to even. Adding 1.5 * 2^23 leaves it in the low mantissa bits: the addition itself rounds to
+/// even, and unlike a call to rint it vectorises on every target.
+#[inline(always)]
+fn round(x: f32) -> i8 {
+    const MAGIC: f32 = 12_582_912.0;
+    ((x + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32) as i8
 }
 
 #[cfg(test)]
@@ -246,6 +273,43 @@ mod tests {
     }
 
     #[test]
+    fn a_centred_row_uses_all_steps_and_never_leaves_them() {
+        // What gelu makes of a token: little below zero, much above.
+        let x = [-0.17, 7.45, 0.0, 3.64, -0.17];
+        let mut q = [0i8; 5];
+        let (scale, centre) = quantise_centred(&x, &mut q);
+        assert_eq!((scale, centre), (3.81 / 127.0, 3.64));
+        assert_eq!(q, [-127, 127, -121, 0, -127]);
+
+        let mut rng = crate::kernel::tests::Random(10);
+        for i in 0..2000 {
+            // Rows far from zero, whose centre rounds by as much as the whole range.
+            let (base, spread) = (rng.normal() * 10f32.powi(i % 9 - 2), 10f32.powi(i % 13 - 9));
+            let len = 1 + i as usize % 70;
+            let x: Vec<f32> = (0..len).map(|_| base + rng.normal() * spread).collect();
+            let mut q = vec![0; len];
+            let (scale, centre) = quantise_centred(&x, &mut q);
+            let most = x.iter().copied().fold(f32::MIN, f32::max);
+            let least = x.iter().copied().fold(f32::MAX, f32::min);
+            assert_eq!(centre, (most + least) * 0.5);
+            let a = x
+                .iter()
+                .fold(0f32, |a, v| a.max((v - centre).abs()))
+                .max(ACTIVATION_FLOOR);
+            assert_eq!(scale, a / 127.0);
+            for (q, x) in q.iter().zip(&x) {
+                let wide = (x - centre) * (127.0 / a);
+                assert!(wide.abs() < 127.5, "{x} of {base} ± {spread}");
+                assert_eq!(f32::from(*q), wide.round_ties_even());
+            }
+        }
+        // No range at all: nothing but the centre.
+        let mut q = [1i8; 3];
+        assert_eq!(quantise_centred(&[-2.5; 3], &mut q), (ACTIVATION_FLOOR / 127.0, -2.5));
+        assert_eq!(q, [0; 3]);
+    }
+
+    #[test]
     fn tiles_hold_the_tokens_of_one_group_side_by_side() {
         let pool = Pool::inline();
         let k = 18;
@@ -259,9 +323,9 @@ mod tests {
             let mut f = PackedF32::default();
             f.pack(&pool, tiling, &x, rows, k, k);
             let mut q = PackedI8::default();
-            q.quantise(&pool, tiling, Order::Groups, &x, rows, k);
+            q.quantise(&pool, tiling, Order::Groups, InputRange::Symmetric, &x, k);
             let mut wide = PackedI8::default();
-            wide.quantise(&pool, tiling, Order::WideGroups, &x, rows, k);
+            wide.quantise(&pool, tiling, Order::WideGroups, InputRange::Symmetric, &x, k);
             for t in 0..rows {
                 let (tile, at) = (t / tiling.tokens, t % tiling.tokens);
                 let width = tiling.width(rows, tile);

@@ -5,7 +5,8 @@ use super::pack::{PackedF32, PackedI8};
 use super::{F32Kernel, I8Kernel, KernelError, Work, fits_four, widen};
 use crate::buffer::Buffer;
 use half::f16;
-use thimble_shared::panel::PANEL_ROWS;
+use thimble_shared::number::{Format, InputRange};
+use thimble_shared::panel::{PANEL_ROWS, PanelLayout};
 
 impl F32Kernel {
     pub(super) fn self_test(&self) -> Result<(), KernelError> {
@@ -63,20 +64,31 @@ impl I8Kernel {
                 }
             })
             .collect();
-        let mut packed = PackedI8::default();
-        packed.quantise(&crate::pool::Pool::inline(), self.tiling(), self.order(), &x, rows, k);
-        let mut work = Work::default();
+        let pool = crate::pool::Pool::inline();
+        let (mut packed, mut work) = (PackedI8::default(), Work::default());
         let chains: Vec<u8> = fits_four(w).collect();
-        let found = self
-            .multiply(w, &chains, &packed, &mut work)
-            .map_err(|e| failed(self.name(), &e))?;
-        let layout =
-            thimble_shared::panel::PanelLayout::new(thimble_shared::number::Format::I8, panels * PANEL_ROWS, k);
-        let found: Vec<f32> = found.iter().map(|&v| v as f32).collect();
-        // All sums stay below 2^24, so f32 holds them exactly.
-        compare(self.name(), panels * PANEL_ROWS, &found, 0.0, |t, n| {
+        let channels = panels * PANEL_ROWS;
+        let layout = PanelLayout::new(Format::I8, channels, k);
+        let rows_of = |x: &[f32], range, packed: &mut PackedI8, work: &mut Work| {
+            packed.quantise(&pool, self.tiling(), self.order(), range, x, k);
+            let found = self.multiply(w, &chains, packed, work);
+            let found = found.map_err(|e| failed(self.name(), &e))?;
+            // All sums stay below 2^24, so f32 holds them exactly.
+            Ok::<Vec<f32>, KernelError>(found.iter().map(|&v| v as f32).collect())
+        };
+        let found = rows_of(&x, InputRange::Symmetric, &mut packed, &mut work)?;
+        compare(self.name(), channels, &found, 0.0, |t, n| {
             (0..k)
                 .map(|j| f64::from(w[layout.index(n, j)]) * f64::from(x[t * k + j]))
+                .sum()
+        })?;
+        // The same around 2: both ends of the range stand in every row.
+        let moved = x.iter().enumerate();
+        let moved: Vec<f32> = moved.map(|(i, x)| if i % k == 1 { -125.0 } else { x + 2.0 }).collect();
+        let found = rows_of(&moved, InputRange::Centred, &mut packed, &mut work)?;
+        compare(self.name(), channels, &found, 0.0, |t, n| {
+            (0..k)
+                .map(|j| f64::from(w[layout.index(n, j)]) * f64::from(moved[t * k + j] - 2.0))
                 .sum()
         })
     }

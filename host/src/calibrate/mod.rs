@@ -1,5 +1,6 @@
-//! What enters each linear map on the calibration rows, over all layers that share it: the second moments `Xᵀ·X` and the
-//! mean of its input vectors. In: a model and rows; out: [`Statistics`], from which `round` chooses int8 and int4 numbers.
+//! What enters each linear map on the calibration rows, over all layers that share it: the mean of its input vectors and
+//! their covariance, the second moments around it. In: a model and rows; out: [`Statistics`], from which `round` chooses int8
+//! and int4 numbers. The mean's own error goes into the bias, so rounding need only mind what differs from it.
 
 pub mod factor;
 pub mod round;
@@ -23,10 +24,10 @@ const BATCH: usize = 256;
 const WIDEST: usize = 8192;
 const MOST_BYTES: usize = 1 << 30;
 
-/// Second moments and mean of one linear map's input.
+/// Mean and covariance of one linear map's input.
 pub struct Moments {
     pub width: usize,
-    /// `Xᵀ·X / vectors`, `[width, width]`, symmetric.
+    /// `(X − mean)ᵀ·(X − mean) / vectors`, `[width, width]`, symmetric.
     pub gram: Vec<f32>,
     pub mean: Vec<f32>,
 }
@@ -44,6 +45,8 @@ struct Gather {
     /// Every how many vectors one is taken.
     stride: usize,
     taken: usize,
+    /// The first vector: sums are taken around it, so that a channel that is large and nearly constant keeps its digits.
+    pivot: Vec<f32>,
     waiting: Vec<f32>,
     gram: Vec<f32>,
     sum: Vec<f64>,
@@ -56,6 +59,7 @@ impl Gather {
             seen: 0,
             stride: expected.div_ceil(MOST_VECTORS).max(1),
             taken: 0,
+            pivot: vec![],
             waiting: Vec::with_capacity(BATCH * width),
             gram: vec![0.0; width * width],
             sum: vec![0.0; width],
@@ -70,8 +74,16 @@ impl Gather {
             }
             if self.seen.is_multiple_of(self.stride) {
                 self.taken += 1;
-                self.waiting.extend_from_slice(vector);
-                self.sum.iter_mut().zip(vector).for_each(|(s, &v)| *s += f64::from(v));
+                if self.pivot.is_empty() {
+                    self.pivot = vector.to_vec();
+                }
+                let from = self.waiting.len();
+                self.waiting.extend(vector.iter().zip(&self.pivot).map(|(v, p)| v - p));
+                let differences = &self.waiting[from..];
+                self.sum
+                    .iter_mut()
+                    .zip(differences)
+                    .for_each(|(s, &v)| *s += f64::from(v));
                 if self.waiting.len() == BATCH * self.width {
                     self.flush();
                 }
@@ -95,12 +107,18 @@ impl Gather {
 
     fn finish(mut self) -> Moments {
         self.flush();
-        let n = self.taken.max(1) as f32;
-        self.gram.iter_mut().for_each(|v| *v /= n);
+        let n = self.taken.max(1) as f64;
+        let mean: Vec<f64> = self.sum.iter().map(|s| s / n).collect();
+        for (row, a) in self.gram.chunks_exact_mut(self.width).zip(&mean) {
+            for (v, b) in row.iter_mut().zip(&mean) {
+                *v = (f64::from(*v) / n - a * b) as f32;
+            }
+        }
+        let around = self.pivot.iter().zip(&mean);
         Moments {
             width: self.width,
             gram: self.gram,
-            mean: self.sum.iter().map(|s| (s / f64::from(n)) as f32).collect(),
+            mean: around.map(|(&p, m)| (f64::from(p) + m) as f32).collect(),
         }
     }
 }
@@ -142,7 +160,7 @@ fn gathered(config: &Config, rows: &[Row]) -> BTreeMap<String, Gather> {
 
 /// Which of `vectors` inputs of a linear map stand for real tokens of `row`: all of them where there is one per sequence (a
 /// pooler's), otherwise those with mask 1. The engine cuts what lies after the longest sequence's last token.
-fn real_vectors(row: &Row, vectors: usize) -> impl Fn(usize) -> bool {
+pub fn real_vectors(row: &Row, vectors: usize) -> impl Fn(usize) -> bool {
     let full = row.shape.last().copied().unwrap_or(1).max(1);
     let sequences = (row.attention_mask.len() / full).max(1);
     let seq = (vectors / sequences).max(1);
@@ -205,11 +223,12 @@ mod tests {
         let mut gather = Gather::new(2, 3);
         gather.add(&x, |_| true);
         let moments = gather.finish();
-        let want = |i: usize, j: usize| x.chunks(2).map(|v| v[i] * v[j]).sum::<f32>() / 3.0;
+        let mean = |i: usize| x.iter().skip(i).step_by(2).sum::<f32>() / 3.0;
+        let want = |i: usize, j: usize| x.chunks(2).map(|v| (v[i] - mean(i)) * (v[j] - mean(j))).sum::<f32>() / 3.0;
         for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             assert!((moments.gram[i * 2 + j] - want(i, j)).abs() < 1e-6);
         }
-        assert!((moments.mean[0] - (1.0 - 3.0 + 0.25) / 3.0).abs() < 1e-6);
+        assert!((moments.mean[0] - mean(0)).abs() < 1e-6);
     }
 
     #[test]

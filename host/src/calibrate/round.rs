@@ -80,11 +80,13 @@ impl Rounder {
             let multipliers = done.iter().flat_map(|row| row.multipliers.clone()).collect();
             let q = done.into_iter().flat_map(|row| row.q).collect();
             match format {
-                Format::I4 => Values::I4 { q, multipliers, scales },
-                Format::I8 => Values::I8 { q, scales },
-                _ => Values::W8 { q, scales },
+                Format::I4 => Some(Values::I4 { q, multipliers, scales }),
+                Format::I8 => Some(Values::I8 { q, scales }),
+                Format::I8A => Some(Values::I8A { q, scales }),
+                Format::W8 => Some(Values::W8 { q, scales }),
+                Format::F32 | Format::F16 => None,
             }
-        })
+        })?
     }
 
     fn batch(&self, format: Format, rows: &[&[f32]]) -> Vec<Row> {
@@ -255,7 +257,7 @@ mod tests {
                 .map(|(v, row)| error(v, row).powi(2))
                 .sum()
         };
-        for format in [Format::I8, Format::I4] {
+        for format in [Format::I8, Format::I8A, Format::I4] {
             let plain = lost(&Values::round_to_nearest(format, &w, n));
             let ours = lost(&rounder.round(format, &w).unwrap());
             assert!(ours < 0.5 * plain, "{format}: {ours} against {plain}");

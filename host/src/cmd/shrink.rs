@@ -15,17 +15,18 @@ use crate::need;
 use crate::progress::Bar;
 use crate::solve::{NOTHING_FINITE, Plan};
 use crate::store::{refuse_inputs, write_together};
-use crate::study::{Question, Sizes, Study};
+use crate::study::{PrepareOptions, Question, STEPS, Sizes, Step, Study};
 use crate::subject::Subject;
 use crate::text::say;
 use crate::tokenise;
-use crate::variant::variants;
 use crate::vocabulary;
+use crate::widen::Prefer;
 use anyhow::{Context, Result, bail};
 use bounds::Bounds;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use thimble_shared::graph::Config;
+use thimble_shared::number::Format;
 
 /// Rows the loss is reported on, beside those the choice is made on.
 const REPORT_ROWS: usize = 256;
@@ -78,9 +79,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     if let Some(vocabulary) = &levers.vocabulary {
         warn_of_lost_tokens(vocabulary, &inputs);
     }
-    let mut formats = args.formats.clone();
-    formats.sort();
-    formats.dedup();
+    let formats = formats(args);
     let onnx = args.onnx.over(subject.options());
     let question = Question {
         original: &original,
@@ -122,8 +121,12 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         calibrated: !args.nearest,
     })?;
     let mut watch = Bar::default();
-    let variants = variants(source, question.tune, question.vocabulary, args.nearest);
-    let mut study = Study::measure(sizes, &variants, &mut watch)?;
+    let steps = steps(args);
+    let options = PrepareOptions {
+        steps: &steps,
+        most: bounds.limits.bytes,
+    };
+    let mut study = Study::measure(sizes, options, &mut watch)?;
     let mut about = about;
     let points = if args.frontier.frontier {
         let (count, baseline) = (args.frontier.points, args.frontier.baseline);
@@ -159,7 +162,13 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         };
         return Ok(Outcome::no(about.refused(&[reason], points.as_deref())));
     };
-    let plan = study.plan(answer, bounds.limits.bytes)?;
+    let (answer, trade) = if args.formats.is_empty() && args.prefer == Prefer::Balance {
+        let (answer, trade) = study.widen(answer, &bounds.limits, &mut watch)?;
+        (answer, Some(trade))
+    } else {
+        (answer, None)
+    };
+    let plan = study.plan(answer, bounds.limits.bytes, trade)?;
     drop(watch);
     about.savings = savings(&question, &levers, &plan)?;
 
@@ -185,6 +194,31 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     } else {
         Outcome::no(text)
     })
+}
+
+/// The steps of preparation to try.
+fn steps(args: &ShrinkArgs) -> Vec<Step> {
+    let asked = |step: &Step| args.prepare.is_empty() || args.prepare.contains(step);
+    STEPS.into_iter().filter(|step| !args.nearest && asked(step)).collect()
+}
+
+/// Formats on offer unless others are named.
+const FORMATS: [Format; 5] = [Format::F32, Format::F16, Format::I8, Format::I8A, Format::I4];
+
+/// The formats the search chooses from.
+fn formats(args: &ShrinkArgs) -> Vec<Format> {
+    let mut formats = args.formats.clone();
+    if formats.is_empty() {
+        formats.extend(FORMATS);
+        match args.prefer {
+            Prefer::Loss => formats.push(Format::W8),
+            // Balance comes to it where integer arithmetic is not good enough.
+            Prefer::Balance | Prefer::Speed => {}
+        }
+    }
+    formats.sort();
+    formats.dedup();
+    formats
 }
 
 /// Whether one file is to be chosen, beside or without a frontier.

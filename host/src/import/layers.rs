@@ -112,6 +112,7 @@ pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Body<'a>
         labels: vec![],
         multi_label: false,
         regression: false,
+        hidden_shift: false,
     };
     found.truncate(count);
     share(trace, base, found, steps, after)

@@ -122,6 +122,7 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
         multi_label: problem.multi_label,
         regression: problem.regression,
         labels,
+        hidden_shift: false,
     };
     let bad = |field: &str, problem| SourceError::Config {
         path: path.to_path_buf(),

@@ -31,6 +31,7 @@ pub fn config() -> Config {
         pooler: true,
         multi_label: false,
         regression: false,
+        hidden_shift: false,
         labels: vec![],
     }
 }
@@ -439,6 +440,29 @@ pub const ROWS: &[Attack] = &[
         SCALES,
         |d| spoilt(d, Format::I8, "0.0.q", &[0x80]),
         "'0.0.q': holds -128",
+    ),
+    asked(
+        Audit,
+        "an int8a of -128",
+        SCALES,
+        |d| spoilt(d, Format::I8A, "0.0.down", &[0x80]),
+        "'0.0.down': holds -128",
+    ),
+    row(
+        "a format that came after the schema stated",
+        "a downgrade: a file that says it is older than what it uses",
+        |d| overwritten(d, Format::I8A, b"{\"schema\":2,", b"{\"schema\":1,"),
+        "schema 1, but weight 'word' is in i8a, which came with schema 2",
+    ),
+    asked(
+        Audit,
+        "int8 said by the Graph, int8a stated by the nodes",
+        CONFUSION,
+        |d| {
+            let [from, to] = ["i8a\"", "i8\" "].map(|f| format!("\"map\",\"shape\":[24,12],\"format\":\"{f}"));
+            overwritten(d, Format::I8A, from.as_bytes(), to.as_bytes())
+        },
+        "node 'hidden.mm' is Add, the Graph states Mul",
     ),
     asked(
         Audit,

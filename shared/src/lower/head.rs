@@ -1,7 +1,7 @@
 //! The heads: what comes after the last layer, and the outputs it gives under Hugging Face's names.
 
 use super::Lowering;
-use crate::graph::Head;
+use crate::graph::{HIDDEN_SHIFT, Head};
 use crate::onnx_write::{Attr, DataType, Dim, Port};
 
 impl Lowering<'_> {
@@ -25,6 +25,9 @@ impl Lowering<'_> {
         let token_dims = |last: usize| [batch.clone(), seq.clone(), Dim::Fixed(last)];
         match config.head {
             Head::None => {
+                if config.hidden_shift {
+                    self.node("Add", &[h, HIDDEN_SHIFT], "last_hidden_state", &[]);
+                }
                 let mut ports = vec![port("last_hidden_state", &token_dims(config.hidden_size))];
                 if config.pooler {
                     self.pooled(h, "pooler_output");

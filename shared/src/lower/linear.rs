@@ -22,46 +22,102 @@ impl Lowering<'_> {
             }
             Format::I8 | Format::I4 => {
                 let (q, step) = self.quantise(x);
-                let acc = self.node("MatMulInteger", &[&q, &w], &format!("{out}.acc"), &[]);
-                let acc = self.cast(&acc, DataType::F32, &format!("{out}.accf"));
-                let scaled = self.node("Mul", &[&acc, &step], &format!("{out}.tok"), &[]);
-                self.node("Mul", &[&scaled, &scale(weight)], &format!("{out}.mm"), &[])
+                self.int8_product([&q, &step], weight, &w, [out, "mm"])
+            }
+            Format::I8A => {
+                let (q, step, middle) = self.quantise_centred(x);
+                let product = self.int8_product([&q, &step], weight, &w, [out, "dot"]);
+                let sums = self.row_sums(weight, &w);
+                let base = self.node("Mul", &[&middle, &sums], &format!("{out}.base"), &[]);
+                self.node("Add", &[&product, &base], &format!("{out}.mm"), &[])
             }
         };
         self.node("Add", &[&product, bias], out, &[])
     }
 
+    /// int8 values times the int8 matrix `w`, rescaled by both steps, as `{out}.{name}`.
+    fn int8_product(&mut self, [q, step]: [&str; 2], weight: &str, w: &str, [out, name]: [&str; 2]) -> String {
+        let acc = self.node("MatMulInteger", &[q, w], &format!("{out}.acc"), &[]);
+        let acc = self.cast(&acc, DataType::F32, &format!("{out}.accf"));
+        let scaled = self.node("Mul", &[&acc, step], &format!("{out}.tok"), &[]);
+        self.node("Mul", &[&scaled, &scale(weight)], &format!("{out}.{name}"), &[])
+    }
+
+    /// What an input of all ones gives, `[out]`: each row's sum, an exact integer, times its scale. `w` is the int8 matrix.
+    fn row_sums(&mut self, weight: &str, w: &str) -> String {
+        let name = format!("{weight}.rowsum");
+        if self.made.insert(name.clone(), String::new()).is_none() {
+            let zero = self.ints("zero", &[0]);
+            let wide = self.cast(w, DataType::F32, &format!("{weight}.w32"));
+            let keep = [Attr::Int("keepdims", 0)];
+            let whole = self.node("ReduceSum", &[&wide, &zero], &format!("{weight}.whole"), &keep);
+            self.node("Mul", &[&whole, &scale(weight)], &name, &[]);
+        }
+        name
+    }
+
+    /// A reduction of the last axis that keeps it, as 1.
+    fn reduce(&mut self, op: &'static str, x: &str, out: &str) -> String {
+        let keep = Attr::Int("keepdims", 1);
+        if self.options.opset >= 18 {
+            let axes = self.ints("last", &[-1]);
+            self.node(op, &[x, &axes], out, &[keep])
+        } else {
+            self.node(op, &[x], out, &[Attr::Ints("axes", vec![-1]), keep])
+        }
+    }
+
     /// int8 values of `x` and their step per token: a = max|x| raised to a floor, q = round(x · 127/a), step = a/127.
     fn quantise(&mut self, x: &str) -> (String, String) {
-        let (q, step) = (format!("{x}.q8"), format!("{x}.step"));
-        if self.made.insert(q.clone(), step.clone()).is_some() {
-            return (q, step);
+        if let Some(made) = self.quantised(x) {
+            return made;
         }
-        let top = self.float("top", I8_MAX);
+        // Constants lie in the file in the order they are first named.
+        self.float("top", I8_MAX);
         let floor = self.float("floor", ACTIVATION_FLOOR);
         let abs = self.node("Abs", &[x], &format!("{x}.abs"), &[]);
-        let max = if self.options.opset >= 18 {
-            let axes = self.ints("last", &[-1]);
-            self.node(
-                "ReduceMax",
-                &[&abs, &axes],
-                &format!("{x}.max"),
-                &[Attr::Int("keepdims", 1)],
-            )
-        } else {
-            self.node(
-                "ReduceMax",
-                &[&abs],
-                &format!("{x}.max"),
-                &[Attr::Ints("axes", vec![-1]), Attr::Int("keepdims", 1)],
-            )
-        };
+        let max = self.reduce("ReduceMax", &abs, &format!("{x}.max"));
         let max = self.node("Max", &[&max, &floor], &format!("{x}.amax"), &[]);
-        let inverse = self.node("Div", &[&top, &max], &format!("{x}.inv"), &[]);
+        self.round(x, &max)
+    }
+
+    /// The same of `x − c`, and c, the middle of the token's range: c = (max x + min x) · 0.5, a = max(max x − c, c − min x).
+    /// Rounding keeps the order of `x − c`, so no magnitude exceeds a, and no int8 leaves ±127, however c was rounded.
+    fn quantise_centred(&mut self, x: &str) -> (String, String, String) {
+        let (offset, middle) = (format!("{x}.o"), format!("{x}.mid"));
+        if let Some((q, step)) = self.quantised(&offset) {
+            return (q, step, middle);
+        }
+        let half = self.float("half", 0.5);
+        let floor = self.float("floor", ACTIVATION_FLOOR);
+        let most = self.reduce("ReduceMax", x, &format!("{x}.hi"));
+        let least = self.reduce("ReduceMin", x, &format!("{x}.lo"));
+        let ends = self.node("Add", &[&most, &least], &format!("{x}.ends"), &[]);
+        self.node("Mul", &[&ends, &half], &middle, &[]);
+        let above = self.node("Sub", &[&most, &middle], &format!("{x}.above"), &[]);
+        let below = self.node("Sub", &[&middle, &least], &format!("{x}.below"), &[]);
+        let max = self.node("Max", &[&above, &below, &floor], &format!("{offset}.amax"), &[]);
+        self.node("Sub", &[x, &middle], &offset, &[]);
+        let (q, step) = self.round(&offset, &max);
+        (q, step, middle)
+    }
+
+    /// The int8 values and steps of `x`, where they have been stated.
+    fn quantised(&self, x: &str) -> Option<(String, String)> {
+        let q = format!("{x}.q8");
+        self.made.get(&q).map(|step| (q.clone(), step.clone()))
+    }
+
+    /// int8 values and steps of `x`, no magnitude of which exceeds `max`.
+    fn round(&mut self, x: &str, max: &str) -> (String, String) {
+        let (q, step) = (format!("{x}.q8"), format!("{x}.step"));
+        self.made.insert(q.clone(), step.clone());
+        let top = self.float("top", I8_MAX);
+        let inverse = self.node("Div", &[&top, max], &format!("{x}.inv"), &[]);
         let wide = self.node("Mul", &[x, &inverse], &format!("{x}.wide"), &[]);
         let whole = self.node("Round", &[&wide], &format!("{x}.round"), &[]);
         self.cast(&whole, DataType::I8, &q);
-        self.node("Div", &[&max, &top], &step, &[]);
+        self.node("Div", &[max, &top], &step, &[]);
         (q, step)
     }
 
@@ -89,7 +145,7 @@ impl Lowering<'_> {
         let layout = PanelLayout::new(self.graph.format(weight), shape[0], shape[1]);
         let (panels, perm) = match layout.format {
             Format::F32 | Format::F16 => (weight.to_string(), vec![1, 0, 2]),
-            Format::W8 | Format::I8 => (weight.to_string(), vec![1, 3, 0, 2]),
+            Format::W8 | Format::I8 | Format::I8A => (weight.to_string(), vec![1, 3, 0, 2]),
             Format::I4 => (self.int8_panels(weight, layout), vec![1, 3, 0, 2]),
         };
         let (k, n) = (layout.padded_in() as i64, layout.padded_out() as i64);

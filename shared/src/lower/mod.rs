@@ -60,7 +60,7 @@ pub fn lower(graph: &Graph, options: LowerOptions) -> Lowered {
                 format!("L{layer}.{inner}")
             };
             let last = layer + 1 == layers.len() && inner + 1 == graph.config.inner_group_num;
-            let out = if last && graph.config.head == Head::None {
+            let out = if last && graph.config.head == Head::None && !graph.config.hidden_shift {
                 "last_hidden_state".to_string()
             } else {
                 format!("{at}.out")
@@ -245,7 +245,7 @@ impl Lowering<'_> {
         let wide = match format {
             Format::F32 => return rows.to_string(),
             Format::F16 => return self.cast(rows, DataType::F32, &format!("{table}.f32")),
-            Format::W8 | Format::I8 => self.cast(rows, DataType::F32, &format!("{table}.f32")),
+            Format::W8 | Format::I8 | Format::I8A => self.cast(rows, DataType::F32, &format!("{table}.f32")),
             Format::I4 => {
                 // [.., block, 16] bytes become [.., block, 32] numbers, then rows again.
                 let numbers = self.int4_numbers(table, rows, -1);
@@ -429,7 +429,11 @@ mod tests {
                     },
                     LowerOptions { opset: 18, seq: None },
                 ] {
-                    let graph = Graph::uniform(tiny(head), format);
+                    let config = Config {
+                        hidden_shift: head == Head::None && options.seq.is_some(),
+                        ..tiny(head)
+                    };
+                    let graph = Graph::uniform(config, format);
                     let lowered = lower(&graph, options);
                     let mut known: BTreeSet<String> = lowered.constants.iter().map(|c| c.name.clone()).collect();
                     known.extend(lowered.inputs.iter().map(|p| p.name.to_string()));

@@ -5,10 +5,12 @@ use crate::cli::ShrinkArgs;
 use crate::cmd::export::Written;
 use crate::cmd::verify;
 use crate::frontier::Point;
+use crate::loss::{Score, Word};
 use crate::solve::Plan;
 use crate::study::{Floor, Question};
 use crate::text::{Align, exact, percent, size, table, thousands};
 use serde_json::{Value, json};
+use thimble_shared::graph::{Graph, Kind};
 use thimble_shared::number::Format;
 use thimble_shared::target::Target;
 
@@ -112,6 +114,8 @@ impl About<'_> {
             return format!("{json:#}\n");
         }
         let mut text = points.map_or(String::new(), |p| self.points_text(p) + &drawn_text(drawn) + "\n");
+        text += &self.headline(plan);
+        text += &yardsticks_text(plan);
         text += &self.plan_text(plan);
         match written {
             Some(written) => text += &written.report(),
@@ -129,6 +133,27 @@ impl About<'_> {
         } else {
             format!("the {} rows it was chosen on, too few to hold any out", self.reported)
         }
+    }
+
+    /// Size, factor and loss: the first line anybody reads.
+    fn headline(&self, plan: &Plan) -> String {
+        let whole = self.fp32_bytes().unwrap_or(plan.bytes);
+        let score = plan.loss.score();
+        format!(
+            "{}, {:.2} times smaller than fp32: {}, {}\n",
+            exact(plan.bytes),
+            whole as f64 / plan.bytes.max(1) as f64,
+            score.word().name(),
+            score.felt(),
+        )
+    }
+
+    /// Bytes of the original in fp32 throughout.
+    fn fp32_bytes(&self) -> Option<u64> {
+        let question = self.question;
+        let graph = Graph::uniform(question.original.config.clone(), Format::F32);
+        let bytes = thimble_shared::artifact::size(&graph, question.onnx, question.provenance).ok()?;
+        Some(bytes as u64)
     }
 
     fn plan_text(&self, plan: &Plan) -> String {
@@ -178,13 +203,8 @@ impl About<'_> {
             plan.verified,
             plan.sense_rows
         );
-        let each = plan.floor_loss.0.iter();
-        let each: Vec<String> = each.map(|(how, loss)| format!("{how} {loss:.3e}")).collect();
-        text += &format!(
-            "{}; loss of the smallest model: {}\n",
-            plan.preparation,
-            each.join("; ")
-        );
+        text += &trade_text(plan);
+        text += &prepared_text(plan);
         text += &format!("\non {}:\n{}\n", self.rows_reported(), verify::describe(&plan.loss));
         text + &self.board_text(plan)
     }
@@ -236,11 +256,28 @@ impl About<'_> {
             .collect();
         let next = plan.next.as_ref();
         let floor: Vec<serde_json::Value> = plan
-            .floor_loss
-            .0
+            .tried
             .iter()
-            .map(|(how, loss)| json!({"rescaled": how.rescaled, "calibrated": how.calibrated, "loss": loss}))
+            .map(|tried| {
+                let how = tried.preparation;
+                json!({
+                    "shifted": how.shifted, "rescaled": how.rescaled, "split": how.split, "calibrated": how.calibrated,
+                    "loss": tried.smallest, "int8_loss": tried.int8,
+                })
+            })
             .collect();
+        let yardsticks: Vec<Value> = plan
+            .yardsticks
+            .iter()
+            .map(|y| json!({"name": y.name, "relative_rms": y.score.map(|s| s.relative_rms())}))
+            .collect();
+        let trade = plan.trade.as_ref().map(|trade| {
+            let said = |score: Score| json!({"word": score.word(), "relative_rms": score.relative_rms(), "agreement": score.agreement().rate()});
+            json!({
+                "w8": trade.families, "integer": said(trade.integer), "chosen": said(trade.chosen),
+                "time": trade.time.iter().map(|(cpu, t)| (cpu.to_string(), json!(t))).collect::<serde_json::Map<_, _>>(),
+            })
+        });
         json!({
             "schema": 1,
             "verdict": if reasons.is_empty() { "fits" } else { "refused" },
@@ -261,6 +298,9 @@ impl About<'_> {
             "reported_rows": self.reported,
             "held_out": self.held_out,
             "preparation": plan.preparation,
+            "word": plan.loss.score().word(),
+            "yardsticks": yardsticks,
+            "trade": trade,
             "floor_loss": floor,
             "next_step": next.map(|(family, format, bytes)| json!({"family": family, "format": format.to_string(), "bytes": bytes})),
             "predicted": {
@@ -338,6 +378,82 @@ impl About<'_> {
             self.rows_reported()
         )
     }
+}
+
+/// Whether any linear weight's numbers are rounded.
+fn rounded(plan: &Plan) -> bool {
+    let linear = plan.problem.families.iter().enumerate().filter(|(_, family)| {
+        family
+            .weights
+            .iter()
+            .any(|w| w.kind == Kind::Linear && w.name != "word")
+    });
+    linear
+        .into_iter()
+        .any(|(i, _)| plan.problem.format(i, &plan.choice).has_scales())
+}
+
+/// What other files of the model lose, and the rule behind the word.
+fn yardsticks_text(plan: &Plan) -> String {
+    let score = plan.loss.score();
+    let each: Vec<String> = plan
+        .yardsticks
+        .iter()
+        .map(|y| match y.score {
+            Some(score) => format!("{} {:.4}", y.name, score.relative_rms()),
+            None => format!("{} is no file", y.name),
+        })
+        .collect();
+    let beside = match each.is_empty() {
+        true => String::new(),
+        false => format!("beside it: {}; ", each.join(", ")),
+    };
+    format!("{beside}{}\n\n", Word::rule(score.decides()))
+}
+
+/// What was weighed between integer arithmetic and w8.
+fn trade_text(plan: &Plan) -> String {
+    let Some(trade) = &plan.trade else { return String::new() };
+    let (before, after) = (trade.integer, trade.chosen);
+    if trade.families.is_empty() {
+        return format!(
+            "arithmetic: no w8; on the tuning rows {} ({}); --prefer loss would use w8 wherever it loses less\n",
+            before.felt(),
+            before.word().name()
+        );
+    }
+    let time: Vec<String> = trade
+        .time
+        .iter()
+        .map(|(cpu, t)| format!("{t:.2} times on {cpu}"))
+        .collect();
+    format!(
+        "arithmetic: w8 for {}: {} ({}) where integer arithmetic throughout has {} ({}), predicted time {} its; --prefer speed would not\n",
+        trade.families.join(", "),
+        after.felt(),
+        after.word().name(),
+        before.felt(),
+        before.word().name(),
+        time.join(" and "),
+    )
+}
+
+/// How the model was prepared, and what each way lost.
+fn prepared_text(plan: &Plan) -> String {
+    let rows: Vec<Vec<String>> = plan
+        .tried
+        .iter()
+        .map(|tried| {
+            let losses = [tried.smallest, tried.int8].map(|loss| format!("{loss:.3e}"));
+            [vec![tried.preparation.to_string()], losses.to_vec()].concat()
+        })
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let aligns = [Align::Left, Align::Right, Align::Right];
+    let chosen = format!("prepared: {}\n", plan.preparation.describe(rounded(plan)));
+    chosen + &table(&["prepared", "smallest file loses", "int8 throughout"], &aligns, &rows)
 }
 
 fn drawn_text(drawn: &[String]) -> String {
