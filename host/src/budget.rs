@@ -190,7 +190,9 @@ impl Problem {
         // Tables have i8 in place of it.
         let place = |options: &Vec<Format>, format| options.iter().position(|f| *f == format);
         let of = |(options, least): (&Vec<Format>, &usize)| {
-            place(options, format).or_else(|| place(options, Format::I8)).unwrap_or(*least)
+            place(options, format)
+                .or_else(|| place(options, Format::I8))
+                .unwrap_or(*least)
         };
         self.options.iter().zip(&floor).map(of).collect()
     }

@@ -195,7 +195,13 @@ pub struct ShrinkArgs {
     #[arg(long)]
     pub nearest: bool,
     /// Ways of preparing the model that may be tried [default: all]
-    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', conflicts_with = "nearest")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "LIST",
+        value_delimiter = ',',
+        conflicts_with = "nearest"
+    )]
     pub prepare: Vec<Step>,
     /// What decides between integer arithmetic and w8, which has int8's bytes, loses less and is slower
     #[arg(long, value_enum, value_name = "WHAT", default_value_t, conflicts_with = "formats")]

@@ -231,7 +231,10 @@ impl Score {
     pub fn felt(&self) -> String {
         match self.agreement().rate() {
             Some(share) => format!("{:.2} % of {} decisions kept", share * 100.0, self.decisions),
-            None => format!("RMS error {:.4} of the outputs' standard deviation", self.relative_rms()),
+            None => format!(
+                "RMS error {:.4} of the outputs' standard deviation",
+                self.relative_rms()
+            ),
         }
     }
 

@@ -85,10 +85,13 @@ fn channel_of(model: &Model, weight: &str, channel: usize, x: &[f32]) -> Vec<f32
         Some(Values::F32(values)) => values.as_slice(),
         _ => &[],
     };
-    let row = numbers(weight).get(channel * width..(channel + 1) * width).unwrap_or(&[]);
+    let row = numbers(weight)
+        .get(channel * width..(channel + 1) * width)
+        .unwrap_or(&[]);
     let bias = numbers(&format!("{weight}.bias")).get(channel).copied().unwrap_or(0.0);
     let each = x.chunks_exact(width);
-    each.map(|x| x.iter().zip(row).map(|(x, w)| x * w).sum::<f32>() + bias).collect()
+    each.map(|x| x.iter().zip(row).map(|(x, w)| x * w).sum::<f32>() + bias)
+        .collect()
 }
 
 fn places(config: &Config) -> impl Iterator<Item = (usize, usize)> + use<> {
@@ -187,7 +190,11 @@ fn choose(x: &[f32], width: usize, most: usize, before: impl Fn(usize) -> Vec<f3
             let u = known.entry(channel).or_insert_with(|| before(channel));
             for t in MIDDLES.map(|share| share * largest) {
                 let left = tops.iter().zip(&*u).map(|(top, u)| {
-                    let rest = if top.channel == channel { top.second } else { top.largest };
+                    let rest = if top.channel == channel {
+                        top.second
+                    } else {
+                        top.largest
+                    };
                     square(rest.max((u - t).abs()).max(-u))
                 });
                 let left: f64 = left.sum();
@@ -259,7 +266,9 @@ fn widen(model: &mut Model, at: &dyn Fn(&str) -> String, splits: &[Split], added
         (at("down"), wider),
         (format!("{}.bias", at("down")), down_bias),
     ];
-    model.weights.extend(given.map(|(name, values)| (name, Values::F32(values))));
+    model
+        .weights
+        .extend(given.map(|(name, values)| (name, Values::F32(values))));
     Some(())
 }
 
@@ -274,7 +283,10 @@ mod tests {
         let before = |channel: usize| x.iter().skip(channel).step_by(4).copied().collect();
         let splits = choose(&x, 4, 1, before);
         assert_eq!(splits, [Split { channel: 1, t: 4.0 }]);
-        assert!(choose(&[1.0; 12], 4, 8, |_| vec![1.0; 3]).is_empty(), "nothing stands out");
+        assert!(
+            choose(&[1.0; 12], 4, 8, |_| vec![1.0; 3]).is_empty(),
+            "nothing stands out"
+        );
         // Far below zero the opposite piece would be larger than what it came from.
         let deep = |_| vec![8.0, -20.0, 4.0];
         assert!(choose(&x, 4, 8, deep).iter().all(|s| s.channel != 1));

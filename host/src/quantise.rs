@@ -127,7 +127,10 @@ impl<'a> Quantiser<'a> {
             let encoded = self.encode(&spec, format)?;
             weights.insert(spec.name.clone(), encoded.values.clone());
             // An input around its mean loses nothing of it.
-            if shift.and_then(|s| s.centre(&spec.name, formats, self.options.reach)).is_none() {
+            if shift
+                .and_then(|s| s.centre(&spec.name, formats, self.options.reach))
+                .is_none()
+            {
                 shortfalls.push((format!("{}.bias", spec.name), encoded));
             }
         }

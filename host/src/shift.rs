@@ -92,7 +92,8 @@ fn hidden_sites(config: &Config) -> Vec<Site> {
     for group in 0..config.num_hidden_groups {
         for i in 0..inner {
             let site = sites.entry(class[place(group, i)]).or_default();
-            site.readers.extend(["q", "k", "v"].map(|part| layer_weight(group, i, part)));
+            site.readers
+                .extend(["q", "k", "v"].map(|part| layer_weight(group, i, part)));
             site.residuals.push(bias(&layer_weight(group, i, "o")));
         }
     }
@@ -246,7 +247,12 @@ fn fold(model: &Model, site: Site, sums: &BTreeMap<String, Sum>) -> Option<Fold>
 
 /// `W·c`, summed in f64.
 fn product(weight: &[f32], c: &[f32]) -> Vec<f32> {
-    let row = |row: &[f32]| row.iter().zip(c).map(|(&w, &c)| f64::from(w) * f64::from(c)).sum::<f64>() as f32;
+    let row = |row: &[f32]| {
+        row.iter()
+            .zip(c)
+            .map(|(&w, &c)| f64::from(w) * f64::from(c))
+            .sum::<f64>() as f32
+    };
     weight.chunks(c.len().max(1)).map(row).collect()
 }
 

@@ -118,7 +118,13 @@ impl<'a> Study<'a> {
         let Some(first) = variants.make(Preparation::default())? else {
             bail!("there is no model to make smaller");
         };
-        let plain = Bench::new(question, &first.digest, Rc::new(first.quantiser()), &digest, tune.rows());
+        let plain = Bench::new(
+            question,
+            &first.digest,
+            Rc::new(first.quantiser()),
+            &digest,
+            tune.rows(),
+        );
 
         sizes.become_of(made.variant.model.config.clone(), preparation.shifted);
         let mut problem = sizes.unmeasured()?;
@@ -312,7 +318,11 @@ impl Prepared {
         let some = tune.some(&inputs::sample(question.tune.len(), rows));
         let original = Digest::of(question.original);
         // The integer arithmetic that loses least is what most families will be in.
-        let int8 = if question.formats.contains(&Format::I8A) { Format::I8A } else { Format::I8 };
+        let int8 = if question.formats.contains(&Format::I8A) {
+            Format::I8A
+        } else {
+            Format::I8
+        };
         let mut measure = |variant: &Variant, quantiser: &Rc<Quantiser<'static>>| -> Result<Tried> {
             watch.step(&variant.preparation.to_string());
             let problem = Problem::unmeasured(&variant.model.config, question.formats);
@@ -351,7 +361,11 @@ impl Prepared {
 
 /// A loss in units of another.
 fn share(loss: f64, of: f64) -> f64 {
-    if loss == of { 1.0 } else { loss / of.max(f64::MIN_POSITIVE) }
+    if loss == of {
+        1.0
+    } else {
+        loss / of.max(f64::MIN_POSITIVE)
+    }
 }
 
 /// One step of preparation.

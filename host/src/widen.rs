@@ -75,7 +75,9 @@ impl Study<'_> {
                 }
                 watch.step(&format!("{} families in w8", subset.len()));
                 self.run(&choice)?;
-                let Some(found) = self.answer_of(&choice)? else { continue };
+                let Some(found) = self.answer_of(&choice)? else {
+                    continue;
+                };
                 if found.score.word() > best.score.word() {
                     best = found;
                 }

@@ -182,7 +182,12 @@ fn lower(model: &mut Model, norms: &[&str], readers: &[&str], back: &str, channe
     for reader in readers {
         let bias = f32s(model, &format!("{reader}.bias")).len();
         let width = f32s(model, reader).len() / bias;
-        let column: Vec<f32> = f32s(model, reader).iter().skip(channel).step_by(width).copied().collect();
+        let column: Vec<f32> = f32s(model, reader)
+            .iter()
+            .skip(channel)
+            .step_by(width)
+            .copied()
+            .collect();
         let biases = f32s(model, &format!("{reader}.bias"));
         biases.iter_mut().zip(column).for_each(|(b, w)| *b += by * w);
     }
@@ -195,7 +200,14 @@ fn outliers(source: &Model) -> Model {
     const PAIRS: usize = 4;
     let mut model = source.clone();
     let hidden = model.config.hidden_size;
-    lower(&mut model, &["map", "0.0.ffn_norm"], &["0.0.q", "0.0.k", "0.0.v", "pooler"], "0.0.o", 77, 20.0);
+    lower(
+        &mut model,
+        &["map", "0.0.ffn_norm"],
+        &["0.0.q", "0.0.k", "0.0.v", "pooler"],
+        "0.0.o",
+        77,
+        20.0,
+    );
     lower(&mut model, &["0.0.attn_norm"], &["0.0.up"], "0.0.down", 31, 20.0);
     let wide = model.config.intermediate_size;
     let noise = |i: usize| (random(i as u64 ^ 0x5117) % 2001) as f32 / 1000.0 - 1.0;
@@ -206,7 +218,13 @@ fn outliers(source: &Model) -> Model {
     let columns = |row: usize| (0..PAIRS).map(move |i| 0.05 * noise(7_000 + row * PAIRS + i));
     let rows = down.chunks(wide).enumerate();
     *f32s(&mut model, "0.0.down") = rows
-        .flat_map(|(i, row)| row.iter().copied().chain(columns(i)).chain(columns(i).map(|x| -x)).collect::<Vec<f32>>())
+        .flat_map(|(i, row)| {
+            row.iter()
+                .copied()
+                .chain(columns(i))
+                .chain(columns(i).map(|x| -x))
+                .collect::<Vec<f32>>()
+        })
         .collect();
     model.config.intermediate_size += 2 * PAIRS;
     model
@@ -226,13 +244,11 @@ fn outliers_in_the_activations_cost_nothing() {
     );
     let (nearest, solved) = shrunk(&model, &rows);
     println!(
-        "outliers planted: round to nearest {:?} agree, solver {:?}",
-        nearest.agreement, solved.agreement
+        "outliers planted: round to nearest {:?} agree, KL {:?}; solver {:?}, KL {:?}",
+        nearest.agreement, nearest.kl, solved.agreement, solved.kl
     );
-    assert!(
-        nearest.agreement.unwrap() < 0.985,
-        "the case is hard: {:?}",
-        nearest.agreement
-    );
+    // albert-deb's labels are robust; its distributions are not.
+    assert!(nearest.kl.unwrap() > 2e-4, "the case is hard: {:?}", nearest.kl);
+    assert!(solved.kl.unwrap() < nearest.kl.unwrap() / 5.0, "{:?}", solved.kl);
     assert!(solved.agreement.unwrap() >= 0.995, "{:?}", solved.agreement);
 }

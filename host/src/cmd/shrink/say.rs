@@ -5,8 +5,8 @@ use crate::cli::ShrinkArgs;
 use crate::cmd::export::Written;
 use crate::cmd::verify;
 use crate::frontier::Point;
-use crate::solve::Plan;
 use crate::loss::{Score, Word};
+use crate::solve::Plan;
 use crate::study::{Floor, Question};
 use crate::text::{Align, exact, percent, size, table, thousands};
 use serde_json::{Value, json};
@@ -383,9 +383,14 @@ impl About<'_> {
 /// Whether any linear weight's numbers are rounded.
 fn rounded(plan: &Plan) -> bool {
     let linear = plan.problem.families.iter().enumerate().filter(|(_, family)| {
-        family.weights.iter().any(|w| w.kind == Kind::Linear && w.name != "word")
+        family
+            .weights
+            .iter()
+            .any(|w| w.kind == Kind::Linear && w.name != "word")
     });
-    linear.into_iter().any(|(i, _)| plan.problem.format(i, &plan.choice).has_scales())
+    linear
+        .into_iter()
+        .any(|(i, _)| plan.problem.format(i, &plan.choice).has_scales())
 }
 
 /// What other files of the model lose, and the rule behind the word.
@@ -417,7 +422,11 @@ fn trade_text(plan: &Plan) -> String {
             before.word().name()
         );
     }
-    let time: Vec<String> = trade.time.iter().map(|(cpu, t)| format!("{t:.2} times on {cpu}")).collect();
+    let time: Vec<String> = trade
+        .time
+        .iter()
+        .map(|(cpu, t)| format!("{t:.2} times on {cpu}"))
+        .collect();
     format!(
         "arithmetic: w8 for {}: {} ({}) where integer arithmetic throughout has {} ({}), predicted time {} its; --prefer speed would not\n",
         trade.families.join(", "),
