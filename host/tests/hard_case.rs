@@ -244,13 +244,11 @@ fn outliers_in_the_activations_cost_nothing() {
     );
     let (nearest, solved) = shrunk(&model, &rows);
     println!(
-        "outliers planted: round to nearest {:?} agree, solver {:?}",
-        nearest.agreement, solved.agreement
+        "outliers planted: round to nearest {:?} agree, KL {:?}; solver {:?}, KL {:?}",
+        nearest.agreement, nearest.kl, solved.agreement, solved.kl
     );
-    assert!(
-        nearest.agreement.unwrap() < 0.985,
-        "the case is hard: {:?}",
-        nearest.agreement
-    );
+    // albert-deb's labels are robust; its distributions are not.
+    assert!(nearest.kl.unwrap() > 2e-4, "the case is hard: {:?}", nearest.kl);
+    assert!(solved.kl.unwrap() < nearest.kl.unwrap() / 5.0, "{:?}", solved.kl);
     assert!(solved.agreement.unwrap() >= 0.995, "{:?}", solved.agreement);
 }

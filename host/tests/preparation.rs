@@ -126,7 +126,9 @@ fn a_shift_takes_an_outlier_channel_out_of_what_is_read() {
     let shift = Shift::calibrate(&source, &rows).unwrap();
     let int8 = Graph::uniform(source.config.clone(), Format::I8).formats;
     let centre = shift.centre("0.0.up", &int8, Reach::Everywhere).unwrap();
-    assert!((centre[5] + 20.0).abs() < 3.0, "{}", centre[5]);
+    let others = centre.iter().enumerate().filter(|(i, _)| *i != 5);
+    let most = others.fold(0f32, |m, (_, c)| m.max(c.abs()));
+    assert!(centre[5] < -15.0 && most < 10.0, "{} beside {most}", centre[5]);
     assert_eq!(shift.centre("0.0.down", &int8, Reach::Everywhere), None, "behind gelu");
     assert_eq!(shift.centre("0.0.up", &int8, Reach::Nowhere), None);
 }
