@@ -65,12 +65,15 @@ fn greater(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
+/// The largest magnitude. Arm has its own.
+#[cfg(not(target_arch = "aarch64"))]
 #[inline(always)]
 pub(crate) fn max_abs(x: &[f32]) -> f32 {
     reduce(x, 0.0, f32::abs, greater)
 }
 
-/// The least and the greatest value.
+/// The least and the greatest number. Arm has its own.
+#[cfg(not(target_arch = "aarch64"))]
 #[inline(always)]
 pub(crate) fn range(x: &[f32]) -> (f32, f32) {
     let lesser = |a, b| if a < b { a } else { b };

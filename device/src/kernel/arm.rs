@@ -369,6 +369,49 @@ pub fn interleave(rows: &[&[f32]; PANEL_ROWS], to: &mut [f32]) -> usize {
     4 * fours
 }
 
+/// Numbers of one round of the reductions below: four registers.
+const ROUND: usize = 16;
+
+/// The largest magnitude; 0 of nothing. Compilers make pairs of compares and selects of halves of registers instead.
+pub fn max_abs(x: &[f32]) -> f32 {
+    let (rounds, rest) = x.as_chunks::<ROUND>();
+    // SAFETY: NEON is part of aarch64, and every load lies within its round.
+    let most = unsafe {
+        let mut most = [vdupq_n_f32(0.0); 4];
+        for round in rounds {
+            for (i, most) in most.iter_mut().enumerate() {
+                *most = vmaxnmq_f32(*most, vabsq_f32(vld1q_f32(round.as_ptr().add(4 * i))));
+            }
+        }
+        let [a, b, c, d] = most;
+        vmaxnmvq_f32(vmaxnmq_f32(vmaxnmq_f32(a, b), vmaxnmq_f32(c, d)))
+    };
+    rest.iter().fold(most, |most, x| most.max(x.abs()))
+}
+
+/// The least and the greatest number; infinities the wrong way round of nothing.
+pub fn range(x: &[f32]) -> (f32, f32) {
+    let (rounds, rest) = x.as_chunks::<ROUND>();
+    // SAFETY: as above.
+    let (least, most) = unsafe {
+        let mut least = [vdupq_n_f32(f32::INFINITY); 4];
+        let mut most = [vdupq_n_f32(f32::NEG_INFINITY); 4];
+        for round in rounds {
+            for (i, (least, most)) in least.iter_mut().zip(&mut most).enumerate() {
+                let four = vld1q_f32(round.as_ptr().add(4 * i));
+                *least = vminnmq_f32(*least, four);
+                *most = vmaxnmq_f32(*most, four);
+            }
+        }
+        let [a, b, c, d] = least;
+        let least = vminnmvq_f32(vminnmq_f32(vminnmq_f32(a, b), vminnmq_f32(c, d)));
+        let [a, b, c, d] = most;
+        (least, vmaxnmvq_f32(vmaxnmq_f32(vmaxnmq_f32(a, b), vmaxnmq_f32(c, d))))
+    };
+    rest.iter()
+        .fold((least, most), |(least, most), &x| (least.min(x), most.max(x)))
+}
+
 /// f16 → f32 by FCVTL, which every aarch64 has; the `half` crate uses it only with the fp16 extension.
 pub fn widen_f16(from: &[u16], to: &mut [f32]) {
     const STEP: usize = 32;

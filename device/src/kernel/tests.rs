@@ -3,7 +3,7 @@
 pub(crate) use super::selftest::Random;
 use super::*;
 use crate::pool::Pool;
-use thimble_shared::number::{Format, I8_INPUTS};
+use thimble_shared::number::{Format, I8_INPUTS, InputRange};
 use thimble_shared::panel::{I8_DEPTH, PanelLayout};
 
 /// Random cases a test makes; an interpreter takes minutes for a few.
@@ -51,7 +51,8 @@ fn every_int8_kernel_holds_the_largest_sums() {
             for rows in [1, 5] {
                 let mut packed = PackedI8::default();
                 let x = vec![1.0; rows * k];
-                packed.quantise(&Pool::inline(), kernel.tiling(), kernel.order(), &x, rows, k);
+                let range = InputRange::Symmetric;
+                packed.quantise(&Pool::inline(), kernel.tiling(), kernel.order(), range, &x, k);
                 let chains: Vec<u8> = fits_four(w).collect();
                 let mut work = Work::default();
                 let got = kernel.multiply(w, &chains, &packed, &mut work).unwrap();
@@ -90,23 +91,29 @@ fn every_int8_kernel_gives_the_exact_sums() {
                     .all(|(i, &c)| c == 1 || (rows % 2 == 1 && i % 3 != 0))
             );
             let x: Vec<f32> = (0..rows * k).map(|_| random.normal()).collect();
-            let mut packed = PackedI8::default();
-            packed.quantise(&Pool::inline(), kernel.tiling(), kernel.order(), &x, rows, k);
-            let mut work = Work::default();
-            let got = kernel.multiply(w, &chains, &packed, &mut work).unwrap();
-            let mut q = vec![0i8; k.next_multiple_of(I8_DEPTH)];
-            for t in 0..rows {
-                pack::quantise_row(&x[t * k..][..k], &mut q[..k]);
-                for c in 0..layout.padded_out() {
-                    let want: i32 = (0..layout.padded_in())
-                        .map(|j| i32::from(w[layout.index(c, j)]) * i32::from(q[j]))
-                        .sum();
-                    assert_eq!(
-                        got[t * layout.padded_out() + c],
-                        want,
-                        "{} {n}x{k}x{rows}: {t},{c}",
-                        kernel.name()
-                    );
+            for range in [InputRange::Symmetric, InputRange::Centred] {
+                let mut packed = PackedI8::default();
+                packed.quantise(&Pool::inline(), kernel.tiling(), kernel.order(), range, &x, k);
+                let mut work = Work::default();
+                let got = kernel.multiply(w, &chains, &packed, &mut work).unwrap();
+                let mut q = vec![0i8; k.next_multiple_of(I8_DEPTH)];
+                for t in 0..rows {
+                    let x = &x[t * k..][..k];
+                    match range {
+                        InputRange::Symmetric => (pack::quantise_row(x, &mut q[..k]), 0.0),
+                        InputRange::Centred => pack::quantise_centred(x, &mut q[..k]),
+                    };
+                    for c in 0..layout.padded_out() {
+                        let want: i32 = (0..layout.padded_in())
+                            .map(|j| i32::from(w[layout.index(c, j)]) * i32::from(q[j]))
+                            .sum();
+                        assert_eq!(
+                            got[t * layout.padded_out() + c],
+                            want,
+                            "{} {n}x{k}x{rows}: {t},{c}",
+                            kernel.name()
+                        );
+                    }
                 }
             }
         }
