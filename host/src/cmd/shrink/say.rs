@@ -171,7 +171,11 @@ impl About<'_> {
                     format.to_string(),
                     thousands(bytes),
                     percent(bytes, plan.bytes),
-                    format!("{:.2e}", plan.problem.loss[i][choice]),
+                    match plan.problem.loss[i][choice] {
+                        loss if loss.is_finite() => format!("{loss:.2e}"),
+                        // Nobody measured it alone.
+                        _ => "-".to_string(),
+                    },
                 ]
             })
             .collect();
