@@ -23,7 +23,7 @@ use thimble_shared::number::Format;
 /// Multiply-accumulates that the loss of all families in all formats may take together. A large model's sensitivities are
 /// measured on as many of the tuning rows as that allows; whatever is chosen between is run on all of them. Counted in work
 /// and not in seconds, so that the answer is the same on every machine.
-const SENSE_WORK: usize = 3_000_000_000_000;
+const SENSE_WORK: usize = 800_000_000_000;
 /// Never fewer rows than this, if there are as many.
 const SENSE_ROWS: usize = 8;
 
@@ -237,11 +237,7 @@ pub fn work(config: &Config, rows: &[Row]) -> usize {
 fn sense_rows(question: &Question, evaluations: usize) -> usize {
     let all = question.tune.len();
     let each = work(&question.source.config, question.tune) / all.max(1);
-    let sense_work: usize = std::env::var("SENSE")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(SENSE_WORK);
-    let rows = sense_work / each.max(1) / evaluations.max(1);
+    let rows = SENSE_WORK / each.max(1) / evaluations.max(1);
     rows.clamp(SENSE_ROWS.min(all), all)
 }
 
