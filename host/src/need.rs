@@ -76,10 +76,12 @@ fn activations(task: &Task) -> u64 {
 /// What is needed, what there is, and what would help.
 pub fn check(task: &Task) -> Result<()> {
     let need = PROGRAM.saturating_add(beside_the_model(task));
-    match ram::available() {
+    // Some evaluate, and some multiply for them.
+    let threads = 2 * std::thread::available_parallelism().map_or(1, |n| n.get());
+    match ram::available(threads) {
         Some(available) if available.bytes < need => bail!(
-            "shrink takes {} of memory for this model beyond the model itself, and {} {}; close other programs, run it on a \
-             machine with more, or ask for less: --nearest gathers no statistics, fewer --formats keep fewer encodings",
+            "shrink takes {} of memory for this model beyond the model itself, and there are {} ({}); close other programs, run \
+             it on a machine with more, or ask for less: --nearest gathers no statistics, fewer --formats keep fewer encodings",
             exact(need),
             exact(available.bytes),
             available.by
