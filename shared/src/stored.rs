@@ -107,7 +107,7 @@ pub fn weight_bytes(spec: &WeightSpec, format: Format) -> usize {
 }
 
 /// Bytes of f32 numbers that are encoded or decoded at a time.
-const CHUNK: usize = 1 << 16;
+const CHUNK: usize = 1 << 18;
 
 /// The rows of a weight, whole panels at a time: a chunk is stored as a weight of so many rows would be, one after the other.
 fn chunks(spec: &WeightSpec) -> impl Iterator<Item = (WeightSpec, Range<usize>)> + '_ {
