@@ -229,12 +229,10 @@ impl ModelMap {
         if self.locked || part.start < whole.start || part.end > whole.end || part.is_empty() {
             return;
         }
-        let (start, end) = (
-            part.start.addr() - whole.start.addr(),
-            part.end.addr() - whole.start.addr(),
-        );
-        // Whole pages, of which the map's start is one: a neighbour that shares one is read again.
-        let start = start / PAGE * PAGE;
+        // The kernel maps the pages around one that is asked for, those of the part before among them: they go with it.
+        let start = (part.start.addr() / AROUND * AROUND).max(whole.start.addr());
+        let end = part.end.addr().next_multiple_of(AROUND).min(whole.end.addr());
+        let (start, end) = (start - whole.start.addr(), end - whole.start.addr());
         // SAFETY: a private map of a file that is never written to holds no bytes of its own: the next access to a page that was
         // given back reads it from the file. It is advice; where it is not taken the pages stay.
         let _ = unsafe {
@@ -244,8 +242,8 @@ impl ModelMap {
     }
 }
 
-/// What the kernel's pages are multiples of.
-const PAGE: usize = 4096;
+/// The piece of a file that Linux maps at once where a page of it is asked for (fault_around_bytes), a multiple of pages.
+const AROUND: usize = 64 << 10;
 
 impl AsRef<[u8]> for ModelMap {
     fn as_ref(&self) -> &[u8] {

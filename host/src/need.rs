@@ -6,7 +6,7 @@ use crate::inputs::Row;
 use crate::ram;
 use crate::text::exact;
 use anyhow::{Result, bail};
-use thimble_shared::graph::{Config, WeightSpec};
+use thimble_shared::graph::{Config, Kind, WeightSpec};
 use thimble_shared::memory::{self, Work};
 use thimble_shared::number::Format;
 use thimble_shared::stored::weight_bytes;
@@ -28,7 +28,10 @@ pub struct Task<'a> {
 fn beside_the_model(task: &Task) -> u64 {
     let config = task.config;
     let weights = config.weights();
-    let in_format = |format: Format| -> u64 { weights.iter().map(|w| weight_bytes(w, format) as u64).sum() };
+    let in_format = |format: Format| -> u64 {
+        let format_of = |w: &WeightSpec| if w.kind == Kind::Vector { Format::F32 } else { format };
+        weights.iter().map(|w| weight_bytes(w, format_of(w)) as u64).sum()
+    };
     // One candidate at a time, as large as the original at most.
     let image = in_format(Format::F32);
     let encoded = |formats: &[Format]| -> u64 {
@@ -36,10 +39,14 @@ fn beside_the_model(task: &Task) -> u64 {
         rounded.map(|&f| in_format(f)).sum()
     };
     let smallest = task.formats.iter().map(|&f| in_format(f)).min().unwrap_or(0);
-    let moments = if task.calibrated { calibrate::bytes(config) } else { 0 };
-    // A second preparation gathers its moments while the first one's, of which half is left, are kept. Later, one is left and
-    // rounds to every format.
-    let gathering = moments + moments / 2 + smallest + channels(&weights);
+    let [moments, waiting] = if task.calibrated {
+        calibrate::bytes(config)
+    } else {
+        [0; 2]
+    };
+    // A second preparation gathers its moments while the first one's, of which half is left, are kept, and both round to the
+    // smallest formats. Later, one is left and rounds to every format.
+    let gathering = moments + waiting + moments / 2 + 2 * smallest + channels(&weights);
     let running = moments / 2 + encoded(task.formats) + channels(&weights);
     image + gathering.max(running) + activations(task)
 }
@@ -69,10 +76,12 @@ fn activations(task: &Task) -> u64 {
 /// What is needed, what there is, and what would help.
 pub fn check(task: &Task) -> Result<()> {
     let need = PROGRAM.saturating_add(beside_the_model(task));
-    match ram::available() {
+    // Some evaluate, and some multiply for them.
+    let threads = 2 * std::thread::available_parallelism().map_or(1, |n| n.get());
+    match ram::available(threads) {
         Some(available) if available.bytes < need => bail!(
-            "shrink takes {} of memory for this model beyond the model itself, and {} {}; close other programs, run it on a \
-             machine with more, or ask for less: --nearest gathers no statistics, fewer --formats keep fewer encodings",
+            "shrink takes {} of memory for this model beyond the model itself, and there are {} ({}); close other programs, run \
+             it on a machine with more, or ask for less: --nearest gathers no statistics, fewer --formats keep fewer encodings",
             exact(need),
             exact(available.bytes),
             available.by

@@ -12,11 +12,11 @@ pub struct Available {
     pub by: String,
 }
 
-/// The least of what limits this process; none where the system does not say.
-pub fn available() -> Option<Available> {
+/// The least of what limits this process, which will start so many threads; none where the system does not say.
+pub fn available(threads: usize) -> Option<Available> {
     let system = system(&read("/proc/meminfo").unwrap_or_default());
     let groups = groups(Path::new("/"), &read("/proc/self/cgroup").unwrap_or_default());
-    let limits = system.into_iter().chain(groups).chain(address_space());
+    let limits = system.into_iter().chain(groups).chain(address_space(threads));
     limits.min_by_key(|limit| limit.bytes)
 }
 
@@ -25,7 +25,7 @@ fn system(meminfo: &str) -> Option<Available> {
     let swap = kilobytes(meminfo, "SwapFree").unwrap_or(0);
     Some(Available {
         bytes: kilobytes(meminfo, "MemAvailable")?.saturating_add(swap),
-        by: "the system has available (MemAvailable in /proc/meminfo, and free swap)".into(),
+        by: "MemAvailable in /proc/meminfo, and free swap".into(),
     })
 }
 
@@ -98,12 +98,15 @@ fn group(folder: &Path, names: Names) -> Option<Available> {
     let cached = figure("inactive_file").saturating_add(figure("active_file"));
     Some(Available {
         bytes: most.saturating_sub(used.saturating_sub(cached)),
-        by: format!("the control group leaves ({limit} is {most})"),
+        by: format!("what {limit} {most} of the control group leaves"),
     })
 }
 
+/// Addresses that the system's allocator and a stack take for a thread, whatever of them is used.
+const THREAD: u64 = 66 << 20;
+
 /// What `ulimit -v` leaves.
-fn address_space() -> Option<Available> {
+fn address_space(threads: usize) -> Option<Available> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
@@ -115,8 +118,11 @@ fn address_space() -> Option<Available> {
     }
     let used = kilobytes(&read("/proc/self/status")?, "VmSize")?;
     Some(Available {
-        bytes: limit.rlim_cur.saturating_sub(used),
-        by: format!("the address space has left (ulimit -v is {})", limit.rlim_cur / 1024),
+        bytes: limit
+            .rlim_cur
+            .saturating_sub(used)
+            .saturating_sub(THREAD * threads as u64),
+        by: format!("what ulimit -v {} leaves beside its threads", limit.rlim_cur / 1024),
     })
 }
 
@@ -162,6 +168,6 @@ mod tests {
 
     #[test]
     fn this_machine_says_something() {
-        assert!(available().is_some_and(|a| a.bytes > 0));
+        assert!(available(1).is_some_and(|a| a.bytes > 0));
     }
 }

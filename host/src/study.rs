@@ -25,7 +25,7 @@ use thimble_shared::number::Format;
 /// Multiply-accumulates that the loss of all families in all formats may take together. A large model's sensitivities are
 /// measured on as many of the tuning rows as that allows; whatever is chosen between is run on all of them. Counted in work
 /// and not in seconds, so that the answer is the same on every machine.
-const SENSE_WORK: usize = 3_000_000_000_000;
+const SENSE_WORK: usize = 800_000_000_000;
 /// The same for trying preparations.
 const PREPARE_WORK: usize = 1_000_000_000_000;
 /// Rows that other files of the model are held against it on.

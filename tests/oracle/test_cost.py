@@ -84,4 +84,4 @@ def test_too_little_memory_is_said_before_anything_starts(thimble, source, rows,
 
 
 # What the program's own code, libraries and the map of the checkpoint take of it.
-ADDRESSES = 120 * MIB
+ADDRESSES = 80 * MIB

@@ -143,9 +143,10 @@ fn inputs(config: &Config) -> Vec<WeightSpec> {
     weights
 }
 
-/// Bytes of the second moments that [`Statistics::collect`] gathers for a model.
-pub fn bytes(config: &Config) -> u64 {
-    inputs(config).iter().map(|w| 4 * (w.shape[1] as u64).pow(2)).sum()
+/// Bytes of the second moments that [`Statistics::collect`] gathers for a model, and of the vectors on their way into them.
+pub fn bytes(config: &Config) -> [u64; 2] {
+    let each = |bytes: fn(u64) -> u64| inputs(config).iter().map(|w| bytes(w.shape[1] as u64)).sum();
+    [each(|width| 4 * width * width), each(|width| 4 * width * BATCH as u64)]
 }
 
 /// The same with how many vectors to expect of each on `rows`.

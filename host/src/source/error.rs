@@ -53,7 +53,7 @@ pub enum SourceError {
     },
     #[error("{path}: {cause}", path = .path.display())]
     Mismatch { path: PathBuf, cause: Box<Mismatch> },
-    #[error("{path}: its weights take {need} bytes in f32, and {have} bytes {by}", path = .path.display())]
+    #[error("{path}: its weights take {need} bytes of memory in f32, and there are {have} ({by})", path = .path.display())]
     Memory {
         path: PathBuf,
         need: u64,

@@ -283,7 +283,7 @@ const MOST_SHARED: usize = 16;
 fn room(pairs: &[(String, &RawTensor)], path: &Path) -> Result<(), SourceError> {
     let numbers = |t: &RawTensor| t.shape.iter().fold(4u64, |n, &d| n.saturating_mul(d as u64));
     let need = pairs.iter().fold(0u64, |sum, (_, t)| sum.saturating_add(numbers(t)));
-    match ram::available() {
+    match ram::available(0) {
         Some(available) if available.bytes < need => Err(SourceError::Memory {
             path: path.to_path_buf(),
             need,
