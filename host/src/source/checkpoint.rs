@@ -144,9 +144,9 @@ fn weight_files(dir: &Path) -> Vec<PathBuf> {
 /// How far into a file its tensors' names are searched; descriptions come before numbers.
 const NAMES_WITHIN: usize = 8 << 20;
 
-/// Whether a file of weights has the tensor every ALBERT has: folders hold inputs and other models' tensors too.
+/// Whether a file of weights has the part every ALBERT has, be it as a module: folders hold inputs and other models' tensors too.
 fn names_an_albert(path: &Path) -> bool {
-    const WORD: &[u8] = b"word_embeddings.weight";
+    const WORD: &[u8] = b"word_embeddings";
     let Ok(file) = Mapped::open(path) else { return false };
     let weights = [FileKind::Safetensors, FileKind::Torch, FileKind::TorchLegacy];
     let head = &file.bytes()[..file.bytes().len().min(NAMES_WITHIN)];
