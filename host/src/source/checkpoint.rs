@@ -24,9 +24,10 @@ pub struct Located {
 const SINGLE: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 const SHARDED: [&str; 2] = ["model.safetensors.index.json", "pytorch_model.bin.index.json"];
 
-/// Whether a folder holds weights under one of the names that checkpoints have.
+/// Whether a folder holds weights: under one of the names that checkpoints have, or by their content.
 pub fn holds_weights(dir: &Path) -> bool {
-    SINGLE.iter().chain(&SHARDED).any(|name| dir.join(name).is_file())
+    let usual = SINGLE.iter().chain(&SHARDED).any(|name| dir.join(name).is_file());
+    usual || weight_files(dir).iter().any(|path| names_an_albert(path))
 }
 
 /// Finds the files of the checkpoint at `path`: a directory, a weights file or a shard index.
