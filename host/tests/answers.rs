@@ -303,8 +303,13 @@ fn a_long_context_is_read_in_windows_that_share_half() {
         format!("{}\n", json!({"question": question, "context": context})),
     )
     .unwrap();
-    let tokenizer = TokenizerSource::File(fixture("albert-deb/tokenizer.json"));
-    let rows = inputs::load(Some(&file), &config, Some(&tokenizer), None).unwrap();
+    let rows = inputs::load(
+        Some(&file),
+        &config,
+        Some(&TokenizerSource::File(fixture("albert-deb/tokenizer.json"))),
+        None,
+    )
+    .unwrap();
     let ids = |rows: &[Row]| rows.iter().map(|r| r.input_ids.clone()).collect::<Vec<_>>();
     assert_eq!(
         ids(&rows.rows),

@@ -204,6 +204,10 @@ def test_a_folder_without_weights_says_what_is_there(thimble, tmp_path):
     (tmp_path / "weights.pkl").write_bytes(b"\x80\x04\x95\x0b\0\0\0\0\0\0\0}\x8c\x01a\x8c\x01bs.")
     done = thimble.run("export", tmp_path, "-o", tmp_path / "x.onnx", code=2)
     assert "weights.pkl is a pickle that torch.save did not write" in done.stderr
+    # A module is told as one under any name.
+    (tmp_path / "weights.pkl").write_bytes((WILD / "a05e_whole_module" / "pytorch_model.bin").read_bytes())
+    done = thimble.run("export", tmp_path, "-o", tmp_path / "x.onnx", code=2)
+    assert "weights.pkl: not a checkpoint thimble reads: it is a whole pickled module" in done.stderr
     # Inputs are no weights.
     (tmp_path / "weights.pkl").unlink()
     (tmp_path / "inputs.safetensors").write_bytes((FIXTURES / "albert-seq-tiny" / "golden.safetensors").read_bytes())

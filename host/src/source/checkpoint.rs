@@ -24,9 +24,10 @@ pub struct Located {
 const SINGLE: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 const SHARDED: [&str; 2] = ["model.safetensors.index.json", "pytorch_model.bin.index.json"];
 
-/// Whether a folder holds weights under one of the names that checkpoints have.
+/// Whether a folder holds weights: under one of the names that checkpoints have, or by their content.
 pub fn holds_weights(dir: &Path) -> bool {
-    SINGLE.iter().chain(&SHARDED).any(|name| dir.join(name).is_file())
+    let usual = SINGLE.iter().chain(&SHARDED).any(|name| dir.join(name).is_file());
+    usual || weight_files(dir).iter().any(|path| names_an_albert(path))
 }
 
 /// Finds the files of the checkpoint at `path`: a directory, a weights file or a shard index.
@@ -144,9 +145,9 @@ fn weight_files(dir: &Path) -> Vec<PathBuf> {
 /// How far into a file its tensors' names are searched; descriptions come before numbers.
 const NAMES_WITHIN: usize = 8 << 20;
 
-/// Whether a file of weights has the tensor every ALBERT has: folders hold inputs and other models' tensors too.
+/// Whether a file of weights has the part every ALBERT has, be it as a module: folders hold inputs and other models' tensors too.
 fn names_an_albert(path: &Path) -> bool {
-    const WORD: &[u8] = b"word_embeddings.weight";
+    const WORD: &[u8] = b"word_embeddings";
     let Ok(file) = Mapped::open(path) else { return false };
     let weights = [FileKind::Safetensors, FileKind::Torch, FileKind::TorchLegacy];
     let head = &file.bytes()[..file.bytes().len().min(NAMES_WITHIN)];

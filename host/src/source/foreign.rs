@@ -6,10 +6,22 @@ use serde_json::Value;
 use std::path::Path;
 use thimble_shared::file_kind::FileKind;
 
-/// File, what its bytes tell, argument of `from_pretrained`, and what must be installed besides torch.
-const FRAMEWORKS: [(&str, FileKind, &str, &str); 2] = [
-    ("tf_model.h5", FileKind::Hdf5, "from_tf=True", "tensorflow tf-keras"),
-    ("flax_model.msgpack", FileKind::Msgpack, "from_flax=True", "flax jax"),
+/// File, what its bytes tell and what that is called, argument of `from_pretrained`, and what must be installed besides torch.
+const FRAMEWORKS: [(&str, FileKind, &str, &str, &str); 2] = [
+    (
+        "tf_model.h5",
+        FileKind::Hdf5,
+        "an HDF5 file of Keras",
+        "from_tf=True",
+        "tensorflow tf-keras",
+    ),
+    (
+        "flax_model.msgpack",
+        FileKind::Msgpack,
+        "a msgpack file of flax",
+        "from_flax=True",
+        "flax jax",
+    ),
 ];
 
 /// The first version of transformers whose `from_pretrained` no longer brings these weights to torch: it starts models without
@@ -19,22 +31,22 @@ const FIRST_WITHOUT: &str = "4.50";
 /// How to convert what the folder holds, where it is another framework's.
 pub fn advice_for_folder(dir: &Path) -> Option<String> {
     let found = FRAMEWORKS.iter().find(|(file, ..)| dir.join(file).is_file());
-    found.map(|(file, _, argument, packages)| advice(dir, file, argument, packages))
+    found.map(|(file, _, what, argument, packages)| advice(dir, file, what, argument, packages))
 }
 
 /// How to convert a file of TensorFlow's or Flax's.
 pub fn advice_for_file(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let kind = checkpoint::kind_of(path)?;
-    let (.., argument, packages) = FRAMEWORKS.iter().find(|(_, of, ..)| *of == kind)?;
+    let (_, _, what, argument, packages) = FRAMEWORKS.iter().find(|(_, of, ..)| *of == kind)?;
     let dir = path
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    Some(advice(dir, name, argument, packages))
+    Some(advice(dir, name, what, argument, packages))
 }
 
-fn advice(dir: &Path, file: &str, argument: &str, packages: &str) -> String {
+fn advice(dir: &Path, file: &str, what: &str, argument: &str, packages: &str) -> String {
     let class = class(dir).unwrap_or_else(|| "AlbertModel".into());
     // The copy goes elsewhere: beside the original it would stand among files that contradict it.
     let name = dir.display().to_string();
@@ -45,7 +57,7 @@ fn advice(dir: &Path, file: &str, argument: &str, packages: &str) -> String {
         format!("{from}-torch")
     };
     format!(
-        "{file} is read by transformers before version {FIRST_WITHOUT} only. Convert it: pip install 'transformers<{FIRST_WITHOUT}' torch {packages}; python -c \
+        "{file} is {what}, which transformers before version {FIRST_WITHOUT} reads. Convert it: pip install 'transformers<{FIRST_WITHOUT}' torch {packages}; python -c \
          \"from transformers import {class}; {class}.from_pretrained('{from}', {argument}).save_pretrained('{to}')\"; copy the \
          tokenizer's files to {to} and give that folder to thimble"
     )

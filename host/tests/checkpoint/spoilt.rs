@@ -155,7 +155,11 @@ fn files_that_are_no_checkpoint_say_what_would_work() {
     let torch = fs::read(fixture("torch/f32/pytorch_model.bin")).unwrap();
     let index = |file: &str| json!({"weight_map": {"x": file}}).to_string().into_bytes();
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
-        ("tf_model.h5", b"\x89HDF".to_vec(), "tf_model.h5 is there: convert it"),
+        (
+            "tf_model.h5",
+            b"\x89HDF".to_vec(),
+            "tf_model.h5 is an HDF5 file of Keras, which transformers before",
+        ),
         ("model.safetensors", Vec::new(), "is empty"),
         (
             "model.safetensors",
@@ -218,7 +222,7 @@ fn files_that_are_no_checkpoint_say_what_would_work() {
     ));
     assert!(matches!(
         source::read(&dir.path().join("nowhere")).unwrap_err(),
-        SourceError::Io { .. }
+        SourceError::Absent { .. }
     ));
 }
 
