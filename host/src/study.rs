@@ -312,12 +312,11 @@ impl Prepared {
         let rows = affordable_rows(question, PREPARE_WORK, 2 * tries);
         let some = tune.some(&inputs::sample(question.tune.len(), rows));
         let original = Digest::of(question.original);
-        // The integer arithmetic that loses least is what most families will be in.
-        let int8 = if question.formats.contains(&Format::I8A) {
-            Format::I8A
-        } else {
-            Format::I8
-        };
+        // What loses least is what most families will be in.
+        let int8 = [Format::W8, Format::I8A]
+            .into_iter()
+            .find(|f| question.formats.contains(f));
+        let int8 = int8.unwrap_or(Format::I8);
         let mut measure = |variant: &Variant, quantiser: &Rc<Quantiser<'static>>| -> Result<Tried> {
             watch.step(&variant.preparation.to_string());
             let problem = Problem::unmeasured(&variant.model.config, question.formats);
@@ -686,7 +685,7 @@ mod tests {
             };
             let sizes = Sizes::new(&question).unwrap();
             let problem = sizes.unmeasured().unwrap();
-            for candidate in problem.ranked(u64::MAX, vec![]).step_by(37) {
+            for candidate in problem.ranked(u64::MAX, vec![]).step_by(137) {
                 let exact = sizes.exact(&problem, &candidate.choice).unwrap();
                 assert!(candidate.bytes <= sizes.payload_within(exact), "{:?}", candidate.choice);
             }
