@@ -3,9 +3,11 @@
 
 use crate::calibrate;
 use crate::inputs::Row;
+use crate::quantise::numbers_of;
 use crate::ram;
 use crate::text::exact;
 use anyhow::{Result, bail};
+use std::collections::BTreeSet;
 use thimble_shared::graph::{Config, Kind, WeightSpec};
 use thimble_shared::memory::{self, Work};
 use thimble_shared::number::Format;
@@ -34,27 +36,25 @@ fn beside_the_model(task: &Task) -> u64 {
     };
     // One candidate at a time, as large as the original at most.
     let image = in_format(Format::F32);
-    let encoded = |formats: &[Format]| -> u64 {
-        let rounded = formats.iter().filter(|f| f.has_scales());
-        rounded.map(|&f| in_format(f)).sum()
-    };
-    let smallest = task.formats.iter().map(|&f| in_format(f)).min().unwrap_or(0);
+    // All int8 formats have the same numbers, which are held once.
+    let rounded = task.formats.iter().filter(|f| f.has_scales());
+    let rounded: BTreeSet<Format> = rounded.map(|&f| numbers_of(f)).collect();
+    let encoded: u64 = rounded.iter().map(|&f| in_format(f)).sum();
     let [moments, waiting] = if task.calibrated {
         calibrate::bytes(config)
     } else {
         [0; 2]
     };
-    // A second preparation gathers its moments while the first one's, of which half is left, are kept, and both round to the
-    // smallest formats. Later, one is left and rounds to every format.
-    let gathering = moments + waiting + moments / 2 + 2 * smallest + channels(&weights);
-    let running = moments / 2 + encoded(task.formats) + channels(&weights);
-    image + gathering.max(running) + activations(task)
+    // Two quantisers are held: what was best so far and what is tried, which gathers moments if it calibrates; later the
+    // chosen one and the source's own, rounded to nearest for comparison.
+    image + moments + waiting + 2 * encoded + channels(&weights) + activations(task)
 }
 
-/// Weights that exist once more with their channels rescaled.
+/// Weights that exist once more with their channels rescaled or split.
 fn channels(weights: &[WeightSpec]) -> u64 {
-    let rescaled = |w: &&WeightSpec| w.name.ends_with(".v") || w.name.ends_with(".o") || w.name == "map";
-    weights.iter().filter(rescaled).map(|w| 4 * w.elements() as u64).sum()
+    const MOVED: [&str; 4] = [".v", ".o", ".up", ".down"];
+    let moved = |w: &&WeightSpec| w.name == "map" || MOVED.iter().any(|end| w.name.ends_with(end));
+    weights.iter().filter(moved).map(|w| 4 * w.elements() as u64).sum()
 }
 
 /// What the engines of all cores hold for the longest row, its outputs included.

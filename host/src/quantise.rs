@@ -250,7 +250,7 @@ impl<'a> Quantiser<'a> {
 }
 
 /// The format whose numbers this one has: the int8 formats are rounded, and held, once.
-fn numbers_of(format: Format) -> Format {
+pub fn numbers_of(format: Format) -> Format {
     match format {
         Format::W8 | Format::I8 | Format::I8A => Format::I8,
         Format::F32 | Format::F16 | Format::I4 => format,
