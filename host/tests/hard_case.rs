@@ -194,10 +194,10 @@ fn lower(model: &mut Model, norms: &[&str], readers: &[&str], back: &str, channe
     f32s(model, &format!("{back}.bias"))[channel] += by;
 }
 
-/// As `scripts/spoil --kind activations`: channels near -20 in what layers read, and channels near 8 behind gelu, in pairs
-/// that cancel.
+/// As `scripts/spoil --kind activations`, taller: channels at 45 times the others' RMS in what layers read, as PL-BERT has them,
+/// and two channels near 16 behind gelu, which cancel.
 fn outliers(source: &Model) -> Model {
-    const PAIRS: usize = 4;
+    const PAIRS: usize = 1;
     let mut model = source.clone();
     let hidden = model.config.hidden_size;
     lower(
@@ -206,14 +206,14 @@ fn outliers(source: &Model) -> Model {
         &["0.0.q", "0.0.k", "0.0.v", "pooler"],
         "0.0.o",
         77,
-        20.0,
+        45.0,
     );
-    lower(&mut model, &["0.0.attn_norm"], &["0.0.up"], "0.0.down", 31, 20.0);
+    lower(&mut model, &["0.0.attn_norm"], &["0.0.up"], "0.0.down", 31, 45.0);
     let wide = model.config.intermediate_size;
     let noise = |i: usize| (random(i as u64 ^ 0x5117) % 2001) as f32 / 1000.0 - 1.0;
     let up: Vec<f32> = (0..PAIRS * hidden).map(|i| 0.3 * noise(i)).collect();
     f32s(&mut model, "0.0.up").extend([up.clone(), up].concat());
-    f32s(&mut model, "0.0.up.bias").extend([8.0; 2 * PAIRS]);
+    f32s(&mut model, "0.0.up.bias").extend([16.0; 2 * PAIRS]);
     let down = std::mem::take(f32s(&mut model, "0.0.down"));
     let columns = |row: usize| (0..PAIRS).map(move |i| 0.05 * noise(7_000 + row * PAIRS + i));
     let rows = down.chunks(wide).enumerate();
@@ -248,7 +248,7 @@ fn outliers_in_the_activations_cost_nothing() {
         nearest.agreement, nearest.kl, solved.agreement, solved.kl
     );
     // albert-deb's labels are robust; its distributions are not.
-    assert!(nearest.kl.unwrap() > 2e-4, "the case is hard: {:?}", nearest.kl);
+    assert!(nearest.kl.unwrap() > 3e-4, "the case is hard: {:?}", nearest.kl);
     assert!(solved.kl.unwrap() < nearest.kl.unwrap() / 5.0, "{:?}", solved.kl);
     assert!(solved.agreement.unwrap() >= 0.995, "{:?}", solved.agreement);
 }
