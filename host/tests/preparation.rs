@@ -72,7 +72,7 @@ fn apart(a: &Model, b: &Model, rows: &[Row]) -> f32 {
 
 /// The vectors of `b` that differ from those of `a`.
 fn changed(a: &Model, b: &Model) -> Vec<String> {
-    let differs = |(name, values): &(&String, &Values)| a.weights.get(*name) != Some(*values);
+    let differs = |(name, values): &(&String, &Values)| a.weights.get(name) != Some(*values);
     b.weights.iter().filter(differs).map(|(name, _)| name.clone()).collect()
 }
 
