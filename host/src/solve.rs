@@ -8,7 +8,7 @@ use crate::loss::{Loss, Objective, Score};
 use crate::progress::Watch;
 use crate::refit::{Refit, Sample};
 use crate::search::Limit;
-use crate::study::{self, Floor, PrepareOptions, Question, STEPS, Sizes, Study, Tried, Yardstick};
+use crate::study::{self, Floor, PrepareOptions, Question, Sizes, Step, Study, Tried, Yardstick};
 use crate::variant::Preparation;
 use crate::widen::Trade;
 use anyhow::{Result, bail};
@@ -273,6 +273,8 @@ pub struct Task<'a> {
     /// Rows its loss is reported on.
     pub report: &'a [Row],
     pub formats: &'a [Format],
+    /// How the model may be prepared before its weights are rounded.
+    pub steps: &'a [Step],
     pub budget: u64,
     pub onnx: LowerOptions,
     pub provenance: &'a Provenance,
@@ -323,7 +325,7 @@ pub fn solve(task: &Task, mut watch: impl FnMut(&str)) -> Result<Result<Plan, Fl
         return Ok(Err(floor));
     }
     let options = PrepareOptions {
-        steps: &STEPS,
+        steps: task.steps,
         most: task.budget,
     };
     let mut study = Study::measure(sizes, options, &mut watch)?;

@@ -1,11 +1,14 @@
 //! The solver against brute force: every combination of family and format of a real model is run, and within each budget
-//! the combination the solver picked must lose no more than the best one found, up to the precision of the losses.
+//! the combination the solver picked must lose no more than the best one found, up to the precision of the losses. The model is
+//! not prepared for that: another preparation is another set of numbers to choose from. Prepared, it must lose less than all of
+//! them where every weight is rounded.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use thimble::budget::{Choice, families};
 use thimble::quantise::Quantiser;
 use thimble::solve::{Task, solve};
+use thimble::study::STEPS;
 use thimble::subject::{Subject, image_of};
 use thimble::{evaluate, inputs};
 use thimble_shared::artifact::{self, Provenance};
@@ -72,18 +75,22 @@ fn compare(offered: &[Format], budgets: &[u64]) {
     assert_eq!(all.len(), offered.len().pow(families.len() as u32));
 
     for &budget in budgets {
-        let task = Task {
+        let provenance = Provenance::default();
+        let task = |steps| Task {
             source: &source,
             tune: &rows,
             report: &rows,
             formats: offered,
+            steps,
             budget,
             onnx: LowerOptions::default(),
-            provenance: &Provenance::default(),
+            provenance: &provenance,
         };
-        let Ok(plan) = solve(&task, |_| {}).unwrap() else {
-            panic!("{budget} bytes are above the floor")
+        let solved = |steps| match solve(&task(steps), |_| {}).unwrap() {
+            Ok(plan) => plan,
+            Err(_) => panic!("{budget} bytes are above the floor"),
         };
+        let plan = solved(&[]);
         let fitting = all.iter().filter(|(bytes, _)| *bytes <= budget);
         let best = fitting.map(|(_, loss)| *loss).fold(f64::INFINITY, f64::min);
         println!(
@@ -96,5 +103,9 @@ fn compare(offered: &[Format], budgets: &[u64]) {
             "budget {budget}: {:.4e}, brute force finds {best:.4e}",
             plan.measured
         );
+        if budget == budgets[0] {
+            let prepared = solved(&STEPS).measured;
+            assert!(prepared < best, "prepared {prepared:.4e}, brute force {best:.4e}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use thimble::inputs::{self, Row};
 use thimble::loss::Loss;
 use thimble::quantise::{Quantiser, uniform};
 use thimble::solve::{Task, solve};
+use thimble::study::STEPS;
 use thimble::subject::{Subject, image_of};
 use thimble_shared::artifact::Provenance;
 use thimble_shared::graph::Model;
@@ -94,6 +95,7 @@ fn shrunk(model: &Model, rows: &inputs::Inputs) -> (Loss, Loss) {
         tune: &tune,
         report: &judge,
         formats: &formats,
+        steps: &STEPS,
         budget,
         onnx,
         provenance: &provenance,
