@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,11 +66,13 @@ pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), SocketError
         },
     }
     // Changing the mode afterwards would leave a moment in which anyone may connect.
-    // SAFETY: umask takes an integer and cannot fail; no other thread makes files now.
+    let alone = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
+    // SAFETY: umask takes an integer and cannot fail. It is the whole process's: nobody else sets it meanwhile.
     let before = unsafe { libc::umask(!(mode as libc::mode_t) & 0o777) };
     let bound = UnixListener::bind(path);
     // SAFETY: as above.
     unsafe { libc::umask(before) };
+    drop(alone);
     let listener = bound.map_err(failed)?;
     let made = fs::symlink_metadata(path).map_err(failed)?;
     let bound = Bound {
@@ -78,6 +81,9 @@ pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), SocketError
     };
     Ok((listener, bound))
 }
+
+/// Held while the process has a socket's mode as its umask.
+static UMASK: Mutex<()> = Mutex::new(());
 
 /// Holds the folder until it is closed, after waiting for another server's start; not for ever, since anyone who may read the
 /// folder may hold it.
