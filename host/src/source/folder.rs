@@ -89,7 +89,7 @@ fn as_it_is(path: &Path) -> Opened {
 }
 
 /// The names of a folder's entries in order.
-fn names_in(dir: &Path) -> Vec<String> {
+pub fn names_in(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(dir)
         .into_iter()
         .flatten()

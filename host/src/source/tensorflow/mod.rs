@@ -67,24 +67,13 @@ fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {
 
 /// The prefixes of all checkpoints in a folder, by name: those whose index has a data file beside it.
 fn indexes(dir: &Path) -> Vec<String> {
-    let names = names_in(dir);
+    let names = folder::names_in(dir);
     let bases = names.iter().filter_map(|name| name.strip_suffix(".index"));
     let with_data = |base: &&str| {
         let data = format!("{base}.data-");
         names.iter().any(|name| name.starts_with(&data))
     };
     bases.filter(with_data).map(str::to_string).collect()
-}
-
-/// The names of a folder's files in order.
-fn names_in(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
-    names.sort();
-    names
 }
 
 /// Finds the files of the checkpoint that `path` names.
@@ -168,7 +157,7 @@ fn config(dir: &Path) -> Result<PathBuf, SourceError> {
     if let Some(path) = config_file::beside(dir) {
         return Ok(path);
     }
-    let mut others = names_in(dir);
+    let mut others = folder::names_in(dir);
     others.retain(|name| CONFIG_STARTS.iter().any(|start| name.starts_with(start)) && name.ends_with(".json"));
     match others.as_slice() {
         [] => Err(SourceError::NoConfig {
