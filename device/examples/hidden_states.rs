@@ -5,8 +5,8 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use thimble_device::map::ModelMap;
-use thimble_device::tensors::{self, TensorFile};
+use thimble_device::engine::tensors::{self, TensorFile};
+use thimble_device::image::mmap::ModelMap;
 use thimble_device::{Engine, EngineOptions, Image, Input};
 
 fn main() -> ExitCode {

@@ -3,7 +3,7 @@
 mod fixture;
 
 use fixture::{Checkpoint, TINY, distance, engine, golden, image};
-use thimble_device::kernel::Kernels;
+use thimble_device::engine::kernels::Kernels;
 use thimble_device::{Engine, EngineOptions};
 use thimble_shared::number::Format;
 

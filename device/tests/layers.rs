@@ -4,7 +4,7 @@
 mod fixture;
 
 use fixture::{Checkpoint, engine};
-use thimble_device::tensors::Tensor;
+use thimble_device::engine::tensors::Tensor;
 use thimble_device::{EngineOptions, Input};
 use thimble_shared::graph::{Activation, Config, Model};
 use thimble_shared::number::{Format, Values};
@@ -254,9 +254,9 @@ fn every_int8_kernel_gives_the_same_layer_bit_for_bit() {
 fn check_kernels(model: &Model) {
     let hidden = hidden(model);
     let keep = vec![1.0; hidden.shape[0] * hidden.shape[1]];
-    let (_, names) = thimble_device::kernel::Kernels::available();
+    let (_, names) = thimble_device::engine::kernels::Kernels::available();
     // The f32 kernel must stay the same one, since attention runs on it: only names that are no f32 kernel's qualify.
-    let (f32s, _) = thimble_device::kernel::Kernels::available();
+    let (f32s, _) = thimble_device::engine::kernels::Kernels::available();
     let run = |name: Option<&String>, threads| {
         let options = EngineOptions {
             force_kernel: name.cloned(),

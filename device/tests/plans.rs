@@ -6,7 +6,7 @@ mod fixture;
 use fixture::{Checkpoint, TINY, engine};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use thimble_device::kernel::Kernels;
+use thimble_device::engine::kernels::Kernels;
 use thimble_device::{Engine, EngineOptions, Image, Input};
 use thimble_shared::graph::{Head, Kind};
 use thimble_shared::number::Format;

@@ -12,7 +12,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use thimble_device::{fault, heap, process};
+use thimble_device::block_cache;
+use thimble_device::image::sigbus;
+use thimble_device::platform::process;
 use thimble_shared::decode::MAX_ANSWER;
 use thimble_shared::graph::Head;
 use thimble_shared::number::Format;
@@ -641,11 +643,11 @@ impl Outcome {
 
 /// Parses the arguments, runs the command, prints its outcome.
 pub fn main() -> ExitCode {
-    fault::install("error: ", "start again with the whole file");
+    sigbus::install("error: ", "start again with the whole file");
     // A limit on the size of files (ulimit -f) is then an error that names the file, not the end.
     // SAFETY: to ignore a signal needs no handler, and nothing else here has a say in this one.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-    heap::models();
+    block_cache::models();
     let command = Cli::parse().command;
     // What the start took of the program is no part of a command's memory.
     process::forget_program();

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use thimble_device::engine::Input;
-use thimble_device::tensors::{Tensor, TensorError, TensorFile};
+use thimble_device::engine::tensors::{Tensor, TensorError, TensorFile};
 use thimble_shared::decode::context_of_ids;
 use thimble_shared::files;
 use thimble_shared::graph::{Config, Head};

@@ -8,7 +8,7 @@ pub use thimble_shared::decode::decides;
 use thimble_shared::graph::Config;
 
 /// An f32 output: dims and row-major numbers.
-pub type Output = thimble_device::tensors::Tensor<f32>;
+pub type Output = thimble_device::engine::tensors::Tensor<f32>;
 /// Outputs by Hugging Face's names.
 pub type Outputs = BTreeMap<String, Output>;
 

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use thimble_device::kernel::Kernels;
+use thimble_device::engine::kernels::Kernels;
 use thimble_shared::files;
 use thimble_shared::graph::Model;
 use thimble_shared::number::Format;

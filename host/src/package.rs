@@ -7,7 +7,7 @@ use flate2::{Compression, GzBuilder};
 use md5::{Digest as _, Md5};
 use std::io::Write;
 use std::path::Path;
-use thimble_device::map::sha256;
+use thimble_device::image::mmap::sha256;
 use thimble_shared::terminal::acts;
 
 /// Where everything lies on the board, without the leading slash.

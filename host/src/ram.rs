@@ -2,7 +2,7 @@
 //! v2) and of its address space. In: /proc and /sys/fs/cgroup; out: bytes and what sets them.
 
 use std::path::{Path, PathBuf};
-use thimble_device::sysfs::{kilobytes, read, read_number};
+use thimble_device::platform::sysfs::{kilobytes, read, read_number};
 
 /// Memory that can still be had.
 #[derive(Clone, Debug, PartialEq, Eq)]

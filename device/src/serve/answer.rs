@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::time::Instant;
 
-use crate::tensors::Tensor;
+use crate::engine::tensors::Tensor;
 use crate::{Input, Outputs};
 use serde::Serialize;
 use thimble_shared::decode::{self, Scoring, TokenTag, Window, characters_before, softmax};

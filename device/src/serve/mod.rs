@@ -20,9 +20,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cli::say;
-use crate::heap;
-use crate::tensors::TensorError;
+use crate::block_cache;
+use crate::engine::tensors::TensorError;
+use crate::log;
 
 use self::answer::Object;
 use self::client::{Client, Line, Lines, Patient};
@@ -33,7 +33,6 @@ use self::socket::{Bound, SocketError};
 use self::stats::Stats;
 use self::system::{EndSignals, Stdin, Stdout};
 use self::text::Texts;
-use crate::args::Options;
 use crate::session::{Session, SessionError};
 
 /// How long an ending server goes on answering.
@@ -52,6 +51,8 @@ const QUESTION: usize = 2048;
 const OUTPUTS: usize = 16 << 20;
 /// Files a server has open besides its clients: standard streams, model, sockets, and what it reads of /proc; plenty.
 const DESCRIPTORS: u64 = 32;
+/// Exit code of a process that could not do what it was asked.
+pub const FAILED: u8 = 2;
 const STOPPING: &str = "the server is stopping";
 
 #[derive(Debug, thiserror::Error)]
@@ -132,9 +133,9 @@ pub fn hold_signals() {
 }
 
 /// Serves until stdin ends or a signal says so.
-pub fn run(session: Session, options: &Options) -> Result<(), ServeError> {
+pub fn run(session: Session, settings: &Settings) -> Result<(), ServeError> {
     let signals = EndSignals::hold();
-    let settings = options.serve.clone();
+    let settings = settings.clone();
     let config = session.engine.config().clone();
     let texts = Texts::open(&session, settings.tokenizer.as_deref())?;
     let mut tokens = settings.tokens;
@@ -243,8 +244,8 @@ impl Server {
     /// Ends the process: no answer of a model that somebody wrote to is right, and none that is due can be had.
     fn fail(&self, problem: &SessionError) -> ! {
         self.clients().bound = None;
-        say(&problem.to_string());
-        std::process::exit(crate::cli::FAILED.into());
+        log::line(&problem.to_string());
+        std::process::exit(FAILED.into());
     }
 
     fn refuse(&self, line: &mut Vec<u8>, id: &Id, problem: &str) {
@@ -261,7 +262,7 @@ impl Server {
             if std::mem::take(&mut large) {
                 lines.shrink();
                 crate::HEAP.release();
-                heap::trim();
+                block_cache::trim();
             }
             if !client.may_read() {
                 break Ok(());
@@ -288,7 +289,7 @@ impl Server {
         };
         if lines.shrink() > KEPT || large {
             crate::HEAP.release();
-            heap::trim();
+            block_cache::trim();
         }
         result
     }
@@ -422,7 +423,7 @@ impl Server {
         let server = self.clone();
         spawn("listen", move || server.accept(&listener)).map_err(ServeError::Start)?;
         let model = self.session.model().file;
-        say(&format!("serving {model} at {}", path.display()));
+        log::line(&format!("serving {model} at {}", path.display()));
         Ok(None)
     }
 

@@ -1,9 +1,7 @@
-//! The options of `serve`: its rows of the option table, and what each means.
+//! The options of `serve`.
 
 use std::path::PathBuf;
 use std::time::Duration;
-
-use crate::args::{Command::Serve, Flag};
 
 /// Bounds of a server. Sizes are bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,118 +41,5 @@ impl Default for Settings {
             clients: 64,
             tokenizer: None,
         }
-    }
-}
-
-const TAKES: &[crate::args::Command] = &[Serve];
-
-pub const FLAGS: [Flag; 11] = [
-    Flag {
-        name: "socket",
-        value: "PATH",
-        takes: TAKES,
-        help: "listen on this Unix socket, for many clients at once, instead of stdin and stdout",
-    },
-    Flag {
-        name: "mode",
-        value: "0660",
-        takes: TAKES,
-        help: "permissions of the socket (default 0600)",
-    },
-    Flag {
-        name: "batch",
-        value: "N",
-        takes: TAKES,
-        help: "most sequences computed together (default 8)",
-    },
-    Flag {
-        name: "tokens",
-        value: "N",
-        takes: TAKES,
-        help: "most tokens computed together, padding included (default 128, or one sequence)",
-    },
-    Flag {
-        name: "linger",
-        value: "MS",
-        takes: TAKES,
-        help: "let a request wait this long for company (default 0)",
-    },
-    Flag {
-        name: "queue",
-        value: "N",
-        takes: TAKES,
-        help: "requests that wait before nothing more is read (default 64)",
-    },
-    Flag {
-        name: "max-line",
-        value: "SIZE",
-        takes: TAKES,
-        help: "longest request (default 1MiB)",
-    },
-    Flag {
-        name: "max-unsent",
-        value: "SIZE",
-        takes: TAKES,
-        help: "unsent answers above which a client is not read from (default 4MiB)",
-    },
-    Flag {
-        name: "timeout",
-        value: "SECONDS",
-        takes: TAKES,
-        help: "drop a socket's client that takes no answer for this long (default 30)",
-    },
-    Flag {
-        name: "clients",
-        value: "N",
-        takes: TAKES,
-        help: "most clients of a socket at a time (default 64)",
-    },
-    Flag {
-        name: "tokenizer",
-        value: "X.json",
-        takes: TAKES,
-        help: "tokenizer.json for requests with text (default: FILE's own beside it; built with --features text)",
-    },
-];
-
-impl Settings {
-    /// Stores the text of one of [`FLAGS`]; on failure says what would have been right. `positive` and `size` read a number
-    /// from 1 to a bound, and bytes.
-    pub fn set(
-        &mut self,
-        flag: &str,
-        text: &str,
-        positive: impl Fn(usize) -> Result<usize, String>,
-        size: impl Fn() -> Result<u64, String>,
-    ) -> Result<(), String> {
-        let bytes = |least: u64| match size()? {
-            n if (least..=1 << 30).contains(&n) => Ok(n as usize),
-            _ => Err(format!("{least} bytes to 1GiB are possible")),
-        };
-        let duration = |unit: f64, most: f64, wanted: &str| {
-            let value = text.parse::<f64>().ok().filter(|v| (0.0..=most).contains(v));
-            value
-                .map(|v| Duration::from_secs_f64(v * unit))
-                .ok_or(wanted.to_string())
-        };
-        match flag {
-            "mode" => {
-                let mode = u32::from_str_radix(text, 8).ok().filter(|m| m & !0o777 == 0);
-                self.mode = mode.ok_or("octal permissions are needed, like 0600 or 0660")?;
-            }
-            "batch" => self.batch = positive(1024)?,
-            "tokens" => self.tokens = positive(1 << 20)?,
-            "linger" => self.linger = duration(1e-3, 60_000.0, "milliseconds are needed, up to 60000")?,
-            "queue" => self.queue = positive(1 << 16)?,
-            "max-line" => self.max_line = bytes(64)?,
-            "max-unsent" => self.max_unsent = bytes(1)?,
-            "timeout" => {
-                self.timeout =
-                    duration(1.0, 86_400.0, "seconds are needed, up to a day (86400)")?.max(Duration::from_millis(1));
-            }
-            "clients" => self.clients = positive(4096)?,
-            _ => {}
-        }
-        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::process::Resident;
+use crate::platform::process::Resident;
 
 use super::answer::Object;
 use super::request::Id;

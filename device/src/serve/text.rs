@@ -17,8 +17,8 @@ pub struct Cut {
 #[cfg(feature = "text")]
 mod with {
     use super::*;
-    use crate::cli::say;
-    use crate::map::ModelFile;
+    use crate::image::mmap::ModelFile;
+    use crate::log;
     use crate::session::SessionError;
     use thimble_text::{Encoded, Tokeniser, tokenizer_beside};
 
@@ -45,7 +45,7 @@ mod with {
                     let own = &session.engine.artifact().provenance.tokenizer_sha256;
                     let found = ModelFile::open(&beside).and_then(|file| file.sha256());
                     if own.as_ref() != Some(&found.map_err(SessionError::from)?) {
-                        say(&format!(
+                        log::line(&format!(
                             "note: {} is not the tokenizer the model was written with and is left alone; --tokenizer takes any",
                             beside.display()
                         ));
@@ -56,7 +56,7 @@ mod with {
             };
             let tokeniser = Tokeniser::open(path, session.engine.config())?;
             if let Some(scarce) = tokeniser.scarce() {
-                say(&format!("warning: {scarce}"));
+                log::line(&format!("warning: {scarce}"));
             }
             Ok(Texts(Some(tokeniser)))
         }

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 use std::io::Error;
 use std::path::Path;
-use thimble_device::map::ModelMap;
+use thimble_device::image::mmap::ModelMap;
 use thimble_shared::artifact::{Provenance, Writer};
 use thimble_shared::audit;
 use thimble_shared::graph::Model;

@@ -17,7 +17,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
-use thimble_device::map::{MapError, ModelFile};
+use thimble_device::image::mmap::{MapError, ModelFile};
 use thimble_shared::memory::Need;
 use thimble_shared::report::Report;
 

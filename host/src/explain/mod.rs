@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 use serde::Serialize;
 use std::collections::BTreeMap;
-use thimble_device::process;
+use thimble_device::platform::process;
 use thimble_shared::artifact::{self, Artifact, ArtifactError};
 use thimble_shared::audit;
 use thimble_shared::graph::Kind;

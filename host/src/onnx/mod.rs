@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
-use thimble_device::map::{MapError, ModelMap};
+use thimble_device::image::mmap::{MapError, ModelMap};
 use thimble_shared::onnx_read::{self, ModelView, ReadError, TensorView};
 use thimble_shared::wire::{Fields, Value, WireError};
 

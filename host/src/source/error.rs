@@ -11,7 +11,7 @@ pub enum SourceError {
     #[error("{path}: {cause}", path = .path.display())]
     Io { path: PathBuf, cause: std::io::Error },
     #[error("{0}")]
-    Map(thimble_device::map::MapError),
+    Map(thimble_device::image::mmap::MapError),
     #[error("{dir}: no checkpoint here: expected config.json with model.safetensors or pytorch_model.bin{hint}", dir = .dir.display())]
     NoCheckpoint { dir: PathBuf, hint: String },
     #[error("{path}: no such file; a checkpoint's configuration (config.json, albert_config.json or config.yml) must stand beside its weights", path = .path.display())]

@@ -2,7 +2,7 @@
 
 use super::SourceError;
 use std::path::{Path, PathBuf};
-use thimble_device::map::ModelMap;
+use thimble_device::image::mmap::ModelMap;
 
 /// A file's bytes for as long as this lives.
 #[derive(Debug)]

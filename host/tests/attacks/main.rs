@@ -20,10 +20,10 @@ use thimble::subject::ReadOptions;
 use thimble::text::one_line;
 use thimble::tokenise::{Splitter, Tokeniser};
 use thimble::{import, source};
+use thimble_device::engine::tensors::TensorFile;
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_device::image::Image;
-use thimble_device::map::ModelMap;
-use thimble_device::tensors::TensorFile;
+use thimble_device::image::mmap::ModelMap;
 use thimble_shared::audit;
 
 /// Who is asked to read the file.

@@ -1,0 +1,144 @@
+//! What the program on the board does: parses its arguments, does one of info, run, bench and serve,
+//! prints the result on stdout. Exit code 0 is yes, 1 a limit that does not hold, 2 anything that could not be done.
+
+pub mod args;
+mod flags;
+mod serve_flags;
+mod show;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use thimble_shared::terminal;
+
+use self::args::{Options, Request};
+use self::flags::Command;
+use crate::bench::report::{self, BenchOptions, Start};
+use crate::engine::tensors;
+#[cfg(target_os = "linux")]
+use crate::guest_init;
+use crate::image::mmap::ModelFile;
+use crate::image::sigbus;
+use crate::log;
+use crate::platform::{board, control};
+use crate::serve::{self, FAILED, ServeError};
+use crate::session::{self, Session, SessionError};
+
+const NO: u8 = 1;
+
+pub fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if std::process::id() == 1 && std::env::args_os().next().is_some_and(|name| name == guest_init::NAME) {
+        guest_init::main();
+    }
+    sigbus::install("thimble-device: ", "start again with the whole file, or with --copy");
+    let request = match args::parse(std::env::args_os().skip(1)) {
+        Ok(request) => request,
+        Err(args::UsageError(message)) => return fail(&message),
+    };
+    let (text, code) = match request {
+        Request::Help => (args::help(), 0),
+        Request::Version => (
+            format!(
+                "thimble-device {} (tract {})\n",
+                env!("CARGO_PKG_VERSION"),
+                session::TRACT
+            ),
+            0,
+        ),
+        Request::Do(command, options) => match perform(command, &options) {
+            Ok(done) => done,
+            Err(error) => return fail(&error.to_string()),
+        },
+    };
+    match io::stdout()
+        .lock()
+        .write_all(terminal::lines(&text).as_bytes())
+        .and_then(|()| io::stdout().flush())
+    {
+        // Whoever read the output has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&format!("stdout: {error}")),
+        _ => ExitCode::from(code),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    log::line(message);
+    ExitCode::from(FAILED)
+}
+
+fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeError> {
+    // Before the engine makes its threads, which inherit both.
+    if let Some(cores) = &options.pin {
+        control::pin(cores).map_err(SessionError::Pin)?;
+    }
+    if command == Command::Serve {
+        serve::hold_signals();
+    }
+    let Some(path) = &options.file else {
+        return Ok((show::board(&board::board(), options.json), 0));
+    };
+    let file = ModelFile::open(path).map_err(SessionError::from)?;
+    let start = Start::now(Some(&file).filter(|_| options.cold), command == Command::Bench);
+    // A bench takes the digest of what it measured when that can no longer change the figures.
+    let first = options.sha256.as_deref().filter(|_| command != Command::Bench);
+    let session = Session::open(file, &options.session, first)?;
+    let config = session.engine.config();
+    let text = match command {
+        Command::Info => {
+            let (model, engine) = (session.model(), session.engine_report());
+            let need = session.need(options.input.seq)?;
+            show::info(
+                &board::board(),
+                &model,
+                &engine,
+                config,
+                &need,
+                session.load_ms,
+                options.json,
+            )
+        }
+        Command::Run => {
+            let inputs = || options.file.iter().chain(&options.input.file);
+            if let Some(output) = &options.output
+                && inputs().any(|input| tensors::same_file(input, output))
+            {
+                let output = output.clone();
+                return Err(SessionError::OverInput { output }.into());
+            }
+            let input = session.input(&options.input)?;
+            let begin = Instant::now();
+            let outputs = session.run(&input)?;
+            let ms = session::milliseconds(begin);
+            session.unchanged()?;
+            if let Some(path) = &options.output {
+                tensors::write(
+                    path,
+                    outputs
+                        .0
+                        .iter()
+                        .map(|(n, t)| (n.as_str(), t.shape.as_slice(), t.data.as_slice())),
+                )?;
+                let names: Vec<&str> = outputs.0.iter().map(|(n, _)| n.as_str()).collect();
+                return Ok((format!("wrote {} to {}\n", names.join(", "), path.display()), 0));
+            }
+            show::outputs(&outputs, config, &session.model(), ms, options.json)
+        }
+        Command::Bench => {
+            let bench = BenchOptions {
+                pinned: options.pin.clone().unwrap_or_default(),
+                sha256: options.sha256.clone(),
+                ..options.bench.clone()
+            };
+            let report = report::measure(&session, &options.input, &bench, &start)?;
+            let code = if report.verdict.fits { 0 } else { NO };
+            return Ok((show::report(&report, options.json), code));
+        }
+        Command::Serve => {
+            serve::run(session, &options.serve)?;
+            String::new()
+        }
+    };
+    Ok((text, 0))
+}

@@ -1,0 +1,157 @@
+//! What all ops of one engine share: the kernels chosen, the threads, scratch memory that is reused from op to op, and an
+//! optional observer of what goes into the linear maps.
+
+use crate::engine::kernels::pack::{PackedF32, PackedI8};
+use crate::engine::kernels::{Kernels, Work};
+use crate::engine::profile::Profile;
+use crate::engine::threads::Pool;
+use crate::image::buffer::Buffer;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use thimble_shared::number::InputRange;
+
+/// What enters a linear map, for calibration: whole rows, padding of shorter sequences in a batch included.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearInput<'a> {
+    /// Name of the weight; the inputs of q, k and v are the same and reported for each.
+    pub weight: &'a str,
+    /// Layer of the network (groups are shared by several), or none in the embedding and the head.
+    pub layer: Option<usize>,
+    /// `[rows, width]`, row-major.
+    pub x: &'a [f32],
+    pub width: usize,
+}
+
+pub type Observer = Arc<dyn Fn(&LinearInput<'_>) + Send + Sync>;
+
+/// Memory one task works in.
+#[derive(Default)]
+pub struct Scratch {
+    pub work: Work,
+    pub panels: Buffer,
+    pub tile: Vec<f32>,
+    pub x: PackedF32,
+    pub y: PackedF32,
+}
+
+/// A linear input, packed once for all weights that read it.
+#[derive(Default)]
+pub struct Packed {
+    pub f32: PackedF32,
+    i8: PackedI8,
+    /// The same input over its other range, where weights of both kinds read it.
+    other: PackedI8,
+}
+
+impl Packed {
+    /// Quantises an input over each of the ranges its weights ask for.
+    pub fn quantise(
+        &mut self,
+        ranges: impl Iterator<Item = InputRange> + Clone,
+        pack: impl Fn(&mut PackedI8, InputRange),
+    ) {
+        let wanted = |range| ranges.clone().any(|r| r == range);
+        match (wanted(InputRange::Symmetric), wanted(InputRange::Centred)) {
+            (true, true) => {
+                pack(&mut self.i8, InputRange::Symmetric);
+                pack(&mut self.other, InputRange::Centred);
+            }
+            (true, false) => pack(&mut self.i8, InputRange::Symmetric),
+            (false, true) => pack(&mut self.i8, InputRange::Centred),
+            (false, false) => {}
+        }
+    }
+
+    /// The input quantised over `range`, which [`Packed::quantise`] was asked for last.
+    pub fn int8(&self, range: InputRange) -> &PackedI8 {
+        if self.i8.range == range { &self.i8 } else { &self.other }
+    }
+}
+
+pub struct Context {
+    pub kernels: Kernels,
+    pub pool: Pool,
+    pub profile: Profile,
+    scratch: Mutex<Vec<Scratch>>,
+    packed: Mutex<Vec<Packed>>,
+    observer: RwLock<Option<Observer>>,
+    /// 1 + the layer being computed; 0 outside the blocks. Only observers and profiles read it.
+    layer: AtomicUsize,
+}
+
+impl Context {
+    pub fn new(kernels: Kernels, pool: Pool) -> Arc<Context> {
+        Arc::new(Context {
+            kernels,
+            pool,
+            profile: Profile::default(),
+            scratch: Mutex::default(),
+            packed: Mutex::default(),
+            observer: RwLock::default(),
+            layer: AtomicUsize::new(0),
+        })
+    }
+
+    pub fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> R {
+        let mut scratch = take(&self.scratch);
+        let result = f(&mut scratch);
+        give(&self.scratch, scratch);
+        result
+    }
+
+    pub fn with_packed<R>(&self, f: impl FnOnce(&mut Packed) -> R) -> R {
+        let mut packed = take(&self.packed);
+        let result = f(&mut packed);
+        give(&self.packed, packed);
+        result
+    }
+
+    pub fn set_observer(&self, observer: Option<Observer>) {
+        *self.observer.write().unwrap_or_else(PoisonError::into_inner) = observer;
+    }
+
+    pub fn observer(&self) -> Option<Observer> {
+        self.observer.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn enter_layer(&self, layer: Option<usize>) {
+        self.layer.store(layer.map_or(0, |l| l + 1), Ordering::Relaxed);
+    }
+
+    pub fn layer(&self) -> Option<usize> {
+        self.layer.load(Ordering::Relaxed).checked_sub(1)
+    }
+}
+
+/// A poisoned lock only means that a panic left scratch memory in some state; nobody relies on its content.
+fn take<T: Default>(pool: &Mutex<Vec<T>>) -> T {
+    pool.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .pop()
+        .unwrap_or_default()
+}
+
+fn give<T>(pool: &Mutex<Vec<T>>, item: T) {
+    pool.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+}
+
+/// Ops are compared by tract; two share a context when it is the same one.
+impl PartialEq for Context {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Eq for Context {}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "f32 {}, i8 {}, {} threads",
+            self.kernels.f32.name(),
+            self.kernels.i8.name(),
+            self.pool.threads()
+        )
+    }
+}

@@ -1,0 +1,348 @@
+//! Activations as the kernels read them. Rows `x[token, k]` go in; tiles of a few tokens come out, the tokens of one
+//! `k` (f32) or of one group of four `k` (int8) side by side: `[tile][k][token]` and `[tile][k/4][token][4]`.
+
+#[cfg(target_arch = "aarch64")]
+use super::aarch64::{max_abs, range};
+#[cfg(not(target_arch = "aarch64"))]
+use crate::engine::elementwise::{max_abs, range};
+use crate::engine::threads::Pool;
+use crate::image::buffer::Buffer;
+use bytemuck::Pod;
+use thimble_shared::number::{ACTIVATION_FLOOR, I8_MAX, InputRange};
+use thimble_shared::panel::{I8_DEPTH, I8_GROUP, PANEL_ROWS};
+
+/// How many tokens lie side by side, and what happens to the last few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiling {
+    pub tokens: usize,
+    /// The last tile is filled up with zeros (tract's kernels) instead of being narrower (ours).
+    pub padded: bool,
+}
+
+impl Tiling {
+    pub fn tiles(self, rows: usize) -> usize {
+        rows.div_ceil(self.tokens)
+    }
+
+    /// Tokens of tile `i` that are real.
+    pub fn real(self, rows: usize, tile: usize) -> usize {
+        self.tokens.min(rows - tile * self.tokens)
+    }
+
+    /// Tokens tile `i` has room for.
+    pub fn width(self, rows: usize, tile: usize) -> usize {
+        if self.padded {
+            self.tokens
+        } else {
+            self.real(rows, tile)
+        }
+    }
+}
+
+/// f32 activations in tiles.
+#[derive(Debug, Default)]
+pub struct PackedF32 {
+    data: Buffer,
+    pub rows: usize,
+    pub k: usize,
+}
+
+impl PackedF32 {
+    /// Packs `rows` rows of `k` values; row `t` starts at `x[t * stride]`.
+    pub fn pack(&mut self, pool: &Pool, tiling: Tiling, x: &[f32], rows: usize, k: usize, stride: usize) {
+        self.rows = rows;
+        self.k = k;
+        let room = tiling.tiles(rows) * tiling.tokens * k;
+        let tiles = self.data.take::<f32>(room);
+        pool.chunks(tiles, tiling.tokens * k, |i, tile| {
+            let (real, width) = (tiling.real(rows, i), tiling.width(rows, i));
+            let first = i * tiling.tokens;
+            if width > real {
+                tile.fill(0.0);
+            }
+            if width == PANEL_ROWS && real == width {
+                let rows = std::array::from_fn(|t| &x[(first + t) * stride..][..k]);
+                interleave(&rows, &mut tile[..k * width]);
+                return;
+            }
+            // Blocks of k keep the strided stores within a few cache lines per token.
+            for from in (0..k).step_by(16) {
+                let to = k.min(from + 16);
+                for t in 0..real {
+                    let row = &x[(first + t) * stride..][from..to];
+                    for (slot, &value) in tile[from * width + t..].iter_mut().step_by(width).zip(row) {
+                        *slot = value;
+                    }
+                }
+            }
+        });
+    }
+
+    pub fn tile(&self, tiling: Tiling, i: usize) -> &[f32] {
+        let start = i * tiling.tokens * self.k;
+        let len = tiling.width(self.rows, i) * self.k;
+        &self.data.view::<f32>(start + len)[start..]
+    }
+
+    /// All tiles, one after another, for kernels that take a whole padded operand.
+    pub fn all(&self, tiling: Tiling) -> &[f32] {
+        self.data.view(tiling.tiles(self.rows) * tiling.tokens * self.k)
+    }
+}
+
+/// `to[i * 8 + r] = rows[r][i]`.
+pub fn interleave(rows: &[&[f32]; PANEL_ROWS], to: &mut [f32]) {
+    let done = interleave_fours(rows, to);
+    for (i, to) in to.chunks_exact_mut(PANEL_ROWS).enumerate().skip(done) {
+        for (slot, row) in to.iter_mut().zip(rows) {
+            *slot = row[i];
+        }
+    }
+}
+
+/// As much of it as goes four by four in vector registers; returns how far it got.
+#[cfg(target_arch = "aarch64")]
+fn interleave_fours(rows: &[&[f32]; PANEL_ROWS], to: &mut [f32]) -> usize {
+    super::aarch64::interleave(rows, to)
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn interleave_fours(_: &[&[f32]; PANEL_ROWS], _: &mut [f32]) -> usize {
+    0
+}
+
+/// What one token needs besides its quantised values.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Token {
+    /// `a / 127`, `a` being the token's largest magnitude, or the largest distance from its centre.
+    pub scale: f32,
+    /// What was taken off every value before it was quantised: the middle of the token's range, or 0.
+    pub centre: f32,
+    /// Sum of the quantised values, which undoes the +128 of unsigned × signed kernels; they all read [`Order::Groups`], and
+    /// in other orders it is 0.
+    pub sum: i32,
+}
+
+/// How the int8 activations of one tile lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// `[k/4][token][4]`.
+    #[default]
+    Groups,
+    /// The same in i16, for kernels that multiply so.
+    WideGroups,
+    /// `[k/16][token][16]`.
+    Blocks,
+    /// `[k/8][token][8]`.
+    Halves,
+}
+
+/// int8 activations in tiles, with the scale each token was quantised by.
+#[derive(Debug, Default)]
+pub struct PackedI8 {
+    data: Buffer,
+    pub tokens: Vec<Token>,
+    /// Input channels rounded up to the panel's depth.
+    pub depth: usize,
+    order: Order,
+    pub range: InputRange,
+}
+
+impl PackedI8 {
+    /// Quantises each row of `k` values over its own range and packs it.
+    pub fn quantise(&mut self, pool: &Pool, tiling: Tiling, order: Order, range: InputRange, x: &[f32], k: usize) {
+        let (depth, rows) = (k.next_multiple_of(I8_DEPTH), x.len() / k);
+        (self.depth, self.order, self.range) = (depth, order, range);
+        self.tokens.resize(rows, Token::default());
+        let tile_bytes = tiling.tokens * depth * self.element();
+        let data = self.data.take::<u8>(tiling.tiles(rows) * tile_bytes);
+        pool.chunks2(data, tile_bytes, &mut self.tokens, tiling.tokens, |i, tile, tokens| {
+            let width = tiling.width(rows, i);
+            if width > tokens.len() {
+                tile.fill(0);
+            }
+            let mut row = vec![0i8; depth];
+            for (t, token) in tokens.iter_mut().enumerate() {
+                let x = &x[(i * tiling.tokens + t) * k..][..k];
+                (token.scale, token.centre) = match range {
+                    InputRange::Symmetric => (quantise_row(x, &mut row[..k]), 0.0),
+                    InputRange::Centred => quantise_centred(x, &mut row[..k]),
+                };
+                token.sum = if order == Order::Groups {
+                    row.iter().map(|&v| i32::from(v)).sum()
+                } else {
+                    0
+                };
+                match order {
+                    Order::Groups => scatter::<i8, I8_GROUP>(&row, tile, t, width),
+                    Order::WideGroups => scatter::<i16, I8_GROUP>(&row, tile, t, width),
+                    Order::Blocks => scatter::<i8, I8_DEPTH>(&row, tile, t, width),
+                    Order::Halves => scatter::<i8, { I8_DEPTH / 2 }>(&row, tile, t, width),
+                }
+            }
+        });
+    }
+
+    fn element(&self) -> usize {
+        if self.order == Order::WideGroups { 2 } else { 1 }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Tile `i` as bytes: int8, or i16 when packed wide.
+    pub fn tile(&self, tiling: Tiling, i: usize) -> &[u8] {
+        let start = i * tiling.tokens * self.depth * self.element();
+        let len = tiling.width(self.rows(), i) * self.depth * self.element();
+        &self.data.view::<u8>(start + len)[start..]
+    }
+
+    /// All tiles, one after another, for kernels that take a whole padded operand.
+    pub fn all(&self, tiling: Tiling) -> &[u8] {
+        self.data
+            .view(tiling.tiles(self.rows()) * tiling.tokens * self.depth * self.element())
+    }
+}
+
+/// Spreads one token's row over its tile, `N` values at a time, as the `t`-th of `width` tokens.
+fn scatter<T: Pod + From<i8>, const N: usize>(row: &[i8], tile: &mut [u8], t: usize, width: usize) {
+    let slots = bytemuck::cast_slice_mut::<u8, T>(tile).as_chunks_mut::<N>().0;
+    let slots = slots[t..].iter_mut().step_by(width);
+    for (slot, group) in slots.zip(row.as_chunks::<N>().0) {
+        *slot = group.map(T::from);
+    }
+}
+
+crate::engine::elementwise::multiversion! {
+    /// Quantises one row to [-127, 127] and returns its scale. Ties go to even, as ONNX's Round.
+    pub fn quantise_row(x: &[f32], q: &mut [i8]) -> f32 {
+        let a = max_abs(x).max(ACTIVATION_FLOOR);
+        let inverse = I8_MAX / a;
+        for (q, &x) in q.iter_mut().zip(x) {
+            *q = round(x * inverse);
+        }
+        a / I8_MAX
+    }
+}
+
+crate::engine::elementwise::multiversion! {
+    /// Quantises one row to [-127, 127] around the middle of its range and returns its scale and that middle. Rounding keeps
+    /// the order of `x - centre`, so the ends of the range are the farthest off, however the centre was rounded.
+    pub fn quantise_centred(x: &[f32], q: &mut [i8]) -> (f32, f32) {
+        let (least, most) = range(x);
+        let centre = (most + least) * 0.5;
+        let a = (most - centre).max(centre - least).max(ACTIVATION_FLOOR);
+        let inverse = I8_MAX / a;
+        for (q, &x) in q.iter_mut().zip(x) {
+            *q = round((x - centre) * inverse);
+        }
+        (a / I8_MAX, centre)
+    }
+}
+
+/// The nearest integer, ties to even. Adding 1.5 * 2^23 leaves it in the low mantissa bits: the addition itself rounds to
+/// even, and unlike a call to rint it vectorises on every target.
+#[inline(always)]
+fn round(x: f32) -> i8 {
+    const MAGIC: f32 = 12_582_912.0;
+    ((x + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32) as i8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_half_to_even_and_the_scale_is_the_maximum_over_127() {
+        let x = [127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -126.5, 126.49, -127.0, 0.0];
+        let mut q = [0i8; 10];
+        assert_eq!(quantise_row(&x, &mut q), 1.0);
+        assert_eq!(q, [127, 0, 2, 2, 0, -2, -126, 126, -127, 0]);
+        let mut rng = crate::engine::kernels::tests::Random(9);
+        for _ in 0..200 {
+            let x: Vec<f32> = (0..100).map(|_| rng.normal() * 3.7).collect();
+            let mut q = vec![0; 100];
+            let scale = quantise_row(&x, &mut q);
+            let a = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+            let inverse = 127.0 / a;
+            assert_eq!(scale, a / 127.0);
+            for (q, x) in q.iter().zip(&x) {
+                assert_eq!(*q as f32, (x * inverse).round_ties_even());
+            }
+        }
+        let mut zeros = [1i8; 5];
+        quantise_row(&[0.0; 5], &mut zeros);
+        assert_eq!(zeros, [0; 5]);
+    }
+
+    #[test]
+    fn a_centred_row_uses_all_steps_and_never_leaves_them() {
+        // What gelu makes of a token: little below zero, much above.
+        let x = [-0.1875, 7.75, 0.0, 3.78125, -0.1875];
+        let mut q = [0i8; 5];
+        let (scale, centre) = quantise_centred(&x, &mut q);
+        assert_eq!((scale, centre), (1.0 / 32.0, 3.78125));
+        assert_eq!(q, [-127, 127, -121, 0, -127]);
+
+        let mut rng = crate::engine::kernels::tests::Random(10);
+        for i in 0..2000 {
+            // Rows far from zero, whose centre rounds by as much as the whole range.
+            let (base, spread) = (rng.normal() * 10f32.powi(i % 9 - 2), 10f32.powi(i % 13 - 9));
+            let len = 1 + i as usize % 70;
+            let x: Vec<f32> = (0..len).map(|_| base + rng.normal() * spread).collect();
+            let mut q = vec![0; len];
+            let (scale, centre) = quantise_centred(&x, &mut q);
+            let most = x.iter().copied().fold(f32::MIN, f32::max);
+            let least = x.iter().copied().fold(f32::MAX, f32::min);
+            assert_eq!(centre, (most + least) * 0.5);
+            let a = x
+                .iter()
+                .fold(0f32, |a, v| a.max((v - centre).abs()))
+                .max(ACTIVATION_FLOOR);
+            assert_eq!(scale, a / 127.0);
+            for (q, x) in q.iter().zip(&x) {
+                let wide = (x - centre) * (127.0 / a);
+                assert!(wide.abs() < 127.5, "{x} of {base} ± {spread}");
+                assert_eq!(f32::from(*q), wide.round_ties_even());
+            }
+        }
+        // No range at all: nothing but the centre.
+        let mut q = [1i8; 3];
+        assert_eq!(quantise_centred(&[-2.5; 3], &mut q), (ACTIVATION_FLOOR / 127.0, -2.5));
+        assert_eq!(q, [0; 3]);
+    }
+
+    #[test]
+    fn tiles_hold_the_tokens_of_one_group_side_by_side() {
+        let pool = Pool::inline();
+        let k = 18;
+        // Full tiles, the last one with fewer tokens, and eight of them in a tile of more.
+        let cases = [4, 8, 16]
+            .map(|tokens| [5, 8, 13].map(|rows| [false, true].map(|padded| (Tiling { tokens, padded }, rows))));
+        for (tiling, rows) in cases.into_iter().flatten().flatten() {
+            let x: Vec<f32> = (0..rows * k)
+                .map(|i| if i % k == 0 { 127.0 } else { (i % 100) as f32 })
+                .collect();
+            let mut f = PackedF32::default();
+            f.pack(&pool, tiling, &x, rows, k, k);
+            let mut q = PackedI8::default();
+            q.quantise(&pool, tiling, Order::Groups, InputRange::Symmetric, &x, k);
+            let mut wide = PackedI8::default();
+            wide.quantise(&pool, tiling, Order::WideGroups, InputRange::Symmetric, &x, k);
+            for t in 0..rows {
+                let (tile, at) = (t / tiling.tokens, t % tiling.tokens);
+                let width = tiling.width(rows, tile);
+                for j in 0..k {
+                    assert_eq!(f.tile(tiling, tile)[j * width + at], x[t * k + j]);
+                    let index = (j / 4 * width + at) * 4 + j % 4;
+                    assert_eq!(q.tile(tiling, tile)[index] as i8 as f32, x[t * k + j]);
+                    assert_eq!(
+                        bytemuck::cast_slice::<u8, i16>(wide.tile(tiling, tile))[index] as f32,
+                        x[t * k + j]
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! What a caller sees: an [`Engine`] made from a model's bytes, token ids in, Hugging Face's named outputs out. It checks
+//! inputs, cuts off the padding all sequences share, runs the plans layer by layer and widens the outputs again.
+
+pub mod build;
+pub mod context;
+pub mod elementwise;
+pub mod kernels;
+pub mod ops;
+pub mod profile;
+#[cfg(test)]
+mod shapes;
+pub mod tensors;
+pub mod threads;
+pub mod weight;
+
+use crate::engine::build::{Builder, Plan, PlanError, Plans};
+use crate::engine::context::{Context, Observer};
+use crate::engine::kernels::{KernelError, Kernels};
+use crate::engine::profile::Profile;
+use crate::engine::tensors::Tensor;
+use crate::engine::threads::{Pool, PoolError};
+use crate::engine::weight::Weights;
+use crate::image::Image;
+use std::fmt::Write;
+use std::sync::Arc;
+use thimble_shared::artifact::{self, Artifact, ArtifactError};
+use thimble_shared::graph::{Config, Head};
+use thimble_shared::memory::{self, Need, Work};
+use tract_core::internal::{Datum, IntoTValue, TValue, TVec, Tensor as TractTensor, TractError, tvec};
+
+#[derive(Clone, Debug, Default)]
+pub struct EngineOptions {
+    /// Threads to compute with; 0 and 1 both mean the caller's own.
+    pub threads: usize,
+    /// A kernel's name (see [`Kernels::available`]) instead of the best one, or `portable`.
+    pub force_kernel: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Input(#[from] InputError),
+}
+
+/// Why an input cannot be run; `at` counts in the flat tensor.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InputError {
+    #[error("input_ids have shape {shape:?}, this model takes {wanted}")]
+    Rank { shape: Vec<usize>, wanted: &'static str },
+    #[error("{tensor} has {found} values, the shape needs {wanted}")]
+    Length {
+        tensor: &'static str,
+        found: usize,
+        wanted: usize,
+    },
+    #[error("{seq} tokens, the model's positions end at {max}")]
+    TooLong { seq: usize, max: usize },
+    #[error("{tensor}[{at}] is {value}, must be 0 to {max}")]
+    Value {
+        tensor: &'static str,
+        at: usize,
+        value: i64,
+        max: usize,
+    },
+}
+
+/// Token ids and what goes with them, row-major. `shape` is `[batch, seq]`, or `[batch, choices, seq]` for multiple choice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Input {
+    pub shape: Vec<usize>,
+    pub input_ids: Vec<i64>,
+    /// 1 for real tokens, 0 for padding; all real when left out.
+    pub attention_mask: Option<Vec<i64>>,
+    /// All 0 when left out.
+    pub token_type_ids: Option<Vec<i64>>,
+}
+
+impl Input {
+    /// One sequence, every token real.
+    pub fn sequence(ids: &[i64]) -> Input {
+        Input {
+            shape: vec![1, ids.len()],
+            input_ids: ids.to_vec(),
+            ..Input::default()
+        }
+    }
+}
+
+/// Outputs by Hugging Face's names, in the head's order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outputs(pub Vec<(String, Tensor<f32>)>);
+
+impl Outputs {
+    pub fn get(&self, name: &str) -> Option<&Tensor<f32>> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, t)| t)
+    }
+}
+
+/// An input checked and cut to what is computed.
+struct Batch {
+    rows: usize,
+    /// Tokens per row that are computed.
+    seq: usize,
+    /// Tokens per row as given.
+    full: usize,
+    ids: Vec<i64>,
+    types: Vec<i64>,
+    keep: Vec<f32>,
+}
+
+pub struct Engine {
+    artifact: Artifact,
+    context: Arc<Context>,
+    plans: Plans,
+    layers: Vec<usize>,
+}
+
+impl Engine {
+    /// Opens the model in `image`, checks the kernels and builds the plans. No weight is copied.
+    pub fn new(image: Arc<Image>, options: EngineOptions) -> Result<Engine, EngineError> {
+        let artifact = artifact::open(image.bytes())?;
+        let kernels = Kernels::choose(options.force_kernel.as_deref())?;
+        let context = Context::new(kernels, Pool::new(options.threads)?);
+        let plans = Builder::new(Weights::new(&image, &artifact), &context).build()?;
+        let layers = artifact.graph.config.layer_groups();
+        Ok(Engine {
+            artifact,
+            context,
+            plans,
+            layers,
+        })
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.artifact.graph.config
+    }
+
+    pub fn artifact(&self) -> &Artifact {
+        &self.artifact
+    }
+
+    pub fn kernels(&self) -> &Kernels {
+        &self.context.kernels
+    }
+
+    pub fn threads(&self) -> usize {
+        self.context.pool.threads()
+    }
+
+    /// Layers of the network, shared ones counted each time they run.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// What one pass is expected to need, bytes; `file` is the model's size.
+    pub fn need(&self, rows: usize, seq: usize, file: u64) -> Need {
+        let graph = &self.artifact.graph;
+        let formats: Vec<_> = memory::linears(&graph.config, &graph.formats).collect();
+        let threads = self.threads();
+        memory::need(&graph.config, &formats, Work { rows, seq, threads }, file)
+    }
+
+    /// Takes the times of everything computed from here on, until [`Profile::stop`].
+    pub fn profile(&self) -> &Profile {
+        &self.context.profile
+    }
+
+    /// Calls `observer` with what enters every linear map, or nobody. Costs nothing while nobody is set.
+    pub fn observe(&self, observer: Option<Observer>) {
+        self.context.set_observer(observer);
+    }
+
+    /// Hugging Face's names of the outputs, in their order, and whether each has one row per token.
+    pub fn outputs(&self) -> &[(&'static str, bool)] {
+        &self.plans.outputs
+    }
+
+    pub fn plans(&self) -> impl Iterator<Item = &Plan> {
+        [&self.plans.embed]
+            .into_iter()
+            .chain(&self.plans.groups)
+            .chain([&self.plans.head])
+    }
+
+    /// The plans node by node, with the kernels that were chosen.
+    pub fn describe(&self) -> String {
+        let mut text = format!("{:?}\n", self.context);
+        for plan in self.plans() {
+            let _ = write!(text, "{plan}");
+        }
+        let _ = writeln!(text, "layers run groups {:?}", self.layers);
+        text
+    }
+
+    pub fn run(&self, input: &Input) -> Result<Outputs, EngineError> {
+        let batch = self.check(input)?;
+        let keep = batch.keep()?;
+        let mut hidden = self.embed(&batch)?;
+        for layer in 0..self.layers.len() {
+            hidden = self.layer(layer, hidden, &keep)?;
+        }
+        self.head(hidden, &batch, input)
+    }
+
+    /// The hidden state after the embedding and after every layer: `layers() + 1` tensors `[rows, seq, hidden]`, cut to
+    /// the tokens that are computed.
+    pub fn hidden_states(&self, input: &Input) -> Result<Vec<Tensor<f32>>, EngineError> {
+        let batch = self.check(input)?;
+        let keep = batch.keep()?;
+        let mut hidden = self.embed(&batch)?;
+        let mut states = vec![to_tensor(&hidden)?];
+        for layer in 0..self.layers.len() {
+            hidden = self.layer(layer, hidden, &keep)?;
+            states.push(to_tensor(&hidden)?);
+        }
+        Ok(states)
+    }
+
+    /// One layer alone: `hidden` is `[rows, seq, hidden_size]`, `keep` 1 or 0 for each of the `rows * seq` tokens.
+    pub fn run_layer(&self, layer: usize, hidden: &Tensor<f32>, keep: &[f32]) -> Result<Tensor<f32>, EngineError> {
+        let &[rows, seq, width] = hidden.shape.as_slice() else {
+            let wanted = "hidden states [rows, seq, hidden_size]";
+            return Err(InputError::Rank {
+                shape: hidden.shape.clone(),
+                wanted,
+            }
+            .into());
+        };
+        let length = |tensor, found, wanted| {
+            if found == wanted {
+                Ok(())
+            } else {
+                Err(InputError::Length { tensor, found, wanted })
+            }
+        };
+        length("hidden", hidden.data.len(), rows * seq * width)?;
+        length("hidden", width, self.config().hidden_size)?;
+        length("keep", keep.len(), rows * seq)?;
+        if layer >= self.layers.len() {
+            let max = self.layers.len().saturating_sub(1);
+            return Err(InputError::Value {
+                tensor: "layer",
+                at: 0,
+                value: layer as i64,
+                max,
+            }
+            .into());
+        }
+        let keep = value(&[rows, seq], keep)?;
+        to_tensor(&self.layer(layer, value(&hidden.shape, &hidden.data)?, &keep)?)
+    }
+
+    fn embed(&self, batch: &Batch) -> Result<TValue, EngineError> {
+        self.context.enter_layer(None);
+        let shape = [batch.rows, batch.seq];
+        only(
+            &self.plans.embed,
+            tvec!(value(&shape, &batch.ids)?, value(&shape, &batch.types)?),
+        )
+    }
+
+    fn layer(&self, layer: usize, hidden: TValue, keep: &TValue) -> Result<TValue, EngineError> {
+        self.context.enter_layer(Some(layer));
+        only(&self.plans.groups[self.layers[layer]], tvec!(hidden, keep.clone()))
+    }
+
+    fn head(&self, hidden: TValue, batch: &Batch, input: &Input) -> Result<Outputs, EngineError> {
+        self.context.enter_layer(None);
+        let values = self.plans.head.run(tvec!(hidden))?;
+        let mut outputs = Outputs::default();
+        for (&(name, per_token), value) in self.plans.outputs.iter().zip(&values) {
+            let mut tensor = to_tensor(value)?;
+            if per_token {
+                batch.widen(&mut tensor);
+            }
+            if self.config().head == Head::MultipleChoice {
+                // One score per choice: the rows of the batch are the choices of its questions.
+                tensor.shape = input.shape[..2].to_vec();
+            }
+            outputs.0.push((name.to_string(), tensor));
+        }
+        Ok(outputs)
+    }
+
+    fn check(&self, input: &Input) -> Result<Batch, InputError> {
+        let config = self.config();
+        let choices = config.head == Head::MultipleChoice;
+        let (wanted, rank) = if choices {
+            ("[batch, choices, seq]", 3)
+        } else {
+            ("[batch, seq]", 2)
+        };
+        let shape = &input.shape;
+        if shape.len() != rank || shape.contains(&0) {
+            return Err(InputError::Rank {
+                shape: shape.clone(),
+                wanted,
+            });
+        }
+        let full = shape[rank - 1];
+        let count = shape
+            .iter()
+            .try_fold(1usize, |n, &d| n.checked_mul(d))
+            .unwrap_or(usize::MAX);
+        let rows = count / full;
+        let length = |tensor, found| {
+            if found == count {
+                Ok(())
+            } else {
+                Err(InputError::Length {
+                    tensor,
+                    found,
+                    wanted: count,
+                })
+            }
+        };
+        length("input_ids", input.input_ids.len())?;
+        if full > config.max_position_embeddings {
+            return Err(InputError::TooLong {
+                seq: full,
+                max: config.max_position_embeddings,
+            });
+        }
+        within("input_ids", &input.input_ids, config.vocab_size)?;
+        if let Some(types) = &input.token_type_ids {
+            length("token_type_ids", types.len())?;
+            within("token_type_ids", types, config.type_vocab_size)?;
+        }
+        let mut seq = full;
+        if let Some(mask) = &input.attention_mask {
+            length("attention_mask", mask.len())?;
+            within("attention_mask", mask, 2)?;
+            // A row without any real token attends to all of its positions alike, so all of them count.
+            let real = |row: &[i64]| row.iter().rposition(|&m| m != 0).map_or(full, |last| last + 1);
+            seq = mask.chunks_exact(full).map(real).max().unwrap_or(full);
+        }
+        let cut =
+            |values: &[i64]| -> Vec<i64> { values.chunks_exact(full).flat_map(|row| &row[..seq]).copied().collect() };
+        Ok(Batch {
+            rows,
+            seq,
+            full,
+            ids: cut(&input.input_ids),
+            types: input.token_type_ids.as_deref().map_or_else(|| vec![0; rows * seq], cut),
+            keep: match &input.attention_mask {
+                Some(mask) => cut(mask).iter().map(|&m| m as f32).collect(),
+                None => vec![1.0; rows * seq],
+            },
+        })
+    }
+}
+
+impl Batch {
+    fn keep(&self) -> Result<TValue, EngineError> {
+        value(&[self.rows, self.seq], &self.keep)
+    }
+
+    /// Gives a per-token output its full length again; tokens that were not computed are 0.
+    fn widen(&self, tensor: &mut Tensor<f32>) {
+        if self.seq == self.full {
+            return;
+        }
+        let width = tensor.data.len() / (self.rows * self.seq);
+        let mut data = vec![0.0; self.rows * self.full * width];
+        let rows = data.chunks_exact_mut(self.full * width);
+        for (to, from) in rows.zip(tensor.data.chunks_exact(self.seq * width)) {
+            to[..from.len()].copy_from_slice(from);
+        }
+        tensor.data = data;
+        tensor.shape[1] = self.full;
+    }
+}
+
+fn value<T: Datum + Copy>(shape: &[usize], data: &[T]) -> Result<TValue, EngineError> {
+    Ok(TractTensor::from_shape(shape, data)
+        .map_err(|e| outside(&e))?
+        .into_tvalue())
+}
+
+fn to_tensor(value: &TValue) -> Result<Tensor<f32>, EngineError> {
+    let plain = value.try_as_plain_ram().map_err(|e| outside(&e))?;
+    let data = plain.as_slice::<f32>().map_err(|e| outside(&e))?.to_vec();
+    Ok(Tensor {
+        shape: value.shape().to_vec(),
+        data,
+    })
+}
+
+/// Runs a plan that has one output.
+fn only(plan: &Plan, inputs: TVec<TValue>) -> Result<TValue, EngineError> {
+    let mut outputs = plan.run(inputs)?;
+    outputs.pop().ok_or_else(|| {
+        PlanError::Tract {
+            plan: plan.name.clone(),
+            problem: "no output".into(),
+        }
+        .into()
+    })
+}
+
+/// A tensor that tract would not take in or give out.
+fn outside(error: &TractError) -> EngineError {
+    PlanError::Tract {
+        plan: "input or output".into(),
+        problem: format!("{error:#}"),
+    }
+    .into()
+}
+
+/// Every value of `values` must be at least 0 and below `end`.
+fn within(tensor: &'static str, values: &[i64], end: usize) -> Result<(), InputError> {
+    match values
+        .iter()
+        .position(|&v| usize::try_from(v).map_or(true, |v| v >= end))
+    {
+        Some(at) => Err(InputError::Value {
+            tensor,
+            at,
+            value: values[at],
+            max: end - 1,
+        }),
+        None => Ok(()),
+    }
+}

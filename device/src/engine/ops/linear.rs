@@ -1,0 +1,398 @@
+//! The tract op of linear maps: `[.., in]` f32 in, one `[.., out]` f32 per weight out, with bias and activation done while
+//! a group of channels is still in the cache. int8 weights quantise the input per token; it is packed once for all weights.
+
+use crate::engine::context::{Context, LinearInput, Packed, Scratch};
+use crate::engine::elementwise::{activate, multiversion};
+use crate::engine::kernels::expand;
+use crate::engine::kernels::pack::Token;
+use crate::engine::profile::Inside;
+use crate::engine::weight::LinearWeight;
+use half::f16;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use thimble_shared::graph::Activation;
+use thimble_shared::number::Format;
+use thimble_shared::panel::PANEL_ROWS;
+use tract_core::internal::*;
+
+/// Most panels multiplied in one call.
+const MOST: usize = 16;
+/// Channels of the largest group of panels.
+const WIDTH: usize = MOST * PANEL_ROWS;
+/// Numbers a group's result may have: 16 KiB, half of a small first cache.
+const RESULT: usize = 4096;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Linear {
+    /// Maps of the same input, e.g. query, key and value.
+    pub weights: Vec<LinearWeight>,
+    pub activation: Option<Activation>,
+    pub context: Arc<Context>,
+}
+
+impl Op for Linear {
+    fn name(&self) -> StaticName {
+        "thimble.Linear".into()
+    }
+
+    fn info(&self) -> TractResult<Vec<String>> {
+        let mut lines: Vec<String> = self
+            .weights
+            .iter()
+            .map(|w| {
+                let kernels = &self.context.kernels;
+                let kernel = if w.layout.format.quantises_input() {
+                    kernels.i8.name()
+                } else {
+                    kernels.f32.name()
+                };
+                format!("{w:?} by {kernel}")
+            })
+            .collect();
+        lines.extend(self.activation.map(|a| format!("then {a:?}")));
+        Ok(lines)
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Linear {
+    not_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let input = args_1!(inputs);
+        let shape: TVec<usize> = input.shape().into();
+        let width = shape.last().copied().unwrap_or(0);
+        for w in &self.weights {
+            let inp = w.layout.inp;
+            ensure!(inp == width && width > 0, "{} takes {inp} inputs, got {width}", w.name);
+        }
+        let rows = input.len() / width;
+        let (profile, layer) = (&self.context.profile, self.context.layer());
+        let outputs = self.context.with_packed(|packed| {
+            let clock = profile.clock();
+            self.pack(input.try_as_plain_ram()?.as_slice::<f32>()?, rows, width, packed);
+            profile.op(clock, layer, || format!("{}: pack", self.label()));
+            let clock = profile.clock();
+            // Packing is the last that reads the input, so a square map can leave its result in the same memory.
+            let square = self.weights.len() == 1 && self.weights[0].layout.out == width;
+            let mut outputs = if square {
+                vec![input.into_tensor()]
+            } else {
+                self.outputs(&shape)?
+            };
+            let columns: Vec<Columns> = outputs
+                .iter_mut()
+                .map(|t| Columns::of(t, rows))
+                .collect::<TractResult<_>>()?;
+            self.multiply(packed, &columns)?;
+            profile.op(clock, layer, || self.label());
+            TractResult::Ok(outputs)
+        })?;
+        Ok(outputs.into_iter().map(IntoTValue::into_tvalue).collect())
+    }
+}
+
+impl TypedOp for Linear {
+    as_op!();
+
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let facts = self.weights.iter().map(|w| {
+            let mut shape = inputs[0].shape.to_tvec();
+            shape.pop();
+            shape.push(w.layout.out.to_dim());
+            f32::fact(shape)
+        });
+        Ok(facts.collect())
+    }
+
+    fn cost(&self, inputs: &[&TypedFact]) -> TractResult<TVec<(Cost, TDim)>> {
+        let rows: TDim = inputs[0].shape.iter().rev().skip(1).cloned().product();
+        let macs: usize = self.weights.iter().map(|w| w.layout.out * w.layout.inp).sum();
+        Ok(tvec!((Cost::FMA(f32::datum_type()), rows * macs)))
+    }
+}
+
+impl Linear {
+    /// What a profile calls it: the weights, without the group they belong to.
+    fn label(&self) -> String {
+        let last = |name: &str| match name.splitn(3, '.').collect::<Vec<_>>()[..] {
+            [group, inner, part] if group.parse::<u32>().is_ok() && inner.parse::<u32>().is_ok() => part.to_string(),
+            _ => name.to_string(),
+        };
+        let names: Vec<String> = self.weights.iter().map(|w| last(&w.name)).collect();
+        names.join("+")
+    }
+
+    /// One tensor per weight, of `shape` but for the last dimension, not yet written.
+    fn outputs(&self, shape: &[usize]) -> TractResult<Vec<Tensor>> {
+        let one = |w: &LinearWeight| {
+            let mut shape: TVec<usize> = shape.into();
+            shape.pop();
+            shape.push(w.layout.out);
+            // SAFETY: `multiply` writes every element: each task writes its channels of all rows, and the tasks cover all
+            // channels. An error on the way drops the tensor unread.
+            unsafe { Tensor::uninitialized::<f32>(&shape) }
+        };
+        self.weights.iter().map(one).collect()
+    }
+
+    /// Packs the input for the kernels of the weights' formats, and shows it to whoever observes.
+    fn pack(&self, x: &[f32], rows: usize, width: usize, packed: &mut Packed) {
+        let Context { kernels, pool, .. } = &*self.context;
+        if let Some(observer) = self.context.observer() {
+            let layer = self.context.layer();
+            for w in &self.weights {
+                let weight = &w.name;
+                observer(&LinearInput {
+                    weight,
+                    layer,
+                    x,
+                    width,
+                });
+            }
+        }
+        let ranges = self.weights.iter().filter_map(|w| w.layout.format.input_range());
+        packed.quantise(ranges, |to, range| {
+            to.quantise(pool, kernels.i8.tiling(), kernels.i8.order(), range, x, width);
+        });
+        if self.weights.iter().any(|w| !w.layout.format.quantises_input()) {
+            packed.f32.pack(pool, kernels.f32.tiling(), x, rows, width, width);
+        }
+    }
+
+    /// Panels of one weight multiplied in one call: many, to spread what a call costs, but so few that the result stays in
+    /// the first cache and that every thread gets some.
+    fn group_size(&self, weight: &LinearWeight, rows: usize) -> usize {
+        let threads = self.context.pool.threads();
+        let all: usize = self.weights.iter().map(|w| w.layout.panels()).sum();
+        let shared = if threads > 1 { all / (4 * threads) } else { MOST };
+        // Some panels are expanded a group at a time, into memory that should stay in the second cache.
+        let most = match weight.layout.format {
+            Format::F32 | Format::I8 | Format::I8A => MOST,
+            Format::F16 | Format::W8 | Format::I4 => 4,
+        };
+        // Even, since kernels of ours take panels in pairs.
+        let size = (RESULT / (rows * PANEL_ROWS).max(1)).min(shared).min(most);
+        (size & !1).max(2)
+    }
+
+    fn multiply(&self, packed: &Packed, columns: &[Columns]) -> TractResult<()> {
+        let mut groups = vec![];
+        for (i, (w, columns)) in self.weights.iter().zip(columns).enumerate() {
+            let (panels, size) = (w.layout.panels(), self.group_size(w, columns.rows));
+            groups.extend((0..panels).step_by(size).map(|p| (i, p..panels.min(p + size))));
+        }
+        let failure = Mutex::new(None);
+        self.context.pool.each(groups.len(), |task| {
+            let (i, panels) = groups[task].clone();
+            let done = self
+                .context
+                .with_scratch(|s| self.group(&self.weights[i], panels, packed, &columns[i], s));
+            if let (Err(e), Ok(mut failure)) = (done, failure.lock()) {
+                *failure = Some(e);
+            }
+        });
+        failure.into_inner().ok().flatten().map_or(Ok(()), Err)
+    }
+
+    /// Computes the channels of up to [`MOST`] panels for all rows.
+    fn group(
+        &self,
+        weight: &LinearWeight,
+        group: Range<usize>,
+        packed: &Packed,
+        out: &Columns,
+        scratch: &mut Scratch,
+    ) -> TractResult<()> {
+        let layout = weight.layout;
+        let width = group.len() * PANEL_ROWS;
+        let channels = group.start * PANEL_ROWS..layout.out.min(group.end * PANEL_ROWS);
+        let Scratch { work, panels, .. } = scratch;
+        let Context { kernels, profile, .. } = &*self.context;
+        let bias = &padded(&weight.bias()[channels.clone()])[..width];
+        let mut clock = profile.clock();
+        // What the kernels leave: sums of products, for all rows.
+        let product = match layout.format {
+            Format::F32 => Product::F32(kernels.f32.multiply(weight.panels(group), &packed.f32, work)?),
+            Format::F16 => {
+                let halves = weight.panels::<f16>(group);
+                Product::F32(kernels.f32.multiply_f16(halves, &packed.f32, panels, work)?)
+            }
+            Format::W8 => {
+                let wide = panels.take::<f32>(width * layout.inp);
+                expand::int8(weight.panels(group), layout.padded_in(), layout.inp, wide);
+                profile.inside(&mut clock, Inside::Expand);
+                Product::F32(kernels.f32.multiply(wide, &packed.f32, work)?)
+            }
+            Format::I8 | Format::I8A | Format::I4 => {
+                let packed = packed.int8(layout.format.input_range().unwrap_or_default());
+                let chains = if kernels.i8.asks_for_chains() {
+                    weight.chains(group.clone())
+                } else {
+                    &[]
+                };
+                let panels: &[i8] = if layout.format != Format::I4 {
+                    weight.panels(group)
+                } else {
+                    let wide = panels.take(width * packed.depth);
+                    weight.expand_int4(group, wide);
+                    profile.inside(&mut clock, Inside::Expand);
+                    wide
+                };
+                Product::I32(kernels.i8.multiply(panels, chains, packed, work)?, &packed.tokens)
+            }
+        };
+        profile.inside(&mut clock, Inside::Multiply);
+        let scales = &match layout.format {
+            Format::F32 | Format::F16 => [0.0; WIDTH],
+            Format::W8 | Format::I8 | Format::I8A | Format::I4 => padded(&weight.scales()[channels.clone()]),
+        }[..width];
+        let row_sums = match layout.format {
+            Format::I8A => Some(padded(&weight.row_sums()[channels.clone()])),
+            Format::F32 | Format::F16 | Format::W8 | Format::I8 | Format::I4 => None,
+        };
+        let row_sums = row_sums.as_ref().map(|sums| &sums[..width]);
+        for row in 0..out.rows {
+            let from = row * width..(row + 1) * width;
+            out.fill(row, channels.clone(), |to| match (&product, layout.format) {
+                (Product::I32(sums, tokens), _) => match row_sums {
+                    Some(row_sums) => rescale_centred(&sums[from], tokens[row], scales, row_sums, bias, to),
+                    None => rescale(&sums[from], tokens[row].scale, scales, bias, to),
+                },
+                (Product::F32(sums), Format::W8) => scale_channels(&sums[from], scales, bias, to),
+                (Product::F32(sums), _) => add_bias(&sums[from], bias, to),
+            });
+        }
+        profile.inside(&mut clock, Inside::Rescale);
+        if let Some(activation) = self.activation {
+            for row in 0..out.rows {
+                out.change(row, channels.clone(), |values| activate(activation, values));
+            }
+            profile.inside(&mut clock, Inside::Activate);
+        }
+        Ok(())
+    }
+}
+
+/// One row per token; sums of int8 products with what each token was quantised by.
+enum Product<'a> {
+    F32(&'a [f32]),
+    I32(&'a [i32], &'a [Token]),
+}
+
+/// Per-channel values of one group; channels that only pad the last panel get zeros.
+fn padded(values: &[f32]) -> [f32; WIDTH] {
+    let mut all = [0.0; WIDTH];
+    all[..values.len()].copy_from_slice(values);
+    all
+}
+
+multiversion! {
+    fn add_bias(product: &[f32], bias: &[f32], to: &mut [MaybeUninit<f32>]) {
+        for ((to, p), b) in to.iter_mut().zip(product).zip(bias) {
+            to.write(p + b);
+        }
+    }
+}
+
+multiversion! {
+    fn scale_channels(product: &[f32], scales: &[f32], bias: &[f32], to: &mut [MaybeUninit<f32>]) {
+        for (((to, p), scale), bias) in to.iter_mut().zip(product).zip(scales).zip(bias) {
+            to.write(p * scale + bias);
+        }
+    }
+}
+
+multiversion! {
+    // In the order the ONNX states: by the token's step, by the channel's scale, plus bias.
+    fn rescale(sums: &[i32], token: f32, scales: &[f32], bias: &[f32], to: &mut [MaybeUninit<f32>]) {
+        for (((to, &sum), scale), bias) in to.iter_mut().zip(sums).zip(scales).zip(bias) {
+            to.write(sum as f32 * token * scale + bias);
+        }
+    }
+}
+
+multiversion! {
+    // The same, plus what the token's centre adds to each channel.
+    fn rescale_centred(
+        sums: &[i32],
+        token: Token,
+        scales: &[f32],
+        row_sums: &[f32],
+        bias: &[f32],
+        to: &mut [MaybeUninit<f32>]
+    ) {
+        let channels = scales.iter().zip(row_sums).zip(bias);
+        for ((to, &sum), ((scale, row_sum), bias)) in to.iter_mut().zip(sums).zip(channels) {
+            to.write(sum as f32 * token.scale * scale + token.centre * row_sum + bias);
+        }
+    }
+}
+
+/// A tensor `[rows, stride]` that several tasks read and fill at the same time, each its own columns.
+pub(crate) struct Columns {
+    start: *mut f32,
+    rows: usize,
+    stride: usize,
+}
+
+// SAFETY: the memory is reached only through the methods below, whose callers never share columns.
+unsafe impl Send for Columns {}
+// SAFETY: as above.
+unsafe impl Sync for Columns {}
+
+impl Columns {
+    /// The columns of a tensor whose leading dimensions make `rows`. It must outlive what is made of it.
+    pub fn of(tensor: &mut Tensor, rows: usize) -> TractResult<Columns> {
+        let stride = tensor.shape().last().copied().unwrap_or(0);
+        ensure!(
+            tensor.len() == rows * stride,
+            "{:?} has not {rows} rows",
+            tensor.shape()
+        );
+        Ok(Columns {
+            start: tensor.as_ptr_mut::<f32>()?,
+            rows,
+            stride,
+        })
+    }
+
+    /// Reads part of one row, of columns this task owns.
+    pub fn read(&self, row: usize, column: usize, to: &mut [f32]) {
+        assert!(row < self.rows && column + to.len() <= self.stride);
+        // SAFETY: inside the allocation by the assertion, and nobody else writes these columns.
+        unsafe {
+            let from = self.start.add(row * self.stride + column);
+            std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len());
+        }
+    }
+
+    /// Lets `f` write part of one row, of columns this task owns; it must write all of it.
+    fn fill(&self, row: usize, columns: Range<usize>, f: impl FnOnce(&mut [MaybeUninit<f32>])) {
+        assert!(row < self.rows && columns.end <= self.stride);
+        // SAFETY: inside the allocation by the assertion, nobody else reads or writes these columns, and whatever they hold is
+        // a `MaybeUninit`.
+        f(unsafe {
+            std::slice::from_raw_parts_mut(self.start.add(row * self.stride + columns.start).cast(), columns.len())
+        });
+    }
+
+    /// Lets `f` change part of one row, of columns this task owns and has written.
+    fn change(&self, row: usize, columns: Range<usize>, f: impl FnOnce(&mut [f32])) {
+        assert!(row < self.rows && columns.end <= self.stride);
+        // SAFETY: inside the allocation by the assertion, written before, and nobody else reads or writes these columns.
+        f(unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.stride + columns.start), columns.len()) });
+    }
+
+    /// Writes part of one row, of columns this task owns.
+    pub fn write(&self, row: usize, column: usize, values: &[f32]) {
+        assert!(row < self.rows && column + values.len() <= self.stride);
+        // SAFETY: inside the allocation by the assertion, and nobody else reads or writes these columns.
+        unsafe {
+            let to = self.start.add(row * self.stride + column);
+            std::ptr::copy_nonoverlapping(values.as_ptr(), to, values.len());
+        }
+    }
+}

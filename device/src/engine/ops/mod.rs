@@ -1,0 +1,6 @@
+//! The operators of a plan, as tract nodes that compute with [`kernels`](super::kernels).
+
+pub mod attention;
+pub mod embed;
+pub mod linear;
+pub mod norm;

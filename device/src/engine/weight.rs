@@ -1,0 +1,362 @@
+//! Weights as the ops see them: views into the image, found by name in the artifact. A linear weight is panels with a
+//! bias and perhaps scales and multipliers, a table is rows, a vector is f32. Nothing is copied; casts were checked when the view was made.
+
+use crate::engine::kernels::{expand, fits_four, widen};
+use crate::image::Image;
+use half::f16;
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+use thimble_shared::artifact::Artifact;
+use thimble_shared::graph::{Kind, WeightSpec};
+use thimble_shared::number::{Format, I4_BLOCK, InputRange};
+use thimble_shared::panel::{I4_BLOCK_BYTES, I4_OFFSET, I8_DEPTH, PANEL_ROWS, PanelLayout};
+use thimble_shared::stored::{self, Part};
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WeightError {
+    #[error("weight '{0}' is not in the model")]
+    Missing(String),
+    #[error("weight '{name}': {problem}")]
+    Unusable { name: String, problem: String },
+}
+
+/// A run of f32 numbers in the image.
+#[derive(Clone)]
+pub struct Vector {
+    image: Arc<Image>,
+    name: String,
+    range: Range<usize>,
+}
+
+/// A linear map `[out, in]` in panels, with its bias.
+#[derive(Clone)]
+pub struct LinearWeight {
+    image: Arc<Image>,
+    pub name: String,
+    pub layout: PanelLayout,
+    range: Range<usize>,
+    scales: Option<Vector>,
+    multipliers: Option<Range<usize>>,
+    bias: Vector,
+    /// See [`LinearWeight::chains`].
+    chains: Arc<OnceLock<Vec<u8>>>,
+    /// See [`LinearWeight::row_sums`].
+    row_sums: Arc<OnceLock<Vec<f32>>>,
+}
+
+/// A lookup table `[rows, cols]`: row-major, or the panels of a tied decoder.
+#[derive(Clone)]
+pub struct TableWeight {
+    image: Arc<Image>,
+    pub name: String,
+    /// Rows are `out`, columns `in`.
+    layout: PanelLayout,
+    panels: bool,
+    range: Range<usize>,
+    scales: Option<Vector>,
+    multipliers: Option<Range<usize>>,
+}
+
+/// Finds weights by name in one opened file.
+pub struct Weights<'a> {
+    pub image: &'a Arc<Image>,
+    pub artifact: &'a Artifact,
+    pub specs: Vec<WeightSpec>,
+}
+
+impl<'a> Weights<'a> {
+    pub fn new(image: &'a Arc<Image>, artifact: &'a Artifact) -> Weights<'a> {
+        Weights {
+            image,
+            artifact,
+            specs: artifact.graph.config.weights(),
+        }
+    }
+
+    fn spec(&self, name: &str) -> Result<&WeightSpec, WeightError> {
+        self.specs
+            .iter()
+            .find(|s| s.name == name)
+            .ok_or_else(|| WeightError::Missing(name.to_string()))
+    }
+
+    /// The byte range of a stored tensor, of the size and alignment its elements need.
+    fn range(&self, name: &str, bytes: usize) -> Result<Range<usize>, WeightError> {
+        let unusable = |problem: String| WeightError::Unusable {
+            name: name.to_string(),
+            problem,
+        };
+        let stored = self
+            .artifact
+            .tensors
+            .get(name)
+            .ok_or_else(|| WeightError::Missing(name.to_string()))?;
+        let data = self
+            .image
+            .bytes()
+            .get(stored.range.clone())
+            .ok_or_else(|| unusable("lies outside the file".into()))?;
+        if data.len() != bytes {
+            return Err(unusable(format!("has {} bytes, its shape needs {bytes}", data.len())));
+        }
+        if data.as_ptr().addr() % 64 != 0 {
+            return Err(unusable("is not aligned to 64 bytes".into()));
+        }
+        Ok(stored.range.clone())
+    }
+
+    pub fn vector(&self, name: &str, len: usize) -> Result<Vector, WeightError> {
+        let range = self.range(name, len * 4)?;
+        Ok(Vector {
+            image: self.image.clone(),
+            name: name.to_string(),
+            range,
+        })
+    }
+
+    /// A weight of two dimensions: its panels (or rows), scales and multipliers.
+    #[allow(clippy::type_complexity)]
+    fn matrix(
+        &self,
+        name: &str,
+    ) -> Result<(PanelLayout, Kind, Range<usize>, Option<Vector>, Option<Range<usize>>), WeightError> {
+        let spec = self.spec(name)?;
+        let &[out, inp] = spec.shape.as_slice() else {
+            return Err(WeightError::Missing(name.to_string()));
+        };
+        let layout = PanelLayout::new(self.artifact.graph.format(name), out, inp);
+        let part = |part| {
+            let tensor = stored::tensor(spec, layout.format, part);
+            tensor.map(|t| self.range(&t.name, t.bytes())).transpose()
+        };
+        let numbers = part(Part::Numbers)?.ok_or_else(|| WeightError::Missing(name.to_string()))?;
+        let scales = part(Part::Scales)?.map(|range| Vector {
+            image: self.image.clone(),
+            name: Part::Scales.of(name),
+            range,
+        });
+        Ok((layout, spec.kind, numbers, scales, part(Part::Multipliers)?))
+    }
+
+    pub fn linear(&self, name: &str) -> Result<LinearWeight, WeightError> {
+        self.linear_with_bias(name, &format!("{name}.bias"))
+    }
+
+    pub fn linear_with_bias(&self, name: &str, bias: &str) -> Result<LinearWeight, WeightError> {
+        let (layout, _, range, scales, multipliers) = self.matrix(name)?;
+        Ok(LinearWeight {
+            image: self.image.clone(),
+            name: name.to_string(),
+            bias: self.vector(bias, layout.out)?,
+            layout,
+            range,
+            scales,
+            multipliers,
+            chains: Arc::default(),
+            row_sums: Arc::default(),
+        })
+    }
+
+    pub fn table(&self, name: &str) -> Result<TableWeight, WeightError> {
+        let (layout, kind, range, scales, multipliers) = self.matrix(name)?;
+        Ok(TableWeight {
+            image: self.image.clone(),
+            name: name.to_string(),
+            panels: kind == Kind::Linear,
+            layout,
+            range,
+            scales,
+            multipliers,
+        })
+    }
+}
+
+impl Vector {
+    pub fn values(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.image.bytes()[self.range.clone()])
+    }
+}
+
+impl LinearWeight {
+    /// The elements of whole panels, in the stored type, which must be `T`.
+    pub fn panels<T: bytemuck::Pod>(&self, panels: Range<usize>) -> &[T] {
+        let bytes = self.layout.panel_bytes();
+        let all = &self.image.bytes()[self.range.clone()];
+        bytemuck::cast_slice(&all[panels.start * bytes..panels.end * bytes])
+    }
+
+    /// int4 multipliers of whole panels, `[panel][block][8]`; empty in other formats.
+    pub fn multipliers(&self, panels: Range<usize>) -> &[u8] {
+        let of_panel = self.layout.blocks() * PANEL_ROWS;
+        let all = self
+            .multipliers
+            .as_ref()
+            .map(|range| &self.image.bytes()[range.clone()]);
+        all.map_or(&[], |all| &all[panels.start * of_panel..panels.end * of_panel])
+    }
+
+    /// What [`fits_four`] says of some panels as int8 kernels see them. The first call reads the whole weight.
+    pub fn chains(&self, panels: Range<usize>) -> &[u8] {
+        let all = self.chains.get_or_init(|| {
+            let mut wide = vec![0; self.steps() * I8_DEPTH * PANEL_ROWS];
+            let mut all = Vec::with_capacity(self.layout.panels() * self.steps());
+            for panel in 0..self.layout.panels() {
+                if self.layout.format == Format::I4 {
+                    self.expand_int4(panel..panel + 1, &mut wide);
+                    all.extend(fits_four(&wide));
+                } else {
+                    all.extend(fits_four(self.panels(panel..panel + 1)));
+                }
+            }
+            all
+        });
+        &all[panels.start * self.steps()..panels.end * self.steps()]
+    }
+
+    /// What an input of all ones gives in each channel: the sum of its int8 numbers times its scale. Empty in formats that
+    /// quantise no input around a centre. The first call reads the whole weight.
+    pub fn row_sums(&self) -> &[f32] {
+        if self.layout.format.input_range() != Some(InputRange::Centred) {
+            return &[];
+        }
+        self.row_sums.get_or_init(|| {
+            let sums = expand::row_sums(self.panels(0..self.layout.panels()), self.layout.padded_in());
+            // Whole numbers below 2^24, which f32 holds.
+            sums.zip(self.scales()).map(|(sum, scale)| sum as f32 * scale).collect()
+        })
+    }
+
+    /// Steps of [`I8_DEPTH`] inputs of one panel.
+    fn steps(&self) -> usize {
+        self.layout.inp.div_ceil(I8_DEPTH)
+    }
+
+    /// int4 panels as the int8 panels they stand for.
+    pub fn expand_int4(&self, panels: Range<usize>, wide: &mut [i8]) {
+        let multipliers = self.multipliers(panels.clone());
+        expand::int4(self.panels(panels), multipliers, self.steps() * I8_DEPTH, wide);
+    }
+
+    /// One scale per output channel; empty in formats without.
+    pub fn scales(&self) -> &[f32] {
+        self.scales.as_ref().map_or(&[], Vector::values)
+    }
+
+    pub fn bias(&self) -> &[f32] {
+        self.bias.values()
+    }
+}
+
+impl TableWeight {
+    pub fn rows(&self) -> usize {
+        self.layout.out
+    }
+
+    pub fn cols(&self) -> usize {
+        self.layout.inp
+    }
+
+    pub fn format(&self) -> Format {
+        self.layout.format
+    }
+
+    /// Adds one row to `to`, in f32. Only the pages the row lies on are touched.
+    pub fn add_row(&self, row: usize, to: &mut [f32]) {
+        let data = &self.image.bytes()[self.range.clone()];
+        let scale = self.scales.as_ref().map_or(0.0, |s| s.values()[row]);
+        match self.format() {
+            Format::F32 => self.add(row, bytemuck::cast_slice::<u8, f32>(data), to, |v| v),
+            Format::F16 => self.add(row, bytemuck::cast_slice::<u8, f16>(data), to, |v| {
+                let mut wide = [0.0];
+                widen(&[v], &mut wide);
+                wide[0]
+            }),
+            Format::W8 | Format::I8 | Format::I8A => {
+                self.add(row, bytemuck::cast_slice::<u8, i8>(data), to, |v| f32::from(v) * scale);
+            }
+            Format::I4 => {
+                let multipliers = self
+                    .multipliers
+                    .as_ref()
+                    .map(|range| &self.image.bytes()[range.clone()]);
+                let multipliers = multipliers.unwrap_or_default();
+                for (j, to) in to.iter_mut().enumerate() {
+                    let (number, multiplier) = self.int4(row, j, data, multipliers);
+                    *to += f32::from(number.wrapping_mul(multiplier as i8)) * scale;
+                }
+            }
+        }
+    }
+
+    /// The int4 number at a row and column, and its block's multiplier.
+    fn int4(&self, row: usize, column: usize, data: &[u8], multipliers: &[u8]) -> (i8, u8) {
+        let (blocks, block) = (self.layout.blocks(), column / I4_BLOCK);
+        // Numbers of one run share bytes: the first half of a run lies in the low halves.
+        let (at, half, multiplier) = if self.panels {
+            let multiplier = multipliers[self.layout.multiplier_index(row, block)];
+            (self.layout.index(row, column), I4_BLOCK_BYTES, multiplier)
+        } else {
+            let multiplier = multipliers[row * blocks + block];
+            (row * blocks * I4_BLOCK + column, I4_BLOCK / 2, multiplier)
+        };
+        let byte = data[at / (2 * half) * half + at % half];
+        let nibble = if at % (2 * half) < half { byte & 15 } else { byte >> 4 };
+        (nibble as i8 - I4_OFFSET, multiplier)
+    }
+
+    fn add<T: Copy>(&self, row: usize, data: &[T], to: &mut [f32], widen: impl Fn(T) -> f32) {
+        if self.panels {
+            for (j, to) in to.iter_mut().enumerate() {
+                *to += widen(data[self.layout.index(row, j)]);
+            }
+        } else {
+            for (to, &v) in to.iter_mut().zip(&data[row * self.cols()..][..self.cols()]) {
+                *to += widen(v);
+            }
+        }
+    }
+}
+
+macro_rules! identity {
+    ($($type:ty),*) => {$(
+        /// Same weight of the same image.
+        impl PartialEq for $type {
+            fn eq(&self, other: &Self) -> bool {
+                Arc::ptr_eq(&self.image, &other.image) && self.name == other.name && self.range == other.range
+            }
+        }
+        impl Eq for $type {}
+    )*};
+}
+identity!(Vector, LinearWeight, TableWeight);
+
+impl fmt::Debug for Vector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.name, self.range.len() / 4)
+    }
+}
+
+impl fmt::Debug for LinearWeight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {}x{} {}",
+            self.name, self.layout.out, self.layout.inp, self.layout.format
+        )
+    }
+}
+
+impl fmt::Debug for TableWeight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let order = if self.panels { ", in the decoder's panels" } else { "" };
+        write!(
+            f,
+            "{} {}x{} {}{order}",
+            self.name,
+            self.rows(),
+            self.cols(),
+            self.format()
+        )
+    }
+}
