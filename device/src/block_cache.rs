@@ -1,6 +1,6 @@
 //! The program's memory. Large blocks (tensors, packed inputs, scratch) are kept when they are freed and handed out again for
 //! the same size: every layer asks for the same few, so after the first inference none is mapped, faulted in or fragmented
-//! again, and what is held is what [`thimble_shared::memory`] states. Small blocks are the system allocator's, which on glibc
+//! again, and what is held is what [`thimble_shared::board::memory`] states. Small blocks are the system allocator's, which on glibc
 //! is told not to keep what loading a model freed.
 
 use std::alloc::{GlobalAlloc, Layout, System};

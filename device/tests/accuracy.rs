@@ -5,7 +5,7 @@ mod fixture;
 use fixture::{Checkpoint, engine};
 use std::path::PathBuf;
 use thimble_device::{Engine, Input};
-use thimble_shared::number::Format;
+use thimble_shared::dtype::Format;
 
 /// Data of a little-endian C-order .npy file and its last dimension.
 fn npy(name: &str, file: &str) -> (Vec<u8>, usize) {

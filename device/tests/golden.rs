@@ -5,7 +5,7 @@ mod fixture;
 use fixture::{Checkpoint, TINY, distance, engine, golden, image};
 use thimble_device::engine::kernels::Kernels;
 use thimble_device::{Engine, EngineOptions};
-use thimble_shared::number::Format;
+use thimble_shared::dtype::Format;
 
 fn agree(engine: &Engine, name: &str, tolerance: f32) {
     for case in golden(name) {

@@ -6,9 +6,9 @@ mod fixture;
 use fixture::{Checkpoint, engine};
 use thimble_device::engine::tensors::Tensor;
 use thimble_device::{EngineOptions, Input};
-use thimble_shared::graph::{Activation, Config, Model};
-use thimble_shared::number::{Format, Values};
-use thimble_shared::weights::Weights;
+use thimble_shared::dtype::{Format, Values};
+use thimble_shared::model::weights::Weights;
+use thimble_shared::model::{Activation, Config, Model};
 
 struct Reference<'a> {
     config: &'a Config,
@@ -152,7 +152,7 @@ fn hidden(model: &Model) -> Tensor<f32> {
         .map(|i| (i * 37 % model.config.vocab_size) as i64)
         .collect();
     let mut shape = vec![rows, seq];
-    if model.config.head == thimble_shared::graph::Head::MultipleChoice {
+    if model.config.head == thimble_shared::model::Head::MultipleChoice {
         shape.insert(0, 1);
     }
     let input = Input {

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use thimble_device::engine::kernels::Kernels;
 use thimble_device::{Engine, EngineOptions, Image, Input};
-use thimble_shared::graph::{Head, Kind};
-use thimble_shared::number::Format;
+use thimble_shared::dtype::Format;
+use thimble_shared::model::{Head, Kind};
 
 fn sequence(engine: &Engine, seq: usize) -> Input {
     let ids = (0..seq).map(|i| (i * 13 % engine.config().vocab_size) as i64).collect();

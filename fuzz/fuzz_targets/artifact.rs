@@ -7,9 +7,9 @@ use libfuzzer_sys::fuzz_target;
 use std::sync::OnceLock;
 use thimble_device::{Engine, EngineOptions, Image, Input};
 use thimble_fuzz::{Allowance, bounded, plain, sound};
+use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{self, KEY_GRAPH};
-use thimble_shared::audit;
-use thimble_shared::wire::Message;
+use thimble_shared::onnx::protobuf::Message;
 
 /// The plans of a model this small, its threads and scratch.
 const ALLOWANCE: Allowance = Allowance {
@@ -31,7 +31,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn read(file: &[u8]) {
-    match audit::differences(file) {
+    match verify::differences(file) {
         Ok(differences) => differences
             .iter()
             .for_each(|line| plain(&thimble::text::printable(line))),

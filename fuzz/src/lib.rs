@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use thimble::quantise::{Quantiser, uniform};
 use thimble::source;
 use thimble::subject::Checkpoint;
+use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Provenance};
-use thimble_shared::lower::LowerOptions;
-use thimble_shared::number::Format;
+use thimble_shared::dtype::Format;
 
 struct Counting;
 

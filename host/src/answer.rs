@@ -9,7 +9,7 @@ use crate::tokenise::{Encoded, Tokeniser};
 use serde::Serialize;
 use std::fmt;
 use thimble_shared::decode::{self, AnswerOptions, Place, Scoring, Window, characters_before, softmax};
-use thimble_shared::graph::{Config, Head};
+use thimble_shared::model::{Config, Head};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {

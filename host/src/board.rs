@@ -2,8 +2,8 @@
 
 use crate::store::FileError;
 use std::path::Path;
+use thimble_shared::board::target::Target;
 use thimble_shared::files;
-use thimble_shared::target::Target;
 
 /// File name and text of every profile in `targets/`.
 const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/targets.rs"));

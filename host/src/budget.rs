@@ -4,9 +4,9 @@
 
 use crate::search::{Limit, Ranked};
 use std::collections::BTreeMap;
-use thimble_shared::graph::{Config, Kind, WeightSpec};
-use thimble_shared::number::Format;
-use thimble_shared::stored::{fits, weight_bytes};
+use thimble_shared::artifact::tensors::{fits, weight_bytes};
+use thimble_shared::dtype::Format;
+use thimble_shared::model::{Config, Kind, WeightSpec};
 
 /// Weights that take the same format.
 #[derive(Clone, Debug)]
@@ -240,7 +240,7 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use thimble_shared::graph::{Activation, Head};
+    use thimble_shared::model::{Activation, Head};
 
     fn config() -> Config {
         Config {

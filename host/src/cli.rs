@@ -16,8 +16,8 @@ use thimble_device::block_cache;
 use thimble_device::image::sigbus;
 use thimble_device::platform::process;
 use thimble_shared::decode::MAX_ANSWER;
-use thimble_shared::graph::Head;
-use thimble_shared::number::Format;
+use thimble_shared::dtype::Format;
+use thimble_shared::model::Head;
 
 #[derive(Debug, Parser)]
 #[command(

@@ -4,9 +4,9 @@
 //! the same to the last bit. After Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias
 //! Correction", section 4.1 (scale √(r₁/r₂)), with channel norms in place of ranges on the producing side.
 
-use thimble_shared::graph::{Activation, Config, Model, layer_weight};
-use thimble_shared::number::Values;
-use thimble_shared::weights::Weights;
+use thimble_shared::dtype::Values;
+use thimble_shared::model::weights::Weights;
+use thimble_shared::model::{Activation, Config, Model, layer_weight};
 
 /// Two adjacent weights: rows of `rows` (and entries of `vectors`) feed the columns of `consumer`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use crate::progress::Watch;
 use crate::solve::{Answer, Limits};
 use crate::study::Study;
 use anyhow::Result;
-use thimble_shared::number::Format;
+use thimble_shared::dtype::Format;
 
 /// One file of the frontier.
 pub struct Point {

@@ -11,7 +11,7 @@ use thimble_device::engine::Input;
 use thimble_device::engine::tensors::{Tensor, TensorError, TensorFile};
 use thimble_shared::decode::context_of_ids;
 use thimble_shared::files;
-use thimble_shared::graph::{Config, Head};
+use thimble_shared::model::{Config, Head};
 
 #[derive(Debug, thiserror::Error)]
 pub enum InputsError {

@@ -3,9 +3,9 @@
 //! for the inputs that are left. Each lever is pulled only when asked for.
 
 use crate::evaluate::Vocabulary;
-use thimble_shared::graph::{Config, Head, Model};
-use thimble_shared::number::{Format, Values};
-use thimble_shared::weights::Weights;
+use thimble_shared::dtype::{Format, Values};
+use thimble_shared::model::weights::Weights;
+use thimble_shared::model::{Config, Head, Model};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeverError {

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 pub use thimble_shared::decode::decides;
-use thimble_shared::graph::Config;
+use thimble_shared::model::Config;
 
 /// An f32 output: dims and row-major numbers.
 pub type Output = thimble_device::engine::tensors::Tensor<f32>;

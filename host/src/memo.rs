@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use thimble_device::engine::kernels::Kernels;
+use thimble_shared::dtype::Format;
 use thimble_shared::files;
-use thimble_shared::graph::Model;
-use thimble_shared::number::Format;
+use thimble_shared::model::Model;
 
 pub struct Memo {
     /// None when there is nowhere to keep it.

@@ -6,7 +6,7 @@ use crate::inputs::Row;
 use crate::loss::{Distance, Loss, LossError, Output, Outputs, Share, Top5};
 use std::collections::BTreeMap;
 use thimble_shared::decode::{self, MAX_ANSWER, decides, log_softmax};
-use thimble_shared::graph::{Config, Head};
+use thimble_shared::model::{Config, Head};
 
 #[derive(Default)]
 struct Sums {
@@ -443,7 +443,7 @@ mod tests {
             max_position_embeddings: 8,
             type_vocab_size: 2,
             layer_norm_eps: 1e-12,
-            activation: thimble_shared::graph::Activation::Gelu,
+            activation: thimble_shared::model::Activation::Gelu,
             head,
             tied_decoder: false,
             pooler: true,

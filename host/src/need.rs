@@ -8,10 +8,10 @@ use crate::ram;
 use crate::text::exact;
 use anyhow::{Result, bail};
 use std::collections::BTreeSet;
-use thimble_shared::graph::{Config, Kind, WeightSpec};
-use thimble_shared::memory::{self, Work};
-use thimble_shared::number::Format;
-use thimble_shared::stored::weight_bytes;
+use thimble_shared::artifact::tensors::weight_bytes;
+use thimble_shared::board::memory::{self, Work};
+use thimble_shared::dtype::Format;
+use thimble_shared::model::{Config, Kind, WeightSpec};
 
 /// The program itself, its tokenizer and what it holds beside the model.
 const PROGRAM: u64 = 32 << 20;

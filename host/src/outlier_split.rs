@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
-use thimble_shared::graph::{Activation, Config, Model, layer_weight};
-use thimble_shared::number::Values;
+use thimble_shared::dtype::Values;
+use thimble_shared::model::{Activation, Config, Model, layer_weight};
 
 /// Rows that are run to find outliers, and vectors that are looked at of each `down`.
 const ROWS: usize = 16;

@@ -3,11 +3,11 @@
 //! docs/shrink.md states the formulas and where their constants come from.
 
 use std::collections::BTreeMap;
-use thimble_shared::graph::{Activation, Config, Head, Kind, WeightSpec};
-use thimble_shared::memory::{self, Need, Work};
-use thimble_shared::number::Format;
-use thimble_shared::stored::weight_bytes;
-use thimble_shared::target::Target;
+use thimble_shared::artifact::tensors::weight_bytes;
+use thimble_shared::board::memory::{self, Need, Work};
+use thimble_shared::board::target::Target;
+use thimble_shared::dtype::Format;
+use thimble_shared::model::{Activation, Config, Head, Kind, WeightSpec};
 
 /// Threads the device program computes with unless told otherwise: the cores of most boards.
 const CORES: usize = 4;
@@ -171,7 +171,7 @@ pub fn albert_base() -> Config {
 mod tests {
     use super::*;
     use crate::board;
-    use thimble_shared::graph::Graph;
+    use thimble_shared::model::Graph;
 
     #[test]
     fn the_layers_of_albert_base_multiply_as_often_as_they_do() {

@@ -8,9 +8,9 @@ use crate::inputs::Row;
 use crate::shift::{Reach, Shift};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use thimble_shared::graph::{Config, Kind, Model, WeightSpec};
-use thimble_shared::number::{Format, Values};
-use thimble_shared::weights::Weights;
+use thimble_shared::dtype::{Format, Values};
+use thimble_shared::model::weights::Weights;
+use thimble_shared::model::{Config, Kind, Model, WeightSpec};
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum QuantiseError {
@@ -281,13 +281,13 @@ pub fn vanished(source: &Model, made: &Model) -> Vec<(String, usize, usize)> {
 
 /// The same format for every table and linear weight.
 pub fn uniform(config: &Config, format: Format) -> BTreeMap<String, Format> {
-    thimble_shared::graph::Graph::uniform(config.clone(), format).formats
+    thimble_shared::model::Graph::uniform(config.clone(), format).formats
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use thimble_shared::graph::{Activation, Head};
+    use thimble_shared::model::{Activation, Head};
 
     /// A model of ones with these numbers at the start of one weight.
     fn model(first: &[f32]) -> Model {

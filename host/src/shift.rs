@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
-use thimble_shared::graph::{Config, HIDDEN_SHIFT, Head, Model, layer_weight};
-use thimble_shared::number::{Format, Values};
+use thimble_shared::dtype::{Format, Values};
+use thimble_shared::model::{Config, HIDDEN_SHIFT, Head, Model, layer_weight};
 
 /// How far shifting goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]

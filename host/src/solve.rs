@@ -14,9 +14,9 @@ use crate::widen::Trade;
 use anyhow::{Result, bail};
 use std::collections::BTreeSet;
 use thimble_shared::artifact::Provenance;
-use thimble_shared::graph::Model;
-use thimble_shared::lower::LowerOptions;
-use thimble_shared::number::Format;
+use thimble_shared::artifact::emit::LowerOptions;
+use thimble_shared::dtype::Format;
+use thimble_shared::model::Model;
 
 /// Multiply-accumulates one answer may spend on running choices, and bounds on how many it runs. Predictions add up the
 /// families' losses, so choices whose errors help or hurt each other are told apart only by running them.

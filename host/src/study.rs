@@ -17,10 +17,10 @@ use anyhow::{Result, bail};
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
+use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Provenance};
-use thimble_shared::graph::{Config, Graph, Kind, Model};
-use thimble_shared::lower::LowerOptions;
-use thimble_shared::number::Format;
+use thimble_shared::dtype::Format;
+use thimble_shared::model::{Config, Graph, Kind, Model};
 
 /// Multiply-accumulates that the loss of all families in all formats may take together. A large model's sensitivities are
 /// measured on as many of the tuning rows as that allows; whatever is chosen between is run on all of them. Counted in work
@@ -438,10 +438,10 @@ impl<'a> Sizes<'a> {
         let weights = config.weights();
         let matrices = weights.iter().filter(|w| w.kind != Kind::Vector);
         let payload: u64 = matrices
-            .map(|w| thimble_shared::stored::weight_bytes(w, Format::F32) as u64)
+            .map(|w| thimble_shared::artifact::tensors::weight_bytes(w, Format::F32) as u64)
             .sum();
         // No format has fewer nodes than f32; alignment may differ by less than its unit for every tensor.
-        let alignment = (thimble_shared::panel::ALIGNMENT * weights.len()) as u64;
+        let alignment = (thimble_shared::artifact::layout::ALIGNMENT * weights.len()) as u64;
         Ok(Sizes {
             question,
             network: RefCell::new((config.clone(), Reach::Nowhere)),
@@ -629,7 +629,7 @@ impl<'a> Bench<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use thimble_shared::graph::{Activation, Head};
+    use thimble_shared::model::{Activation, Head};
 
     /// The search leaves out what cannot fit by payload; it must never leave out what does fit.
     #[test]
@@ -666,7 +666,7 @@ mod tests {
                     .map(|w| {
                         (
                             w.name.clone(),
-                            thimble_shared::number::Values::F32(vec![0.0; w.elements()]),
+                            thimble_shared::dtype::Values::F32(vec![0.0; w.elements()]),
                         )
                     })
                     .collect(),

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use thimble_device::image::Image;
 use thimble_device::image::buffer::Buffer;
 use thimble_device::image::mmap::{ModelFile, ModelMap};
+use thimble_shared::artifact::emit::LowerOptions;
+use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance, Writer};
-use thimble_shared::audit;
+use thimble_shared::dtype::Values;
 use thimble_shared::file_kind::FileKind;
 use thimble_shared::files;
-use thimble_shared::graph::{Config, Head, Model};
-use thimble_shared::lower::LowerOptions;
-use thimble_shared::number::Values;
+use thimble_shared::model::{Config, Head, Model};
 pub use thimble_text::tokenizer_beside;
 
 /// How a model is read where its folder or file leaves it open.
@@ -278,7 +278,7 @@ impl Subject {
         }
         .with_context(|| path.display().to_string())?;
         let named = || path.display().to_string();
-        let differences = audit::differences_of(map.bytes(), &|part| map.release(part)).with_context(named)?;
+        let differences = verify::differences_of(map.bytes(), &|part| map.release(part)).with_context(named)?;
         if !differences.is_empty() {
             bail!(
                 "{}: nodes and metadata contradict each other: {}",

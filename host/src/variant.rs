@@ -15,7 +15,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use thimble_shared::graph::Model;
+use thimble_shared::model::Model;
 
 /// What is done to a model before, and while, its numbers are rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -10,7 +10,7 @@ use crate::progress::Watch;
 use crate::solve::{Answer, Limits};
 use crate::study::Study;
 use anyhow::Result;
-use thimble_shared::number::Format;
+use thimble_shared::dtype::Format;
 
 /// Choices run to find the least work.
 const RUNS: usize = 8;

@@ -13,7 +13,7 @@ use thimble::source;
 use thimble::tokenise::{self, Encoded, Tokeniser};
 use thimble::tokenizer::TokenizerSource;
 use thimble_shared::decode::{AnswerOptions, Windows};
-use thimble_shared::graph::{Config, Head};
+use thimble_shared::model::{Config, Head};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

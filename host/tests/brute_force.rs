@@ -11,10 +11,10 @@ use thimble::solve::{Task, solve};
 use thimble::study::STEPS;
 use thimble::subject::{Subject, image_of};
 use thimble::{evaluate, inputs};
+use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Provenance};
-use thimble_shared::graph::Graph;
-use thimble_shared::lower::LowerOptions;
-use thimble_shared::number::Format;
+use thimble_shared::dtype::Format;
+use thimble_shared::model::Graph;
 
 /// Every combination runs on all of these.
 const ROWS: usize = 6;

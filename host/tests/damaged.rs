@@ -10,7 +10,7 @@ use thimble::import;
 use thimble::onnx::OnnxFile;
 use thimble::slim::{Options, slim};
 use thimble::text::one_line;
-use thimble_shared::wire::Message;
+use thimble_shared::onnx::protobuf::Message;
 
 /// Enough to be thousands, few enough to be waited for.
 const EACH: usize = 8;

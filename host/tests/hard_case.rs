@@ -12,9 +12,9 @@ use thimble::solve::{Task, solve};
 use thimble::study::STEPS;
 use thimble::subject::{Subject, image_of};
 use thimble_shared::artifact::Provenance;
-use thimble_shared::graph::Model;
-use thimble_shared::lower::LowerOptions;
-use thimble_shared::number::{Format, Values};
+use thimble_shared::artifact::emit::LowerOptions;
+use thimble_shared::dtype::{Format, Values};
+use thimble_shared::model::Model;
 
 fn albert_deb() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/albert-deb")

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use thimble::inputs::{self, Inputs, Row, made_up};
 use thimble::source;
 use thimble::tokenizer;
-use thimble_shared::graph::Config;
+use thimble_shared::model::Config;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -10,8 +10,8 @@ use thimble::subject::{Subject, image_of};
 use thimble::tokenise::Tokeniser;
 use thimble::tokenizer::TokenizerSource;
 use thimble::vocabulary;
-use thimble_shared::graph::{Config, Head, Model};
-use thimble_shared::number::{Format, Values};
+use thimble_shared::dtype::{Format, Values};
+use thimble_shared::model::{Config, Head, Model};
 
 fn albert_deb() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/albert-deb")

@@ -8,8 +8,8 @@ use thimble::inputs::{self, Row};
 use thimble::outlier_split::split;
 use thimble::shift::{Reach, Shift};
 use thimble::subject::{Subject, image_of};
-use thimble_shared::graph::{Graph, Head, Model};
-use thimble_shared::number::{Format, Values};
+use thimble_shared::dtype::{Format, Values};
+use thimble_shared::model::{Graph, Head, Model};
 
 /// Every fixture whose weights lie here.
 const MODELS: [&str; 9] = [

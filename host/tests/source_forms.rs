@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use thimble::source::{self, Source};
 use thimble::subject::{ReadOptions, Subject};
 use thimble_device::engine::{Engine, EngineOptions, Input};
-use thimble_shared::graph::Head;
+use thimble_shared::model::Head;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

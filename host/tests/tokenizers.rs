@@ -15,7 +15,7 @@ use thimble::tokenise::Splitter;
 use thimble::tokenizer::{self, TokenizerSource};
 use thimble::vocabulary;
 use thimble_device::engine::{Engine, EngineOptions};
-use thimble_shared::graph::Config;
+use thimble_shared::model::Config;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")

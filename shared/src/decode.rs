@@ -2,7 +2,7 @@
 //! spans and tagged spans. In come f32 logits of one sequence, row-major; out come probabilities as f64 with positions of
 //! tokens and bytes of texts. Host and board decide with these functions alone.
 
-use crate::graph::{Config, Head};
+use crate::model::{Config, Head};
 use std::collections::BTreeMap;
 
 /// Longest answer in tokens: `max_answer_len` of the question-answering pipeline.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Once};
 pub use thimble_shared::decode::Place;
 use thimble_shared::decode::Windows;
 use thimble_shared::files;
-use thimble_shared::graph::{Config, Head};
+use thimble_shared::model::{Config, Head};
 use tokenizers::utils::truncation::{TruncationStrategy, truncate_encodings};
 use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationParams};
 

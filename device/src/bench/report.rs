@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use thimble_shared::report::{self, EngineReport, Faults, Memory, ModelReport, OpTime, ProfileReport, Report, Thermal};
+use thimble_shared::board::report::{
+    self, EngineReport, Faults, Memory, ModelReport, OpTime, ProfileReport, Report, Thermal,
+};
 
 use super::timing::{Limits, Runs, judge, summarise, time};
 use super::warnings::{Observed, warnings};

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use thimble_shared::report::{Latency, MOST_SAMPLES, Verdict};
+use thimble_shared::board::report::{Latency, MOST_SAMPLES, Verdict};
 
 /// Fewer runs than this say nothing of their spread.
 const FEWEST: usize = 10;

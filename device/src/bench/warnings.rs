@@ -1,6 +1,6 @@
 //! Why figures of a bench should be doubted: governor, clock, heat, load and page faults.
 
-use thimble_shared::report::{BoardReport, Energy, Faults, Latency, Thermal};
+use thimble_shared::board::report::{BoardReport, Energy, Faults, Latency, Thermal};
 
 /// What a bench saw, as far as it bears on whether its figures can be trusted.
 pub struct Observed<'a> {

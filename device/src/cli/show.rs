@@ -8,9 +8,9 @@ use crate::Outputs;
 use crate::engine::kernels::Kernels;
 use crate::engine::tensors::Tensor;
 use serde_json::{Value, json};
-use thimble_shared::graph::{Config, Head};
-use thimble_shared::memory::Need;
-use thimble_shared::report::{BoardReport, EngineReport, ModelReport, ProfileReport, Report};
+use thimble_shared::board::memory::Need;
+use thimble_shared::board::report::{BoardReport, EngineReport, ModelReport, ProfileReport, Report};
+use thimble_shared::model::{Config, Head};
 use thimble_shared::terminal::printable;
 
 fn size(bytes: impl Into<Option<u64>>) -> String {

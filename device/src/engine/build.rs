@@ -9,7 +9,7 @@ use crate::engine::ops::norm::Norm;
 use crate::engine::weight::{WeightError, Weights};
 use std::fmt;
 use std::sync::Arc;
-use thimble_shared::graph::{Activation, Config, HIDDEN_SHIFT, Head, layer_weight};
+use thimble_shared::model::{Activation, Config, HIDDEN_SHIFT, Head, layer_weight};
 use tract_core::internal::*;
 use tract_core::ops::array::Slice;
 use tract_core::ops::math;

@@ -8,7 +8,7 @@ use crate::engine::threads::Pool;
 use crate::image::buffer::Buffer;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use thimble_shared::number::InputRange;
+use thimble_shared::dtype::InputRange;
 
 /// What enters a linear map, for calibration: whole rows, padding of shorter sequences in a batch included.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 //! LayerNorm over f32 slices. On x86_64 each is compiled a second time for AVX2 and chosen at run time; no fused
 //! multiply-add is used there, so both give the same bits. Every aarch64 has one, and a quarter of an activation's work goes.
 
-use thimble_shared::graph::Activation;
+use thimble_shared::model::Activation;
 
 /// Compiles the function as written and, on x86_64, once more with AVX2, and picks at run time.
 #[macro_export]

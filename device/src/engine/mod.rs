@@ -24,8 +24,8 @@ use crate::image::Image;
 use std::fmt::Write;
 use std::sync::Arc;
 use thimble_shared::artifact::{self, Artifact, ArtifactError};
-use thimble_shared::graph::{Config, Head};
-use thimble_shared::memory::{self, Need, Work};
+use thimble_shared::board::memory::{self, Need, Work};
+use thimble_shared::model::{Config, Head};
 use tract_core::internal::{Datum, IntoTValue, TValue, TVec, Tensor as TractTensor, TractError, tvec};
 
 #[derive(Clone, Debug, Default)]

@@ -14,10 +14,10 @@ use crate::engine::threads::Pool;
 use crate::engine::weight::Weights;
 use crate::image::Image;
 use std::sync::Arc;
+use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Artifact, Provenance};
-use thimble_shared::graph::{Activation, Config, Head, Kind, Model};
-use thimble_shared::lower::LowerOptions;
-use thimble_shared::number::{ACTIVATION_FLOOR, Format, InputRange, Values};
+use thimble_shared::dtype::{ACTIVATION_FLOOR, Format, InputRange, Values};
+use thimble_shared::model::{Activation, Config, Head, Kind, Model};
 use tract_core::internal::*;
 
 /// Half the distance of two neighbouring f32 near 1: the most one rounding changes, relative to the result.
@@ -298,7 +298,7 @@ fn attention_at_random_shapes() {
         let (batch, heads, width) = (size(&mut random, 3), size(&mut random, 4), size(&mut random, 40));
         // One more than the queries of a block, now and then.
         let seq = if seed % 10 == 0 {
-            thimble_shared::memory::QUERIES + 1
+            thimble_shared::board::memory::QUERIES + 1
         } else {
             size(&mut random, 50)
         };

@@ -8,10 +8,10 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use thimble_shared::artifact::Artifact;
-use thimble_shared::graph::{Kind, WeightSpec};
-use thimble_shared::number::{Format, I4_BLOCK, InputRange};
-use thimble_shared::panel::{I4_BLOCK_BYTES, I4_OFFSET, I8_DEPTH, PANEL_ROWS, PanelLayout};
-use thimble_shared::stored::{self, Part};
+use thimble_shared::artifact::layout::{I4_BLOCK_BYTES, I4_OFFSET, I8_DEPTH, PANEL_ROWS, PanelLayout};
+use thimble_shared::artifact::tensors::{self, Part};
+use thimble_shared::dtype::{Format, I4_BLOCK, InputRange};
+use thimble_shared::model::{Kind, WeightSpec};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WeightError {
@@ -127,7 +127,7 @@ impl<'a> Weights<'a> {
         };
         let layout = PanelLayout::new(self.artifact.graph.format(name), out, inp);
         let part = |part| {
-            let tensor = stored::tensor(spec, layout.format, part);
+            let tensor = tensors::tensor(spec, layout.format, part);
             tensor.map(|t| self.range(&t.name, t.bytes())).transpose()
         };
         let numbers = part(Part::Numbers)?.ok_or_else(|| WeightError::Missing(name.to_string()))?;

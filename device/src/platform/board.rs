@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use thimble_shared::report::BoardReport;
+use thimble_shared::board::report::BoardReport;
 
 use crate::platform::sysfs::{kilobytes, read, read_number, read_word};
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use thimble_shared::report::{Energy, Latency};
+use thimble_shared::board::report::{Energy, Latency};
 
 use crate::platform::sysfs::{read, read_number};
 

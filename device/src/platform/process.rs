@@ -1,6 +1,6 @@
 //! What the kernel counts of this process: resident memory and page faults.
 
-use thimble_shared::report::Memory;
+use thimble_shared::board::report::Memory;
 
 use crate::platform::board::emulator;
 use crate::platform::sysfs::{kilobytes, read};

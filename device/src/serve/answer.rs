@@ -8,7 +8,7 @@ use crate::engine::tensors::Tensor;
 use crate::{Input, Outputs};
 use serde::Serialize;
 use thimble_shared::decode::{self, Scoring, TokenTag, Window, characters_before, softmax};
-use thimble_shared::graph::{Config, Head};
+use thimble_shared::model::{Config, Head};
 
 use super::request::{Id, Infer};
 use super::text::Texts;

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use thimble_shared::decode::{AnswerOptions, Place};
-use thimble_shared::graph::{Config, Head};
+use thimble_shared::model::{Config, Head};
 
 use super::text::Texts;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{DEFAULT_SEQ, SessionError};
 use crate::Input;
 use crate::engine::tensors::{Tensor, TensorFile};
-use thimble_shared::graph::{Config, Head};
+use thimble_shared::model::{Config, Head};
 
 /// Where an input comes from.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -15,8 +15,8 @@ use crate::engine::tensors::TensorError;
 use crate::image::mmap::{self, MapError, ModelFile, ModelMap};
 use crate::platform::{board, process};
 use crate::{Engine, EngineError, EngineOptions, Image, Input, InputError, Outputs, block_cache};
-use thimble_shared::memory::Need;
-use thimble_shared::report::{EngineReport, ModelReport};
+use thimble_shared::board::memory::Need;
+use thimble_shared::board::report::{EngineReport, ModelReport};
 
 /// Version of tract in the workspace's Cargo.toml; a test holds them together.
 pub const TRACT: &str = "0.23.9";

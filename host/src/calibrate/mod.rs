@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
-use thimble_shared::graph::{Config, Kind, Model, WeightSpec};
+use thimble_shared::model::{Config, Kind, Model, WeightSpec};
 
 /// Most vectors taken per weight: twice the width of ALBERT-base's widest input. More are taken at even distances.
 const MOST_VECTORS: usize = 6144;

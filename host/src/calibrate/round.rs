@@ -5,7 +5,7 @@
 
 use super::{Moments, factor, steps};
 use thimble_device::multiversion;
-use thimble_shared::number::{Format, I4_BLOCK, Values, i4, quantise};
+use thimble_shared::dtype::{Format, I4_BLOCK, Values, i4, quantise};
 
 /// Share of the mean diagonal added to every entry of it, so that inputs that are always zero or always alike do no harm.
 const DAMPING: f32 = 0.01;

@@ -2,7 +2,7 @@
 //! smaller step serves all the others better. Errors of a column weigh as much as the mean square of its input.
 
 use thimble_device::multiversion;
-use thimble_shared::number::{I4_BLOCK, I4_MULTIPLIER_MAX, I4_RANGE, I8_MAX, absmax_scale};
+use thimble_shared::dtype::{I4_BLOCK, I4_MULTIPLIER_MAX, I4_RANGE, I8_MAX, absmax_scale};
 
 const _: () = assert!(FRACTIONS.len() <= LANES && (I4_MULTIPLIER_MAX as usize) < LANES);
 
@@ -19,7 +19,7 @@ multiversion! {
         let mut sums = [0f64; LANES];
         for (&x, &h) in row.iter().zip(weights) {
             for (sum, &step) in sums.iter_mut().zip(steps) {
-                // As `number::nearest` rounds, without a branch.
+                // As `dtype::nearest` rounds, without a branch.
                 let q = (x / step).round_ties_even().clamp(range.0, range.1);
                 let off = x - if step == 0.0 { 0.0 } else { q } * step;
                 *sum += f64::from(h) * f64::from(off).powi(2);
@@ -81,7 +81,7 @@ pub fn int4(row: &[f32], weights: &[f32]) -> (f32, Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use thimble_shared::number::{Format, Values};
+    use thimble_shared::dtype::{Format, Values};
 
     #[test]
     fn the_steps_lose_no_more_than_those_of_the_largest_magnitude() {
@@ -111,7 +111,7 @@ mod tests {
         let all = errors(&row, &weights, &steps, (-8.0, 7.0));
         for (found, step) in all.iter().zip(steps) {
             let each = row.iter().zip(&weights).map(|(&x, &h)| {
-                let back = f32::from(thimble_shared::number::i4(x, step)) * step;
+                let back = f32::from(thimble_shared::dtype::i4(x, step)) * step;
                 f64::from(h) * f64::from(x - back).powi(2)
             });
             assert_eq!(found.to_bits(), each.sum::<f64>().to_bits(), "{step}");

@@ -20,9 +20,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use thimble_device::bench::timing::{Limits, judge};
 use thimble_device::image::mmap::ModelFile;
+use thimble_shared::board::report::{Report, SCHEMA};
+use thimble_shared::board::target::Target;
 use thimble_shared::files;
-use thimble_shared::report::{Report, SCHEMA};
-use thimble_shared::target::Target;
 use thimble_shared::terminal::acts;
 
 /// Boards done at the same time.

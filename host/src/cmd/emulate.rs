@@ -13,8 +13,8 @@ use crate::virtual_board::kernel::Kernel;
 use crate::virtual_board::{BoardError, Ending, Machine, Setup, Shortage, least_ram};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
-use thimble_shared::report::Report;
-use thimble_shared::target::Target;
+use thimble_shared::board::report::Report;
+use thimble_shared::board::target::Target;
 
 const MIB: u64 = 1 << 20;
 /// A kernel does not start with less than its image and this: it would stop without a word.

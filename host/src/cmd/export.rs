@@ -13,10 +13,10 @@ use std::fmt::Write;
 use std::io::Error;
 use std::path::Path;
 use thimble_device::image::mmap::ModelMap;
+use thimble_shared::artifact::emit::LowerOptions;
+use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{Provenance, Writer};
-use thimble_shared::audit;
-use thimble_shared::graph::Model;
-use thimble_shared::lower::LowerOptions;
+use thimble_shared::model::Model;
 
 pub fn run(args: &ExportArgs) -> Result<Outcome> {
     let subject = Subject::open_with(&args.source, &args.reading.options())?;
@@ -104,7 +104,7 @@ pub fn write_parts(
 /// An error where a file just made does not say what its Graph says.
 fn states_its_graph(path: &Path) -> std::io::Result<()> {
     let map = ModelMap::open(path, false).map_err(Error::other)?;
-    let differences = audit::differences_of(map.bytes(), &|part| map.release(part)).map_err(Error::other)?;
+    let differences = verify::differences_of(map.bytes(), &|part| map.release(part)).map_err(Error::other)?;
     match differences.first() {
         None => Ok(()),
         Some(difference) => Err(Error::other(format!(

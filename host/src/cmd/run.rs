@@ -11,7 +11,7 @@ use crate::tokenizer;
 use anyhow::{Context, Result, bail};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_shared::decode::{AnswerOptions, MAX_ANSWER};
-use thimble_shared::graph::{Config, Head};
+use thimble_shared::model::{Config, Head};
 
 pub fn run(args: &RunArgs) -> Result<Outcome> {
     let subject = Subject::open_with(&args.file, &args.reading.options())?;

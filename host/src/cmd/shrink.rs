@@ -25,8 +25,8 @@ use anyhow::{Context, Result, bail};
 use bounds::Bounds;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use thimble_shared::graph::Config;
-use thimble_shared::number::Format;
+use thimble_shared::dtype::Format;
+use thimble_shared::model::Config;
 
 /// Rows the loss is reported on, beside those the choice is made on.
 const REPORT_ROWS: usize = 256;
@@ -335,7 +335,7 @@ fn savings(question: &Question, levers: &Levers, plan: &Plan) -> Result<Vec<(&'s
         formats.entry("pooler".into()).or_insert(format);
     }
     let size = |levers: &Levers| -> Result<u64> {
-        let graph = thimble_shared::graph::Graph {
+        let graph = thimble_shared::model::Graph {
             config: levers.config(&question.original.config)?,
             formats: formats.clone(),
         };

@@ -5,11 +5,11 @@ use crate::cli::{Outcome, TargetsArgs};
 use crate::predict::{albert_base, need};
 use crate::text::{Align, percent, size, table};
 use anyhow::Result;
+use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Provenance};
-use thimble_shared::graph::Graph;
-use thimble_shared::lower::LowerOptions;
-use thimble_shared::number::Format;
-use thimble_shared::target::{Confidence, Figure, Target};
+use thimble_shared::board::target::{Confidence, Figure, Target};
+use thimble_shared::dtype::Format;
+use thimble_shared::model::Graph;
 
 pub fn run(args: &TargetsArgs) -> Result<Outcome> {
     match &args.name {

@@ -8,7 +8,7 @@ use crate::subject::Subject;
 use crate::text::{Align, say, table};
 use crate::vocabulary;
 use anyhow::{Result, anyhow, bail};
-use thimble_shared::graph::Config;
+use thimble_shared::model::Config;
 
 pub fn run(args: &VerifyArgs) -> Result<Outcome> {
     let reference = Subject::open_with(&args.reference, &args.reading.options())?;

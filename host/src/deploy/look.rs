@@ -191,7 +191,7 @@ pub(super) fn check(look: &Look, missing: &[&Item], cargo: &Cargo, order: &Order
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use thimble_shared::memory::Need;
+    use thimble_shared::board::memory::Need;
 
     pub(in crate::deploy) fn board() -> Look {
         parse(

@@ -18,8 +18,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 use thimble_device::image::mmap::{MapError, ModelFile};
-use thimble_shared::memory::Need;
-use thimble_shared::report::Report;
+use thimble_shared::board::memory::Need;
+use thimble_shared::board::report::Report;
 
 /// Times in a row that a connection is taken up again without a byte more on the board: with the pauses between, a minute.
 const TRIES: u32 = 6;

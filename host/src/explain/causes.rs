@@ -10,7 +10,7 @@ use crate::text::printable;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
-use thimble_shared::onnx_read::ModelView;
+use thimble_shared::onnx::reader::ModelView;
 
 /// Bytes `start..end` of `file`, all of one cause.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -8,11 +8,11 @@ use crate::onnx::{OnnxError, OnnxFile};
 use crate::slim::{Options, Plan, SlimError, write};
 use crate::text::{printable, shell, shell_path};
 use std::rc::Rc;
+use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Provenance};
-use thimble_shared::graph::Graph;
-use thimble_shared::lower::LowerOptions;
-use thimble_shared::number::Format;
-use thimble_shared::onnx_read::ModelView;
+use thimble_shared::dtype::Format;
+use thimble_shared::model::Graph;
+use thimble_shared::onnx::reader::ModelView;
 
 /// Fixes that save anything, the most first.
 pub fn of<'a>(

@@ -4,7 +4,7 @@
 use crate::onnx::MAX_NESTING;
 use serde::Serialize;
 use std::ops::Range;
-use thimble_shared::wire::{Field, Fields, Value, WireError};
+use thimble_shared::onnx::protobuf::{Field, Fields, Value, WireError};
 
 /// Why a byte is in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -18,11 +18,11 @@ use std::rc::Rc;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use thimble_device::platform::process;
+use thimble_shared::artifact::emit::scale;
+use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{self, Artifact, ArtifactError};
-use thimble_shared::audit;
-use thimble_shared::graph::Kind;
-use thimble_shared::lower::scale;
-use thimble_shared::onnx_read;
+use thimble_shared::model::Kind;
+use thimble_shared::onnx::reader;
 
 /// One row of the table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -192,13 +192,13 @@ fn own(artifact: &Artifact, file: &OnnxFile) -> Result<Explanation, ArtifactErro
         differences: {
             // Reading the file took other parts of the program than reading its numbers does.
             process::forget_program();
-            audit::differences_of(file.bytes(), &|part| file.release(part))?
+            verify::differences_of(file.bytes(), &|part| file.release(part))?
         },
         ..empty("thimble")
     })
 }
 
-fn foreign(view: &onnx_read::ModelView<'_>, account: &Account) -> Explanation {
+fn foreign(view: &reader::ModelView<'_>, account: &Account) -> Explanation {
     let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
     for input in view.nodes.iter().flat_map(|n| &n.inputs) {
         *uses.entry(input).or_default() += 1;

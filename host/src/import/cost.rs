@@ -7,7 +7,7 @@ use super::trace::Trace;
 use crate::text::printable;
 use anyhow::{Result, bail};
 use thimble_device::engine::Input;
-use thimble_shared::graph::{Config, Head};
+use thimble_shared::model::{Config, Head};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
 

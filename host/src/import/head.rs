@@ -10,7 +10,7 @@ use crate::onnx::element_type;
 use crate::onnx::flow::{port_name, port_shape};
 use crate::text::printable;
 use std::collections::{BTreeMap, HashSet};
-use thimble_shared::graph::Head;
+use thimble_shared::model::Head;
 
 pub struct Top<'a> {
     pub weights: BTreeMap<String, Matrix<'a>>,

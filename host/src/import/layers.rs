@@ -7,7 +7,7 @@ use super::trace::{Linear, Trace};
 use super::weights::Matrix;
 use crate::text::printable;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use thimble_shared::graph::{Activation, Config, Head, layer_weight};
+use thimble_shared::model::{Activation, Config, Head, layer_weight};
 
 pub struct Body<'a> {
     pub weights: BTreeMap<String, Matrix<'a>>,

@@ -27,10 +27,10 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use thimble_shared::graph::{Config, Head, Kind, Model};
-use thimble_shared::number::Values;
-use thimble_shared::onnx_read::ModelView;
-use thimble_shared::weights::Weights;
+use thimble_shared::dtype::Values;
+use thimble_shared::model::weights::Weights;
+use thimble_shared::model::{Config, Head, Kind, Model};
+use thimble_shared::onnx::reader::ModelView;
 use trace::Trace;
 use weights::Matrix;
 

@@ -7,7 +7,7 @@ use crate::tokenizer::{self, TokenizerSource};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
-use thimble_shared::graph::{Config, Head};
+use thimble_shared::model::{Config, Head};
 
 #[derive(Debug, Default)]
 pub struct Neighbours {

@@ -14,8 +14,8 @@ use half::{bf16, f16};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use thimble_device::engine::{Engine, EngineOptions, Input};
-use thimble_shared::graph::{Head, Model};
-use thimble_shared::onnx_read;
+use thimble_shared::model::{Head, Model};
+use thimble_shared::onnx::reader;
 use tract_onnx::pb;
 use tract_onnx::prelude::*;
 
@@ -186,7 +186,7 @@ fn proto(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<pb::ModelProto>
     }
     for (node, seen) in graph.node.iter_mut().zip(&view.nodes) {
         for (attribute, encoded) in node.attribute.iter_mut().zip(&seen.attributes) {
-            if let (Some(tensor), Some(view)) = (attribute.t.as_mut(), onnx_read::attribute(encoded)?.tensor) {
+            if let (Some(tensor), Some(view)) = (attribute.t.as_mut(), reader::attribute(encoded)?.tensor) {
                 widen(tensor, &view, file)?;
             }
             if node.op_type == "Cast" && attribute.name == "to" && [F16, BF16].map(i64::from).contains(&attribute.i) {
@@ -229,7 +229,7 @@ fn proto(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<pb::ModelProto>
     Ok(proto)
 }
 
-fn widen(tensor: &mut pb::TensorProto, view: &onnx_read::TensorView<'_>, file: &OnnxFile) -> Result<()> {
+fn widen(tensor: &mut pb::TensorProto, view: &reader::TensorView<'_>, file: &OnnxFile) -> Result<()> {
     let wide: fn([u8; 2]) -> f32 = match tensor.data_type {
         F16 => |b| f16::from_le_bytes(b).to_f32(),
         BF16 => |b| bf16::from_le_bytes(b).to_f32(),

@@ -9,7 +9,7 @@ use crate::text::printable;
 use half::{bf16, f16};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
-use thimble_shared::onnx_read::{self, AttributeView, ModelView, NodeView};
+use thimble_shared::onnx::reader::{self, AttributeView, ModelView, NodeView};
 
 /// One linear map: `out = x · Wᵀ + bias`.
 #[derive(Clone, Debug)]
@@ -161,7 +161,7 @@ impl<'a> Trace<'a> {
 
     pub fn attribute(&self, node: &NodeView<'a>, name: &str) -> Result<Option<AttributeView<'a>>, ImportError> {
         for encoded in &node.attributes {
-            let attribute = onnx_read::attribute(encoded).map_err(|e| self.file.wire_error(e))?;
+            let attribute = reader::attribute(encoded).map_err(|e| self.file.wire_error(e))?;
             if attribute.name == name {
                 return Ok(Some(attribute));
             }
@@ -221,7 +221,7 @@ impl<'a> Trace<'a> {
         let Some(encoded) = node.attributes.first() else {
             return Ok(None);
         };
-        let a = onnx_read::attribute(encoded).map_err(|e| self.file.wire_error(e))?;
+        let a = reader::attribute(encoded).map_err(|e| self.file.wire_error(e))?;
         Ok(match a.name {
             "value_float" => Some(vec![f64::from(a.float)]),
             "value_int" => Some(vec![a.int as f64]),

@@ -5,8 +5,8 @@ use crate::onnx::{OnnxError, OnnxFile, same};
 use half::{bf16, f16};
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hasher};
-use thimble_shared::number::Values;
-use thimble_shared::onnx_read::TensorView;
+use thimble_shared::dtype::Values;
+use thimble_shared::onnx::reader::TensorView;
 
 #[derive(Clone, Debug)]
 pub struct Matrix<'a> {

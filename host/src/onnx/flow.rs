@@ -4,8 +4,8 @@
 use super::MAX_NESTING;
 use crate::text::printable;
 use std::collections::{HashMap, HashSet};
-use thimble_shared::onnx_read::{self, ModelView, NodeView};
-use thimble_shared::wire::{Fields, WireError};
+use thimble_shared::onnx::protobuf::{Fields, WireError};
+use thimble_shared::onnx::reader::{self, ModelView, NodeView};
 
 /// Values named in one line at most.
 const NAMED: usize = 8;
@@ -86,12 +86,12 @@ fn inner_reads<'a>(node: &NodeView<'a>, names: &mut Vec<&'a str>, depth: usize) 
         return Err(WireError::Nesting(MAX_NESTING));
     }
     for encoded in &node.attributes {
-        for graph in onnx_read::attribute(encoded)?.graphs {
+        for graph in reader::attribute(encoded)?.graphs {
             for field in Fields::new(graph) {
                 let field = field?;
                 match field.number {
                     1 => {
-                        let inner = onnx_read::node(field.fields()?)?;
+                        let inner = reader::node(field.fields()?)?;
                         names.extend(inner.inputs.iter().filter(|n| !n.is_empty()));
                         inner_reads(&inner, names, depth + 1)?;
                     }

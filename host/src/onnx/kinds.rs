@@ -4,8 +4,8 @@
 use super::flow::{Flow, port_name, port_shape};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use thimble_shared::onnx_read::{self, ModelView, NodeView};
-use thimble_shared::wire::WireError;
+use thimble_shared::onnx::protobuf::WireError;
+use thimble_shared::onnx::reader::{self, ModelView, NodeView};
 
 /// ONNX's numbers of the element types that operators fix.
 const F32: i64 = 1;
@@ -42,7 +42,7 @@ pub struct Kinds<'v, 'a> {
 
 /// Whether a declared type says that a value is a tensor with a shape; one of no dimensions may be a scalar.
 fn shaped(encoded: &[u8]) -> Result<bool, WireError> {
-    use thimble_shared::wire::Fields;
+    use thimble_shared::onnx::protobuf::Fields;
     for field in Fields::new(encoded) {
         let field = field?;
         if field.number != 2 {
@@ -93,13 +93,13 @@ impl<'v, 'a> Kinds<'v, 'a> {
 
     /// An attribute's integer.
     fn int(node: &NodeView<'a>, name: &str) -> Option<i64> {
-        let mut found = node.attributes.iter().filter_map(|e| onnx_read::attribute(e).ok());
+        let mut found = node.attributes.iter().filter_map(|e| reader::attribute(e).ok());
         found.find(|a| a.name == name).map(|a| a.int)
     }
 
     /// The type and rank of a Constant's value.
     fn constant(node: &NodeView<'a>) -> Option<(i64, usize)> {
-        let a = onnx_read::attribute(node.attributes.first()?).ok()?;
+        let a = reader::attribute(node.attributes.first()?).ok()?;
         Some(match (a.name, a.tensor) {
             (_, Some(tensor)) => (tensor.data_type, tensor.dims.len()),
             ("value_float", _) => (F32, 0),
@@ -188,12 +188,12 @@ impl<'v, 'a> Kinds<'v, 'a> {
                 (Kinds::int(node, "keepdims") != Some(0)).then_some(rank)
             }
             "Unsqueeze" => {
-                let axes = node.attributes.iter().filter_map(|e| onnx_read::attribute(e).ok());
+                let axes = node.attributes.iter().filter_map(|e| reader::attribute(e).ok());
                 let listed = axes.map(|a| a.ints.len()).max();
                 Some(of(0)? + listed.or_else(|| self.elements(node.inputs.get(1)?, depth))?)
             }
             "Einsum" => {
-                let mut equations = node.attributes.iter().filter_map(|e| onnx_read::attribute(e).ok());
+                let mut equations = node.attributes.iter().filter_map(|e| reader::attribute(e).ok());
                 let equation = equations.find(|a| a.name == "equation")?.string;
                 let made = std::str::from_utf8(equation).ok()?.split_once("->")?.1.trim();
                 made.bytes().all(|b| b.is_ascii_alphabetic()).then_some(made.len())
@@ -259,7 +259,7 @@ impl<'v, 'a> Kinds<'v, 'a> {
     /// The one number of a Constant.
     fn number(&self, name: &str) -> Option<i64> {
         let node = self.node(name).filter(|n| n.op == "Constant")?;
-        let tensor = onnx_read::attribute(node.attributes.first()?).ok()?.tensor?;
+        let tensor = reader::attribute(node.attributes.first()?).ok()?.tensor?;
         let bytes = tensor.payload.filter(|_| tensor.data_type == I64)?;
         Some(i64::from_le_bytes(bytes.try_into().ok()?))
     }
@@ -291,7 +291,7 @@ impl<'v, 'a> Kinds<'v, 'a> {
             }
             _ => {}
         }
-        let a = onnx_read::attribute(node.attributes.first()?).ok()?;
+        let a = reader::attribute(node.attributes.first()?).ok()?;
         match (node.op, a.tensor) {
             ("Constant", Some(tensor)) => length_of(tensor.dims.first()),
             ("Constant", None) if a.name == "value_ints" => Some(a.ints.len()).filter(|n| *n <= MAX_RANK),

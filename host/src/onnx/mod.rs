@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use thimble_device::image::mmap::{MapError, ModelMap};
-use thimble_shared::onnx_read::{self, ModelView, ReadError, TensorView};
-use thimble_shared::wire::{Fields, Value, WireError};
+use thimble_shared::onnx::protobuf::{Fields, Value, WireError};
+use thimble_shared::onnx::reader::{self, ModelView, ReadError, TensorView};
 
 #[derive(Debug, thiserror::Error)]
 pub enum OnnxError {
@@ -138,7 +138,7 @@ impl OnnxFile {
     }
 
     pub fn view(&self) -> Result<ModelView<'_>, OnnxError> {
-        onnx_read::model(self.bytes()).map_err(|source| self.read_error(source))
+        reader::model(self.bytes()).map_err(|source| self.read_error(source))
     }
 
     fn read_error(&self, source: ReadError) -> OnnxError {
@@ -282,7 +282,7 @@ pub struct Held<'a> {
     pub view: TensorView<'a>,
 }
 
-fn node_tensors<'a>(node: &onnx_read::NodeView<'a>, held: &mut Vec<Held<'a>>, depth: usize) -> Result<(), WireError> {
+fn node_tensors<'a>(node: &reader::NodeView<'a>, held: &mut Vec<Held<'a>>, depth: usize) -> Result<(), WireError> {
     let name = node.outputs.first().copied().unwrap_or_default();
     for encoded in &node.attributes {
         let constant = depth == 0 && node.op == "Constant";
@@ -299,7 +299,7 @@ fn attribute_tensors<'a>(
     held: &mut Vec<Held<'a>>,
     depth: usize,
 ) -> Result<(), WireError> {
-    let attribute = onnx_read::attribute(encoded)?;
+    let attribute = reader::attribute(encoded)?;
     let place = match attribute.name {
         "value" if constant => Place::Constant,
         _ => Place::Inner,
@@ -321,8 +321,8 @@ fn attribute_tensors<'a>(
 }
 
 fn sparse_tensors<'a>(encoded: &'a [u8], place: Place, held: &mut Vec<Held<'a>>) -> Result<(), WireError> {
-    let parts = onnx_read::sparse(encoded)?;
-    let name = onnx_read::sparse_name(encoded)?;
+    let parts = reader::sparse(encoded)?;
+    let name = reader::sparse_name(encoded)?;
     held.extend(parts.into_iter().map(|view| Held { name, place, view }));
     Ok(())
 }
@@ -332,7 +332,7 @@ fn function_tensors<'a>(function: &'a [u8], held: &mut Vec<Held<'a>>) -> Result<
     for field in Fields::new(function) {
         let field = field?;
         match field.number {
-            7 => node_tensors(&onnx_read::node(field.fields()?)?, held, 1)?,
+            7 => node_tensors(&reader::node(field.fields()?)?, held, 1)?,
             11 => attribute_tensors(field.bytes()?, "", false, held, 1)?,
             _ => {}
         }
@@ -347,9 +347,9 @@ fn graph_tensors<'a>(graph: &'a [u8], held: &mut Vec<Held<'a>>, depth: usize) ->
     for field in Fields::new(graph) {
         let field = field?;
         match field.number {
-            1 => node_tensors(&onnx_read::node(field.fields()?)?, held, depth)?,
+            1 => node_tensors(&reader::node(field.fields()?)?, held, depth)?,
             5 => {
-                let view = onnx_read::tensor(field.bytes()?, field.at)?;
+                let view = reader::tensor(field.bytes()?, field.at)?;
                 held.push(Held {
                     name: view.name,
                     place: Place::Inner,
@@ -509,7 +509,7 @@ fn typed(tensor: &TensorView<'_>) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use thimble_shared::wire::Message;
+    use thimble_shared::onnx::protobuf::Message;
 
     #[test]
     fn typed_fields_become_the_bytes_raw_data_would_hold() {
@@ -527,7 +527,7 @@ mod tests {
         ];
         for (data_type, field, values, want) in cases {
             let encoded = tensor(data_type, field, values);
-            assert_eq!(typed(&onnx_read::tensor(&encoded, 0).unwrap()).unwrap(), want);
+            assert_eq!(typed(&reader::tensor(&encoded, 0).unwrap()).unwrap(), want);
         }
     }
 

@@ -206,7 +206,7 @@ pub fn turned<'a>(bytes: Cow<'a, [u8]>, dims: &[usize], width: usize) -> Cow<'a,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use thimble_shared::wire::Message;
+    use thimble_shared::onnx::protobuf::Message;
 
     #[test]
     fn transposing_twice_changes_nothing() {

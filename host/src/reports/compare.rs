@@ -3,8 +3,8 @@
 
 use super::Entry;
 use crate::text::{Align, percent, printable, size, table};
-use thimble_shared::report::Report;
-use thimble_shared::target::Target;
+use thimble_shared::board::report::Report;
+use thimble_shared::board::target::Target;
 
 /// Where a report contradicts what the target file says of the board.
 pub fn against_target(report: &Report, target: &Target) -> Vec<String> {
@@ -252,7 +252,7 @@ mod tests {
         let cells = |text: &str| text.lines().nth(1).unwrap().matches('|').count() - 1;
         assert_eq!((cells(&text), row(&entries[0]).len()), (HEADS.len() - 3, HEADS.len()));
         // The energy is a column where one board has told it.
-        entries[0].report.energy = Some(thimble_shared::report::Energy {
+        entries[0].report.energy = Some(thimble_shared::board::report::Energy {
             sensor: "ina3221 VDD_IN".into(),
             watts: 6.25,
             idle_watts: Some(4.0),

@@ -12,7 +12,7 @@ use crate::text::{printable, say};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
-use thimble_shared::report::{Report, SCHEMA};
+use thimble_shared::board::report::{Report, SCHEMA};
 
 /// One report with what the host knows of it: a line of a history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

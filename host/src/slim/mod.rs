@@ -12,7 +12,7 @@ pub use plan::Plan;
 use rewrite::Rewriter;
 pub use rope::Rope;
 use std::borrow::Cow;
-use thimble_shared::onnx_read::ModelView;
+use thimble_shared::onnx::reader::ModelView;
 
 #[derive(Clone, Debug, Default)]
 pub struct Options {

@@ -9,7 +9,7 @@ use crate::slim::Done;
 use crate::slim::rewrite::defined_within;
 use crate::text::printable;
 use std::collections::{HashMap, HashSet};
-use thimble_shared::onnx_read::{self, ModelView};
+use thimble_shared::onnx::reader::{self, ModelView};
 
 #[derive(Default)]
 pub struct Plan<'a> {
@@ -200,7 +200,7 @@ impl<'a> Plan<'a> {
             if node.op != "Constant" || !matches!(node.domain, "" | "ai.onnx") || !free(name) {
                 continue;
             }
-            let tensor = onnx_read::attribute(encoded).map_err(|e| file.wire_error(e))?.tensor;
+            let tensor = reader::attribute(encoded).map_err(|e| file.wire_error(e))?.tensor;
             if tensor.is_some_and(|t| tensor_bytes(&t).is_some()) {
                 continue;
             }

@@ -8,8 +8,8 @@ use crate::onnx::kinds::Kinds;
 use crate::onnx::{MAX_NESTING, OnnxFile, tensor_bytes};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use thimble_shared::onnx_read::{self, ModelView, TensorView};
-use thimble_shared::wire::{Field, Fields, Message, WireError};
+use thimble_shared::onnx::protobuf::{Field, Fields, Message, WireError};
+use thimble_shared::onnx::reader::{self, ModelView, TensorView};
 
 pub struct Rewriter<'a, 'p> {
     file: &'a OnnxFile,
@@ -150,7 +150,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
                     *nodes += 1;
                 }
                 5 => {
-                    let tensor = onnx_read::tensor(inner()?, field.at).map_err(|e| self.wire(e))?;
+                    let tensor = reader::tensor(inner()?, field.at).map_err(|e| self.wire(e))?;
                     if self.keeps(tensor.name) {
                         let name = self.name(tensor.name).to_string();
                         out.message(5, self.tensor(&name, &tensor)?);
@@ -181,7 +181,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
                 }
                 15 => {
                     let encoded = inner()?;
-                    let name = onnx_read::sparse_name(encoded).map_err(|e| self.wire(e))?;
+                    let name = reader::sparse_name(encoded).map_err(|e| self.wire(e))?;
                     if self.keeps(name) {
                         let sparse = self.sparse(encoded, &HashSet::new())?;
                         out.message(15, sparse);
@@ -322,7 +322,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
                     local.insert(field.text().map_err(|e| self.wire(e))?);
                 }
                 7 => {
-                    let node = field.fields().and_then(onnx_read::node).map_err(|e| self.wire(e))?;
+                    let node = field.fields().and_then(reader::node).map_err(|e| self.wire(e))?;
                     local.extend(node.inputs);
                     local.extend(node.outputs);
                 }
@@ -352,7 +352,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
     /// A tensor inside an attribute or a nested graph: as it is, unless its numbers lie in another file.
     fn inner_tensor(&mut self, field: &Field<'a>, raw: &'a [u8], out: &mut Rope<'a>) -> Result<(), SlimError> {
         let encoded = field.bytes().map_err(|e| self.wire(e))?;
-        let tensor = onnx_read::tensor(encoded, field.at).map_err(|e| self.wire(e))?;
+        let tensor = reader::tensor(encoded, field.at).map_err(|e| self.wire(e))?;
         if tensor.external {
             out.message(field.number, self.tensor(tensor.name, &tensor)?);
         } else {
@@ -369,7 +369,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
             match field.number {
                 number @ (1 | 2) => {
                     let part = field.bytes().map_err(|e| self.wire(e))?;
-                    let part = onnx_read::tensor(part, field.at).map_err(|e| self.wire(e))?;
+                    let part = reader::tensor(part, field.at).map_err(|e| self.wire(e))?;
                     let name = match number {
                         1 if !local.contains(part.name) => self.name(part.name).to_string(),
                         _ => part.name.to_string(),
@@ -527,10 +527,10 @@ fn defined(graph: &[u8]) -> Result<Vec<&str>, WireError> {
     for field in Fields::new(graph) {
         let field = field?;
         match field.number {
-            1 => names.extend(onnx_read::node(field.fields()?)?.outputs),
-            5 => names.push(onnx_read::tensor(field.bytes()?, field.at)?.name),
+            1 => names.extend(reader::node(field.fields()?)?.outputs),
+            5 => names.push(reader::tensor(field.bytes()?, field.at)?.name),
             11 => names.push(port_name(field.bytes()?)?),
-            15 => names.push(onnx_read::sparse_name(field.bytes()?)?),
+            15 => names.push(reader::sparse_name(field.bytes()?)?),
             _ => {}
         }
     }
@@ -548,12 +548,12 @@ pub fn defined_within<'a>(
         return Err(WireError::Mismatch { field: 6, at: 0 });
     }
     for encoded in attributes {
-        for graph in onnx_read::attribute(encoded)?.graphs {
+        for graph in reader::attribute(encoded)?.graphs {
             names.extend(defined(graph)?);
             for field in Fields::new(graph) {
                 let field = field?;
                 if field.number == 1 {
-                    defined_within(&onnx_read::node(field.fields()?)?.attributes, names, depth + 1)?;
+                    defined_within(&reader::node(field.fields()?)?.attributes, names, depth + 1)?;
                 }
             }
         }
@@ -570,7 +570,7 @@ fn short_names<'a>(view: &ModelView<'a>, plan: &Plan<'a>) -> Result<HashMap<&'a 
     }
     let mut sparse = Vec::new();
     for encoded in &view.sparse {
-        sparse.push(onnx_read::sparse_name(encoded)?);
+        sparse.push(reader::sparse_name(encoded)?);
     }
     let inner: Vec<&str> = view
         .initializers

@@ -2,7 +2,7 @@
 //! once, in the map of the file it comes from, however deep in messages it is wrapped.
 
 use std::borrow::Cow;
-use thimble_shared::wire::Message;
+use thimble_shared::onnx::protobuf::Message;
 
 /// From this many bytes on a piece is worth a place of its own.
 const LEAST_PIECE: usize = 4096;

@@ -6,7 +6,7 @@ use super::SourceError;
 use super::names::Stored;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
-use thimble_shared::graph::{Activation, Config, Head};
+use thimble_shared::model::{Activation, Config, Head};
 
 /// What config.json settles, beyond the graph itself.
 #[derive(Clone, Debug, PartialEq)]

@@ -31,7 +31,7 @@ use checkpoint::Located;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use thimble_shared::graph::{Config, Head};
+use thimble_shared::model::{Config, Head};
 
 /// One weight in logical order, `[out, in]` or `[rows, cols]`, row-major.
 #[derive(Clone, Debug, PartialEq)]

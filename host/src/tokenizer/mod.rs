@@ -14,7 +14,7 @@ use crate::tokenise::{self, TokeniseError, Tokeniser};
 use settings::Settings;
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
-use thimble_shared::graph::Config;
+use thimble_shared::model::Config;
 
 /// The names a tokenizer has in a model's folder, the first that is there being read: transformers', then those of Google's
 /// releases.

@@ -9,7 +9,7 @@ use base64::encode;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::path::Path;
-use thimble_shared::wire::{Field, Fields, WireError};
+use thimble_shared::onnx::protobuf::{Field, Fields, WireError};
 use thimble_text::slow::{
     AlbertRules, Algorithm, COMMA_PENALTY, CharsMap, Class, SPACE, SentencePieceRules, ends_in_number_comma,
 };

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use thimble_shared::report::Report;
+use thimble_shared::board::report::Report;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BoardError {

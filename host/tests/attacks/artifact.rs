@@ -6,11 +6,11 @@ use super::onnx::tensor;
 use super::{Attack, Reader};
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
+use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, KEY_GRAPH, Provenance};
-use thimble_shared::graph::{Activation, Config, Head, Kind, Model};
-use thimble_shared::lower::LowerOptions;
-use thimble_shared::number::{Format, Values};
-use thimble_shared::wire::{Fields, Message, Value};
+use thimble_shared::dtype::{Format, Values};
+use thimble_shared::model::{Activation, Config, Head, Kind, Model};
+use thimble_shared::onnx::protobuf::{Fields, Message, Value};
 
 pub fn config() -> Config {
     Config {

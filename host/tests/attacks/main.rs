@@ -24,7 +24,7 @@ use thimble_device::engine::tensors::TensorFile;
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_device::image::Image;
 use thimble_device::image::mmap::ModelMap;
-use thimble_shared::audit;
+use thimble_shared::artifact::verify;
 
 /// Who is asked to read the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Reader {
                 Engine::new(Image::new(ModelMap::open(path, false)?), EngineOptions::default())?;
             }
             Reader::Audit => {
-                let differences = audit::differences(ModelMap::open(path, false)?.bytes())?;
+                let differences = verify::differences(ModelMap::open(path, false)?.bytes())?;
                 anyhow::ensure!(differences.is_empty(), "{}", differences.join("; "));
             }
             Reader::Onnx => {

@@ -6,7 +6,7 @@ use super::checkpoint::{fifo, fixture};
 use super::{Attack, Reader};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use thimble_shared::wire::Message;
+use thimble_shared::onnx::protobuf::Message;
 
 /// A `TensorProto` of f32.
 pub fn tensor(name: &str, dims: &[i64]) -> Message {

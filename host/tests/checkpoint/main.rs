@@ -9,7 +9,7 @@ use pieces::{Pieces, SEQ, fixture};
 use serde_json::{Value, json};
 use std::fs;
 use thimble::source;
-use thimble_shared::graph::{Activation, Config, Head, WeightSpec};
+use thimble_shared::model::{Activation, Config, Head, WeightSpec};
 
 #[test]
 fn every_fixture_is_read_whole() {

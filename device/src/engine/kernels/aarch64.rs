@@ -4,7 +4,7 @@
 //! there are, and compilers spill accumulators.
 
 use std::arch::aarch64::*;
-use thimble_shared::panel::{I8_DEPTH, PANEL_ROWS};
+use thimble_shared::artifact::layout::{I8_DEPTH, PANEL_ROWS};
 
 /// Tokens per tile of SMULL: their accumulators, the weights of one step and the products fill all 32 registers.
 pub const SMULL_TOKENS: usize = 4;

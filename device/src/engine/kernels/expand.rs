@@ -1,9 +1,9 @@
 //! Panels that no kernel reads as they are, made into ones that some kernel does, in scratch memory: int4 to the int8 it
-//! stands for, int8 to f32. Layouts are those of `thimble_shared::panel`.
+//! stands for, int8 to f32. Layouts are those of `thimble_shared::artifact::layout`.
 
 use crate::engine::elementwise::multiversion;
-use thimble_shared::number::I4_BLOCK;
-use thimble_shared::panel::{I4_BLOCK_BYTES, I4_OFFSET, I8_GROUP, PANEL_ROWS};
+use thimble_shared::artifact::layout::{I4_BLOCK_BYTES, I4_OFFSET, I8_GROUP, PANEL_ROWS};
+use thimble_shared::dtype::I4_BLOCK;
 
 /// Numbers of all channels of a panel at one group of inputs.
 const STEP: usize = PANEL_ROWS * I8_GROUP;
@@ -92,10 +92,10 @@ multiversion! {
 
 #[cfg(test)]
 mod tests {
-    use thimble_shared::graph::{Kind, WeightSpec};
-    use thimble_shared::number::{Format, Values};
-    use thimble_shared::panel::PanelLayout;
-    use thimble_shared::stored::{Part, payload};
+    use thimble_shared::artifact::layout::PanelLayout;
+    use thimble_shared::artifact::tensors::{Part, payload};
+    use thimble_shared::dtype::{Format, Values};
+    use thimble_shared::model::{Kind, WeightSpec};
 
     #[test]
     fn row_sums_are_exact_at_the_largest_numbers() {

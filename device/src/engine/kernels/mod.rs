@@ -16,8 +16,8 @@ mod x86_64;
 use crate::image::buffer::Buffer;
 use half::f16;
 use pack::{Order, PackedF32, PackedI8, Tiling};
-use thimble_shared::number::I8_MAX;
-use thimble_shared::panel::{I8_DEPTH, PANEL_ROWS};
+use thimble_shared::artifact::layout::{I8_DEPTH, PANEL_ROWS};
+use thimble_shared::dtype::I8_MAX;
 use tract::{Operands, TractKernel, Workspace};
 use tract_core::internal::TractResult;
 

@@ -8,8 +8,8 @@ use crate::engine::elementwise::{max_abs, range};
 use crate::engine::threads::Pool;
 use crate::image::buffer::Buffer;
 use bytemuck::Pod;
-use thimble_shared::number::{ACTIVATION_FLOOR, I8_MAX, InputRange};
-use thimble_shared::panel::{I8_DEPTH, I8_GROUP, PANEL_ROWS};
+use thimble_shared::artifact::layout::{I8_DEPTH, I8_GROUP, PANEL_ROWS};
+use thimble_shared::dtype::{ACTIVATION_FLOOR, I8_MAX, InputRange};
 
 /// How many tokens lie side by side, and what happens to the last few.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The kernels in plain Rust: what every other kernel is compared with, and what runs where nothing better does. One
 //! call multiplies a few panels by one tile of tokens into `out[token][8 × panels]`, `out` rows being `stride` apart.
 
-use thimble_shared::panel::{I8_GROUP, PANEL_ROWS};
+use thimble_shared::artifact::layout::{I8_GROUP, PANEL_ROWS};
 
 /// `w` holds whole panels `[k][8]`, `x` one tile `[k][token]`.
 pub fn f32_tile(w: &[f32], x: &[f32], k: usize, tokens: usize, out: &mut [f32], stride: usize) {

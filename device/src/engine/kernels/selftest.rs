@@ -5,8 +5,8 @@ use super::pack::{PackedF32, PackedI8};
 use super::{F32Kernel, I8Kernel, KernelError, Work, fits_four, widen};
 use crate::image::buffer::Buffer;
 use half::f16;
-use thimble_shared::number::{Format, InputRange};
-use thimble_shared::panel::{PANEL_ROWS, PanelLayout};
+use thimble_shared::artifact::layout::{PANEL_ROWS, PanelLayout};
+use thimble_shared::dtype::{Format, InputRange};
 
 impl F32Kernel {
     pub(super) fn self_test(&self) -> Result<(), KernelError> {

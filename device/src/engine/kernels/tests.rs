@@ -3,8 +3,8 @@
 pub(crate) use super::selftest::Random;
 use super::*;
 use crate::engine::threads::Pool;
-use thimble_shared::number::{Format, I8_INPUTS, InputRange};
-use thimble_shared::panel::{I8_DEPTH, PanelLayout};
+use thimble_shared::artifact::layout::{I8_DEPTH, PanelLayout};
+use thimble_shared::dtype::{Format, I8_INPUTS, InputRange};
 
 /// Random cases a test makes; an interpreter takes minutes for a few.
 pub(crate) const CASES: u64 = if cfg!(miri) { 3 } else { 200 };

@@ -2,7 +2,7 @@
 //! where they are, in the mapped file or in scratch. Results are rows of `[token][channel]`, f32 or i32.
 
 use std::fmt;
-use thimble_shared::panel::PANEL_ROWS;
+use thimble_shared::artifact::layout::PANEL_ROWS;
 use tract_core::internal::*;
 use tract_linalg::mmm::{
     AsInputValue, FusedSpec, MMMInputFormat, MMMInputValue, MatMatMul, OutputStoreSpec, PackedExoticFact, ScratchSpace,

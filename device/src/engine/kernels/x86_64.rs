@@ -3,7 +3,7 @@
 
 use super::pack::Token;
 use std::arch::x86_64::*;
-use thimble_shared::panel::{I8_GROUP, PANEL_ROWS};
+use thimble_shared::artifact::layout::{I8_GROUP, PANEL_ROWS};
 
 /// Calls `$kernel::<T>` for the `T` that equals `$tokens`, 1 to 16; a further constant follows it in brackets.
 macro_rules! by_tokens {

@@ -8,8 +8,8 @@ use crate::engine::kernels::pack::interleave;
 use crate::engine::ops::linear::Columns;
 use crate::engine::threads::Pool;
 use std::sync::{Arc, Mutex};
-use thimble_shared::memory::QUERIES;
-use thimble_shared::panel::PANEL_ROWS;
+use thimble_shared::artifact::layout::PANEL_ROWS;
+use thimble_shared::board::memory::QUERIES;
 use tract_core::internal::*;
 
 #[derive(Clone, Debug, PartialEq, Eq)]

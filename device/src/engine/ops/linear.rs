@@ -11,9 +11,9 @@ use half::f16;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use thimble_shared::graph::Activation;
-use thimble_shared::number::Format;
-use thimble_shared::panel::PANEL_ROWS;
+use thimble_shared::artifact::layout::PANEL_ROWS;
+use thimble_shared::dtype::Format;
+use thimble_shared::model::Activation;
 use tract_core::internal::*;
 
 /// Most panels multiplied in one call.

@@ -9,9 +9,9 @@ use crate::study::{Question, Sizes};
 use crate::text::{exact, size};
 use anyhow::Result;
 use std::collections::BTreeMap;
-use thimble_shared::graph::Config;
-use thimble_shared::number::Format;
-use thimble_shared::target::Target;
+use thimble_shared::board::target::Target;
+use thimble_shared::dtype::Format;
+use thimble_shared::model::Config;
 
 pub struct Bounds {
     pub limits: Limits,

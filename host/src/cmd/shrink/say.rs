@@ -10,9 +10,9 @@ use crate::solve::Plan;
 use crate::study::{Floor, Question};
 use crate::text::{Align, exact, percent, size, table, thousands};
 use serde_json::{Value, json};
-use thimble_shared::graph::{Graph, Kind};
-use thimble_shared::number::Format;
-use thimble_shared::target::Target;
+use thimble_shared::board::target::Target;
+use thimble_shared::dtype::Format;
+use thimble_shared::model::{Graph, Kind};
 
 /// Everything that is said whatever the answer.
 pub struct About<'a> {

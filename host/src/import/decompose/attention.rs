@@ -4,7 +4,7 @@
 
 use super::graph::Attribute::{Int, Ints};
 use super::{Decomposition, Problem};
-use thimble_shared::onnx_read::NodeView;
+use thimble_shared::onnx::reader::NodeView;
 
 /// What is added to the scores of masked tokens where the node says nothing.
 const FILTER: f32 = -10000.0;

@@ -4,7 +4,7 @@
 
 use super::graph::Attribute::{Float, Int, Ints, Text};
 use super::{Decomposition, Problem};
-use thimble_shared::onnx_read::NodeView;
+use thimble_shared::onnx::reader::NodeView;
 
 /// Epsilon where the node states none.
 const EPSILON: f32 = 1e-12;

@@ -2,8 +2,8 @@
 //! operators by name, out comes an encoded `ModelProto`. What it makes is counted: a small file may name a tensor many times.
 
 use std::collections::HashMap;
-use thimble_shared::onnx_read::NodeView;
-use thimble_shared::wire::{Fields, Message, WireError};
+use thimble_shared::onnx::protobuf::{Fields, Message, WireError};
+use thimble_shared::onnx::reader::NodeView;
 
 /// An attribute of a node that is made.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +100,7 @@ impl<'a> Graph<'a> {
         }
         let mut found = Fields::new(&self.tensors.0)
             .flatten()
-            .filter_map(|f| thimble_shared::onnx_read::tensor(f.bytes().ok()?, 0).ok());
+            .filter_map(|f| thimble_shared::onnx::reader::tensor(f.bytes().ok()?, 0).ok());
         let tensor = found.find(|t| t.name == name)?;
         let dims = tensor.dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect();
         Some((tensor.data_type, dims, tensor.payload.unwrap_or_default().to_vec()))
@@ -206,7 +206,7 @@ impl<'a> Graph<'a> {
     pub fn reads(&self) -> Result<Vec<String>, WireError> {
         let mut names = Vec::new();
         for node in &self.nodes {
-            let view = thimble_shared::onnx_read::node(Fields::new(node))?;
+            let view = thimble_shared::onnx::reader::node(Fields::new(node))?;
             names.extend(crate::onnx::flow::reads(&view)?.into_iter().map(str::to_string));
         }
         Ok(names)

@@ -15,8 +15,8 @@ use crate::slim::model_bytes;
 use crate::text::printable;
 use graph::{Graph, TooMuch};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use thimble_shared::onnx_read::{self, AttributeView, ModelView, NodeView, TensorView};
-use thimble_shared::wire::{Fields, Message, WireError};
+use thimble_shared::onnx::protobuf::{Fields, Message, WireError};
+use thimble_shared::onnx::reader::{self, AttributeView, ModelView, NodeView, TensorView};
 
 /// Where ONNX Runtime's own operators live.
 const MICROSOFT: &str = "com.microsoft";
@@ -386,7 +386,7 @@ impl<'f, 'a> Decomposition<'f, 'a> {
 
     fn attribute(&self, node: &NodeView<'a>, name: &str) -> Result<Option<AttributeView<'a>>, Problem> {
         for encoded in &node.attributes {
-            let attribute = onnx_read::attribute(encoded)?;
+            let attribute = reader::attribute(encoded)?;
             if attribute.name == name {
                 return Ok(Some(attribute));
             }

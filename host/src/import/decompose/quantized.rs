@@ -6,7 +6,7 @@ use super::graph::F32;
 use super::{Decomposition, Problem};
 use crate::onnx::element_type;
 use half::{bf16, f16};
-use thimble_shared::onnx_read::{NodeView, TensorView};
+use thimble_shared::onnx::reader::{NodeView, TensorView};
 
 /// Longest chain of moves between a stored table and its DequantizeLinear.
 const MOST_MOVES: usize = 8;

@@ -5,7 +5,7 @@ use super::super::{SourceError, config};
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
-use thimble_shared::graph::Head;
+use thimble_shared::model::Head;
 
 /// PEFT's defaults of `r` and `lora_alpha`.
 const DEFAULT_RANK: u64 = 8;

@@ -11,7 +11,7 @@ use super::{SourceError, checkpoint, folder, json};
 use config::{AdapterConfig, MERGE_IN_PEFT};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use thimble_shared::graph::Head;
+use thimble_shared::model::Head;
 
 const CONFIG: &str = "adapter_config.json";
 

@@ -4,7 +4,7 @@
 
 use super::super::raw::Dtype;
 use super::table::{self, TableError};
-use thimble_shared::wire::{Field, Fields, WireError};
+use thimble_shared::onnx::protobuf::{Field, Fields, WireError};
 
 /// Version of the format this reads; a file says the least version its readers must know.
 const VERSION: i64 = 1;

@@ -3,7 +3,7 @@
 //! worth of steps in one. `out` is padded to a multiple of 8, `in` to one of 16 (int8) or 32 (int4). All numbers are
 //! little-endian. Tables keep row-major order; int4 rows are padded to whole blocks.
 
-use crate::number::{Format, I4_BLOCK};
+use crate::dtype::{Format, I4_BLOCK};
 
 /// Output channels per panel: what the 8x8 f32, SMLAL and SDOT kernels take.
 pub const PANEL_ROWS: usize = 8;

@@ -1,7 +1,7 @@
 //! The weights of a model by name, each shared between the models that hold it until one of them changes it: a model with one
 //! weight in another format, or with two channels rescaled, holds the numbers that are its own and no others a second time.
 
-use crate::number::Values;
+use crate::dtype::Values;
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, btree_map};
 use std::ops::Index;

@@ -1,8 +1,10 @@
 //! ALBERT said once, in its own terms: hyperparameters, the sharing of layers, the head, and the table of weights with
 //! their logical shapes. Nothing here knows a file; `lower` turns it into ONNX, the device into tract plans.
 
-use crate::number::{Format, I4_BLOCK};
-use crate::weights::Weights;
+pub mod weights;
+
+use crate::dtype::{Format, I4_BLOCK};
+use crate::model::weights::Weights;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -3,7 +3,7 @@
 //! Field numbers: <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>.
 
 use crate::file_kind::FileKind;
-use crate::wire::{Fields, Value, WireError};
+use crate::onnx::protobuf::{Fields, Value, WireError};
 use std::ops::Range;
 
 #[derive(Clone, Debug, Default)]

@@ -2,8 +2,8 @@
 //! device runs; here the Graph is lowered again and compared with the nodes, constants and ports, one line a difference.
 
 use crate::artifact::{ArtifactError, KEY_GRAPH, KEY_VERSION, Placement, assemble, open_view};
-use crate::onnx_read::{self, ModelView, TensorView};
-use crate::onnx_write::{self, Mapped};
+use crate::onnx::reader::{self, ModelView, TensorView};
+use crate::onnx::writer::{self, Mapped};
 use std::collections::{HashMap, HashSet};
 
 /// Whether the file states what its Graph says: the Graph is lowered again and compared with the nodes, constants and
@@ -15,7 +15,7 @@ pub fn differences(bytes: &[u8]) -> Result<Vec<String>, ArtifactError> {
 
 /// The same; `read` is told which bytes of the file are not needed again, so that a map of it need not become resident.
 pub fn differences_of<'a>(bytes: &'a [u8], read: &dyn Fn(&'a [u8])) -> Result<Vec<String>, ArtifactError> {
-    let view = onnx_read::model(bytes)?;
+    let view = reader::model(bytes)?;
     let artifact = open_view(&view, bytes.len(), Placement::Anywhere)?;
     let mut differences = Vec::new();
     if let Err(e) = artifact.check_numbers(bytes, read) {
@@ -25,8 +25,8 @@ pub fn differences_of<'a>(bytes: &'a [u8], read: &dyn Fn(&'a [u8])) -> Result<Ve
     let mut should = assemble(&artifact.graph, artifact.options, &artifact.provenance)?;
     let mapped = std::mem::take(&mut should.mapped);
     let mut should_bytes = Vec::new();
-    onnx_write::write_to(&should, &mut should_bytes, |_, _| Ok(()))?;
-    let should_view = onnx_read::model(&should_bytes)?;
+    writer::write_to(&should, &mut should_bytes, |_, _| Ok(()))?;
+    let should_view = reader::model(&should_bytes)?;
     compare_nodes(&view, &should_view, &mut differences);
     compare_constants(bytes, &view, &should_bytes, &should_view, &mapped, &mut differences);
     if view.inputs != should_view.inputs || view.outputs != should_view.outputs {
@@ -60,7 +60,7 @@ fn compare_metadata(is: &ModelView<'_>, should: &ModelView<'_>, differences: &mu
 }
 
 fn compare_nodes(is: &ModelView<'_>, should: &ModelView<'_>, differences: &mut Vec<String>) {
-    let found: HashMap<&str, &onnx_read::NodeView> =
+    let found: HashMap<&str, &reader::NodeView> =
         is.nodes.iter().filter_map(|n| Some((*n.outputs.first()?, n))).collect();
     for want in &should.nodes {
         match found.get(want.outputs[0]) {

@@ -5,11 +5,11 @@
 mod head;
 mod linear;
 
-use crate::graph::{Activation, Config, Graph, Head, layer_weight};
-use crate::number::Format;
-use crate::onnx_write::{Attr, Constant, DataType, Dim, Node, Port};
-use crate::panel::PanelLayout;
-use crate::stored::Part;
+use crate::artifact::layout::PanelLayout;
+use crate::artifact::tensors::Part;
+use crate::dtype::Format;
+use crate::model::{Activation, Config, Graph, Head, layer_weight};
+use crate::onnx::writer::{Attr, Constant, DataType, Dim, Node, Port};
 use std::collections::{BTreeSet, HashMap};
 
 /// Operator set versions the lowering can state itself in.
@@ -406,7 +406,7 @@ pub fn scale(weight: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::tests::tiny;
+    use crate::model::tests::tiny;
 
     #[test]
     fn every_value_is_made_once_and_before_its_use() {

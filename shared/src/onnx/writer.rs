@@ -2,8 +2,8 @@
 //! 64 bytes in the file, reached by padding `TensorProto.doc_string` before `raw_data`, and zero bytes follow the last one.
 //! The layout is computed before any payload exists, so the exact size of a file is known without making it.
 
-use crate::panel::{ALIGNMENT, TAIL};
-use crate::wire::{Message, varint_len};
+use crate::artifact::layout::{ALIGNMENT, TAIL};
+use crate::onnx::protobuf::{Message, varint_len};
 use std::io::{self, Write};
 
 pub const IR_VERSION: i64 = 8;
@@ -330,7 +330,7 @@ mod tests {
         write_to(model, &mut file, |tensor, out| out.write_all(&payload(tensor))).unwrap();
         file
     }
-    use crate::onnx_read;
+    use crate::onnx::reader;
 
     #[test]
     #[cfg_attr(miri, ignore = "writes hundreds of files")]
@@ -354,7 +354,7 @@ mod tests {
         };
         for bytes in (1 << 14) - 400..(1 << 14) + 20 {
             let file = file(bytes);
-            let view = onnx_read::model(&file).unwrap();
+            let view = reader::model(&file).unwrap();
             let raw = view.initializers[0].raw.clone().unwrap();
             assert_eq!((raw.start % ALIGNMENT, raw.len()), (0, bytes));
         }
@@ -383,7 +383,7 @@ mod tests {
             };
             let file = write(&model, |t| vec![7; t.bytes()]);
             assert_eq!(file.len(), size(&model));
-            let view = onnx_read::model(&file).unwrap();
+            let view = reader::model(&file).unwrap();
             for (tensor, want) in view.initializers.iter().zip(&model.mapped) {
                 let raw = tensor.raw.clone().unwrap();
                 assert_eq!(raw.start % ALIGNMENT, 0);

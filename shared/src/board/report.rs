@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::memory::Need;
+use crate::board::memory::Need;
 
 /// The `schema` number this build writes. A reader takes older numbers and refuses newer ones.
 pub const SCHEMA: u32 = 1;

@@ -2,10 +2,10 @@
 //! under the weight's name, int8 and int4 scales as `NAME.scale` (f32, one per row), int4 multipliers as `NAME.mult` (u8,
 //! one per row and block). All payloads are little-endian.
 
-use crate::graph::{Graph, Kind, WeightSpec};
-use crate::number::{Format, I4_BLOCK, I4_MULTIPLIER_MAX, I4_RANGE, I8_INPUTS, Values};
-use crate::onnx_write::{DataType, Mapped};
-use crate::panel::{I4_BLOCK_BYTES, PANEL_ROWS, PanelLayout, pack_int4, unpack_int4};
+use crate::artifact::layout::{I4_BLOCK_BYTES, PANEL_ROWS, PanelLayout, pack_int4, unpack_int4};
+use crate::dtype::{Format, I4_BLOCK, I4_MULTIPLIER_MAX, I4_RANGE, I8_INPUTS, Values};
+use crate::model::{Graph, Kind, WeightSpec};
+use crate::onnx::writer::{DataType, Mapped};
 use half::f16;
 use std::io::{self, Write};
 use std::ops::Range;

@@ -1,8 +1,8 @@
 //! RAM of one inference, from a model's shape alone: what the engine holds at the same time, in bytes. `thimble-device info
 //! --seq N` and the host's predictions state it, `thimble-device bench` prints it beside what was measured.
 
-use crate::graph::{Config, Kind};
-use crate::number::{Format, InputRange};
+use crate::dtype::{Format, InputRange};
+use crate::model::{Config, Kind};
 use std::collections::BTreeMap;
 
 /// Queries that share one matrix of scores: bounds what attention works in at long sequences.

@@ -1,16 +1,21 @@
 //! The one file that is both valid ONNX and the image the board maps. Writing: a [`Model`] becomes aligned payloads, the
 //! nodes `lower` states, and the Graph in `metadata_props`. Opening: metadata and initializers are checked against each
-//! other, and every tensor becomes a byte range. [`crate::audit`] holds the nodes to the Graph. docs/format.md describes the bytes.
+//! other, and every tensor becomes a byte range. [`crate::artifact::verify`] holds the nodes to the Graph. docs/format.md describes the bytes.
 
+pub mod emit;
+pub mod layout;
+pub mod tensors;
+pub mod verify;
+
+use self::tensors::Part;
+use crate::artifact::emit::{LowerOptions, OPSETS, lower};
+use crate::artifact::layout::{ALIGNMENT, TAIL};
+use crate::dtype::{Format, I8_INPUTS};
 use crate::file_kind::FileKind;
-use crate::graph::{Config, ConfigError, Graph, Kind, Model, WeightSpec};
-use crate::lower::{LowerOptions, OPSETS, lower};
-use crate::number::{Format, I8_INPUTS};
-use crate::onnx_read::{self, ModelView, ReadError, TensorView};
-use crate::onnx_write::{self, DataType, OnnxModel};
-use crate::panel::{ALIGNMENT, TAIL};
-use crate::stored::{self, Part};
-use crate::weights::Weights;
+use crate::model::weights::Weights;
+use crate::model::{Config, ConfigError, Graph, Kind, Model, WeightSpec};
+use crate::onnx::reader::{self, ModelView, ReadError, TensorView};
+use crate::onnx::writer::{self, DataType, OnnxModel};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
@@ -135,7 +140,7 @@ fn check_options(config: &Config, options: LowerOptions) -> Result<(), ArtifactE
 
 fn check_formats(graph: &Graph) -> Result<(), ArtifactError> {
     let mut weights = graph.config.weights().into_iter();
-    match weights.find(|w| !stored::fits(w, graph.format(&w.name))) {
+    match weights.find(|w| !tensors::fits(w, graph.format(&w.name))) {
         None => Ok(()),
         Some(w) => Err(tensor_error(
             &w.name,
@@ -209,7 +214,7 @@ pub(crate) fn assemble(
         metadata,
         nodes: lowered.nodes,
         constants: lowered.constants,
-        mapped: stored::tensors(graph),
+        mapped: tensors::tensors(graph),
         inputs: lowered.inputs,
         outputs: lowered.outputs,
     })
@@ -217,7 +222,7 @@ pub(crate) fn assemble(
 
 /// The exact size of the file [`write`] makes of a model with this graph.
 pub fn size(graph: &Graph, options: LowerOptions, provenance: &Provenance) -> Result<usize, ArtifactError> {
-    Ok(onnx_write::size(&assemble(graph, options, provenance)?))
+    Ok(writer::size(&assemble(graph, options, provenance)?))
 }
 
 /// The whole file. Same model and options, same bytes.
@@ -248,7 +253,7 @@ impl<'a> Writer<'a> {
 
     /// The exact size of the file, bytes.
     pub fn size(&self) -> usize {
-        onnx_write::size(&self.onnx)
+        writer::size(&self.onnx)
     }
 
     /// Writes the file from its first byte to its last; of its numbers a small part is held at a time. Same model and options,
@@ -262,9 +267,9 @@ impl<'a> Writer<'a> {
             .iter()
             .flat_map(|w| Part::ALL.map(|part| (part.of(&w.name), (w, part))))
             .collect();
-        onnx_write::write_to(&self.onnx, out, |tensor, out| {
+        writer::write_to(&self.onnx, out, |tensor, out| {
             let (spec, part) = parts[&tensor.name];
-            stored::write_payload(spec, &self.model.weights[&spec.name], part, out)
+            tensors::write_payload(spec, &self.model.weights[&spec.name], part, out)
         })
     }
 }
@@ -273,7 +278,7 @@ impl<'a> Writer<'a> {
 fn check_values(model: &Model) -> Result<(), ArtifactError> {
     for spec in model.config.weights() {
         let problem = match model.weights.get(&spec.name) {
-            Some(values) => stored::problem(&spec, values),
+            Some(values) => tensors::problem(&spec, values),
             None => Some("is missing".to_string()),
         };
         if let Some(problem) = problem {
@@ -285,7 +290,7 @@ fn check_values(model: &Model) -> Result<(), ArtifactError> {
 
 /// Opens a file: checks that metadata and initializers agree and that every payload can be mapped.
 pub fn open(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
-    let artifact = open_view(&onnx_read::model(bytes)?, bytes.len(), Placement::Mapped)?;
+    let artifact = open_view(&reader::model(bytes)?, bytes.len(), Placement::Mapped)?;
     check_small(&artifact, bytes)?;
     Ok(artifact)
 }
@@ -293,7 +298,7 @@ pub fn open(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
 /// Opens a file that another tool has saved again: all of [`open`] but where payloads lie. It can be read and written
 /// anew, not mapped.
 pub fn open_resaved(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
-    open_view(&onnx_read::model(bytes)?, bytes.len(), Placement::Anywhere)
+    open_view(&reader::model(bytes)?, bytes.len(), Placement::Anywhere)
 }
 
 /// Looks at every scale and vector. They lie together and are few, and one NaN among them spoils every output without a
@@ -301,12 +306,12 @@ pub fn open_resaved(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
 fn check_small(artifact: &Artifact, file: &[u8]) -> Result<(), ArtifactError> {
     for spec in artifact.graph.config.weights() {
         let (part, problem): (Part, fn(&[f32]) -> Option<&'static str>) = match spec.kind {
-            Kind::Vector => (Part::Numbers, stored::float_problem),
-            Kind::Table | Kind::Linear => (Part::Scales, stored::scale_problem),
+            Kind::Vector => (Part::Numbers, tensors::float_problem),
+            Kind::Table | Kind::Linear => (Part::Scales, tensors::scale_problem),
         };
         let name = part.of(&spec.name);
         if let Some(payload) = artifact.payload(file, &name)
-            && let Some(problem) = problem(&stored::f32s(payload))
+            && let Some(problem) = problem(&tensors::f32s(payload))
         {
             return Err(tensor_error(&name, problem));
         }
@@ -422,7 +427,7 @@ fn locate(
         }
     }
     let mut stored = BTreeMap::new();
-    for want in stored::tensors(graph) {
+    for want in tensors::tensors(graph) {
         let name = want.name.as_str();
         let tensor = by_name
             .get(name)
@@ -492,7 +497,7 @@ impl Artifact {
     pub fn model_of<'a>(&self, file: &'a [u8], read: &dyn Fn(&'a [u8])) -> Result<Model, ArtifactError> {
         let mut weights = Weights::new();
         for spec in self.graph.config.weights() {
-            let values = stored::read(&spec, self.format(&spec), |part| self.part(file, &spec, part), read)?;
+            let values = tensors::read(&spec, self.format(&spec), |part| self.part(file, &spec, part), read)?;
             weights.insert(spec.name, values);
         }
         let model = Model {
@@ -507,7 +512,7 @@ impl Artifact {
     pub(crate) fn check_numbers<'a>(&self, file: &'a [u8], read: &dyn Fn(&'a [u8])) -> Result<(), ArtifactError> {
         for spec in self.graph.config.weights() {
             let get = |part| self.part(file, &spec, part);
-            if let Some(problem) = stored::stored_problem(&spec, self.format(&spec), get, read)? {
+            if let Some(problem) = tensors::stored_problem(&spec, self.format(&spec), get, read)? {
                 return Err(tensor_error(&spec.name, problem));
             }
         }
@@ -531,9 +536,9 @@ impl Artifact {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit;
-    use crate::graph::{Head, tests::tiny};
-    use crate::number::Values;
+    use crate::artifact::verify;
+    use crate::dtype::Values;
+    use crate::model::{Head, tests::tiny};
 
     fn model(head: Head, format: Format) -> Model {
         let config = tiny(head);
@@ -579,7 +584,7 @@ mod tests {
                     file.len(),
                     size(&model.graph(), LowerOptions::default(), &Provenance::default()).unwrap()
                 );
-                assert_eq!(audit::differences(&file).unwrap(), Vec::<String>::new());
+                assert_eq!(verify::differences(&file).unwrap(), Vec::<String>::new());
             }
         }
     }
@@ -625,7 +630,7 @@ mod tests {
             let mut file = whole.clone();
             file[at] ^= 0x55;
             if open(&file).is_ok() {
-                let _ = audit::differences(&file);
+                let _ = verify::differences(&file);
             }
         }
     }
@@ -645,7 +650,7 @@ mod tests {
             ("LayerNormalization", "layerNormalization", "embed"),
         ];
         for (from, to, node) in cases {
-            let differences = audit::differences(&swap(from, to)).unwrap();
+            let differences = verify::differences(&swap(from, to)).unwrap();
             assert!(differences.iter().any(|d| d.contains(node)), "{from}: {differences:?}");
         }
         let error = open(&swap("\"hidden_size\":24", "\"hidden_size\":48"))

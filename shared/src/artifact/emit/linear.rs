@@ -1,10 +1,10 @@
 //! Linear maps: weights undone from their panels once, int8 inputs quantised once per value, products in the weight's format.
 
 use super::{Lowering, scale};
-use crate::number::{ACTIVATION_FLOOR, Format, I8_MAX};
-use crate::onnx_write::{Attr, DataType};
-use crate::panel::{I4_OFFSET, PanelLayout};
-use crate::stored::Part;
+use crate::artifact::layout::{I4_OFFSET, PanelLayout};
+use crate::artifact::tensors::Part;
+use crate::dtype::{ACTIVATION_FLOOR, Format, I8_MAX};
+use crate::onnx::writer::{Attr, DataType};
 
 impl Lowering<'_> {
     /// `x · Wᵀ + b` in the weight's format.

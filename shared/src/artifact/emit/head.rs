@@ -1,8 +1,8 @@
 //! The heads: what comes after the last layer, and the outputs it gives under Hugging Face's names.
 
 use super::Lowering;
-use crate::graph::{HIDDEN_SHIFT, Head};
-use crate::onnx_write::{Attr, DataType, Dim, Port};
+use crate::model::{HIDDEN_SHIFT, Head};
+use crate::onnx::writer::{Attr, DataType, Dim, Port};
 
 impl Lowering<'_> {
     /// tanh(W · first token + b), under the name `out`.
