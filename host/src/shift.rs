@@ -11,7 +11,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_shared::dtype::{Format, Values};
-use thimble_shared::model::{Config, HIDDEN_SHIFT, Head, Model, layer_weight};
+use thimble_shared::model::{Config, Head, Model, Role, layer_weight};
+
+/// Name of the vector that is added to the last layer's result.
+const HIDDEN_SHIFT: &str = Role::HiddenShift.name();
 
 /// How far shifting goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]

@@ -1,4 +1,4 @@
-//! Graph → tract: the embedding, one group of shared layers and the head, each a `TypedModel` with symbolic batch and
+//! Network → tract: the embedding, one group of shared layers and the head, each a `TypedModel` with symbolic batch and
 //! sequence, optimised once. A group's plan serves all of its layers, however many there are.
 
 use crate::engine::context::Context;
@@ -9,7 +9,8 @@ use crate::engine::ops::norm::Norm;
 use crate::engine::weight::{WeightError, Weights};
 use std::fmt;
 use std::sync::Arc;
-use thimble_shared::model::{Activation, Config, HIDDEN_SHIFT, Head, layer_weight};
+use thimble_shared::model::network::{HIDDEN, Layer, Network, OUT, Op, Output, Pooling, Step, Value};
+use thimble_shared::model::{Config, Role, Site};
 use tract_core::internal::*;
 use tract_core::ops::array::Slice;
 use tract_core::ops::math;
@@ -88,10 +89,10 @@ pub struct Plans {
     pub embed: Plan,
     /// hidden, keep `[batch, seq]` f32 → hidden; one per group.
     pub groups: Vec<Plan>,
-    /// hidden → the head's outputs, named by [`Plans::outputs`].
+    /// hidden, and keep where [`Plans::head_reads_mask`] says so → the values of [`Plans::outputs`].
     pub head: Plan,
-    /// Hugging Face's names of the head's outputs, and whether each has one row per token.
-    pub outputs: Vec<(&'static str, bool)>,
+    pub head_reads_mask: bool,
+    pub outputs: Vec<Output>,
 }
 
 /// Builds plans whose ops share one context and read one file.
@@ -111,157 +112,162 @@ impl<'a> Builder<'a> {
     }
 
     pub fn build(&self) -> Result<Plans, PlanError> {
-        let groups = (0..self.config.num_hidden_groups)
-            .map(|g| self.group(g))
-            .collect::<Result<_, _>>()?;
-        let (head, outputs) = self.head()?;
+        let network = Network::of(self.config);
+        let groups = network
+            .groups
+            .iter()
+            .enumerate()
+            .map(|(g, layers)| self.group(g, layers));
+        let groups = groups.collect::<Result<_, _>>()?;
         Ok(Plans {
-            embed: self.embed()?,
+            head: self.head(&network)?,
+            head_reads_mask: network.head_reads_mask(),
+            embed: self.embed(&network.embed)?,
             groups,
-            head,
-            outputs,
+            outputs: network.outputs,
         })
     }
 
-    fn embed(&self) -> Result<Plan, PlanError> {
+    fn embed(&self, steps: &[Step]) -> Result<Plan, PlanError> {
         let mut wiring = Wiring::new("embedding");
         let ids = wiring.source("input_ids", i64::datum_type(), None)?;
         let types = wiring.source("token_type_ids", i64::datum_type(), None)?;
-        let embed = Embed {
-            word: self.weights.table("word")?,
-            kind: self.weights.table("type")?,
-            position: self.weights.table("position")?,
-            context: self.context.clone(),
+        let mut scope = Scope {
+            tokens: vec![ids, types],
+            ..Scope::default()
         };
-        let x = wiring.one("embed", embed, &[ids, types])?;
-        let x = wiring.one("embed_norm", self.norm("embed_norm", self.config.embedding_size)?, &[x])?;
-        let hidden = wiring.one("map", self.linear(&["map"], None)?, &[x])?;
+        self.steps(steps, &mut wiring, &mut scope)?;
+        let hidden = scope.get(&wiring, HIDDEN)?;
         wiring.finish(&[hidden])
     }
 
-    fn group(&self, group: usize) -> Result<Plan, PlanError> {
+    fn group(&self, group: usize, layers: &[Layer]) -> Result<Plan, PlanError> {
         let mut wiring = Wiring::new(&format!("group {group}"));
-        let hidden = self.config.hidden_size;
-        let mut h = wiring.source("hidden", f32::datum_type(), Some(hidden))?;
+        let mut hidden = wiring.source("hidden", f32::datum_type(), Some(self.config.hidden_size))?;
         let keep = wiring.source("keep", f32::datum_type(), None)?;
-        for inner in 0..self.config.inner_group_num {
-            let at = |part: &str| layer_weight(group, inner, part);
-            let qkv = self.linear(&[&at("q"), &at("k"), &at("v")], None)?;
-            let qkv = wiring.all(&at("qkv"), qkv, &[h])?;
-            let attention = Attention {
-                heads: self.config.num_attention_heads,
-                context: self.context.clone(),
+        for layer in layers {
+            let mut scope = Scope {
+                site: Some(layer.site),
+                keep: Some(keep),
+                values: vec![(HIDDEN, hidden)],
+                ..Scope::default()
             };
-            let x = wiring.one(&at("attention"), attention, &[qkv[0], qkv[1], qkv[2], keep])?;
-            let x = wiring.one(&at("o"), self.linear(&[&at("o")], None)?, &[x])?;
-            let x = wiring.one(&at("attn_norm"), self.norm(&at("attn_norm"), hidden)?, &[x, h])?;
-            let y = wiring.one(
-                &at("up"),
-                self.linear(&[&at("up")], Some(self.config.activation))?,
-                &[x],
-            )?;
-            let y = wiring.one(&at("down"), self.linear(&[&at("down")], None)?, &[y])?;
-            h = wiring.one(&at("ffn_norm"), self.norm(&at("ffn_norm"), hidden)?, &[y, x])?;
+            self.steps(&layer.steps, &mut wiring, &mut scope)?;
+            hidden = scope.get(&wiring, OUT)?;
         }
-        wiring.finish(&[h])
+        wiring.finish(&[hidden])
     }
 
-    fn head(&self) -> Result<(Plan, Vec<(&'static str, bool)>), PlanError> {
+    fn head(&self, network: &Network) -> Result<Plan, PlanError> {
         let mut wiring = Wiring::new("head");
-        let h = wiring.source("hidden", f32::datum_type(), Some(self.config.hidden_size))?;
-        let mut outlets = vec![];
-        let mut outputs: Vec<(&'static str, bool)> = vec![];
-        match self.config.head {
-            Head::None => {
-                outputs.push(("last_hidden_state", true));
-                outlets.push(self.unshifted(&mut wiring, h)?);
-            }
-            Head::MaskedLm | Head::PreTraining => {
-                let name = if self.config.head == Head::MaskedLm {
-                    "logits"
-                } else {
-                    "prediction_logits"
+        let hidden = wiring.source("hidden", f32::datum_type(), Some(self.config.hidden_size))?;
+        let keep = match network.head_reads_mask() {
+            true => Some(wiring.source("keep", f32::datum_type(), None)?),
+            false => None,
+        };
+        let mut scope = Scope {
+            keep,
+            values: vec![(HIDDEN, hidden)],
+            ..Scope::default()
+        };
+        self.steps(&network.head, &mut wiring, &mut scope)?;
+        let last = network.output_of_last_layer();
+        let outlet = |output: &Output| match last {
+            Some(name) if name == output.name => Ok(hidden),
+            _ => scope.get(&wiring, output.name),
+        };
+        let outlets: Vec<OutletId> = network.outputs.iter().map(outlet).collect::<Result<_, _>>()?;
+        wiring.finish(&outlets)
+    }
+
+    fn steps(&self, steps: &[Step], wiring: &mut Wiring, scope: &mut Scope) -> Result<(), PlanError> {
+        for step in steps {
+            let outlet = self.step(step, wiring, scope)?;
+            scope.values.push((step.output, outlet));
+        }
+        Ok(())
+    }
+
+    fn step(&self, step: &Step, wiring: &mut Wiring, scope: &Scope) -> Result<OutletId, PlanError> {
+        let weight = |role: Role| role.at(scope.site);
+        match step.op {
+            Op::Embed => {
+                let embed = Embed {
+                    word: self.weights.table(Role::Word.name())?,
+                    kind: self.weights.table(Role::TokenType.name())?,
+                    position: self.weights.table(Role::Position.name())?,
+                    context: self.context.clone(),
                 };
-                outputs.push((name, true));
-                outlets.push(self.masked_lm(&mut wiring, h)?);
+                wiring.one("embed", embed, &scope.tokens)
             }
-            Head::TokenClassification => {
-                outputs.push(("logits", true));
-                outlets.push(wiring.one("classifier", self.linear(&["classifier"], None)?, &[h])?);
-            }
-            Head::QuestionAnswering => {
-                let spans = wiring.one("qa", self.linear(&["qa"], None)?, &[h])?;
-                for (i, name) in ["start_logits", "end_logits"].into_iter().enumerate() {
-                    let column = wiring.one(&format!("{name}.column"), Slice::new(2, i, i + 1), &[spans])?;
-                    outputs.push((name, true));
-                    outlets.push(wiring.one(name, AxisOp::Rm(2), &[column])?);
+            Op::LayerNorm { norm, input, residual } => {
+                let mut inputs = vec![scope.get(wiring, input)?];
+                if let Some(residual) = residual {
+                    inputs.push(scope.get(wiring, residual.of)?);
                 }
+                let name = weight(norm);
+                wiring.one(&name, self.norm(&name, wiring.width(inputs[0])?)?, &inputs)
             }
-            Head::SequenceClassification | Head::MultipleChoice => {}
+            Op::Linear {
+                weight: matrix,
+                bias,
+                input,
+                activation,
+            } => {
+                let (name, bias) = (weight(matrix), weight(bias));
+                let linear = Linear {
+                    weights: vec![self.weights.linear(&name, &format!("{bias}.bias"))?],
+                    activation: activation.map(|(activation, _)| activation),
+                    context: self.context.clone(),
+                };
+                // Named by the bias, which no two maps share: a tied decoder's matrix is the word table.
+                wiring.one(&bias, linear, &[scope.get(wiring, input)?])
+            }
+            Op::Attention { input } => {
+                let part = |role| {
+                    let name = weight(role);
+                    self.weights.linear(&name, &format!("{name}.bias"))
+                };
+                let projections = Linear {
+                    weights: [Role::Query, Role::Key, Role::Value]
+                        .map(part)
+                        .into_iter()
+                        .collect::<Result<_, _>>()?,
+                    activation: None,
+                    context: self.context.clone(),
+                };
+                let at = |name| Role::Head(name).at(scope.site);
+                let mut inputs = wiring.all(&at("qkv"), projections, &[scope.get(wiring, input)?])?;
+                inputs.push(scope.keep(wiring)?);
+                let attention = Attention {
+                    heads: self.config.num_attention_heads,
+                    context: self.context.clone(),
+                };
+                wiring.one(&at("attention"), attention, &inputs)
+            }
+            Op::Pool { input, pooling } => match pooling {
+                Pooling::First => {
+                    let first = wiring.one("first_token", Slice::new(1, 0, 1), &[scope.get(wiring, input)?])?;
+                    wiring.one("first_row", AxisOp::Rm(1), &[first])
+                }
+            },
+            Op::Column { input, column } => {
+                let slice = Slice::new(2, column, column + 1);
+                let name = format!("{}.column", step.output);
+                let column = wiring.one(&name, slice, &[scope.get(wiring, input)?])?;
+                wiring.one(step.output, AxisOp::Rm(2), &[column])
+            }
+            Op::AddVector { input, vector } => {
+                let input = scope.get(wiring, input)?;
+                let (name, width) = (weight(vector), wiring.width(input)?);
+                let values = self.weights.vector(&name, width)?;
+                let values = Tensor::from_shape(&[1, 1, width], values.values());
+                let vector = wiring.constant(&name, values.map_err(|e| tract_error(&wiring.name, &e))?)?;
+                wiring.one(step.output, math::add(), &[input, vector])
+            }
+            // The engine gives outputs the shape of the input's first two dimensions.
+            Op::Choices { input } => scope.get(wiring, input),
         }
-        if self.config.pooler {
-            let first = wiring.one("first_token", Slice::new(1, 0, 1), &[h])?;
-            let first = wiring.one("first_row", AxisOp::Rm(1), &[first])?;
-            let pooled = wiring.one("pooler", self.linear(&["pooler"], Some(Activation::Tanh))?, &[first])?;
-            match self.config.head {
-                Head::None => {
-                    outputs.push(("pooler_output", false));
-                    outlets.push(pooled);
-                }
-                Head::PreTraining => {
-                    outputs.push(("sop_logits", false));
-                    outlets.push(wiring.one("sop", self.linear(&["sop"], None)?, &[pooled])?);
-                }
-                Head::SequenceClassification | Head::MultipleChoice => {
-                    outputs.push(("logits", false));
-                    outlets.push(wiring.one("classifier", self.linear(&["classifier"], None)?, &[pooled])?);
-                }
-                // A pooler these heads do not read.
-                Head::MaskedLm | Head::TokenClassification | Head::QuestionAnswering => {}
-            }
-        }
-        Ok((wiring.finish(&outlets)?, outputs))
-    }
-
-    /// The last layer's result as Hugging Face has it: the vector that the layers' numbers lie below it is added again.
-    fn unshifted(&self, wiring: &mut Wiring, h: OutletId) -> Result<OutletId, PlanError> {
-        if !self.config.hidden_shift {
-            return Ok(h);
-        }
-        let width = self.config.hidden_size;
-        let shift = self.weights.vector(HIDDEN_SHIFT, width)?;
-        let shift = Tensor::from_shape(&[1, 1, width], shift.values()).map_err(|e| tract_error(&wiring.name, &e))?;
-        let shift = wiring.constant(HIDDEN_SHIFT, shift)?;
-        wiring.one("last_hidden_state", math::add(), &[h, shift])
-    }
-
-    fn masked_lm(&self, wiring: &mut Wiring, h: OutletId) -> Result<OutletId, PlanError> {
-        let x = wiring.one(
-            "mlm.dense",
-            self.linear(&["mlm.dense"], Some(self.config.activation))?,
-            &[h],
-        )?;
-        let x = wiring.one("mlm.norm", self.norm("mlm.norm", self.config.embedding_size)?, &[x])?;
-        let weight = if self.config.tied_decoder {
-            "word"
-        } else {
-            "mlm.decoder"
-        };
-        let decoder = Linear {
-            weights: vec![self.weights.linear_with_bias(weight, "mlm.decoder.bias")?],
-            activation: None,
-            context: self.context.clone(),
-        };
-        wiring.one("mlm.decoder", decoder, &[x])
-    }
-
-    fn linear(&self, names: &[&str], activation: Option<Activation>) -> Result<Linear, PlanError> {
-        let weights = names.iter().map(|n| self.weights.linear(n)).collect::<Result<_, _>>()?;
-        Ok(Linear {
-            weights,
-            activation,
-            context: self.context.clone(),
-        })
     }
 
     fn norm(&self, name: &str, len: usize) -> Result<Norm, PlanError> {
@@ -271,6 +277,28 @@ impl<'a> Builder<'a> {
             eps: self.config.layer_norm_eps,
             context: self.context.clone(),
         })
+    }
+}
+
+/// What the steps of one part of the network read.
+#[derive(Default)]
+struct Scope {
+    site: Option<Site>,
+    /// Token ids and types.
+    tokens: Vec<OutletId>,
+    /// 1 for real tokens, 0 for padding.
+    keep: Option<OutletId>,
+    values: Vec<(Value, OutletId)>,
+}
+
+impl Scope {
+    fn get(&self, wiring: &Wiring, value: Value) -> Result<OutletId, PlanError> {
+        let found = self.values.iter().rfind(|(name, _)| *name == value);
+        found.map(|(_, outlet)| *outlet).ok_or_else(|| wiring.missing(value))
+    }
+
+    fn keep(&self, wiring: &Wiring) -> Result<OutletId, PlanError> {
+        self.keep.ok_or_else(|| wiring.missing("keep"))
     }
 }
 
@@ -301,6 +329,23 @@ impl Wiring {
         self.model
             .add_source(name, datum.fact(shape))
             .map_err(|e| tract_error(&self.name, &e))
+    }
+
+    /// The last dimension of a value.
+    fn width(&self, outlet: OutletId) -> Result<usize, PlanError> {
+        let fact = self
+            .model
+            .outlet_fact(outlet)
+            .map_err(|e| tract_error(&self.name, &e))?;
+        let last = fact.shape.last().and_then(|dim| dim.to_usize().ok());
+        last.ok_or_else(|| self.missing("a width that is known"))
+    }
+
+    fn missing(&self, what: &str) -> PlanError {
+        PlanError::Tract {
+            plan: self.name.clone(),
+            problem: format!("{what} is missing"),
+        }
     }
 
     fn constant(&mut self, name: &str, value: Tensor) -> Result<OutletId, PlanError> {

@@ -25,7 +25,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 use thimble_shared::artifact::{self, Artifact, ArtifactError};
 use thimble_shared::board::memory::{self, Need, Work};
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::Config;
+use thimble_shared::model::network::{Extent, Output};
 use tract_core::internal::{Datum, IntoTValue, TValue, TVec, Tensor as TractTensor, TractError, tvec};
 
 #[derive(Clone, Debug, Default)]
@@ -178,8 +179,8 @@ impl Engine {
         self.context.set_observer(observer);
     }
 
-    /// Hugging Face's names of the outputs, in their order, and whether each has one row per token.
-    pub fn outputs(&self) -> &[(&'static str, bool)] {
+    /// The outputs under Hugging Face's names, in their order.
+    pub fn outputs(&self) -> &[Output] {
         &self.plans.outputs
     }
 
@@ -207,7 +208,7 @@ impl Engine {
         for layer in 0..self.layers.len() {
             hidden = self.layer(layer, hidden, &keep)?;
         }
-        self.head(hidden, &batch, input)
+        self.head(hidden, keep, &batch, input)
     }
 
     /// The hidden state after the embedding and after every layer: `layers() + 1` tensors `[rows, seq, hidden]`, cut to
@@ -272,27 +273,28 @@ impl Engine {
         only(&self.plans.groups[self.layers[layer]], tvec!(hidden, keep.clone()))
     }
 
-    fn head(&self, hidden: TValue, batch: &Batch, input: &Input) -> Result<Outputs, EngineError> {
+    fn head(&self, hidden: TValue, keep: TValue, batch: &Batch, input: &Input) -> Result<Outputs, EngineError> {
         self.context.enter_layer(None);
-        let values = self.plans.head.run(tvec!(hidden))?;
+        let mut inputs = tvec!(hidden);
+        inputs.extend(self.plans.head_reads_mask.then_some(keep));
+        let values = self.plans.head.run(inputs)?;
         let mut outputs = Outputs::default();
-        for (&(name, per_token), value) in self.plans.outputs.iter().zip(&values) {
+        for (output, value) in self.plans.outputs.iter().zip(&values) {
             let mut tensor = to_tensor(value)?;
-            if per_token {
-                batch.widen(&mut tensor);
+            match output.extent {
+                Extent::Tokens(_) | Extent::Token => batch.widen(&mut tensor),
+                // The rows of the batch are the choices of its questions.
+                Extent::Choice => tensor.shape = input.shape[..2].to_vec(),
+                Extent::Row(_) => {}
             }
-            if self.config().head == Head::MultipleChoice {
-                // One score per choice: the rows of the batch are the choices of its questions.
-                tensor.shape = input.shape[..2].to_vec();
-            }
-            outputs.0.push((name.to_string(), tensor));
+            outputs.0.push((output.name.to_string(), tensor));
         }
         Ok(outputs)
     }
 
     fn check(&self, input: &Input) -> Result<Batch, InputError> {
         let config = self.config();
-        let choices = config.head == Head::MultipleChoice;
+        let choices = config.head.takes_choices();
         let (wanted, rank) = if choices {
             ("[batch, choices, seq]", 3)
         } else {

@@ -224,8 +224,8 @@ fn check_linears(case: &Case, mut random: Random) {
     for (names, bias) in sets {
         let weights = case.weights();
         let linear = names.iter().map(|n| match bias {
-            "" => weights.linear(n).unwrap(),
-            bias => weights.linear_with_bias(n, bias).unwrap(),
+            "" => weights.linear(n, &format!("{n}.bias")).unwrap(),
+            bias => weights.linear(n, bias).unwrap(),
         });
         let weights: Vec<_> = linear.collect();
         let (rows, width) = (size(&mut random, 40), weights[0].layout.inp);

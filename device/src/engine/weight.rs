@@ -139,11 +139,7 @@ impl<'a> Weights<'a> {
         Ok((layout, spec.kind, numbers, scales, part(Part::Multipliers)?))
     }
 
-    pub fn linear(&self, name: &str) -> Result<LinearWeight, WeightError> {
-        self.linear_with_bias(name, &format!("{name}.bias"))
-    }
-
-    pub fn linear_with_bias(&self, name: &str, bias: &str) -> Result<LinearWeight, WeightError> {
+    pub fn linear(&self, name: &str, bias: &str) -> Result<LinearWeight, WeightError> {
         let (layout, _, range, scales, multipliers) = self.matrix(name)?;
         Ok(LinearWeight {
             image: self.image.clone(),

@@ -8,6 +8,7 @@ use crate::engine::tensors::Tensor;
 use crate::{Input, Outputs};
 use serde::Serialize;
 use thimble_shared::decode::{self, Scoring, TokenTag, Window, characters_before, softmax};
+use thimble_shared::model::network::{Extent, Output};
 use thimble_shared::model::{Config, Head};
 
 use super::request::{Id, Infer};
@@ -52,7 +53,7 @@ pub fn input<'a>(requests: impl Iterator<Item = &'a Infer> + Clone, head: Head) 
 pub struct Place<'a> {
     pub outputs: &'a Outputs,
     /// Hugging Face's names, and whether each has one row per token.
-    pub per_token: &'a [(&'static str, bool)],
+    pub declared: &'a [Output],
     pub first: usize,
     /// Rows and tokens per row of the whole batch.
     pub rows: usize,
@@ -77,7 +78,8 @@ pub fn write(line: &mut Vec<u8>, id: &Id, asked: &Infer, place: Place, config: &
     let mut json = Object::begin(line, id);
     let positions = asked.positions();
     let mut outputs = false;
-    for (&(name, per_token), (_, tensor)) in place.per_token.iter().zip(&place.outputs.0) {
+    for (output, (_, tensor)) in place.declared.iter().zip(&place.outputs.0) {
+        let (name, per_token) = (output.name, output.extent.per_token());
         let wide = matches!(name, "last_hidden_state" | "prediction_logits")
             || (name == "logits" && config.head.has_decoder());
         let chosen = asked.full || (config.head == Head::None && asked.at.is_some());
@@ -86,7 +88,7 @@ pub fn write(line: &mut Vec<u8>, id: &Id, asked: &Infer, place: Place, config: &
         }
         json.key(if outputs { "" } else { "outputs" }, name);
         outputs = true;
-        if !per_token && config.head == Head::MultipleChoice {
+        if output.extent == Extent::Choice {
             let scores: Vec<f32> = (0..asked.rows.len())
                 .flat_map(|r| place.row(tensor, r))
                 .copied()

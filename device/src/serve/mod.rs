@@ -220,7 +220,7 @@ impl Server {
                     Ok(outputs) => {
                         let place = answer::Place {
                             outputs,
-                            per_token: engine.outputs(),
+                            declared: engine.outputs(),
                             first,
                             rows,
                             seq,

@@ -538,7 +538,8 @@ mod tests {
     use super::*;
     use crate::artifact::verify;
     use crate::dtype::Values;
-    use crate::model::{Head, tests::tiny};
+    use crate::model::Head;
+    use crate::model::config::tests::tiny;
 
     fn model(head: Head, format: Format) -> Model {
         let config = tiny(head);

@@ -445,6 +445,18 @@ fn bytes_of<T: bytemuck::NoUninit>(values: &[T]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Role, weight::Slot};
+
+    fn spec(kind: Kind, shape: &[usize]) -> WeightSpec {
+        WeightSpec {
+            name: "w".into(),
+            shape: shape.to_vec(),
+            kind,
+            role: Role::Head("w"),
+            slot: Slot::Whole,
+            site: None,
+        }
+    }
 
     #[test]
     fn every_format_comes_back_from_its_payloads_at_awkward_shapes() {
@@ -464,11 +476,7 @@ mod tests {
         for kind in [Kind::Linear, Kind::Table] {
             for &(out, inp) in shapes {
                 let data: Vec<f32> = (0..out * inp).map(|i| ((i * 37) % 251) as f32 - 125.0).collect();
-                let spec = WeightSpec {
-                    name: "w".into(),
-                    shape: vec![out, inp],
-                    kind,
-                };
+                let spec = spec(kind, &[out, inp]);
                 for format in Format::ALL {
                     let stored = Values::round_to_nearest(format, &data, out);
                     assert_eq!(problem(&spec, &stored), None);
@@ -489,11 +497,7 @@ mod tests {
 
     #[test]
     fn int8_sums_have_a_most() {
-        let spec = |inputs| WeightSpec {
-            name: "w".into(),
-            shape: vec![8, inputs],
-            kind: Kind::Linear,
-        };
+        let spec = |inputs| spec(Kind::Linear, &[8, inputs]);
         for format in [Format::I8, Format::I8A, Format::I4] {
             assert!(fits(&spec(I8_INPUTS), format) && !fits(&spec(I8_INPUTS + 1), format));
         }
@@ -502,11 +506,7 @@ mod tests {
 
     #[test]
     fn a_scale_of_a_float_has_no_tensor() {
-        let spec = WeightSpec {
-            name: "w".into(),
-            shape: vec![4, 4],
-            kind: Kind::Linear,
-        };
+        let spec = spec(Kind::Linear, &[4, 4]);
         assert_eq!(tensor(&spec, Format::F16, Part::Scales), None);
         assert_eq!(tensor(&spec, Format::I8, Part::Multipliers), None);
         assert_eq!(weight_bytes(&spec, Format::I4), 4 * 4 + 8 + I4_BLOCK_BYTES);

@@ -95,7 +95,7 @@ mod tests {
     use thimble_shared::artifact::layout::PanelLayout;
     use thimble_shared::artifact::tensors::{Part, payload};
     use thimble_shared::dtype::{Format, Values};
-    use thimble_shared::model::{Kind, WeightSpec};
+    use thimble_shared::model::weight::{Kind, Role, Slot, WeightSpec};
 
     #[test]
     fn row_sums_are_exact_at_the_largest_numbers() {
@@ -127,6 +127,9 @@ mod tests {
                 name: "w".into(),
                 shape: vec![out, inp],
                 kind: Kind::Linear,
+                role: Role::Head("w"),
+                slot: Slot::Whole,
+                site: None,
             };
             let wide = PanelLayout::new(Format::I8, out, inp);
             let depth = wide.padded_in();

@@ -8,11 +8,7 @@ use crate::onnx::writer::{Attr, DataType};
 
 impl Lowering<'_> {
     /// `x · Wᵀ + b` in the weight's format.
-    pub(super) fn linear(&mut self, x: &str, weight: &str, out: &str) -> String {
-        self.linear_with(x, weight, &format!("{weight}.bias"), out)
-    }
-
-    pub(super) fn linear_with(&mut self, x: &str, weight: &str, bias: &str, out: &str) -> String {
+    pub(super) fn linear(&mut self, x: &str, weight: &str, bias: &str, out: &str) -> String {
         let w = self.weight_matrix(weight);
         let product = match self.graph.format(weight) {
             Format::F32 | Format::F16 => self.node("MatMul", &[x, &w], &format!("{out}.mm"), &[]),

@@ -2,13 +2,14 @@
 //! undone from their panels once (`Transpose`, `Reshape`) and shared by all layers; int8 linears quantise their input per
 //! token, multiply in int8 and rescale. In: a [`Graph`]; out: nodes, small constants and ports, deterministic.
 
-mod head;
 mod linear;
+mod steps;
 
 use crate::artifact::layout::PanelLayout;
 use crate::artifact::tensors::Part;
 use crate::dtype::Format;
-use crate::model::{Activation, Config, Graph, Head, layer_weight};
+use crate::model::network::{Extent, Network, Output};
+use crate::model::{Activation, Config, Graph, Role};
 use crate::onnx::writer::{Attr, Constant, DataType, Dim, Node, Port};
 use std::collections::{BTreeSet, HashMap};
 
@@ -48,27 +49,7 @@ pub fn lower(graph: &Graph, options: LowerOptions) -> Lowered {
         used: BTreeSet::new(),
         shapes: graph.config.weights().into_iter().map(|w| (w.name, w.shape)).collect(),
     };
-    let (ids, mask, types) = l.inputs();
-    let mut h = l.embed(&ids, &types);
-    let mask = l.mask(&mask);
-    let layers = graph.config.layer_groups();
-    for (layer, &group) in layers.iter().enumerate() {
-        for inner in 0..graph.config.inner_group_num {
-            let at = if graph.config.inner_group_num == 1 {
-                format!("L{layer}")
-            } else {
-                format!("L{layer}.{inner}")
-            };
-            let last = layer + 1 == layers.len() && inner + 1 == graph.config.inner_group_num;
-            let out = if last && graph.config.head == Head::None && !graph.config.hidden_shift {
-                "last_hidden_state".to_string()
-            } else {
-                format!("{at}.out")
-            };
-            h = l.layer(&h, &mask, group, inner, &at, &out);
-        }
-    }
-    let outputs = l.head(&h);
+    let outputs = l.network(&Network::of(&graph.config));
     let inputs = l.input_ports();
     Lowered {
         nodes: l.nodes,
@@ -132,13 +113,9 @@ impl Lowering<'_> {
         self.constant(name, DataType::I64, &[], value.to_le_bytes().to_vec())
     }
 
-    fn choices(&self) -> bool {
-        self.config.head == Head::MultipleChoice
-    }
-
     fn input_ports(&self) -> Vec<Port> {
         let seq = self.options.seq.map_or(Dim::Symbol("seq"), Dim::Fixed);
-        let dims = if self.choices() {
+        let dims = if self.config.head.takes_choices() {
             vec![Dim::Symbol("batch"), Dim::Symbol("choices"), seq]
         } else {
             vec![Dim::Symbol("batch"), seq]
@@ -152,9 +129,28 @@ impl Lowering<'_> {
             .into()
     }
 
+    /// An output as others see it.
+    fn output_port(&self, output: &Output) -> Port {
+        let (batch, seq) = (
+            Dim::Symbol("batch"),
+            self.options.seq.map_or(Dim::Symbol("seq"), Dim::Fixed),
+        );
+        let dims = match output.extent {
+            Extent::Tokens(width) => vec![batch, seq, Dim::Fixed(width)],
+            Extent::Token => vec![batch, seq],
+            Extent::Row(width) => vec![batch, Dim::Fixed(width)],
+            Extent::Choice => vec![batch, Dim::Symbol("choices")],
+        };
+        Port {
+            name: output.name,
+            data_type: DataType::F32,
+            dims,
+        }
+    }
+
     /// Names of ids, mask and types as `[rows, seq]`.
     fn inputs(&mut self) -> (String, String, String) {
-        if !self.choices() {
+        if !self.config.head.takes_choices() {
             return ("input_ids".into(), "attention_mask".into(), "token_type_ids".into());
         }
         let shape = match self.options.seq {
@@ -175,19 +171,9 @@ impl Lowering<'_> {
         )
     }
 
-    fn embed(&mut self, ids: &str, types: &str) -> String {
-        let word = self.lookup("word", ids);
-        let kind = self.lookup("type", types);
-        let position = self.positions(ids);
-        let sum = self.node("Add", &[&word, &kind], "embed.word_type", &[]);
-        let sum = self.node("Add", &[&sum, &position], "embed.sum", &[]);
-        let normed = self.layer_norm(&sum, "embed_norm", "embed");
-        self.linear(&normed, "map", "hidden")
-    }
-
     /// Rows of a table by index, in f32.
     fn lookup(&mut self, table: &str, ids: &str) -> String {
-        if table == "word" && self.config.tied_decoder {
+        if table == Role::Word.name() && self.config.tied_decoder {
             // The decoder's panels give [embedding, vocab]: a row of the table is a column here.
             let columns = self.stored_matrix(table);
             let picked = self.node("Gather", &[&columns, ids], "word.picked", &[Attr::Int("axis", 1)]);
@@ -225,12 +211,13 @@ impl Lowering<'_> {
                 self.node("Gather", &[&dims, &one], "seq", &[Attr::Int("axis", 0)])
             }
         };
+        let table = Role::Position.name();
         let first = |l: &mut Self, part: Part| {
-            let stored = part.of("position");
+            let stored = part.of(table);
             l.node("Slice", &[&stored, &zero, &seq, &zero], &format!("{stored}.rows"), &[])
         };
         let rows = first(self, Part::Numbers);
-        self.widen("position", self.graph.format("position"), &rows, 2, first)
+        self.widen(table, self.graph.format(table), &rows, 2, first)
     }
 
     /// f32 from stored table rows of `rank` dimensions; `part` emits the same rows of another part of the table.
@@ -290,51 +277,6 @@ impl Lowering<'_> {
         let padding = self.node("Sub", &[&one, &real], "mask.padding", &[]);
         let bias = self.node("Mul", &[&padding, &least], "mask.bias", &[]);
         self.node("Unsqueeze", &[&bias, &axes], "mask.scores", &[])
-    }
-
-    fn layer(&mut self, x: &str, mask: &str, group: usize, inner: usize, at: &str, out: &str) -> String {
-        let weight = |part: &str| layer_weight(group, inner, part);
-        let context = self.attention(x, mask, &weight, at);
-        let o = self.linear(&context, &weight("o"), &format!("{at}.o"));
-        let sum = self.node("Add", &[&o, x], &format!("{at}.attn"), &[]);
-        let attended = self.layer_norm(&sum, &weight("attn_norm"), &format!("{at}.mid"));
-        let up = self.linear(&attended, &weight("up"), &format!("{at}.up"));
-        let act = self.activate(&up, self.config.activation, &format!("{at}.act"));
-        let down = self.linear(&act, &weight("down"), &format!("{at}.down"));
-        let sum = self.node("Add", &[&down, &attended], &format!("{at}.ffn"), &[]);
-        self.layer_norm(&sum, &weight("ffn_norm"), out)
-    }
-
-    fn attention(&mut self, x: &str, mask: &str, weight: &dyn Fn(&str) -> String, at: &str) -> String {
-        let (heads, size) = (self.config.num_attention_heads as i64, self.config.head_size() as i64);
-        let split = self.ints("heads", &[0, 0, heads, size]);
-        let merge = self.ints("merged", &[0, 0, heads * size]);
-        let mut head = |part: &str, perm: [i64; 4]| {
-            let y = self.linear(x, &weight(part), &format!("{at}.{part}"));
-            let y = self.node("Reshape", &[&y, &split], &format!("{at}.{part}s"), &[]);
-            self.node(
-                "Transpose",
-                &[&y],
-                &format!("{at}.{part}h"),
-                &[Attr::Ints("perm", perm.to_vec())],
-            )
-        };
-        let q = head("q", [0, 2, 1, 3]);
-        let k = head("k", [0, 2, 3, 1]);
-        let v = head("v", [0, 2, 1, 3]);
-        let scale = self.float("score_scale", 1.0 / (size as f32).sqrt());
-        let scores = self.node("MatMul", &[&q, &k], &format!("{at}.qk"), &[]);
-        let scores = self.node("Mul", &[&scores, &scale], &format!("{at}.scaled"), &[]);
-        let scores = self.node("Add", &[&scores, mask], &format!("{at}.scores"), &[]);
-        let probs = self.node("Softmax", &[&scores], &format!("{at}.probs"), &[Attr::Int("axis", -1)]);
-        let context = self.node("MatMul", &[&probs, &v], &format!("{at}.pv"), &[]);
-        let context = self.node(
-            "Transpose",
-            &[&context],
-            &format!("{at}.pvt"),
-            &[Attr::Ints("perm", vec![0, 2, 1, 3])],
-        );
-        self.node("Reshape", &[&context, &merge], &format!("{at}.ctx"), &[])
     }
 
     fn layer_norm(&mut self, x: &str, norm: &str, out: &str) -> String {
@@ -406,20 +348,12 @@ pub fn scale(weight: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::tests::tiny;
+    use crate::model::Head;
+    use crate::model::config::tests::tiny;
 
     #[test]
     fn every_value_is_made_once_and_before_its_use() {
-        let heads = [
-            Head::None,
-            Head::MaskedLm,
-            Head::PreTraining,
-            Head::SequenceClassification,
-            Head::TokenClassification,
-            Head::QuestionAnswering,
-            Head::MultipleChoice,
-        ];
-        for head in heads {
+        for head in Head::ALL {
             for format in Format::ALL {
                 for options in [
                     LowerOptions::default(),

@@ -1,0 +1,174 @@
+//! The steps of the network, each as the ONNX nodes that state it.
+
+use super::Lowering;
+use crate::model::network::{HIDDEN, Network, OUT, Op, Pooling, Residual, Step, Value};
+use crate::model::{Role, Site};
+use crate::onnx::writer::{Attr, Port};
+
+/// A part of the network as it is stated: names outside for the values inside.
+struct Scope<'a> {
+    /// What values are named after; none in the embedding and the head, whose values keep their names.
+    layer: Option<&'a str>,
+    site: Option<Site>,
+    /// Token ids and types, where the part reads them.
+    tokens: [&'a str; 2],
+    /// What the part starts from.
+    hidden: &'a str,
+    mask: &'a str,
+    /// What the part's result is called.
+    out: &'a str,
+}
+
+impl Scope<'_> {
+    fn name(&self, value: Value) -> String {
+        match (self.layer, value) {
+            (_, HIDDEN) => self.hidden.to_string(),
+            (_, OUT) => self.out.to_string(),
+            (Some(layer), value) => format!("{layer}.{value}"),
+            (None, value) => value.to_string(),
+        }
+    }
+
+    fn weight(&self, role: Role) -> String {
+        role.at(self.site)
+    }
+}
+
+impl Lowering<'_> {
+    /// States the network; gives its outputs.
+    pub(super) fn network(&mut self, network: &Network) -> Vec<Port> {
+        let (ids, mask, types) = self.inputs();
+        let mut scope = Scope {
+            layer: None,
+            site: None,
+            tokens: [&ids, &types],
+            hidden: HIDDEN,
+            mask: "",
+            out: "",
+        };
+        self.steps(&network.embed, &scope);
+        let mask = self.mask(&mask);
+        scope.mask = &mask;
+        let mut hidden = HIDDEN.to_string();
+        let groups = self.config.layer_groups();
+        for (index, &group) in groups.iter().enumerate() {
+            let layers = &network.groups[group];
+            for (inner, layer) in layers.iter().enumerate() {
+                let at = match layers.len() {
+                    1 => format!("L{index}"),
+                    _ => format!("L{index}.{inner}"),
+                };
+                let last = index + 1 == groups.len() && inner + 1 == layers.len();
+                let out = match network.output_of_last_layer() {
+                    Some(output) if last => output.to_string(),
+                    _ => format!("{at}.out"),
+                };
+                let scope = Scope {
+                    layer: Some(&at),
+                    site: Some(layer.site),
+                    hidden: &hidden,
+                    out: &out,
+                    ..scope
+                };
+                self.steps(&layer.steps, &scope);
+                hidden = out;
+            }
+        }
+        let scope = Scope {
+            hidden: &hidden,
+            ..scope
+        };
+        self.steps(&network.head, &scope);
+        network.outputs.iter().map(|output| self.output_port(output)).collect()
+    }
+
+    fn steps(&mut self, steps: &[Step], scope: &Scope) {
+        for step in steps {
+            self.step(&step.op, scope, &scope.name(step.output));
+        }
+    }
+
+    fn step(&mut self, op: &Op, scope: &Scope, out: &str) {
+        match *op {
+            Op::Embed => self.embeddings(scope.tokens, out),
+            Op::LayerNorm { norm, input, residual } => {
+                let mut input = scope.name(input);
+                if let Some(Residual { of, sum }) = residual {
+                    input = self.node("Add", &[&input, &scope.name(of)], &scope.name(sum), &[]);
+                }
+                self.layer_norm(&input, &scope.weight(norm), out);
+            }
+            Op::Linear {
+                weight,
+                bias,
+                input,
+                activation,
+            } => {
+                let (weight, bias) = (scope.weight(weight), format!("{}.bias", scope.weight(bias)));
+                let input = scope.name(input);
+                match activation {
+                    None => {
+                        self.linear(&input, &weight, &bias, out);
+                    }
+                    Some((activation, before)) => {
+                        let y = self.linear(&input, &weight, &bias, &scope.name(before));
+                        self.activate(&y, activation, out);
+                    }
+                }
+            }
+            Op::Attention { input } => self.attention(&scope.name(input), scope, out),
+            Op::Pool { input, pooling } => match pooling {
+                Pooling::First => {
+                    let first = self.int("first", 0);
+                    self.node("Gather", &[&scope.name(input), &first], out, &[Attr::Int("axis", 1)]);
+                }
+            },
+            Op::Column { input, column } => {
+                let index = self.int(if column == 0 { "first" } else { "second" }, column as i64);
+                self.node("Gather", &[&scope.name(input), &index], out, &[Attr::Int("axis", 2)]);
+            }
+            Op::AddVector { input, vector } => {
+                self.node("Add", &[&scope.name(input), &scope.weight(vector)], out, &[]);
+            }
+            Op::Choices { input } => {
+                let (from, to) = (self.ints("zero", &[0]), self.ints("two", &[2]));
+                let all = self.node("Shape", &["input_ids"], "question_dims", &[]);
+                let dims = self.node("Slice", &[&all, &from, &to, &from], "logits_dims", &[]);
+                self.node("Reshape", &[&scope.name(input), &dims], out, &[]);
+            }
+        }
+    }
+
+    fn embeddings(&mut self, [ids, types]: [&str; 2], out: &str) {
+        let word = self.lookup(Role::Word.name(), ids);
+        let kind = self.lookup(Role::TokenType.name(), types);
+        let position = self.positions(ids);
+        let sum = self.node("Add", &[&word, &kind], "embed.word_type", &[]);
+        self.node("Add", &[&sum, &position], out, &[]);
+    }
+
+    fn attention(&mut self, x: &str, scope: &Scope, out: &str) {
+        let (heads, size) = (self.config.num_attention_heads as i64, self.config.head_size() as i64);
+        let split = self.ints("heads", &[0, 0, heads, size]);
+        let merge = self.ints("merged", &[0, 0, heads * size]);
+        let mut head = |role: Role, perm: [i64; 4]| {
+            let (weight, part) = (scope.weight(role), role.name());
+            let y = self.linear(x, &weight, &format!("{weight}.bias"), &scope.name(part));
+            let y = self.node("Reshape", &[&y, &split], &format!("{y}s"), &[]);
+            let perm = [Attr::Ints("perm", perm.to_vec())];
+            self.node("Transpose", &[&y], &format!("{}h", scope.name(part)), &perm)
+        };
+        let q = head(Role::Query, [0, 2, 1, 3]);
+        let k = head(Role::Key, [0, 2, 3, 1]);
+        let v = head(Role::Value, [0, 2, 1, 3]);
+        let scale = self.float("score_scale", 1.0 / (size as f32).sqrt());
+        let scores = self.node("MatMul", &[&q, &k], &scope.name("qk"), &[]);
+        let scores = self.node("Mul", &[&scores, &scale], &scope.name("scaled"), &[]);
+        let scores = self.node("Add", &[&scores, scope.mask], &scope.name("scores"), &[]);
+        let probs = self.node("Softmax", &[&scores], &scope.name("probs"), &[Attr::Int("axis", -1)]);
+        let context = self.node("MatMul", &[&probs, &v], &scope.name("pv"), &[]);
+        let perm = [Attr::Ints("perm", vec![0, 2, 1, 3])];
+        let context = self.node("Transpose", &[&context], &scope.name("pvt"), &perm);
+        self.node("Reshape", &[&context, &merge], out, &[]);
+    }
+}

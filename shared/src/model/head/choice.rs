@@ -1,0 +1,30 @@
+//! Multiple choice: one score a choice, from the pooled first token of each.
+
+use super::HeadRow;
+use crate::model::config::Config;
+use crate::model::network::{Extent, HeadSteps, Op};
+use crate::model::weight::{Role, WeightList};
+
+pub const ROW: HeadRow = HeadRow {
+    name: "multiple choice",
+    class: "AlbertForMultipleChoice",
+    needs_pooler: true,
+    has_decoder: false,
+    has_labels: false,
+    takes_choices: true,
+    weights,
+    steps,
+};
+
+const CLASSIFIER: Role = Role::Head("classifier");
+
+fn weights(config: &Config, list: &mut WeightList) {
+    list.linear(CLASSIFIER, 1, config.hidden_size);
+}
+
+fn steps(_: &Config, head: &mut HeadSteps) {
+    let pooled = head.pooled("pooled");
+    let input = head.linear(CLASSIFIER, pooled, "choice_scores");
+    let logits = head.step(Op::Choices { input }, "logits");
+    head.output(logits, Extent::Choice);
+}

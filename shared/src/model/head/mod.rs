@@ -1,0 +1,94 @@
+//! The heads: what comes behind the last layer. Each is a file with one row; the row says everything the rest of the program
+//! asks of a head.
+
+mod choice;
+mod masked_lm;
+mod none;
+mod pretraining;
+mod question;
+mod sequence;
+mod token;
+
+use super::config::Config;
+use super::network::HeadSteps;
+use super::weight::WeightList;
+use serde::{Deserialize, Serialize};
+
+/// What the model is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    None,
+    MaskedLm,
+    PreTraining,
+    SequenceClassification,
+    TokenClassification,
+    QuestionAnswering,
+    MultipleChoice,
+}
+
+/// All there is to say of a head.
+pub struct HeadRow {
+    /// For a person.
+    pub name: &'static str,
+    /// Hugging Face's class.
+    pub class: &'static str,
+    /// Whether it reads the pooled first token.
+    pub needs_pooler: bool,
+    /// Whether it has a decoder over the vocabulary.
+    pub has_decoder: bool,
+    /// Whether [`Config::labels`] name its outputs.
+    pub has_labels: bool,
+    /// Whether inputs are `[batch, choices, seq]`.
+    pub takes_choices: bool,
+    /// Its weights, behind those of the encoder and the pooler.
+    pub weights: fn(&Config, &mut WeightList),
+    /// Its steps and outputs.
+    pub steps: fn(&Config, &mut HeadSteps),
+}
+
+impl Head {
+    /// All of them.
+    pub const ALL: [Head; 7] = [
+        Head::None,
+        Head::MaskedLm,
+        Head::PreTraining,
+        Head::SequenceClassification,
+        Head::TokenClassification,
+        Head::QuestionAnswering,
+        Head::MultipleChoice,
+    ];
+
+    /// What is to be said of it.
+    pub fn row(self) -> &'static HeadRow {
+        match self {
+            Head::None => &none::ROW,
+            Head::MaskedLm => &masked_lm::ROW,
+            Head::PreTraining => &pretraining::ROW,
+            Head::SequenceClassification => &sequence::ROW,
+            Head::TokenClassification => &token::ROW,
+            Head::QuestionAnswering => &question::ROW,
+            Head::MultipleChoice => &choice::ROW,
+        }
+    }
+
+    /// Whether the head itself reads the pooled first token.
+    pub fn needs_pooler(self) -> bool {
+        self.row().needs_pooler
+    }
+
+    /// Whether it has a decoder over the vocabulary.
+    pub fn has_decoder(self) -> bool {
+        self.row().has_decoder
+    }
+
+    /// Whether inputs are `[batch, choices, seq]`.
+    pub fn takes_choices(self) -> bool {
+        self.row().takes_choices
+    }
+
+    /// The name for a person.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+}

@@ -1,0 +1,31 @@
+//! Pre-training: masked language modelling, and whether two segments are in order.
+
+use super::{HeadRow, masked_lm};
+use crate::model::config::Config;
+use crate::model::network::{Extent, HeadSteps};
+use crate::model::weight::{Role, WeightList};
+
+pub const ROW: HeadRow = HeadRow {
+    name: "pre-training",
+    class: "AlbertForPreTraining",
+    needs_pooler: true,
+    has_decoder: true,
+    has_labels: false,
+    takes_choices: false,
+    weights,
+    steps,
+};
+
+const ORDER: Role = Role::Head("sop");
+
+fn weights(config: &Config, list: &mut WeightList) {
+    masked_lm::weights(config, list);
+    list.linear(ORDER, 2, config.hidden_size);
+}
+
+fn steps(config: &Config, head: &mut HeadSteps) {
+    masked_lm::predictions(config, head, "prediction_logits");
+    let pooled = head.pooled("pooled");
+    let order = head.linear(ORDER, pooled, "sop_logits");
+    head.output(order, Extent::Row(2));
+}

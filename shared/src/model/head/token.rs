@@ -1,0 +1,28 @@
+//! Token classification: one score a label, at every token.
+
+use super::HeadRow;
+use crate::model::config::Config;
+use crate::model::network::{Extent, HIDDEN, HeadSteps};
+use crate::model::weight::{Role, WeightList};
+
+pub const ROW: HeadRow = HeadRow {
+    name: "token classification",
+    class: "AlbertForTokenClassification",
+    needs_pooler: false,
+    has_decoder: false,
+    has_labels: true,
+    takes_choices: false,
+    weights,
+    steps,
+};
+
+const CLASSIFIER: Role = Role::Head("classifier");
+
+fn weights(config: &Config, list: &mut WeightList) {
+    list.linear(CLASSIFIER, config.labels.len(), config.hidden_size);
+}
+
+fn steps(config: &Config, head: &mut HeadSteps) {
+    let logits = head.linear(CLASSIFIER, HIDDEN, "logits");
+    head.output(logits, Extent::Tokens(config.labels.len()));
+}

@@ -1,0 +1,279 @@
+//! The computation, said once: steps on named values, from token ids to the outputs of the head. `artifact::emit` states them
+//! in ONNX, the device's engine builds its plans of them.
+
+use super::config::{Activation, Config};
+use super::weight::{Role, Site};
+
+/// The steps of a model. A group's layers run as often as [`Config::layer_groups`] says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Network {
+    /// From `input_ids` and `token_type_ids` to [`HIDDEN`].
+    pub embed: Vec<Step>,
+    /// The layers of each group, one after another, each from [`HIDDEN`] to [`OUT`].
+    pub groups: Vec<Vec<Layer>>,
+    /// From [`HIDDEN`], what the last layer gives, to the values of `outputs`.
+    pub head: Vec<Step>,
+    pub outputs: Vec<Output>,
+}
+
+/// One layer with weights of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layer {
+    pub site: Site,
+    pub steps: Vec<Step>,
+}
+
+/// Name of a value within its part of the network.
+pub type Value = &'static str;
+
+/// The hidden states `[batch, seq, hidden]` that a layer or a head starts from, and that the embedding ends in.
+pub const HIDDEN: Value = "hidden";
+/// The hidden states a layer ends in.
+pub const OUT: Value = "out";
+
+/// One operation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    pub op: Op,
+    pub output: Value,
+}
+
+/// What a step computes. Linear maps, LayerNorms and activations work on the last axis.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// The sum of word, token type and position embeddings: `[batch, seq]` to `[batch, seq, embedding]`.
+    Embed,
+    /// LayerNorm of `input`, or of its sum with the residual, which is a value of the name `sum`.
+    LayerNorm {
+        norm: Role,
+        input: Value,
+        residual: Option<Residual>,
+    },
+    /// `input · weightᵀ + bias`, then perhaps an activation; before it the value has the name given there.
+    Linear {
+        weight: Role,
+        bias: Role,
+        input: Value,
+        activation: Option<(Activation, Value)>,
+    },
+    /// Multi-head self-attention of `input` under the mask: softmax(q·kᵀ / √head_size + mask) · v.
+    Attention { input: Value },
+    /// One vector of a row's tokens: `[batch, seq, width]` to `[batch, width]`.
+    Pool { input: Value, pooling: Pooling },
+    /// One column of the last axis, which goes: `[batch, seq, width]` to `[batch, seq]`.
+    Column { input: Value, column: usize },
+    /// Adds a stored vector.
+    AddVector { input: Value, vector: Role },
+    /// The rows of a batch become the choices of its questions: `[batch · choices, 1]` to `[batch, choices]`.
+    Choices { input: Value },
+}
+
+/// What is added before a LayerNorm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Residual {
+    pub of: Value,
+    pub sum: Value,
+}
+
+/// How the tokens of a row become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The first token.
+    First,
+}
+
+/// An output of the model, under Hugging Face's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    pub name: Value,
+    pub extent: Extent,
+}
+
+/// The shape of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// `[batch, seq, width]`
+    Tokens(usize),
+    /// `[batch, seq]`
+    Token,
+    /// `[batch, width]`
+    Row(usize),
+    /// `[batch, choices]`
+    Choice,
+}
+
+impl Extent {
+    /// Whether there is something for every token.
+    pub fn per_token(self) -> bool {
+        match self {
+            Extent::Tokens(_) | Extent::Token => true,
+            Extent::Row(_) | Extent::Choice => false,
+        }
+    }
+}
+
+impl Op {
+    /// Whether the operation reads the attention mask.
+    pub fn reads_mask(&self) -> bool {
+        match self {
+            Op::Attention { .. } => true,
+            Op::Pool { pooling, .. } => match pooling {
+                Pooling::First => false,
+            },
+            Op::Embed
+            | Op::LayerNorm { .. }
+            | Op::Linear { .. }
+            | Op::Column { .. }
+            | Op::AddVector { .. }
+            | Op::Choices { .. } => false,
+        }
+    }
+}
+
+impl Network {
+    /// The network of a model.
+    pub fn of(config: &Config) -> Network {
+        let layer = |group: usize, inner: usize| Layer {
+            site: Site { group, inner },
+            steps: layer(config.activation),
+        };
+        let group = |group: usize| (0..config.inner_group_num).map(|inner| layer(group, inner)).collect();
+        let mut head = HeadSteps::default();
+        (config.head.row().steps)(config, &mut head);
+        Network {
+            embed: embed(),
+            groups: (0..config.num_hidden_groups).map(group).collect(),
+            head: head.steps,
+            outputs: head.outputs,
+        }
+    }
+
+    /// Whether the head reads the attention mask.
+    pub fn head_reads_mask(&self) -> bool {
+        self.head.iter().any(|step| step.op.reads_mask())
+    }
+
+    /// The output that is the last layer's result itself, if one is.
+    pub fn output_of_last_layer(&self) -> Option<Value> {
+        let made = |output: &Output| self.head.iter().any(|step| step.output == output.name);
+        self.outputs
+            .iter()
+            .find(|output| !made(output))
+            .map(|output| output.name)
+    }
+}
+
+fn embed() -> Vec<Step> {
+    vec![
+        step(Op::Embed, "embed.sum"),
+        step(
+            Op::LayerNorm {
+                norm: Role::EmbeddingNorm,
+                input: "embed.sum",
+                residual: None,
+            },
+            "embed",
+        ),
+        step(linear(Role::Map, "embed", None), HIDDEN),
+    ]
+}
+
+/// Post-LayerNorm, as in BERT: each half adds its input and normalises the sum.
+fn layer(activation: Activation) -> Vec<Step> {
+    let norm = |norm, input, of, sum| Op::LayerNorm {
+        norm,
+        input,
+        residual: Some(Residual { of, sum }),
+    };
+    vec![
+        step(Op::Attention { input: HIDDEN }, "ctx"),
+        step(linear(Role::AttentionOutput, "ctx", None), "o"),
+        step(norm(Role::AttentionNorm, "o", HIDDEN, "attn"), "mid"),
+        step(linear(Role::Up, "mid", Some((activation, "up"))), "act"),
+        step(linear(Role::Down, "act", None), "down"),
+        step(norm(Role::FeedForwardNorm, "down", "mid", "ffn"), OUT),
+    ]
+}
+
+fn step(op: Op, output: Value) -> Step {
+    Step { op, output }
+}
+
+fn linear(role: Role, input: Value, activation: Option<(Activation, Value)>) -> Op {
+    Op::Linear {
+        weight: role,
+        bias: role,
+        input,
+        activation,
+    }
+}
+
+/// What a head adds to the network, step by step.
+#[derive(Debug, Default)]
+pub struct HeadSteps {
+    steps: Vec<Step>,
+    outputs: Vec<Output>,
+}
+
+impl HeadSteps {
+    /// A step; gives the name of its value.
+    pub fn step(&mut self, op: Op, output: Value) -> Value {
+        self.steps.push(step(op, output));
+        output
+    }
+
+    /// A linear map with its own bias.
+    pub fn linear(&mut self, role: Role, input: Value, output: Value) -> Value {
+        self.step(linear(role, input, None), output)
+    }
+
+    /// tanh(pooler · first token): Hugging Face's pooled output.
+    pub fn pooled(&mut self, output: Value) -> Value {
+        let pooling = Pooling::First;
+        let first = self.step(Op::Pool { input: HIDDEN, pooling }, "first_token");
+        self.step(linear(Role::Pooler, first, Some((Activation::Tanh, "pool"))), output)
+    }
+
+    /// Declares an output: the value of that name, or what the last layer gives where no step has made one.
+    pub fn output(&mut self, name: Value, extent: Extent) {
+        self.outputs.push(Output { name, extent });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::tests::tiny;
+    use crate::model::head::Head;
+
+    #[test]
+    fn every_weight_has_a_use_and_every_use_a_weight() {
+        for head in Head::ALL {
+            let config = tiny(head);
+            let network = Network::of(&config);
+            let mut used = vec![
+                Role::Word,
+                Role::Position,
+                Role::TokenType,
+                Role::Query,
+                Role::Key,
+                Role::Value,
+            ];
+            let layers = network.groups.iter().flatten().flat_map(|layer| &layer.steps);
+            for step in network.embed.iter().chain(layers).chain(&network.head) {
+                match &step.op {
+                    Op::LayerNorm { norm, .. } => used.push(*norm),
+                    Op::Linear { weight, bias, .. } => used.extend([*weight, *bias]),
+                    Op::AddVector { vector, .. } => used.push(*vector),
+                    Op::Embed | Op::Attention { .. } | Op::Pool { .. } | Op::Column { .. } | Op::Choices { .. } => {}
+                }
+            }
+            let mut there: Vec<Role> = config.weights().iter().map(|w| w.role).collect();
+            for list in [&mut used, &mut there] {
+                list.sort();
+                list.dedup();
+            }
+            assert_eq!(used, there, "{head:?}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The weights of a model: the role of each, its name in a file, and its logical shape.
+
+use super::config::Config;
+
+/// How a weight is stored and used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A lookup table `[rows, cols]`, read row by row.
+    Table,
+    /// A linear map `[out, in]`, stored in panels. A tied word table is one: the lookup reads rows inside its panels.
+    Linear,
+    /// A bias or LayerNorm vector, always f32.
+    Vector,
+}
+
+/// What a table, a linear map or a LayerNorm is to the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// The word embeddings.
+    Word,
+    /// The position embeddings.
+    Position,
+    /// The token type embeddings.
+    TokenType,
+    /// The LayerNorm of the embeddings' sum.
+    EmbeddingNorm,
+    /// The projection from the embedding size to the hidden size.
+    Map,
+    /// The query projection of a layer.
+    Query,
+    /// The key projection of a layer.
+    Key,
+    /// The value projection of a layer.
+    Value,
+    /// The output projection of a layer's attention.
+    AttentionOutput,
+    /// The LayerNorm behind a layer's attention.
+    AttentionNorm,
+    /// The first map of a layer's feed-forward part.
+    Up,
+    /// The second map of a layer's feed-forward part.
+    Down,
+    /// The LayerNorm behind a layer's feed-forward part.
+    FeedForwardNorm,
+    /// The map of the pooled token.
+    Pooler,
+    /// The vector that hidden states lie below Hugging Face's.
+    HiddenShift,
+    /// A weight that a head brings, by the name the head gives it.
+    Head(&'static str),
+}
+
+impl Role {
+    /// The roles of a layer, in the order files store them.
+    pub const LAYER: [Role; 8] = [
+        Role::Query,
+        Role::Key,
+        Role::Value,
+        Role::AttentionOutput,
+        Role::AttentionNorm,
+        Role::Up,
+        Role::Down,
+        Role::FeedForwardNorm,
+    ];
+
+    /// The name in a file, without the layer.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Word => "word",
+            Role::Position => "position",
+            Role::TokenType => "type",
+            Role::EmbeddingNorm => "embed_norm",
+            Role::Map => "map",
+            Role::Query => "q",
+            Role::Key => "k",
+            Role::Value => "v",
+            Role::AttentionOutput => "o",
+            Role::AttentionNorm => "attn_norm",
+            Role::Up => "up",
+            Role::Down => "down",
+            Role::FeedForwardNorm => "ffn_norm",
+            Role::Pooler => "pooler",
+            Role::HiddenShift => "hidden_shift",
+            Role::Head(name) => name,
+        }
+    }
+
+    /// The name in a file of the weight with this role, in a layer where it belongs to one.
+    pub fn at(self, site: Option<Site>) -> String {
+        match site {
+            Some(Site { group, inner }) => format!("{group}.{inner}.{}", self.name()),
+            None => self.name().to_string(),
+        }
+    }
+}
+
+/// A layer of its own weights: an inner layer of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Site {
+    pub group: usize,
+    pub inner: usize,
+}
+
+/// Which tensor of its role a weight is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Slot {
+    /// The table, the matrix, or the vector itself.
+    Whole,
+    /// The factors of a LayerNorm.
+    Gain,
+    /// The bias of a linear map or a LayerNorm.
+    Bias,
+}
+
+/// One tensor of numbers that the network needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightSpec {
+    pub name: String,
+    /// `[rows, cols]` of a table, `[out, in]` of a linear map, `[len]` of a vector.
+    pub shape: Vec<usize>,
+    pub kind: Kind,
+    pub role: Role,
+    pub slot: Slot,
+    /// The layer it belongs to, if it belongs to one.
+    pub site: Option<Site>,
+}
+
+impl WeightSpec {
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Rows of a table, output channels of a linear map: what one int8 scale belongs to.
+    pub fn rows(&self) -> usize {
+        self.shape[0]
+    }
+}
+
+/// Name of a weight of one shared layer, e.g. `0.0.q`.
+pub fn layer_weight(group: usize, inner: usize, part: &str) -> String {
+    format!("{group}.{inner}.{part}")
+}
+
+/// Every weight of the model, in the order files store them.
+pub(super) fn of(config: &Config) -> Vec<WeightSpec> {
+    let (h, e, ffn) = (config.hidden_size, config.embedding_size, config.intermediate_size);
+    let mut list = WeightList::default();
+    let word = if config.tied_decoder { Kind::Linear } else { Kind::Table };
+    list.push(Role::Word, Slot::Whole, word, &[config.vocab_size, e]);
+    list.push(
+        Role::Position,
+        Slot::Whole,
+        Kind::Table,
+        &[config.max_position_embeddings, e],
+    );
+    list.push(Role::TokenType, Slot::Whole, Kind::Table, &[config.type_vocab_size, e]);
+    list.norm(Role::EmbeddingNorm, e);
+    list.linear(Role::Map, h, e);
+    for group in 0..config.num_hidden_groups {
+        for inner in 0..config.inner_group_num {
+            list.site = Some(Site { group, inner });
+            for role in [Role::Query, Role::Key, Role::Value, Role::AttentionOutput] {
+                list.linear(role, h, h);
+            }
+            list.norm(Role::AttentionNorm, h);
+            list.linear(Role::Up, ffn, h);
+            list.linear(Role::Down, h, ffn);
+            list.norm(Role::FeedForwardNorm, h);
+        }
+    }
+    list.site = None;
+    if config.pooler {
+        list.linear(Role::Pooler, h, h);
+    }
+    (config.head.row().weights)(config, &mut list);
+    list.weights
+}
+
+/// Weights in the order they are named.
+#[derive(Debug, Default)]
+pub struct WeightList {
+    weights: Vec<WeightSpec>,
+    site: Option<Site>,
+}
+
+impl WeightList {
+    /// A tensor of a role.
+    pub fn push(&mut self, role: Role, slot: Slot, kind: Kind, shape: &[usize]) {
+        let whole = role.at(self.site);
+        let name = match slot {
+            Slot::Whole => whole,
+            Slot::Gain => format!("{whole}.weight"),
+            Slot::Bias => format!("{whole}.bias"),
+        };
+        self.weights.push(WeightSpec {
+            name,
+            shape: shape.to_vec(),
+            kind,
+            role,
+            slot,
+            site: self.site,
+        });
+    }
+
+    /// A linear map `[out, in]` and its bias.
+    pub fn linear(&mut self, role: Role, out: usize, inp: usize) {
+        self.push(role, Slot::Whole, Kind::Linear, &[out, inp]);
+        self.push(role, Slot::Bias, Kind::Vector, &[out]);
+    }
+
+    /// The factors and the bias of a LayerNorm.
+    pub fn norm(&mut self, role: Role, len: usize) {
+        self.push(role, Slot::Gain, Kind::Vector, &[len]);
+        self.push(role, Slot::Bias, Kind::Vector, &[len]);
+    }
+
+    /// A vector by itself.
+    pub fn vector(&mut self, role: Role, len: usize) {
+        self.push(role, Slot::Whole, Kind::Vector, &[len]);
+    }
+}
