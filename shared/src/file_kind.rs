@@ -22,6 +22,8 @@ pub enum FileKind {
     LfsPointer(Option<u64>),
     /// A page of a web server.
     Html,
+    /// What a server of files answers instead of a file.
+    ErrorPage,
     /// ONNX Runtime's own format.
     OrtFlatbuffer,
     /// A flatbuffer of TensorFlow Lite.
@@ -79,7 +81,7 @@ pub enum FileKind {
 const LOOKED_AT: usize = 512;
 /// How far keys are searched for in JSON.
 const JSON_LOOKED_AT: usize = 1 << 20;
-/// How far from the end a zip archive's directory is searched.
+/// Most of a zip archive's directory that is looked at.
 const DIRECTORY: usize = 4 << 20;
 /// A zip archive's end record may be followed by a comment of 64 KiB.
 const END_RECORD: usize = 22 + 65535;
@@ -114,6 +116,7 @@ impl FileKind {
         match self {
             FileKind::LfsPointer(_)
             | FileKind::Html
+            | FileKind::ErrorPage
             | FileKind::TorchScript
             | FileKind::CutSafetensors { .. }
             | FileKind::CutZip(_)
@@ -205,34 +208,55 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|w| w == part)
 }
 
-/// Which archive a file that begins as a zip does is, by the names in the directory at its end.
+/// Which archive a file that begins as a zip does is, by the names in the directory at its end. Archives inside it have
+/// directories of their own, which are not looked at.
 fn zip(bytes: &[u8]) -> FileKind {
-    if !contains(&bytes[bytes.len().saturating_sub(END_RECORD)..], b"PK\x05\x06") {
+    let tail = bytes.len().saturating_sub(END_RECORD);
+    let Some(end) = bytes[tail..].windows(4).rposition(|w| w == b"PK\x05\x06") else {
         return FileKind::CutZip(bytes.len() as u64);
-    }
-    let directory = &bytes[bytes.len().saturating_sub(DIRECTORY)..];
-    let names = |name: &[u8]| {
-        directory
-            .windows(4)
-            .enumerate()
-            .filter(|(_, w)| *w == b"PK\x01\x02")
-            .any(|(at, _)| {
-                let entry = &directory[at..];
-                let len = entry
-                    .get(28..30)
-                    .map_or(0, |b| u16::from_le_bytes([b[0], b[1]]) as usize);
-                entry.get(46..46 + len).is_some_and(|found| found.ends_with(name))
-            })
     };
-    if names(b"constants.pkl") {
+    let names = zip_names(bytes, tail + end);
+    let has = |end: &[u8]| names.iter().any(|name| name.ends_with(end));
+    if has(b"constants.pkl") {
         FileKind::TorchScript
-    } else if names(b"data.pkl") {
+    } else if has(b"data.pkl") {
         FileKind::Torch
-    } else if names(b".npy") {
+    } else if has(b".npy") {
         FileKind::Numpy
     } else {
         FileKind::Zip
     }
+}
+
+fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<u64> {
+    let mut wide = [0; 8];
+    wide[..N].copy_from_slice(bytes.get(at..at.checked_add(N)?)?);
+    Some(u64::from_le_bytes(wide))
+}
+
+/// The names in the directory of a zip archive whose end record is at `end`.
+fn zip_names(bytes: &[u8], end: usize) -> Vec<&[u8]> {
+    // An archive of more than 4 GiB has its numbers in a wider record, which the twenty bytes before the end record lead to.
+    let wide = end.checked_sub(20).filter(|&at| bytes[at..].starts_with(b"PK\x06\x07"));
+    let start = match wide.and_then(|locator| number::<8>(bytes, locator + 8)) {
+        Some(record) => usize::try_from(record)
+            .ok()
+            .and_then(|at| number::<8>(bytes, at.checked_add(48)?)),
+        None => number::<4>(bytes, end + 16),
+    };
+    let start = start
+        .and_then(|start| usize::try_from(start).ok())
+        .unwrap_or(usize::MAX);
+    let mut rest = bytes.get(start..end).unwrap_or_default();
+    rest = &rest[..rest.len().min(DIRECTORY)];
+    let mut names = Vec::new();
+    while rest.starts_with(b"PK\x01\x02") {
+        let len = |at| number::<2>(rest, at).map_or(0, |len| len as usize);
+        let name = 46..46 + len(28);
+        names.extend(rest.get(name.clone()));
+        rest = rest.get(name.end + len(30) + len(32)..).unwrap_or_default();
+    }
+    names
 }
 
 fn pickle(bytes: &[u8]) -> Option<FileKind> {
@@ -273,16 +297,26 @@ fn safetensors(bytes: &[u8]) -> Option<FileKind> {
         return Some(FileKind::Safetensors);
     }
     let have = bytes.len() as u64;
-    let start = 8 + length;
-    let Some(header) = usize::try_from(start).ok().and_then(|end| bytes.get(8..end)) else {
-        return Some(FileKind::CutSafetensors { have, want: start });
-    };
-    let want = start.saturating_add(data_end(header));
+    let want = safetensors_len(bytes, length);
     Some(if have < want {
         FileKind::CutSafetensors { have, want }
     } else {
         FileKind::Safetensors
     })
+}
+
+/// How long a safetensors file is by its header of `length` bytes; where that is cut short, how long it is at least.
+fn safetensors_len(bytes: &[u8], length: u64) -> u64 {
+    let start = length.saturating_add(8);
+    let header = usize::try_from(start).ok().and_then(|end| bytes.get(8..end));
+    start.saturating_add(header.map_or(0, data_end))
+}
+
+/// How many bytes stand behind the last tensor of a safetensors file.
+pub fn bytes_too_many(bytes: &[u8]) -> Option<u64> {
+    let length = u64::from_le_bytes(bytes.first_chunk::<8>().copied()?);
+    let more = (bytes.len() as u64).checked_sub(safetensors_len(bytes, length))?;
+    Some(more).filter(|&more| more > 0)
 }
 
 /// The highest end among the `"data_offsets":[begin,end]` of a header.
@@ -313,21 +347,44 @@ fn text(bytes: &[u8]) -> Option<FileKind> {
     if whole.chars().any(|c| c.is_control() && !"\t\n\r\u{c}".contains(c)) {
         return None;
     }
-    let start = whole.trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
-    Some(
-        if ["<!doctype html", "<html", "<head", "<body"]
-            .iter()
-            .any(|tag| start.starts_with(tag))
+    let start = prologue(whole).to_ascii_lowercase();
+    let begins = |starts: &[&str]| starts.iter().any(|tag| start.starts_with(tag));
+    Some(if begins(&["<!doctype html", "<html", "<head", "<body"]) {
+        FileKind::Html
+    } else if begins(&ERRORS) {
+        FileKind::ErrorPage
+    } else if start.starts_with('<') {
+        FileKind::Xml
+    } else if start.starts_with('{') || list(&start) {
+        json(&bytes[..bytes.len().min(JSON_LOOKED_AT)])
+    } else {
+        FileKind::Text
+    })
+}
+
+/// How the answers of servers begin that have no such file or show it to nobody: those of S3 and its like, and of the hub.
+const ERRORS: [&str; 6] = [
+    "<error>",
+    "entry not found",
+    "repository not found",
+    "invalid username or password",
+    "{\"error\":\"",
+    "{\"error\": \"",
+];
+
+/// A text without the declarations and comments that may stand before a page or a document.
+fn prologue(text: &str) -> &str {
+    let mut rest = text.trim_start_matches('\u{feff}').trim_start();
+    loop {
+        let after = |start: &str, end: &str| Some(rest.strip_prefix(start)?.split_once(end)?.1.trim_start());
+        match after("<!--", "-->")
+            .or_else(|| after("<?xml", "?>"))
+            .filter(|rest| !rest.is_empty())
         {
-            FileKind::Html
-        } else if start.starts_with('<') {
-            FileKind::Xml
-        } else if start.starts_with('{') || list(&start) {
-            json(&bytes[..bytes.len().min(JSON_LOOKED_AT)])
-        } else {
-            FileKind::Text
-        },
-    )
+            Some(after) => rest = after,
+            None => return rest,
+        }
+    }
 }
 
 /// Whether a text begins as a list of JSON does; vocabularies begin with `[PAD]`.
@@ -406,6 +463,9 @@ impl fmt::Display for FileKind {
             FileKind::ShardIndex => "the index of a sharded checkpoint; thimble export makes an ONNX file of it",
             FileKind::Empty => "an empty file",
             FileKind::Html => "an HTML page, not a model: a sign-in or error page was saved; fetch the file again",
+            FileKind::ErrorPage => {
+                "a server's answer that there is no such file or no leave to read it; fetch the file again"
+            }
             FileKind::OrtFlatbuffer => {
                 "ONNX Runtime's own format (.ort), which only ONNX Runtime reads; name the .onnx file it was made from"
             }
@@ -439,7 +499,9 @@ impl fmt::Display for FileKind {
             FileKind::Tar => {
                 "a tar archive; unpack it and name the model inside (torch before 0.2 saved so: load and save it again there)"
             }
-            FileKind::TensorFlowIndex => "the index of a TensorFlow checkpoint; name the folder that holds it",
+            FileKind::TensorFlowIndex => {
+                "the index of a TensorFlow checkpoint; thimble export makes an ONNX file of it"
+            }
             FileKind::TensorFlowGraph => "a graph of TensorFlow; name the checkpoint it was made from",
             FileKind::Program => "a program, not a model",
             FileKind::Xml => {
@@ -464,19 +526,17 @@ mod tests {
     fn every_mark_is_told() {
         let header = br#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"data_offsets":[8, 16 ]}}"#;
         let safetensors = |data: usize| [&(header.len() as u64).to_le_bytes()[..], header, &vec![0; data]].concat();
-        let entry = |name: &str| {
-            let name = name.as_bytes();
-            let len = (name.len() as u16).to_le_bytes();
-            [
-                b"PK\x03\x04PK\x01\x02",
-                &[0u8; 24][..],
-                &len,
-                &[0; 16],
-                name,
-                b"PK\x05\x06",
-            ]
-            .concat()
+        let zip = |payload: &[u8], names: &[&str]| {
+            let start = [b"PK\x03\x04", payload].concat();
+            let entry = |name: &&str| {
+                let len = (name.len() as u16).to_le_bytes();
+                [b"PK\x01\x02", &[0u8; 24][..], &len, &[0; 16], name.as_bytes()].concat()
+            };
+            let directory: Vec<u8> = names.iter().flat_map(entry).collect();
+            let at = (start.len() as u32).to_le_bytes();
+            [&start[..], &directory, b"PK\x05\x06", &[0; 12], &at, &[0; 2]].concat()
         };
+        let entry = |name: &str| zip(b"", &[name]);
         let whole = 8 + header.len() as u64;
         let cases: Vec<(Vec<u8>, FileKind)> = vec![
             (vec![], FileKind::Empty),
@@ -485,10 +545,23 @@ mod tests {
                 FileKind::LfsPointer(Some(47)),
             ),
             (b"\n <!DOCTYPE html>".to_vec(), FileKind::Html),
+            (b"<!-- a --> <!-- b -->\n<html>".to_vec(), FileKind::Html),
             (b"<?xml version=\"1.0\"?>".to_vec(), FileKind::Xml),
+            (
+                b"<?xml version=\"1.0\"?><!-- c -->\n<net name=\"a\">".to_vec(),
+                FileKind::Xml,
+            ),
+            (b"<!-- never ends".to_vec(), FileKind::Xml),
+            (
+                b"<?xml version=\"1.0\"?>\n<Error><Code>AccessDenied</Code>".to_vec(),
+                FileKind::ErrorPage,
+            ),
+            (b"Entry not found".to_vec(), FileKind::ErrorPage),
+            (b"{\"error\":\"Repository not found\"}".to_vec(), FileKind::ErrorPage),
             (b"\x18\0\0\0ORTM\0\0".to_vec(), FileKind::OrtFlatbuffer),
             (b"\x1c\0\0\0TFL3".to_vec(), FileKind::TfLite),
             (safetensors(16), FileKind::Safetensors),
+            (safetensors(17), FileKind::Safetensors),
             (
                 safetensors(15),
                 FileKind::CutSafetensors {
@@ -501,12 +574,13 @@ mod tests {
                 FileKind::CutSafetensors { have: 40, want: whole },
             ),
             (entry("m/data.pkl"), FileKind::Torch),
-            (
-                [entry("m/data.pkl"), entry("m/constants.pkl")].concat(),
-                FileKind::TorchScript,
-            ),
+            (zip(b"", &["m/data.pkl", "m/constants.pkl"]), FileKind::TorchScript),
             (entry("arr_0.npy"), FileKind::Numpy),
             (entry("word/document.xml"), FileKind::Zip),
+            (
+                zip(&entry("m/data.pkl"), &["model/pytorch_model.bin", "model/config.json"]),
+                FileKind::Zip,
+            ),
             (b"PK\x03\x04m/data.pkl".to_vec(), FileKind::CutZip(14)),
             (
                 [b"\x80\x02\x8a\n", &TORCH_MAGIC[..], b"."].concat(),
@@ -543,6 +617,9 @@ mod tests {
         for (bytes, want) in cases {
             assert_eq!(kind(&bytes), want, "{}", bytes.escape_ascii());
             assert!(!want.to_string().contains('\n'));
+        }
+        for (data, want) in [(15, None), (16, None), (19, Some(3))] {
+            assert_eq!(bytes_too_many(&safetensors(data)), want);
         }
         let mut tar = vec![b'x'; 600];
         tar[5] = 0;

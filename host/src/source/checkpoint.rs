@@ -2,12 +2,13 @@
 //! shapes and borrowed bytes. Files are told by their bytes; safetensors and torch's look the same from here on.
 
 use super::map::Mapped;
-use super::raw::{Dtype, RawTensor};
-use super::{SourceError, config_file, folder, foreign, json, torch};
+use super::raw::{Dtype, MAX_NAME, RawTensor};
+use super::shards::{self, Part};
+use super::{SourceError, config_file, folder, foreign, torch};
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use thimble_shared::file_kind::FileKind;
+use thimble_shared::file_kind::{self, FileKind};
 
 /// Where a checkpoint's parts are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,7 @@ pub struct Located {
     pub notes: Vec<String>,
 }
 
+/// The names that weights usually have.
 const SINGLE: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 const SHARDED: [&str; 2] = ["model.safetensors.index.json", "pytorch_model.bin.index.json"];
 
@@ -46,7 +48,7 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
             .filter(|p| p.is_file())
             .collect::<Vec<_>>();
         let found = if found.is_empty() {
-            vec![by_content(path, &mut notes)?]
+            vec![by_index(path)?.map_or_else(|| by_content(path, &mut notes), Ok)?]
         } else {
             found
         };
@@ -67,7 +69,7 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
             .unwrap_or(Path::new("."));
         (parent.to_path_buf(), path.to_path_buf())
     };
-    let Some(config) = config_file::beside(&dir) else {
+    let Some((config, note)) = config_file::find(&dir) else {
         // A file that holds no weights is told as what it is first.
         if let Some(kind) = kind_of(&weights).filter(|kind| !kind.is_checkpoint()) {
             return Err(SourceError::Foreign { path: weights, kind });
@@ -76,11 +78,16 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
             path: dir.join("config.json"),
         });
     };
-    let (weights, promised) = if kind_of(&weights) == Some(FileKind::ShardIndex) || is_index(&weights) {
-        let (files, promised) = shards(&dir, &weights)?;
+    notes.extend(note);
+    let (weights, promised) = if kind_of(&weights) == Some(FileKind::ShardIndex) || shards::is_index(&weights) {
+        let (files, promised) = shards::read(&dir, &weights)?;
         (files, Some(promised))
     } else {
-        (vec![weights], None)
+        match Part::of(&name_of(&weights)) {
+            None => (vec![weights], None),
+            Some(part) if meta.is_dir() => (part.all(&dir)?, None),
+            Some(part) => return Err(part.refused(&dir)),
+        }
     };
     // Opening a FIFO waits for a writer that never comes.
     for path in &weights {
@@ -104,7 +111,7 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
     })
 }
 
-fn name_of(path: &Path) -> String {
+pub fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
@@ -123,10 +130,6 @@ fn hint(dir: &Path) -> String {
 /// What the file at `path` is; none where it cannot be looked at, which whoever opens it will say.
 pub fn kind_of(path: &Path) -> Option<FileKind> {
     Some(FileKind::of(Mapped::open(path).ok()?.bytes()))
-}
-
-fn is_index(path: &Path) -> bool {
-    name_of(path).ends_with(".index.json")
 }
 
 /// The files of a folder that could hold weights, by name.
@@ -175,6 +178,27 @@ const NO_WEIGHTS: [&str; 8] = [
 /// Files that are looked into for weights.
 const MAX_LOOKED_AT: usize = 256;
 
+/// The one shard index of a folder under a name of its own.
+fn by_index(dir: &Path) -> Result<Option<PathBuf>, SourceError> {
+    match shards::indexes(dir).as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        several => Err(several_meant(dir, "indexes of shards", several)),
+    }
+}
+
+fn several_meant(dir: &Path, what: &str, paths: &[PathBuf]) -> SourceError {
+    let names: Vec<String> = paths.iter().take(2).map(|path| name_of(path)).collect();
+    SourceError::NoCheckpoint {
+        dir: dir.to_path_buf(),
+        hint: format!(
+            "; {} {what} are here ({}): name the one that is the model",
+            paths.len(),
+            names.join(", ")
+        ),
+    }
+}
+
 /// The one file of a folder that holds weights under a name of its own.
 fn by_content(dir: &Path, notes: &mut Vec<String>) -> Result<PathBuf, SourceError> {
     let none = || SourceError::NoCheckpoint {
@@ -186,7 +210,11 @@ fn by_content(dir: &Path, notes: &mut Vec<String>) -> Result<PathBuf, SourceErro
     match paths.as_slice() {
         [] => Err(none()),
         [one] => {
-            notes.push(format!("{} is read: the only file of weights here", name_of(one)));
+            let name = name_of(one);
+            notes.push(match Part::of(&name) {
+                Some(part) => format!("{name} and the other parts of {} are read: no index is here", part.of),
+                None => format!("{name} is read: the only file of weights here"),
+            });
             Ok(one.clone())
         }
         [first, others @ ..] if others.iter().all(|other| same_bytes(first, other)) => {
@@ -197,48 +225,8 @@ fn by_content(dir: &Path, notes: &mut Vec<String>) -> Result<PathBuf, SourceErro
             ));
             Ok(first.clone())
         }
-        [first, others @ ..] => Err(SourceError::NoCheckpoint {
-            dir: dir.to_path_buf(),
-            hint: format!(
-                "; {} files of weights are here ({}, {}): name the one that is the model",
-                others.len() + 1,
-                name_of(first),
-                name_of(&others[0])
-            ),
-        }),
+        several => Err(several_meant(dir, "files of weights", several)),
     }
-}
-
-/// Files and tensor names of a shard index. Shards stand beside the index: a name with a path in it is refused.
-fn shards(dir: &Path, index: &Path) -> Result<(Vec<PathBuf>, BTreeSet<String>), SourceError> {
-    let field = |problem: String| SourceError::Config {
-        path: index.to_path_buf(),
-        field: "weight_map".into(),
-        problem,
-    };
-    let json = json::read(index)?;
-    let map = json
-        .get("weight_map")
-        .and_then(|m| m.as_object())
-        .ok_or_else(|| field("is missing or no object".into()))?;
-    let mut files = BTreeSet::new();
-    let mut promised = BTreeSet::new();
-    for (tensor, file) in map {
-        let file = file
-            .as_str()
-            .ok_or_else(|| field(format!("{tensor}: the file is not a string")))?;
-        if file.is_empty() || file.contains(['/', '\\', '\0']) || file == ".." || file == "." {
-            return Err(field(format!(
-                "{tensor}: '{file}' is not the name of a file beside the index"
-            )));
-        }
-        files.insert(file.to_string());
-        promised.insert(tensor.clone());
-    }
-    if files.is_empty() {
-        return Err(field("names no file".into()));
-    }
-    Ok((files.into_iter().map(|f| dir.join(f)).collect(), promised))
 }
 
 /// All tensors of the files, which must not repeat a name and must hold what the index promised.
@@ -249,6 +237,13 @@ pub fn tensors<'a>(files: &'a [Mapped], promised: Option<&BTreeSet<String>>) -> 
         let mut listed = list(file)?;
         notes.append(&mut listed.notes);
         for tensor in listed.tensors {
+            if tensor.name.len() > MAX_NAME {
+                return Err(SourceError::Tensor {
+                    path: file.path.clone(),
+                    tensor: format!("{}…", tensor.name.chars().take(40).collect::<String>()),
+                    problem: format!("has a name of {} bytes, at most {MAX_NAME} are read", tensor.name.len()),
+                });
+            }
             if let Some(first) = all.get(&tensor.name) {
                 return Err(SourceError::Tensor {
                     path: file.path.clone(),
@@ -299,9 +294,13 @@ fn list(file: &Mapped) -> Result<Listed<'_>, SourceError> {
 fn safetensors(file: &Mapped) -> Result<Vec<RawTensor<'_>>, SourceError> {
     use safetensors::Dtype as St;
     let bytes = file.bytes();
-    let views = SafeTensors::deserialize(bytes).map_err(|cause| SourceError::Safetensors {
-        path: file.path.clone(),
-        cause,
+    let path = || file.path.clone();
+    let views = SafeTensors::deserialize(bytes).map_err(|cause| match file_kind::bytes_too_many(bytes) {
+        Some(more) => SourceError::Format {
+            path: path(),
+            problem: format!("{more} bytes stand behind its last tensor; fetch it again"),
+        },
+        None => SourceError::Safetensors { path: path(), cause },
     })?;
     let raw = views.iter().map(|(name, view)| RawTensor {
         path: &file.path,

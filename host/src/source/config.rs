@@ -2,9 +2,10 @@
 //! the fields and the canonical names and shapes of the tensors present, out comes the graph's `Config` with notes. What the
 //! file leaves out is told by the tensors' shapes, and the rest is `AlbertConfig`'s defaults.
 
-use super::SourceError;
+use super::fields::Fields;
 use super::names::Stored;
-use serde_json::{Map, Value};
+use super::{SourceError, labels};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use thimble_shared::model::{Activation, Config, Head};
 
@@ -59,13 +60,7 @@ const ACTIVATIONS: [(&str, Activation); 11] = [
 /// Reads `json`, found at `path`, for a checkpoint that stores `stored`.
 /// A `head` asked for counts, whatever class the file names.
 pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> Result<Described, SourceError> {
-    let Some(object) = json.as_object() else {
-        return Err(SourceError::Format {
-            path: path.to_path_buf(),
-            problem: "is no JSON object".into(),
-        });
-    };
-    let fields = Fields { path, object };
+    let fields = Fields::of(path, json)?;
     let mut notes = Vec::new();
     model_type(&fields, &mut notes)?;
     unsupported(&fields)?;
@@ -73,11 +68,16 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
         Some(head) => (class_of(head), head, Certainty::Settled),
         None => architecture(&fields, stored, &mut notes)?,
     };
-    let labels = labels(&fields, stored, head, &mut notes)?;
-    let told = |field: &str, tensor: &str, axis: usize, default: usize| {
-        let shape = stored.shape(tensor).and_then(|shape| shape.get(axis).copied());
-        fields.size(field, shape.unwrap_or(default))
+    let rows = |tensor: &str, axis: usize| stored.shape(tensor).and_then(|shape| shape.get(axis).copied());
+    let labels = match head {
+        Head::SequenceClassification | Head::TokenClassification => {
+            labels::read(&fields, rows("classifier.weight", 0), &mut notes)?
+        }
+        _ => Vec::new(),
     };
+    let size = |field: &str, default: usize| Ok::<_, SourceError>(fields.size(field)?.unwrap_or(default));
+    let told =
+        |field: &str, tensor: &str, axis: usize, default: usize| size(field, rows(tensor, axis).unwrap_or(default));
     let (groups, inner) = stored.groups();
     let problem = match (head, fields.text("problem_type")?) {
         (Head::SequenceClassification, named) => match Problem::of(named, labels.len()) {
@@ -97,10 +97,10 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
         vocab_size: told("vocab_size", "embeddings.word_embeddings.weight", 0, 30000)?,
         embedding_size: told("embedding_size", "embeddings.word_embeddings.weight", 1, 128)?,
         hidden_size: told("hidden_size", "encoder.embedding_hidden_mapping_in.weight", 0, 4096)?,
-        num_hidden_layers: fields.size("num_hidden_layers", DEFAULT_LAYERS)?,
-        num_hidden_groups: fields.size("num_hidden_groups", groups)?,
-        inner_group_num: fields.size("inner_group_num", inner)?,
-        num_attention_heads: fields.size("num_attention_heads", DEFAULT_HEADS)?,
+        num_hidden_layers: size("num_hidden_layers", DEFAULT_LAYERS)?,
+        num_hidden_groups: size("num_hidden_groups", groups)?,
+        inner_group_num: size("inner_group_num", inner)?,
+        num_attention_heads: size("num_attention_heads", DEFAULT_HEADS)?,
         intermediate_size: told(
             "intermediate_size",
             "encoder.albert_layer_groups.0.albert_layers.0.ffn.weight",
@@ -114,7 +114,7 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
             512,
         )?,
         type_vocab_size: told("type_vocab_size", "embeddings.token_type_embeddings.weight", 0, 2)?,
-        layer_norm_eps: fields.number("layer_norm_eps", 1e-12)? as f32,
+        layer_norm_eps: fields.number("layer_norm_eps")?.unwrap_or(1e-12) as f32,
         activation: activation(&fields)?,
         head,
         tied_decoder: false,
@@ -146,7 +146,7 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
         config,
         architecture,
         certainty,
-        tie: fields.flag("tie_word_embeddings", true)?,
+        tie: fields.flag("tie_word_embeddings")?.unwrap_or(true),
         notes,
     })
 }
@@ -275,7 +275,7 @@ fn unsupported(fields: &Fields) -> Result<(), SourceError> {
     match fields.get("pruned_heads") {
         Some(Value::Object(pruned)) if !pruned.is_empty() => fields.bad(
             "pruned_heads",
-            "models with attention heads pruned away are not supported".into(),
+            "models with attention heads pruned away are not supported",
         ),
         _ => Ok(()),
     }
@@ -298,9 +298,9 @@ fn architecture(
                 ));
                 Some(name.as_str())
             }
-            _ => return fields.bad("architectures", "must be a list of class names".into()),
+            _ => return fields.bad("architectures", "must be a list of class names"),
         },
-        Some(_) => return fields.bad("architectures", "must be a list of class names".into()),
+        Some(_) => return fields.bad("architectures", "must be a list of class names"),
     };
     if let Some((class, head)) = ARCHITECTURES.into_iter().find(|(known, _)| Some(*known) == named) {
         return Ok((class, head, Certainty::Settled));
@@ -320,17 +320,26 @@ fn architecture(
             format!("{said}; the tensors fit {class}, but {reason}: say which with --head NAME"),
         );
     }
-    notes.push(match named {
-        None => format!(
-            "{} names no architecture: taken for {class} by the tensors present",
-            fields.path.file_name().unwrap_or_default().to_string_lossy()
-        ),
-        Some(name) => {
-            format!(
-                "architectures names '{name}': taken for {class} by the tensors present; --head NAME chooses another"
-            )
+    let what = match named {
+        None => {
+            let name = fields.path.file_name().unwrap_or_default().to_string_lossy();
+            format!("{name} names no architecture")
         }
-    });
+        Some(name) => format!("architectures names '{name}'"),
+    };
+    // Nothing stored tells a regression's row from a choice's.
+    let one = stored
+        .shape("classifier.weight")
+        .is_some_and(|shape| shape.first() == Some(&1));
+    let choice = head == Head::SequenceClassification && one;
+    notes.push(format!(
+        "{what}: taken for {class} by the tensors present; --head {} another",
+        if choice {
+            "choice makes multiple choice of it, --head NAME"
+        } else {
+            "NAME chooses"
+        }
+    ));
     let certainty = if named.is_none() && head == Head::None {
         Certainty::Settled
     } else {
@@ -340,8 +349,37 @@ fn architecture(
 }
 
 /// Words in the name of a class whose head may be one for tokens, or spans of them.
-const TOKEN_WORDS: [&str; 10] = [
-    "token", "tokens", "ner", "tag", "tags", "tagger", "tagging", "crf", "span", "spans",
+const TOKEN_WORDS: [&str; 30] = [
+    "token",
+    "tokens",
+    "ner",
+    "tag",
+    "tags",
+    "tagger",
+    "tagging",
+    "crf",
+    "span",
+    "spans",
+    "punctuation",
+    "punct",
+    "slot",
+    "slots",
+    "pos",
+    "segmentation",
+    "segmenter",
+    "chunk",
+    "chunks",
+    "chunker",
+    "chunking",
+    "entity",
+    "entities",
+    "labeling",
+    "labelling",
+    "qa",
+    "squad",
+    "question",
+    "questions",
+    "answering",
 ];
 
 /// The words of a class's name in lower case: AlbertForNER is albert, for, ner.
@@ -370,16 +408,11 @@ fn doubtful(fields: &Fields, stored: &Stored, head: Head, named: &str) -> Option
     }
     let words = words(named);
     let named = |any: &[&str]| words.iter().any(|word| any.contains(&word.as_str()));
-    let labels = fields.get("id2label").and_then(Value::as_object);
-    let tags = |name: &Value| {
-        name.as_str()
-            .is_some_and(|n| n.starts_with("B-") || n.starts_with("I-"))
-    };
     if named(&TOKEN_WORDS) {
-        Some("its name may mean a head for tokens")
+        Some("its name may mean a head for tokens or spans")
     } else if named(&["choice", "choices", "swag"]) {
         Some("its name may mean multiple choice")
-    } else if labels.is_some_and(|labels| labels.values().any(tags)) {
+    } else if labels::are_tags(fields) {
         Some("its labels are those of tokens")
     } else if stored.has_beside("crf") {
         Some("its CRF is that of a head for tokens")
@@ -434,129 +467,6 @@ fn activation(fields: &Fields) -> Result<Activation, SourceError> {
                 ACTIVATIONS.map(|(n, _)| n).join(", ")
             ),
         ),
-    }
-}
-
-/// Most labels a classifier may have.
-const MAX_LABELS: usize = 1 << 20;
-
-/// Label names in order: `id2label`, else `num_labels` made-up names, else Hugging Face's two.
-fn labels(fields: &Fields, stored: &Stored, head: Head, notes: &mut Vec<String>) -> Result<Vec<String>, SourceError> {
-    if !matches!(head, Head::SequenceClassification | Head::TokenClassification) {
-        return Ok(Vec::new());
-    }
-    let count = match fields.get("num_labels") {
-        None => None,
-        Some(_) => Some(fields.size("num_labels", 2)?),
-    };
-    let Some(map) = fields.get("id2label") else {
-        let stored = stored
-            .shape("classifier.weight")
-            .and_then(|shape| shape.first().copied());
-        let count = count.or(stored).unwrap_or(2);
-        if count == 0 || count > MAX_LABELS {
-            return fields.bad("num_labels", format!("is {count}, must be 1 to {MAX_LABELS}"));
-        }
-        return Ok((0..count).map(|i| format!("LABEL_{i}")).collect());
-    };
-    let Value::Object(map) = map else {
-        return fields.bad("id2label", "must be an object from number to name".into());
-    };
-    let mut names = vec![None; map.len()];
-    for (id, name) in map {
-        let slot = id.parse::<usize>().ok().and_then(|i| names.get_mut(i));
-        let (Some(slot), Some(name)) = (slot, label(name)) else {
-            return fields.bad(
-                "id2label",
-                format!(
-                    "'{id}': the keys must be 0 to {} and the names texts or numbers",
-                    map.len() - 1
-                ),
-            );
-        };
-        *slot = Some(name);
-    }
-    let Some(names) = names.into_iter().collect::<Option<Vec<_>>>().filter(|n| !n.is_empty()) else {
-        return fields.bad("id2label", "must name the labels 0, 1, 2 ... without a gap".into());
-    };
-    if let Some(count) = count.filter(|&n| n != names.len()) {
-        notes.push(format!(
-            "num_labels is {count}, id2label names {}: id2label is taken",
-            names.len()
-        ));
-    }
-    Ok(names)
-}
-
-/// A label's name as Python prints the value that stands for it.
-fn label(value: &Value) -> Option<String> {
-    match value {
-        Value::String(name) => Some(name.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(true) => Some("True".into()),
-        Value::Bool(false) => Some("False".into()),
-        Value::Null => Some("None".into()),
-        Value::Array(_) | Value::Object(_) => None,
-    }
-}
-
-struct Fields<'a> {
-    path: &'a Path,
-    object: &'a Map<String, Value>,
-}
-
-impl<'a> Fields<'a> {
-    fn bad<T>(&self, field: &str, problem: String) -> Result<T, SourceError> {
-        Err(SourceError::Config {
-            path: self.path.to_path_buf(),
-            field: field.to_string(),
-            problem,
-        })
-    }
-
-    /// A field that is there and not null.
-    fn get(&self, field: &str) -> Option<&'a Value> {
-        self.object.get(field).filter(|v| !v.is_null())
-    }
-
-    fn size(&self, field: &str, default: usize) -> Result<usize, SourceError> {
-        match self.get(field) {
-            None => Ok(default),
-            Some(value) => match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
-                Some(n) => Ok(n),
-                None => self.bad(field, format!("is {value}, must be a whole number")),
-            },
-        }
-    }
-
-    fn number(&self, field: &str, default: f64) -> Result<f64, SourceError> {
-        match self.get(field) {
-            None => Ok(default),
-            Some(value) => match value.as_f64() {
-                Some(n) => Ok(n),
-                None => self.bad(field, format!("is {value}, must be a number")),
-            },
-        }
-    }
-
-    fn text(&self, field: &str) -> Result<Option<&'a str>, SourceError> {
-        match self.get(field) {
-            None => Ok(None),
-            Some(value) => match value.as_str() {
-                Some(text) => Ok(Some(text)),
-                None => self.bad(field, format!("is {value}, must be a string")),
-            },
-        }
-    }
-
-    fn flag(&self, field: &str, default: bool) -> Result<bool, SourceError> {
-        match self.get(field) {
-            None => Ok(default),
-            Some(value) => match value.as_bool() {
-                Some(flag) => Ok(flag),
-                None => self.bad(field, format!("is {value}, must be true or false")),
-            },
-        }
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::{SourceError, json, yaml};
 use serde_json::{Map, Value};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use thimble_shared::files;
 
 /// Names of configurations, the likeliest first.
@@ -24,6 +24,54 @@ const MARKS: [&str; 4] = [
     "num_hidden_layers",
     "intermediate_size",
 ];
+
+/// Where StyleTTS2's configuration names the folder of PL-BERT's, from the top of its tree.
+const PLBERT_DIR: &str = "PLBERT_dir";
+/// How many folders above a checkpoint the top of StyleTTS2's tree may be; its own checkpoints lie two below.
+const MAX_ABOVE: usize = 3;
+
+/// The configuration of the model in `dir`, and what is to be said of it.
+pub fn find(dir: &Path) -> Option<(PathBuf, Option<String>)> {
+    let path = beside(dir)?;
+    match plbert(dir, &path) {
+        Some(other) => {
+            let note = format!(
+                "{} is read, which {PLBERT_DIR} of {} names",
+                other.display(),
+                path.display()
+            );
+            Some((other, Some(note)))
+        }
+        None => Some((path, None)),
+    }
+}
+
+/// The configuration of PL-BERT's that a synthesizer's at `path` names, in `dir` or in a folder above it.
+fn plbert(dir: &Path, path: &Path) -> Option<PathBuf> {
+    let whole = is_yaml(path).then(|| read_yaml(path).ok())??;
+    let named = Path::new(whole.get(PLBERT_DIR)?.as_str()?);
+    let inside = |part: Component| matches!(part, Component::Normal(_) | Component::CurDir);
+    let described = INSIDE.iter().any(|key| {
+        whole
+            .get(*key)
+            .is_some_and(|fields| fields.as_object().is_some_and(has_marks))
+    });
+    if described || !named.components().all(inside) {
+        return None;
+    }
+    let dir = dir.canonicalize().ok()?;
+    let tops = dir.ancestors().take(MAX_ABOVE + 1);
+    tops.flat_map(|top| ["config.yml", "config.yaml"].map(|name| top.join(named).join(name)))
+        .find(|other| other.is_file())
+}
+
+fn is_yaml(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "yml" || end == "yaml")
+}
+
+fn has_marks(fields: &Map<String, Value>) -> bool {
+    MARKS.iter().any(|mark| fields.contains_key(*mark))
+}
 
 /// The configuration that stands in `dir`.
 pub fn beside(dir: &Path) -> Option<PathBuf> {
@@ -55,7 +103,7 @@ pub fn beside(dir: &Path) -> Option<PathBuf> {
 /// A file that is neither JSON nor YAML, or a training configuration without an ALBERT.
 pub fn read(path: &Path) -> Result<(Value, Vec<String>), SourceError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let is_yaml = name.ends_with(".yml") || name.ends_with(".yaml");
+    let is_yaml = is_yaml(path);
     let whole = if is_yaml { read_yaml(path)? } else { json::read(path)? };
     let Value::Object(object) = whole else {
         return Err(SourceError::Format {
@@ -67,16 +115,23 @@ pub fn read(path: &Path) -> Result<(Value, Vec<String>), SourceError> {
         .iter()
         .find_map(|key| Some((*key, object.get(*key)?.as_object()?)))
         .filter(|_| !object.contains_key("model_type"));
+    let elsewhere = match object.get(PLBERT_DIR).and_then(Value::as_str) {
+        Some(dir) => format!(
+            "; PL-BERT's own configuration is {}: put it beside the checkpoint as config.yml",
+            Path::new(dir).join("config.yml").display()
+        ),
+        None => String::new(),
+    };
     let (key, fields) = match inside {
         Some((key, fields)) => (key, plain(fields, &object)),
         None if is_yaml => ("", object),
         None => return Ok((Value::Object(object), Vec::new())),
     };
-    if !MARKS.iter().any(|mark| fields.contains_key(*mark)) {
+    if !has_marks(&fields) {
         return Err(SourceError::Config {
             path: path.to_path_buf(),
             field: if key.is_empty() { name } else { key.into() },
-            problem: format!("describes no ALBERT: it has none of {}", MARKS.join(", ")),
+            problem: format!("describes no ALBERT: it has none of {}{elsewhere}", MARKS.join(", ")),
         });
     }
     let place = if key.is_empty() {

@@ -74,9 +74,15 @@ pub enum PickleError {
     )]
     Global(String),
     #[error(
-        "it is a whole pickled module ({0}), not its weights; nothing in a checkpoint is executed, so save its state dict where its classes are installed: torch.save(torch.load(FILE, weights_only=False).state_dict(), NEW)"
+        "it is a whole pickled module ({class}), not its weights; nothing in a checkpoint is executed, so save its state dict where its classes are installed: torch.save(torch.load(FILE, weights_only=False){at}.state_dict(), NEW)"
     )]
-    Module(String),
+    Module {
+        class: String,
+        /// How Python gets it out of what the file holds.
+        at: String,
+    },
+    #[error("it holds an optimizer's state and no weights; name the file that the model was saved to")]
+    Optimizer,
     #[error("{0}")]
     Malformed(String),
 }

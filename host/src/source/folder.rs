@@ -1,8 +1,8 @@
 //! Folders that hold a model one level down, and names that lead to none: sentence-transformers' layout, the hub's cache, a
-//! Trainer's checkpoints, an id on the hub. In comes the path a user gave, out comes the folder to read with what is left out
-//! of it, or what to do instead.
+//! Trainer's checkpoints. In comes the path a user gave, out comes the folder to read with what is left out of it, or what to do
+//! instead.
 
-use super::{SourceError, checkpoint, foreign, tensorflow};
+use super::{SourceError, checkpoint, foreign, hub, tensorflow};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
@@ -28,6 +28,10 @@ const SETFIT_HEAD: &str = "model_head.pkl";
 /// What the folders of a hub's cache begin with.
 const CACHED: &str = "models--";
 
+/// Where a repository in the cache keeps its files, and where the cache itself lies in `HF_HOME`.
+const SNAPSHOTS: &str = "snapshots";
+const HUB: &str = "hub";
+
 /// What a Trainer's checkpoints begin with.
 const STEP: &str = "checkpoint-";
 
@@ -41,6 +45,9 @@ const OF_TRAINERS: [&str; 7] = [
     "trainer_state.json",
     "training_args.bin",
 ];
+
+/// What a link is whose file is missing: in the hub's cache, one that was never downloaded or was cleaned away.
+const DANGLING: &str = "it is a link to a file that is not there; fetch it again";
 
 /// Longest `modules.json` or `refs/main` that is read.
 const MOST_TEXT: u64 = 1 << 20;
@@ -66,7 +73,11 @@ pub fn resolve(path: &Path) -> Result<Opened, SourceError> {
         }
         return Err(SourceError::Absent {
             path: path.to_path_buf(),
-            hint: hub_hint(path),
+            hint: if is_dangling(path) {
+                format!("; {DANGLING}")
+            } else {
+                hub::hint(path)
+            },
         });
     }
     if !path.is_dir() {
@@ -88,6 +99,11 @@ fn as_it_is(path: &Path) -> Opened {
     }
 }
 
+/// Whether a path is a link to nothing.
+pub fn is_dangling(path: &Path) -> bool {
+    path.is_symlink() && !path.exists()
+}
+
 /// The names of a folder's entries in order.
 pub fn names_in(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(dir)
@@ -107,34 +123,57 @@ fn short_text(path: &Path) -> Option<Vec<u8>> {
     files::read(path).ok()
 }
 
-/// The snapshot in a folder of the hub's cache, or in a cache that holds one model.
-fn cached(path: &Path) -> Result<Option<Opened>, SourceError> {
-    let refused = |path: &Path, problem| {
-        Err(SourceError::Format {
-            path: path.to_path_buf(),
-            problem,
-        })
+/// The folder of one model's repository in the hub's cache that `path` leads to: the repository, its snapshots, a cache of one
+/// model, or the folder that the cache lies in.
+fn repository(path: &Path) -> Result<Option<PathBuf>, SourceError> {
+    let is_repository = |dir: &Path| dir.join(SNAPSHOTS).is_dir();
+    if is_repository(path) {
+        return Ok(Some(path.to_path_buf()));
+    }
+    if has_weights(path) {
+        return Ok(None);
+    }
+    let parent = path.parent().filter(|_| path.ends_with(SNAPSHOTS));
+    let of_cache = |dir: &&Path| {
+        dir.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(CACHED))
     };
-    let mut repository = path.to_path_buf();
-    if !path.join("snapshots").is_dir() {
-        if has_weights(path) {
-            return Ok(None);
-        }
-        let mut models = names_in(path);
-        models.retain(|name| name.starts_with(CACHED) && path.join(name).join("snapshots").is_dir());
+    if let Some(parent) = parent.filter(of_cache) {
+        return Ok(Some(parent.to_path_buf()));
+    }
+    for cache in [path.to_path_buf(), path.join(HUB)] {
+        let mut models = names_in(&cache);
+        models.retain(|name| name.starts_with(CACHED) && is_repository(&cache.join(name)));
         match models.as_slice() {
-            [] => return Ok(None),
-            [only] => repository = path.join(only),
+            [] => {}
+            [only] => return Ok(Some(cache.join(only))),
             several => {
-                let problem = format!(
-                    "it is a cache of several models ({}); name one of them",
-                    listed(several)
-                );
-                return refused(path, problem);
+                return Err(refused(
+                    &cache,
+                    format!(
+                        "it is a cache of several models ({}); name one of them",
+                        listed(several)
+                    ),
+                ));
             }
         }
     }
-    let snapshots = repository.join("snapshots");
+    Ok(None)
+}
+
+fn refused(path: &Path, problem: String) -> SourceError {
+    SourceError::Format {
+        path: path.to_path_buf(),
+        problem,
+    }
+}
+
+/// The snapshot in a folder of the hub's cache.
+fn cached(path: &Path) -> Result<Option<Opened>, SourceError> {
+    let Some(repository) = repository(path)? else {
+        return Ok(None);
+    };
+    let snapshots = repository.join(SNAPSHOTS);
     let names = names_in(&snapshots);
     let main = short_text(&repository.join("refs/main")).and_then(|text| String::from_utf8(text).ok());
     let main = main
@@ -144,17 +183,17 @@ fn cached(path: &Path) -> Result<Option<Opened>, SourceError> {
         (Some(name), _) => (name, "refs/main names it"),
         (None, [only]) => (only.clone(), "the only one"),
         (None, []) => {
-            return refused(
+            return Err(refused(
                 &snapshots,
                 "it is empty: nothing of the model has been downloaded".into(),
-            );
+            ));
         }
         (None, several) => {
             let problem = format!(
                 "refs/main names none of its snapshots ({}); name one of them",
                 listed(several)
             );
-            return refused(&repository, problem);
+            return Err(refused(&repository, problem));
         }
     };
     let mut opened = as_it_is(&snapshots.join(&name));
@@ -186,7 +225,17 @@ fn sentence_transformer(dir: &Path) -> Result<Option<Opened>, SourceError> {
     };
     let of = |(kind, _): &&(String, String)| kind.ends_with("Transformer");
     let Some((_, inside)) = parts.iter().find(of) else {
-        return Ok(None);
+        let router = parts.iter().find(|(kind, _)| kind.ends_with("Router"));
+        return match router.map(|(_, folder)| routed(&dir.join(folder))) {
+            Some(several) if !several.is_empty() => {
+                let problem = format!(
+                    "it is a router of sentence-transformers; name one of its transformers: {}",
+                    listed(&several)
+                );
+                Err(refused(dir, problem))
+            }
+            _ => Ok(None),
+        };
     };
     let mut left_out: Vec<&str> = parts
         .iter()
@@ -208,8 +257,7 @@ fn sentence_transformer(dir: &Path) -> Result<Option<Opened>, SourceError> {
     });
     opened.sentence = true;
     opened.notes.push(format!(
-        "a model of sentence-transformers: the transformer in {folder} is read, {} left out; its outputs are hidden states, no \
-         sentence embeddings",
+        "a model of sentence-transformers: the transformer in {folder} is read, {} left out",
         match left_out.as_slice() {
             [] => "nothing is".to_string(),
             [only] => format!("{only} is"),
@@ -217,6 +265,13 @@ fn sentence_transformer(dir: &Path) -> Result<Option<Opened>, SourceError> {
         }
     ));
     Ok(Some(opened))
+}
+
+/// The transformers below a router, by their folders.
+fn routed(dir: &Path) -> Vec<String> {
+    let mut paths: Vec<PathBuf> = names_in(dir).into_iter().map(|name| dir.join(name)).collect();
+    paths.retain(|path| path.to_string_lossy().ends_with("Transformer") && path.is_dir());
+    paths.iter().map(|path| path.display().to_string()).collect()
 }
 
 /// Type and folder of each part that `modules.json` lists; folders lie inside this one.
@@ -247,6 +302,9 @@ pub fn hint(dir: &Path) -> String {
         return format!("; {advice}");
     }
     let names = names_in(dir);
+    if let Some(name) = names.iter().find(|name| is_dangling(&dir.join(name))) {
+        return format!("; of {name}: {DANGLING}");
+    }
     let mut steps: Vec<(u64, &String)> = names
         .iter()
         .filter_map(|name| Some((name.strip_prefix(STEP)?.parse().ok()?, name)))
@@ -286,86 +344,5 @@ pub fn hint(dir: &Path) -> String {
     match names.as_slice() {
         [] => "; the folder is empty".into(),
         names => format!("; there is only {}", listed(names)),
-    }
-}
-
-/// Ids that the hub moved to an account of their own, and still knows.
-const MOVED: [&str; 8] = [
-    "albert-base-v1",
-    "albert-large-v1",
-    "albert-xlarge-v1",
-    "albert-xxlarge-v1",
-    "albert-base-v2",
-    "albert-large-v2",
-    "albert-xlarge-v2",
-    "albert-xxlarge-v2",
-];
-
-/// The command that downloads a model of the hub, where `name` may be one's id.
-pub fn download(name: &str) -> Option<String> {
-    let part = |text: &str| {
-        !text.is_empty()
-            && !text.starts_with(['.', '-'])
-            && text.len() <= 96
-            && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    let (id, folder) = match name.split_once('/') {
-        Some((owner, model)) if part(owner) && part(model) => (name.to_string(), model),
-        None if MOVED.contains(&name) => (format!("albert/{name}"), name),
-        _ => return None,
-    };
-    Some(format!("hf download {id} --local-dir {folder}"))
-}
-
-/// Whether a path leads to nothing and looks like a model's id on the hub.
-pub fn is_hub_id(path: &Path) -> bool {
-    !path.exists() && command_for(path).is_some()
-}
-
-fn command_for(path: &Path) -> Option<String> {
-    let name = path.to_str()?;
-    let is_file = [".onnx", ".json", ".jsonl", ".safetensors", ".bin", ".pt", ".pth"]
-        .iter()
-        .any(|end| name.ends_with(end));
-    download(name).filter(|_| !is_file)
-}
-
-fn hub_hint(path: &Path) -> String {
-    match command_for(path) {
-        Some(command) => format!(
-            "; if it is a model's id on the Hugging Face hub, download it first: {command} (pip install huggingface_hub)"
-        ),
-        None => String::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_id_of_the_hub_has_its_command() {
-        for (name, want) in [
-            (
-                "albert-base-v2",
-                Some("hf download albert/albert-base-v2 --local-dir albert-base-v2"),
-            ),
-            (
-                "albert/albert-base-v2",
-                Some("hf download albert/albert-base-v2 --local-dir albert-base-v2"),
-            ),
-            (
-                "voidful/albert_chinese_tiny",
-                Some("hf download voidful/albert_chinese_tiny --local-dir albert_chinese_tiny"),
-            ),
-            ("my-model", None),
-            ("./albert/base", None),
-            ("a/b/c", None),
-            ("/a/b", None),
-            ("a/$(reboot)", None),
-            ("-o/x", None),
-        ] {
-            assert_eq!(download(name).as_deref(), want, "{name}");
-        }
     }
 }

@@ -6,15 +6,19 @@ mod checkpoint;
 mod config;
 mod config_file;
 mod error;
+mod fields;
 mod folder;
 mod foreign;
+mod hub;
 mod json;
+mod labels;
 mod legacy;
 mod map;
 mod names;
 mod pickle;
 mod prefix;
 mod raw;
+mod shards;
 mod spelling;
 mod tensorflow;
 mod torch;
@@ -102,6 +106,7 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
     if let Some(adapter) = &adapter {
         head = head.or_else(|| adapter.head(&merged, &stored));
         notes.push(adapter.note(&merged));
+        notes.extend(adapter::fit_vocabulary(&mut json, &merged, &stored));
         stored = stored.with(adapter::raw(&merged, &adapter.weights().path));
     }
     if adapter.is_some() || of_tensorflow {
@@ -109,11 +114,12 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
     }
     let mut described = config::read(&located.config, &json, &stored, head)?;
     if let Some(adapter) = &adapter {
-        adapter.fits(&merged, described.config.head)?;
+        adapter.settle_decoder(&merged, &mut described)?;
     }
     if sentence && described.config.head == Head::None {
-        // What sentence-transformers computes has no use for it.
+        // What sentence-transformers computes has no use for the pooler.
         described.config.pooler = false;
+        notes.push("outputs are hidden states, no sentence embeddings".into());
     }
     let release = |part: &[u8]| files.iter().for_each(|file| file.release(part));
     let weights = names::assemble(&stored, &mut described, path, &release)?;
@@ -146,7 +152,8 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
 /// Whether `path` can only be meant as a checkpoint, by its name or what stands at it: neither a file of thimble's nor ONNX.
 pub fn is_checkpoint(path: &Path) -> bool {
     path.is_dir()
-        || folder::is_hub_id(path)
+        || hub::is_id(path)
+        || folder::is_dangling(path)
         || tensorflow::is_checkpoint(path)
         || foreign::advice_for_file(path).is_some()
 }
@@ -160,9 +167,7 @@ fn locate(path: &Path, options: &ReadOptions) -> Result<(Located, bool), SourceE
             problem: advice,
         });
     }
-    if options.adapter.is_none() {
-        adapter::refuse_unasked(&opened.path)?;
-    }
+    adapter::refuse(&opened.path, options.adapter.is_some())?;
     let mut located = if tensorflow::is_chosen(&opened.path) {
         tensorflow::locate(&opened.path)?
     } else {

@@ -20,10 +20,10 @@ const HARMLESS: [&str; 6] = ["crf", "loss", "loss_fct", "loss_fn", "criterion", 
 /// Names of tensors in notes and errors before the rest becomes a count.
 const MAX_NAMED: usize = 4;
 
-const DECODER: &str = "predictions.decoder.weight";
+pub const DECODER: &str = "predictions.decoder.weight";
 const DECODER_BIAS: &str = "predictions.decoder.bias";
 const BIAS: &str = "predictions.bias";
-const WORD: &str = "embeddings.word_embeddings.weight";
+pub const WORD: &str = "embeddings.word_embeddings.weight";
 
 /// The stored tensors by canonical name: that of the bare `AlbertModel`, with `weight` and `bias`.
 #[derive(Debug)]

@@ -14,6 +14,7 @@ pub use state_dict::StateDict;
 pub use value::{Id, Storage, Value};
 
 use super::PickleError;
+use super::raw::MAX_NAME;
 use std::collections::HashMap;
 use std::rc::Rc;
 use value::Foreign;
@@ -375,7 +376,6 @@ const SET: &str = "a set";
 const MAX_VALUES: usize = 1 << 20;
 const MAX_RANK: usize = 8;
 const MAX_ARGUMENTS: usize = 16;
-const MAX_NAME: usize = 1024;
 /// `_rebuild_from_type_v2` calls what makes a tensor or a parameter of one.
 const MAX_NESTED_CALLS: usize = 2;
 /// Characters of a class's name that errors show.

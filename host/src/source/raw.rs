@@ -5,6 +5,9 @@ use half::{bf16, f16};
 use std::fmt;
 use std::path::Path;
 
+/// Longest name of a tensor, in bytes.
+pub const MAX_NAME: usize = 1024;
+
 /// Element type of a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Dtype {

@@ -4,11 +4,11 @@
 
 /// Modules that wrap others: DataParallel, torch.compile, DeepSpeed and FSDP, whose names stand wherever they wrap.
 const WRAPPERS: [&str; 5] = [
-    "module.",
-    "_orig_mod.",
-    "_forward_module.",
-    "_fsdp_wrapped_module.",
-    "_checkpoint_wrapped_module.",
+    "module",
+    "_orig_mod",
+    "_forward_module",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
 ];
 
 /// Parts of one layer in BERT's words, as lonepatient's albert_pytorch and its descendants have them, and in transformers'.
@@ -38,19 +38,13 @@ const OTHER_PARTS: [(&str, &str); 6] = [
 const SHARED_LAYER: &str = "encoder.layer_shared.";
 const FIRST_LAYER: &str = "encoder.albert_layer_groups.0.albert_layers.0.";
 
-/// A name without the wrappers in it.
+/// A name without the wrappers in it. The last part is a tensor's own, whatever it is called.
 pub fn unwrapped(stored: &str) -> String {
-    let mut name = stored.to_string();
-    for wrapper in WRAPPERS {
-        while let Some(at) = name
-            .match_indices(wrapper)
-            .map(|(at, _)| at)
-            .find(|&at| at == 0 || name[..at].ends_with('.'))
-        {
-            name.replace_range(at..at + wrapper.len(), "");
-        }
-    }
-    name
+    let Some((modules, tensor)) = stored.rsplit_once('.') else {
+        return stored.to_string();
+    };
+    let kept = modules.split('.').filter(|part| !WRAPPERS.contains(part));
+    kept.chain([tensor]).collect::<Vec<_>>().join(".")
 }
 
 /// The name that the bare `AlbertModel` has for a tensor of a class of transformers' own.
@@ -102,6 +96,9 @@ mod tests {
             ("_orig_mod.module.pooler.weight", "pooler.weight".into()),
             ("a._orig_mod.b._fsdp_wrapped_module.c", "a.b.c".into()),
             ("my_module.x", "my_module.x".into()),
+            ("x.module", "x.module".into()),
+            ("pooler..weight", "pooler..weight".into()),
+            (".x", ".x".into()),
             ("embeddings.LayerNorm.gamma", "embeddings.LayerNorm.weight".into()),
             ("predictions.LayerNorm.beta", "predictions.LayerNorm.bias".into()),
             ("head.gamma", "head.gamma".into()),

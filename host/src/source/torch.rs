@@ -70,11 +70,11 @@ pub fn legacy_tensors(file: &Mapped) -> Result<Listed<'_>, SourceError> {
     })
 }
 
-/// A pickle that is refused: a whole module is no fault at a byte.
+/// A pickle that is refused: one of something else is no fault at a byte.
 fn refused(file: &Mapped, at: usize, cause: PickleError) -> SourceError {
     let path = file.path.clone();
     match cause {
-        PickleError::Module(_) => SourceError::Format {
+        PickleError::Module { .. } | PickleError::Optimizer => SourceError::Format {
             path,
             problem: cause.to_string(),
         },

@@ -50,6 +50,15 @@ fn numbered(folder: &Path, bits: u32) -> PathBuf {
     write(folder, &header.to_string(), &data)
 }
 
+/// A good checkpoint with another name for a weight.
+fn named(folder: &Path, name: &str) -> PathBuf {
+    let (mut header, data) = good();
+    let tensors = header.as_object_mut().unwrap();
+    let tensor = tensors.remove(QUERY).unwrap();
+    tensors.insert(name.into(), tensor);
+    write(folder, &header.to_string(), &data)
+}
+
 /// A good checkpoint with another config.
 fn beside(folder: &Path, change: fn(&mut Json)) -> PathBuf {
     let path = changed(folder, |_| {});
@@ -111,6 +120,7 @@ const fn asked(
 const HEADER: &str =
     "safetensors' own threat model (audit of 2023): a header that lies about lengths, offsets or itself";
 const ABSURD: &str = "a configuration that asks for more than any machine has";
+const LONG_NAME: &str = "a name that takes time out of proportion: one pass over it for each of its parts";
 const STACK: &str = "stack exhaustion: JSON as deep as it is long";
 pub const NUMBERS: &str = "weights that load and spoil every answer";
 const BLOCKS: &str = "a file that never ends or never starts: FIFOs and devices";
@@ -186,7 +196,7 @@ pub const ROWS: &[Attack] = &[
             let (header, data) = good();
             write(d, &header.to_string(), &[data, vec![0; 64]].concat())
         },
-        "not fully covered",
+        "64 bytes stand behind its last tensor",
     ),
     row(
         "a shape whose product is 2⁶⁴",
@@ -205,6 +215,18 @@ pub const ROWS: &[Attack] = &[
         "type confusion: as many bytes in other dims",
         |d| changed(d, |h| h[QUERY]["shape"] = json!([12, 48])),
         "expected [24, 24], found [12, 48]",
+    ),
+    row(
+        "a name of 400,000 wrappers",
+        LONG_NAME,
+        |d| named(d, &format!("{}x", "module.".repeat(400_000))),
+        "has a name of 2800001 bytes, at most 1024 are read",
+    ),
+    row(
+        "a model 400,000 modules deep",
+        LONG_NAME,
+        |d| named(d, &format!("{}embeddings.word_embeddings.weight", "a.".repeat(400_000))),
+        "has a name of 800033 bytes",
     ),
     row(
         "NaN in a weight",
@@ -257,7 +279,7 @@ pub const ROWS: &[Attack] = &[
         "an epsilon of 10³⁹⁹",
         ABSURD,
         |d| config_text(d, r#"{"model_type":"albert","layer_norm_eps":1e399}"#),
-        "number out of range",
+        "layer_norm_eps: is \"inf\", must be a number",
     ),
     row(
         "a negative epsilon",
@@ -275,18 +297,56 @@ pub const ROWS: &[Attack] = &[
         "a YAML of aliases that double",
         "billion laughs, in a training configuration",
         |d| {
+            let doubled = |n: usize| format!("a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1);
+            let laughs: String = (1..60).map(doubled).collect();
             yaml(
                 d,
-                "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nmodel_params: {hidden_size: 24, x: *c}\n",
+                &format!("a0: &a0 x\n{laughs}model_params: {{hidden_size: 24, x: *a59}}\n"),
             )
         },
-        "line 2: an alias repeats a list",
+        "more than 8192 repeated values",
+    ),
+    row(
+        "a YAML of one long text 5,000 times",
+        "billion laughs, in a training configuration",
+        |d| {
+            let text = "y".repeat(900_000);
+            yaml(
+                d,
+                &format!("b: &z '{text}'\nl: [{}]\nhidden_size: 24\n", "*z,".repeat(5000)),
+            )
+        },
+        "more than 1048576 bytes of repeated text",
+    ),
+    row(
+        "YAML mappings that take over one another",
+        "billion laughs, by merge keys",
+        |d| {
+            let entries: String = (0..1000).map(|n| format!("k{n}: 0, ")).collect();
+            let merged: String = (1..200)
+                .map(|n| format!("m{n}: &m{n} {{<<: *m{}, x{n}: 1}}\n", n - 1))
+                .collect();
+            yaml(d, &format!("m0: &m0 {{{entries}}}\n{merged}"))
+        },
+        "more than 8192 repeated values",
+    ),
+    row(
+        "YAML aliases that nest what nests",
+        STACK,
+        |d| {
+            let (before, after) = ("[".repeat(60), "]".repeat(60));
+            let nested: String = (1..1000)
+                .map(|n| format!("a{n}: &a{n} {before}*a{}{after}\n", n - 1))
+                .collect();
+            yaml(d, &format!("a0: &a0 x\n{nested}"))
+        },
+        "64 levels",
     ),
     row(
         "a YAML alias inside what it repeats",
         "a cycle, in a training configuration",
         |d| yaml(d, "model_params: &a\n  hidden_size: 24\n  again: *a\n"),
-        "an alias repeats",
+        "an alias repeats what it lies in",
     ),
     row(
         "a YAML nested 100,000 deep",

@@ -341,6 +341,26 @@ pub const ROWS: &[Attack] = &[
         },
         expect: Read("trainers keep options beside the weights: what they are of is never called"),
     },
+    Attack {
+        name: "harmless things of modules that attacks use",
+        imitates: "none: what training scripts keep beside the weights",
+        reader: Checkpoint,
+        build: |d| {
+            archive(d, |entries| {
+                let keep = |name: &str, object: &[u8]| [&text(name)[..], object, b"s"].concat();
+                let beside = [
+                    keep("args", b"ccode.args\nA\n)\x81}b"),
+                    keep("status", b"chttp\nHTTPStatus\nK\xc8\x85R"),
+                    keep("stat", b"cos\nstat_result\n)R"),
+                    keep("join", b"cposixpath\njoin\n"),
+                    b".".to_vec(),
+                ];
+                entries[0].payload.pop();
+                entries[0].payload.extend(beside.concat());
+            })
+        },
+        expect: Read("nothing in a pickle is called: a package's name alone is no attack"),
+    },
     row(
         "an unknown object for a weight",
         CALLS,
@@ -370,6 +390,18 @@ pub const ROWS: &[Attack] = &[
         CALLS,
         |d| write(d, b"cos\nsystem\n(S'touch executed'\ntR."),
         "a text, not a model",
+    ),
+    row(
+        "a weight that is another's, negated",
+        NUMBERS,
+        |d| {
+            archive(d, |entries| {
+                let pickle = &mut entries[0].payload;
+                let marked = [b"}".as_slice(), &text("neg"), b"\x88stR"].concat();
+                pickle.splice(pickle.len() - 4..pickle.len() - 2, marked);
+            })
+        },
+        "a tensor has the mark 'neg'",
     ),
     row(
         "NaN in a weight",

@@ -1,14 +1,15 @@
 //! Reads PEFT's `adapter_config.json`: in comes the JSON, out come the scale of each adapted module and the head the adapter was
 //! trained with. What would change the arithmetic in a way that is not computed here is refused by its name.
 
+use super::super::fields::Fields;
 use super::super::{SourceError, config};
 use regex::{Regex, RegexBuilder};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use thimble_shared::model::Head;
 
 /// PEFT's defaults of `r` and `lora_alpha`.
-const DEFAULT_RANK: u64 = 8;
+const DEFAULT_RANK: usize = 8;
 const DEFAULT_ALPHA: f64 = 8.0;
 
 /// Fields that ask for another function of the weights than W + scale · B · A where they are set to anything.
@@ -22,6 +23,20 @@ const OTHER_FUNCTIONS: [&str; 9] = [
     "trainable_token_indices",
     "use_bdlora",
     "use_qalora",
+];
+
+/// Adapters that change what goes through the layers instead of their weights.
+const UNMERGED: [&str; 10] = [
+    "ADAPTION_PROMPT",
+    "CARTRIDGE",
+    "CPT",
+    "MULTITASK_PROMPT_TUNING",
+    "POLY",
+    "PREFIX_TUNING",
+    "PROMPT_TUNING",
+    "P_TUNING",
+    "SHADOW",
+    "XLORA",
 ];
 
 /// Initialisations that leave the base model as it was. Others (PiSSA, OLoRA, CorDA, LoftQ …) change it when they start.
@@ -39,13 +54,15 @@ pub struct AdapterConfig {
     path: PathBuf,
     /// The model it was trained on: an id on the hub or a folder.
     pub base: Option<String>,
-    rank: u64,
+    rank: usize,
     alpha: f64,
-    rank_of: Vec<(String, u64)>,
+    rank_of: Vec<(String, usize)>,
     alpha_of: Vec<(String, f64)>,
     rank_stabilized: bool,
     /// Whether each row is scaled to a length of its own (DoRA).
     pub dora: bool,
+    /// `modules_to_save`: ends of the names of modules that it brings whole.
+    saved: Vec<String>,
     /// The head that its task or its model's class means.
     pub head: Option<Head>,
 }
@@ -53,22 +70,22 @@ pub struct AdapterConfig {
 impl AdapterConfig {
     /// Reads the `json` found at `path`.
     pub fn read(path: &Path, json: &Value) -> Result<AdapterConfig, SourceError> {
-        let Some(object) = json.as_object() else {
-            return Err(SourceError::Format {
-                path: path.to_path_buf(),
-                problem: "is no JSON object".into(),
-            });
-        };
-        let fields = Fields { path, object };
-        match fields.get("peft_type").and_then(Value::as_str) {
+        let fields = Fields::of(path, json)?;
+        match fields.text("peft_type")? {
             Some("LORA") => {}
+            Some(other) if UNMERGED.contains(&other) => {
+                return fields.bad(
+                    "peft_type",
+                    format!("is {other}, which PEFT itself merges into no weights; thimble merges LORA only"),
+                );
+            }
             Some(other) => {
                 return fields.bad(
                     "peft_type",
                     format!("is {other}; thimble merges LORA only. {MERGE_IN_PEFT}"),
                 );
             }
-            None => return fields.bad("peft_type", "is missing: this is no configuration of PEFT's".into()),
+            None => return fields.bad("peft_type", "is missing: this is no configuration of PEFT's"),
         }
         for field in OTHER_FUNCTIONS {
             if fields.get(field).is_some_and(is_set) {
@@ -92,13 +109,20 @@ impl AdapterConfig {
                 .and_then(Value::as_str)
                 .filter(|name| !name.is_empty())
                 .map(str::to_string),
-            rank: fields.value("r", Value::as_u64)?.unwrap_or(DEFAULT_RANK),
-            alpha: fields.value("lora_alpha", Value::as_f64)?.unwrap_or(DEFAULT_ALPHA),
-            rank_of: fields.patterns("rank_pattern", Value::as_u64)?,
-            alpha_of: fields.patterns("alpha_pattern", Value::as_f64)?,
-            rank_stabilized: fields.value("use_rslora", Value::as_bool)?.unwrap_or(false),
-            dora: fields.value("use_dora", Value::as_bool)?.unwrap_or(false),
-            head: fields.head()?,
+            rank: fields.size("r")?.unwrap_or(DEFAULT_RANK),
+            alpha: fields.number("lora_alpha")?.unwrap_or(DEFAULT_ALPHA),
+            rank_of: patterns(&fields, "rank_pattern", |n| usize::try_from(n.as_u64()?).ok())?,
+            alpha_of: patterns(&fields, "alpha_pattern", Value::as_f64)?,
+            rank_stabilized: fields.flag("use_rslora")?.unwrap_or(false),
+            dora: fields.flag("use_dora")?.unwrap_or(false),
+            saved: fields
+                .get("modules_to_save")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(|name| name.as_str().map(str::to_string))
+                .collect(),
+            head: head(&fields)?,
         })
     }
 
@@ -109,7 +133,7 @@ impl AdapterConfig {
     pub fn scale(&self, module: &str, rank: usize) -> Result<f64, SourceError> {
         let said = of(&self.rank_of, module).unwrap_or(self.rank);
         let alpha = of(&self.alpha_of, module).unwrap_or(self.alpha);
-        if said != rank as u64 || rank == 0 {
+        if said != rank || rank == 0 {
             return Err(SourceError::Config {
                 path: self.path.clone(),
                 field: "r".into(),
@@ -122,6 +146,11 @@ impl AdapterConfig {
             rank as f64
         };
         Ok(alpha / divisor)
+    }
+
+    /// Whether `modules_to_save` covers a module, as PEFT decides it: by the end of its name.
+    pub fn saves(&self, module: &str) -> bool {
+        self.saved.iter().any(|end| module.ends_with(end.as_str()))
     }
 }
 
@@ -154,72 +183,42 @@ fn is_set(value: &Value) -> bool {
     }
 }
 
-struct Fields<'a> {
-    path: &'a Path,
-    object: &'a Map<String, Value>,
+/// `rank_pattern` and `alpha_pattern`: regular expressions for the end of a module's name, and a number for each.
+fn patterns<T>(fields: &Fields, field: &str, read: fn(&Value) -> Option<T>) -> Result<Vec<(String, T)>, SourceError> {
+    let Some(value) = fields.get(field) else {
+        return Ok(Vec::new());
+    };
+    let Some(object) = value.as_object() else {
+        return fields.bad(field, "must be an object from pattern to number");
+    };
+    if object.len() > MOST_PATTERNS {
+        return fields.bad(
+            field,
+            format!("has {} patterns, at most {MOST_PATTERNS} are read", object.len()),
+        );
+    }
+    object
+        .iter()
+        .map(|(pattern, value)| match (compiled(pattern), read(value)) {
+            (Some(_), Some(number)) => Ok((pattern.clone(), number)),
+            (None, _) => fields.bad(field, format!("'{pattern}' is no regular expression thimble reads")),
+            (_, None) => fields.bad(field, format!("'{pattern}' has {value}, not a number")),
+        })
+        .collect()
 }
 
-impl<'a> Fields<'a> {
-    fn bad<T>(&self, field: &str, problem: String) -> Result<T, SourceError> {
-        Err(SourceError::Config {
-            path: self.path.to_path_buf(),
-            field: field.into(),
-            problem,
-        })
-    }
-
-    /// A field that is there and not null.
-    fn get(&self, field: &str) -> Option<&'a Value> {
-        self.object.get(field).filter(|value| !value.is_null())
-    }
-
-    fn value<T>(&self, field: &str, read: fn(&Value) -> Option<T>) -> Result<Option<T>, SourceError> {
-        match self.get(field) {
-            None => Ok(None),
-            Some(value) => match read(value) {
-                Some(read) => Ok(Some(read)),
-                None => self.bad(field, format!("is {value}, which it must not be")),
-            },
-        }
-    }
-
-    /// `rank_pattern` and `alpha_pattern`: regular expressions for the end of a module's name, and a number for each.
-    fn patterns<T>(&self, field: &str, read: fn(&Value) -> Option<T>) -> Result<Vec<(String, T)>, SourceError> {
-        let Some(value) = self.get(field) else {
-            return Ok(Vec::new());
-        };
-        let Some(object) = value.as_object() else {
-            return self.bad(field, "must be an object from pattern to number".into());
-        };
-        if object.len() > MOST_PATTERNS {
-            return self.bad(
-                field,
-                format!("has {} patterns, at most {MOST_PATTERNS} are read", object.len()),
-            );
-        }
-        object
-            .iter()
-            .map(|(pattern, value)| match (compiled(pattern), read(value)) {
-                (Some(_), Some(number)) => Ok((pattern.clone(), number)),
-                (None, _) => self.bad(field, format!("'{pattern}' is no regular expression thimble reads")),
-                (_, None) => self.bad(field, format!("'{pattern}' has {value}, not a number")),
-            })
-            .collect()
-    }
-
-    /// The head that `task_type` means, else the one of the class in `auto_mapping`.
-    fn head(&self) -> Result<Option<Head>, SourceError> {
-        let class = self
-            .get("auto_mapping")
-            .and_then(|mapping| mapping.get("base_model_class")?.as_str());
-        match self.get("task_type").and_then(Value::as_str) {
-            None => Ok(class.and_then(config::head_of)),
-            Some("SEQ_CLS") => Ok(Some(Head::SequenceClassification)),
-            Some("TOKEN_CLS") => Ok(Some(Head::TokenClassification)),
-            Some("QUESTION_ANS") => Ok(Some(Head::QuestionAnswering)),
-            Some("FEATURE_EXTRACTION") => Ok(Some(Head::None)),
-            Some(other) => self.bad("task_type", format!("{other} is no task of ALBERT's")),
-        }
+/// The head that `task_type` means, else the one of the class in `auto_mapping`.
+fn head(fields: &Fields) -> Result<Option<Head>, SourceError> {
+    let class = fields
+        .get("auto_mapping")
+        .and_then(|mapping| mapping.get("base_model_class")?.as_str());
+    match fields.text("task_type")? {
+        None => Ok(class.and_then(config::head_of)),
+        Some("SEQ_CLS") => Ok(Some(Head::SequenceClassification)),
+        Some("TOKEN_CLS") => Ok(Some(Head::TokenClassification)),
+        Some("QUESTION_ANS") => Ok(Some(Head::QuestionAnswering)),
+        Some("FEATURE_EXTRACTION") => Ok(Some(Head::None)),
+        Some(other) => fields.bad("task_type", format!("{other} is no task of ALBERT's")),
     }
 }
 
@@ -250,7 +249,14 @@ mod tests {
     #[test]
     fn other_adapters_are_refused_by_name() {
         for (json, words) in [
-            (json!({"peft_type": "IA3"}), "peft_type: is IA3"),
+            (
+                json!({"peft_type": "IA3"}),
+                "peft_type: is IA3; thimble merges LORA only. Merge it in PEFT",
+            ),
+            (
+                json!({"peft_type": "PROMPT_TUNING"}),
+                "is PROMPT_TUNING, which PEFT itself merges into no weights",
+            ),
             (json!({}), "peft_type: is missing"),
             (
                 json!({"peft_type": "LORA", "init_lora_weights": "pissa"}),

@@ -2,11 +2,11 @@
 //! come the changed ones in f32; sums are made in f64. peft/tuners/lora/layer.py, `get_delta_weight` and `merge`.
 
 use super::super::SourceError;
-use super::super::names::{Stored, shared};
+use super::super::names::{DECODER, Stored, WORD, shared};
 use super::super::raw::RawTensor;
 use super::super::spelling::canonical;
-use super::Merged;
 use super::config::{AdapterConfig, MERGE_IN_PEFT};
+use super::{Merged, ONE_TABLE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -15,6 +15,13 @@ const PREFIX: &str = "base_model.model.";
 
 /// Wrappers inside names: where a module's own layer, and where a copy that is trained and saved, is kept.
 const WRAPPERS: [&str; 3] = [".base_layer", ".modules_to_save.default", ".modules_to_save"];
+
+/// The word embedding as transformers' classes name it. Where `modules_to_save` has it, the adapter brings a copy of its own, and
+/// the decoder that was one with it keeps the base's table.
+pub const WORD_MODULE: &str = "albert.embeddings.word_embeddings";
+
+/// What a checkpoint with a decoder holds, tied or not.
+const DECODER_BEFORE: &str = "predictions.dense.weight";
 
 /// Which of a module's tensors one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,6 +100,13 @@ pub fn merge(
             let name = format!("{canonical}.{end}");
             let stored = match merged.remove(&name) {
                 Some(brought) => brought,
+                None if name == DECODER && !base.has(&name) && base.has(WORD) => {
+                    return Err(wrong(
+                        path,
+                        &module,
+                        &format!("is adapted, and is the word embedding as well: {ONE_TABLE}. {MERGE_IN_PEFT}"),
+                    ));
+                }
                 None => read(base.get(&name).ok_or_else(|| {
                     wrong(
                         path,
@@ -122,6 +136,14 @@ pub fn merge(
             }
             merged.insert(name, bias);
         }
+    }
+    if config.saves(WORD_MODULE)
+        && base.has(DECODER_BEFORE)
+        && !base.has(DECODER)
+        && !merged.contains_key(DECODER)
+        && let Some(table) = base.get(WORD)
+    {
+        merged.insert(DECODER.into(), read(table)?);
     }
     Ok(merged
         .into_iter()

@@ -4,11 +4,13 @@
 mod config;
 mod merge;
 
+use super::config::Described;
 use super::map::Mapped;
-use super::names::Stored;
+use super::names::{Stored, WORD};
 use super::raw::{Dtype, RawTensor};
-use super::{SourceError, checkpoint, folder, json};
+use super::{SourceError, checkpoint, folder, hub, json};
 use config::{AdapterConfig, MERGE_IN_PEFT};
+use merge::WORD_MODULE;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use thimble_shared::model::Head;
@@ -17,6 +19,9 @@ const CONFIG: &str = "adapter_config.json";
 
 /// The names of an adapter's weights, the first that is there.
 const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+
+/// Why a change of the word embedding or of the decoder is refused where they are one table.
+const ONE_TABLE: &str = "PEFT answers differently before and after merging";
 
 /// An adapter whose files are open.
 #[derive(Debug)]
@@ -86,20 +91,30 @@ impl Adapter {
         })
     }
 
-    /// Refuses a change of the word embedding where the head's decoder is that table as well: PEFT's own answers before and after
-    /// merging then differ, and which is meant cannot be told.
-    pub fn fits(&self, merged: &[Merged], head: Head) -> Result<(), SourceError> {
-        match merged.iter().find(|tensor| tensor.table) {
-            Some(tensor) if head.has_decoder() => Err(SourceError::Tensor {
+    /// Settles what the adapter makes of a decoder that is the word embedding as well. Where `modules_to_save` has one of the two,
+    /// PEFT unties them. LoRA's matrices on the table are refused: PEFT's own answers before and after merging then differ, and
+    /// which is meant cannot be told.
+    pub fn settle_decoder(&self, merged: &[Merged], described: &mut Described) -> Result<(), SourceError> {
+        let head = described.config.head;
+        if !head.has_decoder() {
+            return Ok(());
+        }
+        if let Some(tensor) = merged.iter().find(|tensor| tensor.table) {
+            return Err(SourceError::Tensor {
                 path: self.weights.path.clone(),
                 tensor: tensor.name.clone(),
                 problem: format!(
-                    "is adapted, and is the decoder of {} as well: PEFT answers differently before and after merging. {MERGE_IN_PEFT}",
+                    "is adapted, and is the decoder of {} as well: {ONE_TABLE}. {MERGE_IN_PEFT}",
                     head.name()
                 ),
-            }),
-            _ => Ok(()),
+            });
         }
+        if self.config.saves(WORD_MODULE) {
+            let note = "modules_to_save has the word embedding: the decoder keeps a table of its own, as in PEFT";
+            described.notes.push(note.into());
+        }
+        described.tie &= !self.config.saves(WORD_MODULE) && !self.config.saves("predictions.decoder");
+        Ok(())
     }
 
     /// What was merged, for the user to read.
@@ -126,10 +141,11 @@ pub fn raw<'a>(merged: &'a [Merged], path: &'a Path) -> Vec<RawTensor<'a>> {
     merged.iter().map(tensor).collect()
 }
 
-/// Refuses an adapter that nobody asked to merge: `path` is a folder that holds one, or its weights.
+/// Refuses an adapter that is given for a model: `path` is a folder that holds one, or its weights. Where `asked`, an adapter is
+/// to be merged, and one beside a model is left alone.
 ///
 /// transformers takes such a folder for the adapter, and the model its config names for the base, whatever stands beside.
-pub fn refuse_unasked(path: &Path) -> Result<(), SourceError> {
+pub fn refuse(path: &Path, asked: bool) -> Result<(), SourceError> {
     let is_weights = WEIGHTS.iter().any(|name| path.ends_with(name));
     let dir = match path.parent().filter(|_| is_weights) {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -144,7 +160,10 @@ pub fn refuse_unasked(path: &Path) -> Result<(), SourceError> {
     let base = json.get("base_model_name_or_path").and_then(Value::as_str);
     let adapter = dir.display();
     let of = base.map_or("a model it does not name".to_string(), |base| format!("'{base}'"));
-    let problem = if folder::has_weights(dir) && !is_weights {
+    let beside = folder::has_weights(dir) && !is_weights;
+    let problem = if beside && asked {
+        return Ok(());
+    } else if beside {
         format!(
             "it holds an adapter of PEFT beside a model; transformers would load the adapter on {of}. To merge it into the model \
              here: --adapter {adapter}; to read the model without it, name its weights file"
@@ -152,7 +171,7 @@ pub fn refuse_unasked(path: &Path) -> Result<(), SourceError> {
     } else {
         let fetch = match base {
             Some(base) if Path::new(base).exists() => None,
-            Some(base) => folder::download(base),
+            Some(base) => hub::download(base),
             None => None,
         };
         let place = base.map_or("BASE_DIR".to_string(), |base| match &fetch {
@@ -169,6 +188,20 @@ pub fn refuse_unasked(path: &Path) -> Result<(), SourceError> {
         path: path.to_path_buf(),
         problem,
     })
+}
+
+/// Makes the vocabulary of `json`, the base's config, that of a word embedding the adapter brings with other rows.
+pub fn fit_vocabulary(json: &mut Value, merged: &[Merged], base: &Stored) -> Option<String> {
+    let rows = *merged.iter().find(|tensor| tensor.name == WORD)?.shape.first()?;
+    let before = *base.shape(WORD)?.first()?;
+    if rows == before {
+        return None;
+    }
+    json.as_object_mut()?.insert("vocab_size".into(), rows.into());
+    Some(format!(
+        "the adapter brings a word embedding of {rows} rows and the model has {before}: its vocabulary is resized, as by \
+         resize_token_embeddings({rows})"
+    ))
 }
 
 /// Makes the labels of `json`, the base's config, those of a classifier with `rows` rows where their numbers differ: which

@@ -176,11 +176,17 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// `_rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, backward_hooks)`.
+    /// `_rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, backward_hooks, metadata)`, the last since torch 1.13.
     fn tensor(&self, arguments: &[Id]) -> Result<Strided, PickleError> {
-        let [storage, offset, shape, strides, ..] = arguments else {
+        let [storage, offset, shape, strides, rest @ ..] = arguments else {
             return malformed("_rebuild_tensor_v2 with too few arguments");
         };
+        if let Some(mark) = rest.get(2).and_then(|&metadata| self.lazy(metadata)) {
+            return malformed(format!(
+                "a tensor has the mark '{mark}': its numbers are another's, to be changed when they are read; save what \
+                 tensor.resolve_{mark}() gives"
+            ));
+        }
         let Value::Storage(stored) = &self.values[*storage] else {
             return malformed("_rebuild_tensor_v2 without a storage");
         };
@@ -194,6 +200,20 @@ impl Machine<'_> {
             shape: self.counts(*shape, "shape")?,
             strides: self.counts(*strides, "strides")?,
         })
+    }
+
+    /// The mark in a tensor's metadata that says its numbers are not those of its storage.
+    fn lazy(&self, metadata: Id) -> Option<&str> {
+        let Value::Dict { items, .. } = &self.values[metadata] else {
+            return None;
+        };
+        items
+            .iter()
+            .find_map(|(key, value)| match (&self.values[*key], &self.values[*value]) {
+                (Value::Text(_), Value::Bool(false)) => None,
+                (Value::Text(mark), _) if mark == "neg" || mark == "conj" => Some(mark.as_str()),
+                _ => None,
+            })
     }
 
     fn count(&self, id: Id, what: &str) -> Result<u64, PickleError> {

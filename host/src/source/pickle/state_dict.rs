@@ -37,6 +37,8 @@ const NAMES: [&str; 12] = [
 const MARK: &str = "word_embeddings.weight";
 /// Heads that are stored beside the model they belong to.
 const HEADS: [&str; 5] = ["pooler", "predictions", "sop_classifier", "classifier", "qa_outputs"];
+/// The keys that every optimizer's state has.
+const OPTIMIZER: [&str; 2] = ["state", "param_groups"];
 /// Containers inside each other; trainers use two or three.
 const MAX_DEPTH: usize = 6;
 /// Keys beside the state dict that are named.
@@ -51,6 +53,8 @@ struct Place {
     depth: usize,
     tensors: usize,
     marked: bool,
+    /// Whether it is the state of an optimizer, or lies in one.
+    optimizer: bool,
 }
 
 impl Pickle {
@@ -123,8 +127,15 @@ impl Pickle {
         seen: &mut HashSet<Id>,
         places: &mut Vec<Place>,
     ) {
+        let mut optimizer = parent.is_some_and(|parent| places[parent].optimizer);
         let (tensors, marked) = match &self.values[value] {
             Value::Dict { items, .. } => {
+                let has = |name: &str| {
+                    items
+                        .iter()
+                        .any(|(key, _)| matches!(&self.values[*key], Value::Text(k) if k == name))
+                };
+                optimizer |= OPTIMIZER.iter().all(|key| has(key));
                 let tensors = || {
                     items
                         .iter()
@@ -144,6 +155,7 @@ impl Pickle {
                 depth,
                 tensors,
                 marked,
+                optimizer,
             });
         }
     }
@@ -162,10 +174,15 @@ impl Pickle {
             )),
             [(_, chosen), ..] => Ok(*chosen),
             [] => {
-                let most = (0..places.len()).max_by_key(|&n| (places[n].tensors, usize::MAX - n));
-                match most.filter(|&n| places[n].tensors > 0) {
-                    Some(chosen) => Ok(chosen),
-                    None => Err(self.nothing(places)),
+                let weights = |n: &usize| places[*n].tensors > 0 && !places[*n].optimizer;
+                let most = (0..places.len())
+                    .filter(weights)
+                    .max_by_key(|&n| (places[n].tensors, usize::MAX - n));
+                // What stands beside a module is no model's; a loss among a trainer's options is no model.
+                match (self.module(places, |name| NAMES.contains(&name)), most) {
+                    (Some(module), _) => Err(module),
+                    (None, Some(chosen)) => Ok(chosen),
+                    (None, None) => Err(self.nothing(places)),
                 }
             }
         }
@@ -187,28 +204,73 @@ impl Pickle {
         ranks
     }
 
-    fn path(&self, places: &[Place], from: usize) -> String {
+    /// The keys that lead to a place; none for an item of a list.
+    fn keys(&self, places: &[Place], from: usize) -> Vec<Option<String>> {
         let mut keys = Vec::new();
         let mut at = from;
         while let Some(parent) = places[at].parent {
             keys.push(match places[at].key.map(|key| &self.values[key]) {
-                Some(Value::Text(name)) => shown(name),
-                Some(Value::Int(n)) => n.to_string(),
-                _ => "[]".into(),
+                Some(Value::Text(name)) => Some(shown(name)),
+                Some(Value::Int(n)) => Some(n.to_string()),
+                _ => None,
             });
             at = parent;
         }
         keys.reverse();
-        keys.join(".")
+        keys
     }
 
-    /// What a file without any tensor holds instead.
+    fn path(&self, places: &[Place], from: usize) -> String {
+        let keys = self.keys(places, from).into_iter();
+        keys.map(|key| key.unwrap_or("[]".into())).collect::<Vec<_>>().join(".")
+    }
+
+    /// The same as Python would write it.
+    fn steps(&self, places: &[Place], from: usize) -> String {
+        let keys = self.keys(places, from).into_iter();
+        keys.map(|key| key.map_or("[…]".into(), |key| format!("['{key}']")))
+            .collect()
+    }
+
+    /// A whole module at the root, in a list, or under a name that is `expected`.
+    fn module(&self, places: &[Place], expected: fn(&str) -> bool) -> Option<PickleError> {
+        let module = |id: Id, at: String| match &self.values[id] {
+            Value::Object { class, module: true } => Some(PickleError::Module {
+                class: self.named(*class),
+                at,
+            }),
+            _ => None,
+        };
+        let inside = |from: usize| match &self.values[places[from].value] {
+            Value::Dict { items, .. } => items.iter().find_map(|(key, value)| match &self.values[*key] {
+                Value::Text(name) if expected(name) => {
+                    module(*value, format!("{}['{}']", self.steps(places, from), shown(name)))
+                }
+                _ => None,
+            }),
+            Value::Tuple(items) | Value::List(items) => {
+                let mut items = items.iter().enumerate();
+                items.find_map(|(n, value)| module(*value, format!("{}[{n}]", self.steps(places, from))))
+            }
+            _ => None,
+        };
+        module(self.root, String::new()).or_else(|| (0..places.len()).find_map(inside))
+    }
+
+    /// What a file without any weights holds instead.
     fn nothing(&self, places: &[Place]) -> PickleError {
-        let mut objects = BTreeSet::new();
-        let mut look = |id: Id| match &self.values[id] {
-            Value::Object { class, module } => drop(objects.insert((!module, self.named(*class)))),
-            Value::Global(super::value::Global::Foreign(class)) => drop(objects.insert((true, self.named(*class)))),
-            _ => {}
+        if let Some(module) = self.module(places, |_| true) {
+            return module;
+        }
+        if places.iter().any(|place| place.optimizer) {
+            return PickleError::Optimizer;
+        }
+        let mut classes = BTreeSet::new();
+        let mut look = |id: Id| {
+            if let Value::Object { class, .. } | Value::Global(super::value::Global::Foreign(class)) = &self.values[id]
+            {
+                classes.insert(self.named(*class));
+            }
         };
         look(self.root);
         for place in places {
@@ -218,9 +280,8 @@ impl Pickle {
                 _ => {}
             }
         }
-        match objects.pop_first() {
-            Some((false, class)) => PickleError::Module(class),
-            Some((true, class)) => PickleError::Global(class),
+        match classes.pop_first() {
+            Some(class) => PickleError::Global(class),
             None => PickleError::Malformed(format!(
                 "the file holds {}, not a state dict",
                 self.values[self.root].kind()

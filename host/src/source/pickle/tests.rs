@@ -53,7 +53,7 @@ fn a_tensor_is_described_and_not_built() {
 
 #[test]
 fn whatever_a_state_dict_does_not_need_is_refused_by_name() {
-    let cases: [(&str, &[u8], &str); 18] = [
+    let cases: [(&str, &[u8], &str); 24] = [
         ("callee", b"cos\nsystem\n", "global os.system is not allowed"),
         (
             "callee",
@@ -78,6 +78,20 @@ fn whatever_a_state_dict_does_not_need_is_refused_by_name() {
             "offset",
             b"\x8a\x09\x00\x00\x00\x00\x00\x00\x00\x00\x01",
             "offset is a long integer",
+        ),
+        ("callee", b"csubprocess\nPopen\n", "global subprocess.Popen is not allowed"),
+        ("callee", b"cos\nexecve\n", "global os.execve is not allowed"),
+        ("callee", b"crunpy\n_run_code\n", "global runpy._run_code is not allowed"),
+        ("callee", b"cpip._internal\nmain\n", "global pip._internal.main is not allowed"),
+        (
+            "rest",
+            b"\x89ccollections\nOrderedDict\n)R}X\x03\x00\x00\x00neg\x88s",
+            "the mark 'neg'",
+        ),
+        (
+            "rest",
+            b"\x89ccollections\nOrderedDict\n)R}(X\x03\x00\x00\x00neg\x89X\x04\x00\x00\x00conj\x88u",
+            "save what tensor.resolve_conj() gives",
         ),
         ("shape", b"N", "shape is None"),
         ("call", b"tR}b", "BUILD sets attributes on a tensor"),
@@ -135,16 +149,57 @@ fn other_objects_are_left_alone() {
     }
 }
 
+/// A text as pickles write it.
+fn text(name: &str) -> Vec<u8> {
+    [b"X", &(name.len() as u32).to_le_bytes()[..], name.as_bytes()].concat()
+}
+
+/// A dictionary of what the names lead to.
+fn dict(items: &[(&str, &[u8])]) -> Vec<u8> {
+    let items = items.iter().flat_map(|(name, value)| [&text(name)[..], value].concat());
+    [b"}(".to_vec(), items.collect(), b"u".to_vec()].concat()
+}
+
+fn error(value: &[u8]) -> PickleError {
+    state_dict(&[b"\x80\x02", value, b"."].concat()).unwrap_err().1
+}
+
 #[test]
 fn whole_modules_are_told() {
-    let modules: [&[u8]; 2] = [
-        b"\x80\x02cmine\nNet\n)\x81}X\x08\x00\x00\x00_modules}sb.",
-        b"\x80\x02}X\x05\x00\x00\x00modelccopy_reg\n_reconstructor\n(cmine\nNet\nc__builtin__\nobject\nNtR}X\x0b\x00\x00\x00_parameters}sbs.",
-    ];
-    for bytes in modules {
-        let (_, error) = state_dict(bytes).unwrap_err();
-        assert_eq!(error, PickleError::Module("mine.Net".into()));
+    let module: &[u8] = b"cmine\nNet\n)\x81}X\x08\x00\x00\x00_modules}sb";
+    let rebuilt: &[u8] =
+        b"ccopy_reg\n_reconstructor\n(cmine\nNet\nc__builtin__\nobject\nNtR}X\x0b\x00\x00\x00_parameters}sb";
+    let tensor = pickled("", b"");
+    let tensor = &tensor[9..tensor.len() - 2];
+    let optimizer = dict(&[("state", &dict(&[("exp_avg", tensor)])), ("param_groups", b"]")]);
+    for (value, at) in [
+        (module.to_vec(), ""),
+        (dict(&[("model", rebuilt)]), "['model']"),
+        (
+            dict(&[("model", module), ("optimizer", &optimizer), ("epoch", b"K\x03")]),
+            "['model']",
+        ),
+        (dict(&[("net", module), ("swa", tensor)]), "['net']"),
+        (
+            dict(&[("classifier", module), ("optimizer", &optimizer)]),
+            "['classifier']",
+        ),
+        (dict(&[("best", &dict(&[("model", module)]))]), "['best']['model']"),
+        ([b"](", tensor, module, b"e"].concat(), "[1]"),
+    ] {
+        let (class, at) = ("mine.Net".into(), at.to_string());
+        assert_eq!(error(&value), PickleError::Module { class, at });
     }
+    for value in [
+        optimizer.clone(),
+        dict(&[("epoch", b"K\x03"), ("optimizers", &optimizer)]),
+    ] {
+        assert_eq!(error(&value), PickleError::Optimizer);
+    }
+    // A loss beside weights is no model.
+    let shard = dict(&[("weights", &dict(&[("x.weight", tensor)])), ("criterion", module)]);
+    let found = state_dict(&[b"\x80\x02", &shard[..], b"."].concat()).unwrap();
+    assert_eq!((found.tensors.len(), found.path.as_str()), (1, "weights"));
 }
 
 /// `{"ema": {...}, "model": {...}}`, both with an ALBERT's word embeddings: the likelier name counts, and two unlikely ones are
@@ -156,7 +211,6 @@ fn of_two_models_the_likelier_is_read() {
     let at = dict.windows(5).position(|w| w == b"\x01\x00\x00\x00w").unwrap();
     let marked = [&dict[..at], b"\x16\x00\x00\x00word_embeddings.weight", &dict[at + 5..]].concat();
     let both = |a: &str, b: &str| {
-        let text = |name: &str| [b"X", &(name.len() as u32).to_le_bytes()[..], name.as_bytes()].concat();
         let parts = [
             b"\x80\x02}(".to_vec(),
             text(a),

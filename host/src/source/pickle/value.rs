@@ -134,31 +134,56 @@ pub fn known(module: &str, name: &str) -> Option<Global> {
     })
 }
 
-/// Modules and builtins no checkpoint needs, and pickles that attack a reader do: a file with one of them is refused whole.
-const ATTACKERS: [&str; 22] = [
-    "os",
-    "posix",
-    "nt",
-    "subprocess",
-    "sys",
-    "socket",
-    "shutil",
-    "runpy",
-    "webbrowser",
-    "importlib",
-    "pty",
-    "commands",
-    "ctypes",
-    "code",
-    "pdb",
-    "pip",
-    "requests",
-    "urllib",
-    "http",
-    "asyncio",
-    "multiprocessing",
-    "threading",
+/// Modules, and how the names of functions in them begin that pickles which attack a reader call. A file with one of them is
+/// refused whole; what else lies beside weights is never called and does no harm.
+const ATTACKS: [(&[&str], &[&str]); 13] = [
+    (
+        &["os", "posix", "nt"],
+        &[
+            "system",
+            "popen",
+            "exec",
+            "spawn",
+            "posix_spawn",
+            "startfile",
+            "fork",
+            "kill",
+            "remove",
+            "unlink",
+            "rename",
+            "replace",
+            "rmdir",
+            "putenv",
+            "open",
+            "chmod",
+        ],
+    ),
+    (&["subprocess", "commands", "pty", "runpy", "webbrowser"], &[""]),
+    (&["_posixsubprocess", "asyncio.subprocess", "popen2"], &[""]),
+    (
+        &["importlib", "importlib._bootstrap", "imp"],
+        &["import_module", "__import__", "reload", "load_"],
+    ),
+    (&["pip", "pip._internal", "pip._internal.cli.main"], &["main"]),
+    (&["shutil"], &["rmtree", "move", "copy", "unpack_archive", "chown"]),
+    (&["socket"], &["socket", "create_", "fromfd"]),
+    (&["sys"], &["modules", "exit", "set"]),
+    (
+        &["ctypes"],
+        &["CDLL", "PyDLL", "WinDLL", "cdll", "CFUNCTYPE", "memmove"],
+    ),
+    (
+        &["code", "pdb"],
+        &["interact", "Interactive", "run", "set_trace", "Pdb"],
+    ),
+    (&["requests", "requests.api"], &["get", "post", "put", "request"]),
+    (
+        &["urllib", "urllib.request", "urllib2"],
+        &["urlopen", "urlretrieve", "Request"],
+    ),
+    (&["torch", "torch.serialization", "torch.hub"], &["load"]),
 ];
+/// The same among Python's own functions, whole names.
 const ATTACKING_BUILTINS: [&str; 8] = [
     "eval",
     "exec",
@@ -172,8 +197,9 @@ const ATTACKING_BUILTINS: [&str; 8] = [
 
 /// Whether a global is one that attacks are made of.
 pub fn attacks(module: &str, name: &str) -> bool {
-    let package = module.split('.').next().unwrap_or(module);
-    ATTACKERS.contains(&package)
+    let begins = |starts: &[&str]| starts.iter().any(|start| name.starts_with(start));
+    ATTACKS
+        .iter()
+        .any(|(modules, starts)| modules.contains(&module) && begins(starts))
         || (["builtins", "__builtin__"].contains(&module) && ATTACKING_BUILTINS.contains(&name))
-        || (module == "torch" && name == "load")
 }

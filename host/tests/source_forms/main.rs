@@ -1,6 +1,8 @@
 //! Forms in which models come besides Hugging Face's own folders: TensorFlow's checkpoints, LoRA adapters, folders with the model
 //! one level down. Right values are those of Hugging Face's classes and of PEFT's merge_and_unload, stored beside the fixtures.
 
+mod adapters;
+
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,13 +19,6 @@ fn fixture(name: &str) -> PathBuf {
 
 fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
-}
-
-fn with_adapter(adapter: Option<PathBuf>) -> ReadOptions {
-    ReadOptions {
-        adapter,
-        ..ReadOptions::default()
-    }
 }
 
 /// Holds what a model answers for `ids` against the first values of each output.
@@ -104,29 +99,6 @@ fn which_tensorflow_checkpoint_is_read_is_said_and_can_be_chosen() {
     assert_eq!(latest.stored_as, ["f32"]);
 }
 
-#[test]
-fn adapters_are_merged_as_peft_merges_them() {
-    for folder in ["sequence", "patterns", "five_labels", "bare", "bias_of_b", "dora"] {
-        let adapter = fixture("lora").join(folder);
-        let golden = json(&adapter.join("golden.json"));
-        let base = fixture(golden["base"].as_str().unwrap());
-        let options = with_adapter(Some(adapter.clone()));
-        answers(&base, &options, &golden["ids"], &golden["outputs"]);
-        let source = source::read_with(&base, &options).unwrap();
-        if let Some(labels) = golden["labels"].as_u64() {
-            assert_eq!(source.config.labels.len() as u64, labels, "{folder}");
-        }
-        assert!(
-            source.notes.iter().any(|n| n.contains("is merged")),
-            "{folder}: {:?}",
-            source.notes
-        );
-        // An output must not replace what was read.
-        assert!(source.files.contains(&adapter.join("adapter_config.json")), "{folder}");
-        assert_ne!(source.sha256, source::read(&base).unwrap().sha256, "{folder}");
-    }
-}
-
 fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -155,7 +127,7 @@ fn touch(path: &Path) {
 #[test]
 fn what_is_not_read_says_what_to_do() {
     type Case = (&'static str, fn(&Path) -> PathBuf, &'static [&'static str]);
-    let cases: [Case; 15] = [
+    let cases: [Case; 21] = [
         (
             "Keras weights in a folder",
             |_| fixture("wild/a20_tf_real"),
@@ -253,6 +225,56 @@ fn what_is_not_read_says_what_to_do() {
             &["hf download voidful/albert_chinese_tiny --local-dir albert_chinese_tiny"],
         ),
         (
+            "an address of the hub",
+            |_| "https://huggingface.co/albert/albert-base-v2/tree/main".into(),
+            &["hf download albert/albert-base-v2 --local-dir albert-base-v2"],
+        ),
+        (
+            "a file of an id",
+            |_| "albert/albert-base-v2/model.safetensors".into(),
+            &["hf download albert/albert-base-v2 --local-dir albert-base-v2"],
+        ),
+        (
+            "a link to nothing",
+            |d| {
+                std::os::unix::fs::symlink("blobs/0123", d.join("model.safetensors")).unwrap();
+                d.join("model.safetensors")
+            },
+            &["it is a link to a file that is not there"],
+        ),
+        (
+            "a snapshot whose blobs are gone",
+            |d| {
+                model(&d.join("models--a--b/snapshots/1"));
+                let weights = d.join("models--a--b/snapshots/1/model.safetensors");
+                fs::remove_file(&weights).unwrap();
+                std::os::unix::fs::symlink("../../blobs/0123", weights).unwrap();
+                d.to_path_buf()
+            },
+            &["of model.safetensors: it is a link to a file that is not there"],
+        ),
+        (
+            "a router of sentence-transformers",
+            |d| {
+                let list = r#"[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.router.Router"}]"#;
+                fs::write(d.join("modules.json"), list).unwrap();
+                for part in ["query_0_Transformer", "query_1_Pooling", "document_0_Transformer"] {
+                    model(&d.join(part));
+                }
+                d.to_path_buf()
+            },
+            &["it is a router", "/document_0_Transformer, ", "/query_0_Transformer"],
+        ),
+        (
+            "HF_HOME with two models",
+            |d| {
+                model(&d.join("hub/models--a--b/snapshots/1"));
+                model(&d.join("hub/models--a--c/snapshots/1"));
+                d.to_path_buf()
+            },
+            &["several models (models--a--b, models--a--c)"],
+        ),
+        (
             "snapshots of which none is said",
             |d| {
                 model(&d.join("models--a--b/snapshots/1"));
@@ -288,7 +310,7 @@ fn what_is_not_read_says_what_to_do() {
 #[test]
 fn folders_lead_to_the_model_inside_and_say_what_is_left_out() {
     type Case = (&'static str, fn(&Path) -> PathBuf, &'static [&'static str]);
-    let cases: [Case; 6] = [
+    let cases: [Case; 10] = [
         (
             "modules.json",
             |_| fixture("wild/d01_sentence_transformers"),
@@ -328,6 +350,43 @@ fn folders_lead_to_the_model_inside_and_say_what_is_left_out() {
             &["snapshot 2 of the hub's cache is read: refs/main names it"],
         ),
         (
+            "the snapshots of a repository",
+            |d| {
+                model(&d.join("models--a--b/snapshots/1"));
+                d.join("models--a--b/snapshots")
+            },
+            &["snapshot 1 of the hub's cache is read: the only one"],
+        ),
+        (
+            "HF_HOME",
+            |d| {
+                model(&d.join("hub/models--a--b/snapshots/1"));
+                d.to_path_buf()
+            },
+            &["snapshot 1 of the hub's cache is read: the only one"],
+        ),
+        (
+            "a cross-encoder",
+            |d| {
+                let list = r#"[{"path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]"#;
+                model(d);
+                fs::write(d.join("modules.json"), list).unwrap();
+                d.to_path_buf()
+            },
+            &["the transformer in this folder is read, nothing is left out"],
+        ),
+        (
+            "SPLADE",
+            |d| {
+                copy_folder(&fixture("albert-mlm-tiny"), d);
+                let list = r#"[{"path": "", "type": "sentence_transformers.sparse_encoder.modules.mlm_transformer.MLMTransformer"},
+                    {"path": "1_SpladePooling", "type": "sentence_transformers.sparse_encoder.modules.splade_pooling.SpladePooling"}]"#;
+                fs::write(d.join("modules.json"), list).unwrap();
+                d.to_path_buf()
+            },
+            &["the transformer in this folder is read, SpladePooling is left out"],
+        ),
+        (
             "its only snapshot",
             |d| {
                 model(&d.join("snapshots/1"));
@@ -346,6 +405,9 @@ fn folders_lead_to_the_model_inside_and_say_what_is_left_out() {
                 source.notes
             );
         }
+        // Of a model without a head alone the answer is a hidden state.
+        let sentence = source.notes.iter().any(|n| n.contains("no sentence embeddings"));
+        assert_eq!(sentence, source.config.head == Head::None, "{name}: {:?}", source.notes);
         // A pooler is no part of a sentence embedding.
         assert_eq!(
             source.config.pooler,
