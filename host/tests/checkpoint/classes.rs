@@ -2,7 +2,7 @@
 
 use crate::pieces::{Pieces, SEQ};
 use serde_json::{Value, json};
-use thimble_shared::graph::Head;
+use thimble_shared::model::Head;
 
 /// Another class than transformers' is made by its tensors, unless they could be several heads' or a layer is between.
 #[test]
