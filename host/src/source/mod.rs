@@ -8,7 +8,7 @@ mod config_file;
 mod error;
 mod folder;
 mod foreign;
-mod json;
+pub(crate) mod json;
 mod legacy;
 mod map;
 mod names;
