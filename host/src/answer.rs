@@ -21,8 +21,10 @@ pub enum AnswerError {
         found: usize,
         expected: usize,
     },
-    #[error("nothing to fill: mark the place with [MASK]")]
-    NoMask,
+    #[error("nothing to fill: mark the place with {0}")]
+    NoMask(String),
+    #[error("nothing to fill: the tokenizer has no mask token; name it as mask_token in tokenizer_config.json")]
+    Maskless,
     #[error("nothing to search: no token of the context is left")]
     NoContext,
 }
@@ -116,8 +118,9 @@ pub struct Span {
 pub struct Entity {
     pub label: String,
     pub score: f64,
-    /// 0 in the text, 1 in its pair; the text between `start` and `end`, which count code points.
+    /// 0 in the text, 1 in its pair.
     pub sequence: Option<usize>,
+    /// What stands between `start` and `end`, which count code points, without white space around it.
     pub text: Option<String>,
     pub start: Option<usize>,
     pub end: Option<usize>,
@@ -159,7 +162,7 @@ pub fn answer(config: &Config, outputs: &[Outputs], asked: Asked) -> Result<Answ
         Head::MaskedLm => {
             let logits = numbers(first, "logits", seq * config.vocab_size)?;
             match blanks(config, logits, row, asked.tokeniser) {
-                blanks if blanks.is_empty() => Err(AnswerError::NoMask),
+                blanks if blanks.is_empty() => Err(no_mask(asked.tokeniser)),
                 blanks => Ok(Answer::Fills { blanks }),
             }
         }
@@ -282,7 +285,10 @@ fn entity(span: decode::TagSpan, encoded: Option<&Encoded>) -> Entity {
         label: span.label.to_string(),
         score: span.score,
         sequence,
-        text: start.zip(end).and_then(|(a, b)| whole?.get(a..b)).map(str::to_string),
+        text: start
+            .zip(end)
+            .and_then(|bytes| decode::excerpt(whole?, bytes))
+            .map(str::to_string),
         start: characters(start),
         end: characters(end),
         first: span.first,
@@ -325,6 +331,15 @@ fn blanks(config: &Config, logits: &[f32], row: &Row, tokeniser: Option<&Tokenis
     (0..row.seq()).filter(is_blank).map(blank).collect()
 }
 
+/// How a blank is marked, where there is none.
+fn no_mask(tokeniser: Option<&Tokeniser>) -> AnswerError {
+    match tokeniser.map(Tokeniser::mask) {
+        None => AnswerError::NoMask(format!("the id {MASK}")),
+        Some(Some((mask, _))) => AnswerError::NoMask(mask.into()),
+        Some(None) => AnswerError::Maskless,
+    }
+}
+
 /// The answer over all windows; with bare ids there is one.
 fn span(outputs: &[Outputs], asked: Asked) -> Result<Answer, AnswerError> {
     let mut windows = Vec::with_capacity(asked.rows.len());
@@ -352,7 +367,9 @@ fn span(outputs: &[Outputs], asked: Asked) -> Result<Answer, AnswerError> {
     let answer = bytes.and_then(|(a, b)| context?.get(a..b));
     let characters = |at: usize| context.map(|text| characters_before(text, at));
     Ok(Answer::Span(Span {
-        text: answer.map(|text| text.trim().to_string()),
+        text: bytes
+            .and_then(|bytes| decode::excerpt(context?, bytes))
+            .map(str::to_string),
         answer: answer.map(str::to_string),
         start: bytes.and_then(|b| characters(b.0)),
         end: bytes.and_then(|b| characters(b.1)),
@@ -410,7 +427,7 @@ impl fmt::Display for Answer {
             Answer::Tags { spans, .. } => {
                 let text = |e: &Entity| {
                     let tokens = || format!("tokens {} to {}", e.first, e.last);
-                    e.text.as_ref().map_or_else(tokens, |text| text.trim().to_string())
+                    e.text.clone().unwrap_or_else(tokens)
                 };
                 let rows = spans.iter().map(|e| (text(e), e.label.as_str(), e.score));
                 tagged(f, &rows.collect::<Vec<_>>())

@@ -338,7 +338,7 @@ pub struct VerifyArgs {
     /// Exit 1 when any output differs by more than this
     #[arg(long, value_name = "X", value_parser = difference)]
     pub max_abs: Option<f64>,
-    /// Compare models whose labels have other names, in their order
+    /// Compare models whose labels have other names or another problem type, in their order
     #[arg(long)]
     pub ignore_labels: bool,
     /// Print one JSON object

@@ -3,26 +3,15 @@
 
 use sha2::{Digest, Sha256};
 use std::path::Path;
-use thimble_shared::files;
-pub use thimble_text::{Encoded, Place, Splitter, TokeniseError, Tokeniser, guarded};
-
-/// Largest tokenizer read for rewriting.
-const MAX_BYTES: u64 = 256 << 20;
+pub use thimble_text::{Encoded, Place, Splitter, TokeniseError, Tokeniser, guarded, read};
 
 /// The tokenizer.json at `path` as minified JSON that says exactly the same.
 pub fn compact(path: &Path) -> Result<String, TokeniseError> {
-    let io = |cause| TokeniseError::Io {
-        path: path.to_path_buf(),
-        cause,
-    };
     let format = |problem: String| TokeniseError::Format {
         path: path.to_path_buf(),
         problem,
     };
-    if std::fs::metadata(path).map_err(io)?.len() > MAX_BYTES {
-        return Err(format(format!("more than {MAX_BYTES} bytes")));
-    }
-    let text = String::from_utf8(files::read(path).map_err(io)?).map_err(|e| format(e.to_string()))?;
+    let text = String::from_utf8(read(path)?).map_err(|e| format(e.to_string()))?;
     let before: serde_json::Value = serde_json::from_str(&text).map_err(|e| format(e.to_string()))?;
     if !before.get("model").is_some_and(|m| m.is_object()) {
         return Err(format("it has no \"model\"".into()));

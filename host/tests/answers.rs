@@ -350,7 +350,10 @@ fn blanks_are_filled_and_their_lack_is_said() {
         tokeniser: None,
         options: AnswerOptions::default(),
     };
-    assert_eq!(answer(&config, &[given], asked).unwrap_err(), AnswerError::NoMask);
+    assert_eq!(
+        answer(&config, &[given], asked).unwrap_err(),
+        AnswerError::NoMask("the id 4".into())
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! kind, whole and cut. tests/fixtures/tokenizers/make.py made files and ids.
 
 use flate2::read::GzDecoder;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use thimble::tokenise::Splitter;
 use thimble::tokenizer::{self, TokenizerSource};
 use thimble::vocabulary;
 use thimble_device::engine::{Engine, EngineOptions};
-use thimble_shared::model::Config;
+use thimble_shared::model::{Config, Head};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
@@ -29,7 +29,7 @@ fn unpacked(path: &Path) -> Vec<u8> {
     bytes
 }
 
-fn json(path: &Path) -> Value {
+fn unpacked_json(path: &Path) -> Value {
     serde_json::from_slice(&unpacked(path)).unwrap()
 }
 
@@ -71,8 +71,8 @@ fn compare(differences: &mut Vec<String>, kind: &str, text: &str, found: &[u32],
 fn differences(name: &str) -> (usize, Vec<String>) {
     let folder = made();
     let (texts, right) = (
-        json(&folder.join("texts.json.gz")),
-        json(&folder.join(name).join("ids.json.gz")),
+        unpacked_json(&folder.join("texts.json.gz")),
+        unpacked_json(&folder.join(name).join("ids.json.gz")),
     );
     let made = tokenizer(&folder.join(name)).compact().unwrap();
     let mut splitter = Splitter::new(made.as_bytes()).unwrap();
@@ -227,6 +227,290 @@ fn a_converted_vocabulary_is_cut_to_a_corpus() {
             let kept = |id: u32| cut.vocabulary.kept[id as usize] as u32;
             let old: Vec<u32> = ids(&after).into_iter().map(kept).collect();
             assert_eq!(old, ids(&before), "{name}: {text}");
+        }
+    }
+}
+
+/// A folder with these files.
+fn folder(files: &[(&str, &[u8])]) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for (name, bytes) in files {
+        fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    dir
+}
+
+fn ids_of(source: &TokenizerSource, text: &str) -> Vec<u32> {
+    let splitter = Splitter::new(source.compact().unwrap().as_bytes()).unwrap();
+    splitter.encode(text, None).unwrap().get_ids().to_vec()
+}
+
+const VOCAB: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nbert\nBert\ncafe\ncafé\nCafé\n北\n京\n北京\n##京\n";
+const TEXT: &str = "Bert Café 北京";
+const LOWER: &[u32] = &[2, 5, 7, 10, 11, 3];
+const CASED: &[u32] = &[2, 6, 9, 10, 11, 3];
+
+/// BertTokenizer of transformers 4.57 gives these ids.
+#[test]
+fn options_are_true_where_python_has_them_true() {
+    let (joined, accents): (&[u32], &[u32]) = (&[2, 5, 7, 12, 3], &[2, 5, 8, 10, 11, 3]);
+    let cases = [
+        ("{}", LOWER),
+        (r#"{"do_lower_case": null}"#, CASED),
+        (r#"{"do_lower_case": 0}"#, CASED),
+        (r#"{"do_lower_case": 1}"#, LOWER),
+        (r#"{"tokenize_chinese_chars": null}"#, joined),
+        (r#"{"tokenize_chinese_chars": 0}"#, joined),
+        (r#"{"strip_accents": null}"#, LOWER),
+        (r#"{"strip_accents": false}"#, accents),
+        (r#"{"strip_accents": 0}"#, LOWER),
+        (r#"{"strip_accents": 1, "do_lower_case": 0}"#, &[2, 6, 1, 10, 11, 3]),
+        (r#"{"strip_accents": 0, "do_lower_case": false}"#, CASED),
+        (r#"{"do_basic_tokenize": null}"#, &[2, 6, 9, 12, 3]),
+        (r#"{"model_max_length": Infinity, "do_lower_case": false}"#, CASED),
+    ];
+    for (config, wanted) in cases {
+        let dir = folder(&[
+            ("vocab.txt", VOCAB.as_bytes()),
+            ("tokenizer_config.json", config.as_bytes()),
+        ]);
+        let source = tokenizer::find(dir.path()).unwrap().unwrap();
+        assert_eq!(ids_of(&source, TEXT), wanted, "{config}");
+    }
+}
+
+/// AutoTokenizer of transformers 4.57 gives these ids with a tokenizer.json that lower-cases, and with one that does not.
+#[test]
+fn the_options_of_a_fast_bert_tokenizer_go_before_its_file() {
+    let file = |lowers: bool| {
+        let vocab = VOCAB
+            .lines()
+            .zip(0..)
+            .map(|(token, id)| (token.to_string(), Value::from(id)));
+        let special = |token: &str, id: u32| (token.to_string(), json!({"id": token, "ids": [id], "tokens": [token]}));
+        json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+                "strip_accents": null, "lowercase": lowers},
+            "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "post_processor": {"type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                    {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                "special_tokens": Map::from_iter([special("[CLS]", 2), special("[SEP]", 3)])},
+            "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+            "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100, "vocab": Map::from_iter(vocab)},
+        })
+        .to_string()
+    };
+    let (lowers, keeps) = (file(true), file(false));
+    let cases: [(&str, &[u32], &[u32]); 12] = [
+        (r#"{"tokenizer_class": "BertTokenizer"}"#, LOWER, LOWER),
+        (
+            r#"{"tokenizer_class": "BertTokenizer", "do_lower_case": false}"#,
+            CASED,
+            CASED,
+        ),
+        (
+            r#"{"tokenizer_class": "BertTokenizerFast", "do_lower_case": true}"#,
+            LOWER,
+            LOWER,
+        ),
+        (
+            r#"{"tokenizer_class": "BertTokenizer", "strip_accents": false}"#,
+            &[2, 5, 8, 10, 11, 3],
+            &[2, 5, 8, 10, 11, 3],
+        ),
+        (
+            r#"{"tokenizer_class": "BertTokenizer", "do_lower_case": false, "strip_accents": true}"#,
+            &[2, 6, 1, 10, 11, 3],
+            &[2, 6, 1, 10, 11, 3],
+        ),
+        (
+            r#"{"tokenizer_class": "BertTokenizer", "tokenize_chinese_chars": false}"#,
+            &[2, 5, 7, 12, 3],
+            &[2, 5, 7, 12, 3],
+        ),
+        (
+            r#"{"tokenizer_class": "DistilBertTokenizer", "do_lower_case": false}"#,
+            CASED,
+            CASED,
+        ),
+        (
+            r#"{"tokenizer_class": "ElectraTokenizer", "do_lower_case": false}"#,
+            CASED,
+            CASED,
+        ),
+        (
+            r#"{"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": false}"#,
+            LOWER,
+            CASED,
+        ),
+        (
+            r#"{"tokenizer_class": "AlbertTokenizer", "do_lower_case": false}"#,
+            LOWER,
+            CASED,
+        ),
+        (
+            r#"{"tokenizer_class": "BertJapaneseTokenizer", "do_lower_case": false}"#,
+            LOWER,
+            CASED,
+        ),
+        (r#"{"do_lower_case": false}"#, LOWER, CASED),
+    ];
+    for (config, of_lowers, of_keeps) in cases {
+        for (json, wanted) in [(&lowers, of_lowers), (&keeps, of_keeps)] {
+            let dir = folder(&[
+                ("tokenizer.json", json.as_bytes()),
+                ("tokenizer_config.json", config.as_bytes()),
+            ]);
+            let whole = tokenizer::named(dir.path()).unwrap();
+            assert_eq!(ids_of(&whole, TEXT), wanted, "{config}");
+            let file = tokenizer::named(&dir.path().join("tokenizer.json")).unwrap();
+            assert_eq!(file, whole, "{config}");
+            let changed = wanted != if std::ptr::eq(json, &lowers) { LOWER } else { CASED };
+            assert!(!changed || whole.note().is_some(), "{config}");
+        }
+    }
+}
+
+#[test]
+fn masks_are_known_by_the_id_that_the_files_give_them() {
+    let added = |id: u32, token: &str| {
+        let token_of = json!({"content": token, "special": true});
+        json!({"added_tokens_decoder": {id.to_string(): token_of}, "mask_token": token}).to_string()
+    };
+    let without = VOCAB.replace("[MASK]\n", "");
+    let config = Config {
+        vocab_size: 600,
+        ..source::read(&fixtures().join("wild/c05_spiece_only")).unwrap().config
+    };
+    // Ids and mask ids of BertTokenizer.
+    let cases: [(&str, String, &str, &str, &[i64]); 4] = [
+        (VOCAB, "{}".into(), "[MASK]", "北[MASK]京", &[2, 10, 4, 11, 3]),
+        (
+            &without,
+            added(500, "[MASK]"),
+            "[MASK]",
+            "北[MASK]京",
+            &[2, 9, 500, 10, 3],
+        ),
+        (VOCAB, added(7, "<m>"), "<m>", "北<m>京", &[2, 10, 7, 11, 3]),
+        (&without, "{}".into(), "[MASK]", "北[MASK]京", &[2, 9, 13, 10, 3]),
+    ];
+    for (vocab, options, mask, text, ids) in cases {
+        let dir = folder(&[
+            ("vocab.txt", vocab.as_bytes()),
+            ("tokenizer_config.json", options.as_bytes()),
+        ]);
+        let tokeniser = tokenizer::named(dir.path()).unwrap().open(&config).unwrap();
+        assert_eq!(tokeniser.encode(text, None).unwrap().ids, ids, "{options}");
+        assert_eq!(tokeniser.mask(), Some((mask, ids[2])), "{options}");
+        assert_eq!(tokeniser.token(ids[2]).as_deref(), Some(mask), "{options}");
+    }
+}
+
+/// AlbertTokenizer and BertTokenizer put what the vocabulary lacks behind it.
+#[test]
+fn special_tokens_that_a_vocabulary_lacks_come_behind_it() {
+    let mut spiece = fs::read(fixtures().join("wild/c05_spiece_only/spiece.model")).unwrap();
+    for at in 0..spiece.len() - 5 {
+        if [&b"[CLS]"[..], b"[SEP]"].contains(&&spiece[at..at + 5]) {
+            (spiece[at], spiece[at + 4]) = (b'(', b')');
+        }
+    }
+    let vocab = VOCAB.replace("[CLS]\n", "").replace("[SEP]\n", "");
+    let cases: [(&str, &[u8], &str, &[u32], &str); 2] = [
+        (
+            "spiece.model",
+            &spiece,
+            "The board [MASK]",
+            &[500, 10, 75, 4, 501],
+            "[CLS] gets the id 500, [SEP] gets the id 501",
+        ),
+        (
+            "vocab.txt",
+            vocab.as_bytes(),
+            "bert",
+            &[13, 3, 12],
+            "[CLS] gets the id 13, [SEP] gets the id 12",
+        ),
+    ];
+    for (name, bytes, text, ids, note) in cases {
+        let dir = folder(&[(name, bytes)]);
+        let source = tokenizer::named(dir.path()).unwrap();
+        assert_eq!(ids_of(&source, text), ids, "{name}");
+        assert!(source.note().unwrap().contains(note), "{name}: {:?}", source.note());
+    }
+}
+
+#[test]
+fn a_tokenizer_json_that_splits_otherwise_than_the_spiece_model_beside_it_is_told() {
+    let symbols = unpacked(&fixtures().join("tokenizers/symbols/spiece.model.gz"));
+    let file = |special: bool| {
+        let added = json!({"id": 5, "content": "(", "special": special, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false});
+        json!({"added_tokens": [added], "model": {"type": "WordLevel", "vocab": {"(": 5}, "unk_token": "("}})
+            .to_string()
+    };
+    let plain = fs::read(fixtures().join("wild/c05_spiece_only/spiece.model")).unwrap();
+    for (json, spiece, told) in [
+        (file(false), &symbols, true),
+        (file(true), &symbols, false),
+        (file(false), &plain, false),
+    ] {
+        let dir = folder(&[("tokenizer.json", json.as_bytes()), ("spiece.model", spiece)]);
+        let found = tokenizer::find(dir.path()).unwrap().unwrap();
+        assert!(found.path().ends_with("tokenizer.json"));
+        let note = found.note().unwrap_or_default();
+        assert_eq!(
+            note.contains("--tokenizer") && note.ends_with("spiece.model"),
+            told,
+            "{note}"
+        );
+    }
+}
+
+/// Lengths and ids are those of AlbertTokenizerFast with `max_length=32, stride=16`, which the pipeline asks for.
+#[test]
+fn a_tokenizer_s_own_length_cuts_contexts_and_travels() {
+    let context = "the perl module to parse dates and the files of the board with budget on disk in many ways that were not \
+        known before we had a look at it and more words follow here to make it longer than thirty two tokens";
+    let first = [
+        2, 549, 343, 6, 1, 3, 7, 119, 50, 13, 343, 2029, 10, 7, 61, 15, 7, 3598, 22, 1781, 24, 1215, 37, 487, 17, 258,
+        243, 6, 27, 1316, 106, 3,
+    ];
+    let deb = fixtures().join("albert-deb");
+    let with_head = |head: Head| Config {
+        head,
+        ..source::read(&deb).unwrap().config
+    };
+    for name in ["tokenizer.json", "spiece.model"] {
+        let bytes = fs::read(deb.join(name)).unwrap();
+        for (length, wanted) in [
+            ("32", vec![32, 32, 32, 30]),
+            ("32.0", vec![32, 32, 32, 30]),
+            ("1e30", vec![0]),
+        ] {
+            let options = format!(r#"{{"tokenizer_class": "AlbertTokenizer", "model_max_length": {length}}}"#);
+            let dir = folder(&[(name, &bytes), ("tokenizer_config.json", options.as_bytes())]);
+            let travelled = dir.path().join("m.tokenizer.json");
+            fs::write(&travelled, tokenizer::named(dir.path()).unwrap().compact().unwrap()).unwrap();
+            let source = tokenizer::named(&travelled).unwrap();
+            let asking = source.open(&with_head(Head::QuestionAnswering)).unwrap();
+            let windows = asking.windows("what parses?", context).unwrap();
+            let lengths: Vec<usize> = windows.iter().map(|w| w.ids.len()).collect();
+            if wanted.len() > 1 {
+                assert_eq!(lengths, wanted, "{name} {length}");
+                assert_eq!(windows[0].ids, first, "{name} {length}");
+            } else {
+                assert_eq!(lengths.len(), 1, "{name} {length}");
+            }
+            for (head, cut) in [(Head::TokenClassification, wanted.len() > 1), (Head::MaskedLm, false)] {
+                let encoded = source.open(&with_head(head)).unwrap().encode(context, None).unwrap();
+                assert_eq!(encoded.truncated, cut, "{name} {length} {head:?}");
+            }
         }
     }
 }

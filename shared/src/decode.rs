@@ -39,6 +39,15 @@ impl Scoring {
         }
     }
 
+    /// The function, as the pipeline names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scoring::Softmax => "softmax",
+            Scoring::Sigmoid => "sigmoid",
+            Scoring::Raw => "none",
+        }
+    }
+
     /// One score for each logit.
     pub fn scores(self, logits: &[f32]) -> Vec<f64> {
         match self {
@@ -116,6 +125,11 @@ pub fn characters_before(text: &str, at: usize) -> usize {
     text.char_indices().take_while(|(byte, _)| *byte < at).count()
 }
 
+/// Bytes of a text as an answer shows them: without white space around them.
+pub fn excerpt(text: &str, bytes: (usize, usize)) -> Option<&str> {
+    text.get(bytes.0..bytes.1).map(str::trim)
+}
+
 /// The windows a question and its context are cut into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windows {
@@ -126,9 +140,9 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// The pipeline's: 384 tokens or the model's positions, sharing 128 or half a window.
-    pub fn of(positions: usize) -> Windows {
-        let tokens = positions.min(WINDOW);
+    /// The pipeline's: 384 tokens or as many as an input may have, sharing 128 or half a window.
+    pub fn of(most: usize) -> Windows {
+        let tokens = most.min(WINDOW);
         Windows {
             tokens,
             stride: (tokens / 2).min(STRIDE),

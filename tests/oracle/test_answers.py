@@ -170,6 +170,22 @@ def test_labels_with_other_names(call, tmp_path):
     assert done.returncode == 2 and "number of labels" in done.stderr
 
 
+def test_labels_that_are_scored_otherwise(call, tmp_path):
+    for model, kinds in [
+        ("several", ["multi_label_classification", "regression"]),
+        ("independent", ["single_label_classification", "regression"]),
+    ]:
+        config = json.loads((ANSWERS / model / "config.json").read_text())
+        for kind in kinds:
+            other = tmp_path / model / kind
+            other.mkdir(parents=True)
+            (other / "config.json").write_text(json.dumps(config | {"problem_type": kind}))
+            (other / "model.safetensors").write_bytes((ANSWERS / model / "model.safetensors").read_bytes())
+            done = call("verify", ANSWERS / model, other)
+            assert done.returncode == 2 and "the score of a label is" in done.stderr and "--ignore-labels" in done.stderr
+            assert call("verify", ANSWERS / model, other, "--ignore-labels").returncode == 0
+
+
 def test_options_of_other_heads_are_refused(call):
     for model, flag in [("several", ["--max-answer", 3]), ("bio", ["--allow-no-answer"]), ("qa", ["--per-token"])]:
         done = call("run", ANSWERS / model, "--ids=2,3", *flag)

@@ -1,15 +1,17 @@
 //! Text to ALBERT's tokens with a `tokenizer.json`, the same on the desk and on the board. In comes text, or a pair of
 //! texts; out come ids and token types with special tokens, and where each token lies in its text (byte offsets).
 
+mod outline;
 pub mod slow;
 
-use slow::Slow;
+pub use outline::{LONGEST_PIECE, MAX_LENGTH};
+use slow::{Slow, SlowRules};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 pub use thimble_shared::decode::Place;
-use thimble_shared::decode::Windows;
+use thimble_shared::decode::{Windows, excerpt};
 use thimble_shared::files;
 use thimble_shared::model::{Config, Head};
 use tokenizers::utils::truncation::{TruncationStrategy, truncate_encodings};
@@ -33,7 +35,7 @@ pub enum TokeniseError {
         id: u32,
         vocab_size: usize,
     },
-    #[error("{path}: the model has {max} positions, {special} are taken by special tokens: no room for text", path = .path.display())]
+    #[error("{path}: an input has at most {max} tokens, {special} are special ones: no room for text", path = .path.display())]
     NoRoom { path: PathBuf, max: usize, special: usize },
     #[error(
         "{path}: the question has {question} tokens; the context is read in windows of {tokens} that share {stride}, which leaves a question {most}: shorten one of them",
@@ -52,21 +54,30 @@ pub enum TokeniseError {
 pub struct Splitter {
     library: Tokenizer,
     slow: Option<Slow>,
+    max_length: Option<usize>,
 }
 
 impl Splitter {
     /// Reads a tokenizer.json; its padding and truncation are left out.
     pub fn new(json: &[u8]) -> Result<Splitter, String> {
-        let mut library = guarded(|| Tokenizer::from_bytes(json))?;
-        library.with_padding(None);
-        library.with_truncation(None).map_err(|e| e.to_string())?;
+        let outline = outline::read(json)?;
+        let (slow, library) = if outline.slow {
+            let (slow, library) = Slow::read(json)?;
+            (Some(slow), library)
+        } else {
+            let mut library = guarded(|| Tokenizer::from_bytes(json))?;
+            library.with_padding(None);
+            library.with_truncation(None).map_err(|e| e.to_string())?;
+            (None, library)
+        };
         Ok(Splitter {
-            slow: Slow::read(json)?,
             library,
+            slow,
+            max_length: outline.max_length,
         })
     }
 
-    /// The library's tokenizer; a slow one's vocabulary is the same, its splitting may differ.
+    /// The library's tokenizer. A slow one has the tokens and what is put around texts in common with it, not the splitting.
     pub fn library(&self) -> &Tokenizer {
         &self.library
     }
@@ -127,19 +138,19 @@ impl Splitter {
     fn unknown(&self) -> Option<u32> {
         match &self.slow {
             Some(slow) => Some(slow.unknown()),
-            None => self.special(None, &["<unk>", "[UNK]"]),
+            None => ["<unk>", "[UNK]"]
+                .iter()
+                .find_map(|token| self.library.token_to_id(token)),
         }
     }
 
-    /// The first of a slow tokenizer's own token, or else of the usual ones, that the vocabulary has.
-    fn special(&self, own: Option<&str>, usual: &[&str]) -> Option<u32> {
-        let slow = self.slow.is_some();
-        let names: Vec<&str> = if slow {
-            own.into_iter().collect()
-        } else {
-            usual.to_vec()
-        };
-        names.iter().find_map(|token| self.library.token_to_id(token))
+    /// Text and id of the token of a slow tokenizer's that `own` names, or else of the first of the usual ones that there is.
+    fn special(&self, own: impl Fn(&SlowRules) -> Option<&str>, usual: [&'static str; 2]) -> Option<(&str, u32)> {
+        let of = |token| Some((token, self.library.token_to_id(token)?));
+        match &self.slow {
+            Some(slow) => own(slow.rules()).and_then(of),
+            None => usual.into_iter().find_map(of),
+        }
     }
 }
 
@@ -179,18 +190,14 @@ impl Encoded {
             0 => &self.text,
             _ => self.pair.as_ref()?,
         };
-        text.get(a.bytes.0..b.bytes.1).map(str::trim)
+        excerpt(text, (a.bytes.0, b.bytes.1))
     }
 }
 
 impl Tokeniser {
     /// Reads the tokenizer at `path` for a model of `config`. Truncation and padding set in the file are replaced.
     pub fn open(path: &Path, config: &Config) -> Result<Tokeniser, TokeniseError> {
-        let bytes = files::read(path).map_err(|cause| TokeniseError::Io {
-            path: path.to_path_buf(),
-            cause,
-        })?;
-        Tokeniser::new(path, &bytes, config)
+        Tokeniser::new(path, &read(path)?, config)
     }
 
     /// The tokenizer a tokenizer.json of these bytes states; errors name `path`.
@@ -199,9 +206,16 @@ impl Tokeniser {
             path: path.to_path_buf(),
             problem,
         };
-        let windows = (config.head == Head::QuestionAnswering).then(|| Windows::of(config.max_position_embeddings));
-        let max = windows.map_or(config.max_position_embeddings, |w| w.tokens);
         let mut inner = Splitter::new(json).map_err(format)?;
+        let positions = config.max_position_embeddings;
+        // Of the pipelines of transformers these two cut at the tokenizer's own length.
+        let cuts = matches!(config.head, Head::QuestionAnswering | Head::TokenClassification);
+        let most = inner
+            .max_length
+            .filter(|_| cuts)
+            .map_or(positions, |own| own.min(positions));
+        let windows = (config.head == Head::QuestionAnswering).then(|| Windows::of(most));
+        let max = windows.map_or(most, |w| w.tokens);
         let special = inner.special_tokens(true);
         if max <= special + 1 {
             return Err(TokeniseError::NoRoom {
@@ -369,15 +383,23 @@ impl Tokeniser {
         })
     }
 
-    /// The token that stands for a blank, when the vocabulary has one.
+    /// The token that stands for a blank, when the vocabulary has one: its text and its id.
+    pub fn mask(&self) -> Option<(&str, i64)> {
+        let mask = self
+            .inner
+            .special(|rules| rules.mask_token.as_deref(), ["[MASK]", "<mask>"]);
+        mask.map(|(text, id)| (text, id.into()))
+    }
+
     pub fn mask_id(&self) -> Option<i64> {
-        let own = self.inner.slow.as_ref().and_then(|s| s.rules().mask_token.as_deref());
-        self.inner.special(own, &["[MASK]", "<mask>"]).map(i64::from)
+        self.mask().map(|(_, id)| id)
     }
 
     pub fn pad_id(&self) -> i64 {
-        let own = self.inner.slow.as_ref().and_then(|s| s.rules().pad_token.as_deref());
-        self.inner.special(own, &["<pad>", "[PAD]"]).map_or(0, i64::from)
+        let pad = self
+            .inner
+            .special(|rules| rules.pad_token.as_deref(), ["<pad>", "[PAD]"]);
+        pad.map_or(0, |(_, id)| id.into())
     }
 
     /// A token's text as the vocabulary spells it, a leading space shown as `▁`.
@@ -412,6 +434,25 @@ pub fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Str
         Ok(result) => result.map_err(|e| e.to_string()),
         Err(_) => Err("its tables contradict each other".into()),
     }
+}
+
+/// Largest tokenizer.json read; those with a million tokens have half of it.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// The bytes of a tokenizer.json.
+pub fn read(path: &Path) -> Result<Vec<u8>, TokeniseError> {
+    let io = |cause| TokeniseError::Io {
+        path: path.to_path_buf(),
+        cause,
+    };
+    let length = std::fs::metadata(path).map_err(io)?.len();
+    if length > MAX_BYTES {
+        return Err(TokeniseError::Format {
+            path: path.to_path_buf(),
+            problem: format!("it has {length} bytes, at most {MAX_BYTES} are read"),
+        });
+    }
+    files::read(path).map_err(io)
 }
 
 /// Where a model's tokenizer stands: `model.onnx` has `model.tokenizer.json` beside it.

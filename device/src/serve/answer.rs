@@ -241,14 +241,14 @@ fn tags(json: &mut Object, asked: &Infer, row: &[f32], config: &Config, position
     json.close();
 }
 
-/// Part of a text, with its place counted in code points.
+/// Part of a text without white space around it, and its place counted in code points.
 fn quote(json: &mut Object, text: &str, bytes: (usize, usize)) {
     json.key("", "start");
     json.value(&characters_before(text, bytes.0));
     json.key("", "end");
     json.value(&characters_before(text, bytes.1));
     json.key("", "text");
-    json.value(text.get(bytes.0..bytes.1).unwrap_or_default());
+    json.value(decode::excerpt(text, bytes).unwrap_or_default());
 }
 
 /// The answer to a question over all its windows; null where nothing is left of the context.

@@ -8,7 +8,8 @@ use crate::subject::Subject;
 use crate::text::{Align, say, table};
 use crate::vocabulary;
 use anyhow::{Result, anyhow, bail};
-use thimble_shared::model::Config;
+use thimble_shared::decode::Scoring;
+use thimble_shared::model::{Config, Head};
 
 pub fn run(args: &VerifyArgs) -> Result<Outcome> {
     let reference = Subject::open_with(&args.reference, &args.reading.options())?;
@@ -108,6 +109,14 @@ fn refuse_strangers(a: &Config, b: &Config, cut: bool, ignore_labels: bool) -> R
         return Err(anyhow!(
             "{}; {ask}",
             differs("the list of labels", &a.labels, &b.labels)
+        ));
+    }
+    let (ours, theirs) = (Scoring::of(a), Scoring::of(b));
+    if a.head == Head::SequenceClassification && ours != theirs && !ignore_labels {
+        let ask = "set the same problem_type in both, or compare the bare outputs with --ignore-labels";
+        return Err(anyhow!(
+            "{}; {ask}",
+            differs("the score of a label", &ours.name(), &theirs.name())
         ));
     }
     let sizes = [

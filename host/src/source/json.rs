@@ -42,7 +42,8 @@ pub fn read(path: &Path) -> Result<Value, SourceError> {
     })
 }
 
-fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
+/// The value a text of JSON states.
+pub fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice(&rewritten(text))
 }
 

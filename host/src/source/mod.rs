@@ -10,7 +10,7 @@ mod fields;
 mod folder;
 mod foreign;
 mod hub;
-mod json;
+pub(crate) mod json;
 mod labels;
 mod legacy;
 mod map;

@@ -3,6 +3,7 @@
 //! slow tokenizers of transformers 4.57.
 
 mod error;
+mod fast;
 mod json;
 mod sentencepiece;
 mod settings;
@@ -11,7 +12,7 @@ mod wordpiece;
 pub use error::TokenizerError;
 
 use crate::tokenise::{self, TokeniseError, Tokeniser};
-use settings::Settings;
+use settings::{CONFIG, Settings, TOKENIZER_CONFIG, model_config};
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
 use thimble_shared::model::Config;
@@ -22,21 +23,22 @@ const TOKENIZER_JSON: &str = "tokenizer.json";
 const SPIECE: [&str; 2] = ["spiece.model", "30k-clean.model"];
 const VOCAB: [&str; 2] = ["vocab.txt", "vocab_chinese.txt"];
 
-/// Largest vocabulary read.
-const MAX_BYTES: u64 = 64 << 20;
+/// Largest vocabulary read, and most tokens of one: twice those of the largest published.
+const MAX_BYTES: u64 = 16 << 20;
+const MOST_TOKENS: usize = 1 << 20;
 
 /// A tokenizer a model is used with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenizerSource {
     /// A tokenizer.json.
     File(PathBuf),
-    /// A tokenizer.json made from other files.
+    /// A tokenizer.json made from other files, or changed as they say.
     Converted {
-        /// The vocabulary: spiece.model or vocab.txt.
+        /// The vocabulary: spiece.model, vocab.txt or tokenizer.json.
         path: PathBuf,
         json: String,
-        /// Whose texts it splits alike.
-        class: &'static str,
+        /// Whose texts it splits alike, and what else a person should know.
+        note: Option<String>,
         /// The other files read for it.
         beside: Vec<PathBuf>,
     },
@@ -85,32 +87,31 @@ impl TokenizerSource {
     /// What a person should know of it: which file was read, and as what.
     pub fn note(&self) -> Option<String> {
         match self {
-            TokenizerSource::File(_) => None,
-            TokenizerSource::Converted { path, class, .. } => {
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                Some(format!("texts are split as {class} does with {name}"))
-            }
+            TokenizerSource::File(path) => fast::note(path),
+            TokenizerSource::Converted { note, .. } => note.clone(),
         }
     }
 }
 
-/// The tokenizer in a folder, or none where there is none: tokenizer.json as it is, otherwise spiece.model or vocab.txt,
-/// converted.
+/// The tokenizer in a folder, or none where there is none: tokenizer.json, otherwise spiece.model or vocab.txt, converted.
 ///
 /// # Errors
 /// Where one is there and cannot be read.
 pub fn find(dir: &Path) -> Result<Option<TokenizerSource>, TokenizerError> {
     let there = |name: &str| Some(dir.join(name)).filter(|path| path.is_file());
     if let Some(path) = there(TOKENIZER_JSON) {
-        return Ok(Some(TokenizerSource::File(path)));
+        return fast::read(path, dir).map(Some);
     }
     let (spiece, vocab) = (SPIECE.into_iter().find_map(there), VOCAB.into_iter().find_map(there));
     if spiece.is_none() && vocab.is_none() {
         return Ok(None);
     }
     let settings = Settings::read(dir)?;
-    let bert = class(dir, &settings)?;
-    let path = if bert { vocab.or(spiece) } else { spiece.or(vocab) };
+    let path = if is_bert(dir, &settings)? {
+        vocab.or(spiece)
+    } else {
+        spiece.or(vocab)
+    };
     path.map(|path| convert(path, settings)).transpose()
 }
 
@@ -138,14 +139,18 @@ pub fn named(path: &Path) -> Result<TokenizerSource, TokenizerError> {
             path: path.to_path_buf(),
         });
     }
-    let json = path.extension().is_some_and(|e| e == "json");
-    if json || first_byte(path)? == Some(b'{') {
-        return Ok(TokenizerSource::File(path.to_path_buf()));
-    }
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty());
     let dir = dir.unwrap_or(Path::new("."));
+    let json = path.extension().is_some_and(|e| e == "json");
+    if json || first_byte(path)? == Some(b'{') {
+        // Under another name it is one that travels with a model, and whole.
+        return match path.file_name().is_some_and(|name| name == TOKENIZER_JSON) {
+            true => fast::read(path.to_path_buf(), dir),
+            false => Ok(TokenizerSource::File(path.to_path_buf())),
+        };
+    }
     let settings = Settings::read(dir)?;
-    class(dir, &settings)?;
+    is_bert(dir, &settings)?;
     convert(path.to_path_buf(), settings)
 }
 
@@ -162,27 +167,31 @@ fn first_byte(path: &Path) -> Result<Option<u8>, TokenizerError> {
     }
 }
 
-/// Whether the class the files name is BertTokenizer; other classes than the two are refused.
-fn class(dir: &Path, settings: &Settings) -> Result<bool, TokenizerError> {
-    let config = dir.join("config.json");
-    let model = settings.class().is_none().then(|| files::read(&config).ok()).flatten();
-    let model = model.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
-    let model = model.as_ref().and_then(|json| json.get("tokenizer_class")?.as_str());
-    let named = settings
-        .class()
-        .or(model.map(|class| class.strip_suffix("Fast").unwrap_or(class)));
-    match named {
-        None | Some("AlbertTokenizer" | "PreTrainedTokenizer") => Ok(false),
-        // These are BertTokenizer under other names.
-        Some("BertTokenizer" | "DistilBertTokenizer" | "ElectraTokenizer" | "MobileBertTokenizer") => Ok(true),
-        Some(other) => Err(TokenizerError::Class {
-            path: if settings.class().is_some() {
-                dir.join("tokenizer_config.json")
-            } else {
-                config
-            },
-            class: other.into(),
-        }),
+/// The class the files name, without `Fast`, and the file that does.
+fn class(dir: &Path, settings: &Settings) -> Option<(PathBuf, String)> {
+    if let Some(class) = settings.class() {
+        return Some((dir.join(TOKENIZER_CONFIG), class.into()));
+    }
+    let json = model_config(dir)?;
+    let class = json.get("tokenizer_class")?.as_str()?;
+    Some((dir.join(CONFIG), class.strip_suffix("Fast").unwrap_or(class).into()))
+}
+
+/// BertTokenizer, and the names it also has.
+const BERT: [&str; 4] = [
+    "BertTokenizer",
+    "DistilBertTokenizer",
+    "ElectraTokenizer",
+    "MobileBertTokenizer",
+];
+
+/// Whether the class the files name is BertTokenizer; other classes than it and AlbertTokenizer are refused.
+fn is_bert(dir: &Path, settings: &Settings) -> Result<bool, TokenizerError> {
+    match class(dir, settings) {
+        None => Ok(false),
+        Some((_, class)) if ["AlbertTokenizer", "PreTrainedTokenizer"].contains(&class.as_str()) => Ok(false),
+        Some((_, class)) if BERT.contains(&class.as_str()) => Ok(true),
+        Some((path, class)) => Err(TokenizerError::Class { path, class }),
     }
 }
 
@@ -196,34 +205,42 @@ fn is_vocabulary(path: &Path, bytes: &[u8]) -> bool {
     }
 }
 
-fn convert(path: PathBuf, settings: Settings) -> Result<TokenizerSource, TokenizerError> {
+/// The bytes of a spiece.model or vocab.txt.
+fn read_vocabulary(path: &Path) -> Result<Vec<u8>, TokenizerError> {
     let io = |cause| TokenizerError::Io {
-        path: path.clone(),
+        path: path.to_path_buf(),
         cause,
     };
-    let length = std::fs::metadata(&path).map_err(io)?.len();
+    let format = |problem: String| TokenizerError::Format {
+        path: path.to_path_buf(),
+        problem,
+    };
+    let length = std::fs::metadata(path).map_err(io)?.len();
     if length > MAX_BYTES {
-        return Err(TokenizerError::Format {
-            path,
-            problem: format!("{length} bytes, at most {MAX_BYTES} are read"),
-        });
+        return Err(format(format!("{length} bytes, at most {MAX_BYTES} are read")));
     }
-    let bytes = files::read(&path).map_err(io)?;
+    let bytes = files::read(path).map_err(io)?;
     if bytes.starts_with(b"version https://git-lfs") {
-        return Err(TokenizerError::Format {
-            path,
-            problem: "is a Git LFS pointer, not the vocabulary itself; fetch it with git lfs pull".into(),
-        });
+        return Err(format(
+            "is a Git LFS pointer, not the vocabulary itself; fetch it with git lfs pull".into(),
+        ));
     }
-    let (class, json) = if is_vocabulary(&path, &bytes) {
+    Ok(bytes)
+}
+
+fn convert(path: PathBuf, settings: Settings) -> Result<TokenizerSource, TokenizerError> {
+    let bytes = read_vocabulary(&path)?;
+    let (class, (json, lacks)) = if is_vocabulary(&path, &bytes) {
         ("BertTokenizer", wordpiece::convert(&path, &bytes, &settings)?)
     } else {
         ("AlbertTokenizer", sentencepiece::convert(&path, &bytes, &settings)?)
     };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let lacks = lacks.map_or(String::new(), |lacks| format!("; {lacks}"));
     Ok(TokenizerSource::Converted {
+        note: Some(format!("texts are split as {class} does with {name}{lacks}")),
         path,
         json,
-        class,
         beside: settings.files,
     })
 }

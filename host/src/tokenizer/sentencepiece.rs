@@ -2,16 +2,19 @@
 //! (<https://github.com/google/sentencepiece/blob/v0.2.0/src/sentencepiece_model.proto>), out comes the file with the rules of
 //! AlbertTokenizer and of SentencePiece itself.
 
+use super::MOST_TOKENS;
 use super::error::TokenizerError;
 use super::json::{self, Parts};
 use super::settings::{AddedToken, ROLES, Settings};
 use base64::encode;
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use thimble_shared::onnx::protobuf::{Field, Fields, WireError};
+use thimble_text::LONGEST_PIECE;
 use thimble_text::slow::{
     AlbertRules, Algorithm, COMMA_PENALTY, CharsMap, Class, SPACE, SentencePieceRules, ends_in_number_comma,
+    user_defined_score,
 };
 
 /// SentencePiece.Type.
@@ -67,6 +70,9 @@ impl<'a> Proto<'a> {
             match field.number {
                 1 => {
                     let id = proto.pieces.len();
+                    if id == MOST_TOKENS {
+                        return Err(format!("has more than the {MOST_TOKENS} pieces that are read"));
+                    }
                     proto.pieces.push(piece(&field, id)?);
                 }
                 2 => proto.trainer(&field).map_err(damaged)?,
@@ -115,6 +121,12 @@ impl<'a> Proto<'a> {
             if piece.text.is_empty() || piece.text.contains('\0') {
                 return Err(format!("piece {id} is empty or holds a zero byte"));
             }
+            if piece.text.len() > LONGEST_PIECE {
+                let length = piece.text.len();
+                return Err(format!(
+                    "piece {id} has {length} bytes, at most {LONGEST_PIECE} are read"
+                ));
+            }
             if let Some(first) = ids.insert(piece.text, id) {
                 return Err(format!("piece {id}, {:?}, is piece {first} as well", piece.text));
             }
@@ -147,7 +159,7 @@ impl<'a> Proto<'a> {
     }
 
     fn rules(&self) -> SentencePieceRules {
-        let normal = || self.pieces.iter().filter(|p| p.kind == Kind::Normal).map(|p| p.score);
+        let normal = self.pieces.iter().filter(|p| p.kind == Kind::Normal);
         SentencePieceRules {
             add_dummy_prefix: self.add_dummy_prefix,
             remove_extra_whitespaces: self.remove_extra_whitespaces,
@@ -157,11 +169,7 @@ impl<'a> Proto<'a> {
             reserved: self.texts(&[Kind::Control, Kind::Byte]),
             user_defined: self.texts(&[Kind::UserDefined]),
             unused: self.texts(&[Kind::Unused]),
-            // The bounds SentencePiece begins with.
-            score_range: [
-                normal().fold(f32::MAX, f32::min),
-                normal().fold(f32::MIN_POSITIVE, f32::max),
-            ],
+            least_score: normal.map(|p| p.score).fold(f32::MAX, f32::min),
             algorithm: if self.model_type == BPE {
                 Algorithm::Bpe(self.pieces.iter().map(|p| p.score).collect())
             } else {
@@ -171,58 +179,59 @@ impl<'a> Proto<'a> {
     }
 
     /// The library's model. It knows no kinds of pieces: symbols of the user get the score SentencePiece counts for them.
-    fn model(&self, unknown: u32, greatest: f32) -> Value {
+    fn model(&self, unknown: u32) -> Result<Value, String> {
         if self.model_type == BPE {
             let vocab = self.pieces.iter().zip(0u32..);
             let vocab: Map<String, Value> = vocab.map(|(p, id)| (p.text.to_string(), id.into())).collect();
-            return json!({
+            return Ok(json!({
                 "type": "BPE", "dropout": null, "unk_token": self.pieces[unknown as usize].text, "fuse_unk": true,
                 "continuing_subword_prefix": null, "end_of_word_suffix": null,
-                "byte_fallback": self.byte_fallback, "vocab": vocab, "merges": self.merges(),
-            });
+                "byte_fallback": self.byte_fallback, "vocab": vocab, "merges": self.merges()?,
+            }));
         }
         let entry = |piece: &Piece| {
-            let mut score = f64::from(piece.score);
-            if piece.kind == Kind::UserDefined {
-                score = f64::from(piece.text.len() as f32 * greatest) - 0.1;
-            }
+            let mut score = f64::from(match piece.kind {
+                Kind::UserDefined => user_defined_score(piece.text),
+                _ => piece.score,
+            });
             if ends_in_number_comma(piece.text) {
                 score -= COMMA_PENALTY;
             }
             json!([piece.text, score])
         };
-        json!({
+        Ok(json!({
             "type": "Unigram", "unk_id": unknown, "byte_fallback": self.byte_fallback,
             "vocab": self.pieces.iter().map(entry).collect::<Vec<_>>(),
-        })
+        }))
     }
 
     /// The pairs BPE merges, greatest score first: each piece's halves that are pieces too.
-    fn merges(&self) -> Vec<[&'a str; 2]> {
-        let normal = self.pieces.iter().filter(|p| p.kind == Kind::Normal);
-        let known: HashMap<&str, f32> = normal.map(|p| (p.text, p.score)).collect();
-        let mut merges: Vec<(f32, usize, [&str; 2])> = Vec::new();
-        for (id, piece) in self
-            .pieces
-            .iter()
-            .enumerate()
-            .filter(|(_, p)| p.kind == Kind::Normal && p.text.len() <= LONGEST_MERGED)
-        {
-            let cuts = piece.text.char_indices().skip(1);
-            for (at, _) in cuts {
+    fn merges(&self) -> Result<Vec<[&'a str; 2]>, String> {
+        let normal = || self.pieces.iter().filter(|p| p.kind == Kind::Normal);
+        let known: HashSet<&str> = normal().map(|p| p.text).collect();
+        let most = normal().map(|p| p.text.len()).sum::<usize>() * MERGED;
+        let (mut merges, mut bytes) = (Vec::new(), 0);
+        for piece in normal() {
+            for (at, _) in piece.text.char_indices().skip(1) {
                 let (left, right) = piece.text.split_at(at);
-                if known.contains_key(left) && known.contains_key(right) {
-                    merges.push((piece.score, id, [left, right]));
+                if known.contains(left) && known.contains(right) {
+                    bytes += piece.text.len();
+                    merges.push((piece.score, [left, right]));
                 }
             }
+            if bytes > most {
+                return Err(format!(
+                    "its pieces are made of each other in more than {MERGED} ways each: the list of merges would be too long"
+                ));
+            }
         }
-        merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        merges.into_iter().map(|(_, _, pair)| pair).collect()
+        merges.sort_by(|a, b| b.0.total_cmp(&a.0));
+        Ok(merges.into_iter().map(|(_, pair)| pair).collect())
     }
 }
 
-/// Bytes of the longest piece whose halves are looked for; real ones have a fourth of it.
-const LONGEST_MERGED: usize = 256;
+/// Bytes of merges for each byte of BPE's pieces; real ones have a fourth of it.
+const MERGED: usize = 16;
 
 /// One SentencePiece message; `id` is its number among them.
 fn piece<'a>(field: &Field<'a>, id: usize) -> Result<Piece<'a>, String> {
@@ -258,8 +267,13 @@ fn piece<'a>(field: &Field<'a>, id: usize) -> Result<Piece<'a>, String> {
     Ok(piece)
 }
 
-/// Converts the model in `bytes`, read from `path`. Memory: some ten times the file.
-pub fn convert(path: &Path, bytes: &[u8], settings: &Settings) -> Result<String, TokenizerError> {
+/// The symbols of the user in the model in `bytes`; none where it is no model.
+pub fn user_defined(bytes: &[u8]) -> Vec<String> {
+    Proto::read(bytes).map_or(Vec::new(), |proto| proto.texts(&[Kind::UserDefined]))
+}
+
+/// Converts the model in `bytes`, read from `path`; a note comes with it where it lacks tokens. Memory: some ten times the file.
+pub fn convert(path: &Path, bytes: &[u8], settings: &Settings) -> Result<(String, Option<String>), TokenizerError> {
     let format = |problem: String| TokenizerError::Format {
         path: path.to_path_buf(),
         problem,
@@ -273,11 +287,10 @@ pub fn convert(path: &Path, bytes: &[u8], settings: &Settings) -> Result<String,
     }
     refuse_sampling(settings)?;
     let ids = proto.ids().map_err(format)?;
-    let flag = |name: &str, default: bool| Ok::<_, TokenizerError>(settings.flag(name)?.unwrap_or(default));
     let rules = AlbertRules {
-        do_lower_case: flag("do_lower_case", true)?,
-        remove_space: flag("remove_space", true)?,
-        keep_accents: flag("keep_accents", false)?,
+        do_lower_case: settings.flag("do_lower_case", true)?,
+        remove_space: settings.flag("remove_space", true)?,
+        keep_accents: settings.flag("keep_accents", false)?,
         sentencepiece: proto.rules(),
     };
     let default = |content: &str| Some(AddedToken::special(content));
@@ -295,22 +308,17 @@ pub fn convert(path: &Path, bytes: &[u8], settings: &Settings) -> Result<String,
         Some(mask),
     ];
     let tokens = settings.tokens(&ids, defaults)?;
-    for role in ["cls_token", "sep_token"] {
-        let (token, _) = tokens.needed(role, settings)?;
-        if !ids.contains_key(token) && !settings.adds(token) {
-            return Err(format(format!("has no piece {token}, which is its {role}")));
-        }
-    }
+    let lacks = tokens.lacking(&ids, settings)?;
     let unknown = proto.pieces.iter().position(|p| p.kind == Kind::Unknown).unwrap_or(0) as u32;
     let parts = Parts {
         normalizer: normalizer(&proto, &rules).map_err(format)?,
         pre_tokenizer: metaspace(&proto),
-        model: proto.model(unknown, rules.sentencepiece.score_range[1]),
+        model: proto.model(unknown).map_err(format)?,
         decoder: metaspace(&proto),
     };
     let lowers = rules.do_lower_case;
     let rules = json::rules(settings, &tokens, lowers, Class::Albert(rules))?;
-    json::write(parts, &tokens, settings, &rules)
+    Ok((json::write(parts, &tokens, settings, &rules)?, lacks))
 }
 
 /// What AlbertTokenizer hands to SentencePiece: nothing that would make its answers random or longer is read.

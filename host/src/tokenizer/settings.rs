@@ -3,13 +3,22 @@
 //! once it is loaded (`_from_pretrained` in tokenization_utils_base.py).
 
 use super::error::TokenizerError;
+use crate::source::json as python_json;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
 
+/// The file with a model's sizes.
+pub const CONFIG: &str = "config.json";
+/// The file with a tokenizer's options.
+pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// Largest JSON file read.
 const MAX_JSON: u64 = 16 << 20;
+/// Heads whose pipelines cut texts at the tokenizer's length.
+const CUT: [&str; 2] = ["ForQuestionAnswering", "ForTokenClassification"];
+/// Positions of a model whose config.json names none: AlbertConfig's default.
+const POSITIONS: f64 = 512.0;
 /// Largest id an added token may have.
 const MAX_ID: u32 = 1 << 24;
 
@@ -49,6 +58,11 @@ pub const ROLES: [&str; 7] = [
     "mask_token",
 ];
 
+/// The model's config.json in `dir`, where there is one.
+pub fn model_config(dir: &Path) -> Option<Value> {
+    python_json::parse(&files::read(&dir.join(CONFIG)).ok()?).ok()
+}
+
 /// What stands beside a vocabulary.
 #[derive(Debug, Default)]
 pub struct Settings {
@@ -62,13 +76,19 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads what stands in `dir`; nothing has to.
-    pub fn read(dir: &Path) -> Result<Settings, TokenizerError> {
+    /// The options in `dir` alone.
+    pub fn options(dir: &Path) -> Result<Settings, TokenizerError> {
         let mut settings = Settings {
-            path: dir.join("tokenizer_config.json"),
+            path: dir.join(TOKENIZER_CONFIG),
             ..Settings::default()
         };
-        settings.options = settings.object(dir, "tokenizer_config.json")?.unwrap_or_default();
+        settings.options = settings.object(dir, TOKENIZER_CONFIG)?.unwrap_or_default();
+        Ok(settings)
+    }
+
+    /// Reads what stands in `dir`; nothing has to.
+    pub fn read(dir: &Path) -> Result<Settings, TokenizerError> {
+        let mut settings = Settings::options(dir)?;
         if let Some(Value::Object(listed)) = settings.options.get("added_tokens_decoder").cloned() {
             for (id, token) in &listed {
                 let wrong = |problem: &str| settings.wrong("added_tokens_decoder", format!("{id}: {problem}"));
@@ -112,9 +132,9 @@ impl Settings {
     fn special_token(&mut self, key: String, value: Value) {
         let value = match (value, self.options.get(&key)) {
             (Value::Array(more), Some(Value::Array(list))) => {
-                let mut all = list.clone();
-                all.extend(more.into_iter().filter(|token| !list.contains(token)));
-                Value::Array(all)
+                let there: HashSet<&Value> = list.iter().collect();
+                let fresh = more.into_iter().filter(|token| !there.contains(token));
+                Value::Array(list.iter().cloned().chain(fresh.collect::<Vec<_>>()).collect())
             }
             (Value::Object(mut token), _) => {
                 token.insert("special".into(), true.into());
@@ -152,7 +172,7 @@ impl Settings {
         }
         let bytes = files::read(&path).map_err(io)?;
         self.files.push(path.clone());
-        match serde_json::from_slice(&bytes) {
+        match python_json::parse(&bytes) {
             Ok(Value::Object(object)) => Ok(Some(object)),
             Ok(_) => Err(format("is no JSON object".into())),
             Err(e) => Err(format(format!("invalid JSON: {e}"))),
@@ -178,13 +198,34 @@ impl Settings {
         self.added.values().any(|token| token.content == content)
     }
 
-    /// A yes or no; null is none.
-    pub fn flag(&self, name: &str) -> Result<Option<bool>, TokenizerError> {
+    /// A yes or no, or `default` where there is none. As Python has it, null is a no, and so is the number 0.
+    pub fn flag(&self, name: &str, default: bool) -> Result<bool, TokenizerError> {
         match self.options.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            None => Ok(default),
+            Some(Value::Null) => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(Value::Number(number)) => Ok(number.as_f64() != Some(0.0)),
             Some(other) => Err(self.wrong(name, format!("{other} is neither true nor false"))),
         }
+    }
+
+    /// BertTokenizer's `strip_accents`; none is as `do_lower_case`. Only false itself keeps the accents of what is lower-cased, so
+    /// that the number 0 is none.
+    pub fn strip_accents(&self) -> Result<Option<bool>, TokenizerError> {
+        let name = "strip_accents";
+        let stated = self.options.get(name) == Some(&Value::Bool(false));
+        Ok(Some(self.flag(name, false)?).filter(|strips| *strips || stated))
+    }
+
+    /// Most tokens of an input, where the model in the same folder has more positions and may be one whose pipeline cuts by it.
+    pub fn max_length(&self) -> Option<usize> {
+        let length = self.options.get("model_max_length")?.as_f64()?;
+        let config = model_config(self.path.parent()?).unwrap_or_default();
+        let cuts = config["architectures"][0]
+            .as_str()
+            .is_none_or(|class| CUT.iter().any(|head| class.ends_with(head)));
+        let positions = config["max_position_embeddings"].as_f64().unwrap_or(POSITIONS);
+        (cuts && (1.0..positions).contains(&length)).then_some(length as usize)
     }
 
     pub fn get(&self, name: &str) -> Option<&Value> {
@@ -237,8 +278,7 @@ impl Settings {
         let mut seen = HashSet::new();
         special.retain(|token| !token.content.is_empty() && seen.insert(token.content.clone()));
 
-        let mut added: Vec<(u32, AddedToken)> = self.added.iter().map(|(id, token)| (*id, token.clone())).collect();
-        let mut ids: HashMap<String, u32> = added.iter().map(|(id, t)| (t.content.clone(), *id)).collect();
+        let mut ids: HashMap<String, u32> = self.added.iter().map(|(id, t)| (t.content.clone(), *id)).collect();
         // Tokens that are in no vocabulary come behind it: as many as there are texts, Hugging Face counts.
         let replaced = |id: &u32| self.added.contains_key(id);
         let own = vocabulary.iter().filter(|(_, id)| !replaced(id)).map(|(text, _)| *text);
@@ -246,6 +286,13 @@ impl Settings {
             .chain(self.added.values().map(|t| t.content.as_str()))
             .collect::<HashSet<_>>()
             .len() as u32;
+        // Of tokens with one id the last stays.
+        let mut added: Vec<Option<(u32, AddedToken)>> = self
+            .added
+            .iter()
+            .map(|(id, token)| Some((*id, token.clone())))
+            .collect();
+        let mut places: HashMap<u32, usize> = self.added.keys().copied().zip(0..).collect();
         for token in &special {
             if ids.contains_key(&token.content) {
                 continue;
@@ -256,19 +303,19 @@ impl Settings {
                 next - 1
             });
             ids.insert(token.content.clone(), id);
-            added.retain(|(other, _)| *other != id);
-            added.push((
-                id,
-                AddedToken {
-                    special: true,
-                    ..token.clone()
-                },
-            ));
+            if let Some(earlier) = places.insert(id, added.len()) {
+                added[earlier] = None;
+            }
+            let token = AddedToken {
+                special: true,
+                ..token.clone()
+            };
+            added.push(Some((id, token)));
         }
         Ok(SpecialTokens {
             special: special.into_iter().map(|t| t.content).collect(),
             roles,
-            added,
+            added: added.into_iter().flatten().collect(),
             ids,
         })
     }
@@ -295,6 +342,22 @@ impl SpecialTokens {
         let missing = || settings.wrong(role, "there is none, and every text needs one".into());
         let token = self.role(role).ok_or_else(missing)?;
         Ok((token, *self.ids.get(token).ok_or_else(missing)?))
+    }
+
+    /// What to say where tokens that are put around every text stand neither in the vocabulary nor in the files.
+    pub fn lacking(
+        &self,
+        vocabulary: &HashMap<&str, u32>,
+        settings: &Settings,
+    ) -> Result<Option<String>, TokenizerError> {
+        let mut lacking = Vec::new();
+        for role in ["cls_token", "sep_token"] {
+            let (token, id) = self.needed(role, settings)?;
+            if !vocabulary.contains_key(token) && !settings.adds(token) {
+                lacking.push(format!("{token} gets the id {id}"));
+            }
+        }
+        Ok((!lacking.is_empty()).then(|| format!("{}, behind the vocabulary, which lacks it", lacking.join(", "))))
     }
 
     /// What is left as it is where texts are lower-cased first.

@@ -1,6 +1,7 @@
 //! BertTokenizer's vocab.txt as tokenizer.json: in come the lines, one token each and its id the line's number from 0, out comes
 //! the file with BertTokenizer's rules.
 
+use super::MOST_TOKENS;
 use super::error::TokenizerError;
 use super::json::{self, Parts};
 use super::settings::{AddedToken, ROLES, Settings};
@@ -9,8 +10,9 @@ use std::collections::HashMap;
 use std::path::Path;
 use thimble_text::slow::{CONTINUES, Class, MOST_CHARACTERS, WordPieceRules};
 
-/// Converts the vocabulary in `bytes`, read from `path`. Memory: some ten times the file.
-pub fn convert(path: &Path, bytes: &[u8], settings: &Settings) -> Result<String, TokenizerError> {
+/// Converts the vocabulary in `bytes`, read from `path`; a note comes with it where it lacks tokens. Memory: some ten times the
+/// file.
+pub fn convert(path: &Path, bytes: &[u8], settings: &Settings) -> Result<(String, Option<String>), TokenizerError> {
     let format = |problem: String| TokenizerError::Format {
         path: path.to_path_buf(),
         problem,
@@ -26,7 +28,11 @@ pub fn convert(path: &Path, bytes: &[u8], settings: &Settings) -> Result<String,
     }
     // As Python reads lines: CRLF and a lone CR end one too, and what follows the last end is a line where it is not empty.
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    let vocabulary: HashMap<&str, u32> = text.strip_suffix('\n').unwrap_or(&text).split('\n').zip(0..).collect();
+    let lines = || text.strip_suffix('\n').unwrap_or(&text).split('\n');
+    if lines().nth(MOST_TOKENS).is_some() {
+        return Err(format(format!("has more than the {MOST_TOKENS} lines that are read")));
+    }
+    let vocabulary: HashMap<&str, u32> = lines().zip(0..).collect();
     let default = |content: &str| Some(AddedToken::special(content));
     let defaults: [_; ROLES.len()] = [
         None,
@@ -39,18 +45,15 @@ pub fn convert(path: &Path, bytes: &[u8], settings: &Settings) -> Result<String,
     ];
     let tokens = settings.tokens(&vocabulary, defaults)?;
     let (unknown, _) = tokens.needed("unk_token", settings)?;
-    for role in ["unk_token", "cls_token", "sep_token"] {
-        let (token, _) = tokens.needed(role, settings)?;
-        if !vocabulary.contains_key(token) && (role == "unk_token" || !settings.adds(token)) {
-            return Err(format(format!("has no {token}, which is its {role}")));
-        }
+    if !vocabulary.contains_key(unknown) {
+        return Err(format(format!("has no {unknown}, which is its unk_token")));
     }
-    let flag = |name: &str, default: bool| Ok::<_, TokenizerError>(settings.flag(name)?.unwrap_or(default));
+    let lacks = tokens.lacking(&vocabulary, settings)?;
     let rules = WordPieceRules {
-        do_basic_tokenize: flag("do_basic_tokenize", true)?,
-        do_lower_case: flag("do_lower_case", true)?,
-        tokenize_chinese_chars: flag("tokenize_chinese_chars", true)?,
-        strip_accents: settings.flag("strip_accents")?,
+        do_basic_tokenize: settings.flag("do_basic_tokenize", true)?,
+        do_lower_case: settings.flag("do_lower_case", true)?,
+        tokenize_chinese_chars: settings.flag("tokenize_chinese_chars", true)?,
+        strip_accents: settings.strip_accents()?,
         never_split: never_split(settings)?,
         special: tokens.special.clone(),
     };
@@ -69,7 +72,7 @@ pub fn convert(path: &Path, bytes: &[u8], settings: &Settings) -> Result<String,
         decoder: json!({"type": "WordPiece", "prefix": CONTINUES, "cleanup": true}),
     };
     let rules = json::rules(settings, &tokens, lowers, Class::Bert(rules))?;
-    json::write(parts, &tokens, settings, &rules)
+    Ok((json::write(parts, &tokens, settings, &rules)?, lacks))
 }
 
 fn never_split(settings: &Settings) -> Result<Vec<String>, TokenizerError> {

@@ -414,7 +414,7 @@ pub const ROWS: &[Attack] = &[
             std::fs::write(&path, format!("{{\"model\":{}", "[".repeat(100_000))).unwrap();
             path
         },
-        "recursion limit exceeded",
+        "invalid type",
     ),
     asked(
         Tokeniser,

@@ -2,6 +2,7 @@
 
 use super::Expect::{Read, Refused};
 use super::{Attack, Reader};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A field of a message: its number and its bytes.
@@ -57,6 +58,24 @@ fn beside(folder: &Path, name: &str, json: &str) -> PathBuf {
     vocab(folder, VOCAB.as_bytes())
 }
 
+/// Pieces of which each is a part of one text: BPE would merge every one of its cuts.
+fn parts(letters: usize, longest: usize) -> Vec<Vec<u8>> {
+    let text: String = (0..letters)
+        .map(|i| char::from(b'a' + (i * i * 7 + i / 3) as u8 % 26))
+        .collect();
+    let all = (0..letters).flat_map(|from| (from + 1..=letters.min(from + longest)).map(move |to| (from, to)));
+    let all: BTreeSet<&str> = all.map(|(from, to)| &text[from..to]).collect();
+    all.into_iter().map(|part| piece(part, -2.0, 1)).collect()
+}
+
+/// A tokenizer.json of one Unigram piece.
+fn unigram(folder: &Path, piece: &str) -> PathBuf {
+    let path = folder.join("tokenizer.json");
+    let json = format!(r#"{{"model":{{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0.0],["{piece}",-1.0]]}}}}"#);
+    std::fs::write(&path, json).unwrap();
+    path
+}
+
 const fn row(name: &'static str, imitates: &'static str, build: fn(&Path) -> PathBuf, expect: super::Expect) -> Attack {
     Attack {
         name,
@@ -85,6 +104,48 @@ pub const ROWS: &[Attack] = &[
         "text that becomes a control symbol",
         |f| spiece(f, &[piece("[CLS]", -2.0, 1)]),
         Refused("is piece 2 as well"),
+    ),
+    row(
+        "a piece of a million letters",
+        "tables of the tokenizers library, one inside the other, whose end overflows the stack",
+        |f| spiece(f, &[piece(&"a".repeat(1_000_000), -1.0, 1)]),
+        Refused("piece 5 has 1000000 bytes"),
+    ),
+    row(
+        "a symbol of the user of a million letters",
+        "the same by another kind of piece",
+        |f| spiece(f, &[piece(&"a".repeat(1_000_000), 0.0, 4)]),
+        Refused("piece 5 has 1000000 bytes"),
+    ),
+    Attack {
+        reader: Reader::Tokeniser,
+        ..row(
+            "a tokenizer.json with a piece of a million letters",
+            "the same, on its way to a board",
+            |f| unigram(f, &"a".repeat(1_000_000)),
+            Refused("has 1000000 bytes, at most 2048"),
+        )
+    },
+    row(
+        "pieces of a thousand letters",
+        "a table of the tokenizers library for each of their bytes",
+        |f| {
+            let letter = |i: usize| char::from(b'a' + (i % 26) as u8);
+            let text = |n: usize| {
+                (0..1000)
+                    .map(|i| letter((n * n + n * i * i + i / 7) / 3))
+                    .collect::<String>()
+            };
+            let pieces = (0..500).map(|n| piece(&format!("{n}{}", text(n)), -1.0, 1));
+            spiece(f, &pieces.collect::<Vec<_>>())
+        },
+        Read("they are kept as a list"),
+    ),
+    row(
+        "pieces of BPE that are made of each other in every way",
+        "a list of merges with a hundred times the bytes of the pieces",
+        |f| spiece(f, &[parts(200, 250), vec![bytes(2, &[0x18, 2])]].concat()),
+        Refused("in more than 16 ways each"),
     ),
     row(
         "a score that is no number",
@@ -177,6 +238,33 @@ pub const ROWS: &[Attack] = &[
         "one entry a byte",
         |f| vocab(f, &[b'\n'; 100_000]),
         Refused("has no [UNK]"),
+    ),
+    row(
+        "a vocabulary of a million lines and more",
+        "hundreds of bytes for a line of one",
+        |f| {
+            vocab(
+                f,
+                [VOCAB.as_bytes(), "b\n".repeat(1 << 20).as_bytes()].concat().as_slice(),
+            )
+        },
+        Refused("more than the 1048576 lines"),
+    ),
+    row(
+        "sixty thousand special tokens in two files",
+        "lists that are searched for each of their entries",
+        |f| {
+            let list = |mark: &str| {
+                (0..30_000)
+                    .map(|i| format!("\"{mark}{i}\""))
+                    .collect::<Vec<_>>()
+                    .join(",")
+            };
+            let json = |mark: &str| format!(r#"{{"additional_special_tokens": [{}]}}"#, list(mark));
+            std::fs::write(f.join("special_tokens_map.json"), json("<")).unwrap();
+            beside(f, "tokenizer_config.json", &json("["))
+        },
+        Read("each is looked up"),
     ),
     row(
         "a vocabulary that is one long line",

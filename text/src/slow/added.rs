@@ -28,32 +28,39 @@ pub struct Stretch {
 /// All added tokens of a tokenizer.
 pub struct AddedTokens {
     tokens: HashMap<String, AddedToken>,
-    /// Nodes of a trie over characters; the root comes first.
-    trie: Vec<Node>,
+    /// A trie over characters, the root being 0: the node each leads to from another.
+    next: HashMap<(u32, char), u32>,
+    /// Of each node whether a token ends there.
+    ends: Vec<bool>,
 }
 
-#[derive(Default)]
-struct Node {
-    next: HashMap<char, usize>,
-    ends: bool,
-}
+/// The node a trie begins with.
+const ROOT: u32 = 0;
 
 impl AddedTokens {
     pub fn new(tokens: Vec<AddedToken>) -> AddedTokens {
-        let mut trie = vec![Node::default()];
+        let (mut next, mut ends) = (HashMap::new(), vec![false]);
         for token in tokens.iter().filter(|t| !t.content.is_empty()) {
-            let mut at = 0;
+            let mut at = ROOT;
             for c in token.content.chars() {
-                let fresh = trie.len();
-                at = *trie[at].next.entry(c).or_insert(fresh);
+                let fresh = u32::try_from(ends.len()).unwrap_or(u32::MAX);
+                at = *next.entry((at, c)).or_insert(fresh);
                 if at == fresh {
-                    trie.push(Node::default());
+                    ends.push(false);
                 }
             }
-            trie[at].ends = true;
+            ends[at as usize] = true;
         }
         let tokens = tokens.into_iter().map(|t| (t.content.clone(), t)).collect();
-        AddedTokens { tokens, trie }
+        AddedTokens { tokens, next, ends }
+    }
+
+    fn next(&self, node: u32, c: char) -> Option<u32> {
+        self.next.get(&(node, c)).copied()
+    }
+
+    fn ends(&self, node: u32) -> bool {
+        self.ends[node as usize]
     }
 
     pub fn id(&self, token: &str) -> Option<u32> {
@@ -102,7 +109,7 @@ impl AddedTokens {
     fn cuts(&self, text: &[Char]) -> Vec<usize> {
         let mut cuts = vec![0];
         // Where a token may have begun, and the node reached.
-        let mut open: Vec<(usize, usize)> = Vec::new();
+        let mut open: Vec<(usize, u32)> = Vec::new();
         let mut skip = 0;
         for (current, c) in text.iter().enumerate() {
             if current < skip {
@@ -112,14 +119,14 @@ impl AddedTokens {
             let mut matched = false;
             for i in 0..open.len() {
                 let (start, node) = open[i];
-                if self.trie[node].ends {
+                if self.ends(node) {
                     let (start, end) = self.longest(text, &open, start, current, &mut skip);
                     cuts.extend([start, end]);
                     matched = true;
                     break;
                 }
-                match self.trie[node].next.get(&c.c) {
-                    Some(&next) => open[i].1 = next,
+                match self.next(node, c.c) {
+                    Some(next) => open[i].1 = next,
                     None => lost.push(start),
                 }
             }
@@ -129,12 +136,12 @@ impl AddedTokens {
                 open.retain(|(start, _)| !lost.contains(start));
             }
             if current >= skip
-                && let Some(&node) = self.trie[0].next.get(&c.c)
+                && let Some(node) = self.next(ROOT, c.c)
             {
                 open.push((current, node));
             }
         }
-        if let Some(&(start, _)) = open.iter().find(|(_, node)| self.trie[*node].ends) {
+        if let Some(&(start, _)) = open.iter().find(|(_, node)| self.ends(*node)) {
             cuts.extend([start, text.len()]);
         }
         cuts.push(text.len());
@@ -145,7 +152,7 @@ impl AddedTokens {
     fn longest(
         &self,
         text: &[Char],
-        open: &[(usize, usize)],
+        open: &[(usize, u32)],
         mut start: usize,
         current: usize,
         skip: &mut usize,
@@ -158,13 +165,13 @@ impl AddedTokens {
             // The earlier ones have been moved past the current character already.
             let mut ahead = if begun < start { current + 1 } else { current };
             end = ahead;
-            if self.trie[node].ends {
+            if self.ends(node) {
                 (start, end, *skip) = (begun, ahead, ahead);
             }
-            while let Some(&next) = text.get(ahead).and_then(|c| self.trie[node].next.get(&c.c)) {
+            while let Some(next) = text.get(ahead).and_then(|c| self.next(node, c.c)) {
                 node = next;
                 ahead += 1;
-                if self.trie[node].ends {
+                if self.ends(node) {
                     (start, end, *skip) = (begun, ahead, ahead);
                 }
             }

@@ -13,19 +13,20 @@ mod wordpiece;
 
 pub use albert::{AlbertRules, COMMA_PENALTY, ends_in_number_comma};
 pub use charsmap::CharsMap;
-pub use sentencepiece::{Algorithm, SPACE, SentencePieceRules};
+pub use sentencepiece::{Algorithm, SPACE, SentencePieceRules, user_defined_score};
 pub use wordpiece::{CONTINUES, MOST_CHARACTERS, WordPieceRules};
 
+use super::guarded;
 use added::{AddedToken, AddedTokens};
 use albert::Albert;
 use aligned::{Char, aligned, lower_one};
 use base64::decode;
 use sentencepiece::SentencePiece;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use std::collections::HashMap;
+use serde_json::{Map, Value, json};
+use std::collections::{HashMap, HashSet};
 use tokenizers::utils::truncation::TruncationDirection;
-use tokenizers::{Encoding, TruncationParams, TruncationStrategy};
+use tokenizers::{Encoding, Tokenizer, TruncationParams, TruncationStrategy};
 use wordpiece::WordPiece;
 
 /// The member of a tokenizer.json's `decoder` that holds [`SlowRules`].
@@ -59,6 +60,7 @@ struct File {
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
     normalizer: Option<Value>,
+    post_processor: Option<Value>,
     model: Model,
     decoder: Decoder,
 }
@@ -82,6 +84,24 @@ enum Vocabulary {
     Numbered(HashMap<String, u32>),
 }
 
+impl Vocabulary {
+    /// All tokens with their ids; an added one takes the place of the piece that has its id.
+    fn with(&self, added: &[AddedToken]) -> Map<String, Value> {
+        let taken: HashSet<u32> = added.iter().map(|token| token.id).collect();
+        let piece = |text: &String, id: u32| (!taken.contains(&id)).then(|| (text.clone(), id.into()));
+        let mut all: Map<String, Value> = match self {
+            Vocabulary::Scored(list) => list
+                .iter()
+                .zip(0..)
+                .filter_map(|((text, _), id)| piece(text, id))
+                .collect(),
+            Vocabulary::Numbered(table) => table.iter().filter_map(|(text, id)| piece(text, *id)).collect(),
+        };
+        all.extend(added.iter().map(|token| (token.content.clone(), token.id.into())));
+        all
+    }
+}
+
 /// A slow tokenizer.
 pub struct Slow {
     rules: SlowRules,
@@ -95,22 +115,22 @@ enum Pieces {
 }
 
 impl Slow {
-    /// The slow tokenizer a tokenizer.json states, or none where it states none.
-    pub fn read(json: &[u8]) -> Result<Option<Slow>, String> {
-        #[derive(Deserialize)]
-        struct Outline {
-            decoder: Option<Value>,
-        }
-        let outline: Outline = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-        if outline.decoder.is_none_or(|d| d.get(MEMBER).is_none()) {
-            return Ok(None);
-        }
+    /// The slow tokenizer a tokenizer.json states, and the library's with what both have in common: all tokens with their ids,
+    /// the normaliser, and what is put around texts. In place of the model it has a list, which takes less memory.
+    pub fn read(json: &[u8]) -> Result<(Slow, Tokenizer), String> {
         let file: File = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         let rules = file.decoder.slow;
+        let tokens = file.model.vocab.with(&file.added_tokens);
+        let charsmap = file.normalizer.as_ref().map(charsmap).transpose()?.flatten();
+        let library = json!({
+            "model": {"type": "WordLevel", "vocab": tokens, "unk_token": ""},
+            "normalizer": file.normalizer,
+            "post_processor": file.post_processor,
+        });
+        let library = guarded(|| Ok(serde_json::from_value(library)?))?;
         let pieces = match (&rules.tokenizer, file.model.vocab) {
             (Class::Albert(options), vocab) => {
                 let (vocabulary, unknown) = scored(vocab, file.model.unk_id, file.model.unk_token.as_deref())?;
-                let charsmap = file.normalizer.as_ref().map(charsmap).transpose()?.flatten();
                 Pieces::Albert(Box::new(Albert {
                     options: options.clone(),
                     model: SentencePiece::new(vocabulary, unknown, options.sentencepiece.clone(), charsmap),
@@ -124,11 +144,12 @@ impl Slow {
                 return Err("its vocabulary has scores, a BertTokenizer's none".into());
             }
         };
-        Ok(Some(Slow {
+        let slow = Slow {
             added: AddedTokens::new(file.added_tokens),
             rules,
             pieces,
-        }))
+        };
+        Ok((slow, library))
     }
 
     pub fn rules(&self) -> &SlowRules {

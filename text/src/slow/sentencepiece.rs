@@ -13,8 +13,14 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 pub const SPACE: char = '▁';
 /// What an unknown character costs beyond the least likely piece.
 const UNKNOWN_PENALTY: f32 = 10.0;
-/// What a symbol of the user costs, whatever its length.
-const USER_DEFINED_COST: f32 = 0.1;
+/// What a symbol of the user scores for each of its bytes but the first.
+const USER_DEFINED_BONUS: f64 = 0.1;
+
+/// The score of a symbol of the user, whatever the model says of it: that of sentencepiece 0.2.3. Up to 0.2.1 it was the greatest
+/// score of a piece for each byte, less 0.1.
+pub fn user_defined_score(symbol: &str) -> f32 {
+    (USER_DEFINED_BONUS * symbol.len().saturating_sub(1) as f64) as f32
+}
 
 /// What SentencePiece does beside what the vocabulary of a tokenizer.json says; pieces are named by their text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,8 +36,8 @@ pub struct SentencePieceRules {
     pub user_defined: Vec<String>,
     /// Pieces that have an id and are not used.
     pub unused: Vec<String>,
-    /// Least and greatest score of the normal pieces.
-    pub score_range: [f32; 2],
+    /// Least score of the normal pieces.
+    pub least_score: f32,
     /// How pieces of a text are chosen.
     pub algorithm: Algorithm,
 }
@@ -62,7 +68,6 @@ pub struct SentencePiece {
     pieces: Lexicon,
     reserved: HashMap<String, u32>,
     symbols: Lexicon,
-    user_defined: HashSet<u32>,
     unused: HashSet<u32>,
     scores: Vec<f32>,
     unknown: u32,
@@ -87,7 +92,14 @@ impl SentencePiece {
         let (reserved, user_defined, unused) =
             (named(&rules.reserved), named(&rules.user_defined), named(&rules.unused));
         let scores = match &rules.algorithm {
-            Algorithm::Unigram => vocabulary.iter().map(|(_, score)| *score).collect(),
+            Algorithm::Unigram => {
+                let all = vocabulary.iter().enumerate();
+                all.map(|(i, (text, score))| match user_defined.contains(&id(i)) {
+                    true => user_defined_score(text),
+                    false => *score,
+                })
+                .collect()
+            }
             Algorithm::Bpe(scores) => scores.clone(),
         };
         let all = || {
@@ -103,7 +115,6 @@ impl SentencePiece {
             reserved: all().filter(|(_, i)| apart(*i)).collect(),
             rules,
             charsmap,
-            user_defined,
             unused,
             scores,
             unknown,
@@ -231,7 +242,6 @@ impl SentencePiece {
             start: usize,
             id: u32,
         }
-        let [least, greatest] = self.rules.score_range;
         let mut best: Vec<Option<Best>> = vec![None; text.len() + 1];
         for start in 0..text.len() {
             let so_far = best[start].map_or(0.0, |b| b.score);
@@ -241,20 +251,20 @@ impl SentencePiece {
                 }
             };
             let mut alone = false;
-            self.pieces.prefixes(&text[start..], |count, bytes, id| {
+            self.pieces.prefixes(&text[start..], |count, id| {
                 if self.unused.contains(&id) {
                     return;
                 }
-                let score = if self.user_defined.contains(&id) {
-                    bytes as f32 * greatest - USER_DEFINED_COST
-                } else {
-                    self.scores.get(id as usize).copied().unwrap_or(0.0)
-                };
+                let score = self.scores.get(id as usize).copied().unwrap_or(0.0);
                 offer(start + count, score + so_far, id);
                 alone |= count == 1;
             });
             if !alone {
-                offer(start + 1, least - UNKNOWN_PENALTY + so_far, self.unknown);
+                offer(
+                    start + 1,
+                    self.rules.least_score - UNKNOWN_PENALTY + so_far,
+                    self.unknown,
+                );
             }
         }
         let mut path = Vec::new();
@@ -391,6 +401,55 @@ impl<'a> Row<'a> {
         });
         if self.model.unused.contains(&id) {
             self.unmerge.insert(piece, left_length);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::aligned::aligned;
+    use super::*;
+
+    /// The pieces are those of sentencepiece 0.2.3.
+    #[test]
+    fn symbols_of_the_user_score_by_their_bytes() {
+        let cases: [(&[(&str, f32)], &str, &[&str], &[&str]); 9] = [
+            (&[("t", -5.0), ("h", -5.0)], "th", &["th"], &["th"]),
+            (&[("t", 0.0), ("h", 0.0)], "th", &["th"], &["th"]),
+            (&[("t", 0.04), ("h", 0.04)], "th", &["th"], &["th"]),
+            (&[("t", 0.06), ("h", 0.06)], "th", &["th"], &["t", "h"]),
+            (&[("t", 0.06), ("h", 0.06), ("zz", 3.0)], "th", &["th"], &["t", "h"]),
+            (&[("日", 0.2), ("本", 0.2)], "日本", &["日本"], &["日本"]),
+            (
+                &[("t", -5.0), ("h", -5.0), ("x", -5.0), ("thx", -1.0)],
+                "thx",
+                &["th"],
+                &["thx"],
+            ),
+            (
+                &[("t", -5.0), ("h", -5.0), ("x", -5.0), ("thx", -6.0)],
+                "thx",
+                &["th"],
+                &["th", "x"],
+            ),
+            (&[("a", -2.0), ("a(", -3.0)], "a(", &["("], &["a", "("]),
+        ];
+        for (normal, text, symbols, wanted) in cases {
+            let own = symbols.iter().map(|symbol| (symbol.to_string(), -20.0));
+            let all =
+                std::iter::once(("<unk>".to_string(), 0.0)).chain(normal.iter().map(|(p, s)| (p.to_string(), *s)));
+            let rules = SentencePieceRules {
+                user_defined: symbols.iter().map(|symbol| symbol.to_string()).collect(),
+                least_score: normal.iter().map(|(_, score)| *score).fold(f32::MAX, f32::min),
+                ..SentencePieceRules::default()
+            };
+            let model = SentencePiece::new(all.chain(own).collect(), 0, rules, None);
+            let found: Vec<String> = model
+                .encode(&aligned(text))
+                .into_iter()
+                .map(|piece| piece.text)
+                .collect();
+            assert_eq!(found, wanted, "{normal:?} {text}");
         }
     }
 }
