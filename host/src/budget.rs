@@ -80,8 +80,8 @@ pub struct Problem {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
     pub choice: Choice,
-    /// Payload and scale bytes of all families.
-    pub bytes: u64,
+    /// The first of the costs that are limited.
+    pub cost: u64,
     /// Sum of the families' losses.
     pub loss: f64,
 }
@@ -98,6 +98,17 @@ impl Problem {
         }
     }
 
+    /// Leaves linear weights the formats whose arithmetic is in integers, where any of them suits.
+    pub fn keep_to_integers(&mut self) {
+        for (i, family) in self.families.iter().enumerate() {
+            let linear = family.weights.iter().any(|w| w.kind == Kind::Linear);
+            if linear && self.options[i].iter().any(|f| f.quantises_input()) {
+                self.options[i].retain(|f| f.quantises_input());
+                self.loss[i] = vec![0.0; self.options[i].len()];
+            }
+        }
+    }
+
     /// The first family none of the formats suits.
     pub fn homeless(&self) -> Option<&Family> {
         self.families
@@ -111,25 +122,12 @@ impl Problem {
         self.options[family][choice[family]]
     }
 
-    /// Payload and scale bytes as a limit of the search.
-    pub fn payload(&self, most: u64) -> Limit {
-        let bytes = |(family, options): (&Family, &Vec<Format>)| -> Vec<u64> {
-            options.iter().map(|&f| family.bytes(f) as u64).collect()
-        };
-        Limit {
-            cost: self.families.iter().zip(&self.options).map(bytes).collect(),
-            most,
-        }
-    }
-
-    /// All combinations with at most `payload` bytes and within the other limits: least predicted loss first, fewer bytes
-    /// first among equals.
-    pub fn ranked(&self, payload: u64, others: Vec<Limit>) -> impl Iterator<Item = Candidate> + '_ {
-        let limits = std::iter::once(self.payload(payload)).chain(others).collect();
-        Ranked::new(&self.loss, limits).map(|(choice, bytes)| Candidate {
+    /// All combinations within the limits: least predicted loss first, the least of the first cost first among equals.
+    pub fn ranked(&self, limits: Vec<Limit>) -> impl Iterator<Item = Candidate> + '_ {
+        Ranked::new(&self.loss, limits).map(|(choice, cost)| Candidate {
             loss: self.predicted(&choice),
             choice,
-            bytes,
+            cost,
         })
     }
 
@@ -300,20 +298,48 @@ mod tests {
             each.map(|(i, f)| f.bytes(problem.format(i, choice)) as u64)
                 .sum::<u64>()
         };
+        let within = |most: u64| {
+            let each = problem.families.iter().zip(&problem.options);
+            let cost = each.map(|(family, options)| options.iter().map(|&f| family.bytes(f) as u64).collect());
+            vec![Limit {
+                cost: cost.collect(),
+                most,
+            }]
+        };
         let (least, most) = (bytes(&problem.floor()), bytes(&vec![0; problem.families.len()]));
         let mut before = f64::INFINITY;
         for step in 0..=40 {
             let budget = least + (most - least) * step / 40;
-            let best = problem.ranked(budget, vec![]).next().expect("the floor fits");
-            assert!(best.bytes <= budget && best.bytes == bytes(&best.choice));
+            let best = problem.ranked(within(budget)).next().expect("the floor fits");
+            assert!(best.cost <= budget && best.cost == bytes(&best.choice));
             assert!(best.loss <= before, "budget {budget}: {} after {before}", best.loss);
             before = best.loss;
         }
         assert!(
-            problem.ranked(least - 1, vec![]).next().is_none(),
+            problem.ranked(within(least - 1)).next().is_none(),
             "nothing fits below the floor"
         );
         assert_eq!(before, 0.0, "the whole budget buys f32 throughout");
+    }
+
+    #[test]
+    fn linear_maps_keep_to_integers_and_tables_keep_every_format() {
+        for (tied, head) in [(false, Head::None), (true, Head::MaskedLm)] {
+            let config = Config {
+                tied_decoder: tied,
+                head,
+                pooler: !tied,
+                ..config()
+            };
+            let mut problem = Problem::unmeasured(&config, &Format::ALL);
+            problem.keep_to_integers();
+            for (i, family) in problem.families.iter().enumerate() {
+                let linear = family.weights.iter().any(|w| w.kind == Kind::Linear);
+                let integers = problem.options[i].iter().all(|f| f.quantises_input());
+                assert_eq!(linear, integers, "{}: {:?}", family.name, problem.options[i]);
+                assert_eq!(problem.options[i].len(), problem.loss[i].len());
+            }
+        }
     }
 
     #[test]

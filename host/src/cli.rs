@@ -3,7 +3,7 @@
 
 use crate::cmd;
 use crate::loss::Objective;
-use crate::study::Step;
+use crate::prepare::Step;
 use crate::subject::ReadOptions;
 use crate::text::{one_line, printable, say};
 use crate::widen::Prefer;
@@ -217,10 +217,11 @@ pub struct ShrinkArgs {
         conflicts_with = "nearest"
     )]
     pub prepare: Vec<Step>,
-    /// What decides between integer arithmetic and w8, which has int8's bytes, loses less and is slower
+    /// What decides between integer arithmetic and f32 arithmetic (w8, f16, f32), which loses less and is slower
     #[arg(long, value_enum, value_name = "WHAT", default_value_t, conflicts_with = "formats")]
     pub prefer: Prefer,
-    /// Formats the solver may use, whatever --prefer would do [default: f32,f16,i8,i8a,i4]
+    /// Formats the solver may use, whatever --prefer would do [default: f32,f16,i8,i8a,i4; with --prefer speed, linear maps
+    /// take i8, i8a and i4 only]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub formats: Vec<Format>,
     /// Board the file is for: its RAM is held against the file's size

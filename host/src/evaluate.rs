@@ -4,13 +4,14 @@
 
 use crate::inputs::Row;
 use crate::kept::Kept;
-use crate::loss::{Loss, Outputs};
+use crate::loss::{Loss, Outputs, decides};
 use crate::meter::{Meter, Scale};
 use crate::subject::image_of;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_device::image::Image;
 use thimble_shared::model::{Config, Head, Model};
@@ -230,7 +231,9 @@ impl<'a> Judge<'a> {
             None => Some(self.answers.original.image()?),
         };
         let start = || Ok((again.as_ref().map(engine).transpose()?, engine(candidate)?));
-        let rows = on_all_cores(self.rows.len(), start, |(original, engine), i| {
+        // A row's sums go as soon as its turn has come: those over a vocabulary are long.
+        let sums = Mutex::new(InOrder::new(Meter::new(scale)));
+        on_all_cores(self.rows.len(), start, |(original, engine), i| {
             let row = &self.rows[i];
             let reference = match (original, known) {
                 (Some(original), _) => Cow::Owned(run(original, row)?),
@@ -239,15 +242,47 @@ impl<'a> Judge<'a> {
             };
             let mut meter = Meter::new(scale);
             meter.add(row, &reference, &run(engine, &self.seen_by_candidate(row))?)?;
-            Ok(meter)
+            sums.lock().unwrap_or_else(PoisonError::into_inner).put(i, meter);
+            Ok(())
         })?;
-        let mut all = Meter::new(scale);
-        rows.into_iter().for_each(|row| all.absorb(row));
-        Ok(all.finish())
+        let loss = sums.into_inner().unwrap_or_else(PoisonError::into_inner).sum.finish();
+        if decides(self.config) && loss.decisions == 0 {
+            bail!(
+                "the model decides nothing on the {} inputs: each needs at least two choices to decide between, or two tokens \
+                 an answer may start at",
+                self.rows.len()
+            );
+        }
+        Ok(loss)
     }
 
     fn seen_by_candidate<'r>(&self, row: &'r Row) -> Cow<'r, Row> {
         self.ids.map_or(Cow::Borrowed(row), |ids| Cow::Owned(renamed(row, ids)))
+    }
+}
+
+/// Meters of rows added up in the rows' order, whichever is done first.
+struct InOrder<'a> {
+    sum: Meter<'a>,
+    next: usize,
+    waiting: BTreeMap<usize, Meter<'a>>,
+}
+
+impl<'a> InOrder<'a> {
+    fn new(sum: Meter<'a>) -> Self {
+        InOrder {
+            sum,
+            next: 0,
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    fn put(&mut self, row: usize, meter: Meter<'a>) {
+        self.waiting.insert(row, meter);
+        while let Some(meter) = self.waiting.remove(&self.next) {
+            self.sum.absorb(meter);
+            self.next += 1;
+        }
     }
 }
 

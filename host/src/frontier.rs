@@ -101,7 +101,7 @@ impl Study<'_> {
         let mut points = Vec::with_capacity(answers.len());
         for answer in answers {
             watch.step(&format!("{} bytes", answer.bytes));
-            let loss = self.report(&self.model(&answer.choice)?)?;
+            let loss = self.report(&self.model(&answer.choice)?.0)?;
             let baseline = if baseline {
                 watch.step(&format!("{} bytes, rounded to nearest", answer.bytes));
                 let (measured, loss) = self.baseline(&answer.choice)?;
@@ -141,7 +141,7 @@ impl Study<'_> {
             else {
                 return Ok(None);
             };
-            let judged = study.report(&study.model(&answer.choice)?)?;
+            let judged = study.report(&study.model(&answer.choice)?.0)?;
             let mut all = answer.score.agreement();
             all.absorb(judged.agreed());
             let enough = |agreed: Share| agreed.rate().is_some_and(|rate| rate >= share);

@@ -31,6 +31,8 @@ pub enum InputsError {
     },
     #[error("{path}: no inputs in it; {expected}", path = .path.display())]
     Empty { path: PathBuf, expected: &'static str },
+    #[error("{path}: attention_mask is 0 throughout in each of its {count} inputs, so nothing can be compared; mark real tokens with 1", path = .path.display())]
+    Masked { path: PathBuf, count: usize },
     #[error("{path}, line {line}: a text needs a tokenizer beside the model (tokenizer.json, spiece.model or vocab.txt), and there is none", path = .path.display())]
     NoTokenizer { path: PathBuf, line: usize },
     #[error(transparent)]
@@ -64,6 +66,8 @@ pub struct Inputs {
     pub truncated: usize,
     /// Texts of which nothing but unknown tokens is left.
     pub unknown: usize,
+    /// Inputs left out because no token of theirs is real.
+    pub masked: usize,
     /// What is odd about the tokenizer, where texts were split with it.
     pub scarce: Option<String>,
 }
@@ -244,18 +248,20 @@ pub fn load(
         inputs.find_blanks(config, None);
         return Ok(inputs);
     };
-    if path.extension().is_some_and(|e| e == "safetensors") {
-        let mut inputs = tensors(path, config, most)?;
-        inputs.find_blanks(config, None);
-        return Ok(inputs);
-    }
-    let bytes = files::read(path).map_err(|cause| InputsError::Io {
-        path: path.to_path_buf(),
-        cause,
-    })?;
-    let tokeniser = tokenizer.map(|source| source.open(config)).transpose()?;
-    let mut inputs = lines(path, &bytes, config, tokeniser.as_ref(), most)?;
-    inputs.find_blanks(config, tokeniser.and_then(|t| t.mask_id()));
+    let mut mask = None;
+    let mut inputs = if path.extension().is_some_and(|e| e == "safetensors") {
+        tensors(path, config, most)?
+    } else {
+        let bytes = files::read(path).map_err(|cause| InputsError::Io {
+            path: path.to_path_buf(),
+            cause,
+        })?;
+        let tokeniser = tokenizer.map(|source| source.open(config)).transpose()?;
+        mask = tokeniser.as_ref().and_then(|t| t.mask_id());
+        lines(path, &bytes, config, tokeniser.as_ref(), most)?
+    };
+    inputs.drop_masked(path)?;
+    inputs.find_blanks(config, mask);
     Ok(inputs)
 }
 
@@ -295,7 +301,22 @@ impl Inputs {
         }
     }
 
-    /// What a person should know of the texts: how many are nothing but unknown tokens, and whether the tokenizer fits.
+    /// Leaves out rows without a real token: nothing of them is compared.
+    fn drop_masked(&mut self, path: &Path) -> Result<(), InputsError> {
+        let count = self.rows.len();
+        self.rows.retain(|row| row.attention_mask.contains(&1));
+        self.masked = count - self.rows.len();
+        if self.rows.is_empty() {
+            return Err(InputsError::Masked {
+                path: path.to_path_buf(),
+                count,
+            });
+        }
+        Ok(())
+    }
+
+    /// What a person should know of the inputs: how many texts are nothing but unknown tokens, how many inputs were left out,
+    /// and whether the tokenizer fits.
     pub fn warnings(&self) -> Vec<String> {
         let unknown = (self.unknown > 0).then(|| {
             format!(
@@ -303,7 +324,13 @@ impl Inputs {
                 self.unknown
             )
         });
-        self.scarce.clone().into_iter().chain(unknown).collect()
+        let masked = (self.masked > 0).then(|| {
+            format!(
+                "{} inputs without a real token (attention_mask 0 throughout) were left out",
+                self.masked
+            )
+        });
+        self.scarce.clone().into_iter().chain(unknown).chain(masked).collect()
     }
 
     /// Leaves out rows that repeat an earlier one, whatever their labels: how many went.

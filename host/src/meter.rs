@@ -12,8 +12,8 @@ use thimble_shared::model::{Config, Head};
 struct Sums {
     max: f64,
     squares: f64,
-    sum: f64,
-    sum2: f64,
+    /// Sum and sum of squares of the reference's numbers in each channel.
+    channels: Vec<[f64; 2]>,
     values: u64,
     cosines: f64,
     vectors: u64,
@@ -283,7 +283,12 @@ impl<'a> Meter<'a> {
         if x.iter().any(|v| !v.is_finite()) {
             return Err(LossError::NotFinite { name: name.to_string() });
         }
-        self.sums.entry(name.to_string()).or_default().add(x, y);
+        // The last axis of these heads' outputs is positions or choices, of which inputs have more and fewer.
+        let channels = match self.scale.config.head {
+            Head::QuestionAnswering | Head::MultipleChoice => 1,
+            _ => x.len(),
+        };
+        self.sums.entry(name.to_string()).or_default().add(x, y, channels);
         Ok(())
     }
 
@@ -332,16 +337,18 @@ impl<'a> Meter<'a> {
 }
 
 impl Sums {
-    fn add(&mut self, x: &[f32], y: &[f32]) {
+    fn add(&mut self, x: &[f32], y: &[f32], channels: usize) {
+        self.channels.resize(channels, [0.0; 2]);
         let (mut xy, mut xx, mut yy) = (0f64, 0f64, 0f64);
-        for (&a, &b) in x.iter().zip(y) {
+        for (i, (&a, &b)) in x.iter().zip(y).enumerate() {
             let (a, b) = (f64::from(a), f64::from(b));
             // NaN must show as the largest difference, never as none.
             let delta = if (a - b).is_nan() { f64::INFINITY } else { (a - b).abs() };
             self.max = self.max.max(delta);
             self.squares += delta * delta;
-            self.sum += a;
-            self.sum2 += a * a;
+            let [sum, squares] = &mut self.channels[i % channels];
+            *sum += a;
+            *squares += a * a;
             self.values += 1;
             xy += a * b;
             xx += a * a;
@@ -359,8 +366,11 @@ impl Sums {
     fn absorb(&mut self, other: &Sums) {
         self.max = self.max.max(other.max);
         self.squares += other.squares;
-        self.sum += other.sum;
-        self.sum2 += other.sum2;
+        self.channels.resize(other.channels.len(), [0.0; 2]);
+        for (own, [sum, squares]) in self.channels.iter_mut().zip(&other.channels) {
+            own[0] += sum;
+            own[1] += squares;
+        }
         self.values += other.values;
         self.cosines += other.cosines;
         self.vectors += other.vectors;
@@ -368,11 +378,20 @@ impl Sums {
 
     fn distance(self) -> Distance {
         let n = self.values.max(1) as f64;
-        let mean = self.sum / n;
+        let each = n / self.channels.len().max(1) as f64;
+        let sum: f64 = self.channels.iter().map(|[sum, _]| sum).sum();
+        let squares: f64 = self.channels.iter().map(|[_, squares]| squares).sum();
+        let within: f64 = self
+            .channels
+            .iter()
+            .map(|[sum, squares]| squares - sum * sum / each)
+            .sum();
         Distance {
             max_abs: self.max,
             rms: (self.squares / n).sqrt(),
-            reference_std: (self.sum2 / n - mean * mean).max(0.0).sqrt(),
+            reference_std: ((squares - sum * sum / n) / n).max(0.0).sqrt(),
+            channel_std: (within / n).max(0.0).sqrt(),
+            reference_rms: (squares / n).sqrt(),
             cosine: self.cosines / self.vectors.max(1) as f64,
             values: self.values,
         }
@@ -640,6 +659,35 @@ mod tests {
         assert_eq!((loss.agreement, loss.kl), (Some(0.5), Some(0.0)));
         let mut strict = Meter::new(scale(&config));
         assert!(strict.add(&row(&[1, 1], None), &reference, &candidate).is_err());
+    }
+
+    #[test]
+    fn deviations_are_taken_around_one_mean_and_around_each_channels() {
+        // Channel 0 is 300 at every token, channel 1 is -1 or 1.
+        let none = config(Head::None);
+        let mut meter = Meter::new(scale(&none));
+        let a = one("last_hidden_state", &[1, 2, 2], &[300.0, -1.0, 300.0, 1.0]);
+        let b = one("last_hidden_state", &[1, 2, 2], &[300.0, -0.5, 300.0, 0.5]);
+        meter.add(&row(&[1, 1], None), &a, &b).unwrap();
+        let loss = meter.finish();
+        let found = &loss.outputs["last_hidden_state"];
+        let near = |a: f64, b: f64| (a - b).abs() < 1e-9 * b;
+        assert!(near(found.channel_std, 0.5f64.sqrt()), "{found:?}");
+        assert!(near(found.reference_std, (150.0f64 * 150.0 + 0.5).sqrt()), "{found:?}");
+        assert!(near(loss.score().relative_rms(), 0.5), "{:?}", loss.score());
+        assert!(loss.score().plain_rms() < 0.003 && loss.score().word() == crate::loss::Word::Poor);
+
+        // The values of a span's ends are positions', however many a row has.
+        let spans = config(Head::QuestionAnswering);
+        let mut meter = Meter::new(scale(&spans));
+        for seq in [2, 3] {
+            let start = one("start_logits", &[1, seq], &[4.0, 1.0, 1.0][..seq]);
+            let mut row = row(&[1, 1, 1][..seq], None);
+            row.input_ids = vec![2, 8, 9][..seq].to_vec();
+            meter.add(&row, &start, &start).unwrap();
+        }
+        let found = &meter.finish().outputs["start_logits"];
+        assert_eq!((found.values, found.channel_std), (5, found.reference_std));
     }
 
     #[test]

@@ -80,11 +80,14 @@ pub fn check(task: &Task) -> Result<()> {
     let threads = 2 * std::thread::available_parallelism().map_or(1, |n| n.get());
     match ram::available(threads) {
         Some(available) if available.bytes < need => bail!(
-            "shrink takes {} of memory for this model beyond the model itself, and there are {} ({}); close other programs, run \
-             it on a machine with more, or ask for less: --nearest gathers no statistics, fewer --formats keep fewer encodings",
+            "shrink takes {} of memory for this model beyond the model itself, and there are {} ({}); {}, or ask for less: \
+             --nearest gathers no statistics, fewer --formats keep fewer encodings",
             exact(need),
             exact(available.bytes),
-            available.by
+            available.by,
+            available
+                .remedy(need)
+                .unwrap_or_else(|| "close other programs, run it on a machine with more".to_string())
         ),
         _ => Ok(()),
     }

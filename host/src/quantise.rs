@@ -34,6 +34,26 @@ struct Encoded {
     values: Arc<Values>,
     /// What rounding takes from the mean of each output channel; empty when that is not known.
     shortfall: Vec<f32>,
+    rounded: Rounded,
+}
+
+/// How a weight's numbers became those of its format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rounded {
+    /// They were that already.
+    Not,
+    Nearest,
+    /// With regard to what the rows multiply them by.
+    Calibrated,
+}
+
+/// What was done to the numbers of a model that was made: names of weights.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Maps that read a shifted input.
+    pub shifted: Vec<String>,
+    pub calibrated: Vec<String>,
+    pub nearest: Vec<String>,
 }
 
 /// Shifts of one model, calibrated when they are first needed and shared by all that quantise it.
@@ -117,7 +137,13 @@ impl<'a> Quantiser<'a> {
 
     /// The model with each table and linear weight in the format `formats` gives it (f32 where it gives none).
     pub fn model(&self, formats: &BTreeMap<String, Format>) -> Result<Model, QuantiseError> {
+        self.made(formats).map(|(model, _)| model)
+    }
+
+    /// The same, and what was done to its numbers.
+    pub fn made(&self, formats: &BTreeMap<String, Format>) -> Result<(Model, Done), QuantiseError> {
         let shift = self.shift()?;
+        let mut done = Done::default();
         let mut weights = Weights::new();
         let mut shortfalls = vec![];
         for spec in self.source.config.weights() {
@@ -127,12 +153,15 @@ impl<'a> Quantiser<'a> {
             };
             let encoded = self.encode(&spec, format)?;
             weights.insert(spec.name.clone(), encoded.values.clone());
+            match encoded.rounded {
+                Rounded::Not => {}
+                Rounded::Nearest => done.nearest.push(spec.name.clone()),
+                Rounded::Calibrated => done.calibrated.push(spec.name.clone()),
+            }
             // An input around its mean loses nothing of it.
-            if shift
-                .and_then(|s| s.centre(&spec.name, formats, self.options.reach))
-                .is_none()
-            {
-                shortfalls.push((format!("{}.bias", spec.name), encoded));
+            match shift.and_then(|s| s.centre(&spec.name, formats, self.options.reach)) {
+                Some(_) => done.shifted.push(spec.name.clone()),
+                None => shortfalls.push((format!("{}.bias", spec.name), encoded)),
             }
         }
         for (bias, encoded) in shortfalls {
@@ -155,7 +184,7 @@ impl<'a> Quantiser<'a> {
         if let Some(shift) = shift {
             shift.apply(&mut model, formats, self.options.reach);
         }
-        Ok(model)
+        Ok((model, done))
     }
 
     fn encode(&self, spec: &WeightSpec, format: Format) -> Result<Arc<Encoded>, QuantiseError> {
@@ -175,6 +204,7 @@ impl<'a> Quantiser<'a> {
             Some(values) => Encoded {
                 values,
                 shortfall: vec![],
+                rounded: Rounded::Not,
             },
             None => self.round(spec, format, source)?,
         };
@@ -209,6 +239,7 @@ impl<'a> Quantiser<'a> {
                 return Ok(Encoded {
                     values: Arc::new(values),
                     shortfall: numbers.shortfall.clone(),
+                    rounded: numbers.rounded,
                 });
             }
         }
@@ -224,6 +255,7 @@ impl<'a> Quantiser<'a> {
             return Ok(Encoded {
                 values: Arc::new(values),
                 shortfall,
+                rounded: Rounded::Calibrated,
             });
         }
         let better = self.options.calibrated.then(|| unweighted(format, data, spec.rows()));
@@ -231,6 +263,7 @@ impl<'a> Quantiser<'a> {
         Ok(Encoded {
             values: Arc::new(better.unwrap_or_else(|| Values::round_to_nearest(format, data, spec.rows()))),
             shortfall: vec![],
+            rounded: Rounded::Nearest,
         })
     }
 

@@ -1,6 +1,7 @@
 //! How much memory this process can still have: what the system has available, within the limits of its control groups (v1 and
 //! v2) and of its address space. In: /proc and /sys/fs/cgroup; out: bytes and what sets them.
 
+use crate::text::exact;
 use std::path::{Path, PathBuf};
 use thimble_device::platform::sysfs::{kilobytes, read, read_number};
 
@@ -10,6 +11,19 @@ pub struct Available {
     pub bytes: u64,
     /// What sets it, for a person to read.
     pub by: String,
+    /// Kilobytes of `ulimit -v` that are taken, where that sets it.
+    taken: Option<u64>,
+}
+
+impl Available {
+    /// What would leave `need` bytes, where a setting would.
+    pub fn remedy(&self, need: u64) -> Option<String> {
+        let taken = self.taken?;
+        Some(format!(
+            "ulimit -v {} would do",
+            taken.saturating_add(need.div_ceil(1024))
+        ))
+    }
 }
 
 /// The least of what limits this process, which will start so many threads; none where the system does not say.
@@ -26,6 +40,7 @@ fn system(meminfo: &str) -> Option<Available> {
     Some(Available {
         bytes: kilobytes(meminfo, "MemAvailable")?.saturating_add(swap),
         by: "MemAvailable in /proc/meminfo, and free swap".into(),
+        taken: None,
     })
 }
 
@@ -99,6 +114,7 @@ fn group(folder: &Path, names: Names) -> Option<Available> {
     Some(Available {
         bytes: most.saturating_sub(used.saturating_sub(cached)),
         by: format!("what {limit} {most} of the control group leaves"),
+        taken: None,
     })
 }
 
@@ -117,13 +133,21 @@ fn address_space(threads: usize) -> Option<Available> {
         return None;
     }
     let used = kilobytes(&read("/proc/self/status")?, "VmSize")?;
-    Some(Available {
-        bytes: limit
-            .rlim_cur
-            .saturating_sub(used)
-            .saturating_sub(THREAD * threads as u64),
-        by: format!("what ulimit -v {} leaves beside its threads", limit.rlim_cur / 1024),
-    })
+    Some(left_by_ulimit(limit.rlim_cur, used, threads))
+}
+
+fn left_by_ulimit(limit: u64, used: u64, threads: usize) -> Available {
+    let aside = THREAD * threads as u64;
+    let taken = used.saturating_add(aside);
+    let threads = match threads {
+        0 => String::new(),
+        threads => format!(" and {} set aside for {threads} threads", exact(aside)),
+    };
+    Available {
+        bytes: limit.saturating_sub(taken),
+        by: format!("ulimit -v is {}, with {} in use{threads}", limit / 1024, exact(used)),
+        taken: Some(taken.div_ceil(1024)),
+    }
 }
 
 #[cfg(test)]
@@ -164,6 +188,33 @@ mod tests {
         put("memory.current", "100\n");
         assert_eq!(left("0::/docker/0123\n"), [200]);
         assert_eq!(left("nonsense"), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn a_limit_of_addresses_says_what_is_set_aside_and_what_would_do() {
+        let cases: [(u64, u64, usize, u64, &str); 3] = [
+            // Kilobytes of the limit, MiB in use, threads: bytes left, and the limit that leaves 100 MiB.
+            (300_000, 40, 4, 0, "ulimit -v 413696 would do"),
+            (
+                600_000,
+                40,
+                4,
+                600_000 * 1024 - (304 << 20),
+                "ulimit -v 413696 would do",
+            ),
+            (300_000, 40, 0, 300_000 * 1024 - (40 << 20), "ulimit -v 143360 would do"),
+        ];
+        for (limit, used, threads, left, remedy) in cases {
+            let found = left_by_ulimit(limit * 1024, used << 20, threads);
+            assert_eq!(found.bytes, left);
+            assert_eq!(found.remedy(100 << 20).as_deref(), Some(remedy));
+            assert_eq!(
+                found.by.contains("set aside for 4 threads"),
+                threads == 4,
+                "{}",
+                found.by
+            );
+        }
     }
 
     #[test]

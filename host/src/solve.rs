@@ -5,10 +5,13 @@
 use crate::budget::{Choice, Problem};
 use crate::inputs::Row;
 use crate::loss::{Loss, Objective, Score};
+use crate::prepare::{PrepareOptions, Step, Tried};
 use crate::progress::Watch;
+use crate::quantise::Done;
 use crate::refit::{Refit, Sample};
 use crate::search::Limit;
-use crate::study::{self, Floor, PrepareOptions, Question, Sizes, Step, Study, Tried, Yardstick};
+use crate::sizes::{Floor, Sizes};
+use crate::study::{self, Question, Study, Yardstick};
 use crate::variant::Preparation;
 use crate::widen::Trade;
 use anyhow::{Result, bail};
@@ -24,8 +27,8 @@ const RUN_WORK: usize = 1_500_000_000_000;
 const RUNS: (usize, usize) = (8, 64);
 /// Best-predicted choices that are kept at hand.
 const POOL: usize = 256;
-/// Choices looked at for it: where a budget lies within the node text of a few bytes many fit by payload only.
-const EXAMINED: usize = 100_000;
+/// Choices whose file is laid out for it: some that the search lets pass are a few bytes too large.
+const EXAMINED: usize = 10_000;
 /// The correction ends after this many runs that found nothing better.
 const PATIENCE: usize = 8;
 
@@ -69,14 +72,20 @@ pub struct Answer {
 impl Study<'_> {
     /// The least measured loss within the limits; None when no choice keeps to them.
     pub fn answer(&mut self, limits: &Limits, watch: &mut impl Watch) -> Result<Option<Answer>> {
-        let pool = self.pool(limits)?;
         let config = &self.question().source.config;
         let most = (RUN_WORK / study::work(config, self.question().tune)).clamp(RUNS.0, RUNS.1);
-        let mut left = most;
+        self.answer_within(limits, most, watch)
+    }
+
+    /// The same with at most `most` runs.
+    pub fn answer_within(&mut self, limits: &Limits, most: usize, watch: &mut impl Watch) -> Result<Option<Answer>> {
         let within = match limits.bytes {
             u64::MAX => String::new(),
             bytes => format!(" within {bytes} bytes"),
         };
+        watch.stage(&format!("ranking choices{within}"), 1);
+        let pool = self.pool(limits)?;
+        let mut left = most;
         watch.stage(&format!("running up to {most} choices{within}"), most);
         let mut first: Vec<Choice> = pool.iter().take(most / 2).cloned().collect();
         // Whatever was predicted: the smallest file, and the formats the model came with.
@@ -121,7 +130,7 @@ impl Study<'_> {
         }))
     }
 
-    fn fits(&self, choice: &Choice, limits: &Limits) -> Result<bool> {
+    pub fn fits(&self, choice: &Choice, limits: &Limits) -> Result<bool> {
         Ok(limits.in_time(choice) && self.bytes(choice)? <= limits.bytes)
     }
 
@@ -150,8 +159,10 @@ impl Study<'_> {
         if limits.bytes <= self.bytes(&floor)? {
             return Ok(vec![floor]);
         }
-        let payload = self.sizes().payload_within(limits.bytes);
-        let ranked = self.problem.ranked(payload, limits.time.iter().cloned().collect());
+        let bytes = self.sizes().limit(&self.problem, limits.bytes)?;
+        let ranked = self
+            .problem
+            .ranked(std::iter::once(bytes).chain(limits.time.clone()).collect());
         let mut pool = Vec::new();
         for candidate in ranked.take(EXAMINED) {
             if pool.len() == POOL {
@@ -243,13 +254,14 @@ impl Study<'_> {
     }
 
     /// An answer made into a model and judged on the report's rows.
-    pub fn plan(&self, answer: Answer, budget: u64, trade: Option<Trade>) -> Result<Plan> {
-        let model = self.model(&answer.choice)?;
+    pub fn plan(&mut self, answer: Answer, budget: u64, trade: Option<Trade>, watch: &mut impl Watch) -> Result<Plan> {
+        let (model, done) = self.model(&answer.choice)?;
         Ok(Plan {
             loss: self.report(&model)?,
-            yardsticks: self.yardsticks(&answer)?,
+            yardsticks: self.yardsticks(&answer, watch)?,
             trade,
             model,
+            done,
             problem: self.problem.clone(),
             next: self.next_step(&answer.choice, budget)?,
             bytes: answer.bytes,
@@ -259,7 +271,7 @@ impl Study<'_> {
             choice: answer.choice,
             preparation: self.preparation,
             tried: self.tried.clone(),
-            sense_rows: self.sense_rows,
+            sense_rows: self.sense_rows(),
         })
     }
 }
@@ -293,7 +305,8 @@ pub struct Plan {
     pub verified: usize,
     /// As the user feels it, on the report rows.
     pub loss: Loss,
-    /// How the model was prepared, and all that was tried.
+    /// How the model was prepared, what that came to in these formats, and all that was tried.
+    pub done: Done,
     pub preparation: Preparation,
     pub tried: Vec<Tried>,
     /// What other files of the same model lose, where the model decides nothing.
@@ -315,11 +328,12 @@ pub fn solve(task: &Task, mut watch: impl FnMut(&str)) -> Result<Result<Plan, Fl
         tune: task.tune,
         report: task.report,
         formats: task.formats,
+        integers_only: false,
         objective: Objective::default_of(&task.source.config),
         onnx: task.onnx,
         provenance: task.provenance,
     };
-    let sizes = Sizes::new(&question)?;
+    let sizes = Sizes::new(&question);
     let floor = sizes.floor()?;
     if floor.bytes > task.budget {
         return Ok(Err(floor));
@@ -330,7 +344,7 @@ pub fn solve(task: &Task, mut watch: impl FnMut(&str)) -> Result<Result<Plan, Fl
     };
     let mut study = Study::measure(sizes, options, &mut watch)?;
     match study.answer(&Limits::bytes(task.budget), &mut watch)? {
-        Some(answer) => Ok(Ok(study.plan(answer, task.budget, None)?)),
+        Some(answer) => Ok(Ok(study.plan(answer, task.budget, None, &mut watch)?)),
         None => bail!("{NOTHING_FINITE}"),
     }
 }

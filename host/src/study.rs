@@ -2,23 +2,25 @@
 //! loss of each family alone in each format, and every choice that was run. In: a [`Question`]; out: numbers that `solve`
 //! and `frontier` reason with. Losses come from the device's engine and are kept in the cache.
 
-use crate::budget::{Choice, Family, Problem};
+use crate::budget::{Choice, Problem};
 use crate::evaluate::{Judge, Vocabulary};
 use crate::inputs::{self, Row};
 use crate::loss::{Loss, Objective, Score, decides};
 use crate::memo::{Digest, Memo};
+use crate::prepare::{PrepareOptions, Prepared, Tried};
 use crate::progress::Watch;
-use crate::quantise::{QuantiseError, Quantiser};
-use crate::shift::{Reach, shifted_config};
-use crate::solve::{Answer, Limits};
+use crate::quantise::{Done, QuantiseError, Quantiser};
+use crate::sizes::Sizes;
+use crate::solve::{Answer, Limits, NOTHING_FINITE};
 use crate::subject::image_of;
-use crate::variant::{Preparation, Variant, Variants};
+use crate::text::exact;
+use crate::variant::{Preparation, Variants};
 use anyhow::{Result, bail};
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
+use thimble_shared::artifact::Provenance;
 use thimble_shared::artifact::emit::LowerOptions;
-use thimble_shared::artifact::{self, Provenance};
 use thimble_shared::dtype::Format;
 use thimble_shared::model::{Config, Graph, Kind, Model};
 
@@ -26,10 +28,10 @@ use thimble_shared::model::{Config, Graph, Kind, Model};
 /// measured on as many of the tuning rows as that allows; whatever is chosen between is run on all of them. Counted in work
 /// and not in seconds, so that the answer is the same on every machine.
 const SENSE_WORK: usize = 800_000_000_000;
-/// The same for trying preparations.
-const PREPARE_WORK: usize = 1_000_000_000_000;
 /// Rows that other files of the model are held against it on.
 const YARDSTICK_ROWS: usize = 32;
+/// Choices run to find what half of the bytes would give.
+const YARDSTICK_RUNS: usize = 6;
 /// Never fewer rows than this, if there are as many.
 const SENSE_ROWS: usize = 8;
 
@@ -46,34 +48,30 @@ pub struct Question<'a> {
     /// Rows its loss is reported on.
     pub report: &'a [Row],
     pub formats: &'a [Format],
+    /// Linear weights take only those of the formats whose arithmetic is in integers.
+    pub integers_only: bool,
     pub objective: Objective,
     pub onnx: LowerOptions,
     pub provenance: &'a Provenance,
 }
 
-/// What a preparation lost: the smallest model so prepared, and the one in int8 throughout.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Tried {
-    pub preparation: Preparation,
-    pub smallest: f64,
-    pub int8: f64,
+impl Question<'_> {
+    /// The families of a network made of the source, and the formats on offer to each.
+    pub fn unmeasured(&self, config: &Config) -> Problem {
+        let mut problem = Problem::unmeasured(config, self.formats);
+        if self.integers_only {
+            problem.keep_to_integers();
+        }
+        problem
+    }
 }
 
 /// Another file of the model, to hold a loss against.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Yardstick {
     pub name: &'static str,
-    /// None where there is no such file.
-    pub score: Option<Score>,
-}
-
-/// How a study may prepare models.
-#[derive(Clone, Copy, Debug)]
-pub struct PrepareOptions<'a> {
-    /// Steps that are tried, in this order; none of them: rounding to nearest.
-    pub steps: &'a [Step],
-    /// Bytes that the smallest model must stay within, prepared as it is.
-    pub most: u64,
+    /// Or why there is no such file.
+    pub score: Result<Score, String>,
 }
 
 pub struct Study<'a> {
@@ -86,10 +84,7 @@ pub struct Study<'a> {
     plain: Bench<'a>,
     pub preparation: Preparation,
     pub tried: Vec<Tried>,
-    /// What the source loses as it came, because of the levers; on the rows of the sensitivities.
-    base: f64,
-    /// Tuning rows the sensitivities were measured on.
-    pub sense_rows: usize,
+    sense: Sense<'a>,
     /// Every choice run on the tuning rows, in the order they were run.
     runs: Vec<(Choice, Score)>,
     known: HashMap<Choice, usize>,
@@ -99,7 +94,7 @@ pub struct Study<'a> {
 impl<'a> Study<'a> {
     /// Measures what every answer needs. `sizes` comes first because a budget below the floor needs no measuring.
     pub fn measure(sizes: Sizes<'a>, options: PrepareOptions<'_>, watch: &mut impl Watch) -> Result<Study<'a>> {
-        let question = sizes.question;
+        let question = sizes.question();
         let tune = Judge::new(
             &question.original.config,
             question.original,
@@ -130,8 +125,8 @@ impl<'a> Study<'a> {
         let some = tune.some(&inputs::sample(question.tune.len(), rows));
         let sense = Bench::new(question, &made.variant.digest, quantiser, &digest, some.rows());
         watch.stage(&format!("measuring {count} sensitivities on {rows} rows"), count);
-        let base = sense.sensitivities(&some, &mut problem, watch)?;
-        sense.memo.save();
+        let sense = Sense::new(some, sense)?;
+        sense.measure(&mut problem, watch)?;
 
         Ok(Study {
             question,
@@ -142,8 +137,7 @@ impl<'a> Study<'a> {
             plain,
             preparation,
             tried: made.tried,
-            base,
-            sense_rows: rows,
+            sense,
             runs: vec![],
             known: HashMap::new(),
             sizes,
@@ -156,6 +150,38 @@ impl<'a> Study<'a> {
 
     pub fn sizes(&self) -> &Sizes<'a> {
         &self.sizes
+    }
+
+    /// Tuning rows the sensitivities were measured on.
+    pub fn sense_rows(&self) -> usize {
+        self.sense.judge.rows().len()
+    }
+
+    /// Offers `format` to the linear families it suits, and measures what each loses in it alone.
+    ///
+    /// # Errors
+    /// What running the model may meet.
+    pub fn offer(&mut self, format: Format, watch: &mut impl Watch) -> Result<()> {
+        let problem = &mut self.problem;
+        // To tables all int8 formats are the same.
+        let suits = |family: usize| {
+            problem.families[family]
+                .options(&[Format::I8, format])
+                .contains(&format)
+        };
+        let new = |family: &usize| !problem.options[*family].contains(&format) && suits(*family);
+        let families: Vec<usize> = (0..problem.families.len()).filter(new).collect();
+        watch.stage(
+            &format!("measuring {} families in {format}", families.len()),
+            families.len(),
+        );
+        for family in families {
+            let loss = self.sense.alone(problem, family, format, watch)?;
+            problem.options[family].push(format);
+            problem.loss[family].push(loss);
+        }
+        self.sense.bench.memo.save();
+        Ok(())
     }
 
     pub fn bytes(&self, choice: &Choice) -> Result<u64> {
@@ -184,28 +210,51 @@ impl<'a> Study<'a> {
     }
 
     /// What fp16, int8 rounded to nearest and half of an answer's bytes lose, for a reader who has no decisions to go by.
-    pub fn yardsticks(&self, answer: &Answer) -> Result<Vec<Yardstick>> {
+    ///
+    /// # Errors
+    /// What running a model may meet.
+    pub fn yardsticks(&mut self, answer: &Answer, watch: &mut impl Watch) -> Result<Vec<Yardstick>> {
         if decides(&self.question.original.config) {
             return Ok(vec![]);
         }
+        let half = self.half(answer.bytes / 2, watch)?;
         let source = &self.question.source.config;
         let uniform = |format: Format| Graph::uniform(source.clone(), format).formats;
-        let half = self.best_run(&Limits::bytes(answer.bytes / 2))?;
         let rows = inputs::sample(self.question.report.len(), YARDSTICK_ROWS);
         let judge = self.reporter().some(&rows);
         // One model at a time is in memory.
-        let measured = |name, model: Option<Model>| -> Result<Yardstick> {
-            let loss = model.map(|model| judge.loss(&image_of(&model)?)).transpose()?;
-            Ok(Yardstick {
-                name,
-                score: loss.map(|loss| loss.score()),
-            })
+        let measured = |name, model: Result<Model, String>| -> Result<Yardstick> {
+            let score = match model {
+                Ok(model) => Ok(judge.loss(&image_of(&model)?)?.score()),
+                Err(why) => Err(why),
+            };
+            Ok(Yardstick { name, score })
+        };
+        let plain = |format: Format| -> Result<Result<Model, String>> {
+            let made = self.plain.made(&uniform(format))?;
+            Ok(made.ok_or_else(|| "cannot hold the weights".to_string()))
+        };
+        let half = match half {
+            Ok(choice) => Ok(self.model(&choice)?.0),
+            Err(why) => Err(why),
         };
         Ok(vec![
-            measured("fp16", self.plain.made(&uniform(Format::F16))?)?,
-            measured("int8 to nearest", self.plain.made(&uniform(Format::I8))?)?,
-            measured("half the bytes", half.map(|half| self.model(&half.choice)).transpose()?)?,
+            measured("fp16", plain(Format::F16)?)?,
+            measured("int8 to nearest", plain(Format::I8)?)?,
+            measured("half the bytes", half)?,
         ])
+    }
+
+    /// The answer within `bytes`, found in a few runs; or why there is none.
+    fn half(&mut self, bytes: u64, watch: &mut impl Watch) -> Result<Result<Choice, String>> {
+        let floor = self.bytes(&self.floor()?)?;
+        if floor > bytes {
+            return Ok(Err(format!("is below the floor of {}", exact(floor))));
+        }
+        let found = self.answer_within(&Limits::bytes(bytes), YARDSTICK_RUNS, watch)?;
+        Ok(found
+            .map(|answer| answer.choice)
+            .ok_or_else(|| NOTHING_FINITE.to_string()))
     }
 
     /// Every choice run so far, with what it measured.
@@ -219,7 +268,7 @@ impl<'a> Study<'a> {
 
     /// The sum of what the levers and the families lose.
     pub fn predicted(&self, choice: &Choice) -> f64 {
-        self.base + self.problem.predicted(choice)
+        self.sense.base + self.problem.predicted(choice)
     }
 
     pub fn known(&self, choice: &Choice) -> bool {
@@ -232,8 +281,12 @@ impl<'a> Study<'a> {
         self.plain.memo.save();
     }
 
-    pub fn model(&self, choice: &Choice) -> Result<Model> {
-        Ok(self.chosen.quantiser.model(&self.problem.formats_of(choice))?)
+    /// A choice made into a model, and what was done to its numbers.
+    ///
+    /// # Errors
+    /// Numbers that a format cannot hold.
+    pub fn model(&self, choice: &Choice) -> Result<(Model, Done)> {
+        Ok(self.chosen.quantiser.made(&self.problem.formats_of(choice))?)
     }
 
     /// The loss on the rows kept for the report.
@@ -271,301 +324,22 @@ pub fn work(config: &Config, rows: &[Row]) -> usize {
 }
 
 /// As many of the tuning rows as `evaluations` of the model on each may take `most` multiply-accumulates for.
-fn affordable_rows(question: &Question, most: usize, evaluations: usize) -> usize {
+pub fn affordable_rows(question: &Question, most: usize, evaluations: usize) -> usize {
     let all = question.tune.len();
     let each = work(&question.source.config, question.tune) / all.max(1);
     let rows = most / each.max(1) / evaluations.max(1);
     rows.clamp(SENSE_ROWS.min(all), all)
 }
 
-/// The preparation that was chosen, and all that were tried.
-struct Prepared {
-    variant: Variant,
-    quantiser: Rc<Quantiser<'static>>,
-    tried: Vec<Tried>,
-}
-
-impl Prepared {
-    /// Tries one step after another and keeps those that lower the loss of the smallest model and of int8 throughout, taken
-    /// together, each relative to what it lost unprepared.
-    fn choose(
-        sizes: &Sizes,
-        variants: &Variants,
-        options: PrepareOptions<'_>,
-        tune: &Judge,
-        watch: &mut impl Watch,
-    ) -> Result<Prepared> {
-        let question = sizes.question;
-        let Some(first) = variants.make(Preparation::default())? else {
-            bail!("there is no model to make smaller");
-        };
-        let mut best = Prepared {
-            quantiser: Rc::new(first.quantiser()),
-            variant: first,
-            tried: vec![],
-        };
-        if options.steps.is_empty() {
-            return Ok(best);
-        }
-        let tries = options.steps.len() + 1;
-        watch.stage("preparing the model in each way", tries);
-        let rows = affordable_rows(question, PREPARE_WORK, 2 * tries);
-        let some = tune.some(&inputs::sample(question.tune.len(), rows));
-        let original = Digest::of(question.original);
-        // What loses least is what most families will be in.
-        let int8 = [Format::W8, Format::I8A]
-            .into_iter()
-            .find(|f| question.formats.contains(f));
-        let int8 = int8.unwrap_or(Format::I8);
-        let mut measure = |variant: &Variant, quantiser: &Rc<Quantiser<'static>>| -> Result<Tried> {
-            watch.step(&variant.preparation.to_string());
-            let problem = Problem::unmeasured(&variant.model.config, question.formats);
-            let bench = Bench::new(question, &variant.digest, quantiser.clone(), &original, some.rows());
-            let lost = |choice: &Choice| -> Result<f64> {
-                let score = bench.score(&some, &problem.formats_of(choice))?;
-                Ok(score.objective(question.objective))
-            };
-            let tried = Tried {
-                preparation: variant.preparation,
-                smallest: lost(&problem.floor())?,
-                int8: lost(&problem.mostly(int8))?,
-            };
-            bench.memo.save();
-            Ok(tried)
-        };
-        let plain = measure(&best.variant, &best.quantiser)?;
-        let relative = |tried: &Tried| share(tried.smallest, plain.smallest) + share(tried.int8, plain.int8);
-        let mut least = relative(&plain);
-        best.tried.push(plain);
-        for &step in options.steps {
-            let Some(next) = step.after(best.variant.preparation, sizes, variants, options.most)? else {
-                continue;
-            };
-            let quantiser = Rc::new(next.quantiser());
-            let tried = measure(&next, &quantiser)?;
-            let loss = relative(&tried);
-            if loss < least * step.worth() {
-                (least, best.variant, best.quantiser) = (loss, next, quantiser);
-            }
-            best.tried.push(tried);
-            // What a preparation gathered goes as soon as another one is known to be better.
-            variants.keep(&[Preparation::default(), best.variant.preparation]);
-        }
-        Ok(best)
-    }
-}
-
-/// A loss in units of another.
-fn share(loss: f64, of: f64) -> f64 {
-    if loss == of {
-        1.0
-    } else {
-        loss / of.max(f64::MIN_POSITIVE)
-    }
-}
-
-/// One step of preparation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-pub enum Step {
-    /// Subtract the mean of each channel from what linear maps read
-    Shift,
-    /// Rescale channels between adjacent weights
-    Rescale,
-    /// Split outlier channels behind the activation function
-    Split,
-    /// Round with regard to what the tuning rows multiply the numbers by
-    Calibrate,
-}
-
-/// All steps, in the order they are tried.
-pub const STEPS: [Step; 4] = [Step::Shift, Step::Rescale, Step::Split, Step::Calibrate];
-
-impl Step {
-    /// The share of the loss that must be left at most for the step to be taken. Channels that are split cost bytes and time.
-    fn worth(self) -> f64 {
-        match self {
-            Step::Shift | Step::Rescale | Step::Calibrate => 1.0,
-            Step::Split => 0.97,
-        }
-    }
-
-    /// The variant with this step done as well, if the smallest model then stays within `most` bytes.
-    fn after(self, done: Preparation, sizes: &Sizes, variants: &Variants, most: u64) -> Result<Option<Variant>> {
-        // With bytes for half precision throughout, `down` need not quantise what it reads.
-        let halves = Graph::uniform(sizes.question.source.config.clone(), Format::F16).formats;
-        if self == Step::Split && most >= sizes.of(&halves)? {
-            return Ok(None);
-        }
-        let reaches = match self {
-            Step::Shift => [Some(Reach::Everywhere), Some(Reach::Inside)],
-            Step::Rescale | Step::Split | Step::Calibrate => [Some(done.shifted), None],
-        };
-        for shifted in reaches.into_iter().flatten() {
-            let next = variants.make(match self {
-                Step::Shift => Preparation { shifted, ..done },
-                Step::Rescale => Preparation { rescaled: true, ..done },
-                Step::Split => Preparation { split: true, ..done },
-                Step::Calibrate => Preparation {
-                    calibrated: true,
-                    ..done
-                },
-            })?;
-            if let Some(next) = next
-                && sizes.floor_of(&next.model.config, shifted)? <= most
-            {
-                return Ok(Some(next));
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Exact file sizes, remembered.
-pub struct Sizes<'a> {
-    question: &'a Question<'a>,
-    /// The network whose files are sized, and how far it is shifted.
-    network: RefCell<(Config, Reach)>,
-    known: RefCell<HashMap<Choice, u64>>,
-    /// Bytes that every file has beside payloads and scales.
-    least_overhead: u64,
-}
-
-impl<'a> Sizes<'a> {
-    pub fn new(question: &'a Question<'a>) -> Result<Sizes<'a>> {
-        let config = &question.source.config;
-        let graph = Graph::uniform(config.clone(), Format::F32);
-        let whole = artifact::size(&graph, question.onnx, question.provenance)? as u64;
-        let weights = config.weights();
-        let matrices = weights.iter().filter(|w| w.kind != Kind::Vector);
-        let payload: u64 = matrices
-            .map(|w| thimble_shared::artifact::tensors::weight_bytes(w, Format::F32) as u64)
-            .sum();
-        // No format has fewer nodes than f32; alignment may differ by less than its unit for every tensor.
-        let alignment = (thimble_shared::artifact::layout::ALIGNMENT * weights.len()) as u64;
-        Ok(Sizes {
-            question,
-            network: RefCell::new((config.clone(), Reach::Nowhere)),
-            known: RefCell::default(),
-            least_overhead: whole.saturating_sub(payload).saturating_sub(alignment),
-        })
-    }
-
-    /// Families and the formats on offer; an error where no format suits a family.
-    pub fn unmeasured(&self) -> Result<Problem> {
-        let problem = Problem::unmeasured(&self.network.borrow().0, self.question.formats);
-        match problem.homeless() {
-            None => Ok(problem),
-            Some(family) => {
-                let offered: Vec<String> = self.question.formats.iter().map(Format::to_string).collect();
-                bail!("--formats {}: none of them suits {}", offered.join(","), family.name)
-            }
-        }
-    }
-
-    /// From here on sizes are those of a network that was prepared.
-    fn become_of(&self, config: Config, reach: Reach) {
-        self.known.borrow_mut().clear();
-        self.network.replace((config, reach));
-    }
-
-    /// The smallest file of another network, so shifted.
-    fn floor_of(&self, config: &Config, reach: Reach) -> Result<u64> {
-        let (own, own_reach) = self.network.borrow().clone();
-        self.become_of(config.clone(), reach);
-        let floor = self.floor().map(|floor| floor.bytes);
-        self.become_of(own, own_reach);
-        floor
-    }
-
-    /// What payloads and scales can have at most in a file of `bytes`.
-    pub fn payload_within(&self, bytes: u64) -> u64 {
-        bytes.saturating_sub(self.least_overhead)
-    }
-
-    pub fn exact(&self, problem: &Problem, choice: &Choice) -> Result<u64> {
-        if let Some(&bytes) = self.known.borrow().get(choice) {
-            return Ok(bytes);
-        }
-        let bytes = self.of(&problem.formats_of(choice))?;
-        self.known.borrow_mut().insert(choice.clone(), bytes);
-        Ok(bytes)
-    }
-
-    /// The size of the source in these formats.
-    pub fn of(&self, formats: &BTreeMap<String, Format>) -> Result<u64> {
-        let (config, reach) = &*self.network.borrow();
-        let graph = Graph {
-            config: shifted_config(config, formats, *reach),
-            formats: formats.clone(),
-        };
-        Ok(artifact::size(&graph, self.question.onnx, self.question.provenance)? as u64)
-    }
-
-    /// The choice whose whole file is smallest. The fewest payload bytes need not be it: in a small model the nodes that unpack
-    /// a format weigh more than what the format saves. So families change one by one, from there and from each format
-    /// throughout, for as long as the file shrinks.
-    pub fn smallest(&self, problem: &Problem) -> Result<Choice> {
-        let least = problem.floor();
-        let mut starts = vec![least.clone()];
-        for &format in self.question.formats {
-            let of =
-                |(options, least): (&Vec<Format>, &usize)| options.iter().position(|f| *f == format).unwrap_or(*least);
-            starts.push(problem.options.iter().zip(&least).map(of).collect());
-        }
-        let mut best = (self.exact(problem, &least)?, least);
-        for mut choice in starts {
-            let mut bytes = self.exact(problem, &choice)?;
-            loop {
-                let before = bytes;
-                for family in 0..choice.len() {
-                    for option in 0..problem.options[family].len() {
-                        let kept = std::mem::replace(&mut choice[family], option);
-                        let other = self.exact(problem, &choice)?;
-                        if other < bytes {
-                            bytes = other;
-                        } else {
-                            choice[family] = kept;
-                        }
-                    }
-                }
-                if bytes == before {
-                    break;
-                }
-            }
-            if bytes < best.0 {
-                best = (bytes, choice);
-            }
-        }
-        Ok(best.1)
-    }
-
-    /// The smallest file, and the format of each family in it.
-    pub fn floor(&self) -> Result<Floor> {
-        let problem = self.unmeasured()?;
-        let choice = self.smallest(&problem)?;
-        let formats = (0..choice.len()).map(|i| problem.format(i, &choice));
-        Ok(Floor {
-            bytes: self.exact(&problem, &choice)?,
-            formats: problem.families.iter().cloned().zip(formats).collect(),
-        })
-    }
-}
-
-/// What no budget goes below.
-pub struct Floor {
-    pub bytes: u64,
-    pub formats: Vec<(Family, Format)>,
-}
-
 /// Makes candidates of one variant and remembers their scores on one set of rows.
-struct Bench<'a> {
+pub struct Bench<'a> {
     question: &'a Question<'a>,
     quantiser: Rc<Quantiser<'static>>,
-    memo: Memo,
+    pub memo: Memo,
 }
 
 impl<'a> Bench<'a> {
-    fn new(
+    pub fn new(
         question: &'a Question<'a>,
         variant: &Digest,
         quantiser: Rc<Quantiser<'static>>,
@@ -588,7 +362,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn score(&self, judge: &Judge, formats: &BTreeMap<String, Format>) -> Result<Score> {
+    pub fn score(&self, judge: &Judge, formats: &BTreeMap<String, Format>) -> Result<Score> {
         self.memo.score(formats, || {
             match self.made(formats)? {
                 Some(model) => Ok(judge.loss(&image_of(&model)?)?.score()),
@@ -597,98 +371,55 @@ impl<'a> Bench<'a> {
             }
         })
     }
+}
 
-    /// Fills in what every family alone loses in every format, all others as they came, beyond what the source loses as it
-    /// came; gives that.
-    fn sensitivities(&self, judge: &Judge, problem: &mut Problem, watch: &mut impl Watch) -> Result<f64> {
-        let question = self.question;
+/// Measures what families lose alone, all others as they came, beyond what the source loses as it came.
+struct Sense<'a> {
+    judge: Judge<'a>,
+    bench: Bench<'a>,
+    /// The formats of the source, and what it loses in them because of the levers.
+    own: BTreeMap<String, Format>,
+    base: f64,
+}
+
+impl<'a> Sense<'a> {
+    fn new(judge: Judge<'a>, bench: Bench<'a>) -> Result<Sense<'a>> {
+        let question = bench.question;
         let own = question.source.graph().formats;
         // As it came is the reference itself, unless levers were pulled.
         let base = if std::ptr::eq(question.source, question.original) {
             0.0
         } else {
-            self.score(judge, &own)?.objective(question.objective)
+            bench.score(&judge, &own)?.objective(question.objective)
         };
+        Ok(Sense {
+            judge,
+            bench,
+            own,
+            base,
+        })
+    }
+
+    /// Fills in the loss of every family in every format on offer to it.
+    fn measure(&self, problem: &mut Problem, watch: &mut impl Watch) -> Result<()> {
         for family in 0..problem.families.len() {
             for (i, format) in problem.options[family].clone().into_iter().enumerate() {
-                watch.step(&format!("{} in {format}", problem.families[family].name));
-                let mut formats = own.clone();
-                let weights = problem.families[family].weights.iter();
-                formats.extend(weights.map(|w| (w.name.clone(), format)));
-                problem.loss[family][i] = if formats == own {
-                    0.0
-                } else {
-                    self.score(judge, &formats)?.objective(question.objective) - base
-                };
+                problem.loss[family][i] = self.alone(problem, family, format, watch)?;
             }
         }
-        Ok(base)
+        self.bench.memo.save();
+        Ok(())
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use thimble_shared::model::{Activation, Head};
-
-    /// The search leaves out what cannot fit by payload; it must never leave out what does fit.
-    #[test]
-    fn no_file_has_less_beside_its_payload_than_is_assumed() {
-        for (head, tied_decoder) in [
-            (Head::None, false),
-            (Head::MaskedLm, true),
-            (Head::QuestionAnswering, false),
-        ] {
-            let config = Config {
-                vocab_size: 61,
-                embedding_size: 12,
-                hidden_size: 24,
-                num_hidden_layers: 3,
-                num_hidden_groups: 2,
-                inner_group_num: 1,
-                num_attention_heads: 2,
-                intermediate_size: 40,
-                max_position_embeddings: 16,
-                type_vocab_size: 2,
-                layer_norm_eps: 1e-12,
-                activation: Activation::Gelu,
-                head,
-                tied_decoder,
-                pooler: false,
-                labels: vec![],
-                multi_label: false,
-                regression: false,
-                hidden_shift: false,
-            };
-            let weights = config.weights().into_iter();
-            let source = Model {
-                weights: weights
-                    .map(|w| {
-                        (
-                            w.name.clone(),
-                            thimble_shared::dtype::Values::F32(vec![0.0; w.elements()]),
-                        )
-                    })
-                    .collect(),
-                config,
-            };
-            let question = Question {
-                original: &source,
-                source: &source,
-                vocabulary: None,
-                tune: &[],
-                report: &[],
-                formats: &Format::ALL,
-                objective: Objective::Error,
-                onnx: LowerOptions::default(),
-                provenance: &Provenance::default(),
-            };
-            let sizes = Sizes::new(&question).unwrap();
-            let problem = sizes.unmeasured().unwrap();
-            for candidate in problem.ranked(u64::MAX, vec![]).step_by(137) {
-                let exact = sizes.exact(&problem, &candidate.choice).unwrap();
-                assert!(candidate.bytes <= sizes.payload_within(exact), "{:?}", candidate.choice);
-            }
+    fn alone(&self, problem: &Problem, family: usize, format: Format, watch: &mut impl Watch) -> Result<f64> {
+        let family = &problem.families[family];
+        watch.step(&format!("{} in {format}", family.name));
+        let mut formats = self.own.clone();
+        formats.extend(family.weights.iter().map(|w| (w.name.clone(), format)));
+        if formats == self.own {
+            return Ok(0.0);
         }
+        let score = self.bench.score(&self.judge, &formats)?;
+        Ok(score.objective(self.bench.question.objective) - self.base)
     }
 }

@@ -7,7 +7,7 @@ use crate::evaluate::Vocabulary;
 use crate::inputs::Row;
 use crate::memo::Digest;
 use crate::outlier_split::split;
-use crate::quantise::{Quantiser, QuantiserOptions, SharedShift};
+use crate::quantise::{Done, Quantiser, QuantiserOptions, SharedShift};
 use crate::shift::Reach;
 use anyhow::Result;
 use serde::Serialize;
@@ -31,30 +31,45 @@ pub struct Preparation {
 }
 
 impl Preparation {
-    /// What is done, as a person reads it; `rounded` where some number is rounded at all.
-    pub fn describe(&self, rounded: bool) -> String {
-        let parts = [
-            (self.shifted != Reach::Nowhere, "activations shifted"),
+    /// What it came to in the formats of one model.
+    pub fn describe(&self, done: &Done) -> String {
+        let nearest = match done.nearest.as_slice() {
+            [] => None,
+            _ if done.calibrated.is_empty() => Some("rounded to nearest".to_string()),
+            some if some.len() <= NAMED => Some(format!("{} to nearest", some.join(" and "))),
+            many => Some(format!("{} weights to nearest", many.len())),
+        };
+        let calibrated = (!done.calibrated.is_empty()).then(|| "rounded by calibration".to_string());
+        self.list(!done.shifted.is_empty(), [calibrated, nearest])
+    }
+
+    fn list(&self, shifted: bool, rounded: [Option<String>; 2]) -> String {
+        let moved = [
+            (shifted, "activations shifted"),
             (self.rescaled, "channels rescaled"),
             (self.split, "outlier channels split"),
-            (self.calibrated && rounded, "rounded by calibration"),
-            (!self.calibrated && rounded, "rounded to nearest"),
         ];
-        let parts: Vec<&str> = parts
-            .into_iter()
-            .filter_map(|(done, name)| done.then_some(name))
-            .collect();
-        if parts.is_empty() {
-            "as it came".to_string()
-        } else {
-            parts.join(", ")
+        let moved = moved.iter().filter(|(done, _)| *done).map(|(_, name)| name.to_string());
+        let parts: Vec<String> = moved.chain(rounded.into_iter().flatten()).collect();
+        match parts.is_empty() {
+            true => "as it came".to_string(),
+            false => parts.join(", "),
         }
     }
 }
 
+/// Weights that are named rather than counted.
+const NAMED: usize = 3;
+
+/// What is to be done where numbers are rounded.
 impl fmt::Display for Preparation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.describe(true))
+        let how = if self.calibrated {
+            "by calibration"
+        } else {
+            "to nearest"
+        };
+        f.write_str(&self.list(self.shifted != Reach::Nowhere, [Some(format!("rounded {how}")), None]))
     }
 }
 

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use thimble::budget::{Choice, families};
+use thimble::prepare::STEPS;
 use thimble::quantise::Quantiser;
 use thimble::solve::{Task, solve};
-use thimble::study::STEPS;
 use thimble::subject::{Subject, image_of};
 use thimble::{evaluate, inputs};
 use thimble_shared::artifact::emit::LowerOptions;

@@ -211,6 +211,30 @@ fn golden_files_are_inputs() {
 }
 
 #[test]
+fn inputs_without_a_real_token_are_left_out() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("x.jsonl");
+    let masked = r#"{"input_ids": [2, 9, 3], "attention_mask": [0, 0, 0]}"#;
+    let real = r#"{"input_ids": [2, 9, 3], "attention_mask": [0, 1, 0]}"#;
+    let cases = [
+        (vec![real], Ok((1, 0))),
+        (vec![masked, real, masked], Ok((1, 2))),
+        (vec![masked, masked], Err("in each of its 2 inputs")),
+    ];
+    for (lines, want) in cases {
+        fs::write(&file, lines.join("\n")).unwrap();
+        match (inputs::load(Some(&file), &config("albert-deb"), None, None), want) {
+            (Ok(inputs), Ok((rows, left_out))) => {
+                assert_eq!((inputs.rows.len(), inputs.masked), (rows, left_out), "{lines:?}");
+                assert_eq!(inputs.warnings().len(), left_out.min(1), "{:?}", inputs.warnings());
+            }
+            (Err(e), Err(said)) => assert!(e.to_string().contains(said), "{e}"),
+            (found, _) => panic!("{lines:?}: {found:?}"),
+        }
+    }
+}
+
+#[test]
 fn the_rows_taken_do_not_depend_on_how_a_file_is_sorted() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("x.jsonl");

@@ -1,5 +1,6 @@
 //! `thimble shrink`: the ONNX file with the least measured loss under a budget, or the whole frontier of bytes against loss.
 
+mod beside;
 mod bounds;
 mod say;
 
@@ -12,10 +13,12 @@ use crate::inputs::{self, Inputs, Row};
 use crate::levers::Levers;
 use crate::loss::{Objective, decides};
 use crate::need;
+use crate::prepare::{PrepareOptions, STEPS, Step};
 use crate::progress::Bar;
+use crate::sizes::Sizes;
 use crate::solve::{NOTHING_FINITE, Plan};
 use crate::store::{refuse_inputs, write_together};
-use crate::study::{PrepareOptions, Question, STEPS, Sizes, Step, Study};
+use crate::study::{Question, Study};
 use crate::subject::Subject;
 use crate::text::say;
 use crate::tokenise;
@@ -88,11 +91,12 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         tune: &tune,
         report: &report,
         formats: &formats,
+        integers_only: args.formats.is_empty() && args.prefer == Prefer::Speed,
         objective: args.objective.unwrap_or_else(|| Objective::default_of(&config)),
         onnx,
         provenance: &provenance,
     };
-    let sizes = Sizes::new(&question)?;
+    let sizes = Sizes::new(&question);
     let bounds = Bounds::of(args, &question, target.as_ref(), &sizes)?;
     let about = say::About {
         args,
@@ -162,13 +166,14 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         };
         return Ok(Outcome::no(about.refused(&[reason], points.as_deref())));
     };
-    let (answer, trade) = if args.formats.is_empty() && args.prefer == Prefer::Balance {
-        let (answer, trade) = study.widen(answer, &bounds.limits, &mut watch)?;
-        (answer, Some(trade))
-    } else {
-        (answer, None)
+    let (answer, trade) = match args.prefer {
+        Prefer::Balance if args.formats.is_empty() && smallest.is_none() => {
+            let (answer, trade) = study.widen(answer, &bounds.limits, &mut watch)?;
+            (answer, Some(trade))
+        }
+        _ => (answer, None),
     };
-    let plan = study.plan(answer, bounds.limits.bytes, trade)?;
+    let plan = study.plan(answer, bounds.limits.bytes, trade, &mut watch)?;
     drop(watch);
     about.savings = savings(&question, &levers, &plan)?;
 
@@ -212,7 +217,7 @@ fn formats(args: &ShrinkArgs) -> Vec<Format> {
         formats.extend(FORMATS);
         match args.prefer {
             Prefer::Loss => formats.push(Format::W8),
-            // Balance comes to it where integer arithmetic is not good enough.
+            // Balance comes to w8 where the loss is not good without it.
             Prefer::Balance | Prefer::Speed => {}
         }
     }

@@ -41,9 +41,6 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
     let judge = Judge::new(&config, &reference.image()?, inputs.rows, vocabulary.as_ref());
     let loss = judge.loss(&candidate.image()?)?;
     mapped.iter().flatten().try_for_each(|file| file.unchanged())?;
-    if loss.outputs.values().all(|d| d.values == 0) {
-        bail!("nothing was compared: no input has a position whose mask is 1");
-    }
     let mut reasons = Vec::new();
     if let (Some(least), share) = (args.min_agreement, loss.agreement.unwrap_or(0.0))
         && share < least
@@ -176,17 +173,18 @@ pub fn describe(loss: &Loss) -> String {
         .outputs
         .iter()
         .map(|(name, d)| {
-            let relative = d.rms / d.reference_std.max(f64::MIN_POSITIVE);
             vec![
                 name.clone(),
                 format!("{:.3e}", d.max_abs),
-                format!("{relative:.3e}"),
+                format!("{:.3e}", d.plain()),
+                format!("{:.3e}", d.relative()),
                 format!("{:.7}", d.cosine),
             ]
         })
         .collect();
-    let aligns = [Align::Left, Align::Right, Align::Right, Align::Right];
-    text + &table(&["output", "max |Δ|", "RMS / std", "cosine"], &aligns, &rows)
+    let aligns = [Align::Left, Align::Right, Align::Right, Align::Right, Align::Right];
+    let heads = ["output", "max |Δ|", "RMS / std", "RMS / channel std", "cosine"];
+    text + &table(&heads, &aligns, &rows)
 }
 
 fn interval(interval: Option<(f64, f64)>) -> String {

@@ -4,8 +4,9 @@
 use crate::cli::ShrinkArgs;
 use crate::predict::{Pace, need, usual_seq};
 use crate::search::Limit;
+use crate::sizes::Sizes;
 use crate::solve::Limits;
-use crate::study::{Question, Sizes};
+use crate::study::Question;
 use crate::text::{exact, size};
 use anyhow::Result;
 use std::collections::BTreeMap;

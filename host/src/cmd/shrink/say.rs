@@ -1,18 +1,19 @@
 //! What `thimble shrink` says of its plans, refusals and frontiers: as text for people, or as one JSON object.
 
+use super::beside::{preparation_json, prepared_text, trade_json, trade_text, yardstick_json, yardsticks_text};
 use super::bounds::Bounds;
 use crate::cli::ShrinkArgs;
 use crate::cmd::export::Written;
 use crate::cmd::verify;
 use crate::frontier::Point;
-use crate::loss::{Score, Word};
+use crate::sizes::Floor;
 use crate::solve::Plan;
-use crate::study::{Floor, Question};
+use crate::study::Question;
 use crate::text::{Align, exact, percent, size, table, thousands};
 use serde_json::{Value, json};
 use thimble_shared::board::target::Target;
 use thimble_shared::dtype::Format;
-use thimble_shared::model::{Graph, Kind};
+use thimble_shared::model::Graph;
 
 /// Everything that is said whatever the answer.
 pub struct About<'a> {
@@ -270,18 +271,6 @@ impl About<'_> {
                 })
             })
             .collect();
-        let yardsticks: Vec<Value> = plan
-            .yardsticks
-            .iter()
-            .map(|y| json!({"name": y.name, "relative_rms": y.score.map(|s| s.relative_rms())}))
-            .collect();
-        let trade = plan.trade.as_ref().map(|trade| {
-            let said = |score: Score| json!({"word": score.word(), "relative_rms": score.relative_rms(), "agreement": score.agreement().rate()});
-            json!({
-                "w8": trade.families, "integer": said(trade.integer), "chosen": said(trade.chosen),
-                "time": trade.time.iter().map(|(cpu, t)| (cpu.to_string(), json!(t))).collect::<serde_json::Map<_, _>>(),
-            })
-        });
         json!({
             "schema": 1,
             "verdict": if reasons.is_empty() { "fits" } else { "refused" },
@@ -301,10 +290,10 @@ impl About<'_> {
             "sensitivity_rows": plan.sense_rows,
             "reported_rows": self.reported,
             "held_out": self.held_out,
-            "preparation": plan.preparation,
+            "preparation": preparation_json(plan),
             "word": plan.loss.score().word(),
-            "yardsticks": yardsticks,
-            "trade": trade,
+            "yardsticks": plan.yardsticks.iter().map(yardstick_json).collect::<Vec<_>>(),
+            "trade": plan.trade.as_ref().map(trade_json),
             "floor_loss": floor,
             "next_step": next.map(|(family, format, bytes)| json!({"family": family, "format": format.to_string(), "bytes": bytes})),
             "predicted": {
@@ -382,82 +371,6 @@ impl About<'_> {
             self.rows_reported()
         )
     }
-}
-
-/// Whether any linear weight's numbers are rounded.
-fn rounded(plan: &Plan) -> bool {
-    let linear = plan.problem.families.iter().enumerate().filter(|(_, family)| {
-        family
-            .weights
-            .iter()
-            .any(|w| w.kind == Kind::Linear && w.name != "word")
-    });
-    linear
-        .into_iter()
-        .any(|(i, _)| plan.problem.format(i, &plan.choice).has_scales())
-}
-
-/// What other files of the model lose, and the rule behind the word.
-fn yardsticks_text(plan: &Plan) -> String {
-    let score = plan.loss.score();
-    let each: Vec<String> = plan
-        .yardsticks
-        .iter()
-        .map(|y| match y.score {
-            Some(score) => format!("{} {:.4}", y.name, score.relative_rms()),
-            None => format!("{} is no file", y.name),
-        })
-        .collect();
-    let beside = match each.is_empty() {
-        true => String::new(),
-        false => format!("beside it: {}; ", each.join(", ")),
-    };
-    format!("{beside}{}\n\n", Word::rule(score.decides()))
-}
-
-/// What was weighed between integer arithmetic and w8.
-fn trade_text(plan: &Plan) -> String {
-    let Some(trade) = &plan.trade else { return String::new() };
-    let (before, after) = (trade.integer, trade.chosen);
-    if trade.families.is_empty() {
-        return format!(
-            "arithmetic: no w8; on the tuning rows {} ({}); --prefer loss would use w8 wherever it loses less\n",
-            before.felt(),
-            before.word().name()
-        );
-    }
-    let time: Vec<String> = trade
-        .time
-        .iter()
-        .map(|(cpu, t)| format!("{t:.2} times on {cpu}"))
-        .collect();
-    format!(
-        "arithmetic: w8 for {}: {} ({}) where integer arithmetic throughout has {} ({}), predicted time {} its; --prefer speed would not\n",
-        trade.families.join(", "),
-        after.felt(),
-        after.word().name(),
-        before.felt(),
-        before.word().name(),
-        time.join(" and "),
-    )
-}
-
-/// How the model was prepared, and what each way lost.
-fn prepared_text(plan: &Plan) -> String {
-    let rows: Vec<Vec<String>> = plan
-        .tried
-        .iter()
-        .map(|tried| {
-            let losses = [tried.smallest, tried.int8].map(|loss| format!("{loss:.3e}"));
-            [vec![tried.preparation.to_string()], losses.to_vec()].concat()
-        })
-        .collect();
-    if rows.is_empty() {
-        return String::new();
-    }
-    let aligns = [Align::Left, Align::Right, Align::Right];
-    let chosen = format!("prepared: {}\n", plan.preparation.describe(rounded(plan)));
-    chosen + &table(&["prepared", "smallest file loses", "int8 throughout"], &aligns, &rows)
 }
 
 fn drawn_text(drawn: &[String]) -> String {
