@@ -77,6 +77,8 @@ pub fn trade_json(trade: &Trade) -> Value {
     json!({
         "w8": w8.map(|(name, _)| name).collect::<Vec<_>>(),
         "f32_arithmetic": wide.map(|(name, f)| (name.to_string(), json!(f.to_string()))).collect::<serde_json::Map<_, _>>(),
+        // The first name of `without_w8`.
+        "integer": said(trade.without),
         "without_w8": said(trade.without), "with_w8": trade.with.map(said), "chosen": said(trade.chosen),
         "time": trade.time.iter().map(|(cpu, t)| (cpu.to_string(), json!(t))).collect::<serde_json::Map<_, _>>(),
     })
