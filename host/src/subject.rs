@@ -169,7 +169,7 @@ fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<Tokeniz
 const ONNX: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
 
 /// The ONNX file that stands for a folder. One under another name may be a variant (quantised, for a decoder): it is named.
-fn onnx_in(dir: &Path) -> Result<Option<PathBuf>> {
+pub fn onnx_in(dir: &Path) -> Result<Option<PathBuf>> {
     if let Some(found) = ONNX.iter().map(|name| dir.join(name)).find(|p| p.is_file()) {
         return Ok(Some(found));
     }

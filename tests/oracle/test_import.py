@@ -462,11 +462,11 @@ def of_its_own_accord(kind):
         values[0, 16:] = np.arange(values.shape[1] - 16)
         places.CopyFrom(numpy_helper.from_array(values, places.name))
     else:
-        # The mask is what is not padding, by id 0; nothing shows unless that id comes up.
+        # The mask is what is not padding, by the ids below 1; nothing shows unless that id comes up.
         graph.input.remove(next(port for port in graph.input if port.name == "attention_mask"))
-        graph.initializer.append(numpy_helper.from_array(np.array(0, np.int64), "pad"))
+        graph.initializer.append(numpy_helper.from_array(np.array(1, np.int64), "first"))
         own = [
-            helper.make_node("Equal", ["input_ids", "pad"], ["is_pad"]),
+            helper.make_node("Less", ["input_ids", "first"], ["is_pad"]),
             helper.make_node("Not", ["is_pad"], ["is_real"]),
             helper.make_node("Cast", ["is_real"], ["attention_mask"], to=TensorProto.INT64),
         ]

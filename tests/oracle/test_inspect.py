@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 
 import numpy as np
@@ -182,6 +183,29 @@ def test_fixes_save_what_they_say(thimble, path, tmp_path):
         words[words.index("OUT.onnx")] = str(out)
         thimble.run(*words[1:])
         assert out.stat().st_size == fix["bytes"] == said["total_bytes"] - fix["saves"]
+
+
+def test_what_it_is_held_against_goes_by_its_bytes(thimble, models, tmp_path):
+    path = FIXTURES / "exported" / "groups_torch2.6_dyn.onnx"
+    against = lambda other, **how: thimble.run("inspect", path, "--json", "--against", other, **how)  # noqa: E731
+    weights = models.source("albert-tiny-groups") / "model.safetensors"
+    same, model = tmp_path / "anything.bin", tmp_path / "onnx" / "model.onnx"
+    shutil.copy(path, same)
+    model.parent.mkdir()
+    shutil.copy(path, model)
+    for other, wanted in ((same, path), (tmp_path, path), (weights, weights)):
+        assert json.loads(against(other).stdout)["against_bytes"] == wanted.stat().st_size
+    strangers = {
+        "vocab.txt": (b"[PAD]\n[UNK]\n", "a text"),
+        "model.bin": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n", "a Git LFS pointer"),
+        "model.safetensors": (weights.read_bytes()[:-7], "cut short"),
+        "weights.npy": (b"\x93NUMPY\x01\x00", "arrays of numpy"),
+    }
+    for name, (data, words) in strangers.items():
+        (tmp_path / name).write_bytes(data)
+        done = against(tmp_path / name, code=2)
+        assert words in done.stderr and name in done.stderr, done.stderr
+        (tmp_path / name).unlink()
 
 
 def test_growth_against_a_checkpoint(thimble, models):

@@ -7,9 +7,12 @@ use crate::explain::{Explanation, explain, html};
 use crate::onnx::OnnxFile;
 use crate::source;
 use crate::store::{self, write_whole};
+use crate::subject::onnx_in;
 use crate::text::{Align, exact, percent, printable, say, table, thousands};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
+use thimble_device::image::mmap::ModelMap;
+use thimble_shared::file_kind::FileKind;
 
 /// Rows of a foreign file worth printing; `--json` has them all.
 const MOST_ROWS: usize = 20;
@@ -46,26 +49,39 @@ pub fn run(args: &InspectArgs) -> Result<Outcome> {
 fn inputs(args: &InspectArgs) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for path in [Some(&args.file), args.against.as_ref()].into_iter().flatten() {
-        if path != &args.file && !is_onnx(path) {
-            all.push(path.clone());
-            all.extend(source::files(path)?);
+        let onnx = if path == &args.file {
+            Some(path.clone())
         } else {
-            all.extend(OnnxFile::open(path)?.paths());
+            onnx_at(path)?
+        };
+        all.push(path.clone());
+        match onnx {
+            Some(onnx) => all.extend(OnnxFile::open(&onnx)?.paths()),
+            None => all.extend(source::files(path)?),
         }
     }
     Ok(all)
 }
 
-fn is_onnx(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "onnx")
+/// The ONNX file that `path` is, or that stands for the folder; none where a checkpoint lies there.
+fn onnx_at(path: &Path) -> Result<Option<PathBuf>> {
+    if path.is_dir() {
+        let exported = onnx_in(path)?;
+        return Ok(exported.filter(|_| !source::holds_weights(path)));
+    }
+    if source::is_checkpoint(path) {
+        return Ok(None);
+    }
+    let kind = FileKind::of(ModelMap::open(path, false)?.bytes());
+    Ok((!kind.is_checkpoint()).then(|| path.to_path_buf()))
 }
 
 /// Size of the model to compare with: a checkpoint's weights, or an ONNX file with what it refers to.
 fn bytes_of(path: &Path) -> Result<u64> {
-    if !is_onnx(path) {
+    let Some(onnx) = onnx_at(path)? else {
         return Ok(source::weight_file_bytes(path)?);
-    }
-    let file = OnnxFile::open(path)?;
+    };
+    let file = OnnxFile::open(&onnx)?;
     // Whatever else it may be, ten bytes of anything are nothing to compare with.
     if file.view()?.nodes.is_empty() {
         bail!(

@@ -31,7 +31,7 @@ const NODES_PER_LAYER: usize = 500;
 const NODES_AROUND: usize = 2000;
 
 /// Operators no ALBERT has that take more time than what they read and write shows.
-const STRANGE: [&str; 14] = [
+pub const STRANGE: [&str; 14] = [
     "If",
     "Loop",
     "Scan",

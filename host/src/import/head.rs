@@ -2,6 +2,7 @@
 //! is follows from what its outputs are computed from; their names are only said back to the user.
 
 use super::ImportError;
+use super::answers::{self, Answer};
 use super::embedding::Embedding;
 use super::layers::Body;
 use super::trace::{Linear, Norm, Trace};
@@ -9,8 +10,9 @@ use super::weights::Matrix;
 use crate::onnx::element_type;
 use crate::onnx::flow::{port_name, port_shape};
 use crate::text::printable;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use thimble_shared::model::Head;
+use thimble_shared::onnx::reader::NodeView;
 
 pub struct Top<'a> {
     pub weights: BTreeMap<String, Matrix<'a>>,
@@ -27,67 +29,25 @@ pub struct Top<'a> {
     pub notes: Vec<String>,
 }
 
+/// A part of a value: the first, the second, or one that nothing says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    At(usize),
+    Some,
+}
+
 /// What an output is computed from.
 #[derive(Clone, Copy)]
-enum Origin<'t, 'a> {
+pub enum Origin<'t, 'a> {
     Hidden,
     Pooled(&'t Linear<'a>),
     /// A map of the pooled token.
     OfPooled(&'t Linear<'a>, &'t Linear<'a>),
-    /// A map of every token; whether only some of its channels.
-    OfTokens(&'t Linear<'a>, bool),
+    /// A map of every token; which part of its channels where it is not all of them.
+    OfTokens(&'t Linear<'a>, Option<Part>),
     /// Dense, LayerNorm, decoder.
     Decoded(&'t Linear<'a>, &'t Norm<'a>, &'t Linear<'a>),
 }
-
-/// What is made of the values that a model answers with: probabilities, a choice, a yes or no.
-const ANSWERS: [&str; 9] = [
-    "Softmax",
-    "LogSoftmax",
-    "Sigmoid",
-    "Hardmax",
-    "ArgMax",
-    "TopK",
-    "ReduceMax",
-    "Greater",
-    "GreaterOrEqual",
-];
-
-/// What pooling over tokens and normalising are spelt in; none of them has weights.
-const POOLING: [&str; 32] = [
-    "Add",
-    "Cast",
-    "Clip",
-    "Concat",
-    "Constant",
-    "ConstantOfShape",
-    "Div",
-    "Equal",
-    "Expand",
-    "Gather",
-    "GlobalAveragePool",
-    "Identity",
-    "LpNormalization",
-    "Max",
-    "Min",
-    "Mul",
-    "Neg",
-    "Not",
-    "Pow",
-    "Reciprocal",
-    "ReduceL2",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceSum",
-    "Reshape",
-    "Shape",
-    "Slice",
-    "Sqrt",
-    "Squeeze",
-    "Sub",
-    "Transpose",
-    "Unsqueeze",
-];
 
 pub fn find<'a>(
     trace: &Trace<'a>,
@@ -115,20 +75,21 @@ pub fn find<'a>(
                 "output '{}', an inner hidden state, is left out",
                 printable(name)
             ));
-        } else if let Some((inner, spelt)) = answered(trace, name)
-            && let Some(origin) = origin(trace, inner, last)
-        {
+        } else if let Some(Answer { made_of, spelt }) = answers::answered(trace, name, last) {
             sigmoid |= spelt.contains(&"Sigmoid");
+            let inner: Vec<String> = made_of.iter().map(|(n, _)| format!("'{}'", printable(n))).collect();
             notes.push(format!(
-                "output '{}' is {} of '{}': left out, the values before it are made",
+                "output '{}' is {} of {}: left out, the values before it are made",
                 printable(name),
                 spelt.join(" of "),
-                printable(inner)
+                inner.join(" and ")
             ));
-            if !origins.iter().any(|(known, _)| *known == inner) {
-                origins.push((inner, origin));
+            for (inner, origin) in made_of {
+                if !origins.iter().any(|(known, _)| *known == inner) {
+                    origins.push((inner, origin));
+                }
             }
-        } else if pools(trace, name, last) {
+        } else if answers::pools(trace, name, last) {
             pooled = true;
             notes.push(format!(
                 "output '{}' is pooled from the last hidden state, '{}': left out, last_hidden_state is made",
@@ -143,7 +104,7 @@ pub fn find<'a>(
         origins.push((last, Origin::Hidden));
     }
     if origins.is_empty() {
-        return Err(HeadError::Foreign(foreign(trace, last, &unknown)));
+        return Err(HeadError::Foreign(answers::foreign(trace, last, &unknown)));
     }
     for name in unknown {
         notes.push(format!(
@@ -190,96 +151,6 @@ impl From<ImportError> for HeadError {
     fn from(e: ImportError) -> HeadError {
         HeadError::Import(e)
     }
-}
-
-/// The value that an answer is made of, and the operators that make it, the last one first.
-fn answered<'a>(trace: &Trace<'a>, name: &'a str) -> Option<(&'a str, Vec<&'a str>)> {
-    let (mut at, mut spelt) = (trace.source(name), Vec::new());
-    for _ in 0..16 {
-        match trace.node(at) {
-            Some(node) if ANSWERS.contains(&node.op) && !trace.by_out.contains_key(at) && !node.inputs.is_empty() => {
-                spelt.push(node.op);
-                at = trace.source(node.inputs[0]);
-            }
-            _ => break,
-        }
-    }
-    // Plumbing between the answer and what it is made of belongs to neither.
-    (!spelt.is_empty()).then_some((at, spelt))
-}
-
-/// Whether `name` is computed from `last` without weights.
-fn pools<'a>(trace: &Trace<'a>, name: &'a str, last: &'a str) -> bool {
-    let (mut seen, mut open, mut reached) = (HashSet::new(), vec![name], false);
-    while let Some(at) = open.pop() {
-        if at == last {
-            reached = true;
-            continue;
-        }
-        if !seen.insert(at) {
-            continue;
-        }
-        if trace.by_out.contains_key(at) || trace.is_norm(at) {
-            return false;
-        }
-        if let Some(node) = trace.node(at) {
-            if !POOLING.contains(&node.op) {
-                return false;
-            }
-            open.extend(node.inputs.iter().filter(|n| !n.is_empty()));
-        }
-    }
-    reached
-}
-
-/// Values of outputs named in one line at most.
-const NAMED: usize = 4;
-
-/// What stands between the last hidden state and outputs that no head makes.
-fn foreign<'a>(trace: &Trace<'a>, last: &'a str, unknown: &[&'a str]) -> String {
-    let mut ops: BTreeMap<&str, usize> = BTreeMap::new();
-    let (mut seen, mut open) = (HashSet::new(), unknown.to_vec());
-    let mut reached = false;
-    while let Some(at) = open.pop() {
-        if at == last {
-            reached = true;
-        } else if seen.insert(at)
-            && let Some(node) = trace.node(at)
-        {
-            *ops.entry(node.op).or_default() += 1;
-            open.extend(node.inputs.iter().filter(|n| !n.is_empty()));
-        }
-    }
-    let names: Vec<String> = unknown
-        .iter()
-        .take(NAMED)
-        .map(|n| format!("'{}'", printable(n)))
-        .collect();
-    let rest = unknown.len().saturating_sub(NAMED);
-    let more = if rest > 0 {
-        format!(" and {rest} more")
-    } else {
-        String::new()
-    };
-    if !reached {
-        return format!(
-            "its outputs {}{more} are not computed from what ALBERT gives",
-            names.join(", ")
-        );
-    }
-    // Constants and shapes say nothing of what a graph is.
-    let mut most: Vec<(&str, usize)> = ops.into_iter().filter(|(op, _)| !POOLING.contains(op)).collect();
-    most.sort_by_key(|(op, n)| (std::cmp::Reverse(*n), *op));
-    let list: Vec<String> = most
-        .iter()
-        .take(NAMED)
-        .map(|(op, n)| format!("{n} {}", printable(op)))
-        .collect();
-    format!(
-        "its outputs {}{more} are computed from what ALBERT gives in a way no head of ALBERT's computes them ({})",
-        names.join(", "),
-        list.join(", ")
-    )
 }
 
 impl<'a> Top<'a> {
@@ -338,7 +209,7 @@ impl<'a> Top<'a> {
                     self.labels = labels(map.size().1);
                 }
             }
-            (None, None, Some((map, true))) if map.size().1 == 2 => {
+            (None, None, Some((map, Some(_)))) if map.size().1 == 2 => {
                 self.head = Head::QuestionAnswering;
                 self.linear(trace, "qa", map)?;
             }
@@ -354,13 +225,15 @@ impl<'a> Top<'a> {
                 }
             }
         }
-        let mut spans = ["start_logits", "end_logits"].into_iter();
+        const SPANS: [&str; 2] = ["start_logits", "end_logits"];
+        let mut spans = SPANS.into_iter();
         for (name, origin) in origins {
             let ours = match (self.head, origin) {
                 (Head::None, Origin::Hidden) => Some("last_hidden_state"),
                 (Head::None, Origin::Pooled(_)) => Some("pooler_output"),
                 (Head::PreTraining, Origin::Decoded(..)) => Some("prediction_logits"),
                 (Head::PreTraining, Origin::OfPooled(..)) => Some("sop_logits"),
+                (Head::QuestionAnswering, Origin::OfTokens(_, Some(Part::At(i)))) => SPANS.get(*i).copied(),
                 (Head::QuestionAnswering, Origin::OfTokens(..)) => spans.next(),
                 (Head::MaskedLm, Origin::Decoded(..))
                 | (Head::SequenceClassification | Head::MultipleChoice, Origin::OfPooled(..))
@@ -371,7 +244,7 @@ impl<'a> Top<'a> {
                 // Several outputs may hold the same values.
                 Some(ours) if self.outputs.iter().any(|(_, known)| *known == ours) => {}
                 Some(ours) => self.outputs.push((name, ours)),
-                None => self.notes.push(format!("output '{}' is left out", printable(name))),
+                None => self.notes.push(format!("'{}' is left out", printable(name))),
             }
         }
         if self.outputs.is_empty() {
@@ -417,9 +290,9 @@ fn labels(count: usize) -> Vec<String> {
     (0..count).map(|i| format!("LABEL_{i}")).collect()
 }
 
-/// The value `name` is a view of, and whether only a part of it.
-fn strip<'a>(trace: &Trace<'a>, name: &'a str) -> (&'a str, bool) {
-    let (mut name, mut cut) = (trace.source(name), false);
+/// The value `name` is a view of, and which part of it.
+fn strip<'a>(trace: &Trace<'a>, name: &'a str) -> (&'a str, Option<Part>) {
+    let (mut name, mut part) = (trace.source(name), None);
     for _ in 0..16 {
         match trace.node(name) {
             Some(node)
@@ -427,27 +300,54 @@ fn strip<'a>(trace: &Trace<'a>, name: &'a str) -> (&'a str, bool) {
                     && !trace.by_out.contains_key(name)
                     && !node.inputs.is_empty() =>
             {
-                cut = true;
+                part = Some(match part {
+                    None => place(trace, node, name),
+                    Some(_) => Part::Some,
+                });
                 name = trace.source(node.inputs[0]);
             }
             _ => break,
         }
     }
-    (name, cut)
+    (name, part)
 }
 
-fn origin<'t, 'a>(trace: &'t Trace<'a>, name: &'a str, last: &'a str) -> Option<Origin<'t, 'a>> {
-    let (base, cut) = strip(trace, name);
-    if base == last && !cut {
+/// Which of two parts `name` is, where the node that takes it says so.
+fn place<'a>(trace: &Trace<'a>, node: &NodeView<'a>, name: &str) -> Part {
+    if node.op == "Split" {
+        return node
+            .outputs
+            .iter()
+            .position(|o| *o == name)
+            .map_or(Part::Some, Part::At);
+    }
+    let starts = trace.attribute(node, "starts").ok().flatten().map(|a| a.ints);
+    let stated = node.inputs.get(1).and_then(|n| trace.numbers(n).ok().flatten());
+    let first = match (starts.as_deref(), stated.as_deref()) {
+        (Some(&[first]), _) => first,
+        (None, Some(&[first])) => first as i64,
+        _ => return Part::Some,
+    };
+    usize::try_from(if first < 0 { first + 2 } else { first }).map_or(Part::Some, Part::At)
+}
+
+/// What `name` is computed from, where a head gives it. A part of what a head gives is none, but for the two of a question's
+/// answer.
+pub fn origin<'t, 'a>(trace: &'t Trace<'a>, name: &'a str, last: &'a str) -> Option<Origin<'t, 'a>> {
+    let (base, part) = strip(trace, name);
+    if base == last && part.is_none() {
         return Some(Origin::Hidden);
     }
     if let Some(pooler) = pooler(trace, base, last) {
         return Some(Origin::Pooled(pooler));
     }
     let map = &trace.linears[*trace.by_out.get(base)?];
-    let (read, first) = strip(trace, map.x);
-    if read == last && !first {
-        return Some(Origin::OfTokens(map, cut));
+    let (read, of_first) = strip(trace, map.x);
+    if read == last && of_first.is_none() {
+        return (part.is_none() || map.size().1 == 2).then_some(Origin::OfTokens(map, part));
+    }
+    if part.is_some() {
+        return None;
     }
     if let Some(pooler) = pooler(trace, read, last) {
         return Some(Origin::OfPooled(pooler, map));
@@ -465,5 +365,5 @@ fn pooler<'t, 'a>(trace: &'t Trace<'a>, value: &'a str, last: &'a str) -> Option
     let tanh = trace.node(value).filter(|n| n.op == "Tanh")?;
     let map = &trace.linears[*trace.by_out.get(trace.source(tanh.inputs.first()?))?];
     let (read, first) = strip(trace, map.x);
-    (read == last && first).then_some(map)
+    (read == last && first.is_some()).then_some(map)
 }

@@ -2,14 +2,17 @@
 //! they were stored, proven: the file itself under tract-onnx and the rebuilt Graph under the engine must agree on inputs
 //! made up for the purpose. A file that is no ALBERT, or is another ALBERT than was read out of it, is refused.
 
+mod answers;
 mod cost;
 mod decompose;
 mod embedding;
+mod error;
 mod head;
 mod layers;
 mod neighbours;
 mod ports;
 mod prove;
+mod samples;
 mod sane;
 mod trace;
 mod weights;
@@ -20,6 +23,7 @@ use crate::text::printable;
 use crate::tokenizer::TokenizerSource;
 use decompose::Wanted;
 use embedding::Embedding;
+pub use error::{ImportError, Inside};
 use head::HeadError;
 use layers::Body;
 use ports::{Foreign, Inputs};
@@ -34,63 +38,6 @@ use thimble_shared::onnx::reader::ModelView;
 use trace::Trace;
 use weights::Matrix;
 
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    #[error(transparent)]
-    Onnx(#[from] OnnxError),
-    #[error("{file}: this is no ALBERT: {problem}; it looks like {looks}")]
-    NotAlbert {
-        file: String,
-        problem: String,
-        looks: String,
-    },
-    #[error("{file}: not recognised as an ALBERT: {problem}; it looks like {looks}")]
-    Unrecognised {
-        file: String,
-        problem: String,
-        looks: String,
-    },
-    #[error(transparent)]
-    Inside(Box<Inside>),
-    #[error(
-        "{file}: its weights are already quantised ({how}); import the file it was quantised from, and let thimble quantise, or read them as they are with --dequantize"
-    )]
-    Quantised { file: String, how: String },
-    #[error("{file}: {problem}")]
-    Unsupported { file: String, problem: String },
-    #[error("{file}: tract-onnx, which must run the file for the proof, cannot: {problem}")]
-    Runner { file: String, problem: String },
-    #[error(
-        "{file}: read as ALBERT, but the proof fails: the file and the model read out of it part at {place} (by {gap:.3e}, at most {limit:.1e} is rounding)"
-    )]
-    Parts {
-        file: String,
-        place: String,
-        gap: f64,
-        limit: f64,
-    },
-}
-
-impl ImportError {
-    /// The same with a node that was left as it is, where that may be the reason.
-    fn besides(self, left: Option<&str>) -> ImportError {
-        let Some(left) = left else { return self };
-        let mut this = self;
-        let problem = match &mut this {
-            ImportError::NotAlbert { problem, .. }
-            | ImportError::Unrecognised { problem, .. }
-            | ImportError::Runner { problem, .. } => problem,
-            ImportError::Inside(inside) => &mut inside.problem,
-            ImportError::Onnx(_)
-            | ImportError::Quantised { .. }
-            | ImportError::Unsupported { .. }
-            | ImportError::Parts { .. } => return this,
-        };
-        problem.push_str(&format!("; {left}"));
-        this
-    }
-}
-
 /// An ALBERT read out of somebody's ONNX file.
 pub struct Imported {
     pub model: Model,
@@ -102,22 +49,6 @@ pub struct Imported {
     pub notes: Vec<String>,
     /// Fixed by the file: its sequence length.
     pub seq: Option<usize>,
-}
-
-/// An ALBERT is there, and something around it is none of its parts.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{file}: not read whole: an ALBERT of {layers} layers stands between '{from}' and '{to}', and {problem}{advice}"
-)]
-pub struct Inside {
-    file: String,
-    layers: usize,
-    /// The values it stands between.
-    from: String,
-    to: String,
-    problem: String,
-    /// What works, where something does.
-    advice: String,
 }
 
 /// How a file is read where it leaves that open.
@@ -141,8 +72,17 @@ struct Recognised<'a> {
     outputs: Vec<(&'a str, &'static str)>,
     inputs: Inputs<'a>,
     notes: Vec<String>,
-    /// It is ALBERT only for masks that end in zeros.
+}
+
+/// How a file is read.
+struct Reading {
+    head: Option<Head>,
+    /// Its weights were quantised.
+    dequantized: bool,
+    /// It was found to state ALBERT only for masks that end in zeros.
     right_padded: bool,
+    /// Whether advice is proven before it is given.
+    proves: bool,
 }
 
 /// Reads and proves the model in the file at `path`.
@@ -162,12 +102,22 @@ pub fn open_with(path: &Path, options: &ImportOptions) -> Result<Imported, Impor
     let view = Rc::new(file.view()?);
     let flow = Rc::new(Flow::of(&view).map_err(|e| file.wire_error(e))?);
     let left = plain.as_ref().and_then(|p| p.left.as_deref());
-    let (mut recognised, beside) =
-        recognise(file, view, flow, options.head, options.dequantize).map_err(|e| e.besides(left))?;
-    recognised.right_padded = plain.as_ref().is_some_and(|p| p.right_padded);
+    let reading = Reading {
+        head: options.head,
+        dequantized: options.dequantize,
+        right_padded: plain.as_ref().is_some_and(|p| p.right_padded),
+        proves: true,
+    };
+    let (mut recognised, beside) = recognise(file, view, flow, &reading).map_err(|e| e.besides(left))?;
     let model = model(file, &recognised)?;
-    let shapes = prove::prove(file, &recognised, &model).map_err(|e| e.besides(left))?;
-    recognised.notes.extend(shapes);
+    let told = prove::prove(file, &mut recognised, &model).map_err(|e| e.besides(left))?;
+    recognised.notes.extend(told);
+    if recognised.inputs.right_padded {
+        recognised.notes.push(
+            "its attention reads how many tokens of a row are real, not which: as ALBERT it is proven for padding on the right"
+                .into(),
+        );
+    }
     recognised.notes.extend(plain.iter().flat_map(|p| p.notes.clone()));
     let mut files = original.paths();
     files.extend(beside.config);
@@ -209,7 +159,13 @@ pub fn outline(file: &OnnxFile) -> Result<Outline, ImportError> {
     let file = plain.as_ref().map_or(file, |p| &p.file);
     let view = Rc::new(file.view()?);
     let flow = Rc::new(Flow::of(&view).map_err(|e| file.wire_error(e))?);
-    let (recognised, beside) = recognise(file, view, flow, None, false)?;
+    let reading = Reading {
+        head: None,
+        dequantized: false,
+        right_padded: false,
+        proves: false,
+    };
+    let (recognised, beside) = recognise(file, view, flow, &reading)?;
     Ok(Outline {
         seq: recognised.inputs.shape.last().copied().flatten(),
         config: recognised.config,
@@ -253,40 +209,48 @@ fn recognise<'a>(
     file: &'a OnnxFile,
     view: Rc<ModelView<'a>>,
     flow: Rc<Flow<'a>>,
-    wanted: Option<Head>,
-    dequantized: bool,
+    reading: &Reading,
 ) -> Result<(Recognised<'a>, neighbours::Neighbours), ImportError> {
     let trace = Trace::new(file, view, flow)?;
-    readable(&trace, dequantized)?;
+    readable(&trace, reading.dequantized)?;
     let (embedding, body) = body(&trace)?;
     let last = body.states.last().copied().unwrap_or(embedding.out);
-    let inside = |problem: String, advice: bool| {
+    let inside = |problem: String, advice: String| {
         ImportError::Inside(Box::new(Inside {
             file: file.path.display().to_string(),
             layers: body.config.num_hidden_layers * body.config.inner_group_num,
             from: printable(embedding.inputs.ids),
             to: printable(last),
-            problem: match &body.after {
-                Some(after) if advice => format!("{problem}; after it, {after}"),
-                _ => problem,
-            },
-            advice: if advice {
-                format!("; --output-value '{}' takes the ALBERT alone", printable(last))
-            } else {
-                String::new()
-            },
+            problem,
+            advice,
         }))
     };
-    let (inputs, told) = ports::complete(&trace, embedding.inputs.clone(), last).map_err(|e| match e {
-        Foreign::Said(problem) => inside(problem, false),
+    let (mut inputs, told) = ports::complete(&trace, embedding.inputs.clone(), last).map_err(|e| match e {
+        Foreign::Said(problem) => inside(problem, String::new()),
         Foreign::Unreadable(e) => e,
     })?;
+    inputs.right_padded |= reading.right_padded;
     let choices = inputs.shape.len() == 3;
     let mut head = head::find(&trace, &embedding, &body, choices).map_err(|e| match e {
-        HeadError::Foreign(problem) => inside(problem, true),
+        HeadError::Foreign(problem) => {
+            let problem = match &body.after {
+                Some(after) => format!("{problem}; after it, {after}"),
+                None => problem,
+            };
+            match alone(file, &embedding, &body, &inputs, reading) {
+                Ok(()) => inside(
+                    problem,
+                    format!("; --output-value '{}' takes the ALBERT alone", printable(last)),
+                ),
+                Err(why) => inside(
+                    problem,
+                    format!("; what stands there is no ALBERT that thimble states: {why}"),
+                ),
+            }
+        }
         HeadError::Import(e) => e,
     })?;
-    if let Some(wanted) = wanted.filter(|w| *w != head.head) {
+    if let Some(wanted) = reading.head.filter(|w| *w != head.head) {
         head.make(&trace, wanted, last)?;
     }
     let mut weights = embedding.weights;
@@ -301,6 +265,15 @@ fn recognise<'a>(
     };
     let mut notes = embedding.notes;
     notes.extend(told);
+    if reading.dequantized && config.num_hidden_groups * config.inner_group_num > 1 {
+        notes.push(format!(
+            "its {} layers hold {} sets of weights, read as {} groups of {}: where a quantiser rounded one set several ways, the file it was made from holds the one",
+            config.num_hidden_layers * config.inner_group_num,
+            config.num_hidden_groups * config.inner_group_num,
+            config.num_hidden_groups,
+            config.inner_group_num
+        ));
+    }
     notes.extend(head.notes);
     let beside = neighbours::read(&file.path, head.sigmoid, &mut config, &mut notes);
     config.check().map_err(|e| trace.unsupported(e.to_string()))?;
@@ -313,10 +286,36 @@ fn recognise<'a>(
             outputs: head.outputs,
             inputs,
             notes,
-            right_padded: false,
         },
         beside,
     ))
+}
+
+/// Whether the ALBERT without a head would pass the proof; why not, in words.
+fn alone(
+    file: &OnnxFile,
+    embedding: &Embedding<'_>,
+    body: &Body<'_>,
+    inputs: &Inputs<'_>,
+    reading: &Reading,
+) -> Result<(), String> {
+    if !reading.proves {
+        return Ok(());
+    }
+    let weights = embedding.weights.iter().chain(&body.weights);
+    let mut recognised = Recognised {
+        config: body.config.clone(),
+        weights: weights.map(|(name, matrix)| (name.clone(), matrix.clone())).collect(),
+        states: body.states.clone(),
+        outputs: vec![],
+        inputs: inputs.clone(),
+        notes: vec![],
+    };
+    let proven = model(file, &recognised).and_then(|model| prove::prove(file, &mut recognised, &model));
+    proven.map(drop).map_err(|e| match e {
+        ImportError::Parts { place, gap, .. } => format!("they part at {place} (by {gap:.3e})"),
+        other => other.to_string(),
+    })
 }
 
 /// Refuses what is not read at all: quantised weights, strange ones, absurd shapes.
@@ -328,7 +327,7 @@ fn readable(trace: &Trace<'_>, dequantized: bool) -> Result<(), ImportError> {
         .iter()
         .filter(|n| trace.needs(n))
         .map(|n| n.op)
-        .filter(|op| decompose::QUANTISED.contains(op))
+        .filter(|op| decompose::is_quantised(op))
         .collect();
     // Where weights were dequantised, what is left belongs to something around the ALBERT, or fails the proof.
     if let Some(first) = quantised.first().filter(|_| !dequantized) {

@@ -3,6 +3,7 @@
 
 use crate::source::Problem;
 use crate::subject::tokenizer_beside;
+use crate::text::printable;
 use crate::tokenizer::{self, TokenizerSource};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -47,14 +48,21 @@ fn tokenizer(model: &Path, notes: &mut Vec<String>) -> Option<TokenizerSource> {
     })
 }
 
-/// The nearest config.json that can be read as one, and is none of another kind of model.
-fn config(model: &Path) -> Option<(PathBuf, Value)> {
-    folders(model).into_iter().find_map(|dir| {
+/// The nearest config.json that can be read as one, and is none of another kind of model. Where there is none: why, in words.
+fn config(model: &Path) -> Result<(PathBuf, Value), String> {
+    let mut why = None;
+    for dir in folders(model) {
         let path = dir.join("config.json");
-        let json: Value = serde_json::from_slice(&files::read(&path).ok()?).ok()?;
-        let kind = json.get("model_type").and_then(Value::as_str);
-        (json.is_object() && kind.is_none_or(|k| k == "albert")).then_some((path, json))
-    })
+        let Ok(bytes) = files::read(&path) else { continue };
+        let json: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let problem = match json.get("model_type").and_then(Value::as_str) {
+            _ if !json.is_object() => "is no JSON object".to_string(),
+            Some(kind) if kind != "albert" => format!("is of another kind of model ({})", printable(kind)),
+            _ => return Ok((path, json)),
+        };
+        why.get_or_insert_with(|| format!("{} {problem} and is left alone", path.display()));
+    }
+    Err(why.unwrap_or_else(|| "no config.json lies beside it or one folder up".into()))
 }
 
 /// A label's name; Hugging Face takes numbers and booleans too.
@@ -79,15 +87,20 @@ pub fn read(model: &Path, sigmoid: bool, config: &mut Config, notes: &mut Vec<St
     }
     let sequence = config.head == Head::SequenceClassification;
     let sigmoids = (sequence && sigmoid && config.labels.len() > 1).then_some("multi_label_classification");
-    let Some((path, json)) = self::config(model) else {
-        notes.push(match sigmoids {
-            Some(_) => "no config.json lies beside it or one folder up: label names are unknown, and its Sigmoid says that each label has a probability of its own".into(),
-            None => "no config.json lies beside it or one folder up: label names and problem type are unknown".to_string(),
-        });
-        if sequence {
-            problem(sigmoids, config, model, notes);
+    let (path, json) = match self::config(model) {
+        Ok(found) => found,
+        Err(why) => {
+            notes.push(match sigmoids {
+                Some(_) => format!(
+                    "{why}: label names are unknown, and its Sigmoid says that each label has a probability of its own"
+                ),
+                None => format!("{why}: label names and problem type are unknown"),
+            });
+            if sequence {
+                problem(sigmoids, config, model, notes);
+            }
+            return found;
         }
-        return found;
     };
     if sequence {
         let named = json.get("problem_type").and_then(Value::as_str);

@@ -73,6 +73,11 @@ const PLUMBING: [&str; 9] = [
     "Expand",
 ];
 
+/// Whether a node is attention or its Softmax, whatever fused or quantised form it has.
+fn attends(node: &NodeView<'_>) -> bool {
+    matches!(node.op, "Softmax" | "QLinearSoftmax") || node.op.ends_with("Attention")
+}
+
 /// Longest walk back through plumbing.
 const MAX_STEPS: usize = 64;
 
@@ -141,7 +146,7 @@ impl<'a> Trace<'a> {
     /// The graph was not recognised. That it is no ALBERT is said only where it has no attention at all: another spelling is no
     /// other model.
     pub fn not_albert(&self, problem: impl Into<String>) -> ImportError {
-        let attends = |n: &NodeView<'_>| matches!(n.op, "Softmax" | "Attention" | "MultiHeadAttention" | "Einsum");
+        let attends = |n: &NodeView<'_>| n.op == "Einsum" || attends(n);
         let (file, problem, looks) = (self.file.path.display().to_string(), problem.into(), self.looks());
         if self.view.nodes.iter().any(attends) {
             ImportError::Unrecognised { file, problem, looks }
@@ -674,7 +679,7 @@ impl<'a> Trace<'a> {
         for node in &self.view.nodes {
             *ops.entry(node.op).or_default() += 1;
         }
-        let attention = count("Softmax");
+        let attention = self.view.nodes.iter().filter(|n| attends(n)).count();
         let named = |part: &str| self.view.initializers.iter().any(|t| t.name.contains(part));
         if count("Conv") > 4 && attention == 0 {
             return format!("a convolutional network ({} Conv nodes)", count("Conv"));

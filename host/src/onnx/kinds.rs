@@ -9,6 +9,8 @@ use thimble_shared::onnx::reader::{self, ModelView, NodeView};
 
 /// ONNX's numbers of the element types that operators fix.
 const F32: i64 = 1;
+const U8: i64 = 2;
+const I32: i64 = 6;
 const I64: i64 = 7;
 const BOOL: i64 = 9;
 
@@ -125,12 +127,25 @@ impl<'v, 'a> Kinds<'v, 'a> {
                 "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "And" | "Or" | "Not" | "Xor"
                 | "IsNaN" | "IsInf" => return Some(BOOL),
                 // Their outputs are of different types, or of one that attributes name.
-                "If" | "Loop" | "Scan" | "TopK" | "Dropout" | "ConstantOfShape" | "RandomNormal" | "RandomUniform" => {
+                "If"
+                | "Loop"
+                | "Scan"
+                | "TopK"
+                | "Dropout"
+                | "ConstantOfShape"
+                | "RandomNormal"
+                | "RandomUniform"
+                | "DynamicQuantizeLinear"
+                | "Unique" => {
                     return None;
                 }
-                "Where" => name = node.inputs.get(1)?,
-                "DequantizeLinear" => name = node.inputs.get(1)?,
-                "EmbedLayerNormalization" => name = node.inputs.get(2)?,
+                "MatMulInteger" | "ConvInteger" => return Some(I32),
+                "QuantizeLinear" => match node.inputs.get(2).filter(|n| !n.is_empty()) {
+                    Some(zero) => name = zero,
+                    None => return Some(U8),
+                },
+                "Where" | "DequantizeLinear" => name = node.inputs.get(1)?,
+                "EmbedLayerNormalization" | "OneHot" => name = node.inputs.get(2)?,
                 _ => name = node.inputs.iter().find(|n| !n.is_empty())?,
             }
         }
@@ -156,7 +171,27 @@ impl<'v, 'a> Kinds<'v, 'a> {
         self.ranks.borrow_mut().insert(maker, None);
         let rank = self.rank_of(&self.view.nodes[maker], depth).filter(|r| *r <= MAX_RANK);
         self.ranks.borrow_mut().insert(maker, rank);
-        rank
+        // Of the further outputs most have the rank of the first.
+        match (
+            self.view.nodes[maker].op,
+            self.view.nodes[maker].outputs.first() == Some(&name),
+        ) {
+            ("LSTM" | "GRU" | "RNN", false) => rank.map(|r| r.saturating_sub(1)),
+            ("EmbedLayerNormalization" | "DynamicQuantizeLinear" | "BatchNormalization" | "Unique", false) => None,
+            _ => rank,
+        }
+    }
+
+    /// How many axes a node names, as an attribute or a list; none where it names none.
+    fn axes(&self, node: &NodeView<'a>, depth: usize) -> Option<Option<usize>> {
+        let mut listed = node.attributes.iter().filter_map(|e| reader::attribute(e).ok());
+        if let Some(axes) = listed.find(|a| a.name == "axes") {
+            return Some(Some(axes.ints.len()));
+        }
+        match node.inputs.get(1).filter(|n| !n.is_empty()) {
+            Some(axes) => Some(Some(self.elements(axes, depth)?)),
+            None => Some(None),
+        }
     }
 
     /// The rank of what a node makes first.
@@ -174,24 +209,42 @@ impl<'v, 'a> Kinds<'v, 'a> {
                 }
             }
             "Gather" => Some((of(0)? + of(1)?).saturating_sub(1)),
-            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Where" | "MatMul" | "And" | "Or" | "Equal" | "Min" | "Max" => {
+            "MatMul" => match (of(0)?, of(1)?) {
+                (1, 1) => Some(0),
+                (1, rank) | (rank, 1) => Some(rank.saturating_sub(1)),
+                (a, b) => Some(a.max(b)),
+            },
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Where" | "And" | "Or" | "Xor" | "Equal" | "Less"
+            | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "Min" | "Max" | "Sum" | "Mean" | "PRelu" => {
                 let mut most = 0;
                 for i in 0..node.inputs.len().min(MAX_RANK) {
                     most = most.max(of(i)?);
                 }
                 Some(most)
             }
-            "Gemm" => Some(2),
+            "Gemm" | "Flatten" | "NonZero" => Some(2),
             "Shape" | "Range" => Some(1),
-            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceL2" => {
+            "Size" => Some(0),
+            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
+            | "ReduceSumSquare" | "ReduceLogSumExp" => {
                 let rank = of(0)?;
-                (Kinds::int(node, "keepdims") != Some(0)).then_some(rank)
+                if Kinds::int(node, "keepdims") != Some(0) {
+                    return Some(rank);
+                }
+                match self.axes(node, depth)? {
+                    Some(axes) => rank.checked_sub(axes),
+                    // Over all, or over none: an attribute says which.
+                    None => (Kinds::int(node, "noop_with_empty_axes").unwrap_or(0) == 0).then_some(0),
+                }
             }
-            "Unsqueeze" => {
-                let axes = node.attributes.iter().filter_map(|e| reader::attribute(e).ok());
-                let listed = axes.map(|a| a.ints.len()).max();
-                Some(of(0)? + listed.or_else(|| self.elements(node.inputs.get(1)?, depth))?)
+            "ArgMax" | "ArgMin" => {
+                let rank = of(0)?;
+                rank.checked_sub(usize::from(Kinds::int(node, "keepdims") == Some(0)))
             }
+            "Unsqueeze" => Some(of(0)? + self.axes(node, depth)??),
+            "Squeeze" => of(0)?.checked_sub(self.axes(node, depth)??),
+            "OneHot" => Some(of(0)? + 1),
+            "LSTM" | "GRU" | "RNN" => Some(4),
             "Einsum" => {
                 let mut equations = node.attributes.iter().filter_map(|e| reader::attribute(e).ok());
                 let equation = equations.find(|a| a.name == "equation")?.string;
@@ -222,7 +275,37 @@ impl<'v, 'a> Kinds<'v, 'a> {
             | "Clip"
             | "Neg"
             | "Exp"
-            | "Not" => of(0),
+            | "Not"
+            | "Abs"
+            | "Ceil"
+            | "Conv"
+            | "CumSum"
+            | "DequantizeLinear"
+            | "Elu"
+            | "Floor"
+            | "GatherElements"
+            | "GlobalAveragePool"
+            | "HardSwish"
+            | "Hardmax"
+            | "InstanceNormalization"
+            | "IsInf"
+            | "IsNaN"
+            | "LeakyRelu"
+            | "Log"
+            | "LpNormalization"
+            | "MatMulNBits"
+            | "MaxPool"
+            | "Mish"
+            | "Pad"
+            | "QuantizeLinear"
+            | "Round"
+            | "ScatterND"
+            | "Sign"
+            | "Softplus"
+            | "Split"
+            | "Tile"
+            | "TopK"
+            | "Trilu" => of(0),
             _ => None,
         }
     }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use thimble_device::image::mmap::{MapError, ModelMap};
+use thimble_shared::file_kind::FileKind;
 use thimble_shared::onnx::protobuf::{Fields, Value, WireError};
 use thimble_shared::onnx::reader::{self, ModelView, ReadError, TensorView};
 
@@ -428,7 +429,14 @@ fn beside(model: &Path, location: &str) -> Result<PathBuf, String> {
 }
 
 fn map_external(path: &Path, location: &str) -> Result<ModelMap, String> {
-    ModelMap::open(path, false).map_err(|e| format!("external file '{}': {e}", printable(location)))
+    let map = ModelMap::open(path, false).map_err(|e| format!("external file '{}': {e}", printable(location)))?;
+    // Numbers have no mark; what stands in the place of a file that was not fetched has.
+    match FileKind::of(map.bytes()) {
+        kind @ (FileKind::LfsPointer(_) | FileKind::Html) => {
+            Err(format!("external file '{}' is {kind}", printable(location)))
+        }
+        _ => Ok(map),
+    }
 }
 
 /// ONNX's name of a `TensorProto.DataType`, shortened, and the bits of one element; 0 where elements have no fixed size.

@@ -43,6 +43,10 @@ pub enum SlimError {
     #[error("{file}: has no output or inner value '{name}'; {has}")]
     NoOutput { file: String, name: String, has: String },
     #[error(
+        "{file}: nothing in it tells the type or the number of dimensions of '{name}', which an output must declare; run onnx.shape_inference on the file first, or name another value"
+    )]
+    Undeclared { file: String, name: String },
+    #[error(
         "{file}: in one file it would take {bytes} bytes, and an ONNX file holds at most 2 GiB; leave --one-file out"
     )]
     TooLarge { file: String, bytes: u64 },

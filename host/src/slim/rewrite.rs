@@ -6,6 +6,7 @@ use super::{Layout, Options, Plan, SlimError, Slimmed};
 use crate::onnx::flow::{Flow, port_name};
 use crate::onnx::kinds::Kinds;
 use crate::onnx::{MAX_NESTING, OnnxFile, tensor_bytes};
+use crate::text::printable;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use thimble_shared::onnx::protobuf::{Field, Fields, Message, WireError};
@@ -115,14 +116,17 @@ impl<'a, 'p> Rewriter<'a, 'p> {
                 continue;
             }
             let (mut port, mut kind, mut tensor) = <(Message, Message, Message)>::default();
-            if let Some(element) = kinds.element(name) {
-                tensor.int(1, element);
-            }
-            if let Some(rank) = kinds.rank(name) {
-                let mut shape = Message::default();
-                (0..rank).for_each(|_| shape.bytes(1, &[]));
-                tensor.message(2, &shape);
-            }
+            // An output is declared with its type and its number of dimensions, or the file is none that a checker takes.
+            let (Some(element), Some(rank)) = (kinds.element(name), kinds.rank(name)) else {
+                return Err(SlimError::Undeclared {
+                    file: self.file.path.display().to_string(),
+                    name: printable(name),
+                });
+            };
+            tensor.int(1, element);
+            let mut shape = Message::default();
+            (0..rank).for_each(|_| shape.bytes(1, &[]));
+            tensor.message(2, &shape);
             kind.message(1, &tensor);
             port.text(1, name);
             port.message(2, &kind);

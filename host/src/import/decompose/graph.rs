@@ -22,6 +22,12 @@ const INTS: i64 = 7;
 pub const F32: i64 = 1;
 pub const I64: i64 = 7;
 
+/// The numbers of a tensor of f32.
+pub fn f32s(bytes: &[u8]) -> Vec<f32> {
+    let fours = bytes.chunks_exact(4);
+    fours.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
 /// Made tensors would take more memory than the file gives reason for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("its operators, said in standard ones, ask for tensors of more than {most} bytes")]

@@ -3,9 +3,12 @@
 //! that computes the same, which the recognition and the proof read in its stead; none where there is nothing to do.
 
 mod attention;
+mod blocks;
 mod fused;
 mod graph;
+mod qlinear;
 mod quantized;
+mod stored;
 
 use super::ImportError;
 use crate::onnx::flow::{Flow, port_name};
@@ -15,21 +18,20 @@ use crate::slim::model_bytes;
 use crate::text::printable;
 use graph::{Graph, TooMuch};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use stored::{Packing, Rounded, Scaling};
 use thimble_shared::onnx::protobuf::{Fields, Message, WireError};
 use thimble_shared::onnx::reader::{self, AttributeView, ModelView, NodeView, TensorView};
 
 /// Where ONNX Runtime's own operators live.
 const MICROSOFT: &str = "com.microsoft";
 
-/// Operators only a quantised model has.
-pub const QUANTISED: [&str; 16] = [
+/// Operators only a quantised model has, beside those whose names begin with QLinear.
+const QUANTISED: [&str; 13] = [
     "DynamicQuantizeLinear",
     "QuantizeLinear",
     "DequantizeLinear",
     "MatMulInteger",
     "ConvInteger",
-    "QLinearMatMul",
-    "QLinearConv",
     "MatMulIntegerToFloat",
     "DynamicQuantizeMatMul",
     "QAttention",
@@ -38,8 +40,12 @@ pub const QUANTISED: [&str; 16] = [
     "MatMulBnb4",
     "GatherBlockQuantized",
     "QEmbedLayerNormalization",
-    "QLinearAdd",
 ];
+
+/// Whether only a quantised model has the operator.
+pub fn is_quantised(op: &str) -> bool {
+    op.starts_with("QLinear") || QUANTISED.contains(&op)
+}
 
 /// How much what is made may take: as many times the model's bytes, and as many more.
 const MOST_TIMES: u64 = 16;
@@ -85,8 +91,6 @@ struct Thirds {
     width: usize,
 }
 
-type Dequantized<'a> = (&'a str, Option<&'a str>, Option<&'a str>, i64);
-
 /// The work on one file.
 struct Decomposition<'f, 'a> {
     file: &'a OnnxFile,
@@ -98,12 +102,15 @@ struct Decomposition<'f, 'a> {
     graph: Graph<'a>,
     thirds: HashMap<String, Thirds>,
     masks: HashMap<(&'a str, u32), String>,
-    dequantized: HashMap<Dequantized<'a>, String>,
+    dequantized: HashMap<(&'a str, Scaling<'a>, Packing), String>,
+    /// Tensors that were made of integers.
+    rounded: Vec<Rounded>,
     /// Nodes that an earlier one has taken in.
     done: HashSet<usize>,
     right_padded: bool,
-    /// Quantised tensors whose originals the file holds too.
+    /// Quantised tensors whose originals the file holds too, and those that another one is a rounding of as well.
     originals: usize,
+    again: usize,
 }
 
 /// The outputs asked for, where each is a value of the graph.
@@ -153,8 +160,8 @@ pub fn decompose(file: &OnnxFile, wanted: &Wanted) -> Result<Option<Decomposed>,
         }
         ops
     };
-    let quantised = count(&|n| QUANTISED.contains(&n.op));
-    let fused = count(&|n| n.domain == MICROSOFT && !QUANTISED.contains(&n.op));
+    let quantised = count(&|n| is_quantised(n.op));
+    let fused = count(&|n| n.domain == MICROSOFT && !is_quantised(n.op));
     // What is quantised is refused by its own name unless it was asked for.
     let dequantize = wanted.dequantize && !quantised.is_empty();
     if (wanted.outputs.is_empty() && fused.is_empty() && !dequantize) || (!quantised.is_empty() && !wanted.dequantize) {
@@ -177,7 +184,7 @@ pub fn decompose(file: &OnnxFile, wanted: &Wanted) -> Result<Option<Decomposed>,
             Err(e) => return Err(said(file, &e)),
         }
     }
-    let (right_padded, originals) = (work.right_padded, work.originals);
+    let (right_padded, originals, again) = (work.right_padded, work.originals, work.again);
     let bytes = work.finish(&outputs).map_err(|e| said(file, &e))?;
     let listed = |ops: &BTreeMap<&str, usize>| {
         let list: Vec<String> = ops.iter().map(|(op, n)| format!("{n} {}", printable(op))).collect();
@@ -201,10 +208,10 @@ pub fn decompose(file: &OnnxFile, wanted: &Wanted) -> Result<Option<Decomposed>,
             "of {originals} of its quantised tensors the file holds the originals too, which are taken"
         ));
     }
-    if right_padded {
-        notes.push(
-            "its attention reads how many tokens of a row are real, not which: as ALBERT it is proven for padding on the right".into(),
-        );
+    if again > 0 {
+        notes.push(format!(
+            "of its quantised tensors {again} are another rounding of one before, within both roundings, which stands for them"
+        ));
     }
     Ok(Some(Decomposed {
         file: OnnxFile::made(&file.path, bytes)?,
@@ -255,9 +262,11 @@ impl<'f, 'a> Decomposition<'f, 'a> {
             thirds: HashMap::new(),
             masks: HashMap::new(),
             dequantized: HashMap::new(),
+            rounded: Vec::new(),
             done: HashSet::new(),
             right_padded: false,
             originals: 0,
+            again: 0,
         })
     }
 
@@ -269,7 +278,7 @@ impl<'f, 'a> Decomposition<'f, 'a> {
                 "QuantizeLinear" => return self.quantize(node),
                 "DynamicQuantizeLinear" => return self.dynamic_quantize(node),
                 "MatMulInteger" => return self.matmul_integer(node),
-                "QLinearMatMul" => return self.matmul_float(node, 4, 5, None),
+                "QLinearMatMul" => return self.qlinear_matmul(node),
                 _ => {}
             }
         }
@@ -289,11 +298,14 @@ impl<'f, 'a> Decomposition<'f, 'a> {
                 self.attention(node, weight, 3)
             }
             "MultiHeadAttention" => self.multi_head(node),
-            "MatMulIntegerToFloat" => self.matmul_float(node, 3, 5, Some(6)),
-            "DynamicQuantizeMatMul" => self.matmul_float(node, 2, 3, Some(4)),
+            "MatMulIntegerToFloat" => self.matmul_float(node, 3, 5, 6),
+            "DynamicQuantizeMatMul" => self.matmul_float(node, 2, 3, 4),
             "QAttention" => self.quantized_attention(node),
             "QGemm" => self.gemm(node),
+            "QEmbedLayerNormalization" => self.quantized_embedding(node),
             "MatMulNBits" => self.matmul_bits(node),
+            "GatherBlockQuantized" => self.gather_blocks(node),
+            op if op.starts_with("QLinear") => self.qlinear(node),
             _ => Err(Problem::Other(
                 "is an operator of ONNX Runtime's own that thimble does not take apart".into(),
             )),
@@ -437,6 +449,7 @@ impl<'f, 'a> Decomposition<'f, 'a> {
         if let Some(width) = shape.last_mut() {
             *width = last / 3;
         }
+        let step = self.step(name);
         let mut parts = Vec::with_capacity(3);
         for i in 0..3 {
             let part: Vec<u8> = bytes
@@ -444,7 +457,10 @@ impl<'f, 'a> Decomposition<'f, 'a> {
                 .flat_map(|r| &r[i * third..(i + 1) * third])
                 .copied()
                 .collect();
-            parts.push(self.graph.new_tensor(data_type, &shape, &part)?);
+            parts.push(match step {
+                Some(step) => self.rounding(&shape, &graph::f32s(&part), step)?,
+                None => self.graph.new_tensor(data_type, &shape, &part)?,
+            });
         }
         let parts = <[String; 3]>::try_from(parts).map_err(|_| Problem::Other("has no three parts".into()))?;
         let thirds = Thirds { parts, width: last / 3 };
