@@ -34,7 +34,7 @@ fn read(file: &[u8]) {
     match verify::differences(file) {
         Ok(differences) => differences
             .iter()
-            .for_each(|line| plain(&thimble::text::printable(line))),
+            .for_each(|line| plain(&thimble::render::text::printable(line))),
         Err(e) => thimble_fuzz::one_line(e, ""),
     }
     if let Err(e) = artifact::open_resaved(file) {

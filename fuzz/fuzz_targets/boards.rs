@@ -5,9 +5,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
-use thimble::card::partition;
-use thimble::deploy::{inventory, link::Link};
-use thimble::{board, program, reports};
+use thimble::boards::sd_image::partition;
+use thimble::boards::ssh::{inventory, link::Link};
+use thimble::boards::{device_binary, profiles, reports};
 use thimble_fuzz::{Allowance, bounded, one_line, plain, put};
 
 const ALLOWANCE: Allowance = Allowance {
@@ -23,17 +23,17 @@ fuzz_target!(|data: &[u8]| {
         2 => history(rest),
         3 => card(rest),
         _ => {
-            if let Some(what) = program::foreign(rest) {
+            if let Some(what) = device_binary::foreign(rest) {
                 plain(&what);
             }
-            program::largest_page(rest);
+            device_binary::largest_page(rest);
         }
     });
 });
 
 fn target(bytes: &[u8]) {
     let path = put("input.toml", bytes);
-    match board::find(&path.display().to_string()) {
+    match profiles::find(&path.display().to_string()) {
         Ok(target) => {
             assert!(target.problems().is_empty());
             target.ram_sizes();
@@ -67,7 +67,7 @@ fn history(bytes: &[u8]) {
             for entry in &entries {
                 assert!(entry.report.problems().is_empty());
                 reports::against_last(&entry.report, &entries[0].report);
-                for target in board::all().expect("the profiles in targets/") {
+                for target in profiles::all().expect("the profiles in targets/") {
                     reports::against_target(&entry.report, &target);
                 }
             }

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use std::sync::OnceLock;
-use thimble::source;
+use thimble::models::checkpoint;
 use thimble_fuzz::{Allowance, bounded, fixture, one_line, put, scratch};
 
 /// Weights become f32 whatever they were; the JSON of a config is small.
@@ -43,7 +43,7 @@ fuzz_target!(|data: &[u8]| {
             put("model.safetensors", &rest[(at + 2).min(rest.len())..]);
         }
     }
-    bounded(data, ALLOWANCE, || match source::read(scratch()) {
+    bounded(data, ALLOWANCE, || match checkpoint::read(scratch()) {
         Ok(source) => assert!(source.weights.values().all(|w| w.data.iter().all(|x| x.is_finite()))),
         Err(e) => one_line(e, &scratch().display().to_string()),
     });

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use std::sync::OnceLock;
-use thimble::source;
+use thimble::models::checkpoint;
 use thimble_fuzz::{Allowance, bounded, fixture, one_line, put, scratch};
 
 /// A value of two bytes of text may stand for one of some hundred in memory; the weights are read as well.
@@ -43,7 +43,7 @@ fuzz_target!(|data: &[u8]| {
     }
     put(name, &text);
     put("model.safetensors", weights());
-    bounded(data, ALLOWANCE, || match source::read(scratch()) {
+    bounded(data, ALLOWANCE, || match checkpoint::read(scratch()) {
         Ok(source) => assert!(source.config.check().is_ok()),
         Err(e) => one_line(e, &scratch().display().to_string()),
     });

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use thimble::source;
+use thimble::models::checkpoint;
 use thimble_fuzz::{Allowance, bounded, fixture, one_line, put, scratch};
 
 /// An opcode of one byte may stand for an object, and a tensor's numbers become f32.
@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     let config = std::fs::read(fixture("albert-seq-tiny/config.json")).expect("a fixture");
     put("config.json", &config);
     put("pytorch_model.bin", &file);
-    bounded(&file, ALLOWANCE, || match source::read(scratch()) {
+    bounded(&file, ALLOWANCE, || match checkpoint::read(scratch()) {
         Ok(source) => assert!(source.weights.values().all(|w| w.data.iter().all(|x| x.is_finite()))),
         Err(e) => one_line(e, &scratch().display().to_string()),
     });

@@ -4,10 +4,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use thimble::explain::{explain, html};
-use thimble::import::{self, ImportOptions};
+use thimble::models::onnx_import::{self, ImportOptions};
 use thimble::onnx::OnnxFile;
-use thimble::slim::{Options, slim};
+use thimble::onnx::inspect::{explain, html};
+use thimble::onnx::slim::{Options, slim};
 use thimble_fuzz::{Allowance, bounded, one_line, put};
 
 const NAME: &str = "input.onnx";
@@ -54,7 +54,7 @@ fuzz_target!(|data: &[u8]| {
                 dequantize: data.len().is_multiple_of(16),
                 ..ImportOptions::default()
             };
-            if let Err(e) = import::open_with(&path, &options) {
+            if let Err(e) = onnx_import::open_with(&path, &options) {
                 one_line(e, NAME);
             }
         }

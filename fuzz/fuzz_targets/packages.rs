@@ -7,8 +7,8 @@ use arbitrary::Arbitrary;
 use flate2::read::GzDecoder;
 use libfuzzer_sys::fuzz_target;
 use std::io::Read;
-use thimble::cpio::Archive;
-use thimble::package::{Control, File, Payload, deb, plain_name, unit};
+use thimble::boards::cpio::Archive;
+use thimble::boards::package::{Control, File, Payload, deb, plain_name, unit};
 use thimble_fuzz::plain;
 
 #[derive(Arbitrary, Debug)]

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use thimble::source;
+use thimble::models::checkpoint;
 use thimble_fuzz::{Allowance, bounded, fixture, one_line, put, scratch};
 
 /// An opcode of one byte may stand for an object, and a tensor's numbers become f32.
@@ -29,7 +29,7 @@ fuzz_target!(|data: &[u8]| {
     put("config.json", &config);
     put("pytorch_model.bin", &file);
     bounded(&file, ALLOWANCE, || {
-        if let Err(e) = source::read(scratch()) {
+        if let Err(e) = checkpoint::read(scratch()) {
             one_line(e, &scratch().display().to_string());
         }
     });

@@ -4,8 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use thimble::source;
-use thimble::subject::ReadOptions;
+use thimble::models::checkpoint;
+use thimble::models::model_file::ReadOptions;
 use thimble_fuzz::{Allowance, bounded, fixture, one_line, put, scratch};
 
 /// Keys may share what they begin with, and numbers become f32.
@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
             adapter: Some(scratch().to_path_buf()),
             ..ReadOptions::default()
         };
-        let read = || source::read_with(&fixture("albert-seq-tiny"), &options);
+        let read = || checkpoint::read_with(&fixture("albert-seq-tiny"), &options);
         return bounded(data, ALLOWANCE, || {
             if let Err(e) = read() {
                 one_line(e, "adapter");
@@ -42,7 +42,7 @@ fuzz_target!(|data: &[u8]| {
     put("albert_config.json", &sound("wild/t01_google_tf1/albert_config.json"));
     put(DATA, &sound(&format!("wild/t01_google_tf1/{DATA}")));
     put(INDEX, &index);
-    bounded(data, ALLOWANCE, || match source::read(scratch()) {
+    bounded(data, ALLOWANCE, || match checkpoint::read(scratch()) {
         Ok(source) => assert!(source.weights.values().all(|w| w.data.iter().all(|x| x.is_finite()))),
         Err(e) => one_line(e, &scratch().display().to_string()),
     });

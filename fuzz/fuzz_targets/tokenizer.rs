@@ -4,8 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use thimble::tokenise::Splitter;
-use thimble::tokenizer;
+use thimble::models::tokenizer;
+use thimble::models::tokenizer_json::Splitter;
 use thimble_fuzz::{Allowance, bounded, one_line, put, scratch};
 
 /// A piece of two bytes becomes an entry of three tables.

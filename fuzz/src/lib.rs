@@ -5,9 +5,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use thimble::quantise::{Quantiser, uniform};
-use thimble::source;
-use thimble::subject::Checkpoint;
+use thimble::models::checkpoint;
+use thimble::models::model_file::Checkpoint;
+use thimble::quantize::quantizer::{Quantiser, uniform};
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Provenance};
 use thimble_shared::dtype::Format;
@@ -120,7 +120,7 @@ pub const TINY: [&str; 6] = [
 
 /// A fixture as a file of thimble's, in int8.
 pub fn sound(name: &str) -> Vec<u8> {
-    let model = Checkpoint::from(source::read(&fixture(name)).expect("a fixture")).model;
+    let model = Checkpoint::from(checkpoint::read(&fixture(name)).expect("a fixture")).model;
     let formats = uniform(&model.config, Format::I8);
     let model = Quantiser::new(&model).model(&formats).expect("int8");
     artifact::write(&model, LowerOptions::default(), &Provenance::default()).expect("a file")
@@ -129,7 +129,7 @@ pub fn sound(name: &str) -> Vec<u8> {
 /// Holds an error to what users are promised: one line, not endless, that names the file and has nothing that acts on a
 /// terminal.
 pub fn one_line(error: impl Into<anyhow::Error>, file: &str) {
-    let line = thimble::text::one_line(&error.into());
+    let line = thimble::render::text::one_line(&error.into());
     assert!(line.contains(file), "does not name {file}: {line}");
     plain(&line);
 }

@@ -1,12 +1,12 @@
 //! The command line: one place for every flag and its help. Raw arguments are parsed into typed ones here; each
 //! subcommand's work lies in `cmd`. Exit codes: 0 yes, 1 a clear no, 2 usage, I/O or malformed input.
 
+use crate::budget::integer_arithmetic::Prefer;
+use crate::budget::preparations::Step;
 use crate::cmd;
-use crate::loss::Objective;
-use crate::prepare::Step;
-use crate::subject::ReadOptions;
-use crate::text::{one_line, printable, say};
-use crate::widen::Prefer;
+use crate::eval::metrics::Objective;
+use crate::models::model_file::ReadOptions;
+use crate::render::text::{one_line, printable, say};
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::Write;
@@ -420,7 +420,7 @@ pub struct EmulateArgs {
     pub kernel: Option<PathBuf>,
     /// Where the model lies [default: disk, or initramfs when the kernel comes without modules]
     #[arg(long, value_enum)]
-    pub storage: Option<crate::virtual_board::initramfs::Storage>,
+    pub storage: Option<crate::boards::emulator::initramfs::Storage>,
     /// The aarch64 thimble-device [default: where scripts/cross-build leaves it]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,

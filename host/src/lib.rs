@@ -1,56 +1,15 @@
-//! thimble's host side: reads ALBERT checkpoints, solves the byte budget with measured loss, writes the one file that is
-//! ONNX and memory image, and judges what it made. The program `thimble` is a thin wrapper over [`cli::main`].
+//! thimble's host side: reads ALBERT models, solves the byte budget with measured loss, writes the one file that is ONNX and
+//! memory image, and puts it on boards. The program `thimble` is a thin wrapper over [`cli::main`].
+//!
+//! Arrows go downwards: `cmd` → `budget`, `boards` → `quantize`, `eval` → `models` → `onnx` → `render`, `fs`.
 
-pub mod answer;
-pub mod board;
+pub mod boards;
 pub mod budget;
-pub mod calibrate;
-pub mod card;
-pub mod chart;
 pub mod cli;
 pub mod cmd;
-pub mod cpio;
-pub mod deploy;
-pub mod equalise;
-pub mod evaluate;
-pub mod explain;
-pub mod frontier;
-pub mod import;
-pub mod inputs;
-pub mod kept;
-pub mod levers;
-pub mod loss;
-pub mod memo;
-pub mod meter;
-mod need;
+pub mod eval;
+pub mod fs;
+pub mod models;
 pub mod onnx;
-pub mod outlier_split;
-pub mod package;
-pub mod page;
-pub mod predict;
-pub mod prepare;
-pub mod program;
-pub mod progress;
-pub mod quantise;
-mod ram;
-pub mod rawjson;
-pub mod refit;
-pub mod reports;
-pub mod scratch;
-pub mod search;
-pub mod shift;
-pub mod sizes;
-pub mod slim;
-pub mod solve;
-pub mod source;
-pub mod store;
-pub mod study;
-pub mod subject;
-pub mod text;
-pub mod tokenise;
-pub mod tokenizer;
-pub mod tool;
-pub mod variant;
-pub mod virtual_board;
-pub mod vocabulary;
-pub mod widen;
+pub mod quantize;
+pub mod render;

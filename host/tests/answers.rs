@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use thimble::answer::{Answer, AnswerError, Asked, answer, per_token};
-use thimble::inputs::{self, Row};
-use thimble::loss::{Output, Outputs};
-use thimble::source;
-use thimble::tokenise::{self, Encoded, Tokeniser};
-use thimble::tokenizer::TokenizerSource;
+use thimble::eval::answer::{Answer, AnswerError, Asked, answer, per_token};
+use thimble::eval::dataset::{self, Row};
+use thimble::eval::metrics::{Output, Outputs};
+use thimble::models::checkpoint;
+use thimble::models::tokenizer::TokenizerSource;
+use thimble::models::tokenizer_json::{self, Encoded, Tokeniser};
 use thimble_shared::decode::{AnswerOptions, Windows};
 use thimble_shared::model::{Config, Head};
 
@@ -33,7 +33,7 @@ fn npy(path: PathBuf) -> (Vec<usize>, Vec<u8>) {
 }
 
 fn deb(max: usize) -> (Config, Tokeniser) {
-    let mut config = source::read(&fixture("albert-deb")).unwrap().config;
+    let mut config = checkpoint::read(&fixture("albert-deb")).unwrap().config;
     config.max_position_embeddings = max;
     let tokeniser = Tokeniser::open(&fixture("albert-deb/tokenizer.json"), &config).unwrap();
     (config, tokeniser)
@@ -71,7 +71,7 @@ fn every_text_gets_hugging_face_s_ids() {
     // The reference was made with at most 64 tokens.
     let (config, _) = deb(64);
     let file = fixture("albert-deb/test.jsonl");
-    let inputs = inputs::load(
+    let inputs = dataset::load(
         Some(&file),
         &config,
         Some(&TokenizerSource::File(fixture("albert-deb/tokenizer.json"))),
@@ -94,7 +94,7 @@ fn every_text_gets_hugging_face_s_ids() {
 fn labels_are_read_from_hugging_face_s_logits() {
     let (config, _) = deb(128);
     let file = fixture("albert-deb/test.jsonl");
-    let inputs = inputs::load(
+    let inputs = dataset::load(
         Some(&file),
         &config,
         Some(&TokenizerSource::File(fixture("albert-deb/tokenizer.json"))),
@@ -303,7 +303,7 @@ fn a_long_context_is_read_in_windows_that_share_half() {
         format!("{}\n", json!({"question": question, "context": context})),
     )
     .unwrap();
-    let rows = inputs::load(
+    let rows = dataset::load(
         Some(&file),
         &config,
         Some(&TokenizerSource::File(fixture("albert-deb/tokenizer.json"))),
@@ -452,13 +452,13 @@ fn choices_orders_and_hidden_states() {
 #[test]
 fn the_compact_tokenizer_says_the_same_in_fewer_bytes() {
     let path = fixture("albert-deb/tokenizer.json");
-    let small = tokenise::compact(&path).unwrap();
+    let small = tokenizer_json::compact(&path).unwrap();
     let before = fs::metadata(&path).unwrap().len();
     assert!((small.len() as u64) * 10 < before * 8, "{} of {before}", small.len());
     let dir = TempDir::new().unwrap();
     let copy = dir.path().join("m.tokenizer.json");
     fs::write(&copy, &small).unwrap();
-    assert_eq!(tokenise::compact(&copy).unwrap(), small);
+    assert_eq!(tokenizer_json::compact(&copy).unwrap(), small);
     let (config, first) = deb(128);
     let second = Tokeniser::open(&copy, &config).unwrap();
     for line in fs::read_to_string(fixture("albert-deb/test.jsonl"))
@@ -500,7 +500,7 @@ fn unfit_tokenizers_are_refused() {
         fs::write(&bad, bytes).unwrap();
         for message in [
             Tokeniser::open(&bad, &config).err().unwrap(),
-            tokenise::compact(&bad).unwrap_err(),
+            tokenizer_json::compact(&bad).unwrap_err(),
         ] {
             assert!(message.to_string().contains(want), "{message}");
         }

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use thimble::budget::{Choice, families};
-use thimble::prepare::STEPS;
-use thimble::quantise::Quantiser;
-use thimble::solve::{Task, solve};
-use thimble::subject::{Subject, image_of};
-use thimble::{evaluate, inputs};
+use thimble::budget::preparations::STEPS;
+use thimble::budget::problem::{Choice, families};
+use thimble::budget::solver::{Task, solve};
+use thimble::eval::{dataset, runner};
+use thimble::models::model_file::{Subject, image_of};
+use thimble::quantize::quantizer::Quantiser;
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Provenance};
 use thimble_shared::dtype::Format;
@@ -39,12 +39,12 @@ fn compare(offered: &[Format], budgets: &[u64]) {
     let subject = Subject::open(&model_dir).unwrap();
     let source = subject.model().unwrap();
     let jsonl = model_dir.join("test.jsonl");
-    let rows = inputs::load(Some(&jsonl), &source.config, subject.tokenizer(), Some(ROWS))
+    let rows = dataset::load(Some(&jsonl), &source.config, subject.tokenizer(), Some(ROWS))
         .unwrap()
         .rows;
     let families = families(&source.config);
     let quantiser = Quantiser::new(&source);
-    let reference = evaluate::outputs(&image_of(&source).unwrap(), &rows).unwrap();
+    let reference = runner::outputs(&image_of(&source).unwrap(), &rows).unwrap();
 
     let mut all: Vec<(u64, f64)> = Vec::new();
     let mut choice: Choice = vec![0; families.len()];
@@ -59,10 +59,10 @@ fn compare(offered: &[Format], budgets: &[u64]) {
             formats: formats.clone(),
         };
         let bytes = artifact::size(&graph, LowerOptions::default(), &Provenance::default()).unwrap() as u64;
-        let outputs = evaluate::outputs(&image_of(&quantiser.model(&formats).unwrap()).unwrap(), &rows).unwrap();
+        let outputs = runner::outputs(&image_of(&quantiser.model(&formats).unwrap()).unwrap(), &rows).unwrap();
         all.push((
             bytes,
-            evaluate::compare(&source.config, &rows, &reference, &outputs)
+            runner::compare(&source.config, &rows, &reference, &outputs)
                 .unwrap()
                 .objective(),
         ));

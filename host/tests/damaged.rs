@@ -5,11 +5,11 @@ use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use thimble::explain::{explain, html, ledger};
-use thimble::import;
+use thimble::models::onnx_import;
 use thimble::onnx::OnnxFile;
-use thimble::slim::{Options, slim};
-use thimble::text::one_line;
+use thimble::onnx::inspect::{explain, html, ledger};
+use thimble::onnx::slim::{Options, slim};
+use thimble::render::text::one_line;
 use thimble_shared::onnx::protobuf::Message;
 
 /// Enough to be thousands, few enough to be waited for.
@@ -221,7 +221,7 @@ fn read(path: &Path, proof: bool) -> Result<usize, String> {
         }
         Err(e) => errors.push(e.into()),
     }
-    if proof && let Err(e) = import::open(path) {
+    if proof && let Err(e) = onnx_import::open(path) {
         errors.push(e.into());
     }
     for error in &errors {

@@ -2,15 +2,15 @@
 //! activations, computes the same in f32, but round-to-nearest int8 of it loses its mind. The solver must not.
 
 use std::path::{Path, PathBuf};
+use thimble::budget::preparations::STEPS;
+use thimble::budget::solver::{Task, solve};
 use thimble::cmd::shrink::split;
-use thimble::equalise::equalise;
-use thimble::evaluate;
-use thimble::inputs::{self, Row};
-use thimble::loss::Loss;
-use thimble::prepare::STEPS;
-use thimble::quantise::{Quantiser, uniform};
-use thimble::solve::{Task, solve};
-use thimble::subject::{Subject, image_of};
+use thimble::eval::dataset::{self, Row};
+use thimble::eval::metrics::Loss;
+use thimble::eval::runner;
+use thimble::models::model_file::{Subject, image_of};
+use thimble::quantize::equalize::equalise;
+use thimble::quantize::quantizer::{Quantiser, uniform};
 use thimble_shared::artifact::Provenance;
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::dtype::{Format, Values};
@@ -76,12 +76,12 @@ fn random(i: u64) -> u64 {
 }
 
 fn loss(reference: &Model, candidate: &Model, rows: &[Row]) -> Loss {
-    let outputs = |model: &Model| evaluate::outputs(&image_of(model).unwrap(), rows).unwrap();
-    evaluate::compare(&reference.config, rows, &outputs(reference), &outputs(candidate)).unwrap()
+    let outputs = |model: &Model| runner::outputs(&image_of(model).unwrap(), rows).unwrap();
+    runner::compare(&reference.config, rows, &outputs(reference), &outputs(candidate)).unwrap()
 }
 
 /// The solver at int8's size, tuned on some rows, judged on all the others.
-fn shrunk(model: &Model, rows: &inputs::Inputs) -> (Loss, Loss) {
+fn shrunk(model: &Model, rows: &dataset::Inputs) -> (Loss, Loss) {
     let (tune, judge) = split(rows, 48);
     let int8 = Quantiser::new(model)
         .model(&uniform(&model.config, Format::I8))
@@ -111,7 +111,7 @@ fn shrunk(model: &Model, rows: &inputs::Inputs) -> (Loss, Loss) {
 fn powers_of_two_between_adjacent_weights_cost_nothing() {
     let subject = Subject::open(&albert_deb()).unwrap();
     let source = subject.model().unwrap();
-    let rows = inputs::load(
+    let rows = dataset::load(
         Some(&albert_deb().join("test.jsonl")),
         &source.config,
         subject.tokenizer(),
@@ -154,7 +154,7 @@ fn powers_of_two_between_adjacent_weights_cost_nothing() {
 fn factors_that_are_no_powers_of_two_cost_nothing_either() {
     let subject = Subject::open(&albert_deb()).unwrap();
     let source = subject.model().unwrap();
-    let rows = inputs::load(
+    let rows = dataset::load(
         Some(&albert_deb().join("test.jsonl")),
         &source.config,
         subject.tokenizer(),
@@ -237,7 +237,7 @@ fn outliers_in_the_activations_cost_nothing() {
     let subject = Subject::open(&albert_deb()).unwrap();
     let source = subject.model().unwrap();
     let jsonl = albert_deb().join("test.jsonl");
-    let rows = inputs::load(Some(&jsonl), &source.config, subject.tokenizer(), Some(600)).unwrap();
+    let rows = dataset::load(Some(&jsonl), &source.config, subject.tokenizer(), Some(600)).unwrap();
     let model = outliers(&source);
     let same = loss(&source, &model, &rows.rows[..50]);
     assert!(

@@ -4,9 +4,9 @@ use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use thimble::inputs::{self, Inputs, Row, made_up};
-use thimble::source;
-use thimble::tokenizer;
+use thimble::eval::dataset::{self, Inputs, Row, made_up};
+use thimble::models::checkpoint;
+use thimble::models::tokenizer;
 use thimble_shared::model::Config;
 
 fn fixture(name: &str) -> PathBuf {
@@ -16,7 +16,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn config(name: &str) -> Config {
-    source::read(&fixture(name)).unwrap().config
+    checkpoint::read(&fixture(name)).unwrap().config
 }
 
 fn read(name: &str, text: &str) -> Result<Inputs, String> {
@@ -24,7 +24,7 @@ fn read(name: &str, text: &str) -> Result<Inputs, String> {
     let file = dir.path().join("x.jsonl");
     fs::write(&file, text).unwrap();
     let tokenizer = tokenizer::find(&fixture(name)).unwrap();
-    inputs::load(Some(&file), &config(name), tokenizer.as_ref(), None).map_err(|e| e.to_string())
+    dataset::load(Some(&file), &config(name), tokenizer.as_ref(), None).map_err(|e| e.to_string())
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn golden_files_are_inputs() {
     ] {
         let config = config(name);
         let file = fixture(name).join("golden.safetensors");
-        let inputs = inputs::load(Some(&file), &config, None, None).unwrap();
+        let inputs = dataset::load(Some(&file), &config, None, None).unwrap();
         if rows > 0 {
             assert_eq!(inputs.rows.len(), rows, "{name}");
             let real: Vec<i64> = inputs.rows.iter().map(|r| r.attention_mask.iter().sum()).collect();
@@ -205,7 +205,7 @@ fn golden_files_are_inputs() {
             assert!(inputs.rows.iter().all(|r| r.shape.len() == 3), "{name}");
         }
         inputs.rows.iter().for_each(|r| r.check(&config).unwrap());
-        let fewer = inputs::load(Some(&file), &config, None, Some(2)).unwrap();
+        let fewer = dataset::load(Some(&file), &config, None, Some(2)).unwrap();
         assert_eq!(fewer.rows.len(), inputs.rows.len().min(2));
     }
 }
@@ -223,7 +223,7 @@ fn inputs_without_a_real_token_are_left_out() {
     ];
     for (lines, want) in cases {
         fs::write(&file, lines.join("\n")).unwrap();
-        match (inputs::load(Some(&file), &config("albert-deb"), None, None), want) {
+        match (dataset::load(Some(&file), &config("albert-deb"), None, None), want) {
             (Ok(inputs), Ok((rows, left_out))) => {
                 assert_eq!((inputs.rows.len(), inputs.masked), (rows, left_out), "{lines:?}");
                 assert_eq!(inputs.warnings().len(), left_out.min(1), "{:?}", inputs.warnings());
@@ -246,7 +246,7 @@ fn the_rows_taken_do_not_depend_on_how_a_file_is_sorted() {
     for (order, class) in classes {
         let line = |i: usize| format!("{{\"input_ids\": [2, {}, 3]}}\n", 10 + class(i));
         fs::write(&file, (0..100).map(line).collect::<String>()).unwrap();
-        let taken = inputs::load(Some(&file), &config("albert-deb"), None, Some(40)).unwrap();
+        let taken = dataset::load(Some(&file), &config("albert-deb"), None, Some(40)).unwrap();
         let first = taken.rows.iter().filter(|r| r.input_ids[1] == 10).count();
         assert!(
             (8..=32).contains(&first),
@@ -254,7 +254,7 @@ fn the_rows_taken_do_not_depend_on_how_a_file_is_sorted() {
         );
         assert_eq!(
             taken,
-            inputs::load(Some(&file), &config("albert-deb"), None, Some(40)).unwrap()
+            dataset::load(Some(&file), &config("albert-deb"), None, Some(40)).unwrap()
         );
     }
 }
@@ -268,9 +268,9 @@ fn made_up_rows_fit_any_model_and_repeat() {
         "albert-tiny-groups",
     ] {
         let mut config = config(name);
-        let inputs = inputs::load(None, &config, None, Some(20)).unwrap();
+        let inputs = dataset::load(None, &config, None, Some(20)).unwrap();
         assert_eq!((inputs.given, inputs.rows.len()), (false, 20));
-        assert_eq!(inputs, inputs::load(None, &config, None, Some(20)).unwrap());
+        assert_eq!(inputs, dataset::load(None, &config, None, Some(20)).unwrap());
         inputs.rows.iter().for_each(|r| r.check(&config).unwrap());
         assert!(inputs.rows.iter().any(|r| r.token_type_ids.contains(&1)));
         // Smallest models still get inputs.

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use thimble::evaluate::{self, Judge, Vocabulary};
-use thimble::inputs::{self, Row};
-use thimble::levers::{LeverError, Levers};
-use thimble::loss::Outputs;
-use thimble::subject::{Subject, image_of};
-use thimble::tokenise::Tokeniser;
-use thimble::tokenizer::TokenizerSource;
-use thimble::vocabulary;
+use thimble::eval::dataset::{self, Row};
+use thimble::eval::metrics::Outputs;
+use thimble::eval::runner::{self, Judge, Vocabulary};
+use thimble::models::model_file::{Subject, image_of};
+use thimble::models::tokenizer::TokenizerSource;
+use thimble::models::tokenizer_json::Tokeniser;
+use thimble::quantize::prune::{LeverError, Levers};
+use thimble::quantize::vocabulary;
 use thimble_shared::dtype::{Format, Values};
 use thimble_shared::model::{Config, Head, Model};
 
@@ -18,7 +18,7 @@ fn albert_deb() -> PathBuf {
 }
 
 fn outputs(model: &Model, rows: &[Row]) -> Vec<Outputs> {
-    evaluate::outputs(&image_of(model).unwrap(), rows).unwrap()
+    runner::outputs(&image_of(model).unwrap(), rows).unwrap()
 }
 
 fn remapped(rows: &[Row], vocabulary: &Vocabulary) -> Vec<Row> {
@@ -69,7 +69,7 @@ fn a_cut_vocabulary_gives_the_same_outputs_for_its_corpus_to_the_last_bit() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = corpus(folder.path(), 60);
     let cut = vocabulary::cut(&corpus, subject.tokenizer().unwrap(), model.config.vocab_size).unwrap();
-    let rows = inputs::load(Some(&corpus), &model.config, subject.tokenizer(), None)
+    let rows = dataset::load(Some(&corpus), &model.config, subject.tokenizer(), None)
         .unwrap()
         .rows;
 
@@ -89,7 +89,7 @@ fn a_cut_vocabulary_gives_the_same_outputs_for_its_corpus_to_the_last_bit() {
     // The tokenizer written for it gives just those ids for the same texts.
     let path = folder.path().join("tokenizer.json");
     std::fs::write(&path, &cut.tokenizer).unwrap();
-    let again = inputs::load(
+    let again = dataset::load(
         Some(&corpus),
         &left.config,
         Some(&TokenizerSource::File(path.clone())),
@@ -127,7 +127,7 @@ fn decoder_rows_go_with_a_cut_vocabulary_and_their_logits_stay() {
         };
         let model = filled(config);
         let cut = vocabulary::cut(&corpus, subject.tokenizer().unwrap(), model.config.vocab_size).unwrap();
-        let rows = inputs::load(Some(&corpus), subject.config(), subject.tokenizer(), None).unwrap();
+        let rows = dataset::load(Some(&corpus), subject.config(), subject.tokenizer(), None).unwrap();
         let rows: Vec<Row> = rows.rows.into_iter().map(|row| Row { labels: None, ..row }).collect();
         let levers = Levers {
             vocabulary: Some(cut.vocabulary.clone()),
@@ -235,7 +235,7 @@ fn positions_and_a_pooler_nobody_reads_can_go() {
     }
     let image = image_of(&left).unwrap();
     assert!(
-        evaluate::outputs(&image, &[Row::sequence(&[2, 5, 5, 5, 3])]).is_err(),
+        runner::outputs(&image, &[Row::sequence(&[2, 5, 5, 5, 3])]).is_err(),
         "five tokens are one too many"
     );
     // Taken one by one, they are all there is.

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use thimble::evaluate;
-use thimble::inputs::{self, Row};
-use thimble::outlier_split::split;
-use thimble::shift::{Reach, Shift};
-use thimble::subject::{Subject, image_of};
+use thimble::eval::dataset::{self, Row};
+use thimble::eval::runner;
+use thimble::models::model_file::{Subject, image_of};
+use thimble::quantize::outlier_split::split;
+use thimble::quantize::shift::{Reach, Shift};
 use thimble_shared::dtype::{Format, Values};
 use thimble_shared::model::{Graph, Head, Model};
 
@@ -39,7 +39,7 @@ fn model(name: &str) -> Model {
 
 /// Made-up rows, and the same with holes in their masks, with padding on the left, and with no real token at all.
 fn rows(model: &Model) -> Vec<Row> {
-    let plain = inputs::load(None, &model.config, None, Some(6)).unwrap().rows;
+    let plain = dataset::load(None, &model.config, None, Some(6)).unwrap().rows;
     let masked = |mask: fn(usize) -> i64| {
         plain.iter().map(move |row| Row {
             attention_mask: (0..row.attention_mask.len()).map(mask).collect(),
@@ -54,7 +54,7 @@ fn rows(model: &Model) -> Vec<Row> {
 
 /// Largest difference of any output at any position, masked ones included, in units of the largest output.
 fn apart(a: &Model, b: &Model, rows: &[Row]) -> f32 {
-    let outputs = |model: &Model| evaluate::outputs(&image_of(model).unwrap(), rows).unwrap();
+    let outputs = |model: &Model| runner::outputs(&image_of(model).unwrap(), rows).unwrap();
     let (ours, theirs) = (outputs(a), outputs(b));
     let mut most = 0f32;
     for (ours, theirs) in ours.iter().zip(&theirs) {

@@ -7,13 +7,13 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use thimble::evaluate;
-use thimble::inputs::Row;
-use thimble::source;
-use thimble::subject::Subject;
-use thimble::tokenise::Splitter;
-use thimble::tokenizer::{self, TokenizerSource};
-use thimble::vocabulary;
+use thimble::eval::dataset::Row;
+use thimble::eval::runner;
+use thimble::models::checkpoint;
+use thimble::models::model_file::Subject;
+use thimble::models::tokenizer::{self, TokenizerSource};
+use thimble::models::tokenizer_json::Splitter;
+use thimble::quantize::vocabulary;
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_shared::model::{Config, Head};
 
@@ -138,7 +138,7 @@ fn models_as_people_have_them_give_the_ids_of_their_classes() {
         "c05_spiece_only",
         "c06_spiece_conf",
     ] {
-        let read = source::read(&wild.join(name)).unwrap();
+        let read = checkpoint::read(&wild.join(name)).unwrap();
         let tokeniser = read.tokenizer.unwrap().open(&read.config).unwrap();
         let entries = expected.as_object().unwrap();
         let (_, texts) = entries.iter().find(|(key, _)| key.starts_with(name)).unwrap();
@@ -149,7 +149,7 @@ fn models_as_people_have_them_give_the_ids_of_their_classes() {
         }
     }
     // A folder that has both keeps to its tokenizer.json.
-    let both = source::read(&wild.join("b05_qa_text")).unwrap().tokenizer.unwrap();
+    let both = checkpoint::read(&wild.join("b05_qa_text")).unwrap().tokenizer.unwrap();
     assert!(both.path().ends_with("tokenizer.json"));
 }
 
@@ -163,7 +163,7 @@ fn a_model_with_a_vocabulary_alone_answers_as_hugging_face_does() {
     let encoded = tokeniser.encode("今天心情很好 hello", None).unwrap();
     let row = Row::of(&[encoded], tokeniser.pad_id(), false);
     let engine = Engine::new(subject.image().unwrap(), EngineOptions::default()).unwrap();
-    let logits = evaluate::run(&engine, &row).unwrap()["logits"].data.clone();
+    let logits = runner::run(&engine, &row).unwrap()["logits"].data.clone();
     let right: Vec<f32> = serde_json::from_value(expected["c01: logits of texts[0] by those ids"].clone()).unwrap();
     assert_eq!(logits.len(), right.len());
     for (found, right) in logits.iter().zip(&right) {
@@ -174,7 +174,7 @@ fn a_model_with_a_vocabulary_alone_answers_as_hugging_face_does() {
 #[test]
 fn texts_without_known_tokens_and_tokenizers_that_are_too_small_are_told() {
     let wild = fixtures().join("wild");
-    let read = source::read(&wild.join("c05_spiece_only")).unwrap();
+    let read = checkpoint::read(&wild.join("c05_spiece_only")).unwrap();
     let (source, config) = (read.tokenizer.unwrap(), read.config);
     let own = source.open(&config).unwrap();
     let cases = [
@@ -384,7 +384,9 @@ fn masks_are_known_by_the_id_that_the_files_give_them() {
     let without = VOCAB.replace("[MASK]\n", "");
     let config = Config {
         vocab_size: 600,
-        ..source::read(&fixtures().join("wild/c05_spiece_only")).unwrap().config
+        ..checkpoint::read(&fixtures().join("wild/c05_spiece_only"))
+            .unwrap()
+            .config
     };
     // Ids and mask ids of BertTokenizer.
     let cases: [(&str, String, &str, &str, &[i64]); 4] = [
@@ -484,7 +486,7 @@ fn a_tokenizer_s_own_length_cuts_contexts_and_travels() {
     let deb = fixtures().join("albert-deb");
     let with_head = |head: Head| Config {
         head,
-        ..source::read(&deb).unwrap().config
+        ..checkpoint::read(&deb).unwrap().config
     };
     for name in ["tokenizer.json", "spiece.model"] {
         let bytes = fs::read(deb.join(name)).unwrap();

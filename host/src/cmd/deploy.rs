@@ -1,18 +1,18 @@
 //! `thimble deploy`: one board, or all of an inventory, over ssh; the report is compared with the target, the limits and the
 //! board's last report, and added to the history.
 
-use crate::board;
+use crate::boards::cost_model::{need, seq_of};
+use crate::boards::device_binary::{device_program, for_boards, head, largest_page};
+use crate::boards::package::PROGRAM;
+use crate::boards::profiles;
+use crate::boards::reports::{self, Entry, Kind};
+use crate::boards::ssh::inventory::{self, Host};
+use crate::boards::ssh::link::{Link, Sockets};
+use crate::boards::ssh::{Cargo, DeployError, Deployed, Order, deploy, item};
 use crate::cli::{DeployArgs, Outcome};
-use crate::deploy::inventory::{self, Host};
-use crate::deploy::link::{Link, Sockets};
-use crate::deploy::{Cargo, DeployError, Deployed, Order, deploy, item};
-use crate::package::PROGRAM;
-use crate::predict::{need, seq_of};
-use crate::program::{device_program, for_boards, head, largest_page};
-use crate::reports::{self, Entry, Kind};
-use crate::store;
-use crate::subject::{File, tokenizer_beside};
-use crate::text::{exact, printable, say, size};
+use crate::fs::atomic;
+use crate::models::model_file::{File, tokenizer_beside};
+use crate::render::text::{exact, printable, say, size};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -94,9 +94,9 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         .iter()
         .map(|f| f.file.path())
         .chain(named.map(PathBuf::as_path));
-    store::refuse_inputs(
+    atomic::refuse_inputs(
         &args.history,
-        inputs.chain(args.target.as_deref().and_then(board::file)),
+        inputs.chain(args.target.as_deref().and_then(profiles::file)),
     )?;
     reports::writable(&args.history)?;
     let history = reports::history(&args.history)?;
@@ -122,8 +122,8 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
             let named = host.target.as_deref().or(args.target.as_deref());
             let named =
                 named.with_context(|| format!("{}: no thimble_target in the inventory and no --target", host.name))?;
-            let target = board::find(named).with_context(|| host.name.clone())?;
-            store::refuse_inputs(&args.history, board::file(named))?;
+            let target = profiles::find(named).with_context(|| host.name.clone())?;
+            atomic::refuse_inputs(&args.history, profiles::file(named))?;
             let config = args.ssh_config.clone();
             let link = Link::new(&host.to, host.port, config, sockets.socket(at)).with_context(|| host.name.clone())?;
             Ok((host, target, link))
@@ -172,7 +172,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
 /// Whether ssh can read its configuration there each time it is started, which a pipe gives only once. "none" and /dev/null are
 /// how a user tells ssh to read none.
 fn readable(config: &Path) -> std::io::Result<()> {
-    if config == Path::new("none") || store::is_null(config) {
+    if config == Path::new("none") || atomic::is_null(config) {
         return Ok(());
     }
     files::regular(config)?;
@@ -282,7 +282,7 @@ impl Told {
         let mut errors = Vec::new();
         match &kept {
             None => {}
-            Some(Ok(())) => self.text += &format!("  kept: {} measures at every boot\n", crate::package::UNIT),
+            Some(Ok(())) => self.text += &format!("  kept: {} measures at every boot\n", crate::boards::package::UNIT),
             Some(Err(DeployError::Refused(refusal))) => {
                 self.no = true;
                 self.text += &format!("  not kept: {}\n", printable(&refusal.to_string()));
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_limit_of_time_is_judged_where_time_is_real() {
-        let mut report = crate::reports::tests::report();
+        let mut report = crate::boards::reports::tests::report();
         let p95 = report.latency_ms.p95.unwrap();
         for (limit, fits) in [(None, true), (Some(p95), true), (Some(p95 / 2.0), false)] {
             let judged = timed(report.clone(), limit).verdict;
@@ -404,14 +404,14 @@ mod tests {
             target: None,
         };
         let deployed = Deployed {
-            look: crate::deploy::Look::default(),
-            report: crate::reports::tests::report(),
+            look: crate::boards::ssh::Look::default(),
+            report: crate::boards::reports::tests::report(),
             sent: 0,
             breaks: 0,
             kept: Some(Err(DeployError::Board("Failed to enable unit".into()))),
         };
         let mut told = Told::default();
-        told.add(&host, &board::find("pi-4").unwrap(), Ok(deployed), &[], &args);
+        told.add(&host, &profiles::find("pi-4").unwrap(), Ok(deployed), &[], &args);
         let errors = told.json[0]["error"].to_string();
         assert!(
             errors.contains("Failed to enable unit") && errors.contains("/nowhere/h.jsonl"),
@@ -420,7 +420,7 @@ mod tests {
         assert_eq!(told.json[0]["report"]["memory"]["peak_rss"], 1 << 24);
         let line = told.text.lines().find(|l| l.starts_with('{')).unwrap();
         let entry: Entry = serde_json::from_str(line).unwrap();
-        assert_eq!(entry.report, crate::reports::tests::report());
+        assert_eq!(entry.report, crate::boards::reports::tests::report());
         let outcome = told.outcome(false, 1);
         assert_eq!(outcome.code, 2);
         assert!(outcome.text.contains("5.10") && outcome.error.unwrap().contains("Failed to enable unit"));

@@ -1,16 +1,16 @@
 //! `thimble emulate`: boots the virtual board of a target with the model and tells what the kernel counted; on request,
 //! finds the least RAM in which the model runs.
 
-use crate::board;
+use crate::boards::cost_model::seq_of;
+use crate::boards::device_binary::device_program;
+use crate::boards::emulator::initramfs::Storage;
+use crate::boards::emulator::kernel::Kernel;
+use crate::boards::emulator::{BoardError, Ending, Machine, Setup, Shortage, least_ram};
+use crate::boards::profiles;
 use crate::cli::{EmulateArgs, Outcome};
-use crate::predict::seq_of;
-use crate::program::device_program;
-use crate::store;
-use crate::subject::{File, tokenizer_beside};
-use crate::text::{exact, percent, say, size};
-use crate::virtual_board::initramfs::Storage;
-use crate::virtual_board::kernel::Kernel;
-use crate::virtual_board::{BoardError, Ending, Machine, Setup, Shortage, least_ram};
+use crate::fs::atomic;
+use crate::models::model_file::{File, tokenizer_beside};
+use crate::render::text::{exact, percent, say, size};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use thimble_shared::board::report::Report;
@@ -23,16 +23,16 @@ const BESIDE_KERNEL: u64 = 24 * MIB;
 const STEP: u64 = 2 * MIB;
 
 pub fn run(args: &EmulateArgs) -> Result<Outcome> {
-    let target = board::find(&args.target)?;
+    let target = profiles::find(&args.target)?;
     let file = File::for_board(&args.file)?;
     let seq = seq_of(&file.artifact.graph.config, args.seq)?;
     let device_program = device_program(args.device_program.as_deref())?;
     if let Some(output) = &args.output {
         let inputs = [args.file.as_path(), &tokenizer_beside(&args.file), &device_program];
-        let named = [args.kernel.as_deref(), board::file(&args.target)]
+        let named = [args.kernel.as_deref(), profiles::file(&args.target)]
             .into_iter()
             .flatten();
-        store::refuse_inputs(output, inputs.into_iter().chain(named))?;
+        atomic::refuse_inputs(output, inputs.into_iter().chain(named))?;
     }
     let kernel = Kernel::find(args.kernel.as_deref())?;
     let storage = args.storage.unwrap_or(match kernel.has_modules() {
@@ -93,7 +93,7 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
     match (&args.output, &report) {
         (Some(path), Some(report)) => {
             let text = serde_json::to_string_pretty(report)? + "\n";
-            store::write_whole(path, text.as_bytes()).with_context(|| "the report".to_string())?;
+            atomic::write_whole(path, text.as_bytes()).with_context(|| "the report".to_string())?;
         }
         (Some(path), None) => say(&format!(
             "{}: not written: there is no report of a board it does not fit",

@@ -1,12 +1,12 @@
 //! `thimble export`: checkpoint → one ONNX file in one number format throughout.
 
 use crate::cli::{ExportArgs, OnnxArgs, Outcome};
-use crate::quantise::{Quantiser, uniform, vanished};
-use crate::store::{self, Content, Output, write_outputs_together};
-use crate::subject::{Subject, tokenizer_beside};
-use crate::text::exact;
-use crate::tokenise;
-use crate::tokenizer::TokenizerSource;
+use crate::fs::atomic::{self, Content, Output, write_outputs_together};
+use crate::models::model_file::{Subject, tokenizer_beside};
+use crate::models::tokenizer::TokenizerSource;
+use crate::models::tokenizer_json;
+use crate::quantize::quantizer::{Quantiser, uniform, vanished};
+use crate::render::text::exact;
 use anyhow::Result;
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -65,7 +65,7 @@ pub fn provenance(subject: &Subject) -> Result<(Provenance, Option<String>)> {
     let tokenizer = subject.tokenizer().map(TokenizerSource::compact).transpose()?;
     let provenance = Provenance {
         source_sha256: subject.source_sha256(),
-        tokenizer_sha256: tokenizer.as_ref().map(|t| tokenise::sha256(t.as_bytes())),
+        tokenizer_sha256: tokenizer.as_ref().map(|t| tokenizer_json::sha256(t.as_bytes())),
     };
     Ok((provenance, tokenizer))
 }
@@ -116,7 +116,7 @@ fn states_its_graph(path: &Path) -> std::io::Result<()> {
 /// An output may replace an older one, but nothing that was read: a failed or wrong write must lose nothing.
 pub fn refuse_inputs(subject: &Subject, output: &Path) -> Result<()> {
     for output in [output, &tokenizer_beside(output)] {
-        store::refuse_inputs(output, subject.files())?;
+        atomic::refuse_inputs(output, subject.files())?;
     }
     Ok(())
 }

@@ -1,14 +1,14 @@
 //! `thimble inspect`: where the bytes of a file are, and why.
 
 use crate::cli::{InspectArgs, Outcome};
-use crate::explain::causes::title;
-use crate::explain::growth::Growth;
-use crate::explain::{Explanation, explain, html};
+use crate::fs::atomic::{self, write_whole};
+use crate::models::checkpoint;
+use crate::models::model_file::onnx_in;
 use crate::onnx::OnnxFile;
-use crate::source;
-use crate::store::{self, write_whole};
-use crate::subject::onnx_in;
-use crate::text::{Align, exact, percent, printable, say, table, thousands};
+use crate::onnx::inspect::causes::title;
+use crate::onnx::inspect::growth::Growth;
+use crate::onnx::inspect::{Explanation, explain, html};
+use crate::render::text::{Align, exact, percent, printable, say, table, thousands};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use thimble_device::image::mmap::ModelMap;
@@ -21,7 +21,7 @@ pub fn run(args: &InspectArgs) -> Result<Outcome> {
     let explanation = explain(&args.file)?;
     let against = args.against.as_deref().map(bytes_of).transpose()?;
     if let Some(page) = &args.html {
-        store::refuse_inputs(page, inputs(args)?.iter().map(PathBuf::as_path))?;
+        atomic::refuse_inputs(page, inputs(args)?.iter().map(PathBuf::as_path))?;
         write_whole(page, html::page(&explanation, against).as_bytes())?;
         say(&format!("{}: written", printable(&page.display().to_string())));
     }
@@ -57,7 +57,7 @@ fn inputs(args: &InspectArgs) -> Result<Vec<PathBuf>> {
         all.push(path.clone());
         match onnx {
             Some(onnx) => all.extend(OnnxFile::open(&onnx)?.paths()),
-            None => all.extend(source::files(path)?),
+            None => all.extend(checkpoint::files(path)?),
         }
     }
     Ok(all)
@@ -67,9 +67,9 @@ fn inputs(args: &InspectArgs) -> Result<Vec<PathBuf>> {
 fn onnx_at(path: &Path) -> Result<Option<PathBuf>> {
     if path.is_dir() {
         let exported = onnx_in(path)?;
-        return Ok(exported.filter(|_| !source::holds_weights(path)));
+        return Ok(exported.filter(|_| !checkpoint::holds_weights(path)));
     }
-    if source::is_checkpoint(path) {
+    if checkpoint::is_checkpoint(path) {
         return Ok(None);
     }
     let kind = FileKind::of(ModelMap::open(path, false)?.bytes());
@@ -79,7 +79,7 @@ fn onnx_at(path: &Path) -> Result<Option<PathBuf>> {
 /// Size of the model to compare with: a checkpoint's weights, or an ONNX file with what it refers to.
 fn bytes_of(path: &Path) -> Result<u64> {
     let Some(onnx) = onnx_at(path)? else {
-        return Ok(source::weight_file_bytes(path)?);
+        return Ok(checkpoint::weight_file_bytes(path)?);
     };
     let file = OnnxFile::open(&onnx)?;
     // Whatever else it may be, ten bytes of anything are nothing to compare with.

@@ -1,20 +1,20 @@
 //! `thimble install`: device program, model, tokenizer and unit into a mounted root file system, or into the root partition of
 //! an SD card's image. The unit is enabled; every file appears whole or not at all, an image changes as a whole.
 
-use crate::board;
-use crate::card::{self, CardError};
+use crate::boards::device_binary::{device_program, foreign, head, whole};
+use crate::boards::package::{MASK, OWN_UNITS, Payload, UNIT, payload};
+use crate::boards::profiles;
+use crate::boards::sd_image::{self, CardError};
 use crate::cli::{InstallArgs, Outcome};
-use crate::package::{MASK, OWN_UNITS, Payload, UNIT, payload};
-use crate::program::{device_program, foreign, head, whole};
-use crate::store::{self, Output};
-use crate::subject::File;
-use crate::text::{exact, say, size};
+use crate::fs::atomic::{self, Output};
+use crate::models::model_file::File;
+use crate::render::text::{exact, say, size};
 use anyhow::{Context, Result, bail};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 pub fn run(args: &InstallArgs) -> Result<Outcome> {
-    let target = board::find(&args.target)?;
+    let target = profiles::find(&args.target)?;
     let file = File::for_board(&args.file)?;
     let program = device_program(args.payload.device_program.as_deref())?;
     let max_ram = args.payload.max_ram.map(|r| r.as_u64());
@@ -58,7 +58,7 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
 type Done = (String, bool);
 
 fn into_image(image: &Path, partition: Option<u32>, payload: &Payload) -> Result<Done> {
-    let done = card::install(image, partition, payload)?;
+    let done = sd_image::install(image, partition, payload)?;
     if done.owner_changed {
         say(&format!(
             "warning: {}: only root can give it back to its owner; it is yours now",
@@ -86,7 +86,7 @@ fn into_root(root: &Path, payload: &Payload) -> Result<Done> {
     if let Some(shell) = follow(root, Path::new("bin/sh")).filter(|path| path.is_file())
         && let Some(arch) = foreign(&head_of(&shell).with_context(|| shell.display().to_string())?)
     {
-        return Err(CardError::Refused(card::wrong_architecture(&arch)).into());
+        return Err(CardError::Refused(sd_image::wrong_architecture(&arch)).into());
     }
     // All is looked at before anything is written: a link that leads out must not stop it half way.
     let (wants, to) = payload.enabling();
@@ -98,10 +98,10 @@ fn into_root(root: &Path, payload: &Payload) -> Result<Done> {
     if !enabled {
         let full = root.join(&wants);
         let dir = existing(root, &full);
-        store::takes_files(dir).with_context(|| format!("{}: nothing can be made there", dir.display()))?;
+        atomic::takes_files(dir).with_context(|| format!("{}: nothing can be made there", dir.display()))?;
     }
     // Two at once would leave a program of one and a model of the other.
-    let _alone = store::alone(root);
+    let _alone = atomic::alone(root);
     let mut made = Vec::new();
     let written: Result<()> = (|| {
         let paths = files
@@ -116,9 +116,9 @@ fn into_root(root: &Path, payload: &Payload) -> Result<Done> {
         // Enabled as systemctl does it; again is no error.
         let enable = || match enabled {
             true => Ok(()),
-            false => symlink(&to, &wants).map_err(store::refused(&wants)),
+            false => symlink(&to, &wants).map_err(atomic::refused(&wants)),
         };
-        Ok(store::write_all_and(&outputs.collect::<Vec<_>>(), enable)?)
+        Ok(atomic::write_all_and(&outputs.collect::<Vec<_>>(), enable)?)
     })();
     if written.is_err() {
         // Those that hold anything stay.

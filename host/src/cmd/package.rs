@@ -1,21 +1,21 @@
 //! `thimble package`: an arm64 Debian package that apt, Ansible or any other means can roll out to a fleet.
 
+use crate::boards::device_binary::{device_program, whole};
+use crate::boards::package::{Control, deb, payload};
 use crate::cli::{Outcome, PackageArgs};
-use crate::package::{Control, deb, payload};
-use crate::program::{device_program, whole};
-use crate::store;
-use crate::subject::{File, tokenizer_beside};
-use crate::text::exact;
+use crate::fs::atomic;
+use crate::models::model_file::{File, tokenizer_beside};
+use crate::render::text::exact;
 use anyhow::Result;
 
 pub fn run(args: &PackageArgs) -> Result<Outcome> {
     let file = File::for_board(&args.file)?;
     let tokenizer = tokenizer_beside(&args.file);
     let named = args.payload.device_program.as_deref();
-    store::refuse_inputs(&args.output, [args.file.as_path(), &tokenizer].into_iter().chain(named))?;
+    atomic::refuse_inputs(&args.output, [args.file.as_path(), &tokenizer].into_iter().chain(named))?;
     let program = device_program(named)?;
     // Where nobody named one, it is only known now.
-    store::refuse_inputs(&args.output, [program.as_path()])?;
+    atomic::refuse_inputs(&args.output, [program.as_path()])?;
     let max_ram = args.payload.max_ram.map(|r| r.as_u64());
     let payload = payload(&args.file, file.bytes()?, file.tokenizer()?, whole(&program)?, max_ram)?;
     let bytes = deb(
@@ -27,7 +27,7 @@ pub fn run(args: &PackageArgs) -> Result<Outcome> {
             description: &args.description,
         },
     )?;
-    store::write_whole(&args.output, &bytes)?;
+    atomic::write_whole(&args.output, &bytes)?;
     let mut text = format!("{}  {}\n", args.output.display(), exact(bytes.len() as u64));
     for file in &payload.files {
         text += &format!("  /{}  {}\n", file.path, exact(file.bytes.len() as u64));

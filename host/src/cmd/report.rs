@@ -1,10 +1,10 @@
 //! `thimble report`: bench reports side by side, as a table, as Markdown, or as one page to open in a browser.
 
+use crate::boards::report_page;
+use crate::boards::reports::{self, Entry};
 use crate::cli::{Outcome, ReportArgs};
-use crate::page;
-use crate::reports::{self, Entry};
-use crate::store;
-use crate::text::say;
+use crate::fs::atomic;
+use crate::render::text::say;
 use anyhow::Result;
 use serde_json::json;
 use std::path::PathBuf;
@@ -15,8 +15,8 @@ pub fn run(args: &ReportArgs) -> Result<Outcome> {
         entries.extend(reports::load(file)?);
     }
     if let Some(path) = &args.html {
-        store::refuse_inputs(path, args.files.iter().map(PathBuf::as_path))?;
-        store::write_whole(path, page::html(&entries).as_bytes())?;
+        atomic::refuse_inputs(path, args.files.iter().map(PathBuf::as_path))?;
+        atomic::write_whole(path, report_page::html(&entries).as_bytes())?;
         say(&format!("wrote {}", path.display()));
     }
     Ok(Outcome::yes(if args.json {

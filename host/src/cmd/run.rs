@@ -1,13 +1,13 @@
 //! `thimble run`: one inference on this machine, in the device's engine, answered as a person would read it.
 
-use crate::answer::{Asked, answer, per_token};
 use crate::cli::{Outcome, RunArgs};
-use crate::evaluate;
-use crate::inputs::Row;
-use crate::subject::Subject;
-use crate::text::{printable, say};
-use crate::tokenise::{Encoded, Tokeniser};
-use crate::tokenizer;
+use crate::eval::answer::{Asked, answer, per_token};
+use crate::eval::dataset::Row;
+use crate::eval::runner;
+use crate::models::model_file::Subject;
+use crate::models::tokenizer;
+use crate::models::tokenizer_json::{Encoded, Tokeniser};
+use crate::render::text::{printable, say};
 use anyhow::{Context, Result, bail};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_shared::decode::{AnswerOptions, MAX_ANSWER};
@@ -44,7 +44,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
     };
     let mapped = subject.mapped();
     let engine = Engine::new(subject.image()?, EngineOptions::default())?;
-    let outputs = rows.iter().map(|row| evaluate::run(&engine, row));
+    let outputs = rows.iter().map(|row| runner::run(&engine, row));
     let outputs = outputs
         .collect::<Result<Vec<_>>>()
         .with_context(|| args.file.display().to_string())?;

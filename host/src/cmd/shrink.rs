@@ -4,26 +4,26 @@ mod beside;
 mod bounds;
 mod say;
 
-use crate::board;
-use crate::chart;
+use crate::boards::profiles;
+use crate::budget::chart;
+use crate::budget::integer_arithmetic::Prefer;
+use crate::budget::memory_need;
+use crate::budget::preparations::{PrepareOptions, STEPS, Step};
+use crate::budget::sensitivity::{Question, Study};
+use crate::budget::sizes::Sizes;
+use crate::budget::solver::{NOTHING_FINITE, Plan};
 use crate::cli::{Outcome, ShrinkArgs};
 use crate::cmd::export::{self, Written};
 use crate::cmd::verify;
-use crate::inputs::{self, Inputs, Row};
-use crate::levers::Levers;
-use crate::loss::{Objective, decides};
-use crate::need;
-use crate::prepare::{PrepareOptions, STEPS, Step};
-use crate::progress::Bar;
-use crate::sizes::Sizes;
-use crate::solve::{NOTHING_FINITE, Plan};
-use crate::store::{refuse_inputs, write_together};
-use crate::study::{Question, Study};
-use crate::subject::Subject;
-use crate::text::say;
-use crate::tokenise;
-use crate::vocabulary;
-use crate::widen::Prefer;
+use crate::eval::dataset::{self, Inputs, Row};
+use crate::eval::metrics::{Objective, decides};
+use crate::fs::atomic::{refuse_inputs, write_together};
+use crate::models::model_file::Subject;
+use crate::models::tokenizer_json;
+use crate::quantize::prune::Levers;
+use crate::quantize::vocabulary;
+use crate::render::progress::Bar;
+use crate::render::text::say;
 use anyhow::{Context, Result, bail};
 use bounds::Bounds;
 use std::collections::BTreeSet;
@@ -37,7 +37,7 @@ const REPORT_ROWS: usize = 256;
 const SPLIT_FROM: usize = 16;
 
 pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
-    let target = args.target.as_deref().map(board::find).transpose()?;
+    let target = args.target.as_deref().map(profiles::find).transpose()?;
     let subject = Subject::open_with(&args.source, &args.reading.options())?;
     let written = [&args.output, &args.frontier.svg, &args.frontier.html];
     let written: Vec<&PathBuf> = written.into_iter().flatten().collect();
@@ -66,7 +66,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     let (mut provenance, mut tokenizer) = export::provenance(&subject)?;
     let (levers, cut) = levers(args, &subject)?;
     if let Some(cut) = &cut {
-        provenance.tokenizer_sha256 = Some(tokenise::sha256(cut.tokenizer.as_bytes()));
+        provenance.tokenizer_sha256 = Some(tokenizer_json::sha256(cut.tokenizer.as_bytes()));
         tokenizer = Some(cut.tokenizer.clone());
     }
     let original = subject.model()?;
@@ -118,7 +118,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         return Ok(Outcome::no(about.refused(&[reason], None)));
     }
 
-    need::check(&need::Task {
+    memory_need::check(&memory_need::Task {
         config: &source.config,
         formats: &formats,
         rows: &inputs.rows,
@@ -280,7 +280,7 @@ fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) 
         ..config.clone()
     };
     let most = args.rows.saturating_add(REPORT_ROWS);
-    let mut inputs = inputs::load(args.calibrate.as_deref(), &config, subject.tokenizer(), Some(most))?;
+    let mut inputs = dataset::load(args.calibrate.as_deref(), &config, subject.tokenizer(), Some(most))?;
     if !inputs.given {
         say("warning: no --calibrate: the loss is measured on made-up token sequences and says little about real text");
     }
@@ -304,7 +304,7 @@ fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) 
     Ok(inputs)
 }
 
-fn warn_of_lost_tokens(vocabulary: &crate::evaluate::Vocabulary, inputs: &Inputs) {
+fn warn_of_lost_tokens(vocabulary: &crate::eval::runner::Vocabulary, inputs: &Inputs) {
     let kept: BTreeSet<i64> = vocabulary.kept.iter().map(|&id| id as i64).collect();
     let lost = |row: &&Row| row.input_ids.iter().any(|id| !kept.contains(id));
     match inputs.rows.iter().filter(lost).count() {
@@ -322,7 +322,7 @@ pub fn split(inputs: &Inputs, tune: usize) -> (Vec<Row>, Vec<Row>) {
     if rows.len() < SPLIT_FROM {
         return (rows.clone(), rows.clone());
     }
-    let chosen: BTreeSet<usize> = inputs::sample(rows.len(), tune.min(rows.len() / 2))
+    let chosen: BTreeSet<usize> = dataset::sample(rows.len(), tune.min(rows.len() / 2))
         .into_iter()
         .collect();
     let pick = |want: bool| {
@@ -353,7 +353,7 @@ fn savings(question: &Question, levers: &Levers, plan: &Plan) -> Result<Vec<(&'s
 }
 
 /// Draws the frontier where that was asked for; the files' names.
-fn draw(args: &ShrinkArgs, about: &say::About, points: &[crate::frontier::Point]) -> Result<Vec<String>> {
+fn draw(args: &ShrinkArgs, about: &say::About, points: &[crate::budget::frontier::Point]) -> Result<Vec<String>> {
     let drawing = chart::Drawing {
         title: format!("{}: bytes against loss", args.source.display()),
         objective: about.question.objective,

@@ -1,10 +1,10 @@
 //! `thimble slim`: a smaller ONNX file that computes the same.
 
 use crate::cli::{Outcome, SlimArgs};
+use crate::fs::atomic::{self, Output, refuse_inputs};
 use crate::onnx::OnnxFile;
-use crate::slim::{Options, model_bytes, slim_over};
-use crate::store::{self, Output, refuse_inputs};
-use crate::text::{exact, percent, say};
+use crate::onnx::slim::{Options, model_bytes, slim_over};
+use crate::render::text::{exact, percent, say};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 use thimble_shared::artifact;
@@ -44,11 +44,11 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
         one_file: args.one_file,
     };
     // What lies there is looked at, and then replaced.
-    let _alone = store::alone(store::folder(&args.output));
+    let _alone = atomic::alone(atomic::folder(&args.output));
     let replaces = args.output.exists() && data_path.exists();
     let mut passing = None;
     let (slimmed, referring) = slim_over(&file, &options, &data_name, |data| {
-        let name = replaces.then(|| store::passing_name(&data_path, data.pieces.iter().map(AsRef::as_ref)))?;
+        let name = replaces.then(|| atomic::passing_name(&data_path, data.pieces.iter().map(AsRef::as_ref)))?;
         Some(passing.insert(name).file_name()?.to_string_lossy().into_owned())
     })?;
     let (before, after) = (model_bytes(&file), slimmed.bytes());
@@ -67,20 +67,20 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     let written = match &slimmed.data {
         Some(data) => {
             let meanwhile = passing.as_deref().zip(referring.as_ref());
-            store::write_model(
+            atomic::write_model(
                 &model,
                 &Output::pieces(&data_path, &data.pieces),
                 meanwhile.map(|(name, model)| (name, Output::pieces(&args.output, &model.pieces))),
             )
         }
-        None => store::write_all(&[model]),
+        None => atomic::write_all(&[model]),
     };
     if let Err(e) = written {
         // Pages that are gone cannot be written either, and that is the cause to name.
         file.unchanged()?;
         return Err(e.into());
     }
-    store::clear_passing(&data_path, &inputs);
+    atomic::clear_passing(&data_path, &inputs);
     let done = &slimmed.done;
     if after > before {
         say("note: it is larger than before, by what names and Transpose nodes take; without flags it would not be");

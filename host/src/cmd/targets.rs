@@ -1,9 +1,9 @@
 //! `thimble targets`: the boards known, or all that is known of one.
 
-use crate::board;
+use crate::boards::cost_model::{albert_base, need};
+use crate::boards::profiles;
 use crate::cli::{Outcome, TargetsArgs};
-use crate::predict::{albert_base, need};
-use crate::text::{Align, percent, size, table};
+use crate::render::text::{Align, percent, size, table};
 use anyhow::Result;
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Provenance};
@@ -14,7 +14,7 @@ use thimble_shared::model::Graph;
 pub fn run(args: &TargetsArgs) -> Result<Outcome> {
     match &args.name {
         Some(name) => {
-            let target = board::find(name)?;
+            let target = profiles::find(name)?;
             Ok(Outcome::yes(if args.json {
                 format!("{:#}\n", serde_json::json!({ "schema": 1, "target": target }))
             } else {
@@ -22,7 +22,7 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
             }))
         }
         None => {
-            let all = board::all()?;
+            let all = profiles::all()?;
             let (base, seq) = (albert_base(), 128);
             let graph = Graph::uniform(base, Format::I8);
             let file = artifact::size(&graph, LowerOptions::default(), &Provenance::default())?;

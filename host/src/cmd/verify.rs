@@ -1,12 +1,12 @@
 //! `thimble verify`: how far apart two models are, on the same inputs, in the device's engine.
 
 use crate::cli::{Outcome, VerifyArgs};
-use crate::evaluate::{Judge, Vocabulary};
-use crate::inputs;
-use crate::loss::{Loss, decides};
-use crate::subject::Subject;
-use crate::text::{Align, say, table};
-use crate::vocabulary;
+use crate::eval::dataset;
+use crate::eval::metrics::{Loss, decides};
+use crate::eval::runner::{Judge, Vocabulary};
+use crate::models::model_file::Subject;
+use crate::quantize::vocabulary;
+use crate::render::text::{Align, say, table};
 use anyhow::{Result, anyhow, bail};
 use thimble_shared::decode::Scoring;
 use thimble_shared::model::{Config, Head};
@@ -29,7 +29,7 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
             .min(candidate.config().max_position_embeddings),
         ..config.clone()
     };
-    let inputs = inputs::load(args.inputs.as_deref(), &shorter, reference.tokenizer(), args.rows)?;
+    let inputs = dataset::load(args.inputs.as_deref(), &shorter, reference.tokenizer(), args.rows)?;
     inputs.warnings().iter().for_each(|w| say(&format!("warning: {w}")));
     if inputs.truncated > 0 {
         say(&format!(

@@ -2,7 +2,7 @@
 //! outputs need. Names are the file's own.
 
 use super::MAX_NESTING;
-use crate::text::printable;
+use crate::render::text::printable;
 use std::collections::{HashMap, HashSet};
 use thimble_shared::onnx::protobuf::{Fields, WireError};
 use thimble_shared::onnx::reader::{self, ModelView, NodeView};

@@ -2,10 +2,12 @@
 //! asked for. In comes a path, out come borrowed views and payloads as little-endian bytes in the tensor's own order.
 
 pub mod flow;
+pub mod inspect;
 pub mod kinds;
 pub mod same;
+pub mod slim;
 
-use crate::text::printable;
+use crate::render::text::printable;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

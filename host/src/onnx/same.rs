@@ -2,7 +2,7 @@
 //! type and fitting dims are read at all; hashes narrow the search and whole payloads settle it.
 
 use super::{Held, OnnxError, OnnxFile, tensor_bytes};
-use crate::text::Progress;
+use crate::render::text::Progress;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};

@@ -13,13 +13,13 @@ mod torch;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
-use thimble::explain::explain;
-use thimble::import::ImportOptions;
+use thimble::models::model_file::ReadOptions;
+use thimble::models::onnx_import::ImportOptions;
+use thimble::models::tokenizer_json::{Splitter, Tokeniser};
+use thimble::models::{self, onnx_import};
 use thimble::onnx::OnnxFile;
-use thimble::subject::ReadOptions;
-use thimble::text::one_line;
-use thimble::tokenise::{Splitter, Tokeniser};
-use thimble::{import, source};
+use thimble::onnx::inspect::explain;
+use thimble::render::text::one_line;
 use thimble_device::engine::tensors::TensorFile;
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_device::image::Image;
@@ -88,25 +88,28 @@ impl Reader {
                 }
             }
             Reader::Explain => drop(explain(path)?),
-            Reader::Import => drop(import::open(path)?),
+            Reader::Import => drop(onnx_import::open(path)?),
             Reader::Dequantize => {
                 let options = ImportOptions {
                     dequantize: true,
                     ..ImportOptions::default()
                 };
-                import::open_with(path, &options)?;
+                onnx_import::open_with(path, &options)?;
             }
-            Reader::Checkpoint => drop(source::read(path)?),
+            Reader::Checkpoint => drop(models::checkpoint::read(path)?),
             Reader::Adapter => {
                 let options = ReadOptions {
                     adapter: Some(path.to_path_buf()),
                     ..ReadOptions::default()
                 };
-                drop(source::read_with(&checkpoint::fixture("albert-seq-tiny"), &options)?);
+                drop(models::checkpoint::read_with(
+                    &checkpoint::fixture("albert-seq-tiny"),
+                    &options,
+                )?);
             }
             Reader::Tokeniser => drop(Tokeniser::open(path, &artifact::config())?),
             Reader::Tokenizer => {
-                let json = thimble::tokenizer::named(path)?.compact()?;
+                let json = thimble::models::tokenizer::named(path)?.compact()?;
                 let splitter = Splitter::new(json.as_bytes()).map_err(anyhow::Error::msg)?;
                 for text in ["a", "b [MASK] 1,000 \u{e9}\u{301}"] {
                     splitter

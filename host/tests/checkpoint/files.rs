@@ -4,7 +4,7 @@ use crate::pieces::{SEQ, fixture};
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
-use thimble::source;
+use thimble::models::checkpoint;
 
 /// Copies the files of the sharded fixture into a new folder; what `index` gives is its index's name there.
 fn sharded(index: Option<&str>) -> TempDir {
@@ -27,14 +27,14 @@ const FIRST: &str = "pytorch_model-00001-of-00002.bin";
 
 #[test]
 fn shards_are_read_with_an_index_of_any_name_and_without() {
-    let want = source::read(&fixture(SEQ)).unwrap().weights;
+    let want = checkpoint::read(&fixture(SEQ)).unwrap().weights;
     for (index, said) in [
         (Some("pytorch_model.bin.index.fp16.json"), ""),
         (Some("weights.index.json"), ""),
         (None, "and the other parts of 2 are read: no index is here"),
     ] {
         let dir = sharded(index);
-        let source = source::read(dir.path()).unwrap_or_else(|e| panic!("{index:?}: {e}"));
+        let source = checkpoint::read(dir.path()).unwrap_or_else(|e| panic!("{index:?}: {e}"));
         assert_eq!(source.weights, want, "{index:?}");
         assert_eq!(source.files.len(), 2);
         assert!(source.notes.concat().contains(said), "{:?}", source.notes);
@@ -43,7 +43,7 @@ fn shards_are_read_with_an_index_of_any_name_and_without() {
 
 #[test]
 fn a_shard_is_no_model() {
-    let refused = |path: &Path| source::read(path).unwrap_err().to_string();
+    let refused = |path: &Path| checkpoint::read(path).unwrap_err().to_string();
     let variant = "pytorch_model.bin.index.fp16.json";
     let dir = sharded(Some(variant));
     let said = refused(&dir.path().join(FIRST));
@@ -69,7 +69,7 @@ fn a_shard_is_no_model() {
 #[test]
 fn a_synthesizers_configuration_leads_to_pl_berts() {
     let published = fixture("torch/styletts2");
-    let want = source::read(&published).unwrap();
+    let want = checkpoint::read(&published).unwrap();
     let of_synthesizer = |dir: &str| {
         format!(
             "ASR_config: Utils/ASR/config.yml\nPLBERT_dir: '{dir}'\nmodel_params:\n  dim_in: 64\n  n_token: 97\n  dropout: 0.2\n"
@@ -95,7 +95,7 @@ fn a_synthesizers_configuration_leads_to_pl_berts() {
         ("Models/LibriTTS/Utils/PLBERT", "./Utils/PLBERT"),
     ] {
         let dir = tree(place, named);
-        let source = source::read(&dir.path().join("Models/LibriTTS")).unwrap_or_else(|e| panic!("{named}: {e}"));
+        let source = checkpoint::read(&dir.path().join("Models/LibriTTS")).unwrap_or_else(|e| panic!("{named}: {e}"));
         assert_eq!(
             (&source.config, &source.weights),
             (&want.config, &want.weights),
@@ -120,7 +120,7 @@ fn a_synthesizers_configuration_leads_to_pl_berts() {
         ("PLBERT", "/PLBERT"),
     ] {
         let dir = tree(place, named);
-        let said = source::read(&dir.path().join("Models/LibriTTS"))
+        let said = checkpoint::read(&dir.path().join("Models/LibriTTS"))
             .unwrap_err()
             .to_string();
         let words =

@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use pieces::{Pieces, SEQ, fixture};
 use serde_json::{Value, json};
 use std::fs;
-use thimble::source;
+use thimble::models::checkpoint;
 use thimble_shared::model::{Activation, Config, Head, WeightSpec};
 
 #[test]
@@ -76,7 +76,7 @@ fn every_fixture_is_read_whole() {
         ),
     ];
     for (name, head, activation, pooler, tied, labels) in cases {
-        let source = source::read(&fixture(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let source = checkpoint::read(&fixture(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
         let config = &source.config;
         assert_eq!((config.head, config.activation), (head, activation), "{name}");
         assert_eq!(
@@ -103,27 +103,27 @@ fn every_fixture_is_read_whole() {
             source.bytes,
             fs::metadata(fixture(name).join("model.safetensors")).unwrap().len()
         );
-        assert_eq!(source::weight_file_bytes(&fixture(name)).unwrap(), source.bytes);
+        assert_eq!(checkpoint::weight_file_bytes(&fixture(name)).unwrap(), source.bytes);
         assert_eq!(source.notes, Vec::<String>::new(), "{name}");
     }
     assert_eq!(
-        source::read(&fixture("albert-deb")).unwrap().config.labels[4],
+        checkpoint::read(&fixture("albert-deb")).unwrap().config.labels[4],
         "javascript"
     );
-    assert!(source::read(&fixture("albert-deb")).unwrap().tokenizer.is_some());
-    assert_eq!(source::read(&fixture(SEQ)).unwrap().tokenizer, None);
+    assert!(checkpoint::read(&fixture("albert-deb")).unwrap().tokenizer.is_some());
+    assert_eq!(checkpoint::read(&fixture(SEQ)).unwrap().tokenizer, None);
 }
 
 #[test]
 fn the_digest_of_one_file_is_that_file_s() {
     let manifest: Value = serde_json::from_slice(&fs::read(fixture(SEQ).join("manifest.json")).unwrap()).unwrap();
-    let source = source::read(&fixture(SEQ)).unwrap();
+    let source = checkpoint::read(&fixture(SEQ)).unwrap();
     assert_eq!(manifest["model_safetensors_sha256"], source.sha256.as_str());
 }
 
 #[test]
 fn what_torch_wrote_is_read_to_the_last_bit() {
-    let exact = source::read(&fixture(SEQ)).unwrap();
+    let exact = checkpoint::read(&fixture(SEQ)).unwrap();
     type Round = fn(f32) -> f32;
     let round: [(&str, &str, Round); 11] = [
         ("f32", "f32", |x| x),
@@ -139,7 +139,7 @@ fn what_torch_wrote_is_read_to_the_last_bit() {
         ("legacy_sharded", "f32", |x| x),
     ];
     for (folder, stored, round) in round {
-        let source = source::read(&fixture("torch").join(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
+        let source = checkpoint::read(&fixture("torch").join(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
         assert_eq!(source.config, exact.config, "{folder}");
         assert_eq!(source.stored_as, [stored], "{folder}");
         for (name, weight) in &exact.weights {
@@ -153,7 +153,7 @@ fn what_torch_wrote_is_read_to_the_last_bit() {
 /// What trainers keep around a state dict is left alone, and said; an ALBERT is found among a synthesizer's modules.
 #[test]
 fn a_state_dict_is_found_wherever_it_lies() {
-    let exact = source::read(&fixture(SEQ)).unwrap();
+    let exact = checkpoint::read(&fixture(SEQ)).unwrap();
     let half = |x: f32| f16::from_f32(x).to_f32().to_bits();
     let beside = "epoch, best, args, optimizer, rng, numpy_rng beside it left out";
     let cases = [
@@ -178,7 +178,7 @@ fn a_state_dict_is_found_wherever_it_lies() {
         ),
     ];
     for (folder, head, place, beside) in cases {
-        let source = source::read(&fixture("torch").join(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
+        let source = checkpoint::read(&fixture("torch").join(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
         let notes = source.notes.join("\n");
         assert_eq!(source.config.head, head, "{folder}");
         for said in [
@@ -208,7 +208,7 @@ fn a_weights_file_or_an_index_may_be_named_itself() {
         "torch/f32/pytorch_model.bin",
         "torch/sharded/pytorch_model.bin.index.json",
     ] {
-        source::read(&fixture(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+        checkpoint::read(&fixture(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use thimble::source::{self, Source, SourceError};
+use thimble::models::checkpoint::{self, Source, SourceError};
 
 pub const SEQ: &str = "albert-seq-tiny";
 
@@ -63,6 +63,6 @@ impl Pieces {
     }
 
     pub fn read(&self) -> Result<Source, SourceError> {
-        source::read(self.write().path())
+        checkpoint::read(self.write().path())
     }
 }

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
-use thimble::source::{self, SourceError};
+use thimble::models::checkpoint::{self, SourceError};
 
 const LAYER: &str = "albert.encoder.albert_layer_groups.0.albert_layers.0";
 
 #[test]
 fn refused_pickles_name_what_they_tried_and_nothing_runs() {
-    let message = source::read(&fixture("torch/evil")).unwrap_err().to_string();
+    let message = checkpoint::read(&fixture("torch/evil")).unwrap_err().to_string();
     assert!(message.contains("global posix.system is not allowed"), "{message}");
     assert!(!Path::new("executed-by-pickle").exists());
     for (folder, class) in [
@@ -19,7 +19,7 @@ fn refused_pickles_name_what_they_tried_and_nothing_runs() {
         ("torch/module_legacy", "torch.nn.modules.container.Sequential"),
         ("wild/a05e_whole_module", "AlbertForSequenceClassification"),
     ] {
-        let message = source::read(&fixture(folder)).unwrap_err().to_string();
+        let message = checkpoint::read(&fixture(folder)).unwrap_err().to_string();
         assert!(
             message.contains("a whole pickled module") && message.contains(class) && message.contains("state_dict()"),
             "{message}"
@@ -211,17 +211,17 @@ fn files_that_are_no_checkpoint_say_what_would_work() {
         let dir = TempDir::new().unwrap();
         fs::write(dir.path().join("config.json"), &config).unwrap();
         fs::write(dir.path().join(name), bytes).unwrap();
-        let message = source::read(dir.path()).unwrap_err().to_string();
+        let message = checkpoint::read(dir.path()).unwrap_err().to_string();
         assert!(message.contains(want), "expected: {want}\nfound: {message}");
     }
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("model.safetensors"), &weights).unwrap();
     assert!(matches!(
-        source::read(dir.path()).unwrap_err(),
+        checkpoint::read(dir.path()).unwrap_err(),
         SourceError::NoConfig { .. }
     ));
     assert!(matches!(
-        source::read(&dir.path().join("nowhere")).unwrap_err(),
+        checkpoint::read(&dir.path().join("nowhere")).unwrap_err(),
         SourceError::Absent { .. }
     ));
 }
@@ -237,7 +237,7 @@ fn a_flipped_byte_never_panics() {
             let mut spoilt = whole.to_vec();
             spoilt[at] ^= [0x01, 0x80, 0xff][i % 3];
             fs::write(dir.path().join(name), &spoilt).unwrap();
-            let _ = source::read(dir.path());
+            let _ = checkpoint::read(dir.path());
         }
         fs::write(dir.path().join(name), whole).unwrap();
     };
@@ -253,5 +253,5 @@ fn a_flipped_byte_never_panics() {
     fs::copy(synthesizer.join("epoch_2nd_00020.pth"), dir.path().join("model.pth")).unwrap();
     let yaml = fs::read(synthesizer.join("config.yml")).unwrap();
     read("config.yml", &yaml, &mut (0..yaml.len()));
-    source::read(dir.path()).unwrap();
+    checkpoint::read(dir.path()).unwrap();
 }

@@ -4,8 +4,8 @@ use super::{answers, copy_folder, fixture, json, model};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-use thimble::source;
-use thimble::subject::{ReadOptions, Subject};
+use thimble::models::checkpoint;
+use thimble::models::model_file::{ReadOptions, Subject};
 
 fn with_adapter(adapter: Option<PathBuf>) -> ReadOptions {
     ReadOptions {
@@ -30,7 +30,7 @@ fn adapters_are_merged_as_peft_merges_them() {
         let base = fixture(golden["base"].as_str().unwrap());
         let options = with_adapter(Some(adapter.clone()));
         answers(&base, &options, &golden["ids"], &golden["outputs"]);
-        let source = source::read_with(&base, &options).unwrap();
+        let source = checkpoint::read_with(&base, &options).unwrap();
         if let Some(labels) = golden["labels"].as_u64() {
             assert_eq!(source.config.labels.len() as u64, labels, "{folder}");
         }
@@ -41,7 +41,7 @@ fn adapters_are_merged_as_peft_merges_them() {
         );
         // An output must not replace what was read.
         assert!(source.files.contains(&adapter.join("adapter_config.json")), "{folder}");
-        assert_ne!(source.sha256, source::read(&base).unwrap().sha256, "{folder}");
+        assert_ne!(source.sha256, checkpoint::read(&base).unwrap().sha256, "{folder}");
     }
 }
 
@@ -70,11 +70,11 @@ fn changed(to: &Path, fixture_name: &str, change: impl Fn(&mut Value), tensors: 
 #[test]
 fn a_decoder_keeps_the_table_that_modules_to_save_copies() {
     let base = fixture("albert-mlm-tiny");
-    let saved = source::read_with(&base, &with_adapter(Some(fixture("lora/word_saved")))).unwrap();
+    let saved = checkpoint::read_with(&base, &with_adapter(Some(fixture("lora/word_saved")))).unwrap();
     assert!(!saved.config.tied_decoder);
     assert_eq!(
         saved.weights["mlm.decoder"],
-        source::read(&base).unwrap().weights["word"]
+        checkpoint::read(&base).unwrap().weights["word"]
     );
     assert_ne!(saved.weights["mlm.decoder"], saved.weights["word"]);
     let note = "modules_to_save has the word embedding: the decoder keeps a table of its own, as in PEFT";
@@ -86,7 +86,7 @@ fn a_decoder_keeps_the_table_that_modules_to_save_copies() {
         |c| c["modules_to_save"] = Value::Null,
         &[],
     );
-    let tied = source::read_with(&base, &with_adapter(Some(folder.path().into()))).unwrap();
+    let tied = checkpoint::read_with(&base, &with_adapter(Some(folder.path().into()))).unwrap();
     assert!(tied.config.tied_decoder);
     assert_eq!(tied.weights["word"], saved.weights["word"]);
 }
@@ -102,7 +102,7 @@ fn a_word_embedding_of_another_size_is_the_adapters() {
     ];
     changed(folder.path(), "lora/sequence", |_| {}, &tensors);
     let options = with_adapter(Some(folder.path().into()));
-    let source = source::read_with(&fixture("albert-seq-tiny"), &options).unwrap();
+    let source = checkpoint::read_with(&fixture("albert-seq-tiny"), &options).unwrap();
     assert_eq!(source.config.vocab_size, 105);
     let said = "brings a word embedding of 105 rows and the model has 97";
     assert!(source.notes.iter().any(|n| n.contains(said)), "{:?}", source.notes);
@@ -163,5 +163,5 @@ fn what_is_not_merged_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     changed(folder.path(), "lora/sequence", |_| {}, &[]);
     model(folder.path());
-    source::read_with(folder.path(), &with_adapter(Some(folder.path().into()))).unwrap();
+    checkpoint::read_with(folder.path(), &with_adapter(Some(folder.path().into()))).unwrap();
 }

@@ -6,8 +6,8 @@ mod adapters;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use thimble::source::{self, Source};
-use thimble::subject::{ReadOptions, Subject};
+use thimble::models::checkpoint::{self, Source};
+use thimble::models::model_file::{ReadOptions, Subject};
 use thimble_device::engine::{Engine, EngineOptions, Input};
 use thimble_shared::model::Head;
 
@@ -61,7 +61,7 @@ fn tensorflow_checkpoints_answer_as_transformers_conversion_of_them() {
         let path = fixture("tensorflow").join(folder);
         let golden = json(&path.join("golden.json"));
         answers(&path, &ReadOptions::default(), &golden["ids"], &golden["outputs"]);
-        assert_eq!(source::read(&path).unwrap().config.head, head, "{folder}");
+        assert_eq!(checkpoint::read(&path).unwrap().config.head, head, "{folder}");
     }
 }
 
@@ -69,7 +69,7 @@ fn tensorflow_checkpoints_answer_as_transformers_conversion_of_them() {
 fn which_tensorflow_checkpoint_is_read_is_said_and_can_be_chosen() {
     let folder = fixture("tensorflow/classifier");
     let bias = |source: &Source| source.weights["classifier.bias"].data.clone();
-    let listed = source::read(&folder).unwrap();
+    let listed = checkpoint::read(&folder).unwrap();
     assert!(
         listed.notes.iter().any(|n| n.contains("model.ckpt-100 is used of 2")),
         "{:?}",
@@ -81,13 +81,13 @@ fn which_tensorflow_checkpoint_is_read_is_said_and_can_be_chosen() {
         "model.ckpt-200.index",
         "model.ckpt-200.data-00000-of-00001",
     ] {
-        assert_eq!(bias(&source::read(&folder.join(name)).unwrap()), plus_one, "{name}");
+        assert_eq!(bias(&checkpoint::read(&folder.join(name)).unwrap()), plus_one, "{name}");
     }
     // Without the list, the latest step counts.
     let copy = tempfile::tempdir().unwrap();
     copy_folder(&folder, copy.path());
     fs::remove_file(copy.path().join("checkpoint")).unwrap();
-    let latest = source::read(copy.path()).unwrap();
+    let latest = checkpoint::read(copy.path()).unwrap();
     assert_eq!(bias(&latest), plus_one);
     assert!(
         latest.notes.iter().any(|n| n.contains("the latest step")),
@@ -397,7 +397,7 @@ fn folders_lead_to_the_model_inside_and_say_what_is_left_out() {
     ];
     for (name, build, words) in cases {
         let folder = tempfile::tempdir().unwrap();
-        let source = source::read(&build(folder.path())).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let source = checkpoint::read(&build(folder.path())).unwrap_or_else(|e| panic!("{name}: {e}"));
         for words in words {
             assert!(
                 source.notes.iter().any(|n| n.contains(words)),
@@ -417,5 +417,5 @@ fn folders_lead_to_the_model_inside_and_say_what_is_left_out() {
     }
     let folder = tempfile::tempdir().unwrap();
     model(&folder.path().join("checkpoint-500"));
-    assert!(source::read(&folder.path().join("checkpoint-500")).is_ok());
+    assert!(checkpoint::read(&folder.path().join("checkpoint-500")).is_ok());
 }

@@ -1,12 +1,12 @@
 //! What stands beside a plan: what other files of the model lose, what was weighed between integer arithmetic and f32, and how
 //! the model was prepared. As lines for people, or as parts of the JSON object.
 
-use crate::loss::{Score, Word};
-use crate::shift::Reach;
-use crate::solve::Plan;
-use crate::study::Yardstick;
-use crate::text::{Align, table};
-use crate::widen::Trade;
+use crate::budget::integer_arithmetic::Trade;
+use crate::budget::sensitivity::Yardstick;
+use crate::budget::solver::Plan;
+use crate::eval::metrics::{Score, Word};
+use crate::quantize::shift::Reach;
+use crate::render::text::{Align, table};
 use serde_json::{Value, json};
 use thimble_shared::dtype::Format;
 

@@ -2,14 +2,14 @@
 
 use super::beside::{preparation_json, prepared_text, trade_json, trade_text, yardstick_json, yardsticks_text};
 use super::bounds::Bounds;
+use crate::budget::frontier::Point;
+use crate::budget::sensitivity::Question;
+use crate::budget::sizes::Floor;
+use crate::budget::solver::Plan;
 use crate::cli::ShrinkArgs;
 use crate::cmd::export::Written;
 use crate::cmd::verify;
-use crate::frontier::Point;
-use crate::sizes::Floor;
-use crate::solve::Plan;
-use crate::study::Question;
-use crate::text::{Align, exact, percent, size, table, thousands};
+use crate::render::text::{Align, exact, percent, size, table, thousands};
 use serde_json::{Value, json};
 use thimble_shared::board::target::Target;
 use thimble_shared::dtype::Format;

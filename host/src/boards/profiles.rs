@@ -1,0 +1,72 @@
+//! The boards thimble knows: the profiles of `targets/`, built into the program, and a user's own by path.
+
+use crate::fs::atomic::FileError;
+use std::path::Path;
+use thimble_shared::board::target::Target;
+use thimble_shared::files;
+
+/// File name and text of every profile in `targets/`.
+const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/targets.rs"));
+
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    #[error("no target '{name}'; known are {known}, or give the path of a .toml file")]
+    Unknown { name: String, known: String },
+    #[error("{file}: {problem}")]
+    File { file: String, problem: String },
+    #[error(transparent)]
+    Read(#[from] FileError),
+}
+
+/// All built-in profiles, by name.
+pub fn all() -> Result<Vec<Target>, TargetError> {
+    BUILT_IN.iter().map(|(file, text)| parse(file, text)).collect()
+}
+
+/// The file that `name` names, where it is none of the built-in profiles.
+pub fn file(name: &str) -> Option<&Path> {
+    Some(Path::new(name)).filter(|path| path.extension().is_some_and(|e| e == "toml"))
+}
+
+/// The profile called `name`, or the file at that path.
+pub fn find(name: &str) -> Result<Target, TargetError> {
+    if let Some(path) = file(name) {
+        let text = files::read_text(path).map_err(|e| FileError::new(path, e))?;
+        return parse(name, &text);
+    }
+    let all = all()?;
+    let known = all.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", ");
+    all.into_iter()
+        .find(|t| t.name == name)
+        .ok_or_else(|| TargetError::Unknown {
+            name: name.to_string(),
+            known,
+        })
+}
+
+fn parse(file: &str, text: &str) -> Result<Target, TargetError> {
+    let error = |problem: String| TargetError::File {
+        file: file.to_string(),
+        problem,
+    };
+    let target: Target = toml::from_str(text).map_err(|e| error(e.to_string().trim_end().to_string()))?;
+    match target.problems() {
+        problems if problems.is_empty() => Ok(target),
+        problems => Err(error(problems.join("; "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_profile_is_found_by_its_name() {
+        let all = all().unwrap();
+        assert!(all.len() >= 7);
+        for target in all {
+            assert_eq!(find(&target.name).unwrap(), target);
+        }
+        assert!(find("pi-9").unwrap_err().to_string().contains("pi-zero-2w"));
+    }
+}

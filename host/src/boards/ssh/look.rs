@@ -1,0 +1,315 @@
+//! A look at a board before anything is sent: what it is and has, and whether the model can be there.
+
+use super::{Cargo, DeployError, Item, Order, SUM, part_name};
+use crate::boards::package;
+use crate::boards::ssh::link::{Link, quote};
+use crate::render::text::size;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Why a board says no: nothing is broken, it just does not fit.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("the board is {0}, thimble-device is for aarch64 (64-bit ARM): install a 64-bit system")]
+    Architecture(String),
+    #[error("{need} must be sent, the board has {free} free in {dir}", need = size(*.need), free = size(*.free))]
+    Disk { need: u64, free: u64, dir: String },
+    #[error(
+        "the model is predicted to need {need} of RAM, the board has {available} available",
+        need = size(*.need), available = size(*.available)
+    )]
+    Ram { need: u64, available: u64 },
+    #[error("the board's CPU has no {0}, which every part of thimble-device needs")]
+    Features(&'static str),
+    #[error("the board has pages of {page}, thimble-device is linked for {largest} at most: build it anew", page = size(*.page), largest = size(*.largest))]
+    Page { page: u64, largest: u64 },
+    #[error("the kernel killed it: out of memory ({0} were available before)")]
+    Killed(String),
+    #[error("--keep needs {0} on the board")]
+    Keep(&'static str),
+}
+
+/// What a look at the board tells.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Look {
+    pub arch: String,
+    pub kernel: String,
+    pub features: String,
+    pub page_size: Option<u64>,
+    pub mem_total: Option<u64>,
+    pub mem_available: Option<u64>,
+    pub disk_free: Option<u64>,
+    /// Where the files lie, absolute.
+    pub dir: String,
+    pub systemd: bool,
+    /// Whether the unit's name was put out of use there.
+    pub masked: bool,
+    pub root: bool,
+    pub user: String,
+    /// SHA-256 of the files that are there.
+    pub(super) have: BTreeMap<String, String>,
+    /// Bytes of those that are half there.
+    pub(super) part: BTreeMap<String, u64>,
+    /// Whether halves of other contents lie there.
+    pub(super) old: bool,
+}
+
+pub(super) fn look(link: &Link, cargo: &Cargo, order: &Order) -> Result<Look, DeployError> {
+    let mut script = format!(
+        "cd 2>/dev/null\n\
+         echo arch $(uname -m)\necho kernel $(uname -r)\necho page $(getconf PAGESIZE 2>/dev/null)\necho user $(id -un)\n\
+         echo uid $(id -u)\n\
+         sed -n 's/^MemTotal: *\\([0-9]*\\) kB/total \\1/p;s/^MemAvailable: *\\([0-9]*\\) kB/available \\1/p' /proc/meminfo\n\
+         echo features $(sed -n 's/^Features[^:]*://p' /proc/cpuinfo | head -n 1)\n\
+         [ -d /run/systemd/system ] && echo systemd yes\n\
+         for own in /etc /run; do [ \"$(readlink $own/systemd/system/{unit})\" = {mask} ] && echo masked yes; done\n\
+         mkdir -p -- {dir} && cd -- {dir} || exit 3\n\
+         printf 'dir %s\\n' \"$(pwd -P)\"\n\
+         echo disk $(df -Pk . | tail -n 1 | awk '{{print $4}}')\n",
+        unit = package::UNIT,
+        mask = package::MASK,
+        // "-" alone would be where the shell came from.
+        dir = quote(&match order.dir.starts_with('-') {
+            true => format!("./{}", order.dir),
+            false => order.dir.to_string(),
+        })
+    );
+    for item in &cargo.files {
+        let (name, part) = (quote(&item.name), quote(&part_name(item)));
+        script += &format!(
+            "[ -f {name} ] && echo have {name} $(sha256sum < {name})\n\
+             [ -f {part} ] && echo part {name} $(wc -c < {part})\n\
+             for old in .{name}.{SUM}.part; do [ \"$old\" = {part} ] || [ ! -f \"$old\" ] || echo old yes; done\n"
+        );
+    }
+    let told = link.run(&(script + "true"))?;
+    if told.code == 3 {
+        return Err(DeployError::Board(format!("{}: {}", order.dir, told.stderr)));
+    }
+    if told.code != 0 {
+        return Err(DeployError::Board(told.stderr));
+    }
+    Ok(parse(&told.stdout))
+}
+
+fn parse(text: &str) -> Look {
+    let mut look = Look::default();
+    for line in text.lines() {
+        let (key, value) = line.trim_end().split_once(' ').unwrap_or((line, ""));
+        let kilobytes = || value.parse::<u64>().ok().and_then(|k| k.checked_mul(1024));
+        let mut words = value.split_whitespace();
+        match key {
+            "arch" => look.arch = value.into(),
+            "kernel" => look.kernel = value.into(),
+            "features" => look.features = value.into(),
+            "page" => look.page_size = value.parse().ok(),
+            "user" => look.user = value.into(),
+            "uid" => look.root = value == "0",
+            "total" => look.mem_total = kilobytes(),
+            "available" => look.mem_available = kilobytes(),
+            "disk" => look.disk_free = kilobytes(),
+            "dir" => look.dir = value.into(),
+            "systemd" => look.systemd = true,
+            "masked" => look.masked = true,
+            "old" => look.old = true,
+            "have" => {
+                if let (Some(name), Some(sum)) = (words.next(), words.next()) {
+                    look.have.insert(name.into(), sum.into());
+                }
+            }
+            "part" => {
+                if let (Some(name), Some(Ok(bytes))) = (words.next(), words.next().map(str::parse)) {
+                    look.part.insert(name.into(), bytes);
+                }
+            }
+            _ => {}
+        }
+    }
+    look
+}
+
+/// 128-bit vectors.
+const BASE_FEATURE: &str = "asimd";
+
+pub(super) fn check(look: &Look, missing: &[&Item], cargo: &Cargo, order: &Order) -> Result<(), Refusal> {
+    if look.arch != "aarch64" && look.arch != "arm64" {
+        return Err(Refusal::Architecture(look.arch.clone()));
+    }
+    // Other features choose between kernels; this one every kernel for aarch64 takes for granted. A board may not list any.
+    let has = |feature: &str| look.features.split_whitespace().any(|f| f == feature);
+    if !look.features.is_empty() && !has(BASE_FEATURE) {
+        return Err(Refusal::Features(BASE_FEATURE));
+    }
+    if let (Some(page), Some(largest)) = (look.page_size, cargo.largest_page)
+        && page > largest
+    {
+        return Err(Refusal::Page { page, largest });
+    }
+    let to_send = missing
+        .iter()
+        .map(|f| f.bytes - look.part.get(&f.name).copied().unwrap_or(0).min(f.bytes));
+    let need: u64 = to_send.sum();
+    // File systems want some room of their own.
+    if let Some(free) = look.disk_free.filter(|free| need > 0 && *free < need + (256 << 10)) {
+        return Err(Refusal::Disk {
+            need,
+            free,
+            dir: look.dir.clone(),
+        });
+    }
+    if let Some(available) = look.mem_available.filter(|a| *a < cargo.need.total()) {
+        return Err(Refusal::Ram {
+            need: cargo.need.total(),
+            available,
+        });
+    }
+    if order.keep && !look.systemd {
+        return Err(Refusal::Keep("systemd"));
+    }
+    if order.keep && look.masked {
+        return Err(Refusal::Keep(
+            "a unit that is not masked (systemctl unmask thimble-check.service)",
+        ));
+    }
+    // The unit has a /tmp and a /var/tmp of its own, with nothing in them.
+    let private = |dir: &str| Path::new(&look.dir).starts_with(dir);
+    if order.keep && (private("/tmp") || private("/var/tmp")) {
+        return Err(Refusal::Keep(
+            "a --dir outside of /tmp and /var/tmp, which the unit does not see,",
+        ));
+    }
+    // Both are written into a unit, where blanks, quotes and % mean something.
+    let plain = |text: &str, also: &[u8]| text.bytes().all(|b| b.is_ascii_alphanumeric() || also.contains(&b));
+    if order.keep && !(plain(&look.dir, b"/._-+") && plain(&look.user, b"._-")) {
+        return Err(Refusal::Keep(
+            "a --dir and a user of letters, digits, dots and dashes, for the unit file,",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use thimble_shared::board::memory::Need;
+
+    pub(in crate::boards::ssh) fn board() -> Look {
+        parse(
+            "arch aarch64\nkernel 6.1\npage 4096\nuser pi\nuid 1000\ntotal 500000\navailable 300000\n\
+             features fp asimd\nsystemd yes\ndir /home/pi/.thimble\ndisk 90000\n\
+             have m.onnx aa  -\npart t.json 17\nnoise\n",
+        )
+    }
+
+    #[test]
+    fn a_look_is_understood() {
+        let look = board();
+        assert_eq!(
+            (look.arch.as_str(), look.page_size, look.disk_free),
+            ("aarch64", Some(4096), Some(90_000 * 1024))
+        );
+        assert_eq!((look.have["m.onnx"].as_str(), look.part["t.json"]), ("aa", 17));
+        assert!(look.systemd && !look.root);
+    }
+
+    #[test]
+    fn a_board_that_does_not_fit_is_refused_before_anything_is_sent() {
+        let item = Item {
+            file: crate::boards::ssh::tests::some_file(),
+            name: "m.onnx".into(),
+            sha256: "b".repeat(64),
+            bytes: 50 << 20,
+            mode: "644",
+        };
+        let cargo = |bytes| Cargo {
+            files: vec![],
+            model: "m.onnx".into(),
+            largest_page: Some(0x1_0000),
+            need: Need {
+                program: bytes,
+                activations: 0,
+                file: 0,
+                copy: 0,
+            },
+        };
+        let order = |keep| Order {
+            dir: "d",
+            bench: &[],
+            max_ram: None,
+            keep,
+        };
+        let said = |look: &Look, need, keep| {
+            check(look, &[&item], &cargo(need), &order(keep))
+                .err()
+                .map(|e| e.to_string())
+                .unwrap_or_default()
+        };
+        assert_eq!(said(&board(), 1, true), "");
+        let mut half = Look {
+            disk_free: Some(10 << 20),
+            ..board()
+        };
+        half.part.insert("m.onnx".into(), 45 << 20);
+        assert_eq!(said(&half, 1, false), "", "what is there already needs no room");
+        let cases = [
+            (
+                Look {
+                    arch: "armv7l".into(),
+                    ..board()
+                },
+                1,
+                false,
+                "armv7l",
+            ),
+            (
+                Look {
+                    features: "fp half".into(),
+                    ..board()
+                },
+                1,
+                false,
+                "no asimd",
+            ),
+            (
+                Look {
+                    page_size: Some(0x2_0000),
+                    ..board()
+                },
+                1,
+                false,
+                "pages of 128.0 KiB",
+            ),
+            (
+                Look {
+                    masked: true,
+                    ..board()
+                },
+                1,
+                true,
+                "unmask",
+            ),
+            (
+                Look {
+                    disk_free: Some(1 << 20),
+                    ..board()
+                },
+                1,
+                false,
+                "free",
+            ),
+            (board(), 1 << 40, false, "RAM"),
+            (
+                Look {
+                    systemd: false,
+                    ..board()
+                },
+                1,
+                true,
+                "systemd",
+            ),
+        ];
+        for (look, need, keep, part) in cases {
+            assert!(said(&look, need, keep).contains(part), "{part}");
+        }
+    }
+}

@@ -1,0 +1,531 @@
+//! One board over ssh: look before sending, send what is missing under a temporary name, check its SHA-256, rename, run the
+//! bench, bring the report back. A broken connection is taken up where it broke; nothing half sent ever has its final name.
+
+pub mod inventory;
+pub mod link;
+mod look;
+
+use crate::boards::package;
+use crate::boards::reports;
+use crate::fs::atomic::FileError;
+use crate::render::text::{percent, say, size};
+use link::{Link, LinkError, quote};
+pub use look::{Look, Refusal};
+use look::{check, look};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+use thimble_device::image::mmap::{MapError, ModelFile};
+use thimble_shared::board::memory::Need;
+use thimble_shared::board::report::Report;
+
+/// Times in a row that a connection is taken up again without a byte more on the board: with the pauses between, a minute.
+const TRIES: u32 = 6;
+/// Looks, 3 s apart, at a file that another deploy sends and that does not grow.
+const LOOKS: u32 = 40;
+/// Minutes after which a part that nobody adds to is abandoned: a deploy whose link broke gives up much sooner.
+const ABANDONED: u32 = 10;
+/// Tries, 5 s apart, to measure where another deploy measures: half an hour.
+const WAITS: u32 = 360;
+
+/// Longer every time: what broke a connection may take a while to go away.
+fn pause(tries: u32) -> Duration {
+    Duration::from_secs(1 << tries.min(5))
+}
+
+/// What goes to the board.
+pub struct Cargo {
+    pub files: Vec<Item>,
+    pub model: String,
+    pub need: Need,
+    /// The largest page the program can be mapped with.
+    pub largest_page: Option<u64>,
+}
+
+pub struct Item {
+    /// Held open: every board gets what was looked at, whatever bears its name by then.
+    pub file: Arc<ModelFile>,
+    pub name: String,
+    pub sha256: String,
+    pub bytes: u64,
+    pub mode: &'static str,
+}
+
+pub struct Order<'a> {
+    pub dir: &'a str,
+    pub bench: &'a [String],
+    pub max_ram: Option<u64>,
+    pub keep: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("the board: {0}")]
+    Board(String),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Map(#[from] MapError),
+    #[error("killed (signal 9); most often that is for memory, {0}")]
+    Killed(String),
+    #[error("{name}: another deploy holds it and does not get on; end that one, or remove {dir}/.lock")]
+    Held { name: String, dir: String },
+    #[error(
+        "another deploy has been measuring in {dir} for half an hour; end its thimble-device on the board, or remove {dir}/.bench.lock"
+    )]
+    Busy { dir: String },
+    #[error("{name} arrived damaged twice; is the board's storage sound?")]
+    Damaged { name: String },
+}
+
+#[derive(Debug)]
+pub struct Deployed {
+    pub look: Look,
+    pub report: Report,
+    /// Bytes that went over the link.
+    pub sent: u64,
+    /// Taken up again after this many breaks.
+    pub breaks: u32,
+    /// With --keep, what came of it: a report that was measured is not lost because of it.
+    pub kept: Option<Result<(), DeployError>>,
+}
+
+/// The name of a file under way: another content has another name.
+fn part_name(item: &Item) -> String {
+    format!(".{}.{}.part", item.name, &item.sha256[..16])
+}
+
+pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, DeployError> {
+    let look = look(link, cargo, order)?;
+    let missing: Vec<&Item> = cargo
+        .files
+        .iter()
+        .filter(|f| look.have.get(&f.name) != Some(&f.sha256))
+        .collect();
+    check(&look, &missing, cargo, order)?;
+    let (mut sent, mut breaks) = (0, 0);
+    if look.old {
+        persist(link, &clear(&look, &cargo.files), &mut breaks)?;
+    }
+    for item in &missing {
+        sent += send(link, &look, item, &missing, &mut breaks)?;
+    }
+    if !missing.is_empty() {
+        place(link, &look, &missing, &mut breaks)?;
+    }
+    let report = bench(link, &look, cargo, order, &mut breaks)?;
+    let measured = report.model.sha256.as_deref();
+    if let Some(model) = cargo.files.iter().find(|f| f.name == cargo.model)
+        && measured.is_some_and(|sum| sum != model.sha256)
+    {
+        let told = format!(
+            "{} was replaced before it was measured: does another deploy run?",
+            cargo.model
+        );
+        return Err(DeployError::Board(told));
+    }
+    let kept = order.keep.then(|| keep(link, &look, cargo, order));
+    Ok(Deployed {
+        look,
+        report,
+        sent,
+        breaks,
+        kept,
+    })
+}
+
+/// The part of a part's name that tells the content, as a pattern.
+const SUM: &str = "????????????????";
+
+/// Removes halves of other contents, but none that another deploy may still be sending: under the lock, where there is a
+/// flock, and only what has not grown for a while, because a sender whose link broke holds no lock until it is back.
+fn clear(look: &Look, files: &[Item]) -> String {
+    let mut script = format!(
+        "cd {} || exit 3\nexec 9>> .lock; ! command -v flock > /dev/null || flock -n 9 || exit 0\n",
+        quote(&look.dir)
+    );
+    for item in files {
+        script += &format!(
+            "find . -maxdepth 1 -type f -name {} ! -name {} -mmin +{ABANDONED} -exec rm -f '{{}}' \\; 2> /dev/null\n",
+            quote(&format!(".{}.{SUM}.part", item.name)),
+            quote(&part_name(item))
+        );
+    }
+    script + "true"
+}
+
+/// The board's word for a part that is not as long as it was.
+const GREW: i32 = 6;
+
+/// A script that may be run twice, run until it is: a connection that breaks is taken up again.
+fn persist(link: &Link, script: &str, breaks: &mut u32) -> Result<link::Told, LinkError> {
+    match link.run(script) {
+        Err(broken @ LinkError::Broken { .. }) => again(link, script, broken, &mut 0, breaks),
+        told => told,
+    }
+}
+
+/// The same after `broken`; `tries` have been made since there was progress.
+fn again(
+    link: &Link,
+    script: &str,
+    mut broken: LinkError,
+    tries: &mut u32,
+    breaks: &mut u32,
+) -> Result<link::Told, LinkError> {
+    *breaks += 1;
+    while *tries < TRIES {
+        say(&format!("{}: {broken}; once more", link.to));
+        link.reset();
+        std::thread::sleep(pause(*tries));
+        *tries += 1;
+        match link.run(script) {
+            Err(error @ LinkError::Broken { .. }) => broken = error,
+            told => return told,
+        }
+    }
+    Err(broken)
+}
+
+/// A number that a script printed.
+fn number(told: &link::Told) -> Result<u64, DeployError> {
+    let text = told.stdout.trim();
+    text.parse()
+        .map_err(|_| DeployError::Board(format!("a size was asked for, it said {text:?} {}", told.stderr)))
+}
+
+/// Gives what was sent its names, in one go: whoever stops before leaves what was there, and of a model, its tokenizer and the
+/// program none without the others. Another deploy may have been faster with the same.
+fn place(link: &Link, look: &Look, sent: &[&Item], breaks: &mut u32) -> Result<(), DeployError> {
+    // Of two deploys each has its turn; a lock that a dead sender holds must not stop this.
+    let mut script = format!(
+        "cd {} || exit 3\nexec 9>> .lock; ! command -v flock > /dev/null || flock -w 5 9\n",
+        quote(&look.dir)
+    );
+    for item in sent {
+        let (part, name) = (quote(&part_name(item)), quote(&item.name));
+        script += &format!(
+            "if [ -f {part} ]; then mv -f {part} {name} || exit 5\n\
+             elif [ \"$(sha256sum < {name} 2>/dev/null | cut -c 1-64)\" != {} ]; then echo {name} is gone >&2; exit 5; fi\n",
+            item.sha256
+        );
+    }
+    match persist(link, &(script + "sync"), breaks)? {
+        told if told.code == 0 => Ok(()),
+        told => Err(DeployError::Board(told.stderr)),
+    }
+}
+
+/// Sends one file, which stays under its temporary name, and gives the bytes that went over the link.
+fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) -> Result<u64, DeployError> {
+    let (dir, part) = (quote(&look.dir), quote(&part_name(item)));
+    let (sum, mode, name) = (&item.sha256, item.mode, quote(&item.name));
+    // A disk that is full is left as it was: halves would only keep others from it.
+    let halves: Vec<String> = all.iter().map(|item| quote(&part_name(item))).collect();
+    let halves = halves.join(" ");
+    let length = format!("cd {dir} || exit 3\ncat {part} 2>/dev/null | wc -c");
+    let mut there = look.part.get(&item.name).copied().unwrap_or(0);
+    let mut sent = 0;
+    let (mut tries, mut looks, mut abandoned) = (0, 0, false);
+    for damaged in [false, true] {
+        loop {
+            if there > item.bytes {
+                there = 0;
+                persist(link, &format!("cd {dir} && rm -f {part}"), breaks)?;
+            }
+            if there > 0 {
+                say(&format!(
+                    "{}: {} goes on at {}",
+                    link.to,
+                    item.name,
+                    percent(there, item.bytes)
+                ));
+            }
+            let before = there;
+            // Two deploys may send the same file: the second sees the lock, where there is a flock, and neither adds to what
+            // grew since it looked.
+            let lock = match abandoned {
+                true => String::new(),
+                false => format!("exec 9>> .lock; ! command -v flock > /dev/null || flock -n 9 || exit {GREW}\n"),
+            };
+            let script = format!(
+                "cd {dir} || exit 3\n\
+                 {lock}\
+                 [ \"$(cat {part} 2>/dev/null | wc -c)\" -eq {there} ] || exit {GREW}\n\
+                 cat >> {part} || {{ rm -f {halves}; exit 5; }}"
+            );
+            let mut file = Rest {
+                file: item.file.file(),
+                at: there,
+                failed: None,
+            };
+            let told = link.feed(&script, &mut (&mut file).take(item.bytes - there));
+            if let Some(e) = file.failed {
+                return Err(FileError::new(item.file.path(), e).into());
+            }
+            match told {
+                Ok(told) if told.code == 0 => {
+                    sent += item.bytes - before;
+                    break;
+                }
+                Ok(told) if told.code == GREW => {
+                    if looks == 0 {
+                        say(&format!("{}: another deploy sends {} too", link.to, item.name));
+                    }
+                    let look_again = format!(
+                        "cd {dir} || exit 3\n\
+                         [ \"$(sha256sum < {name} 2>/dev/null | cut -c 1-64)\" = {sum} ] && echo have && exit 0\n\
+                         cat {part} 2>/dev/null | wc -c"
+                    );
+                    let told = persist(link, &look_again, breaks)?;
+                    if told.stdout.trim() == "have" {
+                        return Ok(sent);
+                    }
+                    let size = number(&told)?;
+                    // A sender whose link died may hold its lock for hours, but what it sent does not grow.
+                    abandoned = looks > 0 && size == there;
+                    looks = if size > there { 1 } else { looks + 1 };
+                    if looks > LOOKS {
+                        return Err(DeployError::Held {
+                            name: item.name.clone(),
+                            dir: look.dir.clone(),
+                        });
+                    }
+                    there = size;
+                    std::thread::sleep(Duration::from_secs(3));
+                }
+                Ok(told) => return Err(DeployError::Board(format!("{}: {}", item.name, told.stderr))),
+                Err(broken @ LinkError::Broken { .. }) => {
+                    there = number(&again(link, &length, broken, &mut tries, breaks)?)?;
+                    sent += there.saturating_sub(before);
+                    if there > before {
+                        tries = 0;
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let finish = format!(
+            "cd {dir} || exit 3\n\
+             [ -f {part} ] || [ \"$(sha256sum < {name} 2>/dev/null | cut -c 1-64)\" != {sum} ] || exit 0\n\
+             [ \"$(sha256sum < {part} | cut -c 1-64)\" = {sum} ] || {{ rm -f {part}; exit 4; }}\n\
+             chmod {mode} {part} && sync"
+        );
+        let told = persist(link, &finish, breaks)?;
+        match told.code {
+            0 => return Ok(sent),
+            // Before the board is blamed.
+            4 if item.file.sha256()? != item.sha256 => {
+                let problem = "it was written to while it was sent; run this again";
+                return Err(FileError::new(item.file.path(), problem).into());
+            }
+            4 if !damaged => there = 0,
+            4 => break,
+            _ => return Err(DeployError::Board(told.stderr)),
+        }
+    }
+    Err(DeployError::Damaged {
+        name: item.name.clone(),
+    })
+}
+
+/// What a shell says of a program that SIGKILL ended.
+const KILLED: i32 = 137;
+/// The board's word for a bench that waits for another; the device program has no such exit code.
+const BUSY: i32 = 7;
+
+fn bench(link: &Link, look: &Look, cargo: &Cargo, order: &Order, breaks: &mut u32) -> Result<Report, DeployError> {
+    let options: Vec<String> = order.bench.iter().map(|o| quote(o)).collect();
+    // One at a time, where there is a flock: two would measure each other, and so would one that a broken link left behind.
+    // The kernel counts whom it killed for memory, for everybody to read.
+    let script = format!(
+        "cd {} || exit 3\n\
+         exec 8>> .bench.lock; ! command -v flock > /dev/null || flock -n 8 || exit {BUSY}\n\
+         kills() {{ sed -n 's/^oom_kill //p' /proc/vmstat 2>/dev/null; }}\n\
+         before=$(kills)\n\
+         ./thimble-device bench {} --json {}\n\
+         code=$?\n\
+         [ $code -ne {KILLED} ] || echo killed $before $(kills)\n\
+         exit $code",
+        quote(&look.dir),
+        quote(&cargo.model),
+        options.join(" ")
+    );
+    let mut waits = 0;
+    let told = loop {
+        let told = persist(link, &script, breaks)?;
+        if told.code != BUSY {
+            break told;
+        }
+        if waits == 0 {
+            say(&format!("{}: another deploy measures there; waiting", link.to));
+        }
+        if waits == WAITS {
+            return Err(DeployError::Busy { dir: look.dir.clone() });
+        }
+        waits += 1;
+        std::thread::sleep(Duration::from_secs(5));
+    };
+    match told.code {
+        0 | 1 => reports::parse(&told.stdout).map_err(|e| DeployError::Board(format!("{e} {}", told.stderr))),
+        KILLED => Err(killed(&told.stdout, look)),
+        code => Err(DeployError::Board(format!(
+            "thimble-device ended with {code}: {}",
+            told.stderr
+        ))),
+    }
+}
+
+/// What to make of a kill: "killed BEFORE AFTER" are the kernel's counts of kills for memory.
+fn killed(told: &str, look: &Look) -> DeployError {
+    let available = look.mem_available.map_or("unknown bytes".into(), size);
+    let words = told.lines().find_map(|line| line.strip_prefix("killed "));
+    let counts: Vec<u64> = words
+        .into_iter()
+        .flat_map(str::split_whitespace)
+        .filter_map(|n| n.parse().ok())
+        .collect();
+    match counts[..] {
+        [before, after] if after > before => Refusal::Killed(available).into(),
+        [_, _] => DeployError::Killed(format!(
+            "but the kernel counts no such kill: earlyoom, systemd-oomd or a person did it ({available} were available before)"
+        )),
+        _ => DeployError::Killed(format!("{available} were available before; see dmesg on the board")),
+    }
+}
+
+/// Installs and enables the unit, as root or with a sudo that asks nothing.
+fn keep(link: &Link, look: &Look, cargo: &Cargo, order: &Order) -> Result<(), DeployError> {
+    // Without the model's digest: a later deploy replaces the model, and that one's report has its own.
+    let unit = package::unit(&look.dir, &cargo.model, order.bench, order.max_ram, Some(&look.user));
+    let sudo = if look.root { "" } else { "sudo -n " };
+    let path = format!("/etc/systemd/system/{}", package::UNIT);
+    // In steps that every board's tools can do: there are systems without `install`. The file comes to lie beside its place
+    // as root's own, and takes it whole.
+    let script = format!(
+        "cd {dir} || exit 3\n\
+         trap 'rm -f .{name}.part; [ ! -e {path}.part ] || {sudo}rm -f {path}.part' EXIT\n\
+         cat > .{name}.part && {sudo}cp .{name}.part {path}.part && {sudo}chmod 644 {path}.part && \
+         {sudo}mv -f {path}.part {path} && {sudo}systemctl daemon-reload && {sudo}systemctl enable {name}",
+        name = package::UNIT,
+        dir = quote(&look.dir)
+    );
+    let told = link.feed(&script, &mut unit.as_bytes())?;
+    match told.code {
+        0 => Ok(()),
+        _ if told.stderr.contains("sudo") => Err(Refusal::Keep("root, or a sudo that asks for no password,").into()),
+        _ => Err(DeployError::Board(told.stderr)),
+    }
+}
+
+/// A file to send, read once for its checksum.
+pub fn item(file: Arc<ModelFile>, name: String, mode: &'static str) -> Result<Item, DeployError> {
+    if !package::plain_name(&name) {
+        return Err(FileError::new(file.path(), format!("rename it: {}", package::PLAIN_NAME)).into());
+    }
+    Ok(Item {
+        name,
+        sha256: file.sha256()?,
+        bytes: file.bytes(),
+        mode,
+        file,
+    })
+}
+
+/// The rest of a file, from `at` on, however many read it at a time.
+struct Rest<'a> {
+    file: &'a File,
+    at: u64,
+    /// What a link takes for the end.
+    failed: Option<std::io::Error>,
+}
+
+impl Read for Rest<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at).unwrap_or_else(|e| {
+            self.failed = Some(e);
+            0
+        });
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::look::tests::board;
+    use super::*;
+
+    #[test]
+    fn a_kill_is_for_memory_where_the_kernel_counts_it() {
+        let look = board();
+        let said = |told: &str| killed(told, &look);
+        assert!(matches!(said("killed 3 4\n"), DeployError::Refused(Refusal::Killed(_))));
+        for (told, part) in [
+            ("killed 3 3", "counts no such kill"),
+            ("killed  ", "dmesg"),
+            ("", "dmesg"),
+        ] {
+            let error = said(told);
+            assert!(
+                matches!(error, DeployError::Killed(_)) && error.to_string().contains(part),
+                "{error}"
+            );
+        }
+    }
+
+    pub fn some_file() -> Arc<ModelFile> {
+        Arc::new(ModelFile::open(&std::env::current_exe().unwrap()).unwrap())
+    }
+
+    #[test]
+    fn only_halves_that_nobody_sends_are_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let look = Look {
+            dir: dir.path().display().to_string(),
+            ..board()
+        };
+        let item = Item {
+            file: some_file(),
+            name: "m.onnx".into(),
+            sha256: "b".repeat(64),
+            bytes: 1,
+            mode: "644",
+        };
+        let own = part_name(&item);
+        let day = Duration::from_secs(86_400);
+        let (old, fresh) = (".m.onnx.aaaaaaaaaaaaaaaa.part", ".m.onnx.cccccccccccccccc.part");
+        let other = ".m.onnx.gz.aaaaaaaaaaaaaaaa.part";
+        for name in [old, fresh, other, &own] {
+            let file = File::create(dir.path().join(name)).unwrap();
+            if name != fresh {
+                file.set_modified(std::time::SystemTime::now() - day).unwrap();
+            }
+        }
+        let cleared = |name: &str| {
+            let done = std::process::Command::new("sh")
+                .args(["-c", &clear(&look, std::slice::from_ref(&item))])
+                .status();
+            assert!(done.unwrap().success());
+            !dir.path().join(name).exists()
+        };
+        let sender = File::create(dir.path().join(".lock")).unwrap();
+        sender.lock().unwrap();
+        assert!(!cleared(old));
+        drop(sender);
+        assert!(cleared(old));
+        assert!(!cleared(fresh) && !cleared(other) && !cleared(&own));
+    }
+
+    #[test]
+    fn pauses_grow_to_half_a_minute() {
+        let pauses: Vec<u64> = (0..TRIES + 2).map(|n| pause(n).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 32, 32]);
+    }
+}

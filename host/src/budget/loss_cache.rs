@@ -1,0 +1,175 @@
+//! Losses measured before, kept between runs: one JSON file per question (model, inputs, program) in the user's cache
+//! folder, from the formats tried to the loss found. A cache that cannot be read or written costs time, nothing else.
+
+use crate::eval::dataset::Row;
+use crate::eval::metrics::Score;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use thimble_device::engine::kernels::Kernels;
+use thimble_shared::dtype::Format;
+use thimble_shared::files;
+use thimble_shared::model::Model;
+
+pub struct Memo {
+    /// None when there is nowhere to keep it.
+    path: Option<PathBuf>,
+    scores: Mutex<BTreeMap<String, Score>>,
+}
+
+impl Memo {
+    /// What is known of a model on `rows`; `models` are the digests of it and of what it is compared with.
+    pub fn open(models: &[&Digest], rows: &[Row]) -> Memo {
+        let path = folder().and_then(|dir| Some(dir.join(format!("{}.json", question(models, rows)?))));
+        let scores = path
+            .as_ref()
+            .and_then(|p| files::read(p).ok())
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default();
+        Memo {
+            path,
+            scores: Mutex::new(scores),
+        }
+    }
+
+    /// The score of these formats, measured now unless it was before.
+    pub fn score<E>(
+        &self,
+        formats: &BTreeMap<String, Format>,
+        measure: impl FnOnce() -> Result<Score, E>,
+    ) -> Result<Score, E> {
+        let key: Vec<String> = formats
+            .iter()
+            .filter(|(_, f)| **f != Format::F32)
+            .map(|(name, f)| format!("{name}:{f}"))
+            .collect();
+        let key = key.join(" ");
+        if let Some(&score) = self.lock().get(&key) {
+            return Ok(score);
+        }
+        let score = measure()?;
+        // JSON has no infinity, and an impossible format is found out again at once.
+        if score.is_finite() {
+            self.lock().insert(key, score);
+        }
+        Ok(score)
+    }
+
+    /// Keeps what was learnt.
+    pub fn save(&self) {
+        let Some(path) = &self.path else { return };
+        let scores = self.lock();
+        if let (Some(dir), Ok(text)) = (path.parent(), serde_json::to_vec(&*scores))
+            && std::fs::create_dir_all(dir).is_ok()
+        {
+            // Losing the cache is no failure.
+            let _ = crate::fs::atomic::write_whole(path, &text);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Score>> {
+        self.scores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `$THIMBLE_CACHE`, or `thimble` in the user's cache folder. An empty `THIMBLE_CACHE` turns the cache off.
+fn folder() -> Option<PathBuf> {
+    match std::env::var_os("THIMBLE_CACHE") {
+        Some(dir) if dir.is_empty() => None,
+        Some(dir) => Some(dir.into()),
+        None => match std::env::var_os("XDG_CACHE_HOME") {
+            Some(dir) if !dir.is_empty() => Some(PathBuf::from(dir).join("thimble")),
+            _ => Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/thimble")),
+        },
+    }
+}
+
+/// Numbers hashed at a time.
+const CHUNK: usize = 1 << 16;
+
+/// SHA-256 of a model's numbers and network.
+#[derive(Clone)]
+pub struct Digest(Vec<u8>);
+
+impl Digest {
+    pub fn of(model: &Model) -> Digest {
+        let mut hash = Sha256::new();
+        for (name, values) in model.weights.iter() {
+            hash.update(name);
+            hash.update(values.format().name());
+            for some in values.as_f32().chunks(CHUNK) {
+                let numbers: Vec<u8> = some.iter().flat_map(|x| x.to_le_bytes()).collect();
+                hash.update(numbers);
+            }
+        }
+        // A config is plain data: it always has a JSON text.
+        hash.update(serde_json::to_vec(&model.config).unwrap_or_default());
+        Digest(hash.finalize().to_vec())
+    }
+
+    /// What depends on how it was prepared as well.
+    pub fn with(self, how: &str) -> Digest {
+        let mut hash = Sha256::new();
+        hash.update(&self.0);
+        hash.update(how);
+        Digest(hash.finalize().to_vec())
+    }
+
+    /// What depends on rows as well.
+    pub fn with_rows(self, rows: &[Row]) -> Digest {
+        let mut hash = Sha256::new();
+        hash.update(&self.0);
+        hash_rows(&mut hash, rows);
+        Digest(hash.finalize().to_vec())
+    }
+}
+
+fn hash_rows(hash: &mut Sha256, rows: &[Row]) {
+    for row in rows {
+        for values in [&row.input_ids, &row.attention_mask, &row.token_type_ids] {
+            hash.update((values.len() as u64).to_le_bytes());
+            values.iter().for_each(|v| hash.update(v.to_le_bytes()));
+        }
+        hash.update(format!("{:?}", row.shape));
+    }
+}
+
+/// Digest of everything a loss depends on: the numbers, the network, the inputs and this very program, whose kernels and
+/// quantiser another build may have changed.
+fn question(models: &[&Digest], rows: &[Row]) -> Option<String> {
+    let program = std::env::current_exe().ok()?.metadata().ok()?;
+    let mut hash = Sha256::new();
+    models.iter().for_each(|digest| hash.update(&digest.0));
+    hash.update(format!("{} {:?}", program.len(), program.modified().ok()?));
+    // Another CPU's kernels round elsewhere.
+    hash.update(format!("{:?}", Kernels::available()));
+    hash_rows(&mut hash, rows);
+    Some(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::metrics::Loss;
+
+    #[test]
+    fn a_loss_is_measured_once() {
+        let memo = Memo {
+            path: None,
+            scores: Mutex::default(),
+        };
+        let formats: BTreeMap<String, Format> = [("word".into(), Format::I8), ("map".into(), Format::F32)].into();
+        let mut measured = 0;
+        let score = Loss::default().score();
+        for _ in 0..3 {
+            let found: Result<Score, ()> = memo.score(&formats, || {
+                measured += 1;
+                Ok(score)
+            });
+            assert_eq!(found, Ok(score));
+        }
+        assert_eq!(measured, 1);
+        assert_eq!(memo.lock().keys().collect::<Vec<_>>(), ["word:i8"]);
+    }
+}

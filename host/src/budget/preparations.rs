@@ -1,0 +1,179 @@
+//! Which preparation of a model rounds best. In: the steps that may be tried; out: the variant they leave, and what each lost.
+
+use crate::budget::loss_cache::Digest;
+use crate::budget::problem::Choice;
+use crate::budget::sensitivity::{Bench, affordable_rows};
+use crate::budget::sizes::Sizes;
+use crate::eval::dataset;
+use crate::eval::runner::Judge;
+use crate::quantize::quantizer::Quantiser;
+use crate::quantize::shift::Reach;
+use crate::quantize::variants::{Preparation, Variant, Variants};
+use crate::render::progress::Watch;
+use anyhow::{Result, bail};
+use std::rc::Rc;
+use thimble_shared::dtype::Format;
+use thimble_shared::model::Graph;
+
+/// Multiply-accumulates that trying preparations may take.
+const WORK: usize = 1_000_000_000_000;
+
+/// What a preparation lost: the smallest model so prepared, and the one in int8 throughout.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tried {
+    pub preparation: Preparation,
+    pub smallest: f64,
+    pub int8: f64,
+}
+
+/// How a study may prepare models.
+#[derive(Clone, Copy, Debug)]
+pub struct PrepareOptions<'a> {
+    /// Steps that are tried, in this order; none of them: rounding to nearest.
+    pub steps: &'a [Step],
+    /// Bytes that the smallest model must stay within, prepared as it is.
+    pub most: u64,
+}
+
+/// The preparation that was chosen, and all that were tried.
+pub struct Prepared {
+    pub variant: Variant,
+    pub quantiser: Rc<Quantiser<'static>>,
+    pub tried: Vec<Tried>,
+}
+
+impl Prepared {
+    /// Tries one step after another and keeps those that lower the loss of the smallest model and of int8 throughout, taken
+    /// together, each relative to what it lost unprepared.
+    pub fn choose(
+        sizes: &Sizes,
+        variants: &Variants,
+        options: PrepareOptions<'_>,
+        tune: &Judge,
+        watch: &mut impl Watch,
+    ) -> Result<Prepared> {
+        let question = sizes.question();
+        let Some(first) = variants.make(Preparation::default())? else {
+            bail!("there is no model to make smaller");
+        };
+        let mut best = Prepared {
+            quantiser: Rc::new(first.quantiser()),
+            variant: first,
+            tried: vec![],
+        };
+        if options.steps.is_empty() {
+            return Ok(best);
+        }
+        let tries = options.steps.len() + 1;
+        watch.stage("preparing the model in each way", tries);
+        let rows = affordable_rows(question, WORK, 2 * tries);
+        let some = tune.some(&dataset::sample(question.tune.len(), rows));
+        let original = Digest::of(question.original);
+        // What loses least is what most families will be in.
+        let int8 = [Format::W8, Format::I8A]
+            .into_iter()
+            .find(|f| question.formats.contains(f));
+        let int8 = int8.unwrap_or(Format::I8);
+        let mut measure = |variant: &Variant, quantiser: &Rc<Quantiser<'static>>| -> Result<Tried> {
+            watch.step(&variant.preparation.to_string());
+            let problem = question.unmeasured(&variant.model.config);
+            let bench = Bench::new(question, &variant.digest, quantiser.clone(), &original, some.rows());
+            let lost = |choice: &Choice| -> Result<f64> {
+                let score = bench.score(&some, &problem.formats_of(choice))?;
+                Ok(score.objective(question.objective))
+            };
+            let tried = Tried {
+                preparation: variant.preparation,
+                smallest: lost(&problem.floor())?,
+                int8: lost(&problem.mostly(int8))?,
+            };
+            bench.memo.save();
+            Ok(tried)
+        };
+        let plain = measure(&best.variant, &best.quantiser)?;
+        let relative = |tried: &Tried| share(tried.smallest, plain.smallest) + share(tried.int8, plain.int8);
+        let mut least = relative(&plain);
+        best.tried.push(plain);
+        for &step in options.steps {
+            let Some(next) = step.after(best.variant.preparation, sizes, variants, options.most)? else {
+                continue;
+            };
+            let quantiser = Rc::new(next.quantiser());
+            let tried = measure(&next, &quantiser)?;
+            let loss = relative(&tried);
+            if loss < least * step.worth() {
+                (least, best.variant, best.quantiser) = (loss, next, quantiser);
+            }
+            best.tried.push(tried);
+            // What a preparation gathered goes as soon as another one is known to be better.
+            variants.keep(&[Preparation::default(), best.variant.preparation]);
+        }
+        Ok(best)
+    }
+}
+
+/// A loss in units of another.
+fn share(loss: f64, of: f64) -> f64 {
+    if loss == of {
+        1.0
+    } else {
+        loss / of.max(f64::MIN_POSITIVE)
+    }
+}
+
+/// One step of preparation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Step {
+    /// Subtract the mean of each channel from what linear maps read
+    Shift,
+    /// Rescale channels between adjacent weights
+    Rescale,
+    /// Split outlier channels behind the activation function
+    Split,
+    /// Round with regard to what the tuning rows multiply the numbers by
+    Calibrate,
+}
+
+/// All steps, in the order they are tried.
+pub const STEPS: [Step; 4] = [Step::Shift, Step::Rescale, Step::Split, Step::Calibrate];
+
+impl Step {
+    /// The share of the loss that must be left at most for the step to be taken. Channels that are split cost bytes and time.
+    fn worth(self) -> f64 {
+        match self {
+            Step::Shift | Step::Rescale | Step::Calibrate => 1.0,
+            Step::Split => 0.97,
+        }
+    }
+
+    /// The variant with this step done as well, if the smallest model then stays within `most` bytes.
+    fn after(self, done: Preparation, sizes: &Sizes, variants: &Variants, most: u64) -> Result<Option<Variant>> {
+        // With bytes for half precision throughout, `down` need not quantise what it reads.
+        let question = sizes.question();
+        let halves = Graph::uniform(question.source.config.clone(), Format::F16).formats;
+        if self == Step::Split && !question.integers_only && most >= sizes.of(&halves)? {
+            return Ok(None);
+        }
+        let reaches = match self {
+            Step::Shift => [Some(Reach::Everywhere), Some(Reach::Inside)],
+            Step::Rescale | Step::Split | Step::Calibrate => [Some(done.shifted), None],
+        };
+        for shifted in reaches.into_iter().flatten() {
+            let next = variants.make(match self {
+                Step::Shift => Preparation { shifted, ..done },
+                Step::Rescale => Preparation { rescaled: true, ..done },
+                Step::Split => Preparation { split: true, ..done },
+                Step::Calibrate => Preparation {
+                    calibrated: true,
+                    ..done
+                },
+            })?;
+            if let Some(next) = next
+                && sizes.floor_of(&next.model.config, shifted)? <= most
+            {
+                return Ok(Some(next));
+            }
+        }
+        Ok(None)
+    }
+}

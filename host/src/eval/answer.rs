@@ -1,0 +1,557 @@
+//! What a model's outputs say, as a person or a program reads it: labels with probabilities, tags, filled blanks, spans,
+//! choices. In come the rows' outputs by Hugging Face's names and the rows; out comes an [`Answer`] for text or JSON. What is
+//! decided is decided by `thimble_shared::decode`.
+
+use crate::eval::dataset::{MASK, Row};
+use crate::eval::metrics::Outputs;
+use crate::models::tokenizer_json::{Encoded, Tokeniser};
+use crate::render::text::printable;
+use serde::Serialize;
+use std::fmt;
+use thimble_shared::decode::{self, AnswerOptions, Place, Scoring, Window, characters_before, softmax};
+use thimble_shared::model::{Config, Head};
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    #[error("the model gave no {0}")]
+    Missing(&'static str),
+    #[error("{name} has {found} numbers, {expected} were expected")]
+    Length {
+        name: &'static str,
+        found: usize,
+        expected: usize,
+    },
+    #[error("nothing to fill: mark the place with {0}")]
+    NoMask(String),
+    #[error("nothing to fill: the tokenizer has no mask token; name it as mask_token in tokenizer_config.json")]
+    Maskless,
+    #[error("nothing to search: no token of the context is left")]
+    NoContext,
+}
+
+/// What was asked. The encodings (one, or one per choice or window) and the tokenizer give the answer its words; without them
+/// it speaks in token ids.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// One row; for question answering one per window.
+    pub rows: &'a [Row],
+    pub encoded: &'a [Encoded],
+    pub tokeniser: Option<&'a Tokeniser>,
+    pub options: AnswerOptions,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Answer {
+    /// Sequence classification, most probable first.
+    Labels { labels: Vec<Scored> },
+    /// A regression: sequence classification with one label.
+    Value { name: String, value: f32 },
+    /// A regression with several labels, in the model's order; the scores are the values.
+    Values { labels: Vec<Scored> },
+    /// Token classification: neighbouring tokens of one entity as spans, and every token's tag; a word has the tag of its
+    /// first token.
+    Tags {
+        spans: Vec<Entity>,
+        words: Vec<Tag>,
+        tokens: Vec<Tag>,
+    },
+    /// Masked LM: the likeliest tokens for each blank.
+    Fills { blanks: Vec<Blank> },
+    /// Pre-training: blanks, and whether the second text follows the first.
+    PreTraining {
+        blanks: Vec<Blank>,
+        in_order: f64,
+        swapped: f64,
+    },
+    /// Question answering: an answer, empty where there is none.
+    Span(Span),
+    /// Multiple choice, in the order asked.
+    Choice { chosen: usize, choices: Vec<Scored> },
+    /// No head: the hidden states in figures.
+    Hidden {
+        shape: Vec<usize>,
+        mean: f64,
+        std: f64,
+        min: f32,
+        max: f32,
+        first_token: Vec<f32>,
+        pooled: Option<Vec<f32>>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Scored {
+    pub label: String,
+    pub score: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Tag {
+    pub text: String,
+    pub label: String,
+    pub score: f64,
+}
+
+/// Where an answer stands. Texts are there where the tokenizer is known.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Span {
+    /// The answer without white space around it.
+    pub text: Option<String>,
+    /// The context from `start` to `end`, as the pipeline names and cuts it.
+    pub answer: Option<String>,
+    /// Code points of the context before the answer and before its end; 0 and 0 where there is no answer.
+    pub start: Option<usize>,
+    pub end: Option<usize>,
+    /// Of the windows over the context, the one that holds the tokens `first..=last`.
+    pub window: Option<usize>,
+    pub windows: usize,
+    pub first: Option<usize>,
+    pub last: Option<usize>,
+    pub score: f64,
+    /// The score of "no answer", whether it is allowed or not.
+    pub no_answer_score: f64,
+}
+
+/// A span of tokens with one tag.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Entity {
+    pub label: String,
+    pub score: f64,
+    /// 0 in the text, 1 in its pair.
+    pub sequence: Option<usize>,
+    /// What stands between `start` and `end`, which count code points, without white space around it.
+    pub text: Option<String>,
+    pub start: Option<usize>,
+    pub end: Option<usize>,
+    pub first: usize,
+    pub last: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Blank {
+    /// Token position.
+    pub position: usize,
+    pub fills: Vec<Fill>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fill {
+    pub id: usize,
+    pub token: Option<String>,
+    pub score: f64,
+}
+
+/// Candidates shown per blank.
+const FILLS: usize = 5;
+/// Numbers of a hidden vector shown.
+const SHOWN: usize = 8;
+
+/// Reads the answer of a model of `config` out of `outputs`, one for each of the rows asked.
+pub fn answer(config: &Config, outputs: &[Outputs], asked: Asked) -> Result<Answer, AnswerError> {
+    let (Some(row), Some(first)) = (asked.rows.first(), outputs.first()) else {
+        return Err(AnswerError::Missing("output"));
+    };
+    let seq = row.seq();
+    match config.head {
+        Head::SequenceClassification => Ok(labels(config, numbers(first, "logits", config.labels.len())?)),
+        Head::TokenClassification => {
+            let logits = numbers(first, "logits", seq * config.labels.len())?;
+            Ok(tags(config, logits, row, asked.encoded.first()))
+        }
+        Head::MaskedLm => {
+            let logits = numbers(first, "logits", seq * config.vocab_size)?;
+            match blanks(config, logits, row, asked.tokeniser) {
+                blanks if blanks.is_empty() => Err(no_mask(asked.tokeniser)),
+                blanks => Ok(Answer::Fills { blanks }),
+            }
+        }
+        Head::PreTraining => {
+            let logits = numbers(first, "prediction_logits", seq * config.vocab_size)?;
+            let order = softmax(numbers(first, "sop_logits", 2)?);
+            Ok(Answer::PreTraining {
+                blanks: blanks(config, logits, row, asked.tokeniser),
+                in_order: order[0],
+                swapped: order[1],
+            })
+        }
+        Head::MultipleChoice => choice(first, row, asked.encoded),
+        Head::None => hidden(config, first, row),
+        Head::QuestionAnswering => span(outputs, asked),
+    }
+}
+
+fn numbers<'a>(outputs: &'a Outputs, name: &'static str, expected: usize) -> Result<&'a [f32], AnswerError> {
+    let output = outputs.get(name).ok_or(AnswerError::Missing(name))?;
+    match output.data.len() {
+        found if found == expected && found > 0 => Ok(&output.data),
+        found => Err(AnswerError::Length { name, found, expected }),
+    }
+}
+
+fn labels(config: &Config, logits: &[f32]) -> Answer {
+    let scoring = Scoring::of(config);
+    match (scoring, config.labels.as_slice()) {
+        (Scoring::Raw, [name]) => Answer::Value {
+            name: name.clone(),
+            value: logits[0],
+        },
+        (Scoring::Raw, names) => Answer::Values {
+            labels: scored(names, &scoring.scores(logits), false),
+        },
+        (Scoring::Softmax | Scoring::Sigmoid, names) => Answer::Labels {
+            labels: scored(names, &scoring.scores(logits), true),
+        },
+    }
+}
+
+fn choice(outputs: &Outputs, row: &Row, encoded: &[Encoded]) -> Result<Answer, AnswerError> {
+    let count = row.shape.get(1).copied().unwrap_or(0);
+    let logits = numbers(outputs, "logits", count)?;
+    let name = |i: usize| {
+        let pair = encoded.get(i).and_then(|e| e.pair.as_deref());
+        pair.map_or_else(|| format!("choice {i}"), str::to_string)
+    };
+    let names: Vec<String> = (0..count).map(name).collect();
+    Ok(Answer::Choice {
+        chosen: decode::argmax(logits).unwrap_or(0),
+        choices: scored(&names, &softmax(logits), false),
+    })
+}
+
+fn scored(names: &[String], scores: &[f64], sorted: bool) -> Vec<Scored> {
+    let mut all: Vec<Scored> = names
+        .iter()
+        .zip(scores)
+        .map(|(label, &score)| Scored {
+            label: label.clone(),
+            score,
+        })
+        .collect();
+    if sorted {
+        all.sort_by(|a, b| b.score.total_cmp(&a.score));
+    }
+    all
+}
+
+fn tags(config: &Config, logits: &[f32], row: &Row, encoded: Option<&Encoded>) -> Answer {
+    let width = config.labels.len();
+    let found = |at: usize| decode::tag(at, &logits[at * width..(at + 1) * width]);
+    let inside = |i: &usize| match encoded {
+        None => row.attention_mask.get(*i) == Some(&1),
+        Some(e) => e.places.get(*i).is_some_and(|p| p.sequence.is_some()),
+    };
+    let all: Vec<decode::TokenTag> = (0..row.seq()).filter(inside).filter_map(found).collect();
+    let named = |tag: decode::TokenTag, text: String| Tag {
+        text,
+        label: config.labels[tag.label].clone(),
+        score: tag.score,
+    };
+    let text = |at: usize| encoded.map_or_else(|| row.input_ids[at].to_string(), |e| e.tokens[at].clone());
+    let words = encoded
+        .map_or(Vec::new(), words)
+        .into_iter()
+        .filter_map(|(first, last)| {
+            let text = encoded.and_then(|e| e.slice(first, last)).unwrap_or_default();
+            Some(named(found(first)?, text.to_string()))
+        });
+    // No entity goes from a text into its pair.
+    let sequence = |tag: &decode::TokenTag| encoded.and_then(|e| e.places[tag.at].sequence);
+    let spans = all
+        .chunk_by(|a, b| sequence(a) == sequence(b))
+        .flat_map(|tags| decode::tag_spans(tags, &config.labels))
+        .map(|span| entity(span, encoded));
+    Answer::Tags {
+        spans: spans.collect(),
+        words: words.collect(),
+        tokens: all.iter().map(|tag| named(*tag, text(tag.at))).collect(),
+    }
+}
+
+fn entity(span: decode::TagSpan, encoded: Option<&Encoded>) -> Entity {
+    let place = |at: usize| encoded.and_then(|e| e.places.get(at));
+    let sequence = place(span.first).and_then(|p| p.sequence);
+    let whole = match (encoded, sequence) {
+        (Some(e), Some(0)) => Some(&*e.text),
+        (Some(e), Some(_)) => e.pair.as_deref(),
+        _ => None,
+    };
+    let (start, end) = (
+        place(span.first).map(|p| p.bytes.0),
+        place(span.last).map(|p| p.bytes.1),
+    );
+    let characters = |at: Option<usize>| Some(characters_before(whole?, at?));
+    Entity {
+        label: span.label.to_string(),
+        score: span.score,
+        sequence,
+        text: start
+            .zip(end)
+            .and_then(|bytes| decode::excerpt(whole?, bytes))
+            .map(str::to_string),
+        start: characters(start),
+        end: characters(end),
+        first: span.first,
+        last: span.last,
+    }
+}
+
+/// First and last token of each word.
+fn words(encoded: &Encoded) -> Vec<(usize, usize)> {
+    let mut words: Vec<(usize, usize)> = Vec::new();
+    for (i, place) in encoded.places.iter().enumerate().filter(|(_, p)| p.sequence.is_some()) {
+        match words.last_mut() {
+            Some((first, last))
+                if place.word.is_some()
+                    && encoded.places[*first].word == place.word
+                    && encoded.places[*first].sequence == place.sequence =>
+            {
+                *last = i;
+            }
+            _ => words.push((i, i)),
+        }
+    }
+    words
+}
+
+fn blanks(config: &Config, logits: &[f32], row: &Row, tokeniser: Option<&Tokeniser>) -> Vec<Blank> {
+    let mask = tokeniser.map_or(Some(MASK), Tokeniser::mask_id);
+    let is_blank = |&i: &usize| Some(row.input_ids[i]) == mask && row.attention_mask[i] == 1;
+    let blank = |position: usize| {
+        let logits = &logits[position * config.vocab_size..(position + 1) * config.vocab_size];
+        let scores = softmax(logits);
+        let fill = |id: usize| Fill {
+            id,
+            token: tokeniser.and_then(|t| t.token(id as i64)),
+            score: scores[id],
+        };
+        let fills = decode::top(logits, FILLS).into_iter().map(fill).collect();
+        Blank { position, fills }
+    };
+    (0..row.seq()).filter(is_blank).map(blank).collect()
+}
+
+/// How a blank is marked, where there is none.
+fn no_mask(tokeniser: Option<&Tokeniser>) -> AnswerError {
+    match tokeniser.map(Tokeniser::mask) {
+        None => AnswerError::NoMask(format!("the id {MASK}")),
+        Some(Some((mask, _))) => AnswerError::NoMask(mask.into()),
+        Some(None) => AnswerError::Maskless,
+    }
+}
+
+/// The answer over all windows; with bare ids there is one.
+fn span(outputs: &[Outputs], asked: Asked) -> Result<Answer, AnswerError> {
+    let mut windows = Vec::with_capacity(asked.rows.len());
+    for (i, (row, outputs)) in asked.rows.iter().zip(outputs).enumerate() {
+        let places: &[Place] = asked.encoded.get(i).map_or(&[], |e| &e.places);
+        windows.push(Window {
+            start: numbers(outputs, "start_logits", row.seq())?,
+            end: numbers(outputs, "end_logits", row.seq())?,
+            context: match places {
+                [] => row.context(),
+                places => decode::context_of_places(places),
+            },
+            places,
+        });
+    }
+    let context = asked.encoded.first().and_then(|e| e.pair.as_deref());
+    let Some(answered) = decode::answer(&windows, context, asked.options) else {
+        return Err(AnswerError::NoContext);
+    };
+    let found = answered.found;
+    let bytes = match found {
+        Some(found) => found.bytes,
+        None => context.map(|_| (0, 0)),
+    };
+    let answer = bytes.and_then(|(a, b)| context?.get(a..b));
+    let characters = |at: usize| context.map(|text| characters_before(text, at));
+    Ok(Answer::Span(Span {
+        text: bytes
+            .and_then(|bytes| decode::excerpt(context?, bytes))
+            .map(str::to_string),
+        answer: answer.map(str::to_string),
+        start: bytes.and_then(|b| characters(b.0)),
+        end: bytes.and_then(|b| characters(b.1)),
+        window: found.map(|f| f.window),
+        windows: windows.len(),
+        first: found.map(|f| f.first),
+        last: found.map(|f| f.last),
+        score: found.map_or(answered.none, |f| f.score),
+        no_answer_score: answered.none,
+    }))
+}
+
+fn hidden(config: &Config, outputs: &Outputs, row: &Row) -> Result<Answer, AnswerError> {
+    let width = config.hidden_size;
+    let all = numbers(outputs, "last_hidden_state", row.seq() * width)?;
+    let real = all
+        .chunks(width)
+        .zip(&row.attention_mask)
+        .filter(|(_, m)| **m == 1)
+        .flat_map(|(v, _)| v)
+        .copied();
+    let (mut count, mut sum, mut squares, mut min, mut max) = (0u64, 0f64, 0f64, f32::INFINITY, f32::NEG_INFINITY);
+    for x in real {
+        count += 1;
+        sum += f64::from(x);
+        squares += f64::from(x) * f64::from(x);
+        (min, max) = (min.min(x), max.max(x));
+    }
+    let n = count.max(1) as f64;
+    let mean = sum / n;
+    let head = |v: &[f32]| v[..v.len().min(SHOWN)].to_vec();
+    Ok(Answer::Hidden {
+        shape: vec![row.seq(), width],
+        mean,
+        std: (squares / n - mean * mean).max(0.0).sqrt(),
+        min,
+        max,
+        first_token: head(&all[..width]),
+        pooled: outputs.get("pooler_output").map(|t| head(&t.data)),
+    })
+}
+
+/// Rows of a label list printed before the rest becomes a count.
+const PRINTED: usize = 10;
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Answer::Labels { labels } => scores(f, labels, None),
+            Answer::Value { name, value } => writeln!(f, "{} = {value}", printable(name)),
+            Answer::Values { labels } => labels
+                .iter()
+                .try_for_each(|l| writeln!(f, "{} = {}", printable(&l.label), l.score as f32)),
+            Answer::Tags { spans, .. } if spans.is_empty() => writeln!(f, "no entity: every token is outside (O)"),
+            Answer::Tags { spans, .. } => {
+                let text = |e: &Entity| {
+                    let tokens = || format!("tokens {} to {}", e.first, e.last);
+                    e.text.clone().unwrap_or_else(tokens)
+                };
+                let rows = spans.iter().map(|e| (text(e), e.label.as_str(), e.score));
+                tagged(f, &rows.collect::<Vec<_>>())
+            }
+            Answer::Fills { blanks } => print_blanks(f, blanks),
+            Answer::PreTraining {
+                blanks,
+                in_order,
+                swapped,
+            } => {
+                print_blanks(f, blanks)?;
+                writeln!(
+                    f,
+                    "order: in order {:.2} %, swapped {:.2} %",
+                    in_order * 100.0,
+                    swapped * 100.0
+                )
+            }
+            Answer::Span(span) => print_span(f, span),
+            Answer::Choice { chosen, choices } => scores(f, choices, Some(*chosen)),
+            Answer::Hidden {
+                shape,
+                mean,
+                std,
+                min,
+                max,
+                first_token,
+                pooled,
+            } => {
+                writeln!(
+                    f,
+                    "last_hidden_state {shape:?}: mean {mean:.6}, std {std:.6}, {min:.6} to {max:.6}"
+                )?;
+                writeln!(f, "first token: {}", first_numbers(first_token))?;
+                match pooled {
+                    Some(pooled) => writeln!(f, "pooler_output: {}", first_numbers(pooled)),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// Every token with its tag, as `--per-token` prints it; other answers as they are.
+pub fn per_token(answer: &Answer) -> String {
+    struct Tokens<'a>(&'a [Tag]);
+    impl fmt::Display for Tokens<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let rows = self.0.iter().map(|t| (t.text.clone(), t.label.as_str(), t.score));
+            tagged(f, &rows.collect::<Vec<_>>())
+        }
+    }
+    match answer {
+        Answer::Tags { tokens, .. } => Tokens(tokens).to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// Texts with a label and its score, one a line.
+fn tagged(f: &mut fmt::Formatter<'_>, rows: &[(String, &str, f64)]) -> fmt::Result {
+    let texts: Vec<_> = rows.iter().map(|(text, ..)| printable(text)).collect();
+    let width = texts.iter().map(|t| t.chars().count()).max().unwrap_or(0);
+    texts.iter().zip(rows).try_for_each(|(text, (_, label, score))| {
+        writeln!(f, "{text:width$}  {}  {:.2} %", printable(label), score * 100.0)
+    })
+}
+
+fn print_span(f: &mut fmt::Formatter<'_>, span: &Span) -> fmt::Result {
+    match (&span.text, span.first, span.last) {
+        (_, Some(first), Some(last)) => {
+            if let Some(text) = &span.text {
+                writeln!(f, "{}", printable(text))?;
+            }
+            write!(f, "tokens {first} to {last}")?;
+            if let (Some(window), true) = (span.window, span.windows > 1) {
+                write!(f, " of window {} of {}", window + 1, span.windows)?;
+            }
+        }
+        _ => write!(f, "no answer")?,
+    }
+    writeln!(f, ", {:.2} %", span.score * 100.0)
+}
+
+fn first_numbers(numbers: &[f32]) -> String {
+    numbers.iter().map(|x| format!("{x:.6}")).collect::<Vec<_>>().join(" ") + " ..."
+}
+
+fn scores(f: &mut fmt::Formatter<'_>, all: &[Scored], chosen: Option<usize>) -> fmt::Result {
+    let shown = if chosen.is_some() {
+        all.len()
+    } else {
+        all.len().min(PRINTED)
+    };
+    let width = all[..shown]
+        .iter()
+        .map(|s| printable(&s.label).chars().count())
+        .max()
+        .unwrap_or(0);
+    for (i, one) in all[..shown].iter().enumerate() {
+        let mark = match chosen {
+            Some(chosen) if chosen == i => "> ",
+            Some(_) => "  ",
+            None => "",
+        };
+        writeln!(f, "{mark}{:width$}  {:6.2} %", printable(&one.label), one.score * 100.0)?;
+    }
+    if shown < all.len() {
+        writeln!(f, "... and {} more", all.len() - shown)?;
+    }
+    Ok(())
+}
+
+fn print_blanks(f: &mut fmt::Formatter<'_>, blanks: &[Blank]) -> fmt::Result {
+    for blank in blanks {
+        let fill = |c: &Fill| {
+            // `▁` is the vocabulary's leading space.
+            let token = c
+                .token
+                .as_ref()
+                .map_or(c.id.to_string(), |t| printable(t.trim_start_matches('▁')));
+            format!("{token} {:.2} %", c.score * 100.0)
+        };
+        let fills: Vec<String> = blank.fills.iter().map(fill).collect();
+        writeln!(f, "[MASK] at token {}: {}", blank.position, fills.join(", "))?;
+    }
+    Ok(())
+}

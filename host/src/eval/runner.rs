@@ -1,0 +1,306 @@
+//! Runs the device's engine on many inputs, on all cores, and measures how far one model's outputs are from another's.
+//! Inputs run one row at a time without padding, so a row's outputs do not depend on its neighbours; losses are added up in
+//! the rows' order, so they do not depend on the number of cores.
+
+use crate::eval::comparison::{Meter, Scale};
+use crate::eval::dataset::Row;
+use crate::eval::kept_outputs::Kept;
+use crate::eval::metrics::{Loss, Outputs, decides};
+use crate::models::model_file::image_of;
+use anyhow::{Context, Result, bail};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use thimble_device::engine::{Engine, EngineOptions};
+use thimble_device::image::Image;
+use thimble_shared::model::{Config, Head, Model};
+
+/// `work` on each of `count` rows, on all cores, the results in order. `start` makes what a worker needs.
+fn on_all_cores<W, T: Send>(
+    count: usize,
+    start: impl Fn() -> Result<W> + Sync,
+    work: impl Fn(&W, usize) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let workers = std::thread::available_parallelism()
+        .map_or(1, |n| n.get())
+        .clamp(1, count.max(1));
+    let next = AtomicUsize::new(0);
+    let run = || -> Result<Vec<(usize, T)>> {
+        let worker = start()?;
+        let mut done = Vec::new();
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= count {
+                return Ok(done);
+            }
+            done.push((i, work(&worker, i).with_context(|| format!("input row {}", i + 1))?));
+        }
+    };
+    let mut all = std::thread::scope(|scope| -> Result<Vec<(usize, T)>> {
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(run)).collect();
+        let mut all = Vec::with_capacity(count);
+        for thread in threads {
+            let done = thread.join();
+            all.extend(done.map_err(|_| anyhow::anyhow!("an evaluation thread panicked"))??);
+        }
+        Ok(all)
+    })?;
+    all.sort_by_key(|(i, _)| *i);
+    Ok(all.into_iter().map(|(_, result)| result).collect())
+}
+
+fn engine(image: &Arc<Image>) -> Result<Engine> {
+    Ok(Engine::new(image.clone(), EngineOptions::default())?)
+}
+
+/// Outputs of every row, in order.
+pub fn outputs(image: &Arc<Image>, rows: &[Row]) -> Result<Vec<Outputs>> {
+    on_all_cores(rows.len(), || engine(image), |engine, i| run(engine, &rows[i]))
+}
+
+/// One row through the engine.
+pub fn run(engine: &Engine, row: &Row) -> Result<Outputs> {
+    Ok(engine.run(&row.input())?.0.into_iter().collect())
+}
+
+/// How far `candidate`'s outputs are from `reference`'s.
+pub fn compare(config: &Config, rows: &[Row], reference: &[Outputs], candidate: &[Outputs]) -> Result<Loss> {
+    let scale = Scale {
+        config,
+        at_blanks: rows.iter().any(|row| !row.blanks.is_empty()),
+        kept: None,
+        fewer: false,
+    };
+    let mut meter = Meter::new(scale);
+    for (i, ((row, a), b)) in rows.iter().zip(reference).zip(candidate).enumerate() {
+        meter.add(row, a, b).with_context(|| format!("input row {}", i + 1))?;
+    }
+    Ok(meter.finish())
+}
+
+/// What candidates are held against: inputs and what the original answers to them.
+pub struct Judge<'a> {
+    config: &'a Config,
+    rows: Vec<Row>,
+    /// Where the rows stand among those of `answers`.
+    places: Vec<usize>,
+    answers: Arc<Answers<'a>>,
+    /// The original's id of each token of a candidate whose vocabulary was cut, and the id of each of the original's tokens
+    /// in it (that of the unknown token where it was lost).
+    kept: Option<&'a [usize]>,
+    ids: Option<&'a [i64]>,
+}
+
+/// What candidates are compared with: ready to run, or made ready when it has to run.
+pub enum Original<'a> {
+    Image(Arc<Image>),
+    Model(&'a Model),
+}
+
+impl From<&Arc<Image>> for Original<'_> {
+    fn from(image: &Arc<Image>) -> Self {
+        Original::Image(image.clone())
+    }
+}
+
+impl<'a> From<&'a Model> for Original<'a> {
+    fn from(model: &'a Model) -> Self {
+        Original::Model(model)
+    }
+}
+
+impl Original<'_> {
+    fn image(&self) -> Result<Arc<Image>> {
+        match self {
+            Original::Image(image) => Ok(image.clone()),
+            Original::Model(model) => image_of(model),
+        }
+    }
+}
+
+/// The original's outputs, run when they are first needed: a judge whose every verdict is remembered needs none.
+struct Answers<'a> {
+    original: Original<'a>,
+    rows: Vec<Row>,
+    /// f32 numbers of all outputs, about.
+    numbers: usize,
+    /// None where they could not be kept.
+    outputs: OnceLock<Option<Kept>>,
+}
+
+impl Answers<'_> {
+    /// None where the original has to run again.
+    fn outputs(&self) -> Result<Option<&Kept>> {
+        if self.numbers > KEPT {
+            return Ok(None);
+        }
+        if self.outputs.get().is_none() {
+            // Whoever comes second finds the same outputs.
+            let _ = self.outputs.set(self.collect()?);
+        }
+        Ok(self.outputs.get().and_then(Option::as_ref))
+    }
+
+    fn collect(&self) -> Result<Option<Kept>> {
+        let (image, rows) = (self.original.image()?, &self.rows);
+        let Ok(kept) = Kept::new(rows.len(), self.numbers <= IN_MEMORY) else {
+            return Ok(None);
+        };
+        let put = |engine: &Engine, i: usize| Ok(kept.put(i, run(engine, &rows[i])?).is_ok());
+        let done = on_all_cores(rows.len(), || engine(&image), put)?;
+        Ok(done.iter().all(|kept| *kept).then_some(kept))
+    }
+}
+
+/// f32 numbers of outputs that are kept: 512 MiB. Beyond that the original runs again each time.
+const KEPT: usize = 1 << 27;
+/// The same of outputs that are kept in memory: 16 MiB.
+const IN_MEMORY: usize = 1 << 22;
+
+/// f32 numbers that a model gives for each token, about.
+fn numbers_per_token(config: &Config) -> usize {
+    match config.head {
+        Head::None => config.hidden_size,
+        Head::MaskedLm | Head::PreTraining => config.vocab_size,
+        Head::QuestionAnswering => 2,
+        Head::SequenceClassification | Head::TokenClassification | Head::MultipleChoice => config.labels.len().max(1),
+    }
+}
+
+/// How a candidate's vocabulary differs from the original's.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Vocabulary {
+    /// The original's id of each token that is left, in order.
+    pub kept: Vec<usize>,
+    /// The new id of each of the original's tokens; that of the unknown token where it was dropped.
+    pub ids: Vec<i64>,
+}
+
+impl<'a> Judge<'a> {
+    /// Candidates are held against the original, of `config`, on `rows`. `vocabulary` is that of the candidates, where it was cut.
+    pub fn new(
+        config: &'a Config,
+        original: impl Into<Original<'a>>,
+        rows: Vec<Row>,
+        vocabulary: Option<&'a Vocabulary>,
+    ) -> Judge<'a> {
+        let tokens: usize = rows.iter().map(|row| row.input_ids.len()).sum();
+        Judge {
+            config,
+            places: (0..rows.len()).collect(),
+            answers: Arc::new(Answers {
+                original: original.into(),
+                rows: rows.clone(),
+                numbers: tokens.saturating_mul(numbers_per_token(config)),
+                outputs: OnceLock::new(),
+            }),
+            rows,
+            kept: vocabulary.map(|v| v.kept.as_slice()),
+            ids: vocabulary.map(|v| v.ids.as_slice()),
+        }
+    }
+
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The same for some of the rows.
+    pub fn some(&self, indices: &[usize]) -> Judge<'a> {
+        Judge {
+            config: self.config,
+            rows: indices.iter().map(|&i| self.rows[i].clone()).collect(),
+            places: indices.iter().map(|&i| self.places[i]).collect(),
+            answers: self.answers.clone(),
+            kept: self.kept,
+            ids: self.ids,
+        }
+    }
+
+    /// How far a candidate is from the original. An output the candidate does not give is not compared.
+    pub fn loss(&self, candidate: &Arc<Image>) -> Result<Loss> {
+        let scale = Scale {
+            config: self.config,
+            at_blanks: self.rows.iter().any(|row| !row.blanks.is_empty()),
+            kept: self.kept,
+            fewer: true,
+        };
+        let known = self.answers.outputs()?;
+        let again = match known {
+            Some(_) => None,
+            None => Some(self.answers.original.image()?),
+        };
+        let start = || Ok((again.as_ref().map(engine).transpose()?, engine(candidate)?));
+        // A row's sums go as soon as its turn has come: those over a vocabulary are long.
+        let sums = Mutex::new(InOrder::new(Meter::new(scale)));
+        on_all_cores(self.rows.len(), start, |(original, engine), i| {
+            let row = &self.rows[i];
+            let reference = match (original, known) {
+                (Some(original), _) => Cow::Owned(run(original, row)?),
+                (None, Some(known)) => known.get(self.places[i]).context("the original's outputs")?,
+                (None, None) => Cow::default(),
+            };
+            let mut meter = Meter::new(scale);
+            meter.add(row, &reference, &run(engine, &self.seen_by_candidate(row))?)?;
+            sums.lock().unwrap_or_else(PoisonError::into_inner).put(i, meter);
+            Ok(())
+        })?;
+        let loss = sums.into_inner().unwrap_or_else(PoisonError::into_inner).sum.finish();
+        if decides(self.config) && loss.decisions == 0 {
+            bail!(
+                "the model decides nothing on the {} inputs: each needs at least two choices to decide between, or two tokens \
+                 an answer may start at",
+                self.rows.len()
+            );
+        }
+        Ok(loss)
+    }
+
+    fn seen_by_candidate<'r>(&self, row: &'r Row) -> Cow<'r, Row> {
+        self.ids.map_or(Cow::Borrowed(row), |ids| Cow::Owned(renamed(row, ids)))
+    }
+}
+
+/// Meters of rows added up in the rows' order, whichever is done first.
+struct InOrder<'a> {
+    sum: Meter<'a>,
+    next: usize,
+    waiting: BTreeMap<usize, Meter<'a>>,
+}
+
+impl<'a> InOrder<'a> {
+    fn new(sum: Meter<'a>) -> Self {
+        InOrder {
+            sum,
+            next: 0,
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    fn put(&mut self, row: usize, meter: Meter<'a>) {
+        self.waiting.insert(row, meter);
+        while let Some(meter) = self.waiting.remove(&self.next) {
+            self.sum.absorb(meter);
+            self.next += 1;
+        }
+    }
+}
+
+/// A row in other ids.
+fn renamed(row: &Row, ids: &[i64]) -> Row {
+    let new = |&id: &i64| {
+        let found = usize::try_from(id).ok().and_then(|id| ids.get(id));
+        found.copied().unwrap_or(id)
+    };
+    Row {
+        input_ids: row.input_ids.iter().map(new).collect(),
+        ..row.clone()
+    }
+}
+
+impl Vocabulary {
+    /// A row of the original's ids in those that are left.
+    pub fn row(&self, row: &Row) -> Row {
+        renamed(row, &self.ids)
+    }
+}

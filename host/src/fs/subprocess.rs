@@ -1,0 +1,69 @@
+//! Other people's programs that boards need: e2fsprogs, dpkg-deb, apt, qemu, ssh. They are started in one way, and one error
+//! says which of them did not start or what it said.
+
+use std::process::{Command, Output};
+
+#[derive(Debug, thiserror::Error)]
+#[error("{tool}: {problem}")]
+pub struct ToolError {
+    pub tool: String,
+    pub problem: String,
+}
+
+impl ToolError {
+    pub fn new(tool: &str, problem: impl ToString) -> ToolError {
+        ToolError {
+            tool: tool.into(),
+            problem: problem.to_string(),
+        }
+    }
+
+    /// It could not even be started; `hint` says what to do.
+    pub fn start(tool: &str, error: &std::io::Error, hint: &str) -> ToolError {
+        ToolError::new(tool, format!("does not start: {error}; {hint}"))
+    }
+}
+
+/// A program looked for in the administrator's directories too, that speaks English: some of its words are read.
+pub fn tool(name: &str) -> Command {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    let mut command = Command::new(name);
+    command
+        .env("PATH", std::env::join_paths(places).unwrap_or_default())
+        .env("LC_ALL", "C");
+    command
+}
+
+/// Lets a program end with the thread that starts it, however that ends: nobody else would end it.
+#[cfg(target_os = "linux")]
+pub fn ends_with_us(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    let us = std::process::id();
+    let in_child = move || {
+        // SAFETY: both are plain system calls without pointers.
+        let (asked, parent) = unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), libc::getppid()) };
+        // Who ended before the call will not be told of.
+        match asked == 0 && u32::try_from(parent) == Ok(us) {
+            true => Ok(()),
+            false => Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    };
+    // SAFETY: between fork and exec it makes system calls only; nothing is allocated or locked.
+    unsafe { command.pre_exec(in_child) };
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn ends_with_us(_: &mut Command) {}
+
+/// The last line with something on it.
+pub fn last_line(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text).into_owned();
+    let line = text.lines().rev().find(|l| !l.trim().is_empty());
+    crate::render::text::printable(line.unwrap_or("no reason given").trim())
+}
+
+/// The last thing a program complained about.
+pub fn complaint(done: &Output) -> String {
+    last_line(&done.stderr)
+}

@@ -1,0 +1,8 @@
+//! From what people have to a model: checkpoints, ONNX files of other tools, tokenizers.
+
+pub mod checkpoint;
+pub mod model_file;
+pub mod onnx_import;
+pub mod raw_json;
+pub mod tokenizer;
+pub mod tokenizer_json;

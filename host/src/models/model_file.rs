@@ -1,0 +1,391 @@
+//! A model named on the command line: a checkpoint directory, a file of thimble's, or another tool's ONNX. Any gives a [`Model`] to
+//! export, or bytes for the engine; a tokenizer that stands beside it is found here.
+
+use crate::models::checkpoint::{self, Source};
+use crate::models::onnx_import::{self, ImportOptions, Imported};
+use crate::models::tokenizer::TokenizerSource;
+use crate::models::tokenizer_json;
+use crate::render::text::{printable, say};
+use anyhow::{Context, Result, bail};
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use thimble_device::image::Image;
+use thimble_device::image::buffer::Buffer;
+use thimble_device::image::mmap::{ModelFile, ModelMap};
+use thimble_shared::artifact::emit::LowerOptions;
+use thimble_shared::artifact::verify;
+use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance, Writer};
+use thimble_shared::dtype::Values;
+use thimble_shared::file_kind::FileKind;
+use thimble_shared::files;
+use thimble_shared::model::{Config, Head, Model};
+pub use thimble_text::tokenizer_beside;
+
+/// How a model is read where its folder or file leaves it open.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReadOptions {
+    /// The head to make, whatever class config.json names.
+    pub head: Option<Head>,
+    /// The folder of a LoRA adapter to merge into the checkpoint.
+    pub adapter: Option<PathBuf>,
+    /// The values of an ONNX file that hold what the model gives, in place of its outputs.
+    pub output_values: Vec<String>,
+    /// Take the weights of a quantised ONNX file as they are.
+    pub dequantize: bool,
+}
+
+pub enum Subject {
+    Checkpoint(Checkpoint),
+    File(File),
+}
+
+/// A model that must be written before it can be mapped: a checkpoint, its weights in f32; another tool's ONNX; or a file of
+/// thimble's that another tool has saved again, its weights in the file's formats.
+pub struct Checkpoint {
+    pub model: Model,
+    options: LowerOptions,
+    sha256: Option<String>,
+    tokenizer: Option<TokenizerSource>,
+    /// Every file it was read from.
+    files: Vec<PathBuf>,
+}
+
+impl From<Source> for Checkpoint {
+    fn from(source: Source) -> Self {
+        let weights = source
+            .weights
+            .into_iter()
+            .map(|(name, w)| (name, Values::F32(w.data)))
+            .collect();
+        let model = Model {
+            config: source.config,
+            weights,
+        };
+        let mut files = source.files;
+        files.push(source.config_file);
+        Checkpoint {
+            model,
+            options: LowerOptions::default(),
+            sha256: Some(source.sha256),
+            tokenizer: source.tokenizer,
+            files,
+        }
+    }
+}
+
+impl From<Imported> for Checkpoint {
+    fn from(imported: Imported) -> Self {
+        Checkpoint {
+            model: imported.model,
+            options: LowerOptions {
+                seq: imported.seq,
+                ..LowerOptions::default()
+            },
+            sha256: Some(imported.sha256),
+            tokenizer: imported.tokenizer,
+            files: imported.files,
+        }
+    }
+}
+
+/// A file of thimble's.
+pub struct File {
+    pub artifact: Artifact,
+    pub map: ModelMap,
+    path: PathBuf,
+    tokenizer: Option<TokenizerSource>,
+}
+
+impl File {
+    /// What a board is sent: a file of thimble's, since it runs nothing else.
+    pub fn for_board(path: &Path) -> Result<File> {
+        match Subject::open(path)? {
+            Subject::File(file) => Ok(file),
+            Subject::Checkpoint(_) => bail!(
+                "{}: a board runs files of thimble's; make one with thimble export or shrink",
+                path.display()
+            ),
+        }
+    }
+
+    /// The bytes of the tokenizer it was written with, where that lies beside it.
+    pub fn tokenizer(&self) -> Result<Option<Vec<u8>>> {
+        let Some(path) = self.tokenizer_path() else {
+            return Ok(None);
+        };
+        let bytes = files::read(path).with_context(|| path.display().to_string())?;
+        self.is_its_tokenizer(&tokenizer_json::sha256(&bytes))?;
+        Ok(Some(bytes))
+    }
+
+    /// Where that is.
+    pub fn tokenizer_path(&self) -> Option<&Path> {
+        self.tokenizer.as_ref().map(TokenizerSource::path)
+    }
+
+    /// An error where the file there is not the one that was found when this was opened.
+    pub fn is_its_tokenizer(&self, sha256: &str) -> Result<()> {
+        if self.artifact.provenance.tokenizer_sha256.as_deref() != Some(sha256) {
+            let path = tokenizer_beside(&self.path);
+            bail!("{}: it was replaced while it was read; run this again", path.display());
+        }
+        Ok(())
+    }
+
+    /// Its bytes: those that were looked at, whatever bears its name by now.
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        let bytes = self.map.bytes().to_vec();
+        self.map.file().unchanged()?;
+        Ok(bytes)
+    }
+}
+
+/// The bytes of any file; a directory, an empty file or a device is one clear error.
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    // The map is only a way to the bytes here: an inspected file may be rewritten while we look at it.
+    Ok(ModelMap::open(path, false)?.bytes().to_vec())
+}
+
+/// The tokenizer beside a file of thimble's, if it is the one the file was written with.
+fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<TokenizerSource>> {
+    let beside = tokenizer_beside(model);
+    if !beside.exists() {
+        return Ok(None);
+    }
+    let bytes = files::read(&beside).with_context(|| beside.display().to_string())?;
+    if provenance.tokenizer_sha256.as_ref() == Some(&tokenizer_json::sha256(&bytes)) {
+        return Ok(Some(TokenizerSource::File(beside)));
+    }
+    say(&format!(
+        "note: {} is not the tokenizer {} was written with and is left alone; --tokenizer takes any",
+        beside.display(),
+        model.display()
+    ));
+    Ok(None)
+}
+
+/// Where a folder holds another tool's ONNX, by the names optimum, transformers' exporter and transformers.js give it.
+const ONNX: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
+
+/// The ONNX file that stands for a folder. One under another name may be a variant (quantised, for a decoder): it is named.
+pub fn onnx_in(dir: &Path) -> Result<Option<PathBuf>> {
+    if let Some(found) = ONNX.iter().map(|name| dir.join(name)).find(|p| p.is_file()) {
+        return Ok(Some(found));
+    }
+    if checkpoint::holds_weights(dir) {
+        return Ok(None);
+    }
+    let others = [dir.to_path_buf(), dir.join("onnx")].into_iter().flat_map(|folder| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|e| e == "onnx"))
+    });
+    match others.min() {
+        Some(other) => bail!(
+            "{}: no {} here, but {}; name the file itself",
+            dir.display(),
+            ONNX.join(" or "),
+            printable(&other.display().to_string())
+        ),
+        None => Ok(None),
+    }
+}
+
+/// ALBERT out of another tool's ONNX file.
+fn import_onnx(path: &Path, options: &ReadOptions) -> Result<Subject> {
+    let imported = onnx_import::open_with(
+        path,
+        &ImportOptions {
+            outputs: options.output_values.clone(),
+            dequantize: options.dequantize,
+            head: options.head,
+        },
+    )?;
+    imported
+        .notes
+        .iter()
+        .for_each(|note| say(&format!("note: {}", printable(note))));
+    Ok(Subject::Checkpoint(imported.into()))
+}
+
+impl Subject {
+    /// Opens what `path` names, as it stands. Notes go to stderr.
+    pub fn open(path: &Path) -> Result<Subject> {
+        Subject::open_with(path, &ReadOptions::default())
+    }
+
+    fn checkpoint(path: &Path, options: &ReadOptions) -> Result<Subject> {
+        if options.dequantize || !options.output_values.is_empty() {
+            bail!(
+                "{}: --output-value and --dequantize are for ONNX files of other tools; this is a checkpoint",
+                path.display()
+            );
+        }
+        let source = checkpoint::read_with(path, options)?;
+        source
+            .notes
+            .iter()
+            .for_each(|note| say(&format!("note: {}", printable(note))));
+        Ok(Subject::Checkpoint(source.into()))
+    }
+
+    /// Opens what `path` names, read as `options` say. Notes go to stderr.
+    pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Subject> {
+        let exported = if path.is_dir() { onnx_in(path)? } else { None };
+        if let Some(onnx) = exported.as_ref().filter(|_| !checkpoint::holds_weights(path)) {
+            return Subject::open_with(onnx, options);
+        }
+        if checkpoint::is_checkpoint(path) {
+            let checkpoint = Subject::checkpoint(path, options)?;
+            if let Some(onnx) = exported {
+                say(&format!(
+                    "note: the checkpoint in {} is read, {} beside it is not; name the file to read that",
+                    path.display(),
+                    onnx.display()
+                ));
+            }
+            return Ok(checkpoint);
+        }
+        // A file is told by its bytes: what is neither weights nor ONNX is refused as what it is.
+        let map = ModelMap::open(path, false)?;
+        if FileKind::of(map.bytes()).is_checkpoint() {
+            return Subject::checkpoint(path, options);
+        }
+        if options.adapter.is_some() {
+            bail!(
+                "{}: --adapter is merged into a checkpoint's weights; this is an ONNX file, so start from the checkpoint",
+                path.display()
+            );
+        }
+        let opened = artifact::open(map.bytes());
+        if let Err(ArtifactError::NotThimble) = opened {
+            return import_onnx(path, options);
+        }
+        if *options != ReadOptions::default() {
+            bail!(
+                "{}: --head, --adapter, --output-value and --dequantize say how another tool's model is read; this is a file of \
+                 thimble's",
+                path.display()
+            );
+        }
+        let resaved = matches!(opened, Err(ArtifactError::Misaligned { .. } | ArtifactError::NoTail));
+        let artifact = if resaved {
+            artifact::open_resaved(map.bytes())
+        } else {
+            opened
+        }
+        .with_context(|| path.display().to_string())?;
+        let named = || path.display().to_string();
+        let differences = verify::differences_of(map.bytes(), &|part| map.release(part)).with_context(named)?;
+        if !differences.is_empty() {
+            bail!(
+                "{}: nodes and metadata contradict each other: {}",
+                path.display(),
+                differences.join("; ")
+            );
+        }
+        let tokenizer = own_tokenizer(path, &artifact.provenance)?;
+        if resaved {
+            say(&format!(
+                "note: {} was saved again by another tool; its numbers are read, its layout is not",
+                path.display()
+            ));
+            return Ok(Subject::Checkpoint(Checkpoint {
+                model: artifact
+                    .model_of(map.bytes(), &|part| map.release(part))
+                    .with_context(named)?,
+                options: artifact.options,
+                sha256: artifact.provenance.source_sha256,
+                tokenizer,
+                files: vec![path.to_path_buf()],
+            }));
+        }
+        Ok(Subject::File(File {
+            artifact,
+            map,
+            path: path.to_path_buf(),
+            tokenizer,
+        }))
+    }
+
+    pub fn config(&self) -> &Config {
+        match self {
+            Subject::Checkpoint(source) => &source.model.config,
+            Subject::File(file) => &file.artifact.graph.config,
+        }
+    }
+
+    pub fn tokenizer(&self) -> Option<&TokenizerSource> {
+        match self {
+            Subject::Checkpoint(source) => source.tokenizer.as_ref(),
+            Subject::File(file) => file.tokenizer.as_ref(),
+        }
+    }
+
+    /// The opset and sequence length a file already has; the defaults for a checkpoint.
+    pub fn options(&self) -> LowerOptions {
+        match self {
+            Subject::Checkpoint(source) => source.options,
+            Subject::File(file) => file.artifact.options,
+        }
+    }
+
+    /// Every file the model and its tokenizer were read from: what an output must not replace.
+    pub fn files(&self) -> Vec<&Path> {
+        let read: Vec<&Path> = match self {
+            Subject::Checkpoint(source) => source.files.iter().map(PathBuf::as_path).collect(),
+            Subject::File(file) => vec![&file.path],
+        };
+        let tokenizer = self.tokenizer().map(TokenizerSource::files).unwrap_or_default();
+        read.into_iter().chain(tokenizer).collect()
+    }
+
+    /// SHA-256 of the weights the model was made from.
+    pub fn source_sha256(&self) -> Option<String> {
+        match self {
+            Subject::Checkpoint(source) => source.sha256.clone(),
+            Subject::File(file) => file.artifact.provenance.source_sha256.clone(),
+        }
+    }
+
+    /// The model as it is: a checkpoint in f32, a file in its own formats.
+    pub fn model(&self) -> Result<Cow<'_, Model>> {
+        match self {
+            Subject::Checkpoint(source) => Ok(Cow::Borrowed(&source.model)),
+            Subject::File(file) => {
+                let read = |part: &[u8]| file.map.release(part);
+                let model = file.artifact.model_of(file.map.bytes(), &read)?;
+                // Numbers of which some are old and some new are no model's.
+                file.map.file().unchanged()?;
+                Ok(Cow::Owned(model))
+            }
+        }
+    }
+
+    /// The file the engine maps, to be asked whether it is still what it was when the engine is done.
+    pub fn mapped(&self) -> Option<Arc<ModelFile>> {
+        match self {
+            Subject::File(file) => Some(file.map.file().clone()),
+            Subject::Checkpoint(_) => None,
+        }
+    }
+
+    /// What the engine runs.
+    pub fn image(self) -> Result<Arc<Image>> {
+        match self {
+            Subject::File(file) => Ok(Image::new(file.map)),
+            Subject::Checkpoint(source) => image_of(&source.model),
+        }
+    }
+}
+
+/// A model in memory, as the engine would map it from a file.
+pub fn image_of(model: &Model) -> Result<Arc<Image>> {
+    let writer = Writer::new(model, LowerOptions::default(), &Provenance::default())?;
+    let len = writer.size();
+    let mut buffer = Buffer::with_room(len)?;
+    writer.write_to(&mut buffer.take::<u8>(len))?;
+    Ok(Image::of(buffer, len))
+}

@@ -1,0 +1,369 @@
+//! Finds what a foreign ALBERT makes of its last hidden state: the pooler, a classifier, a masked-LM decoder. Which head it
+//! is follows from what its outputs are computed from; their names are only said back to the user.
+
+use super::ImportError;
+use super::answers::{self, Answer};
+use super::embedding::Embedding;
+use super::layers::Body;
+use super::trace::{Linear, Norm, Trace};
+use super::weights::Matrix;
+use crate::onnx::element_type;
+use crate::onnx::flow::{port_name, port_shape};
+use crate::render::text::printable;
+use std::collections::BTreeMap;
+use thimble_shared::model::Head;
+use thimble_shared::onnx::reader::NodeView;
+
+pub struct Top<'a> {
+    pub weights: BTreeMap<String, Matrix<'a>>,
+    pub head: Head,
+    pub pooler: bool,
+    /// The decoder is the word embedding.
+    pub tied: bool,
+    /// Made-up names, one per class.
+    pub labels: Vec<String>,
+    /// A Sigmoid follows the logits: each label has a probability of its own.
+    pub sigmoid: bool,
+    /// The file's outputs, and thimble's names of them.
+    pub outputs: Vec<(&'a str, &'static str)>,
+    pub notes: Vec<String>,
+}
+
+/// A part of a value: the first, the second, or one that nothing says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    At(usize),
+    Some,
+}
+
+/// What an output is computed from.
+#[derive(Clone, Copy)]
+pub enum Origin<'t, 'a> {
+    Hidden,
+    Pooled(&'t Linear<'a>),
+    /// A map of the pooled token.
+    OfPooled(&'t Linear<'a>, &'t Linear<'a>),
+    /// A map of every token; which part of its channels where it is not all of them.
+    OfTokens(&'t Linear<'a>, Option<Part>),
+    /// Dense, LayerNorm, decoder.
+    Decoded(&'t Linear<'a>, &'t Norm<'a>, &'t Linear<'a>),
+}
+
+pub fn find<'a>(
+    trace: &Trace<'a>,
+    embedding: &Embedding<'a>,
+    body: &Body<'a>,
+    choices: bool,
+) -> Result<Top<'a>, HeadError> {
+    let last = body.states.last().copied().unwrap_or(embedding.out);
+    let mut origins: Vec<(&'a str, Origin<'_, 'a>)> = Vec::new();
+    let (mut notes, mut unknown) = (Vec::new(), Vec::new());
+    let (mut pooled, mut sigmoid) = (false, false);
+    let mut names = Vec::new();
+    for port in &trace.view.outputs {
+        names.push(
+            port_name(port)
+                .map_err(|e| trace.file.wire_error(e))
+                .map_err(ImportError::from)?,
+        );
+    }
+    for &name in &names {
+        if let Some(origin) = origin(trace, name, last) {
+            origins.push((name, origin));
+        } else if body.states.contains(&trace.source(name)) {
+            notes.push(format!(
+                "output '{}', an inner hidden state, is left out",
+                printable(name)
+            ));
+        } else if let Some(Answer { made_of, spelt }) = answers::answered(trace, name, last) {
+            sigmoid |= spelt.contains(&"Sigmoid");
+            let inner: Vec<String> = made_of.iter().map(|(n, _)| format!("'{}'", printable(n))).collect();
+            notes.push(format!(
+                "output '{}' is {} of {}: left out, the values before it are made",
+                printable(name),
+                spelt.join(" of "),
+                inner.join(" and ")
+            ));
+            for (inner, origin) in made_of {
+                if !origins.iter().any(|(known, _)| *known == inner) {
+                    origins.push((inner, origin));
+                }
+            }
+        } else if answers::pools(trace, name, last) {
+            pooled = true;
+            notes.push(format!(
+                "output '{}' is pooled from the last hidden state, '{}': left out, last_hidden_state is made",
+                printable(name),
+                printable(last)
+            ));
+        } else {
+            unknown.push(name);
+        }
+    }
+    if origins.is_empty() && pooled {
+        origins.push((last, Origin::Hidden));
+    }
+    if origins.is_empty() {
+        return Err(HeadError::Foreign(answers::foreign(trace, last, &unknown)));
+    }
+    for name in unknown {
+        notes.push(format!(
+            "output '{}' is computed in a way no head of ALBERT's computes it: left out",
+            printable(name)
+        ));
+    }
+    let mut top = Top {
+        weights: BTreeMap::new(),
+        head: Head::None,
+        pooler: false,
+        tied: false,
+        labels: vec![],
+        sigmoid,
+        outputs: vec![],
+        notes,
+    };
+    top.settle(trace, embedding, choices, &origins)?;
+    for port in &trace.view.outputs {
+        let wire = |e| ImportError::from(trace.file.wire_error(e));
+        let (name, (element, _)) = (port_name(port).map_err(wire)?, port_shape(port).map_err(wire)?);
+        let kept = top.outputs.iter().find(|(theirs, _)| *theirs == name);
+        // 1 is f32, 0 nothing declared.
+        if let (Some((_, ours)), true) = (kept, element > 1) {
+            let note = format!(
+                "its output '{}' is {}; here {ours} is f32",
+                printable(name),
+                element_type(element)
+            );
+            top.notes.push(note);
+        }
+    }
+    Ok(top)
+}
+
+/// Why no head was found.
+pub enum HeadError {
+    /// Something else reads the last hidden state, in these words.
+    Foreign(String),
+    Import(ImportError),
+}
+
+impl From<ImportError> for HeadError {
+    fn from(e: ImportError) -> HeadError {
+        HeadError::Import(e)
+    }
+}
+
+impl<'a> Top<'a> {
+    fn settle(
+        &mut self,
+        trace: &Trace<'a>,
+        embedding: &Embedding<'a>,
+        choices: bool,
+        origins: &[(&'a str, Origin<'_, 'a>)],
+    ) -> Result<(), ImportError> {
+        let decoder = origins.iter().find_map(|(_, o)| match o {
+            Origin::Decoded(dense, norm, decoder) => Some((*dense, *norm, *decoder)),
+            _ => None,
+        });
+        let of_pooled = origins.iter().find_map(|(_, o)| match o {
+            Origin::OfPooled(pooler, map) => Some((*pooler, *map)),
+            _ => None,
+        });
+        let of_tokens = origins.iter().find_map(|(_, o)| match o {
+            Origin::OfTokens(map, cut) => Some((*map, *cut)),
+            _ => None,
+        });
+        let pooled = origins.iter().find_map(|(_, o)| match o {
+            Origin::Pooled(pooler) => Some(*pooler),
+            _ => None,
+        });
+        match (decoder, of_pooled, of_tokens) {
+            (Some((dense, norm, decoder)), sop, _) => {
+                self.head = if sop.is_some() {
+                    Head::PreTraining
+                } else {
+                    Head::MaskedLm
+                };
+                self.linear(trace, "mlm.dense", dense)?;
+                self.weights.insert("mlm.norm.weight".into(), norm.weight.clone());
+                self.weights.insert("mlm.norm.bias".into(), norm.bias.clone());
+                self.linear(trace, "mlm.decoder", decoder)?;
+                let same_shape = decoder.weight.shape() == embedding.word.shape();
+                self.tied =
+                    same_shape && decoder.weight.fingerprint(trace.file)? == embedding.word.fingerprint(trace.file)?;
+                if self.tied {
+                    self.weights.remove("mlm.decoder");
+                }
+                if let Some((pooler, map)) = sop {
+                    self.pooler(trace, pooler)?;
+                    self.linear(trace, "sop", map)?;
+                }
+            }
+            (None, Some((pooler, map)), _) => {
+                self.pooler(trace, pooler)?;
+                self.linear(trace, "classifier", map)?;
+                if choices {
+                    self.head = Head::MultipleChoice;
+                } else {
+                    self.head = Head::SequenceClassification;
+                    self.labels = labels(map.size().1);
+                }
+            }
+            (None, None, Some((map, Some(_)))) if map.size().1 == 2 => {
+                self.head = Head::QuestionAnswering;
+                self.linear(trace, "qa", map)?;
+            }
+            (None, None, Some((map, _))) => {
+                self.head = Head::TokenClassification;
+                self.linear(trace, "classifier", map)?;
+                self.labels = labels(map.size().1);
+            }
+            (None, None, None) => {
+                self.head = Head::None;
+                if let Some(pooler) = pooled {
+                    self.pooler(trace, pooler)?;
+                }
+            }
+        }
+        const SPANS: [&str; 2] = ["start_logits", "end_logits"];
+        let mut spans = SPANS.into_iter();
+        for (name, origin) in origins {
+            let ours = match (self.head, origin) {
+                (Head::None, Origin::Hidden) => Some("last_hidden_state"),
+                (Head::None, Origin::Pooled(_)) => Some("pooler_output"),
+                (Head::PreTraining, Origin::Decoded(..)) => Some("prediction_logits"),
+                (Head::PreTraining, Origin::OfPooled(..)) => Some("sop_logits"),
+                (Head::QuestionAnswering, Origin::OfTokens(_, Some(Part::At(i)))) => SPANS.get(*i).copied(),
+                (Head::QuestionAnswering, Origin::OfTokens(..)) => spans.next(),
+                (Head::MaskedLm, Origin::Decoded(..))
+                | (Head::SequenceClassification | Head::MultipleChoice, Origin::OfPooled(..))
+                | (Head::TokenClassification, Origin::OfTokens(..)) => Some("logits"),
+                _ => None,
+            };
+            match ours {
+                // Several outputs may hold the same values.
+                Some(ours) if self.outputs.iter().any(|(_, known)| *known == ours) => {}
+                Some(ours) => self.outputs.push((name, ours)),
+                None => self.notes.push(format!("'{}' is left out", printable(name))),
+            }
+        }
+        if self.outputs.is_empty() {
+            return Err(trace.not_albert("it has no output thimble could compare"));
+        }
+        Ok(())
+    }
+
+    /// Makes another head of what the file holds: only none can be made of every other.
+    pub fn make(&mut self, trace: &Trace<'a>, wanted: Head, last: &'a str) -> Result<(), ImportError> {
+        if wanted != Head::None {
+            return Err(trace.unsupported(format!(
+                "--head {}: the file holds what the head {} needs, and only none can be made of it instead",
+                wanted.name(),
+                self.head.name()
+            )));
+        }
+        self.notes.push(format!("its head, {}, is left out", self.head.name()));
+        self.head = Head::None;
+        self.tied = false;
+        self.labels = vec![];
+        self.weights.retain(|name, _| self.pooler && name.starts_with("pooler"));
+        self.outputs = vec![(last, "last_hidden_state")];
+        Ok(())
+    }
+
+    fn linear(&mut self, trace: &Trace<'a>, name: &str, linear: &Linear<'a>) -> Result<(), ImportError> {
+        let Some(bias) = linear.bias.clone() else {
+            return Err(trace.not_albert(format!("its head's map {name} has no bias")));
+        };
+        self.weights.insert(name.to_string(), linear.weight.clone());
+        self.weights.insert(format!("{name}.bias"), bias);
+        Ok(())
+    }
+
+    fn pooler(&mut self, trace: &Trace<'a>, pooler: &Linear<'a>) -> Result<(), ImportError> {
+        self.pooler = true;
+        self.linear(trace, "pooler", pooler)
+    }
+}
+
+fn labels(count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("LABEL_{i}")).collect()
+}
+
+/// The value `name` is a view of, and which part of it.
+fn strip<'a>(trace: &Trace<'a>, name: &'a str) -> (&'a str, Option<Part>) {
+    let (mut name, mut part) = (trace.source(name), None);
+    for _ in 0..16 {
+        match trace.node(name) {
+            Some(node)
+                if matches!(node.op, "Slice" | "Split" | "Gather")
+                    && !trace.by_out.contains_key(name)
+                    && !node.inputs.is_empty() =>
+            {
+                part = Some(match part {
+                    None => place(trace, node, name),
+                    Some(_) => Part::Some,
+                });
+                name = trace.source(node.inputs[0]);
+            }
+            _ => break,
+        }
+    }
+    (name, part)
+}
+
+/// Which of two parts `name` is, where the node that takes it says so.
+fn place<'a>(trace: &Trace<'a>, node: &NodeView<'a>, name: &str) -> Part {
+    if node.op == "Split" {
+        return node
+            .outputs
+            .iter()
+            .position(|o| *o == name)
+            .map_or(Part::Some, Part::At);
+    }
+    let starts = trace.attribute(node, "starts").ok().flatten().map(|a| a.ints);
+    let stated = node.inputs.get(1).and_then(|n| trace.numbers(n).ok().flatten());
+    let first = match (starts.as_deref(), stated.as_deref()) {
+        (Some(&[first]), _) => first,
+        (None, Some(&[first])) => first as i64,
+        _ => return Part::Some,
+    };
+    usize::try_from(if first < 0 { first + 2 } else { first }).map_or(Part::Some, Part::At)
+}
+
+/// What `name` is computed from, where a head gives it. A part of what a head gives is none, but for the two of a question's
+/// answer.
+pub fn origin<'t, 'a>(trace: &'t Trace<'a>, name: &'a str, last: &'a str) -> Option<Origin<'t, 'a>> {
+    let (base, part) = strip(trace, name);
+    if base == last && part.is_none() {
+        return Some(Origin::Hidden);
+    }
+    if let Some(pooler) = pooler(trace, base, last) {
+        return Some(Origin::Pooled(pooler));
+    }
+    let map = &trace.linears[*trace.by_out.get(base)?];
+    let (read, of_first) = strip(trace, map.x);
+    if read == last && of_first.is_none() {
+        return (part.is_none() || map.size().1 == 2).then_some(Origin::OfTokens(map, part));
+    }
+    if part.is_some() {
+        return None;
+    }
+    if let Some(pooler) = pooler(trace, read, last) {
+        return Some(Origin::OfPooled(pooler, map));
+    }
+    let norm = trace.norms.iter().find(|n| n.out == read)?;
+    let dense = trace
+        .linears
+        .iter()
+        .find(|l| trace.source(l.x) == last && trace.between(l.out, norm.x).is_some())?;
+    Some(Origin::Decoded(dense, norm, map))
+}
+
+/// The map whose tanh `value` is, if it reads one token of the last hidden state.
+fn pooler<'t, 'a>(trace: &'t Trace<'a>, value: &'a str, last: &'a str) -> Option<&'t Linear<'a>> {
+    let tanh = trace.node(value).filter(|n| n.op == "Tanh")?;
+    let map = &trace.linears[*trace.by_out.get(trace.source(tanh.inputs.first()?))?];
+    let (read, first) = strip(trace, map.x);
+    (read == last && first.is_some()).then_some(map)
+}

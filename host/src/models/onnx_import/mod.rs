@@ -1,0 +1,394 @@
+//! Takes ALBERT out of an ONNX file another tool wrote. In comes any .onnx, out comes thimble's `Model` with the numbers as
+//! they were stored, proven: the file itself under tract-onnx and the rebuilt Graph under the engine must agree on inputs
+//! made up for the purpose. A file that is no ALBERT, or is another ALBERT than was read out of it, is refused.
+
+mod answers;
+mod cost;
+mod decompose;
+mod embedding;
+mod error;
+mod head;
+mod layers;
+mod neighbours;
+mod ports;
+mod prove;
+mod samples;
+mod sane;
+mod trace;
+mod weights;
+
+use crate::models::tokenizer::TokenizerSource;
+use crate::onnx::flow::Flow;
+use crate::onnx::{OnnxError, OnnxFile, element_type};
+use crate::render::text::printable;
+use decompose::Wanted;
+use embedding::Embedding;
+pub use error::{ImportError, Inside};
+use head::HeadError;
+use layers::Body;
+use ports::{Foreign, Inputs};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use thimble_shared::dtype::Values;
+use thimble_shared::model::weights::Weights;
+use thimble_shared::model::{Config, Head, Kind, Model};
+use thimble_shared::onnx::reader::ModelView;
+use trace::Trace;
+use weights::Matrix;
+
+/// An ALBERT read out of somebody's ONNX file.
+pub struct Imported {
+    pub model: Model,
+    /// SHA-256 of the .onnx file.
+    pub sha256: String,
+    pub tokenizer: Option<TokenizerSource>,
+    /// Every file it was read from.
+    pub files: Vec<PathBuf>,
+    pub notes: Vec<String>,
+    /// Fixed by the file: its sequence length.
+    pub seq: Option<usize>,
+}
+
+/// How a file is read where it leaves that open.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// The values that hold what the model gives, in place of the file's outputs.
+    pub outputs: Vec<String>,
+    /// Take quantised weights as they are.
+    pub dequantize: bool,
+    /// The head to make; the file's own where none is named.
+    pub head: Option<Head>,
+}
+
+/// What recognition finds before any proof.
+struct Recognised<'a> {
+    config: Config,
+    weights: BTreeMap<String, Matrix<'a>>,
+    /// The value that holds the hidden state after the embedding and after every layer.
+    states: Vec<&'a str>,
+    /// The file's outputs and what thimble calls them.
+    outputs: Vec<(&'a str, &'static str)>,
+    inputs: Inputs<'a>,
+    notes: Vec<String>,
+}
+
+/// How a file is read.
+struct Reading {
+    head: Option<Head>,
+    /// Its weights were quantised.
+    dequantized: bool,
+    /// It was found to state ALBERT only for masks that end in zeros.
+    right_padded: bool,
+    /// Whether advice is proven before it is given.
+    proves: bool,
+}
+
+/// Reads and proves the model in the file at `path`.
+pub fn open(path: &Path) -> Result<Imported, ImportError> {
+    open_with(path, &ImportOptions::default())
+}
+
+/// Reads and proves the model in the file at `path` as `options` say.
+pub fn open_with(path: &Path, options: &ImportOptions) -> Result<Imported, ImportError> {
+    let original = OnnxFile::open(path)?;
+    let wanted = Wanted {
+        outputs: options.outputs.clone(),
+        dequantize: options.dequantize,
+    };
+    let plain = decompose::decompose(&original, &wanted)?;
+    let file = plain.as_ref().map_or(&original, |p| &p.file);
+    let view = Rc::new(file.view()?);
+    let flow = Rc::new(Flow::of(&view).map_err(|e| file.wire_error(e))?);
+    let left = plain.as_ref().and_then(|p| p.left.as_deref());
+    let reading = Reading {
+        head: options.head,
+        dequantized: options.dequantize,
+        right_padded: plain.as_ref().is_some_and(|p| p.right_padded),
+        proves: true,
+    };
+    let (mut recognised, beside) = recognise(file, view, flow, &reading).map_err(|e| e.besides(left))?;
+    let model = model(file, &recognised)?;
+    let told = prove::prove(file, &mut recognised, &model).map_err(|e| e.besides(left))?;
+    recognised.notes.extend(told);
+    if recognised.inputs.right_padded {
+        recognised.notes.push(
+            "its attention reads how many tokens of a row are real, not which: as ALBERT it is proven for padding on the right"
+                .into(),
+        );
+    }
+    recognised.notes.extend(plain.iter().flat_map(|p| p.notes.clone()));
+    let mut files = original.paths();
+    files.extend(beside.config);
+    let sha256 = Sha256::digest(original.bytes())
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    // Numbers of which some are old and some new are no model's.
+    original.unchanged().map_err(OnnxError::from)?;
+    recognised.notes.insert(
+        0,
+        format!(
+            "{}: ALBERT with {} layers, head: {}; the file under tract-onnx and what was read out of it agree",
+            path.display(),
+            model.config.num_hidden_layers,
+            model.config.head.name()
+        ),
+    );
+    Ok(Imported {
+        seq: recognised.inputs.shape.last().copied().flatten(),
+        model,
+        sha256,
+        tokenizer: beside.tokenizer,
+        files,
+        notes: recognised.notes,
+    })
+}
+
+/// What a file would be imported as: read from its structure, without proof.
+pub struct Outline {
+    pub config: Config,
+    pub seq: Option<usize>,
+    pub tokenizer: Option<TokenizerSource>,
+}
+
+/// The outline of a file.
+pub fn outline(file: &OnnxFile) -> Result<Outline, ImportError> {
+    let plain = decompose::decompose(file, &Wanted::default())?;
+    let file = plain.as_ref().map_or(file, |p| &p.file);
+    let view = Rc::new(file.view()?);
+    let flow = Rc::new(Flow::of(&view).map_err(|e| file.wire_error(e))?);
+    let reading = Reading {
+        head: None,
+        dequantized: false,
+        right_padded: false,
+        proves: false,
+    };
+    let (recognised, beside) = recognise(file, view, flow, &reading)?;
+    Ok(Outline {
+        seq: recognised.inputs.shape.last().copied().flatten(),
+        config: recognised.config,
+        tokenizer: beside.tokenizer,
+    })
+}
+
+/// Finds the ALBERT in a graph: of several embeddings that look like one, the first that layers follow.
+fn body<'a>(trace: &Trace<'a>) -> Result<(Embedding<'a>, Body<'a>), ImportError> {
+    let mut lacking = None;
+    match embedding::find(trace) {
+        Ok(candidates) => {
+            for embedding in candidates {
+                match layers::find(trace, &embedding) {
+                    Ok(body) => return Ok((embedding, body)),
+                    Err(e) => drop(lacking.get_or_insert(e)),
+                }
+            }
+        }
+        Err(e) => lacking = Some(e),
+    }
+    let lacking = lacking.unwrap_or_else(|| trace.not_albert("there is no embedding"));
+    let problem = match &lacking {
+        ImportError::NotAlbert { problem, .. } | ImportError::Unrecognised { problem, .. } => problem.clone(),
+        _ => return Err(lacking),
+    };
+    match layers::anywhere(trace)? {
+        Some((layers, from, to)) => Err(ImportError::Inside(Box::new(Inside {
+            file: trace.file.path.display().to_string(),
+            layers,
+            from: printable(from),
+            to: printable(to),
+            problem: format!("what comes before is not recognised: {problem}"),
+            advice: String::new(),
+        }))),
+        None => Err(lacking),
+    }
+}
+
+fn recognise<'a>(
+    file: &'a OnnxFile,
+    view: Rc<ModelView<'a>>,
+    flow: Rc<Flow<'a>>,
+    reading: &Reading,
+) -> Result<(Recognised<'a>, neighbours::Neighbours), ImportError> {
+    let trace = Trace::new(file, view, flow)?;
+    readable(&trace, reading.dequantized)?;
+    let (embedding, body) = body(&trace)?;
+    let last = body.states.last().copied().unwrap_or(embedding.out);
+    let inside = |problem: String, advice: String| {
+        ImportError::Inside(Box::new(Inside {
+            file: file.path.display().to_string(),
+            layers: body.config.num_hidden_layers * body.config.inner_group_num,
+            from: printable(embedding.inputs.ids),
+            to: printable(last),
+            problem,
+            advice,
+        }))
+    };
+    let (mut inputs, told) = ports::complete(&trace, embedding.inputs.clone(), last).map_err(|e| match e {
+        Foreign::Said(problem) => inside(problem, String::new()),
+        Foreign::Unreadable(e) => e,
+    })?;
+    inputs.right_padded |= reading.right_padded;
+    let choices = inputs.shape.len() == 3;
+    let mut head = head::find(&trace, &embedding, &body, choices).map_err(|e| match e {
+        HeadError::Foreign(problem) => {
+            let problem = match &body.after {
+                Some(after) => format!("{problem}; after it, {after}"),
+                None => problem,
+            };
+            match alone(file, &embedding, &body, &inputs, reading) {
+                Ok(()) => inside(
+                    problem,
+                    format!("; --output-value '{}' takes the ALBERT alone", printable(last)),
+                ),
+                Err(why) => inside(
+                    problem,
+                    format!("; what stands there is no ALBERT that thimble states: {why}"),
+                ),
+            }
+        }
+        HeadError::Import(e) => e,
+    })?;
+    if let Some(wanted) = reading.head.filter(|w| *w != head.head) {
+        head.make(&trace, wanted, last)?;
+    }
+    let mut weights = embedding.weights;
+    weights.extend(body.weights);
+    weights.extend(head.weights);
+    let mut config = Config {
+        labels: head.labels,
+        head: head.head,
+        pooler: head.pooler,
+        tied_decoder: head.tied,
+        ..body.config
+    };
+    let mut notes = embedding.notes;
+    notes.extend(told);
+    if reading.dequantized && config.num_hidden_groups * config.inner_group_num > 1 {
+        notes.push(format!(
+            "its {} layers hold {} sets of weights, read as {} groups of {}: where a quantiser rounded one set several ways, the file it was made from holds the one",
+            config.num_hidden_layers * config.inner_group_num,
+            config.num_hidden_groups * config.inner_group_num,
+            config.num_hidden_groups,
+            config.inner_group_num
+        ));
+    }
+    notes.extend(head.notes);
+    let beside = neighbours::read(&file.path, head.sigmoid, &mut config, &mut notes);
+    config.check().map_err(|e| trace.unsupported(e.to_string()))?;
+    cost::check_nodes(&trace, config.num_hidden_layers)?;
+    Ok((
+        Recognised {
+            config,
+            weights,
+            states: body.states,
+            outputs: head.outputs,
+            inputs,
+            notes,
+        },
+        beside,
+    ))
+}
+
+/// Whether the ALBERT without a head would pass the proof; why not, in words.
+fn alone(
+    file: &OnnxFile,
+    embedding: &Embedding<'_>,
+    body: &Body<'_>,
+    inputs: &Inputs<'_>,
+    reading: &Reading,
+) -> Result<(), String> {
+    if !reading.proves {
+        return Ok(());
+    }
+    let weights = embedding.weights.iter().chain(&body.weights);
+    let mut recognised = Recognised {
+        config: body.config.clone(),
+        weights: weights.map(|(name, matrix)| (name.clone(), matrix.clone())).collect(),
+        states: body.states.clone(),
+        outputs: vec![],
+        inputs: inputs.clone(),
+        notes: vec![],
+    };
+    let proven = model(file, &recognised).and_then(|model| prove::prove(file, &mut recognised, &model));
+    proven.map(drop).map_err(|e| match e {
+        ImportError::Parts { place, gap, .. } => format!("they part at {place} (by {gap:.3e})"),
+        other => other.to_string(),
+    })
+}
+
+/// Refuses what is not read at all: quantised weights, strange ones, absurd shapes.
+fn readable(trace: &Trace<'_>, dequantized: bool) -> Result<(), ImportError> {
+    // Leftovers that no output needs say nothing of the weights.
+    let quantised: Vec<&str> = trace
+        .view
+        .nodes
+        .iter()
+        .filter(|n| trace.needs(n))
+        .map(|n| n.op)
+        .filter(|op| decompose::is_quantised(op))
+        .collect();
+    // Where weights were dequantised, what is left belongs to something around the ALBERT, or fails the proof.
+    if let Some(first) = quantised.first().filter(|_| !dequantized) {
+        return Err(ImportError::Quantised {
+            file: trace.file.path.display().to_string(),
+            how: format!("{} nodes such as {first}", quantised.len()),
+        });
+    }
+    if let Some(kind) = trace.strange_weights() {
+        return Err(trace.unsupported(format!(
+            "its weights are {}, and thimble reads f32, f16 and bf16; convert them first",
+            element_type(kind)
+        )));
+    }
+    sane::check(trace)
+}
+
+/// The numbers, in thimble's order: f16 stays f16 where a table or linear map is stored so; bf16 is
+/// widened, which changes no number.
+fn model(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<Model, ImportError> {
+    let mut weights = Weights::new();
+    for spec in recognised.config.weights() {
+        let shown = || file.path.display().to_string();
+        let Some(matrix) = recognised.weights.get(&spec.name) else {
+            return Err(ImportError::Unsupported {
+                file: shown(),
+                problem: format!("weight {} was not found", spec.name),
+            });
+        };
+        if matrix.shape() != spec.shape {
+            return Err(ImportError::Unsupported {
+                file: shown(),
+                problem: format!(
+                    "tensor '{}', read as {}, has shape {:?}, not {:?}",
+                    printable(matrix.name()),
+                    spec.name,
+                    matrix.shape(),
+                    spec.shape
+                ),
+            });
+        }
+        let values = matrix.values(file)?;
+        let values = match values {
+            Values::F16(half) if spec.kind == Kind::Vector => Values::F32(half.iter().map(|h| h.to_f32()).collect()),
+            other => other,
+        };
+        let finite = match &values {
+            Values::F32(v) => v.iter().all(|x| x.is_finite()),
+            Values::F16(v) => v.iter().all(|x| x.is_finite()),
+            _ => true,
+        };
+        if !finite {
+            return Err(ImportError::Unsupported {
+                file: shown(),
+                problem: format!("tensor '{}' holds NaN or an infinity", printable(matrix.name())),
+            });
+        }
+        weights.insert(spec.name, values);
+    }
+    Ok(Model {
+        config: recognised.config.clone(),
+        weights,
+    })
+}

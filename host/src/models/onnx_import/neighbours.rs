@@ -1,0 +1,139 @@
+//! What stands beside a foreign ONNX file, or one folder up, and says what the file cannot: label names and the problem type in
+//! config.json, and the tokenizer. Neither is needed; what does not fit the graph is left alone, with a note.
+
+use crate::models::checkpoint::Problem;
+use crate::models::model_file::tokenizer_beside;
+use crate::models::tokenizer::{self, TokenizerSource};
+use crate::render::text::printable;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use thimble_shared::files;
+use thimble_shared::model::{Config, Head};
+
+#[derive(Debug, Default)]
+pub struct Neighbours {
+    pub tokenizer: Option<TokenizerSource>,
+    /// The config.json that was read.
+    pub config: Option<PathBuf>,
+}
+
+/// The folders that may say more of a model: its own, and the one around it, where optimum's `onnx/` lies in a checkpoint's.
+fn folders(model: &Path) -> Vec<PathBuf> {
+    let own = match model.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    // A folder that is named by what it holds has no parent to cut off.
+    let around = match own.file_name() {
+        Some(_) => own.parent().map(Path::to_path_buf),
+        None => Some(own.join("..")),
+    };
+    let around = around.map(|dir| {
+        if dir.as_os_str().is_empty() {
+            PathBuf::from(".")
+        } else {
+            dir
+        }
+    });
+    [own].into_iter().chain(around).collect()
+}
+
+/// The tokenizer of the model at `path`: the file named after it, or that of a folder that belongs to it.
+fn tokenizer(model: &Path, notes: &mut Vec<String>) -> Option<TokenizerSource> {
+    let named = Some(tokenizer_beside(model)).filter(|p| p.is_file());
+    named.map(TokenizerSource::File).or_else(|| {
+        folders(model)
+            .into_iter()
+            .find_map(|dir| tokenizer::beside(&dir, notes))
+    })
+}
+
+/// The nearest config.json that can be read as one, and is none of another kind of model. Where there is none: why, in words.
+fn config(model: &Path) -> Result<(PathBuf, Value), String> {
+    let mut why = None;
+    for dir in folders(model) {
+        let path = dir.join("config.json");
+        let Ok(bytes) = files::read(&path) else { continue };
+        let json: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let problem = match json.get("model_type").and_then(Value::as_str) {
+            _ if !json.is_object() => "is no JSON object".to_string(),
+            Some(kind) if kind != "albert" => format!("is of another kind of model ({})", printable(kind)),
+            _ => return Ok((path, json)),
+        };
+        why.get_or_insert_with(|| format!("{} {problem} and is left alone", path.display()));
+    }
+    Err(why.unwrap_or_else(|| "no config.json lies beside it or one folder up".into()))
+}
+
+/// A label's name; Hugging Face takes numbers and booleans too.
+fn label(value: &Value) -> Option<String> {
+    match value {
+        Value::String(name) => Some(name.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(true) => Some("True".into()),
+        Value::Bool(false) => Some("False".into()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// Completes what a graph does not say. `sigmoid`: one followed the logits.
+pub fn read(model: &Path, sigmoid: bool, config: &mut Config, notes: &mut Vec<String>) -> Neighbours {
+    let mut found = Neighbours {
+        tokenizer: self::tokenizer(model, notes),
+        config: None,
+    };
+    if !matches!(config.head, Head::SequenceClassification | Head::TokenClassification) {
+        return found;
+    }
+    let sequence = config.head == Head::SequenceClassification;
+    let sigmoids = (sequence && sigmoid && config.labels.len() > 1).then_some("multi_label_classification");
+    let (path, json) = match self::config(model) {
+        Ok(found) => found,
+        Err(why) => {
+            notes.push(match sigmoids {
+                Some(_) => format!(
+                    "{why}: label names are unknown, and its Sigmoid says that each label has a probability of its own"
+                ),
+                None => format!("{why}: label names and problem type are unknown"),
+            });
+            if sequence {
+                problem(sigmoids, config, model, notes);
+            }
+            return found;
+        }
+    };
+    if sequence {
+        let named = json.get("problem_type").and_then(Value::as_str);
+        problem(named.or(sigmoids), config, &path, notes);
+    }
+    found.config = Some(path.clone());
+    let Some(map) = json.get("id2label").and_then(Value::as_object) else {
+        notes.push(format!("{} names no labels; they are numbered", path.display()));
+        return found;
+    };
+    let names: Option<Vec<String>> = (0..config.labels.len())
+        .map(|i| label(map.get(&i.to_string())?))
+        .collect();
+    match names.filter(|n| n.len() == map.len()) {
+        Some(names) => {
+            config.labels = names;
+            notes.push(format!("label names are those of {}", path.display()));
+        }
+        None => notes.push(format!(
+            "{} names other labels than the file has outputs; they are numbered",
+            path.display()
+        )),
+    }
+    found
+}
+
+/// Takes over the `problem_type` that is named; one that transformers does not know is left out with a note.
+fn problem(named: Option<&str>, config: &mut Config, path: &Path, notes: &mut Vec<String>) {
+    match Problem::of(named, config.labels.len()) {
+        Ok(problem) => {
+            (config.multi_label, config.regression) = (problem.multi_label, problem.regression);
+            notes.extend(problem.note(config.labels.len()).map(str::to_string));
+        }
+        Err(problem) => notes.push(format!("{}: problem_type: {problem}; it is left out", path.display())),
+    }
+}

@@ -1,0 +1,428 @@
+//! The page of `thimble inspect --html`: one HTML file with a treemap of the model's bytes, coloured by cause, and the tables
+//! behind it. It loads nothing: style and drawing are inline, and it reads the same without a network or scripts.
+
+use super::Explanation;
+use super::causes::{Tensor, is_substance, title};
+use super::growth::Growth;
+use super::ledger::Cause;
+use crate::render::text::{exact, percent, size, thousands, xml};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+const WIDTH: f64 = 1120.0;
+const HEIGHT: f64 = 520.0;
+
+/// Tensors drawn one by one within a cause; the rest share one tile.
+const MOST_TILES: usize = 60;
+
+/// Substance in blues, waste in warm colours, the graph itself in greys.
+fn colour(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Weights => "#2f6f9f",
+        Cause::ThroughIdentity => "#4a86b3",
+        Cause::ThroughTranspose => "#5b95bf",
+        Cause::ThroughCast => "#6ea3ca",
+        Cause::ThroughDequantize => "#7fb0d3",
+        Cause::Varints => "#b08a3c",
+        Cause::Duplicates => "#c8553d",
+        Cause::Transposed => "#d9763f",
+        Cause::UnnamedOutput => "#c79a2b",
+        Cause::Unneeded => "#a9432f",
+        Cause::Unreferenced => "#8f2d2d",
+        Cause::Metadata => "#8c5a9e",
+        Cause::DocStrings => "#a278b0",
+        Cause::Names => "#6f7f71",
+        Cause::Nodes => "#7b8794",
+        Cause::Shapes => "#98a2ac",
+        Cause::TensorHeaders => "#aab2ba",
+        Cause::Header | Cause::Alignment => "#c3c9cf",
+    }
+}
+
+struct Tile {
+    label: String,
+    detail: String,
+    bytes: u64,
+    cause: Cause,
+}
+
+#[derive(Clone, Copy)]
+struct Area {
+    x: f64,
+    y: f64,
+    w: f64,
+    h: f64,
+}
+
+pub fn page(e: &Explanation, against: Option<u64>) -> String {
+    let total = e.account.total();
+    let mut out = String::new();
+    let name = std::path::Path::new(&e.file)
+        .file_name()
+        .map_or(e.file.clone(), |n| n.to_string_lossy().into_owned());
+    let _ = write!(
+        out,
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n<title>{} by cause</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{}</h1>\n<p class=\"lead\">{}",
+        xml(&name),
+        xml(&name),
+        exact(total)
+    );
+    if e.account.files.len() > 1 {
+        let _ = write!(out, " in {} files", e.account.files.len());
+    }
+    if let Some(bytes) = against {
+        let _ = write!(
+            out,
+            ", {:.2} times the {} it is compared with",
+            total as f64 / bytes as f64,
+            size(bytes)
+        );
+    }
+    let waste: u64 = e
+        .account
+        .causes
+        .iter()
+        .filter(|(c, _)| wasted(**c))
+        .map(|(_, b)| b)
+        .sum();
+    let _ = writeln!(
+        out,
+        ". {} of it is the weights themselves, {} is stored again or needed by nothing.</p>",
+        percent(substance(e), total),
+        percent(waste, total)
+    );
+    out.push_str(&treemap(e));
+    let growth = against
+        .map(|bytes| Growth::of(&e.account, bytes))
+        .filter(|g| g.bytes > 0);
+    out.push_str(&legend(e, total, growth));
+    if !e.fixes.is_empty() {
+        out.push_str("<h2>What makes it smaller</h2>\n<table><thead><tr><th class=\"n\">saves</th><th class=\"n\">leaves</th><th>command</th></tr></thead><tbody>\n");
+        for fix in &e.fixes {
+            let _ = writeln!(
+                out,
+                "<tr><td class=\"n\">{}</td><td class=\"n\">{}</td><td><code>{}</code><br>{}</td></tr>",
+                thousands(fix.saves),
+                thousands(fix.bytes),
+                xml(&fix.command),
+                xml(&fix.what)
+            );
+        }
+        out.push_str("</tbody></table>\n");
+    }
+    for note in &e.account.notes {
+        let _ = writeln!(out, "<p class=\"note\">{}</p>", xml(note));
+    }
+    out.push_str("</body>\n</html>\n");
+    out
+}
+
+fn substance(e: &Explanation) -> u64 {
+    e.account
+        .causes
+        .iter()
+        .filter(|(c, _)| is_substance(**c))
+        .map(|(_, b)| b)
+        .sum()
+}
+
+fn wasted(cause: Cause) -> bool {
+    matches!(
+        cause,
+        Cause::Duplicates | Cause::Transposed | Cause::UnnamedOutput | Cause::Unneeded | Cause::Unreferenced
+    )
+}
+
+fn treemap(e: &Explanation) -> String {
+    let mut by_cause: BTreeMap<Cause, Vec<&Tensor>> = BTreeMap::new();
+    for tensor in &e.account.tensors {
+        by_cause.entry(tensor.cause).or_default().push(tensor);
+    }
+    let mut causes: Vec<(Cause, u64)> = e.account.causes.iter().map(|(c, b)| (*c, *b)).collect();
+    causes.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    let whole = Area {
+        x: 0.0,
+        y: 0.0,
+        w: WIDTH,
+        h: HEIGHT,
+    };
+    let sizes: Vec<f64> = causes.iter().map(|(_, b)| *b as f64).collect();
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"Treemap: each area is as large as its share of the bytes\">\n"
+    );
+    for ((cause, bytes), area) in causes.iter().zip(squarify(&sizes, whole)) {
+        let tiles = tiles(*cause, *bytes, by_cause.get(cause).map_or(&[], Vec::as_slice));
+        let sizes: Vec<f64> = tiles.iter().map(|t| t.bytes as f64).collect();
+        for (tile, area) in tiles.iter().zip(squarify(&sizes, area)) {
+            draw(&mut svg, tile, area);
+        }
+        let _ = writeln!(
+            svg,
+            "<rect class=\"frame\" x=\"{:.2}\" y=\"{:.2}\" width=\"{:.2}\" height=\"{:.2}\"/>",
+            area.x, area.y, area.w, area.h
+        );
+    }
+    svg + "</svg>\n"
+}
+
+/// The largest tensors of a cause one by one, and one tile for what is left.
+fn tiles(cause: Cause, bytes: u64, tensors: &[&Tensor]) -> Vec<Tile> {
+    let mut tensors = tensors.to_vec();
+    tensors.sort_by_key(|t| std::cmp::Reverse(t.bytes));
+    let mut left = bytes;
+    let mut tiles = Vec::new();
+    for tensor in tensors.into_iter().take(MOST_TILES).filter(|t| t.bytes > 0) {
+        if tensor.bytes > left {
+            break;
+        }
+        left -= tensor.bytes;
+        let dims: Vec<String> = tensor.dims.iter().map(i64::to_string).collect();
+        let repeats = tensor
+            .repeats
+            .as_ref()
+            .map_or(String::new(), |r| format!(", repeats {r}"));
+        tiles.push(Tile {
+            label: tensor.name.clone(),
+            detail: format!("{} {}{repeats}", dims.join("×"), tensor.element),
+            bytes: tensor.bytes,
+            cause,
+        });
+    }
+    if left > 0 {
+        let label = if tiles.is_empty() {
+            title(cause).to_string()
+        } else {
+            "smaller ones".to_string()
+        };
+        tiles.push(Tile {
+            label,
+            detail: String::new(),
+            bytes: left,
+            cause,
+        });
+    }
+    tiles
+}
+
+fn draw(svg: &mut String, tile: &Tile, area: Area) {
+    let _ = write!(
+        svg,
+        "<g><title>{}\n{}{}{}\n{} bytes</title><rect x=\"{:.2}\" y=\"{:.2}\" width=\"{:.2}\" height=\"{:.2}\" fill=\"{}\"/>",
+        xml(&tile.label),
+        xml(title(tile.cause)),
+        if tile.detail.is_empty() { "" } else { "\n" },
+        xml(&tile.detail),
+        thousands(tile.bytes),
+        area.x,
+        area.y,
+        area.w,
+        area.h,
+        colour(tile.cause)
+    );
+    // About six units a letter; a label that does not fit is in the tooltip.
+    let letters = ((area.w - 10.0) / 6.2).max(0.0) as usize;
+    if area.h > 18.0 && letters >= 4 {
+        let _ = write!(
+            svg,
+            "<text x=\"{:.2}\" y=\"{:.2}\">{}</text>",
+            area.x + 5.0,
+            area.y + 14.0,
+            xml(&shorten(&tile.label, letters))
+        );
+        if area.h > 34.0 && letters >= 8 {
+            let _ = write!(
+                svg,
+                "<text class=\"sub\" x=\"{:.2}\" y=\"{:.2}\">{}</text>",
+                area.x + 5.0,
+                area.y + 28.0,
+                size(tile.bytes)
+            );
+        }
+    }
+    svg.push_str("</g>\n");
+}
+
+/// The end of a dotted name says more than its start.
+fn shorten(text: &str, letters: usize) -> String {
+    let count = text.chars().count();
+    if count <= letters {
+        return text.to_string();
+    }
+    let tail: String = text.chars().skip(count - (letters - 1)).collect();
+    format!("…{tail}")
+}
+
+/// Bytes by cause; where it has grown, each cause's share of the growth.
+fn legend(e: &Explanation, total: u64, growth: Option<Growth>) -> String {
+    let grown = |share: Option<f64>| match (&growth, share) {
+        (None, _) => String::new(),
+        (_, share) => {
+            let share = share.map_or(String::new(), |s| format!("{:.1} %", s * 100.0));
+            format!("<td class=\"n\">{share}</td>")
+        }
+    };
+    let share = |cause: Cause| growth.as_ref().and_then(|g| g.causes.get(&cause)?.share);
+    let mut causes: Vec<(Cause, u64)> = e.account.causes.iter().map(|(c, b)| (*c, *b)).collect();
+    causes.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    let head = growth.as_ref().map_or("", |_| "<th class=\"n\">of the growth</th>");
+    let mut out = format!(
+        "<h2>Bytes by cause</h2>\n<table><thead><tr><th>why</th><th class=\"n\">bytes</th><th class=\"n\">share</th>{head}</tr></thead><tbody>\n"
+    );
+    for (cause, bytes) in causes {
+        let _ = writeln!(
+            out,
+            "<tr><td><span class=\"key\" style=\"background:{}\"></span>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>{}</tr>",
+            colour(cause),
+            title(cause),
+            thousands(bytes),
+            percent(bytes, total),
+            grown(share(cause))
+        );
+    }
+    let _ = writeln!(
+        out,
+        "<tr class=\"sum\"><td>total</td><td class=\"n\">{}</td><td class=\"n\">{}</td>{}</tr></tbody></table>",
+        thousands(total),
+        percent(total, total),
+        grown(Some(1.0))
+    );
+    if let Some(Growth { weights, .. }) = &growth {
+        let _ = writeln!(
+            out,
+            "<p>The weights themselves take {} bytes {} than what it is compared with, {:.1} % of the growth.</p>",
+            thousands(weights.bytes.unsigned_abs()),
+            if weights.bytes < 0 { "less" } else { "more" },
+            weights.share.unwrap_or(0.0) * 100.0
+        );
+    }
+    out
+}
+
+/// Squarified treemap (Bruls, Huizing, van Wijk 2000): areas in proportion to `sizes`, largest first, near to squares.
+fn squarify(sizes: &[f64], mut left: Area) -> Vec<Area> {
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    order.sort_by(|a, b| sizes[*b].total_cmp(&sizes[*a]));
+    let total: f64 = sizes.iter().sum();
+    let scale = if total > 0.0 { left.w * left.h / total } else { 0.0 };
+    let mut areas = vec![
+        Area {
+            x: 0.0,
+            y: 0.0,
+            w: 0.0,
+            h: 0.0
+        };
+        sizes.len()
+    ];
+    let mut at = 0;
+    while at < order.len() {
+        let side = left.w.min(left.h).max(f64::MIN_POSITIVE);
+        let mut row = 1;
+        let mut best = f64::INFINITY;
+        // The row grows while its worst tile gets squarer.
+        while at + row <= order.len() {
+            let members = &order[at..at + row];
+            let sum: f64 = members.iter().map(|&i| sizes[i] * scale).sum();
+            let worst = members
+                .iter()
+                .map(|&i| {
+                    let a = (sizes[i] * scale).max(f64::MIN_POSITIVE);
+                    (side * side * a / (sum * sum)).max(sum * sum / (side * side * a))
+                })
+                .fold(0.0, f64::max);
+            if worst > best {
+                break;
+            }
+            best = worst;
+            row += 1;
+        }
+        let row = (row - 1).max(1);
+        let members = &order[at..at + row];
+        let sum: f64 = members.iter().map(|&i| sizes[i] * scale).sum();
+        let depth = sum / side;
+        let mut along = 0.0;
+        for &i in members {
+            let length = if sum > 0.0 { sizes[i] * scale / sum * side } else { 0.0 };
+            areas[i] = if left.w >= left.h {
+                Area {
+                    x: left.x,
+                    y: left.y + along,
+                    w: depth,
+                    h: length,
+                }
+            } else {
+                Area {
+                    x: left.x + along,
+                    y: left.y,
+                    w: length,
+                    h: depth,
+                }
+            };
+            along += length;
+        }
+        if left.w >= left.h {
+            left.x += depth;
+            left.w = (left.w - depth).max(0.0);
+        } else {
+            left.y += depth;
+            left.h = (left.h - depth).max(0.0);
+        }
+        at += row;
+    }
+    areas
+}
+
+const STYLE: &str = "
+:root{color-scheme:light dark}
+body{font:15px/1.5 system-ui,sans-serif;max-width:1120px;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.5rem;margin:0 0 .2rem;overflow-wrap:anywhere}
+h2{font-size:1.1rem;margin:2rem 0 .5rem}
+.lead{margin:0 0 1rem}
+svg{width:100%;height:auto;display:block}
+svg rect{stroke:#fff;stroke-opacity:.55;stroke-width:.6}
+svg .frame{fill:none;stroke:#fff;stroke-opacity:1;stroke-width:2}
+svg text{font:11px system-ui,sans-serif;fill:#fff;pointer-events:none}
+svg .sub{opacity:.8;font-size:10px}
+svg g:hover rect{filter:brightness(1.15)}
+table{border-collapse:collapse;width:100%}
+th,td{text-align:left;padding:.25rem .6rem .25rem 0;border-bottom:1px solid #8884;vertical-align:top}
+.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.key{display:inline-block;width:.9em;height:.9em;margin-right:.5em;border-radius:2px;vertical-align:-.1em}
+.sum td{font-weight:600}
+.note{border-left:3px solid #c8553d;padding-left:.8rem}
+code{font-size:.9em;overflow-wrap:anywhere}
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_treemap_fills_its_area_in_proportion_and_nothing_overlaps() {
+        let sizes = [60.0, 6.0, 4.0, 3.0, 20.0, 2.0, 1.0, 0.0];
+        let whole = Area {
+            x: 0.0,
+            y: 0.0,
+            w: 64.0,
+            h: 24.0,
+        };
+        let areas = squarify(&sizes, whole);
+        let scale = whole.w * whole.h / sizes.iter().sum::<f64>();
+        for (size, a) in sizes.iter().zip(&areas) {
+            assert!((a.w * a.h - size * scale).abs() < 1e-6, "{size}");
+            assert!(a.x >= -1e-9 && a.y >= -1e-9 && a.x + a.w <= whole.w + 1e-6 && a.y + a.h <= whole.h + 1e-6);
+        }
+        for (i, a) in areas.iter().enumerate() {
+            for b in &areas[i + 1..] {
+                let w = (a.x + a.w).min(b.x + b.w) - a.x.max(b.x);
+                let h = (a.y + a.h).min(b.y + b.h) - a.y.max(b.y);
+                assert!(w < 1e-6 || h < 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn names_cannot_break_out_of_the_page() {
+        assert_eq!(xml("<script>\"&\u{1}"), "&lt;script&gt;&quot;&amp;\u{fffd}");
+        assert_eq!(shorten("encoder.layer.weight", 7), "…weight");
+    }
+}

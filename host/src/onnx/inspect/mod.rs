@@ -1,0 +1,223 @@
+//! Where the bytes of an ONNX file are, and why. For thimble's own files: per weight, its format, bytes and share, with
+//! whatever the file's nodes state differently from its Graph; for any ONNX: its bytes by cause, what each fix would save,
+//! and its initializers by size. Sizes are bytes.
+
+pub mod causes;
+pub mod fixes;
+pub mod growth;
+pub mod html;
+pub mod ledger;
+
+use crate::onnx::flow::Flow;
+use crate::onnx::{OnnxError, OnnxFile, element_type};
+use crate::render::text::shell_path;
+use causes::Account;
+use std::path::Path;
+use std::rc::Rc;
+
+use serde::Serialize;
+use std::collections::BTreeMap;
+use thimble_device::platform::process;
+use thimble_shared::artifact::emit::scale;
+use thimble_shared::artifact::verify;
+use thimble_shared::artifact::{self, Artifact, ArtifactError};
+use thimble_shared::model::Kind;
+use thimble_shared::onnx::reader;
+
+/// One row of the table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Part {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub format: String,
+    /// Bytes in the file, scales included.
+    pub bytes: u64,
+    /// How many times the layers use it.
+    pub uses: usize,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    pub schema: u32,
+    pub file: String,
+    pub bytes: u64,
+    /// "thimble" or "onnx".
+    pub kind: &'static str,
+    pub producer: String,
+    pub opset: i64,
+    pub head: Option<String>,
+    pub layers: Option<usize>,
+    pub parts: Vec<Part>,
+    /// Bytes that are no weight's: nodes, names, metadata, alignment.
+    pub rest: u64,
+    pub source_sha256: Option<String>,
+    pub tokenizer_sha256: Option<String>,
+    /// What the nodes state differently from the Graph, or a stored number that may not stand there.
+    pub differences: Vec<String>,
+    pub account: Account,
+    /// What would make the file smaller, the most first.
+    pub fixes: Vec<Fix>,
+}
+
+/// One way to a smaller file.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fix {
+    pub what: String,
+    pub command: String,
+    /// Size of the model after it, external files included.
+    pub bytes: u64,
+    pub saves: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    #[error("{path}: {source}")]
+    Artifact { path: String, source: ArtifactError },
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+}
+
+impl Explanation {
+    /// What the same weights take in f32, row-major.
+    pub fn parameters(&self) -> u64 {
+        self.parts
+            .iter()
+            .map(|p| p.shape.iter().product::<usize>() as u64)
+            .sum()
+    }
+}
+
+/// Explains the file at `path`.
+pub fn explain(path: &Path) -> Result<Explanation, ExplainError> {
+    let file = OnnxFile::open(path)?;
+    let (bytes, view) = (file.bytes(), Rc::new(file.view()?));
+    let artifact = |source| ExplainError::Artifact {
+        path: path.display().to_string(),
+        source,
+    };
+    let flow = Rc::new(Flow::of(&view).map_err(|e| file.wire_error(e))?);
+    let account = causes::account(&file, &view, &flow)?;
+    let opened = artifact::open(bytes);
+    let mut resaved = matches!(opened, Err(ArtifactError::Misaligned { .. } | ArtifactError::NoTail));
+    let opened = if resaved { artifact::open_resaved(bytes) } else { opened };
+    let mut explanation = match opened {
+        Ok(opened) => own(&opened, &file).map_err(artifact)?,
+        Err(ArtifactError::NotThimble) => foreign(&view, &account),
+        Err(_) if view.initializers.iter().any(|t| t.external) => {
+            resaved = true;
+            foreign(&view, &account)
+        }
+        Err(other) => return Err(artifact(other)),
+    };
+    explanation.account = account;
+    if resaved {
+        let again = resaved_note(&file.path, explanation.kind);
+        explanation.account.notes.push(again);
+    }
+    explanation.file = path.display().to_string();
+    explanation.bytes = bytes.len() as u64;
+    explanation.producer = view.producer.to_string();
+    explanation.opset = view.opset;
+    explanation.rest = explanation
+        .account
+        .total()
+        .saturating_sub(explanation.parts.iter().map(|p| p.bytes).sum::<u64>());
+    if explanation.kind == "onnx" {
+        explanation.fixes = fixes::of(&file, view, flow, &explanation.account)?;
+    }
+    file.unchanged().map_err(OnnxError::from)?;
+    Ok(explanation)
+}
+
+/// What has become of a file of thimble's that another tool has saved again, and the way back.
+fn resaved_note(path: &Path, kind: &str) -> String {
+    let file = shell_path(path);
+    let back = match kind {
+        "thimble" => format!("thimble export {file} -o OUT.onnx writes it as it was"),
+        _ => format!("thimble slim {file} -o ONE.onnx --one-file, then thimble export ONE.onnx -o OUT.onnx"),
+    };
+    format!("another tool has saved this file of thimble's again, and no board can map it as it lies now: {back}")
+}
+
+fn empty(kind: &'static str) -> Explanation {
+    Explanation {
+        schema: 1,
+        file: String::new(),
+        bytes: 0,
+        kind,
+        producer: String::new(),
+        opset: 0,
+        head: None,
+        layers: None,
+        parts: vec![],
+        rest: 0,
+        source_sha256: None,
+        tokenizer_sha256: None,
+        differences: vec![],
+        account: Account::default(),
+        fixes: vec![],
+    }
+}
+
+fn own(artifact: &Artifact, file: &OnnxFile) -> Result<Explanation, ArtifactError> {
+    let config = &artifact.graph.config;
+    let stored = |name: &str| artifact.tensors.get(name).map_or(0, |s| s.range.len() as u64);
+    let groups = config.layer_groups();
+    let parts = config
+        .weights()
+        .into_iter()
+        .map(|spec| {
+            let layer_group = spec.name.split('.').next().and_then(|g| g.parse::<usize>().ok());
+            let uses = layer_group.map_or(1, |group| groups.iter().filter(|&&g| g == group).count());
+            let format = if spec.kind == Kind::Vector {
+                "f32".into()
+            } else {
+                artifact.graph.format(&spec.name).to_string()
+            };
+            Part {
+                bytes: stored(&spec.name) + stored(&scale(&spec.name)),
+                name: spec.name,
+                shape: spec.shape,
+                format,
+                uses,
+            }
+        })
+        .collect();
+    Ok(Explanation {
+        head: Some(config.head.name().to_string()),
+        layers: Some(config.num_hidden_layers),
+        parts,
+        source_sha256: artifact.provenance.source_sha256.clone(),
+        tokenizer_sha256: artifact.provenance.tokenizer_sha256.clone(),
+        differences: {
+            // Reading the file took other parts of the program than reading its numbers does.
+            process::forget_program();
+            verify::differences_of(file.bytes(), &|part| file.release(part))?
+        },
+        ..empty("thimble")
+    })
+}
+
+fn foreign(view: &reader::ModelView<'_>, account: &Account) -> Explanation {
+    let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
+    for input in view.nodes.iter().flat_map(|n| &n.inputs) {
+        *uses.entry(input).or_default() += 1;
+    }
+    let mut parts: Vec<Part> = view
+        .initializers
+        .iter()
+        .zip(&account.tensors)
+        .map(|(t, tensor)| Part {
+            name: t.name.to_string(),
+            shape: t.dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect(),
+            format: match t.external {
+                true => format!("{}, in another file", element_type(t.data_type)),
+                false => element_type(t.data_type).to_string(),
+            },
+            bytes: tensor.bytes,
+            uses: uses.get(t.name).copied().unwrap_or(0),
+        })
+        .collect();
+    parts.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.name.cmp(&b.name)));
+    Explanation { parts, ..empty("onnx") }
+}

@@ -1,0 +1,4 @@
+//! Text for terminals: tables, sizes, progress.
+
+pub mod progress;
+pub mod text;
