@@ -1,6 +1,8 @@
 //! `thimble deploy`: one board, or all of an inventory, over ssh; the report is compared with the target, the limits and the
 //! board's last report, and added to the history.
 
+use super::args::{bytes, milliseconds};
+use super::outcome::Outcome;
 use crate::boards::cost_model::{need, seq_of};
 use crate::boards::device_binary::{device_program, for_boards, head, largest_page};
 use crate::boards::package::PROGRAM;
@@ -9,11 +11,11 @@ use crate::boards::reports::{self, Entry, Kind};
 use crate::boards::ssh::inventory::{self, Host};
 use crate::boards::ssh::link::{Link, Sockets};
 use crate::boards::ssh::{Cargo, DeployError, Deployed, Order, deploy, item};
-use crate::cli::{DeployArgs, Outcome};
 use crate::fs::atomic;
 use crate::models::model_file::{File, tokenizer_beside};
 use crate::render::text::{exact, printable, say, size};
 use anyhow::{Context, Result, bail};
+use bytesize::ByteSize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,57 @@ use thimble_shared::board::report::{Report, SCHEMA};
 use thimble_shared::board::target::Target;
 use thimble_shared::files;
 use thimble_shared::terminal::acts;
+
+#[derive(Debug, clap::Args)]
+pub struct DeployArgs {
+    /// A file of thimble's
+    pub file: PathBuf,
+    /// The board: a name (see thimble targets) or the path of a target file
+    #[arg(long, value_name = "NAME", required_unless_present = "inventory")]
+    pub target: Option<String>,
+    /// Where it is, as ssh takes it: USER@HOST, or a name of your ssh configuration
+    #[arg(long, value_name = "USER@HOST", required_unless_present = "inventory")]
+    pub to: Option<String>,
+    /// Many boards at once: an Ansible inventory (INI); thimble_target=NAME names a host's board
+    #[arg(long, value_name = "FILE", conflicts_with = "to")]
+    pub inventory: Option<PathBuf>,
+    /// Directory on the board, from the user's home unless absolute
+    #[arg(long, value_name = "DIR", default_value = ".thimble")]
+    pub dir: String,
+    /// ssh configuration to use instead of yours (ports, keys, jump hosts)
+    #[arg(long, value_name = "FILE")]
+    pub ssh_config: Option<PathBuf>,
+    /// Say no when the program's peak memory is over this
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub max_ram: Option<ByteSize>,
+    /// Say no when 95 % of the runs are not within this
+    #[arg(long, value_name = "MS", value_parser = milliseconds)]
+    pub max_p95: Option<f64>,
+    /// Tokens of the sequence [default: 128]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub seq: Option<u32>,
+    /// Timed runs [default: 50]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub runs: Option<u32>,
+    /// Threads on the board [default: its cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Measure a program that reads the model into RAM of its own instead of mapping it (thimble-device --copy)
+    #[arg(long)]
+    pub copy: bool,
+    /// Leave it installed: a systemd unit that measures the board at every boot
+    #[arg(long)]
+    pub keep: bool,
+    /// Reports so far, one JSON line each; the new one is added
+    #[arg(long, value_name = "FILE", default_value = "thimble-reports.jsonl")]
+    pub history: PathBuf,
+    /// The aarch64 thimble-device [default: where scripts/cross-build leaves it]
+    #[arg(long, value_name = "FILE")]
+    pub device_program: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Boards done at the same time.
 const AT_ONCE: usize = 8;

@@ -1,20 +1,65 @@
 //! `thimble emulate`: boots the virtual board of a target with the model and tells what the kernel counted; on request,
 //! finds the least RAM in which the model runs.
 
+use super::args::bytes;
+use super::outcome::Outcome;
 use crate::boards::cost_model::seq_of;
 use crate::boards::device_binary::device_program;
 use crate::boards::emulator::initramfs::Storage;
 use crate::boards::emulator::kernel::Kernel;
 use crate::boards::emulator::{BoardError, Ending, Machine, Setup, Shortage, least_ram};
 use crate::boards::profiles;
-use crate::cli::{EmulateArgs, Outcome};
 use crate::fs::atomic;
 use crate::models::model_file::{File, tokenizer_beside};
 use crate::render::text::{exact, percent, say, size};
 use anyhow::{Context, Result, bail};
+use bytesize::ByteSize;
 use serde_json::json;
+use std::path::PathBuf;
 use thimble_shared::board::report::Report;
 use thimble_shared::board::target::Target;
+
+#[derive(Debug, clap::Args)]
+pub struct EmulateArgs {
+    /// A file of thimble's
+    pub file: PathBuf,
+    /// The board: a name (see thimble targets) or the path of a target file
+    #[arg(long, value_name = "NAME")]
+    pub target: String,
+    /// RAM of the virtual board [default: the target's]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub ram: Option<ByteSize>,
+    /// Find the least RAM in which the model runs
+    #[arg(long)]
+    pub find_min_ram: bool,
+    /// Tokens of the sequence [default: 128]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub seq: Option<u32>,
+    /// Threads on the board [default: its cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Say no when the program's peak memory is over this
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub max_ram: Option<ByteSize>,
+    /// An arm64 kernel: an Image or a Debian package of one [default: Debian's, fetched with apt]
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Where the model lies [default: disk, or initramfs when the kernel comes without modules]
+    #[arg(long, value_enum)]
+    pub storage: Option<crate::boards::emulator::initramfs::Storage>,
+    /// The aarch64 thimble-device [default: where scripts/cross-build leaves it]
+    #[arg(long, value_name = "FILE")]
+    pub device_program: Option<PathBuf>,
+    /// Write the bench report there
+    #[arg(short, long, value_name = "REPORT.json")]
+    pub output: Option<PathBuf>,
+    /// Show the board's console on stderr
+    #[arg(long)]
+    pub verbose: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
 
 const MIB: u64 = 1 << 20;
 /// A kernel does not start with less than its image and this: it would stop without a word.

@@ -1,6 +1,7 @@
 //! `thimble export`: checkpoint → one ONNX file in one number format throughout.
 
-use crate::cli::{ExportArgs, OnnxArgs, Outcome};
+use super::args::{OnnxArgs, Precision, SourceArgs};
+use super::outcome::Outcome;
 use crate::fs::atomic::{self, Content, Output, write_outputs_together};
 use crate::models::model_file::{Subject, tokenizer_beside};
 use crate::models::tokenizer::TokenizerSource;
@@ -11,12 +12,28 @@ use anyhow::Result;
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::io::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use thimble_device::image::mmap::ModelMap;
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{Provenance, Writer};
 use thimble_shared::model::Model;
+
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// A checkpoint (a folder, or its weights file), an ALBERT that another tool wrote as ONNX, or a file of thimble's
+    pub source: PathBuf,
+    /// The ONNX file to write; the tokenizer goes beside it
+    #[arg(short, long, value_name = "OUT.onnx")]
+    pub output: PathBuf,
+    /// Format of every table and linear weight [default: fp32, or what a file of thimble's already has]
+    #[arg(long, value_enum)]
+    pub precision: Option<Precision>,
+    #[command(flatten)]
+    pub onnx: OnnxArgs,
+    #[command(flatten)]
+    pub reading: SourceArgs,
+}
 
 pub fn run(args: &ExportArgs) -> Result<Outcome> {
     let subject = Subject::open_with(&args.source, &args.reading.options())?;

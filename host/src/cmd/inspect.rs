@@ -1,6 +1,6 @@
 //! `thimble inspect`: where the bytes of a file are, and why.
 
-use crate::cli::{InspectArgs, Outcome};
+use super::outcome::Outcome;
 use crate::fs::atomic::{self, write_whole};
 use crate::models::checkpoint;
 use crate::models::model_file::onnx_in;
@@ -13,6 +13,21 @@ use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use thimble_device::image::mmap::ModelMap;
 use thimble_shared::file_kind::FileKind;
+
+#[derive(Debug, clap::Args)]
+pub struct InspectArgs {
+    /// An ONNX file
+    pub file: PathBuf,
+    /// The checkpoint it came from (or another ONNX file), to compare sizes with
+    #[arg(long, value_name = "SRC")]
+    pub against: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Write a page with a map of the file, too; it needs nothing but a browser
+    #[arg(long, value_name = "OUT.html")]
+    pub html: Option<PathBuf>,
+}
 
 /// Rows of a foreign file worth printing; `--json` has them all.
 const MOST_ROWS: usize = 20;

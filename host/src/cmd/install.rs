@@ -1,17 +1,43 @@
 //! `thimble install`: device program, model, tokenizer and unit into a mounted root file system, or into the root partition of
 //! an SD card's image. The unit is enabled; every file appears whole or not at all, an image changes as a whole.
 
+use super::args::PayloadArgs;
+use super::outcome::Outcome;
 use crate::boards::device_binary::{device_program, foreign, head, whole};
 use crate::boards::package::{MASK, OWN_UNITS, Payload, UNIT, payload};
 use crate::boards::profiles;
 use crate::boards::sd_image::{self, CardError};
-use crate::cli::{InstallArgs, Outcome};
 use crate::fs::atomic::{self, Output};
 use crate::models::model_file::File;
 use crate::render::text::{exact, say, size};
 use anyhow::{Context, Result, bail};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+pub struct InstallArgs {
+    /// A file of thimble's
+    pub file: PathBuf,
+    /// A mounted root file system of an aarch64 system
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "image",
+        conflicts_with = "image"
+    )]
+    pub rootfs: Option<PathBuf>,
+    /// A raw SD-card image: it is replaced by one that holds the files, whole or not at all (needs e2fsprogs, no root)
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// The image's root partition [default: the only ext4 one with etc/os-release]
+    #[arg(long, value_name = "N", requires = "image")]
+    pub partition: Option<u32>,
+    /// The board it is for: its RAM and file are held against each other
+    #[arg(long, value_name = "NAME")]
+    pub target: String,
+    #[command(flatten)]
+    pub payload: PayloadArgs,
+}
 
 pub fn run(args: &InstallArgs) -> Result<Outcome> {
     let target = profiles::find(&args.target)?;

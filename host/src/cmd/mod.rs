@@ -1,10 +1,12 @@
-//! One module per subcommand: parse → call → print. The work lies in the modules they name.
+//! One module a subcommand: its arguments, its run and what it prints. The work lies in the modules they name.
 
+pub mod args;
 pub mod deploy;
 pub mod emulate;
 pub mod export;
 pub mod inspect;
 pub mod install;
+pub mod outcome;
 pub mod package;
 pub mod report;
 pub mod run;

@@ -1,12 +1,37 @@
 //! `thimble package`: an arm64 Debian package that apt, Ansible or any other means can roll out to a fleet.
 
+use super::args::PayloadArgs;
+use super::outcome::Outcome;
 use crate::boards::device_binary::{device_program, whole};
 use crate::boards::package::{Control, deb, payload};
-use crate::cli::{Outcome, PackageArgs};
 use crate::fs::atomic;
 use crate::models::model_file::{File, tokenizer_beside};
 use crate::render::text::exact;
 use anyhow::Result;
+use std::path::PathBuf;
+
+#[derive(Debug, clap::Args)]
+pub struct PackageArgs {
+    /// A file of thimble's
+    pub file: PathBuf,
+    /// The package to write
+    #[arg(short, long, value_name = "OUT.deb")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub payload: PayloadArgs,
+    /// Package name
+    #[arg(long, default_value = "thimble-model")]
+    pub name: String,
+    /// Package version
+    #[arg(long, value_name = "V", default_value = env!("CARGO_PKG_VERSION"))]
+    pub release: String,
+    /// Who answers for it, as Debian writes it
+    #[arg(long, value_name = "NAME <MAIL>")]
+    pub maintainer: String,
+    /// Description of what the model is for, one line
+    #[arg(long, default_value = "ALBERT model with the program that runs and measures it")]
+    pub description: String,
+}
 
 pub fn run(args: &PackageArgs) -> Result<Outcome> {
     let file = File::for_board(&args.file)?;

@@ -1,13 +1,29 @@
 //! `thimble report`: bench reports side by side, as a table, as Markdown, or as one page to open in a browser.
 
+use super::outcome::Outcome;
 use crate::boards::report_page;
 use crate::boards::reports::{self, Entry};
-use crate::cli::{Outcome, ReportArgs};
 use crate::fs::atomic;
 use crate::render::text::say;
 use anyhow::Result;
 use serde_json::json;
 use std::path::PathBuf;
+
+#[derive(Debug, clap::Args)]
+pub struct ReportArgs {
+    /// Bench reports (.json), or histories of them as deploy keeps them (.jsonl)
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// Print Markdown
+    #[arg(long, visible_alias = "md", conflicts_with = "json")]
+    pub markdown: bool,
+    /// Write one self-contained page
+    #[arg(long, value_name = "OUT.html")]
+    pub html: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
 
 pub fn run(args: &ReportArgs) -> Result<Outcome> {
     let mut entries: Vec<Entry> = Vec::new();

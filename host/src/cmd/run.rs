@@ -1,6 +1,7 @@
 //! `thimble run`: one inference on this machine, in the device's engine, answered as a person would read it.
 
-use crate::cli::{Outcome, RunArgs};
+use super::args::SourceArgs;
+use super::outcome::Outcome;
 use crate::eval::answer::{Asked, answer, per_token};
 use crate::eval::dataset::Row;
 use crate::eval::runner;
@@ -9,9 +10,45 @@ use crate::models::tokenizer;
 use crate::models::tokenizer_json::{Encoded, Tokeniser};
 use crate::render::text::{printable, say};
 use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_shared::decode::{AnswerOptions, MAX_ANSWER};
 use thimble_shared::model::{Config, Head};
+
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// A file of thimble's, a checkpoint, or another tool's ONNX
+    pub file: PathBuf,
+    /// Text to run on; [MASK] marks what a masked LM shall fill
+    #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
+    pub text: Option<String>,
+    /// Second text: the context of a question; for multiple choice, once per choice
+    #[arg(long, requires = "text")]
+    pub pair: Vec<String>,
+    /// Token ids, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    pub ids: Option<Vec<i64>>,
+    /// tokenizer.json, spiece.model, vocab.txt or their folder to use instead of the tokenizer beside the model
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help = max_answer_help())]
+    pub max_answer: Option<u32>,
+    /// Let "no answer" win, for models trained on questions that have none
+    #[arg(long)]
+    pub allow_no_answer: bool,
+    /// Print the tag of every token instead of spans
+    #[arg(long)]
+    pub per_token: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub reading: SourceArgs,
+}
+
+fn max_answer_help() -> String {
+    format!("Most tokens of an answer to a question [default: {MAX_ANSWER}]")
+}
 
 pub fn run(args: &RunArgs) -> Result<Outcome> {
     let subject = Subject::open_with(&args.file, &args.reading.options())?;

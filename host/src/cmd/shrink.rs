@@ -4,6 +4,8 @@ mod beside;
 mod bounds;
 mod say;
 
+use super::args::{OnnxArgs, SourceArgs, bytes, milliseconds, rows, share};
+use super::outcome::Outcome;
 use crate::boards::profiles;
 use crate::budget::chart;
 use crate::budget::integer_arithmetic::Prefer;
@@ -12,7 +14,6 @@ use crate::budget::preparations::{PrepareOptions, STEPS, Step};
 use crate::budget::sensitivity::{Question, Study};
 use crate::budget::sizes::Sizes;
 use crate::budget::solver::{NOTHING_FINITE, Plan};
-use crate::cli::{Outcome, ShrinkArgs};
 use crate::cmd::export::{self, Written};
 use crate::cmd::verify;
 use crate::eval::dataset::{self, Inputs, Row};
@@ -26,10 +27,120 @@ use crate::render::progress::Bar;
 use crate::render::text::say;
 use anyhow::{Context, Result, bail};
 use bounds::Bounds;
+use bytesize::ByteSize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use thimble_shared::dtype::Format;
 use thimble_shared::model::Config;
+
+#[derive(Debug, clap::Args)]
+pub struct ShrinkArgs {
+    /// A checkpoint (a folder, or its weights file), an ALBERT that another tool wrote as ONNX, or a file of thimble's
+    pub source: PathBuf,
+    /// Most bytes the file may have: 12MiB (1024²), 12MB (1000²) or a plain number of bytes
+    #[arg(long, value_parser = bytes, required_unless_present_any = ["max_ram", "max_latency", "min_agreement", "frontier"])]
+    pub budget: Option<ByteSize>,
+    /// The ONNX file to write; the tokenizer goes beside it
+    #[arg(short, long, value_name = "OUT.onnx", required_unless_present_any = ["dry_run", "frontier"])]
+    pub output: Option<PathBuf>,
+    /// Inputs to measure the loss on: JSON lines with "text" (and "text_pair", "label") or "input_ids", or safetensors
+    #[arg(long, value_name = "X.jsonl")]
+    pub calibrate: Option<PathBuf>,
+    /// Most calibration rows the choice is made on; up to 256 others are held out for the report
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = rows)]
+    pub rows: usize,
+    /// With a budget: refuse a result whose decisions agree with the original's less often than this, 0 to 1. Without one:
+    /// the smallest file that agrees at least this often
+    #[arg(long, value_name = "F", value_parser = share)]
+    pub min_agreement: Option<f64>,
+    /// Most RAM the device program may need, as predicted from the model's shape at --seq tokens
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub max_ram: Option<ByteSize>,
+    /// Most milliseconds one inference of --seq tokens may take, as predicted from the target's profile
+    #[arg(long, value_name = "MS", requires = "target", value_parser = milliseconds)]
+    pub max_latency: Option<f64>,
+    /// What is minimised [default: kl where the model decides something, error elsewhere]
+    #[arg(long, value_enum)]
+    pub objective: Option<Objective>,
+    /// Round to nearest and prepare the model in no way, whatever it costs
+    #[arg(long)]
+    pub nearest: bool,
+    /// Ways of preparing the model that may be tried [default: all]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "LIST",
+        value_delimiter = ',',
+        conflicts_with = "nearest"
+    )]
+    pub prepare: Vec<Step>,
+    /// What decides between integer arithmetic and f32 arithmetic (w8, f16, f32), which loses less and is slower
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t, conflicts_with = "formats")]
+    pub prefer: Prefer,
+    /// Formats the solver may use, whatever --prefer would do [default: f32,f16,i8,i8a,i4; with --prefer speed, linear maps
+    /// take i8, i8a and i4 only]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub formats: Vec<Format>,
+    /// Board the file is for: its RAM is held against the file's size
+    #[arg(long, value_name = "NAME")]
+    pub target: Option<String>,
+    /// Say what would be written and its size, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub onnx: OnnxArgs,
+    // Groups with a heading of their own come last: what follows one would stand under its heading.
+    #[command(flatten)]
+    pub frontier: FrontierArgs,
+    #[command(flatten)]
+    pub levers: LeverArgs,
+    #[command(flatten)]
+    pub reading: SourceArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Frontier")]
+pub struct FrontierArgs {
+    /// Print bytes against loss, from the smallest file to fp32
+    #[arg(long)]
+    pub frontier: bool,
+    /// Budgets tried for it
+    #[arg(long, value_name = "N", default_value_t = 12, requires = "frontier", value_parser = points)]
+    pub points: usize,
+    /// Beside each point, the same formats rounded to nearest without rescaling
+    #[arg(long, requires = "frontier")]
+    pub baseline: bool,
+    /// Draw it as an SVG file
+    #[arg(long, value_name = "FILE", requires = "frontier")]
+    pub svg: Option<PathBuf>,
+    /// Draw it as an HTML page that needs nothing else
+    #[arg(long, value_name = "FILE", requires = "frontier")]
+    pub html: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Levers: what can be left out")]
+pub struct LeverArgs {
+    /// Leave out the pooler of a model without a head that reads it
+    #[arg(long)]
+    pub drop_pooler: bool,
+    /// Cut the position embeddings to this many tokens
+    #[arg(long, value_name = "N")]
+    pub max_seq: Option<usize>,
+    /// Drop vocabulary rows that this text never produces: one text per line, or JSON lines with "text"
+    #[arg(long, value_name = "FILE")]
+    pub vocab_from: Option<PathBuf>,
+}
+
+fn points(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(n) if (2..=100).contains(&n) => Ok(n),
+        _ => Err(format!("'{text}' is not a number of points; write 2 to 100")),
+    }
+}
 
 /// Rows the loss is reported on, beside those the choice is made on.
 const REPORT_ROWS: usize = 256;

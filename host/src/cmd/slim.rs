@@ -1,6 +1,6 @@
 //! `thimble slim`: a smaller ONNX file that computes the same.
 
-use crate::cli::{Outcome, SlimArgs};
+use super::outcome::Outcome;
 use crate::fs::atomic::{self, Output, refuse_inputs};
 use crate::onnx::OnnxFile;
 use crate::onnx::slim::{Options, model_bytes, slim_over};
@@ -8,6 +8,35 @@ use crate::render::text::{exact, percent, say};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 use thimble_shared::artifact;
+
+#[derive(Debug, clap::Args)]
+pub struct SlimArgs {
+    /// An ONNX file, ALBERT or not; the smaller graph computes the same, and a runtime that fuses it otherwise may round its
+    /// last bits otherwise
+    pub file: PathBuf,
+    /// The ONNX file to write; external data goes to OUT.onnx.data, and where one is replaced for a moment to
+    /// OUT.onnx.<SHA-256>.data
+    #[arg(short, long, value_name = "OUT.onnx")]
+    pub output: PathBuf,
+    /// Keep only these outputs, and only what they need; an inner value becomes an output, and the inputs it does not need go
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub outputs: Vec<String>,
+    /// Give inner values short names and nodes none
+    #[arg(long)]
+    pub short_names: bool,
+    /// Leave the model's own metadata out as well; programs may read it
+    #[arg(long)]
+    pub strip_metadata: bool,
+    /// Leave declared shapes of inner values out as well; a runtime may then fuse and round differently
+    #[arg(long)]
+    pub strip_shapes: bool,
+    /// Put external data into the file
+    #[arg(long)]
+    pub one_file: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
 
 pub fn run(args: &SlimArgs) -> Result<Outcome> {
     let file = OnnxFile::open(&args.file)?;

@@ -1,8 +1,8 @@
 //! `thimble targets`: the boards known, or all that is known of one.
 
+use super::outcome::Outcome;
 use crate::boards::cost_model::{albert_base, need};
 use crate::boards::profiles;
-use crate::cli::{Outcome, TargetsArgs};
 use crate::render::text::{Align, percent, size, table};
 use anyhow::Result;
 use thimble_shared::artifact::emit::LowerOptions;
@@ -10,6 +10,15 @@ use thimble_shared::artifact::{self, Provenance};
 use thimble_shared::board::target::{Confidence, Figure, Target};
 use thimble_shared::dtype::Format;
 use thimble_shared::model::Graph;
+
+#[derive(Debug, clap::Args)]
+pub struct TargetsArgs {
+    /// A board's name or the path of a target file: prints all that is known of it
+    pub name: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
 
 pub fn run(args: &TargetsArgs) -> Result<Outcome> {
     match &args.name {

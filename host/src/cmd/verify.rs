@@ -1,6 +1,7 @@
 //! `thimble verify`: how far apart two models are, on the same inputs, in the device's engine.
 
-use crate::cli::{Outcome, VerifyArgs};
+use super::args::{SourceArgs, rows, share};
+use super::outcome::Outcome;
 use crate::eval::dataset;
 use crate::eval::metrics::{Loss, decides};
 use crate::eval::runner::{Judge, Vocabulary};
@@ -8,8 +9,44 @@ use crate::models::model_file::Subject;
 use crate::quantize::vocabulary;
 use crate::render::text::{Align, say, table};
 use anyhow::{Result, anyhow, bail};
+use std::path::PathBuf;
 use thimble_shared::decode::Scoring;
 use thimble_shared::model::{Config, Head};
+
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// The model to compare with: a checkpoint, another tool's ONNX, or a file of thimble's
+    pub reference: PathBuf,
+    /// The model to judge
+    pub candidate: PathBuf,
+    /// Inputs: JSON lines or safetensors; without them, made-up token sequences
+    #[arg(long, value_name = "X")]
+    pub inputs: Option<PathBuf>,
+    /// Most rows used
+    #[arg(long, value_name = "N", value_parser = rows)]
+    pub rows: Option<usize>,
+    /// Exit 1 when decisions agree less often than this, 0 to 1
+    #[arg(long, value_name = "F", value_parser = share)]
+    pub min_agreement: Option<f64>,
+    /// Exit 1 when any output differs by more than this
+    #[arg(long, value_name = "X", value_parser = difference)]
+    pub max_abs: Option<f64>,
+    /// Compare models whose labels have other names or another problem type, in their order
+    #[arg(long)]
+    pub ignore_labels: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub reading: SourceArgs,
+}
+
+fn difference(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if x.is_finite() && x >= 0.0 => Ok(x),
+        _ => Err(format!("'{text}' is not a difference; write a number of at least 0")),
+    }
+}
 
 pub fn run(args: &VerifyArgs) -> Result<Outcome> {
     let reference = Subject::open_with(&args.reference, &args.reading.options())?;

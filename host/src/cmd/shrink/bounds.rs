@@ -1,12 +1,12 @@
 //! What the flags leave to choose from: bytes from --budget and --max-ram, predicted time from --max-latency. Predictions
 //! are made from the model's shape and the target's profile, and every sentence about them says so.
 
+use super::ShrinkArgs;
 use crate::boards::cost_model::{Pace, need, usual_seq};
 use crate::budget::branch_and_bound::Limit;
 use crate::budget::sensitivity::Question;
 use crate::budget::sizes::Sizes;
 use crate::budget::solver::Limits;
-use crate::cli::ShrinkArgs;
 use crate::render::text::{exact, size};
 use anyhow::Result;
 use std::collections::BTreeMap;

@@ -1,12 +1,12 @@
 //! What `thimble shrink` says of its plans, refusals and frontiers: as text for people, or as one JSON object.
 
+use super::ShrinkArgs;
 use super::beside::{preparation_json, prepared_text, trade_json, trade_text, yardstick_json, yardsticks_text};
 use super::bounds::Bounds;
 use crate::budget::frontier::Point;
 use crate::budget::sensitivity::Question;
 use crate::budget::sizes::Floor;
 use crate::budget::solver::Plan;
-use crate::cli::ShrinkArgs;
 use crate::cmd::export::Written;
 use crate::cmd::verify;
 use crate::render::text::{Align, exact, percent, size, table, thousands};
