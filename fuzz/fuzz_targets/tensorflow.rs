@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use thimble::models::checkpoint;
-use thimble::models::model_file::ReadOptions;
+use thimble::models::read_options::ReadOptions;
 use thimble_fuzz::{Allowance, bounded, fixture, one_line, put, scratch};
 
 /// Keys may share what they begin with, and numbers become f32.

@@ -412,7 +412,7 @@ pub fn error(line: &mut Vec<u8>, id: &Id, problem: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::request::Sequence;
+    use crate::serve::sequence::Sequence;
 
     fn infer(rows: &[(&[i64], Option<&[i64]>)]) -> Infer {
         let row = |(ids, types): &(&[i64], Option<&[i64]>)| Sequence {

@@ -6,6 +6,7 @@ mod answer;
 mod client;
 mod queue;
 mod request;
+mod sequence;
 pub mod settings;
 mod socket;
 mod stats;

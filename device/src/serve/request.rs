@@ -5,9 +5,10 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
-use thimble_shared::decode::{AnswerOptions, Place};
+use thimble_shared::decode::AnswerOptions;
 use thimble_shared::model::{Config, Head};
 
+use super::sequence::Sequence;
 use super::text::Texts;
 
 /// Longest text of an id: it is held while its request waits.
@@ -65,15 +66,6 @@ pub struct Infer {
 /// What a number takes in an answer, its comma included, and what a question's answer has besides.
 const DIGITS: usize = 14;
 const FRAME: usize = 256;
-
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Sequence {
-    pub ids: Vec<i64>,
-    /// All 0 when left out.
-    pub types: Option<Vec<i64>>,
-    /// Where the tokens lie in their text; empty where only ids are known.
-    pub places: Vec<Place>,
-}
 
 impl Infer {
     /// Bytes the answer may have, about.

@@ -1,7 +1,7 @@
 //! Texts of clients to token ids, where the program was built with the feature `text`; elsewhere a sentence that says so.
 
 use super::ServeError;
-use super::request::Sequence;
+use super::sequence::Sequence;
 use crate::session::Session;
 use std::path::Path;
 

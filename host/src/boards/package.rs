@@ -2,13 +2,13 @@
 //! goes into a mounted root file system or into an arm64 Debian package, which is written here: an `ar` archive of two gzip
 //! tars with one fixed date and entries in a fixed order, so the same input gives the same bytes.
 
-use crate::models::model_file::tokenizer_beside;
 use flate2::{Compression, GzBuilder};
 use md5::{Digest as _, Md5};
 use std::io::Write;
 use std::path::Path;
 use thimble_device::image::mmap::sha256;
 use thimble_shared::terminal::acts;
+use thimble_text::tokenizer_beside;
 
 /// Where everything lies on the board, without the leading slash.
 pub const LIBRARY: &str = "usr/lib/thimble";

@@ -2,8 +2,8 @@
 //! of size, none of which loses more than a smaller one, because an answer may be any choice that fits, whatever budget it
 //! was run for. The smallest file that agrees often enough is found the same way.
 
+use crate::budget::answer::{Answer, Limits};
 use crate::budget::sensitivity::Study;
-use crate::budget::solver::{Answer, Limits};
 use crate::eval::metrics::{Loss, Share};
 use crate::render::progress::Watch;
 use anyhow::Result;

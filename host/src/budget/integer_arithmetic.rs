@@ -4,9 +4,9 @@
 //! by a quarter.
 
 use crate::boards::cost_model::uses;
+use crate::budget::answer::{Answer, Limits};
 use crate::budget::problem::Choice;
 use crate::budget::sensitivity::Study;
-use crate::budget::solver::{Answer, Limits};
 use crate::eval::metrics::{Objective, Score, Word};
 use crate::render::progress::Watch;
 use anyhow::Result;

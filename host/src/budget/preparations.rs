@@ -1,8 +1,9 @@
 //! Which preparation of a model rounds best. In: the steps that may be tried; out: the variant they leave, and what each lost.
 
+use crate::budget::candidates::Bench;
 use crate::budget::loss_cache::Digest;
 use crate::budget::problem::Choice;
-use crate::budget::sensitivity::{Bench, affordable_rows};
+use crate::budget::question::affordable_rows;
 use crate::budget::sizes::Sizes;
 use crate::eval::dataset;
 use crate::eval::runner::Judge;

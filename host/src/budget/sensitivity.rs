@@ -2,16 +2,18 @@
 //! loss of each family alone in each format, and every choice that was run. In: a [`Question`]; out: numbers that `solve`
 //! and `frontier` reason with. Losses come from the device's engine and are kept in the cache.
 
-use crate::budget::loss_cache::{Digest, Memo};
+use crate::budget::answer::{Answer, Limits, NOTHING_FINITE};
+use crate::budget::candidates::Bench;
+use crate::budget::loss_cache::Digest;
 use crate::budget::preparations::{PrepareOptions, Prepared, Tried};
 use crate::budget::problem::{Choice, Problem};
+use crate::budget::question::{Question, affordable_rows};
 use crate::budget::sizes::Sizes;
-use crate::budget::solver::{Answer, Limits, NOTHING_FINITE};
-use crate::eval::dataset::{self, Row};
-use crate::eval::metrics::{Loss, Objective, Score, decides};
-use crate::eval::runner::{Judge, Vocabulary};
-use crate::models::model_file::image_of;
-use crate::quantize::quantizer::{Done, QuantiseError, Quantiser};
+use crate::eval::dataset::{self};
+use crate::eval::metrics::{Loss, Score, decides};
+use crate::eval::runner::Judge;
+use crate::models::image::image_of;
+use crate::quantize::quantizer::Done;
 use crate::quantize::variants::{Preparation, Variants};
 use crate::render::progress::Watch;
 use crate::render::text::exact;
@@ -19,10 +21,8 @@ use anyhow::{Result, bail};
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
-use thimble_shared::artifact::Provenance;
-use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::dtype::Format;
-use thimble_shared::model::{Config, Graph, Kind, Model};
+use thimble_shared::model::{Graph, Model};
 
 /// Multiply-accumulates that the loss of all families in all formats may take together. A large model's sensitivities are
 /// measured on as many of the tuning rows as that allows; whatever is chosen between is run on all of them. Counted in work
@@ -32,40 +32,6 @@ const SENSE_WORK: usize = 800_000_000_000;
 const YARDSTICK_ROWS: usize = 32;
 /// Choices run to find what half of the bytes would give.
 const YARDSTICK_RUNS: usize = 6;
-/// Never fewer rows than this, if there are as many.
-const SENSE_ROWS: usize = 8;
-
-/// The question, whatever the budget.
-pub struct Question<'a> {
-    /// The model as it came; what results are compared with.
-    pub original: &'a Model,
-    /// What is to be made smaller: the original, or what the levers left of it.
-    pub source: &'a Model,
-    /// How the source's vocabulary differs from the original's.
-    pub vocabulary: Option<&'a Vocabulary>,
-    /// Rows the choice is made on, in the original's ids.
-    pub tune: &'a [Row],
-    /// Rows its loss is reported on.
-    pub report: &'a [Row],
-    pub formats: &'a [Format],
-    /// Linear weights take only those of the formats whose arithmetic is in integers.
-    pub integers_only: bool,
-    pub objective: Objective,
-    pub onnx: LowerOptions,
-    pub provenance: &'a Provenance,
-}
-
-impl Question<'_> {
-    /// The families of a network made of the source, and the formats on offer to each.
-    pub fn unmeasured(&self, config: &Config) -> Problem {
-        let mut problem = Problem::unmeasured(config, self.formats);
-        if self.integers_only {
-            problem.keep_to_integers();
-        }
-        problem
-    }
-}
-
 /// Another file of the model, to hold a loss against.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Yardstick {
@@ -309,67 +275,6 @@ impl<'a> Study<'a> {
         let q = self.question;
         self.report
             .get_or_init(|| Judge::new(&q.original.config, q.original, q.report.to_vec(), q.vocabulary))
-    }
-}
-
-/// Multiply-accumulates of the linear maps for the rows.
-pub fn work(config: &Config, rows: &[Row]) -> usize {
-    let tokens: usize = rows.iter().map(|row| row.input_ids.len()).sum();
-    let linear = config.weights().into_iter().filter(|w| w.kind == Kind::Linear);
-    let weights: usize = linear.map(|w| w.elements()).sum();
-    weights
-        .saturating_mul(config.num_hidden_layers)
-        .saturating_mul(tokens)
-        .max(1)
-}
-
-/// As many of the tuning rows as `evaluations` of the model on each may take `most` multiply-accumulates for.
-pub fn affordable_rows(question: &Question, most: usize, evaluations: usize) -> usize {
-    let all = question.tune.len();
-    let each = work(&question.source.config, question.tune) / all.max(1);
-    let rows = most / each.max(1) / evaluations.max(1);
-    rows.clamp(SENSE_ROWS.min(all), all)
-}
-
-/// Makes candidates of one variant and remembers their scores on one set of rows.
-pub struct Bench<'a> {
-    question: &'a Question<'a>,
-    quantiser: Rc<Quantiser<'static>>,
-    pub memo: Memo,
-}
-
-impl<'a> Bench<'a> {
-    pub fn new(
-        question: &'a Question<'a>,
-        variant: &Digest,
-        quantiser: Rc<Quantiser<'static>>,
-        original: &Digest,
-        rows: &[Row],
-    ) -> Bench<'a> {
-        Bench {
-            question,
-            quantiser,
-            memo: Memo::open(&[original, variant], rows),
-        }
-    }
-
-    /// The model in these formats; None where a number does not fit its format.
-    fn made(&self, formats: &BTreeMap<String, Format>) -> Result<Option<Model>> {
-        match self.quantiser.model(formats) {
-            Ok(model) => Ok(Some(model)),
-            Err(QuantiseError::F16Overflow { .. }) => Ok(None),
-            Err(other) => Err(other.into()),
-        }
-    }
-
-    pub fn score(&self, judge: &Judge, formats: &BTreeMap<String, Format>) -> Result<Score> {
-        self.memo.score(formats, || {
-            match self.made(formats)? {
-                Some(model) => Ok(judge.loss(&image_of(&model)?)?.score()),
-                // A family that does not fit fp16 is a choice nobody takes, not a failure.
-                None => Ok(Score::IMPOSSIBLE),
-            }
-        })
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::budget::branch_and_bound::Limit;
 use crate::budget::problem::{Choice, Family, Problem};
-use crate::budget::sensitivity::Question;
+use crate::budget::question::Question;
 use crate::quantize::shift::{Reach, shifted_config};
 use anyhow::{Result, bail};
 use std::cell::RefCell;

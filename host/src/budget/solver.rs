@@ -2,11 +2,12 @@
 //! combinations are ranked exactly by the sum of their families' losses; the best few that fit are run; what they measured
 //! corrects the predictions around the best one until nothing better is found; and the one that measured least is the answer.
 
-use crate::budget::branch_and_bound::Limit;
+use crate::budget::answer::{Answer, Limits, NOTHING_FINITE};
 use crate::budget::integer_arithmetic::Trade;
 use crate::budget::preparations::{PrepareOptions, Step, Tried};
 use crate::budget::problem::{Choice, Problem};
-use crate::budget::sensitivity::{self, Question, Study, Yardstick};
+use crate::budget::question::{self, Question};
+use crate::budget::sensitivity::{Study, Yardstick};
 use crate::budget::sizes::{Floor, Sizes};
 use crate::budget::surrogate::{Refit, Sample};
 use crate::eval::dataset::Row;
@@ -32,48 +33,11 @@ const EXAMINED: usize = 10_000;
 /// The correction ends after this many runs that found nothing better.
 const PATIENCE: usize = 8;
 
-/// What an answer must keep to.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Bytes of the file.
-    pub bytes: u64,
-    /// Predicted time, per family and option, in any unit.
-    pub time: Option<Limit>,
-}
-
-impl Limits {
-    pub fn bytes(bytes: u64) -> Limits {
-        Limits { bytes, time: None }
-    }
-
-    fn in_time(&self, choice: &Choice) -> bool {
-        self.time.as_ref().is_none_or(|limit| {
-            // An option that was added later has no cost known to keep within the limit.
-            let each = choice.iter().zip(&limit.cost).map(|(&o, cost)| cost.get(o).copied());
-            each.sum::<Option<u64>>().is_some_and(|sum| sum <= limit.most)
-        })
-    }
-}
-
-/// The choice that measured least within the limits.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    pub choice: Choice,
-    pub bytes: u64,
-    /// Sum of the families' losses.
-    pub predicted: f64,
-    /// The objective on the tuning rows, and what it was made of.
-    pub measured: f64,
-    pub score: Score,
-    /// How many choices had been run by then.
-    pub runs: usize,
-}
-
 impl Study<'_> {
     /// The least measured loss within the limits; None when no choice keeps to them.
     pub fn answer(&mut self, limits: &Limits, watch: &mut impl Watch) -> Result<Option<Answer>> {
         let config = &self.question().source.config;
-        let most = (RUN_WORK / sensitivity::work(config, self.question().tune)).clamp(RUNS.0, RUNS.1);
+        let most = (RUN_WORK / question::work(config, self.question().tune)).clamp(RUNS.0, RUNS.1);
         self.answer_within(limits, most, watch)
     }
 
@@ -348,5 +312,3 @@ pub fn solve(task: &Task, mut watch: impl FnMut(&str)) -> Result<Result<Plan, Fl
         None => bail!("{NOTHING_FINITE}"),
     }
 }
-
-pub const NOTHING_FINITE: &str = "no combination of the formats gives finite outputs on these inputs";

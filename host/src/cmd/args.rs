@@ -1,6 +1,6 @@
 //! Arguments that several commands take, and how values are read.
 
-use crate::models::model_file::ReadOptions;
+use crate::models::read_options::ReadOptions;
 use bytesize::ByteSize;
 use clap::ValueEnum;
 use std::path::PathBuf;

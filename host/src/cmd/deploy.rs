@@ -12,7 +12,7 @@ use crate::boards::ssh::inventory::{self, Host};
 use crate::boards::ssh::link::{Link, Sockets};
 use crate::boards::ssh::{Cargo, DeployError, Deployed, Order, deploy, item};
 use crate::fs::atomic;
-use crate::models::model_file::{File, tokenizer_beside};
+use crate::models::model_file::File;
 use crate::render::text::{exact, printable, say, size};
 use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
@@ -26,6 +26,7 @@ use thimble_shared::board::report::{Report, SCHEMA};
 use thimble_shared::board::target::Target;
 use thimble_shared::files;
 use thimble_shared::terminal::acts;
+use thimble_text::tokenizer_beside;
 
 #[derive(Debug, clap::Args)]
 pub struct DeployArgs {

@@ -10,7 +10,7 @@ use crate::boards::emulator::kernel::Kernel;
 use crate::boards::emulator::{BoardError, Ending, Machine, Setup, Shortage, least_ram};
 use crate::boards::profiles;
 use crate::fs::atomic;
-use crate::models::model_file::{File, tokenizer_beside};
+use crate::models::model_file::File;
 use crate::render::text::{exact, percent, say, size};
 use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
@@ -18,6 +18,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use thimble_shared::board::report::Report;
 use thimble_shared::board::target::Target;
+use thimble_text::tokenizer_beside;
 
 #[derive(Debug, clap::Args)]
 pub struct EmulateArgs {

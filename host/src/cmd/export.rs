@@ -3,7 +3,7 @@
 use super::args::{OnnxArgs, Precision, SourceArgs};
 use super::outcome::Outcome;
 use crate::fs::atomic::{self, Content, Output, write_outputs_together};
-use crate::models::model_file::{Subject, tokenizer_beside};
+use crate::models::model_file::Subject;
 use crate::models::tokenizer::TokenizerSource;
 use crate::models::tokenizer_json;
 use crate::quantize::quantizer::{Quantiser, uniform, vanished};
@@ -18,6 +18,7 @@ use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{Provenance, Writer};
 use thimble_shared::model::Model;
+use thimble_text::tokenizer_beside;
 
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {

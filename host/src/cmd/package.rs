@@ -5,10 +5,11 @@ use super::outcome::Outcome;
 use crate::boards::device_binary::{device_program, whole};
 use crate::boards::package::{Control, deb, payload};
 use crate::fs::atomic;
-use crate::models::model_file::{File, tokenizer_beside};
+use crate::models::model_file::File;
 use crate::render::text::exact;
 use anyhow::Result;
 use std::path::PathBuf;
+use thimble_text::tokenizer_beside;
 
 #[derive(Debug, clap::Args)]
 pub struct PackageArgs {

@@ -6,7 +6,7 @@ use crate::eval::comparison::{Meter, Scale};
 use crate::eval::dataset::Row;
 use crate::eval::kept_outputs::Kept;
 use crate::eval::metrics::{Loss, Outputs, decides};
-use crate::models::model_file::image_of;
+use crate::models::image::image_of;
 use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,8 +1,10 @@
 //! From what people have to a model: checkpoints, ONNX files of other tools, tokenizers.
 
 pub mod checkpoint;
+pub mod image;
 pub mod model_file;
 pub mod onnx_import;
 pub mod raw_json;
+pub mod read_options;
 pub mod tokenizer;
 pub mod tokenizer_json;

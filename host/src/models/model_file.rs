@@ -1,6 +1,8 @@
 //! A model named on the command line: a checkpoint directory, a file of thimble's, or another tool's ONNX. Any gives a [`Model`] to
 //! export, or bytes for the engine; a tokenizer that stands beside it is found here.
 
+use super::image::image_of;
+use super::read_options::ReadOptions;
 use crate::models::checkpoint::{self, Source};
 use crate::models::onnx_import::{self, ImportOptions, Imported};
 use crate::models::tokenizer::TokenizerSource;
@@ -11,29 +13,15 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thimble_device::image::Image;
-use thimble_device::image::buffer::Buffer;
 use thimble_device::image::mmap::{ModelFile, ModelMap};
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::verify;
-use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance, Writer};
+use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance};
 use thimble_shared::dtype::Values;
 use thimble_shared::file_kind::FileKind;
 use thimble_shared::files;
-use thimble_shared::model::{Config, Head, Model};
+use thimble_shared::model::{Config, Model};
 pub use thimble_text::tokenizer_beside;
-
-/// How a model is read where its folder or file leaves it open.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ReadOptions {
-    /// The head to make, whatever class config.json names.
-    pub head: Option<Head>,
-    /// The folder of a LoRA adapter to merge into the checkpoint.
-    pub adapter: Option<PathBuf>,
-    /// The values of an ONNX file that hold what the model gives, in place of its outputs.
-    pub output_values: Vec<String>,
-    /// Take the weights of a quantised ONNX file as they are.
-    pub dequantize: bool,
-}
 
 pub enum Subject {
     Checkpoint(Checkpoint),
@@ -379,13 +367,4 @@ impl Subject {
             Subject::Checkpoint(source) => image_of(&source.model),
         }
     }
-}
-
-/// A model in memory, as the engine would map it from a file.
-pub fn image_of(model: &Model) -> Result<Arc<Image>> {
-    let writer = Writer::new(model, LowerOptions::default(), &Provenance::default())?;
-    let len = writer.size();
-    let mut buffer = Buffer::with_room(len)?;
-    writer.write_to(&mut buffer.take::<u8>(len))?;
-    Ok(Image::of(buffer, len))
 }

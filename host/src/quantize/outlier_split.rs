@@ -6,7 +6,7 @@
 //! without Retraining using Outlier Channel Splitting", whose halves need a linear activation; the identity is thimble's own.
 
 use crate::eval::dataset::Row;
-use crate::models::model_file::image_of;
+use crate::models::image::image_of;
 use crate::quantize::gptq::real_vectors;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@
 //! all layers share is thimble's own and stands in docs/shrink.md.
 
 use crate::eval::dataset::Row;
-use crate::models::model_file::image_of;
+use crate::models::image::image_of;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use thimble::models::checkpoint;
-use thimble::models::model_file::{ReadOptions, Subject};
+use thimble::models::model_file::Subject;
+use thimble::models::read_options::ReadOptions;
 
 fn with_adapter(adapter: Option<PathBuf>) -> ReadOptions {
     ReadOptions {

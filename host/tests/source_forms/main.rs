@@ -7,7 +7,8 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use thimble::models::checkpoint::{self, Source};
-use thimble::models::model_file::{ReadOptions, Subject};
+use thimble::models::model_file::Subject;
+use thimble::models::read_options::ReadOptions;
 use thimble_device::engine::{Engine, EngineOptions, Input};
 use thimble_shared::model::Head;
 

@@ -3,10 +3,10 @@
 
 use super::ShrinkArgs;
 use crate::boards::cost_model::{Pace, need, usual_seq};
+use crate::budget::answer::Limits;
 use crate::budget::branch_and_bound::Limit;
-use crate::budget::sensitivity::Question;
+use crate::budget::question::Question;
 use crate::budget::sizes::Sizes;
-use crate::budget::solver::Limits;
 use crate::render::text::{exact, size};
 use anyhow::Result;
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@ use super::ShrinkArgs;
 use super::beside::{preparation_json, prepared_text, trade_json, trade_text, yardstick_json, yardsticks_text};
 use super::bounds::Bounds;
 use crate::budget::frontier::Point;
-use crate::budget::sensitivity::Question;
+use crate::budget::question::Question;
 use crate::budget::sizes::Floor;
 use crate::budget::solver::Plan;
 use crate::cmd::export::Written;

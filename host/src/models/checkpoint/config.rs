@@ -2,34 +2,13 @@
 //! the fields and the canonical names and shapes of the tensors present, out comes the graph's `Config` with notes. What the
 //! file leaves out is told by the tensors' shapes, and the rest is `AlbertConfig`'s defaults.
 
+use super::described::{Certainty, Described};
 use super::fields::Fields;
 use super::names::Stored;
 use super::{SourceError, labels};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use thimble_shared::model::{Activation, Config, Head};
-
-/// What config.json settles, beyond the graph itself.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Described {
-    pub config: Config,
-    /// The class named or inferred, e.g. `AlbertForMaskedLM`.
-    pub architecture: &'static str,
-    /// How that is known.
-    pub certainty: Certainty,
-    /// `tie_word_embeddings`: whether a masked-LM decoder may be the word embedding.
-    pub tie: bool,
-    pub notes: Vec<String>,
-}
-
-/// How sure the choice of a head is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Certainty {
-    /// The configuration names a class of transformers, the user a head, or there is no head.
-    Settled,
-    /// By the tensors alone: the configuration, and what it says of the class.
-    Inferred(PathBuf, String),
-}
 
 const ARCHITECTURES: [(&str, Head); 7] = [
     ("AlbertModel", Head::None),

@@ -5,6 +5,7 @@ mod adapter;
 mod checkpoint;
 mod config;
 mod config_file;
+mod described;
 mod error;
 mod fields;
 mod folder;
@@ -29,7 +30,7 @@ pub use config::Problem;
 pub use error::{Mismatch, Misshapen, PickleError, SourceError};
 pub use tensorflow::BundleError;
 
-use crate::models::model_file::ReadOptions;
+use crate::models::read_options::ReadOptions;
 use crate::models::tokenizer::{self, TokenizerSource};
 use checkpoint::Located;
 use sha2::{Digest, Sha256};

@@ -1,7 +1,7 @@
 //! Matches stored tensor names with thimble's: takes off what all names have in common, pairs every weight the graph needs with
 //! its tensor, and reports all that do not fit in one error. In come raw tensors, out go f32 values by thimble's names.
 
-use super::config::{Certainty, Described};
+use super::described::{Certainty, Described};
 use super::error::{Mismatch, Misshapen};
 use super::prefix::{MODEL_PARTS, OPTIONAL_PARTS, USUAL_PREFIX, part, prefix};
 use super::raw::RawTensor;

@@ -2,13 +2,13 @@
 //! config.json, and the tokenizer. Neither is needed; what does not fit the graph is left alone, with a note.
 
 use crate::models::checkpoint::Problem;
-use crate::models::model_file::tokenizer_beside;
 use crate::models::tokenizer::{self, TokenizerSource};
 use crate::render::text::printable;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
 use thimble_shared::model::{Config, Head};
+use thimble_text::tokenizer_beside;
 
 #[derive(Debug, Default)]
 pub struct Neighbours {

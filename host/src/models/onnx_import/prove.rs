@@ -6,7 +6,7 @@ use super::cost::{self, Cost};
 use super::ports::MaskForm;
 use super::samples;
 use super::{ImportError, Recognised};
-use crate::models::model_file::image_of;
+use crate::models::image::image_of;
 use crate::onnx::OnnxFile;
 use crate::onnx::flow::Flow;
 use crate::onnx::slim::model_bytes;

@@ -8,7 +8,7 @@ mod steps;
 
 use crate::boards::cost_model::uses;
 use crate::eval::dataset::Row;
-use crate::models::model_file::image_of;
+use crate::models::image::image_of;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

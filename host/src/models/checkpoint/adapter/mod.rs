@@ -4,7 +4,7 @@
 mod config;
 mod merge;
 
-use super::config::Described;
+use super::described::Described;
 use super::map::Mapped;
 use super::names::{Stored, WORD};
 use super::raw::{Dtype, RawTensor};

@@ -1,0 +1,56 @@
+//! Models to choose between: made of one variant in any formats, and their scores on one set of rows.
+
+use crate::budget::loss_cache::{Digest, Memo};
+use crate::budget::question::Question;
+use crate::eval::dataset::Row;
+use crate::eval::metrics::Score;
+use crate::eval::runner::Judge;
+use crate::models::image::image_of;
+use crate::quantize::quantizer::{QuantiseError, Quantiser};
+use anyhow::Result;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use thimble_shared::dtype::Format;
+use thimble_shared::model::Model;
+
+/// Makes candidates of one variant and remembers their scores on one set of rows.
+pub struct Bench<'a> {
+    pub question: &'a Question<'a>,
+    pub quantiser: Rc<Quantiser<'static>>,
+    pub memo: Memo,
+}
+
+impl<'a> Bench<'a> {
+    pub fn new(
+        question: &'a Question<'a>,
+        variant: &Digest,
+        quantiser: Rc<Quantiser<'static>>,
+        original: &Digest,
+        rows: &[Row],
+    ) -> Bench<'a> {
+        Bench {
+            question,
+            quantiser,
+            memo: Memo::open(&[original, variant], rows),
+        }
+    }
+
+    /// The model in these formats; None where a number does not fit its format.
+    pub fn made(&self, formats: &BTreeMap<String, Format>) -> Result<Option<Model>> {
+        match self.quantiser.model(formats) {
+            Ok(model) => Ok(Some(model)),
+            Err(QuantiseError::F16Overflow { .. }) => Ok(None),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    pub fn score(&self, judge: &Judge, formats: &BTreeMap<String, Format>) -> Result<Score> {
+        self.memo.score(formats, || {
+            match self.made(formats)? {
+                Some(model) => Ok(judge.loss(&image_of(&model)?)?.score()),
+                // A family that does not fit fp16 is a choice nobody takes, not a failure.
+                None => Ok(Score::IMPOSSIBLE),
+            }
+        })
+    }
+}
