@@ -33,8 +33,8 @@ fn server(name: &str) -> PathBuf {
         panic!("the server's own options")
     };
     let file = ModelFile::open(&model).expect("a file");
-    let session = Session::open(file, &options, None).expect("a sound model");
-    thread::spawn(move || serve::run(session, &options).expect("a server that runs"));
+    let session = Session::open(file, &options.session, None).expect("a sound model");
+    thread::spawn(move || serve::run(session, &options.serve).expect("a server that runs"));
     let start = Instant::now();
     while !socket.exists() {
         assert!(start.elapsed() < Duration::from_secs(30), "no socket");

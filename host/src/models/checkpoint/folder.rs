@@ -2,7 +2,7 @@
 //! Trainer's checkpoints. In comes the path a user gave, out comes the folder to read with what is left out of it, or what to do
 //! instead.
 
-use super::{SourceError, checkpoint, foreign, hub, tensorflow};
+use super::{SourceError, foreign, hub, locate, tensorflow};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
@@ -57,7 +57,7 @@ const MOST_NAMES: usize = 6;
 
 /// Whether a folder itself holds weights of Hugging Face's under one of the names they usually have.
 pub fn has_torch_weights(dir: &Path) -> bool {
-    checkpoint::holds_weights(dir)
+    locate::holds_weights(dir)
 }
 
 /// Whether a folder itself holds a model's weights.

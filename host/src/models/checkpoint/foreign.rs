@@ -1,7 +1,7 @@
 //! Weights that only another framework reads: TensorFlow's and Flax's files of Hugging Face classes. In comes a folder or a file,
 //! out comes how to convert it so that the head stays.
 
-use super::{checkpoint, json};
+use super::{json, locate};
 use serde_json::Value;
 use std::path::Path;
 use thimble_shared::file_kind::FileKind;
@@ -37,7 +37,7 @@ pub fn advice_for_folder(dir: &Path) -> Option<String> {
 /// How to convert a file of TensorFlow's or Flax's.
 pub fn advice_for_file(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
-    let kind = checkpoint::kind_of(path)?;
+    let kind = locate::kind_of(path)?;
     let (_, _, what, argument, packages) = FRAMEWORKS.iter().find(|(_, of, ..)| *of == kind)?;
     let dir = path
         .parent()

@@ -2,7 +2,6 @@
 //! every weight as f32 in logical row-major order, under thimble's names. Nothing in a checkpoint is ever executed.
 
 mod adapter;
-mod checkpoint;
 mod config;
 mod config_file;
 mod described;
@@ -14,6 +13,7 @@ mod hub;
 pub(crate) mod json;
 mod labels;
 mod legacy;
+mod locate;
 mod map;
 mod names;
 mod pickle;
@@ -32,7 +32,7 @@ pub use tensorflow::BundleError;
 
 use crate::models::read_options::ReadOptions;
 use crate::models::tokenizer::{self, TokenizerSource};
-use checkpoint::Located;
+use locate::Located;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -91,7 +91,7 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
         notes.extend(tensorflow::note_on_activation(&json));
         tensorflow::tensors(&files)?
     } else {
-        let listed = checkpoint::tensors(&files, located.promised.as_ref())?;
+        let listed = locate::tensors(&files, located.promised.as_ref())?;
         notes.extend(listed.notes);
         listed.tensors
     };
@@ -172,7 +172,7 @@ fn locate(path: &Path, options: &ReadOptions) -> Result<(Located, bool), SourceE
     let mut located = if tensorflow::is_chosen(&opened.path) {
         tensorflow::locate(&opened.path)?
     } else {
-        checkpoint::locate(&opened.path)?
+        locate::locate(&opened.path)?
     };
     located.notes.splice(0..0, opened.notes);
     Ok((located, opened.sentence))

@@ -2,7 +2,7 @@
 //! storage; before, a stream of pickles and raw storages (`legacy`). In comes the mapped file, out come raw tensors that
 //! borrow their storages.
 
-use super::checkpoint::Listed;
+use super::locate::Listed;
 use super::map::Mapped;
 use super::pickle::{StateDict, Storage};
 use super::raw::RawTensor;

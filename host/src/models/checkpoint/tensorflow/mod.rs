@@ -9,7 +9,7 @@ mod table;
 
 pub use bundle::BundleError;
 
-use super::checkpoint::Located;
+use super::locate::Located;
 use super::map::Mapped;
 use super::raw::RawTensor;
 use super::{SourceError, config_file, folder};

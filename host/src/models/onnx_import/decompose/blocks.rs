@@ -54,7 +54,7 @@ impl<'a> Decomposition<'_, 'a> {
             let packed = this.file.payload(&this.stored_tensor(q)?)?;
             let (blocks, blob) = (k.div_ceil(block), (block * bits).div_ceil(8));
             let mut table = this.packed_table(scaling, bits, blocks)?;
-            let count = n.checked_mul(blocks).unwrap_or(usize::MAX);
+            let count = n.saturating_mul(blocks);
             if table.scales.len() != count || Some(packed.len()) != count.checked_mul(blob) {
                 return Err(Problem::Other(format!(
                     "has {} bytes and {} scales for {n} × {k} weights in blocks of {block}",

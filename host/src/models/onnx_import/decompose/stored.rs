@@ -87,10 +87,9 @@ impl Table {
         let blocks = length.div_ceil(block.max(1));
         for (i, v) in values.iter_mut().enumerate() {
             let (outer, place, rest) = (i / (length * inner), i / inner % length, i % inner);
-            let at = if block > 0 {
-                (outer * blocks + place / block) * inner + rest
-            } else {
-                place
+            let at = match place.checked_div(block) {
+                Some(of) => (outer * blocks + of) * inner + rest,
+                None => place,
             };
             *v = real(*v, at);
         }
