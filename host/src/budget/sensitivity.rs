@@ -1,5 +1,5 @@
 //! What is measured once for a model and answers many budgets: the original's outputs, whether rescaling channels helps, the
-//! loss of each family alone in each format, and every choice that was run. In: a [`Question`]; out: numbers that `solve`
+//! loss of each family alone in each format, and every choice that was run. In: a [`Question`]; out: numbers that `solver`
 //! and `frontier` reason with. Losses come from the device's engine and are kept in the cache.
 
 use crate::budget::answer::{Answer, Limits, NOTHING_FINITE};

@@ -10,16 +10,6 @@ use serde_json::Value;
 use std::path::Path;
 use thimble_shared::model::{Activation, Config, Head};
 
-const ARCHITECTURES: [(&str, Head); 7] = [
-    ("AlbertModel", Head::None),
-    ("AlbertForMaskedLM", Head::MaskedLm),
-    ("AlbertForPreTraining", Head::PreTraining),
-    ("AlbertForSequenceClassification", Head::SequenceClassification),
-    ("AlbertForTokenClassification", Head::TokenClassification),
-    ("AlbertForQuestionAnswering", Head::QuestionAnswering),
-    ("AlbertForMultipleChoice", Head::MultipleChoice),
-];
-
 /// Hugging Face's `hidden_act` names with the formula behind each. `gelu_fast` and `gelu_accurate` write the tanh form with
 /// other groupings and constants rounded to ten digits: within one f32 rounding of each other.
 const ACTIVATIONS: [(&str, Activation); 11] = [
@@ -281,17 +271,14 @@ fn architecture(
         },
         Some(_) => return fields.bad("architectures", "must be a list of class names"),
     };
-    if let Some((class, head)) = ARCHITECTURES.into_iter().find(|(known, _)| Some(*known) == named) {
-        return Ok((class, head, Certainty::Settled));
+    if let Some(head) = named.and_then(head_of) {
+        return Ok((class_of(head), head, Certainty::Settled));
     }
     let head = infer(stored);
     let class = class_of(head);
     let said = match named {
         None => "it names no class".to_string(),
-        Some(name) => format!(
-            "'{name}' is not one of {}",
-            ARCHITECTURES.map(|(name, _)| name).join(", ")
-        ),
+        Some(name) => format!("'{name}' is not one of {}", Head::ALL.map(class_of).join(", ")),
     };
     if let Some(reason) = doubtful(fields, stored, head, named.unwrap_or_default()) {
         return fields.bad(
@@ -402,18 +389,12 @@ fn doubtful(fields: &Fields, stored: &Stored, head: Head, named: &str) -> Option
 
 /// The head of a transformers class.
 pub fn head_of(class: &str) -> Option<Head> {
-    ARCHITECTURES
-        .into_iter()
-        .find(|(name, _)| *name == class)
-        .map(|(_, head)| head)
+    Head::ALL.into_iter().find(|head| class_of(*head) == class)
 }
 
 /// The transformers class of a head.
 fn class_of(head: Head) -> &'static str {
-    ARCHITECTURES
-        .into_iter()
-        .find(|(_, h)| *h == head)
-        .map_or("AlbertModel", |(name, _)| name)
+    head.row().class
 }
 
 /// The head that fits the tensors present. A classifier over pooled tokens is taken for sequence classification: nothing in

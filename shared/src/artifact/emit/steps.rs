@@ -124,7 +124,12 @@ impl Lowering<'_> {
                 }
             },
             Op::Column { input, column } => {
-                let index = self.int(if column == 0 { "first" } else { "second" }, column as i64);
+                let name = match column {
+                    0 => "first".to_string(),
+                    1 => "second".to_string(),
+                    _ => format!("column_{column}"),
+                };
+                let index = self.int(&name, column as i64);
                 self.node("Gather", &[&scope.name(input), &index], out, &[Attr::Int("axis", 2)]);
             }
             Op::AddVector { input, vector } => {
