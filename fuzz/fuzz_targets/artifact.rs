@@ -1,5 +1,5 @@
 //! A file of thimble's own, as a board gets it: opened, audited, and, where it opens, computed with. Even inputs are the whole
-//! file; odd ones the Graph's text inside a file that is otherwise sound, which a mutation of bytes would hardly reach.
+//! file; odd ones the ModelSpec's text inside a file that is otherwise sound, which a mutation of bytes would hardly reach.
 
 #![no_main]
 
@@ -59,7 +59,7 @@ fn read(file: &[u8]) {
     }
 }
 
-/// A sound file whose Graph is `text`.
+/// A sound file whose ModelSpec is `text`.
 fn with_graph(text: &[u8]) -> Vec<u8> {
     static SOUND: OnceLock<Vec<u8>> = OnceLock::new();
     let sound = SOUND.get_or_init(|| {
@@ -68,7 +68,7 @@ fn with_graph(text: &[u8]) -> Vec<u8> {
         let at = bytes
             .windows(KEY_GRAPH.len())
             .position(|w| w == KEY_GRAPH.as_bytes())
-            .expect("its Graph");
+            .expect("its metadata");
         bytes[at] = b'x';
         bytes
     });

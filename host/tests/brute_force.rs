@@ -15,7 +15,7 @@ use thimble::quantize::quantizer::Quantiser;
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Provenance};
 use thimble_shared::dtype::Format;
-use thimble_shared::model::Graph;
+use thimble_shared::model::ModelSpec;
 
 /// Every combination runs on all of these.
 const ROWS: usize = 6;
@@ -55,7 +55,7 @@ fn compare(offered: &[Format], budgets: &[u64]) {
             .zip(&choice)
             .flat_map(|(f, &i)| f.weights.iter().map(move |w| (w.name.clone(), offered[i])))
             .collect();
-        let graph = Graph {
+        let graph = ModelSpec {
             config: source.config.clone(),
             formats: formats.clone(),
         };

@@ -10,7 +10,7 @@ use thimble::models::model_file::Subject;
 use thimble::quantize::outlier_split::split;
 use thimble::quantize::shift::{Reach, Shift};
 use thimble_shared::dtype::{Format, Values};
-use thimble_shared::model::{Graph, Head, Model};
+use thimble_shared::model::{Head, Model, ModelSpec};
 
 /// Every fixture whose weights lie here.
 const MODELS: [&str; 9] = [
@@ -97,7 +97,7 @@ fn shifts_keep_the_function_in_f32() {
         let source = model(name);
         let rows = rows(&source);
         let shift = Shift::calibrate(&source, &rows).unwrap();
-        let int8: BTreeMap<String, Format> = Graph::uniform(source.config.clone(), Format::I8).formats;
+        let int8: BTreeMap<String, Format> = ModelSpec::uniform(source.config.clone(), Format::I8).formats;
         for reach in [Reach::Inside, Reach::Everywhere] {
             let mut shifted = source.clone();
             shift.apply(&mut shifted, &int8, reach);
@@ -110,7 +110,7 @@ fn shifts_keep_the_function_in_f32() {
             }
         }
         let mut plain = source.clone();
-        let f32s = Graph::uniform(source.config.clone(), Format::F32).formats;
+        let f32s = ModelSpec::uniform(source.config.clone(), Format::F32).formats;
         shift.apply(&mut plain, &f32s, Reach::Everywhere);
         assert_eq!(plain, source, "{name}: nothing is rounded, so nothing is shifted");
     }
@@ -125,7 +125,7 @@ fn a_shift_takes_an_outlier_channel_out_of_what_is_read() {
     }
     let rows = rows(&source);
     let shift = Shift::calibrate(&source, &rows).unwrap();
-    let int8 = Graph::uniform(source.config.clone(), Format::I8).formats;
+    let int8 = ModelSpec::uniform(source.config.clone(), Format::I8).formats;
     let centre = shift.centre("0.0.up", &int8, Reach::Everywhere).unwrap();
     let others = centre.iter().enumerate().filter(|(i, _)| *i != 5);
     let most = others.fold(0f32, |m, (_, c)| m.max(c.abs()));

@@ -219,7 +219,7 @@ def edit_constant(model):
 def edit_metadata(model):
     entry = next(entry for entry in model.metadata_props if entry.key == "thimble.graph")
     entry.value = entry.value.replace('"num_attention_heads":4', '"num_attention_heads":2')
-    # The split into heads no longer is what the Graph says.
+    # The metadata no longer states the split into heads.
     return "heads"
 
 

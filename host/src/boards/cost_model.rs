@@ -171,7 +171,7 @@ pub fn albert_base() -> Config {
 mod tests {
     use super::*;
     use crate::boards::profiles;
-    use thimble_shared::model::Graph;
+    use thimble_shared::model::ModelSpec;
 
     #[test]
     fn the_layers_of_albert_base_multiply_as_often_as_they_do() {
@@ -193,7 +193,7 @@ mod tests {
         let config = albert_base();
         let time = |board: &str, format| {
             let pace = Pace::of(&profiles::find(board).unwrap()).unwrap();
-            pace.inference(&config, &Graph::uniform(config.clone(), format).formats, 128)
+            pace.inference(&config, &ModelSpec::uniform(config.clone(), format).formats, 128)
         };
         for format in [Format::F32, Format::I8] {
             assert!(time("pi-5", format) < time("pi-4", format) && time("pi-4", format) < time("pi-zero-2w", format));
@@ -228,7 +228,7 @@ mod tests {
         let config = albert_base();
         for (file, seq, measured) in cases {
             let format = if file > 20_000_000 { Format::F32 } else { Format::I8 };
-            let formats = Graph::uniform(config.clone(), format).formats;
+            let formats = ModelSpec::uniform(config.clone(), format).formats;
             let predicted = need(&config, Some(&formats), file, seq).total();
             assert!(
                 predicted > measured * 99 / 100 && predicted < measured * 4 / 3 + (4 << 20),

@@ -14,7 +14,7 @@ use crate::render::progress::Watch;
 use anyhow::{Result, bail};
 use std::rc::Rc;
 use thimble_shared::dtype::Format;
-use thimble_shared::model::Graph;
+use thimble_shared::model::ModelSpec;
 
 /// Multiply-accumulates that trying preparations may take.
 const WORK: usize = 1_000_000_000_000;
@@ -151,7 +151,7 @@ impl Step {
     fn after(self, done: Preparation, sizes: &Sizes, variants: &Variants, most: u64) -> Result<Option<Variant>> {
         // With bytes for half precision throughout, `down` need not quantise what it reads.
         let question = sizes.question();
-        let halves = Graph::uniform(question.source.config.clone(), Format::F16).formats;
+        let halves = ModelSpec::uniform(question.source.config.clone(), Format::F16).formats;
         if self == Step::Split && !question.integers_only && most >= sizes.of(&halves)? {
             return Ok(None);
         }

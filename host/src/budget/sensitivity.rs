@@ -22,7 +22,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use thimble_shared::dtype::Format;
-use thimble_shared::model::{Graph, Model};
+use thimble_shared::model::{Model, ModelSpec};
 
 /// Multiply-accumulates that the loss of all families in all formats may take together. A large model's sensitivities are
 /// measured on as many of the tuning rows as that allows; whatever is chosen between is run on all of them. Counted in work
@@ -185,7 +185,7 @@ impl<'a> Study<'a> {
         }
         let half = self.half(answer.bytes / 2, watch)?;
         let source = &self.question.source.config;
-        let uniform = |format: Format| Graph::uniform(source.clone(), format).formats;
+        let uniform = |format: Format| ModelSpec::uniform(source.clone(), format).formats;
         let rows = dataset::sample(self.question.report.len(), YARDSTICK_ROWS);
         let judge = self.reporter().some(&rows);
         // One model at a time is in memory.

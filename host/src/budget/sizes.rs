@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use thimble_shared::artifact;
 use thimble_shared::dtype::Format;
-use thimble_shared::model::{Config, Graph};
+use thimble_shared::model::{Config, ModelSpec};
 
 /// Bytes by which what options add may miss: alignment and the length of numbers in the file's own text.
 const SLACK: i64 = 256;
@@ -110,7 +110,7 @@ impl<'a> Sizes<'a> {
     /// The size of the source in these formats.
     pub fn of(&self, formats: &BTreeMap<String, Format>) -> Result<u64> {
         let (config, reach) = &*self.network.borrow();
-        let graph = Graph {
+        let graph = ModelSpec {
             config: shifted_config(config, formats, *reach),
             formats: formats.clone(),
         };

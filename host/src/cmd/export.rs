@@ -88,7 +88,7 @@ pub fn provenance(subject: &Subject) -> Result<(Provenance, Option<String>)> {
     Ok((provenance, tokenizer))
 }
 
-/// Writes the model and its tokenizer, both being on disk before the first takes its place, and checks the file against its own Graph first.
+/// Writes the model and its tokenizer, both being on disk before the first takes its place, and checks the file against its own ModelSpec first.
 pub fn write(subject: &Subject, model: &Model, onnx: LowerOptions, output: &Path) -> Result<Written> {
     let (provenance, tokenizer) = provenance(subject)?;
     write_parts(model, onnx, &provenance, tokenizer, output)
@@ -119,14 +119,14 @@ pub fn write_parts(
     })
 }
 
-/// An error where a file just made does not say what its Graph says.
+/// An error where a file just made does not say what its ModelSpec says.
 fn states_its_graph(path: &Path) -> std::io::Result<()> {
     let map = ModelMap::open(path, false).map_err(Error::other)?;
     let differences = verify::differences_of(map.bytes(), &|part| map.release(part)).map_err(Error::other)?;
     match differences.first() {
         None => Ok(()),
         Some(difference) => Err(Error::other(format!(
-            "the file made does not state its Graph: {difference}"
+            "the file made does not state its metadata: {difference}"
         ))),
     }
 }

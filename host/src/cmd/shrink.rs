@@ -2,7 +2,7 @@
 
 mod beside;
 mod bounds;
-mod say;
+mod output;
 
 use super::args::{OnnxArgs, SourceArgs, bytes, milliseconds, rows, share};
 use super::outcome::Outcome;
@@ -211,7 +211,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     };
     let sizes = Sizes::new(&question);
     let bounds = Bounds::of(args, &question, target.as_ref(), &sizes)?;
-    let about = say::About {
+    let about = output::About {
         args,
         bounds: &bounds,
         target: target.as_ref(),
@@ -453,7 +453,7 @@ fn savings(question: &Question, levers: &Levers, plan: &Plan) -> Result<Vec<(&'s
         formats.entry("pooler".into()).or_insert(format);
     }
     let size = |levers: &Levers| -> Result<u64> {
-        let graph = thimble_shared::model::Graph {
+        let graph = thimble_shared::model::ModelSpec {
             config: levers.config(&question.original.config)?,
             formats: formats.clone(),
         };
@@ -466,7 +466,7 @@ fn savings(question: &Question, levers: &Levers, plan: &Plan) -> Result<Vec<(&'s
 }
 
 /// Draws the frontier where that was asked for; the files' names.
-fn draw(args: &ShrinkArgs, about: &say::About, points: &[crate::budget::frontier::Point]) -> Result<Vec<String>> {
+fn draw(args: &ShrinkArgs, about: &output::About, points: &[crate::budget::frontier::Point]) -> Result<Vec<String>> {
     let drawing = chart::Drawing {
         title: format!("{}: bytes against loss", args.source.display()),
         objective: about.question.objective,

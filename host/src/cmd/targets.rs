@@ -9,7 +9,7 @@ use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Provenance};
 use thimble_shared::board::target::{Confidence, Figure, Target};
 use thimble_shared::dtype::Format;
-use thimble_shared::model::Graph;
+use thimble_shared::model::ModelSpec;
 
 #[derive(Debug, clap::Args)]
 pub struct TargetsArgs {
@@ -33,7 +33,7 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
         None => {
             let all = profiles::all()?;
             let (base, seq) = (albert_base(), 128);
-            let graph = Graph::uniform(base, Format::I8);
+            let graph = ModelSpec::uniform(base, Format::I8);
             let file = artifact::size(&graph, LowerOptions::default(), &Provenance::default())?;
             let need = need(&graph.config, Some(&graph.formats), file as u64, seq);
             if args.json {

@@ -314,7 +314,7 @@ pub fn vanished(source: &Model, made: &Model) -> Vec<(String, usize, usize)> {
 
 /// The same format for every table and linear weight.
 pub fn uniform(config: &Config, format: Format) -> BTreeMap<String, Format> {
-    thimble_shared::model::Graph::uniform(config.clone(), format).formats
+    thimble_shared::model::ModelSpec::uniform(config.clone(), format).formats
 }
 
 #[cfg(test)]

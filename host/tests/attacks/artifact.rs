@@ -277,14 +277,14 @@ pub const ROWS: &[Attack] = &[
                 &initializer("more", &[1], &initializer("map.bias", &[24], &[0x7f; 96]).0),
             )
         },
-        "fields of protobuf nest and cannot overlap, and the device asks only for tensors its Graph names",
+        "fields of protobuf nest and cannot overlap, and the device asks only for tensors its metadata names",
     ),
     asked(
         Audit,
         "a tensor nobody asked for",
         "a payload smuggled along in a file that works",
         |d| added(d, &initializer("more", &[1], &[0; 4])),
-        "initializer 'more' is not the Graph's",
+        "initializer 'more' is not in the metadata",
     ),
     row(
         "payloads moved by three bytes",
@@ -299,7 +299,7 @@ pub const ROWS: &[Attack] = &[
         "tensor '0.0.q': has ONNX type 1",
     ),
     row(
-        "f32 said by the Graph, f16 stored",
+        "f32 said by the metadata, f16 stored",
         CONFUSION,
         |d| {
             let path = spoilt(d, Format::F16, "map.bias", &[]);
@@ -326,7 +326,7 @@ pub const ROWS: &[Attack] = &[
         "the file is truncated, damaged or something else",
     ),
     row(
-        "a Graph nested 100,000 deep",
+        "metadata nested 100,000 deep",
         STACK,
         |d| text(d, |_| "[".repeat(100_000)),
         "recursion limit exceeded",
@@ -456,13 +456,13 @@ pub const ROWS: &[Attack] = &[
     ),
     asked(
         Audit,
-        "int8 said by the Graph, int8a stated by the nodes",
+        "int8 said by the metadata, int8a stated by the nodes",
         CONFUSION,
         |d| {
             let [from, to] = ["i8a\"", "i8\" "].map(|f| format!("\"map\",\"shape\":[24,12],\"format\":\"{f}"));
             overwritten(d, Format::I8A, from.as_bytes(), to.as_bytes())
         },
-        "node 'hidden.mm' is Add, the Graph states Mul",
+        "node 'hidden.mm' is Add, the metadata states Mul",
     ),
     asked(
         Audit,

@@ -1,6 +1,6 @@
 //! The one file that is both valid ONNX and the image the board maps. Writing: a [`Model`] becomes aligned payloads, the
-//! nodes `lower` states, and the Graph in `metadata_props`. Opening: metadata and initializers are checked against each
-//! other, and every tensor becomes a byte range. [`crate::artifact::verify`] holds the nodes to the Graph. docs/format.md describes the bytes.
+//! nodes `lower` states, and the ModelSpec in `metadata_props`. Opening: metadata and initializers are checked against each
+//! other, and every tensor becomes a byte range. [`crate::artifact::verify`] holds the nodes to the ModelSpec. docs/format.md describes the bytes.
 
 pub mod emit;
 pub mod layout;
@@ -13,7 +13,7 @@ use crate::artifact::layout::{ALIGNMENT, TAIL};
 use crate::dtype::{Format, I8_INPUTS};
 use crate::file_kind::FileKind;
 use crate::model::weights::Weights;
-use crate::model::{Config, ConfigError, Graph, Kind, Model, WeightSpec};
+use crate::model::{Config, ConfigError, Kind, Model, ModelSpec, WeightSpec};
 use crate::onnx::reader::{self, ModelView, ReadError, TensorView};
 use crate::onnx::writer::{self, DataType, OnnxModel};
 use serde::{Deserialize, Serialize};
@@ -50,7 +50,7 @@ pub struct Stored {
 /// A checked file: what it says of itself, and where its numbers lie.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Artifact {
-    pub graph: Graph,
+    pub graph: ModelSpec,
     pub options: LowerOptions,
     pub version: String,
     pub provenance: Provenance,
@@ -138,7 +138,7 @@ fn check_options(config: &Config, options: LowerOptions) -> Result<(), ArtifactE
     Ok(())
 }
 
-fn check_formats(graph: &Graph) -> Result<(), ArtifactError> {
+fn check_formats(graph: &ModelSpec) -> Result<(), ArtifactError> {
     let mut weights = graph.config.weights().into_iter();
     match weights.find(|w| !tensors::fits(w, graph.format(&w.name))) {
         None => Ok(()),
@@ -153,7 +153,7 @@ fn check_formats(graph: &Graph) -> Result<(), ArtifactError> {
 }
 
 pub(crate) fn assemble(
-    graph: &Graph,
+    graph: &ModelSpec,
     options: LowerOptions,
     provenance: &Provenance,
 ) -> Result<OnnxModel, ArtifactError> {
@@ -221,7 +221,7 @@ pub(crate) fn assemble(
 }
 
 /// The exact size of the file [`write`] makes of a model with this graph.
-pub fn size(graph: &Graph, options: LowerOptions, provenance: &Provenance) -> Result<usize, ArtifactError> {
+pub fn size(graph: &ModelSpec, options: LowerOptions, provenance: &Provenance) -> Result<usize, ArtifactError> {
     Ok(writer::size(&assemble(graph, options, provenance)?))
 }
 
@@ -395,7 +395,7 @@ pub(crate) fn open_view(
         }
         formats.insert(said.name.clone(), said.format);
     }
-    let graph = Graph {
+    let graph = ModelSpec {
         config: text.config,
         formats,
     };
@@ -416,7 +416,7 @@ pub(crate) fn open_view(
 /// Finds every stored tensor among the initializers.
 fn locate(
     view: &ModelView<'_>,
-    graph: &Graph,
+    graph: &ModelSpec,
     file_len: usize,
     placement: Placement,
 ) -> Result<BTreeMap<String, Stored>, ArtifactError> {

@@ -4,7 +4,7 @@
 
 use crate::artifact::layout::{I4_BLOCK_BYTES, PANEL_ROWS, PanelLayout, pack_int4, unpack_int4};
 use crate::dtype::{Format, I4_BLOCK, I4_MULTIPLIER_MAX, I4_RANGE, I8_INPUTS, Values};
-use crate::model::{Graph, Kind, WeightSpec};
+use crate::model::{Kind, ModelSpec, WeightSpec};
 use crate::onnx::writer::{DataType, Mapped};
 use half::f16;
 use std::io::{self, Write};
@@ -76,8 +76,8 @@ fn multiplier_dims(spec: &WeightSpec) -> Vec<usize> {
     }
 }
 
-/// The initializers a Graph needs, in file order: small vectors and scales together, then the others weight by weight.
-pub fn tensors(graph: &Graph) -> Vec<Mapped> {
+/// The initializers a ModelSpec needs, in file order: small vectors and scales together, then the others weight by weight.
+pub fn tensors(graph: &ModelSpec) -> Vec<Mapped> {
     let specs = graph.config.weights();
     let (mut small, mut large) = (vec![], vec![]);
     for spec in &specs {

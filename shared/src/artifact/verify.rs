@@ -1,12 +1,12 @@
-//! Whether a file states what its Graph says. Two truths live in one file, the nodes any ONNX reader runs and the Graph the
-//! device runs; here the Graph is lowered again and compared with the nodes, constants and ports, one line a difference.
+//! Whether a file states what its ModelSpec says. Two truths live in one file, the nodes any ONNX reader runs and the ModelSpec the
+//! device runs; here the ModelSpec is lowered again and compared with the nodes, constants and ports, one line a difference.
 
 use crate::artifact::{ArtifactError, KEY_GRAPH, KEY_VERSION, Placement, assemble, open_view};
 use crate::onnx::reader::{self, ModelView, TensorView};
 use crate::onnx::writer::{self, Mapped};
 use std::collections::{HashMap, HashSet};
 
-/// Whether the file states what its Graph says: the Graph is lowered again and compared with the nodes, constants and
+/// Whether the file states what its ModelSpec says: the ModelSpec is lowered again and compared with the nodes, constants and
 /// ports, and the stored numbers are checked. Each difference is one line; an empty list means the two truths are one.
 /// Where payloads lie is [`crate::artifact::open`]'s business.
 pub fn differences(bytes: &[u8]) -> Result<Vec<String>, ArtifactError> {
@@ -67,7 +67,7 @@ fn compare_nodes(is: &ModelView<'_>, should: &ModelView<'_>, differences: &mut V
             None => differences.push(format!("node '{}' ({}) is missing", want.name, want.op)),
             Some(node) if (node.op, node.domain) != (want.op, want.domain) => {
                 differences.push(format!(
-                    "node '{}' is {}, the Graph states {}",
+                    "node '{}' is {}, the metadata states {}",
                     want.name, node.op, want.op
                 ));
             }
@@ -76,13 +76,13 @@ fn compare_nodes(is: &ModelView<'_>, should: &ModelView<'_>, differences: &mut V
             }
             Some(node) if node.inputs != want.inputs || node.outputs != want.outputs => {
                 differences.push(format!(
-                    "node '{}' reads {:?}, the Graph states {:?}",
+                    "node '{}' reads {:?}, the metadata states {:?}",
                     want.name, node.inputs, want.inputs
                 ));
             }
             Some(node) if !same_attributes(&node.attributes, &want.attributes) => {
                 differences.push(format!(
-                    "node '{}' ({}) has other attributes than the Graph states",
+                    "node '{}' ({}) has other attributes than the metadata states",
                     want.name, want.op
                 ));
             }
@@ -96,11 +96,11 @@ fn compare_nodes(is: &ModelView<'_>, should: &ModelView<'_>, differences: &mut V
             .collect()
     };
     if differences.is_empty() && is.nodes.len() == should.nodes.len() && order(is) != order(should) {
-        differences.push("the nodes stand in another order than the Graph states them".into());
+        differences.push("the nodes stand in another order than the metadata states them".into());
     }
     if is.nodes.len() != should.nodes.len() {
         differences.push(format!(
-            "{} nodes, the Graph states {}",
+            "{} nodes, the metadata states {}",
             is.nodes.len(),
             should.nodes.len()
         ));
@@ -132,7 +132,7 @@ fn compare_constants(
         });
         if !same {
             differences.push(format!(
-                "constant '{}' is missing or has another value than the Graph states",
+                "constant '{}' is missing or has another value than the metadata states",
                 want.name
             ));
         }
@@ -147,6 +147,6 @@ fn compare_constants(
         is.initializers
             .iter()
             .filter(|t| !known.contains(t.name))
-            .map(|t| format!("initializer '{}' is not the Graph's", t.name)),
+            .map(|t| format!("initializer '{}' is not in the metadata", t.name)),
     );
 }

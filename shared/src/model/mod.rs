@@ -18,21 +18,21 @@ use weights::Weights;
 
 /// The network and the format of each table and linear map. Vectors are f32 and not listed.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Graph {
+pub struct ModelSpec {
     pub config: Config,
     pub formats: BTreeMap<String, Format>,
 }
 
-impl Graph {
+impl ModelSpec {
     /// The same format for every table and linear map.
-    pub fn uniform(config: Config, format: Format) -> Graph {
+    pub fn uniform(config: Config, format: Format) -> ModelSpec {
         let formats = config
             .weights()
             .into_iter()
             .filter(|w| w.kind != Kind::Vector)
             .map(|w| (w.name, format))
             .collect();
-        Graph { config, formats }
+        ModelSpec { config, formats }
     }
 
     pub fn format(&self, name: &str) -> Format {
@@ -40,7 +40,7 @@ impl Graph {
     }
 }
 
-/// A Graph with its numbers, in logical order: what is written to a file and read back from one.
+/// A ModelSpec with its numbers, in logical order: what is written to a file and read back from one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     pub config: Config,
@@ -48,7 +48,7 @@ pub struct Model {
 }
 
 impl Model {
-    pub fn graph(&self) -> Graph {
+    pub fn graph(&self) -> ModelSpec {
         let formats = self
             .config
             .weights()
@@ -56,7 +56,7 @@ impl Model {
             .filter(|w| w.kind != Kind::Vector)
             .filter_map(|w| self.weights.get(&w.name).map(|v| (w.name, v.format())))
             .collect();
-        Graph {
+        ModelSpec {
             config: self.config.clone(),
             formats,
         }

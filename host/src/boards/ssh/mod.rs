@@ -3,15 +3,15 @@
 
 pub mod inventory;
 pub mod link;
-mod look;
+mod probe;
 
 use crate::boards::package;
 use crate::boards::reports;
 use crate::fs::atomic::FileError;
 use crate::render::text::{percent, say, size};
 use link::{Link, LinkError, quote};
-pub use look::{Look, Refusal};
-use look::{check, look};
+pub use probe::{Look, Refusal};
+use probe::{check, look};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -459,7 +459,7 @@ impl Read for Rest<'_> {
 
 #[cfg(test)]
 pub mod tests {
-    use super::look::tests::board;
+    use super::probe::tests::board;
     use super::*;
 
     #[test]

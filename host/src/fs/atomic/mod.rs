@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 use thimble_shared::files;
 
-mod places;
+mod names;
 
-use places::{Old, Places};
+use names::{NameChange, Old};
 
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -154,14 +154,14 @@ pub fn write_all(files: &[Output]) -> Result<(), WriteError> {
 /// The same, and `then` once all are in place: where that fails, nothing has changed.
 pub fn write_all_and(files: &[Output], then: impl FnOnce() -> Result<(), WriteError>) -> Result<(), WriteError> {
     let staged = files.iter().map(stage).collect::<Result<Vec<_>, _>>()?;
-    let mut places = Places::over(files.iter().map(|file| file.path))?;
+    let mut names = NameChange::over(files.iter().map(|file| file.path))?;
     let old: Vec<Old> = files.iter().map(|file| Old::at(file.path)).collect();
     // One right after the other: who is killed between two leaves a new file beside an old one.
     for ((file, temp), old) in files.iter().zip(staged).zip(old) {
-        places.take(temp, file.path, old)?;
+        names.take(temp, file.path, old)?;
     }
-    then().map_err(|e| places.back(e))?;
-    places.settle()
+    then().map_err(|e| names.back(e))?;
+    names.settle()
 }
 
 /// Writes a model and the data file it refers to. A name can be given to one file at a time, so where both replace older ones
@@ -170,12 +170,12 @@ pub fn write_all_and(files: &[Output], then: impl FnOnce() -> Result<(), WriteEr
 /// error that cannot be undone. The caller is [`alone`].
 pub fn write_model(model: &Output, data: &Output, meanwhile: Option<(&Path, Output)>) -> Result<(), WriteError> {
     let staged = stage(data)?;
-    let mut places = Places::over([model.path, data.path])?;
+    let mut names = NameChange::over([model.path, data.path])?;
     let Some((name, referring)) = meanwhile else {
         let model_staged = stage(model)?;
-        places.step(staged, data.path)?;
-        places.take(model_staged, model.path, Old::at(model.path))?;
-        return places.settle();
+        names.step(staged, data.path)?;
+        names.take(model_staged, model.path, Old::at(model.path))?;
+        return names.settle();
     };
     // The same bytes under a second name, where the file system has links.
     let second = match second_name(staged.path(), folder(data.path)) {
@@ -184,11 +184,11 @@ pub fn write_model(model: &Output, data: &Output, meanwhile: Option<(&Path, Outp
     };
     let (referring, model_staged) = (stage(&referring)?, stage(model)?);
     // Held on: the lock is the second name's, too.
-    let _held = places.step(staged, name)?;
-    places.step(referring, model.path)?;
-    places.step(second, data.path)?;
-    places.take(model_staged, model.path, Old::at(model.path))?;
-    places.settle()?;
+    let _held = names.step(staged, name)?;
+    names.step(referring, model.path)?;
+    names.step(second, data.path)?;
+    names.take(model_staged, model.path, Old::at(model.path))?;
+    names.settle()?;
     std::fs::remove_file(name).map_err(refused(name))
 }
 

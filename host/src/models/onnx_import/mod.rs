@@ -1,19 +1,19 @@
 //! Takes ALBERT out of an ONNX file another tool wrote. In comes any .onnx, out comes thimble's `Model` with the numbers as
-//! they were stored, proven: the file itself under tract-onnx and the rebuilt Graph under the engine must agree on inputs
+//! they were stored, proven: the file itself under tract-onnx and the rebuilt ModelSpec under the engine must agree on inputs
 //! made up for the purpose. A file that is no ALBERT, or is another ALBERT than was read out of it, is refused.
 
 mod answers;
+mod bounds;
+mod companions;
 mod cost;
 mod decompose;
 mod embedding;
+mod equivalence;
 mod error;
 mod head;
 mod layers;
-mod neighbours;
 mod ports;
-mod prove;
 mod samples;
-mod sane;
 mod trace;
 mod weights;
 
@@ -110,7 +110,7 @@ pub fn open_with(path: &Path, options: &ImportOptions) -> Result<Imported, Impor
     };
     let (mut recognised, beside) = recognise(file, view, flow, &reading).map_err(|e| e.besides(left))?;
     let model = model(file, &recognised)?;
-    let told = prove::prove(file, &mut recognised, &model).map_err(|e| e.besides(left))?;
+    let told = equivalence::prove(file, &mut recognised, &model).map_err(|e| e.besides(left))?;
     recognised.notes.extend(told);
     if recognised.inputs.right_padded {
         recognised.notes.push(
@@ -210,7 +210,7 @@ fn recognise<'a>(
     view: Rc<ModelView<'a>>,
     flow: Rc<Flow<'a>>,
     reading: &Reading,
-) -> Result<(Recognised<'a>, neighbours::Neighbours), ImportError> {
+) -> Result<(Recognised<'a>, companions::Neighbours), ImportError> {
     let trace = Trace::new(file, view, flow)?;
     readable(&trace, reading.dequantized)?;
     let (embedding, body) = body(&trace)?;
@@ -275,7 +275,7 @@ fn recognise<'a>(
         ));
     }
     notes.extend(head.notes);
-    let beside = neighbours::read(&file.path, head.sigmoid, &mut config, &mut notes);
+    let beside = companions::read(&file.path, head.sigmoid, &mut config, &mut notes);
     config.check().map_err(|e| trace.unsupported(e.to_string()))?;
     cost::check_nodes(&trace, config.num_hidden_layers)?;
     Ok((
@@ -311,7 +311,7 @@ fn alone(
         inputs: inputs.clone(),
         notes: vec![],
     };
-    let proven = model(file, &recognised).and_then(|model| prove::prove(file, &mut recognised, &model));
+    let proven = model(file, &recognised).and_then(|model| equivalence::prove(file, &mut recognised, &model));
     proven.map(drop).map_err(|e| match e {
         ImportError::Parts { place, gap, .. } => format!("they part at {place} (by {gap:.3e})"),
         other => other.to_string(),
@@ -342,7 +342,7 @@ fn readable(trace: &Trace<'_>, dequantized: bool) -> Result<(), ImportError> {
             element_type(kind)
         )));
     }
-    sane::check(trace)
+    bounds::check(trace)
 }
 
 /// The numbers, in thimble's order: f16 stays f16 where a table or linear map is stored so; bf16 is

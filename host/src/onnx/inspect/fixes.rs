@@ -11,7 +11,7 @@ use std::rc::Rc;
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Provenance};
 use thimble_shared::dtype::Format;
-use thimble_shared::model::Graph;
+use thimble_shared::model::ModelSpec;
 use thimble_shared::onnx::reader::ModelView;
 
 /// Fixes that save anything, the most first.
@@ -122,7 +122,7 @@ fn artifacts(file: &OnnxFile, before: u64) -> Vec<Fix> {
     };
     let mut fixes = Vec::new();
     for (format, flag, what) in formats {
-        let graph = Graph::uniform(outline.config.clone(), format);
+        let graph = ModelSpec::uniform(outline.config.clone(), format);
         let provenance = Provenance {
             source_sha256: Some("0".repeat(64)),
             tokenizer_sha256: outline.tokenizer.is_some().then(|| "0".repeat(64)),

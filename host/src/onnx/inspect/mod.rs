@@ -1,5 +1,5 @@
 //! Where the bytes of an ONNX file are, and why. For thimble's own files: per weight, its format, bytes and share, with
-//! whatever the file's nodes state differently from its Graph; for any ONNX: its bytes by cause, what each fix would save,
+//! whatever the file's nodes state differently from its ModelSpec; for any ONNX: its bytes by cause, what each fix would save,
 //! and its initializers by size. Sizes are bytes.
 
 pub mod causes;
@@ -52,7 +52,7 @@ pub struct Explanation {
     pub rest: u64,
     pub source_sha256: Option<String>,
     pub tokenizer_sha256: Option<String>,
-    /// What the nodes state differently from the Graph, or a stored number that may not stand there.
+    /// What the nodes state differently from the ModelSpec, or a stored number that may not stand there.
     pub differences: Vec<String>,
     pub account: Account,
     /// What would make the file smaller, the most first.

@@ -2,15 +2,15 @@
 //! output needs cut, doc strings and stack traces left out, numbers stored raw. In comes any ONNX file, out come the pieces
 //! of the new one, borrowed from the old one's map where they are large; the exact size is known before anything is written.
 
+mod chunks;
 mod plan;
 mod rewrite;
-mod rope;
 
 use crate::onnx::flow::Flow;
 use crate::onnx::{OnnxError, OnnxFile};
+pub use chunks::Chunks;
 pub use plan::Plan;
 use rewrite::Rewriter;
-pub use rope::Rope;
 use std::borrow::Cow;
 use thimble_shared::onnx::reader::ModelView;
 
@@ -66,9 +66,9 @@ pub struct Done {
 
 /// The new file, not yet written.
 pub struct Slimmed<'a> {
-    pub model: Rope<'a>,
+    pub model: Chunks<'a>,
     /// External data, if the input had it and it was not asked into one file.
-    pub data: Option<Rope<'a>>,
+    pub data: Option<Chunks<'a>>,
     pub done: Done,
     layout: Layout,
 }
@@ -100,8 +100,8 @@ pub fn slim_over<'a>(
     file: &'a OnnxFile,
     options: &Options,
     data_name: &str,
-    passing: impl FnOnce(&Rope<'a>) -> Option<String>,
-) -> Result<(Slimmed<'a>, Option<Rope<'a>>), SlimError> {
+    passing: impl FnOnce(&Chunks<'a>) -> Option<String>,
+) -> Result<(Slimmed<'a>, Option<Chunks<'a>>), SlimError> {
     let view = file.view()?;
     let flow = Flow::of(&view).map_err(|e| file.wire_error(e))?;
     let plan = Plan::new(file, &view, &flow, &options.outputs)?;
@@ -175,7 +175,7 @@ pub fn write<'a>(
         Some(slimmed) if !alone || options.leaves_out() => Ok(slimmed),
         // Nothing could be won, and rewriting costs a few bytes: the file as it is.
         _ => {
-            let mut model = Rope::default();
+            let mut model = Chunks::default();
             model.push(Cow::Borrowed(file.bytes()));
             Ok(Slimmed {
                 model,

@@ -1,7 +1,7 @@
 //! Writes the smaller file: copies an ONNX model field by field in the order it had, with names changed and fields left out
 //! as the plan says. Unknown fields are copied as they are; payloads are borrowed, never held twice.
 
-use super::rope::Rope;
+use super::chunks::Chunks;
 use super::{Layout, Options, Plan, SlimError, Slimmed};
 use crate::onnx::flow::{Flow, port_name};
 use crate::onnx::kinds::Kinds;
@@ -20,7 +20,7 @@ pub struct Rewriter<'a, 'p> {
     data_name: &'p str,
     layout: Layout,
     short: HashMap<&'a str, String>,
-    data: Rope<'a>,
+    data: Chunks<'a>,
     /// What lies in `data` already: by the address it was mapped at, its length and where it went.
     placed: BTreeMap<usize, (usize, u64)>,
     made_raw: usize,
@@ -44,7 +44,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
             data_name,
             layout,
             short: HashMap::new(),
-            data: Rope::default(),
+            data: Chunks::default(),
             placed: BTreeMap::new(),
             made_raw: 0,
             dead_tensors: 0,
@@ -60,7 +60,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         if self.options.short_names {
             self.short = short_names(self.view, self.plan).map_err(|e| self.wire(e))?;
         }
-        let (mut model, mut graph) = (Rope::default(), Rope::default());
+        let (mut model, mut graph) = (Chunks::default(), Chunks::default());
         // Protobuf takes a message that stands in several parts as one, and so does the view.
         let mut parts = Fields::new(bytes).flatten().filter(|f| f.number == 7).count();
         let mut nodes = 0;
@@ -100,7 +100,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
     }
 
     /// Declares the inner values that became outputs: as the file declares them, or as their operators say.
-    fn inner_outputs(&self, out: &mut Rope<'a>) -> Result<(), SlimError> {
+    fn inner_outputs(&self, out: &mut Chunks<'a>) -> Result<(), SlimError> {
         if self.plan.inner.is_empty() {
             return Ok(());
         }
@@ -136,7 +136,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
     }
 
     /// Adds the graph, or one part of it, to `out`; `nodes` is how many nodes came before.
-    fn graph(&mut self, graph: &Field<'a>, nodes: &mut usize, out: &mut Rope<'a>) -> Result<(), SlimError> {
+    fn graph(&mut self, graph: &Field<'a>, nodes: &mut usize, out: &mut Chunks<'a>) -> Result<(), SlimError> {
         let bytes = graph.bytes().map_err(|e| self.wire(e))?;
         let keeps_shapes = self.keeps_shapes();
         let stored: HashSet<&str> = self.view.initializers.iter().map(|t| t.name).collect();
@@ -222,7 +222,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         self.short.get(name).map_or(name, String::as_str)
     }
 
-    fn transpose(&self, source: &'a str, name: &'a str) -> Rope<'a> {
+    fn transpose(&self, source: &'a str, name: &'a str) -> Chunks<'a> {
         let mut perm = Message::default();
         perm.text(1, "perm");
         perm.int(8, 1);
@@ -237,8 +237,8 @@ impl<'a, 'p> Rewriter<'a, 'p> {
     }
 
     /// `local` holds the names a nested graph defines itself, which mean other values than the same names outside.
-    fn node(&mut self, encoded: &'a [u8], local: &HashSet<&str>, depth: usize) -> Result<Rope<'a>, SlimError> {
-        let mut out = Rope::default();
+    fn node(&mut self, encoded: &'a [u8], local: &HashSet<&str>, depth: usize) -> Result<Chunks<'a>, SlimError> {
+        let mut out = Chunks::default();
         let mut fields = Fields::new(encoded);
         while let Some((field, raw)) = next(&mut fields, encoded, 0).map_err(|e| self.wire(e))? {
             match field.number {
@@ -259,8 +259,8 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         Ok(out)
     }
 
-    fn attribute(&mut self, encoded: &'a [u8], local: &HashSet<&str>, depth: usize) -> Result<Rope<'a>, SlimError> {
-        let mut out = Rope::default();
+    fn attribute(&mut self, encoded: &'a [u8], local: &HashSet<&str>, depth: usize) -> Result<Chunks<'a>, SlimError> {
+        let mut out = Chunks::default();
         let mut fields = Fields::new(encoded);
         while let Some((field, raw)) = next(&mut fields, encoded, 0).map_err(|e| self.wire(e))? {
             let inner = || field.bytes().map_err(|e| self.wire(e));
@@ -281,13 +281,13 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         Ok(out)
     }
 
-    fn nested(&mut self, graph: &'a [u8], outer: &HashSet<&str>, depth: usize) -> Result<Rope<'a>, SlimError> {
+    fn nested(&mut self, graph: &'a [u8], outer: &HashSet<&str>, depth: usize) -> Result<Chunks<'a>, SlimError> {
         if depth > MAX_NESTING {
             return Err(self.wire(WireError::Mismatch { field: 6, at: 0 }));
         }
         let mut local: HashSet<&str> = outer.clone();
         local.extend(defined(graph).map_err(|e| self.wire(e))?);
-        let mut out = Rope::default();
+        let mut out = Chunks::default();
         let mut fields = Fields::new(graph);
         while let Some((field, raw)) = next(&mut fields, graph, 0).map_err(|e| self.wire(e))? {
             let inner = || field.bytes().map_err(|e| self.wire(e));
@@ -317,7 +317,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
     }
 
     /// A function of the model's own: all its names are its own, so only text is left out and external data moved.
-    fn function(&mut self, function: &'a [u8]) -> Result<Rope<'a>, SlimError> {
+    fn function(&mut self, function: &'a [u8]) -> Result<Chunks<'a>, SlimError> {
         let mut local: HashSet<&str> = HashSet::new();
         for field in Fields::new(function) {
             let field = field.map_err(|e| self.wire(e))?;
@@ -333,7 +333,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
                 _ => {}
             }
         }
-        let mut out = Rope::default();
+        let mut out = Chunks::default();
         let mut fields = Fields::new(function);
         while let Some((field, raw)) = next(&mut fields, function, 0).map_err(|e| self.wire(e))? {
             let inner = || field.bytes().map_err(|e| self.wire(e));
@@ -354,7 +354,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
     }
 
     /// A tensor inside an attribute or a nested graph: as it is, unless its numbers lie in another file.
-    fn inner_tensor(&mut self, field: &Field<'a>, raw: &'a [u8], out: &mut Rope<'a>) -> Result<(), SlimError> {
+    fn inner_tensor(&mut self, field: &Field<'a>, raw: &'a [u8], out: &mut Chunks<'a>) -> Result<(), SlimError> {
         let encoded = field.bytes().map_err(|e| self.wire(e))?;
         let tensor = reader::tensor(encoded, field.at).map_err(|e| self.wire(e))?;
         if tensor.external {
@@ -366,8 +366,8 @@ impl<'a, 'p> Rewriter<'a, 'p> {
     }
 
     /// A sparse tensor, whose values carry its name; its indices have none or one that nobody reads.
-    fn sparse(&mut self, encoded: &'a [u8], local: &HashSet<&str>) -> Result<Rope<'a>, SlimError> {
-        let mut out = Rope::default();
+    fn sparse(&mut self, encoded: &'a [u8], local: &HashSet<&str>) -> Result<Chunks<'a>, SlimError> {
+        let mut out = Chunks::default();
         let mut fields = Fields::new(encoded);
         while let Some((field, raw)) = next(&mut fields, encoded, 0).map_err(|e| self.wire(e))? {
             match field.number {
@@ -428,8 +428,8 @@ impl<'a, 'p> Rewriter<'a, 'p> {
     }
 
     /// A tensor under the name `name`.
-    fn tensor(&mut self, name: &str, tensor: &TensorView<'a>) -> Result<Rope<'a>, SlimError> {
-        let mut out = Rope::default();
+    fn tensor(&mut self, name: &str, tensor: &TensorView<'a>) -> Result<Chunks<'a>, SlimError> {
+        let mut out = Chunks::default();
         let mut typed: Vec<&'a [u8]> = Vec::new();
         let mut typed_len = 0;
         let mut fields = Fields::new(tensor.encoded);

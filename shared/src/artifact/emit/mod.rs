@@ -1,6 +1,6 @@
-//! Graph → ONNX nodes: the statement, in standard operators, of exactly the arithmetic the device performs. Weights are
+//! ModelSpec → ONNX nodes: the statement, in standard operators, of exactly the arithmetic the device performs. Weights are
 //! undone from their panels once (`Transpose`, `Reshape`) and shared by all layers; int8 linears quantise their input per
-//! token, multiply in int8 and rescale. In: a [`Graph`]; out: nodes, small constants and ports, deterministic.
+//! token, multiply in int8 and rescale. In: a [`ModelSpec`]; out: nodes, small constants and ports, deterministic.
 
 mod linear;
 mod steps;
@@ -9,7 +9,7 @@ use crate::artifact::layout::PanelLayout;
 use crate::artifact::tensors::Part;
 use crate::dtype::Format;
 use crate::model::network::{Extent, Network, Output};
-use crate::model::{Activation, Config, Graph, Role};
+use crate::model::{Activation, Config, ModelSpec, Role};
 use crate::onnx::writer::{Attr, Constant, DataType, Dim, Node, Port};
 use std::collections::{BTreeSet, HashMap};
 
@@ -38,7 +38,7 @@ pub struct Lowered {
 }
 
 /// States `graph` in ONNX. The initializers named after weights (and `NAME.scale`) are the caller's to provide.
-pub fn lower(graph: &Graph, options: LowerOptions) -> Lowered {
+pub fn lower(graph: &ModelSpec, options: LowerOptions) -> Lowered {
     let mut l = Lowering {
         graph,
         config: &graph.config,
@@ -60,7 +60,7 @@ pub fn lower(graph: &Graph, options: LowerOptions) -> Lowered {
 }
 
 struct Lowering<'g> {
-    graph: &'g Graph,
+    graph: &'g ModelSpec,
     config: &'g Config,
     options: LowerOptions,
     nodes: Vec<Node>,
@@ -367,7 +367,7 @@ mod tests {
                         hidden_shift: head == Head::None && options.seq.is_some(),
                         ..tiny(head)
                     };
-                    let graph = Graph::uniform(config, format);
+                    let graph = ModelSpec::uniform(config, format);
                     let lowered = lower(&graph, options);
                     let mut known: BTreeSet<String> = lowered.constants.iter().map(|c| c.name.clone()).collect();
                     known.extend(lowered.inputs.iter().map(|p| p.name.to_string()));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 use thimble_shared::files;
 
-/// What bore a name before, held open: what is held need not be taken apart while other files take their places, which takes a
+/// What bore a name before, held open: what is held need not be taken apart while other files take their names, which takes a
 /// file system most of the time.
 pub enum Old {
     Nothing,
@@ -53,21 +53,21 @@ impl Old {
     }
 }
 
-pub struct Places<'a> {
+pub struct NameChange<'a> {
     taken: Vec<(&'a Path, Old)>,
     folders: BTreeMap<PathBuf, File>,
 }
 
-impl<'a> Places<'a> {
+impl<'a> NameChange<'a> {
     /// For files that go to these paths. A directory that cannot be brought to the disk is known before anything changes.
-    pub fn over(paths: impl IntoIterator<Item = &'a Path>) -> Result<Places<'a>, WriteError> {
+    pub fn over(paths: impl IntoIterator<Item = &'a Path>) -> Result<NameChange<'a>, WriteError> {
         let mut folders = BTreeMap::new();
         for path in paths {
             let mut options = File::options();
             let dir = options.read(true).custom_flags(libc::O_DIRECTORY).open(folder(path));
             folders.insert(folder(path).to_path_buf(), dir.map_err(refused(path))?);
         }
-        Ok(Places {
+        Ok(NameChange {
             taken: Vec::new(),
             folders,
         })

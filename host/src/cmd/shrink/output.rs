@@ -13,7 +13,7 @@ use crate::render::text::{Align, exact, percent, size, table, thousands};
 use serde_json::{Value, json};
 use thimble_shared::board::target::Target;
 use thimble_shared::dtype::Format;
-use thimble_shared::model::Graph;
+use thimble_shared::model::ModelSpec;
 
 /// Everything that is said whatever the answer.
 pub struct About<'a> {
@@ -152,7 +152,7 @@ impl About<'_> {
     /// Bytes of the original in fp32 throughout.
     fn fp32_bytes(&self) -> Option<u64> {
         let question = self.question;
-        let graph = Graph::uniform(question.original.config.clone(), Format::F32);
+        let graph = ModelSpec::uniform(question.original.config.clone(), Format::F32);
         let bytes = thimble_shared::artifact::size(&graph, question.onnx, question.provenance).ok()?;
         Some(bytes as u64)
     }

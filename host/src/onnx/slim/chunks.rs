@@ -8,12 +8,12 @@ use thimble_shared::onnx::protobuf::Message;
 const LEAST_PIECE: usize = 4096;
 
 #[derive(Default)]
-pub struct Rope<'a> {
+pub struct Chunks<'a> {
     pub pieces: Vec<Cow<'a, [u8]>>,
     pub len: u64,
 }
 
-impl<'a> Rope<'a> {
+impl<'a> Chunks<'a> {
     pub fn push(&mut self, piece: Cow<'a, [u8]>) {
         self.len += piece.len() as u64;
         match self.pieces.last_mut() {
@@ -23,12 +23,12 @@ impl<'a> Rope<'a> {
         }
     }
 
-    pub fn append(&mut self, other: Rope<'a>) {
+    pub fn append(&mut self, other: Chunks<'a>) {
         other.pieces.into_iter().for_each(|p| self.push(p));
     }
 
     /// Adds `inner` as field `number` of a message.
-    pub fn message(&mut self, number: u32, inner: Rope<'a>) {
+    pub fn message(&mut self, number: u32, inner: Chunks<'a>) {
         let mut header = Message::default();
         header.header(number, inner.len as usize);
         self.push(Cow::Owned(header.0));
@@ -42,11 +42,11 @@ impl<'a> Rope<'a> {
     }
 }
 
-impl From<Message> for Rope<'_> {
+impl From<Message> for Chunks<'_> {
     fn from(message: Message) -> Self {
-        let mut rope = Rope::default();
-        rope.push(Cow::Owned(message.0));
-        rope
+        let mut chunks = Chunks::default();
+        chunks.push(Cow::Owned(message.0));
+        chunks
     }
 }
 
@@ -57,10 +57,10 @@ mod tests {
     #[test]
     fn small_pieces_are_gathered_and_large_ones_are_never_copied() {
         let large = vec![7u8; LEAST_PIECE];
-        let mut inner = Rope::default();
+        let mut inner = Chunks::default();
         inner.push(Cow::Borrowed(b"name"));
         inner.push(Cow::Borrowed(&large));
-        let mut outer = Rope::default();
+        let mut outer = Chunks::default();
         outer.text(1, "x");
         outer.message(5, inner);
         outer.push(Cow::Borrowed(b"end"));
