@@ -2,7 +2,8 @@
 //! Trainer's checkpoints. In comes the path a user gave, out comes the folder to read with what is left out of it, or what to do
 //! instead.
 
-use super::{SourceError, foreign, hub, locate, tensorflow};
+use super::listing::{holds_weights, is_dangling, listed, names_in};
+use super::{SourceError, hint, hub, tensorflow};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
@@ -32,37 +33,12 @@ const CACHED: &str = "models--";
 const SNAPSHOTS: &str = "snapshots";
 const HUB: &str = "hub";
 
-/// What a Trainer's checkpoints begin with.
-const STEP: &str = "checkpoint-";
-
-/// What a Trainer writes beside a model.
-const OF_TRAINERS: [&str; 7] = [
-    "optimizer.pt",
-    "optimizer.bin",
-    "scheduler.pt",
-    "scaler.pt",
-    "rng_state.pth",
-    "trainer_state.json",
-    "training_args.bin",
-];
-
-/// What a link is whose file is missing: in the hub's cache, one that was never downloaded or was cleaned away.
-const DANGLING: &str = "it is a link to a file that is not there; fetch it again";
-
 /// Longest `modules.json` or `refs/main` that is read.
 const MOST_TEXT: u64 = 1 << 20;
 
-/// Most names an error lists.
-const MOST_NAMES: usize = 6;
-
-/// Whether a folder itself holds weights of Hugging Face's under one of the names they usually have.
-pub fn has_torch_weights(dir: &Path) -> bool {
-    locate::holds_weights(dir)
-}
-
 /// Whether a folder itself holds a model's weights.
 pub fn has_weights(dir: &Path) -> bool {
-    has_torch_weights(dir) || tensorflow::is_checkpoint(dir)
+    holds_weights(dir) || tensorflow::is_checkpoint(dir)
 }
 
 /// What is to be read for the path a user gave.
@@ -74,7 +50,7 @@ pub fn resolve(path: &Path) -> Result<Opened, SourceError> {
         return Err(SourceError::Absent {
             path: path.to_path_buf(),
             hint: if is_dangling(path) {
-                format!("; {DANGLING}")
+                format!("; {}", hint::DANGLING)
             } else {
                 hub::hint(path)
             },
@@ -97,22 +73,6 @@ fn as_it_is(path: &Path) -> Opened {
         notes: Vec::new(),
         sentence: false,
     }
-}
-
-/// Whether a path is a link to nothing.
-pub fn is_dangling(path: &Path) -> bool {
-    path.is_symlink() && !path.exists()
-}
-
-/// The names of a folder's entries in order.
-pub fn names_in(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
-    names.sort();
-    names
 }
 
 fn short_text(path: &Path) -> Option<Vec<u8>> {
@@ -203,15 +163,6 @@ fn cached(path: &Path) -> Result<Option<Opened>, SourceError> {
     Ok(Some(opened))
 }
 
-/// Names for an error, at most a few.
-fn listed(names: &[String]) -> String {
-    let shown = names.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(MOST_NAMES) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
 /// The transformer inside a folder of sentence-transformers.
 fn sentence_transformer(dir: &Path) -> Result<Option<Opened>, SourceError> {
     let parts = match short_text(&dir.join(MODULES)) {
@@ -294,55 +245,4 @@ fn parts(path: &Path, text: &[u8]) -> Result<Vec<(String, String)>, SourceError>
     list.iter()
         .map(|entry| part(entry).ok_or_else(|| wrong("a part has no type, or its path is no folder inside this one")))
         .collect()
-}
-
-/// What else a folder without a model's weights holds, and what to do then: the end of an error.
-pub fn hint(dir: &Path) -> String {
-    if let Some(advice) = foreign::advice_for_folder(dir) {
-        return format!("; {advice}");
-    }
-    let names = names_in(dir);
-    if let Some(name) = names.iter().find(|name| is_dangling(&dir.join(name))) {
-        return format!("; of {name}: {DANGLING}");
-    }
-    let mut steps: Vec<(u64, &String)> = names
-        .iter()
-        .filter_map(|name| Some((name.strip_prefix(STEP)?.parse().ok()?, name)))
-        .filter(|(_, name)| dir.join(name).is_dir())
-        .collect();
-    steps.sort();
-    if let Some((_, newest)) = steps.last() {
-        let count = match steps.len() {
-            1 => "a Trainer's checkpoint".to_string(),
-            n => format!("the newest of {n} checkpoints of a Trainer"),
-        };
-        let path = dir.join(newest);
-        return format!("; {newest} is {count}: name {} to take it", path.display());
-    }
-    let of_trainers: Vec<String> = OF_TRAINERS
-        .iter()
-        .filter(|name| names.iter().any(|n| n == *name))
-        .map(|name| name.to_string())
-        .collect();
-    if !of_trainers.is_empty() {
-        return format!(
-            "; there is only what a Trainer keeps to go on training ({}), the model is missing: trainer.save_model(DIR) writes it",
-            listed(&of_trainers)
-        );
-    }
-    let weights: Vec<&String> = names
-        .iter()
-        .filter(|n| {
-            [".safetensors", ".bin", ".pt", ".pth"]
-                .iter()
-                .any(|end| n.ends_with(end))
-        })
-        .collect();
-    if let Some(name) = weights.first() {
-        return format!("; {name} is there: name the file itself if it is the model");
-    }
-    match names.as_slice() {
-        [] => "; the folder is empty".into(),
-        names => format!("; there is only {}", listed(names)),
-    }
 }

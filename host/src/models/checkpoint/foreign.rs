@@ -1,7 +1,8 @@
 //! Weights that only another framework reads: TensorFlow's and Flax's files of Hugging Face classes. In comes a folder or a file,
 //! out comes how to convert it so that the head stays.
 
-use super::{json, locate};
+use super::json;
+use super::listing::kind_of;
 use serde_json::Value;
 use std::path::Path;
 use thimble_shared::file_kind::FileKind;
@@ -37,7 +38,7 @@ pub fn advice_for_folder(dir: &Path) -> Option<String> {
 /// How to convert a file of TensorFlow's or Flax's.
 pub fn advice_for_file(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
-    let kind = locate::kind_of(path)?;
+    let kind = kind_of(path)?;
     let (_, _, what, argument, packages) = FRAMEWORKS.iter().find(|(_, of, ..)| *of == kind)?;
     let dir = path
         .parent()

@@ -9,10 +9,12 @@ mod error;
 mod fields;
 mod folder;
 mod foreign;
+mod hint;
 mod hub;
 pub(crate) mod json;
 mod labels;
 mod legacy;
+mod listing;
 mod locate;
 mod map;
 mod names;
@@ -22,6 +24,7 @@ mod raw;
 mod shards;
 mod spelling;
 mod tensorflow;
+mod tensors;
 mod torch;
 mod yaml;
 mod zip;
@@ -32,7 +35,7 @@ pub use tensorflow::BundleError;
 
 use crate::models::read_options::ReadOptions;
 use crate::models::tokenizer::{self, TokenizerSource};
-use locate::Located;
+use listing::Located;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -91,7 +94,7 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
         notes.extend(tensorflow::note_on_activation(&json));
         tensorflow::tensors(&files)?
     } else {
-        let listed = locate::tensors(&files, located.promised.as_ref())?;
+        let listed = tensors::stored(&files, located.promised.as_ref())?;
         notes.extend(listed.notes);
         listed.tensors
     };
@@ -154,7 +157,7 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
 pub fn is_checkpoint(path: &Path) -> bool {
     path.is_dir()
         || hub::is_id(path)
-        || folder::is_dangling(path)
+        || listing::is_dangling(path)
         || tensorflow::is_checkpoint(path)
         || foreign::advice_for_file(path).is_some()
 }

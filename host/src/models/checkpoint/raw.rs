@@ -71,6 +71,13 @@ pub struct RawTensor<'a> {
     pub view: Option<(u64, Vec<u64>)>,
 }
 
+/// Stored tensors, and what was left out of the file.
+#[derive(Debug)]
+pub struct Listed<'a> {
+    pub tensors: Vec<RawTensor<'a>>,
+    pub notes: Vec<String>,
+}
+
 impl RawTensor<'_> {
     /// The values in row-major order. Nothing is allocated before the storage is known to hold them; `done` is told which bytes
     /// of it were read.

@@ -1,8 +1,7 @@
 //! Checkpoints in several files. In comes a shard index, or a file whose name says which part it is, out come all the files and
 //! the tensors that the index promises.
 
-use super::folder::names_in;
-use super::locate::{kind_of, name_of};
+use super::listing::{kind_of, name_of, names_in};
 use super::{SourceError, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

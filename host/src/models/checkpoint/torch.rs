@@ -2,10 +2,9 @@
 //! storage; before, a stream of pickles and raw storages (`legacy`). In comes the mapped file, out come raw tensors that
 //! borrow their storages.
 
-use super::locate::Listed;
 use super::map::Mapped;
 use super::pickle::{StateDict, Storage};
-use super::raw::RawTensor;
+use super::raw::{Listed, RawTensor};
 use super::{PickleError, SourceError, legacy, pickle, zip};
 
 /// Largest `data.pkl`: state dicts describe a tensor in some 250 bytes, and the largest ALBERT has 16,000.

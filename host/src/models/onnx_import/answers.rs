@@ -2,7 +2,7 @@
 //! something of a larger graph. In comes an output, out come the values of a head it is made of, or words.
 
 use super::cost::STRANGE;
-use super::head::{Origin, origin};
+use super::origin::{Origin, origin};
 use super::trace::Trace;
 use crate::render::text::printable;
 use std::collections::{BTreeMap, HashSet};

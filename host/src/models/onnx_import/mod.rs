@@ -12,6 +12,7 @@ mod equivalence;
 mod error;
 mod head;
 mod layers;
+mod origin;
 mod ports;
 mod samples;
 mod trace;

@@ -8,7 +8,7 @@ use super::described::Described;
 use super::map::Mapped;
 use super::names::{Stored, WORD};
 use super::raw::{Dtype, RawTensor};
-use super::{SourceError, folder, hub, json, locate};
+use super::{SourceError, folder, hub, json, tensors};
 use config::{AdapterConfig, MERGE_IN_PEFT};
 use merge::WORD_MODULE;
 use serde_json::Value;
@@ -69,7 +69,7 @@ impl Adapter {
 
     /// What it changes of `base`.
     pub fn merge(&self, base: &Stored) -> Result<Vec<Merged>, SourceError> {
-        let tensors = locate::tensors(std::slice::from_ref(&self.weights), None)?.tensors;
+        let tensors = tensors::stored(std::slice::from_ref(&self.weights), None)?.tensors;
         merge::merge(&self.weights.path, &self.config, &tensors, base)
     }
 

@@ -9,10 +9,10 @@ mod table;
 
 pub use bundle::BundleError;
 
-use super::locate::Located;
+use super::listing::{Located, holds_weights, names_in};
 use super::map::Mapped;
 use super::raw::RawTensor;
-use super::{SourceError, config_file, folder};
+use super::{SourceError, config_file};
 use bundle::{Bundle, Variable};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ const MOST_LIST: u64 = 1 << 20;
 
 /// Whether `path` is to be read as a TensorFlow checkpoint: in a folder, one of Hugging Face's goes first.
 pub fn is_chosen(path: &Path) -> bool {
-    !folder::has_torch_weights(path) && is_checkpoint(path)
+    !holds_weights(path) && is_checkpoint(path)
 }
 
 /// Whether `path` is a folder with a TensorFlow checkpoint, one of its files, or what their names have in common.
@@ -67,7 +67,7 @@ fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {
 
 /// The prefixes of all checkpoints in a folder, by name: those whose index has a data file beside it.
 fn indexes(dir: &Path) -> Vec<String> {
-    let names = folder::names_in(dir);
+    let names = names_in(dir);
     let bases = names.iter().filter_map(|name| name.strip_suffix(".index"));
     let with_data = |base: &&str| {
         let data = format!("{base}.data-");
@@ -157,7 +157,7 @@ fn config(dir: &Path) -> Result<PathBuf, SourceError> {
     if let Some(path) = config_file::beside(dir) {
         return Ok(path);
     }
-    let mut others = folder::names_in(dir);
+    let mut others = names_in(dir);
     others.retain(|name| CONFIG_STARTS.iter().any(|start| name.starts_with(start)) && name.ends_with(".json"));
     match others.as_slice() {
         [] => Err(SourceError::NoConfig {
