@@ -8,7 +8,7 @@ pub mod engine;
 #[cfg(target_os = "linux")]
 mod guest_init;
 pub mod image;
-pub mod log;
+pub(crate) mod log;
 pub mod platform;
 pub mod serve;
 pub mod session;

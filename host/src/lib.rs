@@ -8,7 +8,7 @@ pub mod budget;
 pub mod cli;
 pub mod cmd;
 pub mod eval;
-pub mod fs;
+pub(crate) mod fs;
 pub mod models;
 pub mod onnx;
 pub mod quantize;

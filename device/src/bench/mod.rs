@@ -1,5 +1,5 @@
 //! Measuring a model on a board: timed runs, what the board did meanwhile, and what makes figures doubtful.
 
-pub mod report;
+pub(crate) mod report;
 pub mod timing;
-pub mod warnings;
+pub(crate) mod warnings;

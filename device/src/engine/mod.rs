@@ -1,17 +1,17 @@
 //! What a caller sees: an [`Engine`] made from a model's bytes, token ids in, Hugging Face's named outputs out. It checks
 //! inputs, cuts off the padding all sequences share, runs the plans layer by layer and widens the outputs again.
 
-pub mod build;
-pub mod context;
-pub mod elementwise;
+pub(crate) mod build;
+pub(crate) mod context;
+pub(crate) mod elementwise;
 pub mod kernels;
-pub mod ops;
-pub mod profile;
+pub(crate) mod ops;
+pub(crate) mod profile;
 #[cfg(test)]
 mod shapes;
 pub mod tensors;
-pub mod threads;
-pub mod weight;
+pub(crate) mod threads;
+pub(crate) mod weight;
 
 use crate::engine::build::{Builder, Plan, PlanError, Plans};
 use crate::engine::context::{Context, Observer};

@@ -1,8 +1,8 @@
 //! What the operating system and its hardware say and allow: the board, this process, temperature, power.
 
-pub mod board;
-pub mod control;
-pub mod power;
+pub(crate) mod board;
+pub(crate) mod control;
+pub(crate) mod power;
 pub mod process;
 pub mod sysfs;
-pub mod thermal;
+pub(crate) mod thermal;

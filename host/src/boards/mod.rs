@@ -1,12 +1,12 @@
 //! Boards: what is known of one, programs and files for it, the ways to put them there, and what it reported.
 
-pub mod cost_model;
+pub(crate) mod cost_model;
 pub mod cpio;
 pub mod device_binary;
-pub mod emulator;
+pub(crate) mod emulator;
 pub mod package;
 pub mod profiles;
-pub mod report_page;
+pub(crate) mod report_page;
 pub mod reports;
 pub mod sd_image;
 pub mod ssh;

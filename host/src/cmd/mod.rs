@@ -1,16 +1,16 @@
 //! One module a subcommand: its arguments, its run and what it prints. The work lies in the modules they name.
 
-pub mod args;
-pub mod deploy;
-pub mod emulate;
-pub mod export;
-pub mod inspect;
-pub mod install;
-pub mod outcome;
-pub mod package;
-pub mod report;
-pub mod run;
+pub(crate) mod args;
+pub(crate) mod deploy;
+pub(crate) mod emulate;
+pub(crate) mod export;
+pub(crate) mod inspect;
+pub(crate) mod install;
+pub(crate) mod outcome;
+pub(crate) mod package;
+pub(crate) mod report;
+pub(crate) mod run;
 pub mod shrink;
-pub mod slim;
-pub mod targets;
-pub mod verify;
+pub(crate) mod slim;
+pub(crate) mod targets;
+pub(crate) mod verify;

@@ -1,6 +1,6 @@
 //! Files, directories and programs of the machine: written whole or not at all, locked, started in one way.
 
-pub mod atomic;
-pub mod ram;
-pub mod scratch;
-pub mod subprocess;
+pub(crate) mod atomic;
+pub(crate) mod ram;
+pub(crate) mod scratch;
+pub(crate) mod subprocess;

@@ -4,7 +4,7 @@ pub mod checkpoint;
 pub mod image;
 pub mod model_file;
 pub mod onnx_import;
-pub mod raw_json;
+pub(crate) mod raw_json;
 pub mod read_options;
 pub mod tokenizer;
 pub mod tokenizer_json;

@@ -1,10 +1,10 @@
 //! An ONNX file of anybody's, opened: the file and the files its tensors point to are mapped, and numbers are read only when
 //! asked for. In comes a path, out come borrowed views and payloads as little-endian bytes in the tensor's own order.
 
-pub mod flow;
+pub(crate) mod flow;
 pub mod inspect;
-pub mod kinds;
-pub mod same;
+pub(crate) mod kinds;
+pub(crate) mod same;
 pub mod slim;
 
 use crate::render::text::printable;

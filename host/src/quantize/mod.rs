@@ -1,10 +1,10 @@
 //! From numbers to fewer bits: preparing a model, rounding it, and leaving out what it does not need.
 
 pub mod equalize;
-pub mod gptq;
+pub(crate) mod gptq;
 pub mod outlier_split;
 pub mod prune;
 pub mod quantizer;
 pub mod shift;
-pub mod variants;
+pub(crate) mod variants;
 pub mod vocabulary;

@@ -1,4 +1,4 @@
 //! Text for terminals: tables, sizes, progress.
 
-pub mod progress;
+pub(crate) mod progress;
 pub mod text;

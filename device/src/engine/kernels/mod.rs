@@ -3,13 +3,13 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
-pub mod expand;
-pub mod pack;
+pub(crate) mod expand;
+pub(crate) mod pack;
 mod portable;
 mod selftest;
 #[cfg(test)]
 pub(crate) mod tests;
-pub mod tract;
+pub(crate) mod tract;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 

@@ -2,9 +2,9 @@
 //! whatever the file's nodes state differently from its ModelSpec; for any ONNX: its bytes by cause, what each fix would save,
 //! and its initializers by size. Sizes are bytes.
 
-pub mod causes;
-pub mod fixes;
-pub mod growth;
+pub(crate) mod causes;
+pub(crate) mod fixes;
+pub(crate) mod growth;
 pub mod html;
 pub mod ledger;
 

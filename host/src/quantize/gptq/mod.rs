@@ -198,17 +198,12 @@ impl Statistics {
         })
     }
 
-    /// Moments of what enters a linear weight, if any row reached it.
-    pub fn of(&self, weight: &str) -> Option<&Moments> {
-        self.moments.get(&input_of(weight))
-    }
-
-    /// The same, to be kept by whoever makes something of them: they are as large as the weights.
+    /// Moments of what enters a linear weight, if any row reached it. They are as large as the weights, so they are handed out.
     pub fn take(&mut self, weight: &str) -> Option<Moments> {
         self.moments.remove(&input_of(weight))
     }
 
-    /// The name under which [`Statistics::of`] finds the moments: equal names, equal moments.
+    /// The name under which [`Statistics::take`] finds the moments: equal names, equal moments.
     pub fn key(weight: &str) -> String {
         input_of(weight)
     }
