@@ -129,7 +129,7 @@ pub fn sound(name: &str) -> Vec<u8> {
 /// Holds an error to what users are promised: one line, not endless, that names the file and has nothing that acts on a
 /// terminal.
 pub fn one_line(error: impl Into<anyhow::Error>, file: &str) {
-    let line = thimble::render::text::one_line(&error.into());
+    let line = thimble::render::text::one_line(error.into().as_ref());
     assert!(line.contains(file), "does not name {file}: {line}");
     plain(&line);
 }

@@ -92,7 +92,7 @@ pub fn main() -> ExitCode {
             }
         }
         Err(error) => {
-            say(&format!("error: {}", one_line(&error)));
+            say(&format!("error: {}", one_line(error.as_ref())));
             ExitCode::from(2)
         }
     }

@@ -225,7 +225,7 @@ fn read(path: &Path, proof: bool) -> Result<usize, String> {
         errors.push(e.into());
     }
     for error in &errors {
-        let line = one_line(error);
+        let line = one_line(error.as_ref());
         if line.contains('\n') || !line.contains("damaged.onnx") || line.len() > 8000 {
             return Err(format!("says: {line}"));
         }
@@ -327,7 +327,7 @@ fn external_data_is_read_from_the_model_s_folder_alone() {
                 let Err(error) = slimmed else {
                     panic!("'{location}' is read")
                 };
-                let line = one_line(&error.into());
+                let line = one_line(&error);
                 assert!(line.contains(word) && line.contains("'a'"), "{line}");
             }
         }

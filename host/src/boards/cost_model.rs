@@ -31,13 +31,23 @@ pub fn usual_seq(config: &Config) -> usize {
     config.max_position_embeddings.min(128)
 }
 
+/// More tokens than the model has positions for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("--seq {seq}: the model takes at most {most} tokens")]
+pub struct TooLong {
+    /// Tokens asked for.
+    pub seq: usize,
+    /// Tokens the model takes.
+    pub most: usize,
+}
+
 /// The length that was asked for, if the model takes it, or the usual one.
-pub fn seq_of(config: &Config, asked: Option<u32>) -> anyhow::Result<usize> {
+pub fn seq_of(config: &Config, asked: Option<u32>) -> Result<usize, TooLong> {
     let most = config.max_position_embeddings;
     match asked.map(|n| n as usize) {
         None => Ok(usual_seq(config)),
         Some(seq) if seq <= most => Ok(seq),
-        Some(seq) => anyhow::bail!("--seq {seq}: the model takes at most {most} tokens"),
+        Some(seq) => Err(TooLong { seq, most }),
     }
 }
 

@@ -1,13 +1,14 @@
 //! Models to choose between: made of one variant in any formats, and their scores on one set of rows.
 
+use crate::budget::error::BudgetError;
 use crate::budget::loss_cache::{Digest, Memo};
 use crate::budget::question::Question;
 use crate::eval::dataset::Row;
 use crate::eval::metrics::Score;
 use crate::eval::runner::Judge;
 use crate::models::image::image_of;
-use crate::quantize::quantizer::{QuantiseError, Quantiser};
-use anyhow::Result;
+use crate::quantize::error::QuantizeError;
+use crate::quantize::quantizer::Quantiser;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use thimble_shared::dtype::Format;
@@ -36,15 +37,15 @@ impl<'a> Bench<'a> {
     }
 
     /// The model in these formats; None where a number does not fit its format.
-    pub fn made(&self, formats: &BTreeMap<String, Format>) -> Result<Option<Model>> {
+    pub fn made(&self, formats: &BTreeMap<String, Format>) -> Result<Option<Model>, BudgetError> {
         match self.quantiser.model(formats) {
             Ok(model) => Ok(Some(model)),
-            Err(QuantiseError::F16Overflow { .. }) => Ok(None),
+            Err(QuantizeError::F16Overflow { .. }) => Ok(None),
             Err(other) => Err(other.into()),
         }
     }
 
-    pub fn score(&self, judge: &Judge, formats: &BTreeMap<String, Format>) -> Result<Score> {
+    pub fn score(&self, judge: &Judge, formats: &BTreeMap<String, Format>) -> Result<Score, BudgetError> {
         self.memo.score(formats, || {
             match self.made(formats)? {
                 Some(model) => Ok(judge.loss(&image_of(&model)?)?.score()),

@@ -3,10 +3,10 @@
 //! was run for. The smallest file that agrees often enough is found the same way.
 
 use crate::budget::answer::{Answer, Limits};
+use crate::budget::error::BudgetError;
 use crate::budget::sensitivity::Study;
 use crate::eval::metrics::{Loss, Share};
 use crate::render::progress::Watch;
-use anyhow::Result;
 use thimble_shared::dtype::Format;
 
 /// One file of the frontier.
@@ -67,7 +67,7 @@ impl Study<'_> {
         count: usize,
         baseline: bool,
         watch: &mut impl Watch,
-    ) -> Result<Vec<Point>> {
+    ) -> Result<Vec<Point>, BudgetError> {
         let floor = self.bytes(&self.floor()?)?;
         let own = self.sizes().of(&self.question().source.graph().formats)?;
         let high = limits.bytes.min(own.max(floor));
@@ -126,11 +126,16 @@ impl Study<'_> {
 
     /// The smallest file within `limits` that agrees with the original on at least `share` of the decisions, of the report's
     /// rows and of all rows together; None when the largest does not.
-    pub fn smallest(&mut self, share: f64, limits: &Limits, watch: &mut impl Watch) -> Result<Option<Answer>> {
+    pub fn smallest(
+        &mut self,
+        share: f64,
+        limits: &Limits,
+        watch: &mut impl Watch,
+    ) -> Result<Option<Answer>, BudgetError> {
         let floor = self.bytes(&self.floor()?)?;
         let own = self.sizes().of(&self.question().source.graph().formats)?;
         let (mut low, mut high) = (floor, limits.bytes.min(own.max(floor)));
-        let mut agrees = |study: &mut Self, bytes: u64| -> Result<Option<Answer>> {
+        let mut agrees = |study: &mut Self, bytes: u64| -> Result<Option<Answer>, BudgetError> {
             let Some(answer) = study.answer(
                 &Limits {
                     bytes,

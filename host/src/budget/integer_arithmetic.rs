@@ -5,11 +5,11 @@
 
 use crate::boards::cost_model::uses;
 use crate::budget::answer::{Answer, Limits};
+use crate::budget::error::BudgetError;
 use crate::budget::problem::Choice;
 use crate::budget::sensitivity::Study;
 use crate::eval::metrics::{Objective, Score, Word};
 use crate::render::progress::Watch;
-use anyhow::Result;
 use thimble_shared::dtype::Format;
 
 /// Sets of families run to find the least work, beside all of them.
@@ -79,7 +79,12 @@ impl Study<'_> {
     ///
     /// # Errors
     /// What running a choice may meet.
-    pub fn widen(&mut self, answer: Answer, limits: &Limits, watch: &mut impl Watch) -> Result<(Answer, Trade)> {
+    pub fn widen(
+        &mut self,
+        answer: Answer,
+        limits: &Limits,
+        watch: &mut impl Watch,
+    ) -> Result<(Answer, Trade), BudgetError> {
         let mut best = answer.clone();
         let mut with = None;
         // A limit on time was weighed for the formats on offer, and w8 was none of them.
@@ -104,7 +109,7 @@ impl Study<'_> {
     }
 
     /// Runs the answer with one set of families after another in `w8`, the least work first; whether one is good.
-    fn run_sets(&mut self, answer: &Answer, limits: &Limits, watch: &mut impl Watch) -> Result<bool> {
+    fn run_sets(&mut self, answer: &Answer, limits: &Limits, watch: &mut impl Watch) -> Result<bool, BudgetError> {
         let wide = self.widened(&answer.choice);
         let by_loss = self.question().objective == Objective::Error;
         let subsets = subsets(&wide, by_loss, answer);
@@ -142,7 +147,7 @@ impl Study<'_> {
     }
 
     /// Choices with `w8` that were run and keep to the limits.
-    fn tried(&self, limits: &Limits) -> Result<Vec<Tried>> {
+    fn tried(&self, limits: &Limits) -> Result<Vec<Tried>, BudgetError> {
         let mut found = Vec::new();
         for (choice, score) in self.runs() {
             let some = (0..choice.len()).any(|i| self.problem.format(i, choice) == Format::W8);

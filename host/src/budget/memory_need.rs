@@ -1,12 +1,12 @@
 //! Memory that `thimble shrink` takes, from a model's shape alone, and the word for a user whose machine has not got it. In: a
 //! configuration, the formats on offer and the rows; out: bytes at the peak, which the tests hold to what the kernel counts.
 
+use crate::budget::error::BudgetError;
 use crate::eval::dataset::Row;
 use crate::fs::ram;
 use crate::quantize::gptq;
 use crate::quantize::quantizer::numbers_of;
 use crate::render::text::exact;
-use anyhow::{Result, bail};
 use std::collections::BTreeSet;
 use thimble_shared::artifact::tensors::weight_bytes;
 use thimble_shared::board::memory::{self, Work};
@@ -70,21 +70,19 @@ fn activations(task: &Task) -> u64 {
 ///
 /// # Errors
 /// What is needed, what there is, and what would help.
-pub fn check(task: &Task) -> Result<()> {
+pub fn check(task: &Task) -> Result<(), BudgetError> {
     let need = PROGRAM.saturating_add(beside_the_model(task));
     // Some evaluate, and some multiply for them.
     let threads = 2 * std::thread::available_parallelism().map_or(1, |n| n.get());
     match ram::available(threads) {
-        Some(available) if available.bytes < need => bail!(
-            "shrink takes {} of memory for this model beyond the model itself, and there are {} ({}); {}, or ask for less: \
-             --nearest gathers no statistics, fewer --formats keep fewer encodings",
-            exact(need),
-            exact(available.bytes),
-            available.by,
-            available
+        Some(available) if available.bytes < need => Err(BudgetError::Memory {
+            need: exact(need),
+            available: exact(available.bytes),
+            remedy: available
                 .remedy(need)
-                .unwrap_or_else(|| "close other programs, run it on a machine with more".to_string())
-        ),
+                .unwrap_or_else(|| "close other programs, run it on a machine with more".to_string()),
+            by: available.by,
+        }),
         _ => Ok(()),
     }
 }

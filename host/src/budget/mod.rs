@@ -4,6 +4,7 @@ pub(crate) mod answer;
 pub(crate) mod branch_and_bound;
 pub(crate) mod candidates;
 pub(crate) mod chart;
+pub mod error;
 pub(crate) mod frontier;
 pub(crate) mod integer_arithmetic;
 pub(crate) mod loss_cache;

@@ -1,6 +1,7 @@
 //! Which preparation of a model rounds best. In: the steps that may be tried; out: the variant they leave, and what each lost.
 
 use crate::budget::candidates::Bench;
+use crate::budget::error::BudgetError;
 use crate::budget::loss_cache::Digest;
 use crate::budget::problem::Choice;
 use crate::budget::question::affordable_rows;
@@ -11,7 +12,6 @@ use crate::quantize::quantizer::Quantiser;
 use crate::quantize::shift::Reach;
 use crate::quantize::variants::{Preparation, Variant, Variants};
 use crate::render::progress::Watch;
-use anyhow::{Result, bail};
 use std::rc::Rc;
 use thimble_shared::dtype::Format;
 use thimble_shared::model::ModelSpec;
@@ -52,10 +52,10 @@ impl Prepared {
         options: PrepareOptions<'_>,
         tune: &Judge,
         watch: &mut impl Watch,
-    ) -> Result<Prepared> {
+    ) -> Result<Prepared, BudgetError> {
         let question = sizes.question();
         let Some(first) = variants.make(Preparation::default())? else {
-            bail!("there is no model to make smaller");
+            return Err(BudgetError::NoModel);
         };
         let mut best = Prepared {
             quantiser: Rc::new(first.quantiser()),
@@ -75,11 +75,11 @@ impl Prepared {
             .into_iter()
             .find(|f| question.formats.contains(f));
         let int8 = int8.unwrap_or(Format::I8);
-        let mut measure = |variant: &Variant, quantiser: &Rc<Quantiser<'static>>| -> Result<Tried> {
+        let mut measure = |variant: &Variant, quantiser: &Rc<Quantiser<'static>>| -> Result<Tried, BudgetError> {
             watch.step(&variant.preparation.to_string());
             let problem = question.unmeasured(&variant.model.config);
             let bench = Bench::new(question, &variant.digest, quantiser.clone(), &original, some.rows());
-            let lost = |choice: &Choice| -> Result<f64> {
+            let lost = |choice: &Choice| -> Result<f64, BudgetError> {
                 let score = bench.score(&some, &problem.formats_of(choice))?;
                 Ok(score.objective(question.objective))
             };
@@ -148,7 +148,13 @@ impl Step {
     }
 
     /// The variant with this step done as well, if the smallest model then stays within `most` bytes.
-    fn after(self, done: Preparation, sizes: &Sizes, variants: &Variants, most: u64) -> Result<Option<Variant>> {
+    fn after(
+        self,
+        done: Preparation,
+        sizes: &Sizes,
+        variants: &Variants,
+        most: u64,
+    ) -> Result<Option<Variant>, BudgetError> {
         // With bytes for half precision throughout, `down` need not quantise what it reads.
         let question = sizes.question();
         let halves = ModelSpec::uniform(question.source.config.clone(), Format::F16).formats;

@@ -4,6 +4,7 @@
 
 use crate::budget::answer::{Answer, Limits, NOTHING_FINITE};
 use crate::budget::candidates::Bench;
+use crate::budget::error::BudgetError;
 use crate::budget::loss_cache::Digest;
 use crate::budget::preparations::{PrepareOptions, Prepared, Tried};
 use crate::budget::problem::{Choice, Problem};
@@ -17,7 +18,6 @@ use crate::quantize::quantizer::Done;
 use crate::quantize::variants::{Preparation, Variants};
 use crate::render::progress::Watch;
 use crate::render::text::exact;
-use anyhow::{Result, bail};
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -59,7 +59,11 @@ pub struct Study<'a> {
 
 impl<'a> Study<'a> {
     /// Measures what every answer needs. `sizes` comes first because a budget below the floor needs no measuring.
-    pub fn measure(sizes: Sizes<'a>, options: PrepareOptions<'_>, watch: &mut impl Watch) -> Result<Study<'a>> {
+    pub fn measure(
+        sizes: Sizes<'a>,
+        options: PrepareOptions<'_>,
+        watch: &mut impl Watch,
+    ) -> Result<Study<'a>, BudgetError> {
         let question = sizes.question();
         let tune = Judge::new(
             &question.original.config,
@@ -73,7 +77,7 @@ impl<'a> Study<'a> {
         let (preparation, quantiser) = (made.variant.preparation, made.quantiser);
         let chosen = Bench::new(question, &made.variant.digest, quantiser.clone(), &digest, tune.rows());
         let Some(first) = variants.make(Preparation::default())? else {
-            bail!("there is no model to make smaller");
+            return Err(BudgetError::NoModel);
         };
         // What comes beside it rounds anew where that is asked for at all.
         let plain = Bench::new(
@@ -127,7 +131,7 @@ impl<'a> Study<'a> {
     ///
     /// # Errors
     /// What running the model may meet.
-    pub fn offer(&mut self, format: Format, watch: &mut impl Watch) -> Result<()> {
+    pub fn offer(&mut self, format: Format, watch: &mut impl Watch) -> Result<(), BudgetError> {
         let problem = &mut self.problem;
         // To tables all int8 formats are the same.
         let suits = |family: usize| {
@@ -150,17 +154,17 @@ impl<'a> Study<'a> {
         Ok(())
     }
 
-    pub fn bytes(&self, choice: &Choice) -> Result<u64> {
+    pub fn bytes(&self, choice: &Choice) -> Result<u64, BudgetError> {
         self.sizes.exact(&self.problem, choice)
     }
 
     /// The choice no budget goes below.
-    pub fn floor(&self) -> Result<Choice> {
+    pub fn floor(&self) -> Result<Choice, BudgetError> {
         self.sizes.smallest(&self.problem)
     }
 
     /// The choice's loss on the tuning rows, measured unless it was; whether it was new.
-    pub fn run(&mut self, choice: &Choice) -> Result<bool> {
+    pub fn run(&mut self, choice: &Choice) -> Result<bool, BudgetError> {
         if self.known.contains_key(choice) {
             return Ok(false);
         }
@@ -179,7 +183,7 @@ impl<'a> Study<'a> {
     ///
     /// # Errors
     /// What running a model may meet.
-    pub fn yardsticks(&mut self, answer: &Answer, watch: &mut impl Watch) -> Result<Vec<Yardstick>> {
+    pub fn yardsticks(&mut self, answer: &Answer, watch: &mut impl Watch) -> Result<Vec<Yardstick>, BudgetError> {
         if decides(&self.question.original.config) {
             return Ok(vec![]);
         }
@@ -189,14 +193,14 @@ impl<'a> Study<'a> {
         let rows = dataset::sample(self.question.report.len(), YARDSTICK_ROWS);
         let judge = self.reporter().some(&rows);
         // One model at a time is in memory.
-        let measured = |name, model: Result<Model, String>| -> Result<Yardstick> {
+        let measured = |name, model: Result<Model, String>| -> Result<Yardstick, BudgetError> {
             let score = match model {
                 Ok(model) => Ok(judge.loss(&image_of(&model)?)?.score()),
                 Err(why) => Err(why),
             };
             Ok(Yardstick { name, score })
         };
-        let plain = |format: Format| -> Result<Result<Model, String>> {
+        let plain = |format: Format| -> Result<Result<Model, String>, BudgetError> {
             let made = self.plain.made(&uniform(format))?;
             Ok(made.ok_or_else(|| "cannot hold the weights".to_string()))
         };
@@ -212,7 +216,7 @@ impl<'a> Study<'a> {
     }
 
     /// The answer within `bytes`, found in a few runs; or why there is none.
-    fn half(&mut self, bytes: u64, watch: &mut impl Watch) -> Result<Result<Choice, String>> {
+    fn half(&mut self, bytes: u64, watch: &mut impl Watch) -> Result<Result<Choice, String>, BudgetError> {
         let floor = self.bytes(&self.floor()?)?;
         if floor > bytes {
             return Ok(Err(format!("is below the floor of {}", exact(floor))));
@@ -251,17 +255,17 @@ impl<'a> Study<'a> {
     ///
     /// # Errors
     /// Numbers that a format cannot hold.
-    pub fn model(&self, choice: &Choice) -> Result<(Model, Done)> {
+    pub fn model(&self, choice: &Choice) -> Result<(Model, Done), BudgetError> {
         Ok(self.chosen.quantiser.made(&self.problem.formats_of(choice))?)
     }
 
     /// The loss on the rows kept for the report.
-    pub fn report(&self, model: &Model) -> Result<Loss> {
-        self.reporter().loss(&image_of(model)?)
+    pub fn report(&self, model: &Model) -> Result<Loss, BudgetError> {
+        Ok(self.reporter().loss(&image_of(model)?)?)
     }
 
     /// What rounding the source to nearest in the same formats loses, without rescaling: on the tuning and the report rows.
-    pub fn baseline(&self, choice: &Choice) -> Result<(f64, Option<Loss>)> {
+    pub fn baseline(&self, choice: &Choice) -> Result<(f64, Option<Loss>), BudgetError> {
         let formats = self.problem.formats_of(choice);
         let tuned = self
             .plain
@@ -288,7 +292,7 @@ struct Sense<'a> {
 }
 
 impl<'a> Sense<'a> {
-    fn new(judge: Judge<'a>, bench: Bench<'a>) -> Result<Sense<'a>> {
+    fn new(judge: Judge<'a>, bench: Bench<'a>) -> Result<Sense<'a>, BudgetError> {
         let question = bench.question;
         let own = question.source.graph().formats;
         // As it came is the reference itself, unless levers were pulled.
@@ -306,7 +310,7 @@ impl<'a> Sense<'a> {
     }
 
     /// Fills in the loss of every family in every format on offer to it.
-    fn measure(&self, problem: &mut Problem, watch: &mut impl Watch) -> Result<()> {
+    fn measure(&self, problem: &mut Problem, watch: &mut impl Watch) -> Result<(), BudgetError> {
         for family in 0..problem.families.len() {
             for (i, format) in problem.options[family].clone().into_iter().enumerate() {
                 problem.loss[family][i] = self.alone(problem, family, format, watch)?;
@@ -316,7 +320,13 @@ impl<'a> Sense<'a> {
         Ok(())
     }
 
-    fn alone(&self, problem: &Problem, family: usize, format: Format, watch: &mut impl Watch) -> Result<f64> {
+    fn alone(
+        &self,
+        problem: &Problem,
+        family: usize,
+        format: Format,
+        watch: &mut impl Watch,
+    ) -> Result<f64, BudgetError> {
         let family = &problem.families[family];
         watch.step(&format!("{} in {format}", family.name));
         let mut formats = self.own.clone();

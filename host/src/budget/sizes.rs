@@ -2,10 +2,10 @@
 //! not add up over families, so sizes are those of the file laid out, and remembered.
 
 use crate::budget::branch_and_bound::Limit;
+use crate::budget::error::BudgetError;
 use crate::budget::problem::{Choice, Family, Problem};
 use crate::budget::question::Question;
 use crate::quantize::shift::{Reach, shifted_config};
-use anyhow::{Result, bail};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use thimble_shared::artifact;
@@ -37,13 +37,16 @@ impl<'a> Sizes<'a> {
     }
 
     /// Families and the formats on offer; an error where no format suits a family.
-    pub fn unmeasured(&self) -> Result<Problem> {
+    pub fn unmeasured(&self) -> Result<Problem, BudgetError> {
         let problem = self.question.unmeasured(&self.network.borrow().0);
         match problem.homeless() {
             None => Ok(problem),
             Some(family) => {
                 let offered: Vec<String> = self.question.formats.iter().map(Format::to_string).collect();
-                bail!("--formats {}: none of them suits {}", offered.join(","), family.name)
+                Err(BudgetError::NoFormat {
+                    offered: offered.join(","),
+                    family: family.name,
+                })
             }
         }
     }
@@ -55,7 +58,7 @@ impl<'a> Sizes<'a> {
     }
 
     /// The smallest file of another network, so shifted.
-    pub fn floor_of(&self, config: &Config, reach: Reach) -> Result<u64> {
+    pub fn floor_of(&self, config: &Config, reach: Reach) -> Result<u64, BudgetError> {
         let (own, own_reach) = self.network.borrow().clone();
         self.become_of(config.clone(), reach);
         let floor = self.floor().map(|floor| floor.bytes);
@@ -66,7 +69,7 @@ impl<'a> Sizes<'a> {
     /// A limit of the search that lets every choice pass whose file has at most `most` bytes, and few others. An option costs
     /// what it adds to the file at least, whatever format the other families share: nodes that families have in common are
     /// counted where they are cheapest, so that the sum is no more than the file.
-    pub fn limit(&self, problem: &Problem, most: u64) -> Result<Limit> {
+    pub fn limit(&self, problem: &Problem, most: u64) -> Result<Limit, BudgetError> {
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let first = vec![0; problem.families.len()];
         let mut left = signed(most).saturating_sub(signed(self.exact(problem, &first)?));
@@ -75,7 +78,7 @@ impl<'a> Sizes<'a> {
             let shared = problem.mostly(format);
             for (family, added) in added.iter_mut().enumerate() {
                 let mut choice = shared.clone();
-                let mut with = |option: usize| -> Result<i64> {
+                let mut with = |option: usize| -> Result<i64, BudgetError> {
                     choice[family] = option;
                     Ok(signed(self.exact(problem, &choice)?))
                 };
@@ -98,7 +101,7 @@ impl<'a> Sizes<'a> {
         })
     }
 
-    pub fn exact(&self, problem: &Problem, choice: &Choice) -> Result<u64> {
+    pub fn exact(&self, problem: &Problem, choice: &Choice) -> Result<u64, BudgetError> {
         if let Some(&bytes) = self.known.borrow().get(choice) {
             return Ok(bytes);
         }
@@ -108,7 +111,7 @@ impl<'a> Sizes<'a> {
     }
 
     /// The size of the source in these formats.
-    pub fn of(&self, formats: &BTreeMap<String, Format>) -> Result<u64> {
+    pub fn of(&self, formats: &BTreeMap<String, Format>) -> Result<u64, BudgetError> {
         let (config, reach) = &*self.network.borrow();
         let graph = ModelSpec {
             config: shifted_config(config, formats, *reach),
@@ -120,7 +123,7 @@ impl<'a> Sizes<'a> {
     /// The choice whose whole file is smallest. The fewest payload bytes need not be it: in a small model the nodes that unpack
     /// a format weigh more than what the format saves. So families change one by one, from there and from each format
     /// throughout, for as long as the file shrinks.
-    pub fn smallest(&self, problem: &Problem) -> Result<Choice> {
+    pub fn smallest(&self, problem: &Problem) -> Result<Choice, BudgetError> {
         let least = problem.floor();
         let mut starts = vec![least.clone()];
         for &format in self.question.formats {
@@ -156,7 +159,7 @@ impl<'a> Sizes<'a> {
     }
 
     /// The smallest file, and the format of each family in it.
-    pub fn floor(&self) -> Result<Floor> {
+    pub fn floor(&self) -> Result<Floor, BudgetError> {
         let problem = self.unmeasured()?;
         let choice = self.smallest(&problem)?;
         let formats = (0..choice.len()).map(|i| problem.format(i, &choice));

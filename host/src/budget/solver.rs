@@ -2,7 +2,8 @@
 //! combinations are ranked exactly by the sum of their families' losses; the best few that fit are run; what they measured
 //! corrects the predictions around the best one until nothing better is found; and the one that measured least is the answer.
 
-use crate::budget::answer::{Answer, Limits, NOTHING_FINITE};
+use crate::budget::answer::{Answer, Limits};
+use crate::budget::error::BudgetError;
 use crate::budget::integer_arithmetic::Trade;
 use crate::budget::preparations::{PrepareOptions, Step, Tried};
 use crate::budget::problem::{Choice, Problem};
@@ -15,7 +16,6 @@ use crate::eval::metrics::{Loss, Objective, Score};
 use crate::quantize::quantizer::Done;
 use crate::quantize::variants::Preparation;
 use crate::render::progress::Watch;
-use anyhow::{Result, bail};
 use std::collections::BTreeSet;
 use thimble_shared::artifact::Provenance;
 use thimble_shared::artifact::emit::LowerOptions;
@@ -35,14 +35,19 @@ const PATIENCE: usize = 8;
 
 impl Study<'_> {
     /// The least measured loss within the limits; None when no choice keeps to them.
-    pub fn answer(&mut self, limits: &Limits, watch: &mut impl Watch) -> Result<Option<Answer>> {
+    pub fn answer(&mut self, limits: &Limits, watch: &mut impl Watch) -> Result<Option<Answer>, BudgetError> {
         let config = &self.question().source.config;
         let most = (RUN_WORK / question::work(config, self.question().tune)).clamp(RUNS.0, RUNS.1);
         self.answer_within(limits, most, watch)
     }
 
     /// The same with at most `most` runs.
-    pub fn answer_within(&mut self, limits: &Limits, most: usize, watch: &mut impl Watch) -> Result<Option<Answer>> {
+    pub fn answer_within(
+        &mut self,
+        limits: &Limits,
+        most: usize,
+        watch: &mut impl Watch,
+    ) -> Result<Option<Answer>, BudgetError> {
         let within = match limits.bytes {
             u64::MAX => String::new(),
             bytes => format!(" within {bytes} bytes"),
@@ -74,7 +79,7 @@ impl Study<'_> {
     }
 
     /// Of what was run so far, whatever it was run for, the answer within the limits.
-    pub fn best_run(&self, limits: &Limits) -> Result<Option<Answer>> {
+    pub fn best_run(&self, limits: &Limits) -> Result<Option<Answer>, BudgetError> {
         match self.best(limits)? {
             Some((choice, ..)) => self.answer_of(&choice),
             None => Ok(None),
@@ -82,7 +87,7 @@ impl Study<'_> {
     }
 
     /// A choice that was run, as an answer.
-    pub fn answer_of(&self, choice: &Choice) -> Result<Option<Answer>> {
+    pub fn answer_of(&self, choice: &Choice) -> Result<Option<Answer>, BudgetError> {
         let bytes = self.bytes(choice)?;
         Ok(self.score_of(choice).map(|score| Answer {
             bytes,
@@ -94,12 +99,18 @@ impl Study<'_> {
         }))
     }
 
-    pub fn fits(&self, choice: &Choice, limits: &Limits) -> Result<bool> {
+    pub fn fits(&self, choice: &Choice, limits: &Limits) -> Result<bool, BudgetError> {
         Ok(limits.in_time(choice) && self.bytes(choice)? <= limits.bytes)
     }
 
     /// Runs a choice if it fits, was not run and there is work left for it.
-    fn try_one(&mut self, choice: &Choice, limits: &Limits, left: &mut usize, watch: &mut impl Watch) -> Result<()> {
+    fn try_one(
+        &mut self,
+        choice: &Choice,
+        limits: &Limits,
+        left: &mut usize,
+        watch: &mut impl Watch,
+    ) -> Result<(), BudgetError> {
         if *left > 0 && !self.known(choice) && self.fits(choice, limits)? {
             watch.step(&format!("{} run", self.runs().len()));
             self.run(choice)?;
@@ -117,7 +128,7 @@ impl Study<'_> {
     }
 
     /// The best-predicted choices that fit.
-    fn pool(&self, limits: &Limits) -> Result<Vec<Choice>> {
+    fn pool(&self, limits: &Limits) -> Result<Vec<Choice>, BudgetError> {
         // At the floor there is nothing to choose, and no need to look at everything that does not fit.
         let floor = self.floor()?;
         if limits.bytes <= self.bytes(&floor)? {
@@ -140,7 +151,7 @@ impl Study<'_> {
     }
 
     /// Of all choices run that keep to the limits, whatever they were run for, the one that measured least.
-    fn best(&self, limits: &Limits) -> Result<Option<(Choice, u64, Score)>> {
+    fn best(&self, limits: &Limits) -> Result<Option<(Choice, u64, Score)>, BudgetError> {
         let mut best: Option<(f64, u64, &Choice, Score)> = None;
         for (choice, score) in self.runs() {
             let loss = self.objective(score);
@@ -159,7 +170,13 @@ impl Study<'_> {
 
     /// Where groups interact, sums mislead: predictions are refitted with everything measured, and the most promising of the
     /// pool and of the best choice's neighbours is run, again and again.
-    fn correct(&mut self, pool: &[Choice], limits: &Limits, left: &mut usize, watch: &mut impl Watch) -> Result<()> {
+    fn correct(
+        &mut self,
+        pool: &[Choice],
+        limits: &Limits,
+        left: &mut usize,
+        watch: &mut impl Watch,
+    ) -> Result<(), BudgetError> {
         let mut patience = PATIENCE;
         while *left > 0 && patience > 0 {
             let Some((best, _, score)) = self.best(limits)? else {
@@ -179,7 +196,7 @@ impl Study<'_> {
     }
 
     /// The choice not run yet with the least corrected prediction.
-    fn promising(&self, pool: &[Choice], best: &Choice, limits: &Limits) -> Result<Option<Choice>> {
+    fn promising(&self, pool: &[Choice], best: &Choice, limits: &Limits) -> Result<Option<Choice>, BudgetError> {
         let measured: Vec<f64> = self.runs().iter().map(|(_, score)| self.objective(score)).collect();
         let samples: Vec<Sample> = self
             .runs()
@@ -209,7 +226,7 @@ impl Study<'_> {
     }
 
     /// What a larger budget would buy next: family, format, size of the file.
-    pub fn next_step(&self, choice: &Choice, budget: u64) -> Result<Option<(&'static str, Format, u64)>> {
+    pub fn next_step(&self, choice: &Choice, budget: u64) -> Result<Option<(&'static str, Format, u64)>, BudgetError> {
         let next = self.problem.next_step(choice, budget, |c| self.bytes(c))?;
         Ok(next.map(|(family, option, bytes)| {
             let problem = &self.problem;
@@ -218,7 +235,13 @@ impl Study<'_> {
     }
 
     /// An answer made into a model and judged on the report's rows.
-    pub fn plan(&mut self, answer: Answer, budget: u64, trade: Option<Trade>, watch: &mut impl Watch) -> Result<Plan> {
+    pub fn plan(
+        &mut self,
+        answer: Answer,
+        budget: u64,
+        trade: Option<Trade>,
+        watch: &mut impl Watch,
+    ) -> Result<Plan, BudgetError> {
         let (model, done) = self.model(&answer.choice)?;
         Ok(Plan {
             loss: self.report(&model)?,
@@ -284,7 +307,7 @@ pub struct Plan {
 }
 
 /// The least loss within one budget, by the model's default objective.
-pub fn solve(task: &Task, mut watch: impl FnMut(&str)) -> Result<Result<Plan, Floor>> {
+pub fn solve(task: &Task, mut watch: impl FnMut(&str)) -> Result<Result<Plan, Floor>, BudgetError> {
     let question = Question {
         original: task.source,
         source: task.source,
@@ -309,6 +332,6 @@ pub fn solve(task: &Task, mut watch: impl FnMut(&str)) -> Result<Result<Plan, Fl
     let mut study = Study::measure(sizes, options, &mut watch)?;
     match study.answer(&Limits::bytes(task.budget), &mut watch)? {
         Some(answer) => Ok(Ok(study.plan(answer, task.budget, None, &mut watch)?)),
-        None => bail!("{NOTHING_FINITE}"),
+        None => Err(BudgetError::NothingFinite),
     }
 }

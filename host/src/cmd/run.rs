@@ -83,7 +83,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
     let engine = Engine::new(subject.image()?, EngineOptions::default())?;
     let outputs = rows.iter().map(|row| runner::run(&engine, row));
     let outputs = outputs
-        .collect::<Result<Vec<_>>>()
+        .collect::<std::result::Result<Vec<_>, _>>()
         .with_context(|| args.file.display().to_string())?;
     mapped.iter().try_for_each(|file| file.unchanged())?;
     let answer = answer(

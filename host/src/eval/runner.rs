@@ -4,10 +4,10 @@
 
 use crate::eval::comparison::{Meter, Scale};
 use crate::eval::dataset::Row;
+use crate::eval::error::EvalError;
 use crate::eval::kept_outputs::Kept;
 use crate::eval::metrics::{Loss, Outputs, decides};
 use crate::models::image::image_of;
-use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,14 +19,14 @@ use thimble_shared::model::{Config, Head, Model};
 /// `work` on each of `count` rows, on all cores, the results in order. `start` makes what a worker needs.
 fn on_all_cores<W, T: Send>(
     count: usize,
-    start: impl Fn() -> Result<W> + Sync,
-    work: impl Fn(&W, usize) -> Result<T> + Sync,
-) -> Result<Vec<T>> {
+    start: impl Fn() -> Result<W, EvalError> + Sync,
+    work: impl Fn(&W, usize) -> Result<T, EvalError> + Sync,
+) -> Result<Vec<T>, EvalError> {
     let workers = std::thread::available_parallelism()
         .map_or(1, |n| n.get())
         .clamp(1, count.max(1));
     let next = AtomicUsize::new(0);
-    let run = || -> Result<Vec<(usize, T)>> {
+    let run = || -> Result<Vec<(usize, T)>, EvalError> {
         let worker = start()?;
         let mut done = Vec::new();
         loop {
@@ -34,15 +34,15 @@ fn on_all_cores<W, T: Send>(
             if i >= count {
                 return Ok(done);
             }
-            done.push((i, work(&worker, i).with_context(|| format!("input row {}", i + 1))?));
+            done.push((i, work(&worker, i).map_err(|e| e.at_row(i))?));
         }
     };
-    let mut all = std::thread::scope(|scope| -> Result<Vec<(usize, T)>> {
+    let mut all = std::thread::scope(|scope| -> Result<Vec<(usize, T)>, EvalError> {
         let threads: Vec<_> = (0..workers).map(|_| scope.spawn(run)).collect();
         let mut all = Vec::with_capacity(count);
         for thread in threads {
             let done = thread.join();
-            all.extend(done.map_err(|_| anyhow::anyhow!("an evaluation thread panicked"))??);
+            all.extend(done.map_err(|_| EvalError::Thread)??);
         }
         Ok(all)
     })?;
@@ -50,22 +50,22 @@ fn on_all_cores<W, T: Send>(
     Ok(all.into_iter().map(|(_, result)| result).collect())
 }
 
-fn engine(image: &Arc<Image>) -> Result<Engine> {
+fn engine(image: &Arc<Image>) -> Result<Engine, EvalError> {
     Ok(Engine::new(image.clone(), EngineOptions::default())?)
 }
 
 /// Outputs of every row, in order.
-pub fn outputs(image: &Arc<Image>, rows: &[Row]) -> Result<Vec<Outputs>> {
+pub fn outputs(image: &Arc<Image>, rows: &[Row]) -> Result<Vec<Outputs>, EvalError> {
     on_all_cores(rows.len(), || engine(image), |engine, i| run(engine, &rows[i]))
 }
 
 /// One row through the engine.
-pub fn run(engine: &Engine, row: &Row) -> Result<Outputs> {
+pub fn run(engine: &Engine, row: &Row) -> Result<Outputs, EvalError> {
     Ok(engine.run(&row.input())?.0.into_iter().collect())
 }
 
 /// How far `candidate`'s outputs are from `reference`'s.
-pub fn compare(config: &Config, rows: &[Row], reference: &[Outputs], candidate: &[Outputs]) -> Result<Loss> {
+pub fn compare(config: &Config, rows: &[Row], reference: &[Outputs], candidate: &[Outputs]) -> Result<Loss, EvalError> {
     let scale = Scale {
         config,
         at_blanks: rows.iter().any(|row| !row.blanks.is_empty()),
@@ -74,7 +74,7 @@ pub fn compare(config: &Config, rows: &[Row], reference: &[Outputs], candidate: 
     };
     let mut meter = Meter::new(scale);
     for (i, ((row, a), b)) in rows.iter().zip(reference).zip(candidate).enumerate() {
-        meter.add(row, a, b).with_context(|| format!("input row {}", i + 1))?;
+        meter.add(row, a, b).map_err(|e| EvalError::from(e).at_row(i))?;
     }
     Ok(meter.finish())
 }
@@ -111,10 +111,10 @@ impl<'a> From<&'a Model> for Original<'a> {
 }
 
 impl Original<'_> {
-    fn image(&self) -> Result<Arc<Image>> {
+    fn image(&self) -> Result<Arc<Image>, EvalError> {
         match self {
             Original::Image(image) => Ok(image.clone()),
-            Original::Model(model) => image_of(model),
+            Original::Model(model) => Ok(image_of(model)?),
         }
     }
 }
@@ -131,7 +131,7 @@ struct Answers<'a> {
 
 impl Answers<'_> {
     /// None where the original has to run again.
-    fn outputs(&self) -> Result<Option<&Kept>> {
+    fn outputs(&self) -> Result<Option<&Kept>, EvalError> {
         if self.numbers > KEPT {
             return Ok(None);
         }
@@ -142,7 +142,7 @@ impl Answers<'_> {
         Ok(self.outputs.get().and_then(Option::as_ref))
     }
 
-    fn collect(&self) -> Result<Option<Kept>> {
+    fn collect(&self) -> Result<Option<Kept>, EvalError> {
         let (image, rows) = (self.original.image()?, &self.rows);
         let Ok(kept) = Kept::new(rows.len(), self.numbers <= IN_MEMORY) else {
             return Ok(None);
@@ -218,7 +218,7 @@ impl<'a> Judge<'a> {
     }
 
     /// How far a candidate is from the original. An output the candidate does not give is not compared.
-    pub fn loss(&self, candidate: &Arc<Image>) -> Result<Loss> {
+    pub fn loss(&self, candidate: &Arc<Image>) -> Result<Loss, EvalError> {
         let scale = Scale {
             config: self.config,
             at_blanks: self.rows.iter().any(|row| !row.blanks.is_empty()),
@@ -237,7 +237,7 @@ impl<'a> Judge<'a> {
             let row = &self.rows[i];
             let reference = match (original, known) {
                 (Some(original), _) => Cow::Owned(run(original, row)?),
-                (None, Some(known)) => known.get(self.places[i]).context("the original's outputs")?,
+                (None, Some(known)) => known.get(self.places[i])?,
                 (None, None) => Cow::default(),
             };
             let mut meter = Meter::new(scale);
@@ -247,11 +247,7 @@ impl<'a> Judge<'a> {
         })?;
         let loss = sums.into_inner().unwrap_or_else(PoisonError::into_inner).sum.finish();
         if decides(self.config) && loss.decisions == 0 {
-            bail!(
-                "the model decides nothing on the {} inputs: each needs at least two choices to decide between, or two tokens \
-                 an answer may start at",
-                self.rows.len()
-            );
+            return Err(EvalError::NothingDecided { rows: self.rows.len() });
         }
         Ok(loss)
     }

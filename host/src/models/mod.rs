@@ -1,6 +1,7 @@
 //! From what people have to a model: checkpoints, ONNX files of other tools, tokenizers.
 
 pub mod checkpoint;
+pub mod error;
 pub mod image;
 pub mod model_file;
 pub mod onnx_import;

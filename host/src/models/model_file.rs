@@ -1,6 +1,7 @@
 //! A model named on the command line: a checkpoint directory, a file of thimble's, or another tool's ONNX. Any gives a [`Model`] to
 //! export, or bytes for the engine; a tokenizer that stands beside it is found here.
 
+use super::error::ModelError;
 use super::image::image_of;
 use super::read_options::ReadOptions;
 use crate::models::checkpoint::{self, Source};
@@ -8,7 +9,6 @@ use crate::models::onnx_import::{self, ImportOptions, Imported};
 use crate::models::tokenizer::TokenizerSource;
 use crate::models::tokenizer_json;
 use crate::render::text::{printable, say};
-use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -87,22 +87,21 @@ pub struct File {
 
 impl File {
     /// What a board is sent: a file of thimble's, since it runs nothing else.
-    pub fn for_board(path: &Path) -> Result<File> {
+    pub fn for_board(path: &Path) -> Result<File, ModelError> {
         match Subject::open(path)? {
             Subject::File(file) => Ok(file),
-            Subject::Checkpoint(_) => bail!(
-                "{}: a board runs files of thimble's; make one with thimble export or shrink",
-                path.display()
-            ),
+            Subject::Checkpoint(_) => Err(ModelError::NotForBoards {
+                path: path.to_path_buf(),
+            }),
         }
     }
 
     /// The bytes of the tokenizer it was written with, where that lies beside it.
-    pub fn tokenizer(&self) -> Result<Option<Vec<u8>>> {
+    pub fn tokenizer(&self) -> Result<Option<Vec<u8>>, ModelError> {
         let Some(path) = self.tokenizer_path() else {
             return Ok(None);
         };
-        let bytes = files::read(path).with_context(|| path.display().to_string())?;
+        let bytes = files::read(path).map_err(|cause| ModelError::io(path, cause))?;
         self.is_its_tokenizer(&tokenizer_json::sha256(&bytes))?;
         Ok(Some(bytes))
     }
@@ -113,35 +112,30 @@ impl File {
     }
 
     /// An error where the file there is not the one that was found when this was opened.
-    pub fn is_its_tokenizer(&self, sha256: &str) -> Result<()> {
+    pub fn is_its_tokenizer(&self, sha256: &str) -> Result<(), ModelError> {
         if self.artifact.provenance.tokenizer_sha256.as_deref() != Some(sha256) {
-            let path = tokenizer_beside(&self.path);
-            bail!("{}: it was replaced while it was read; run this again", path.display());
+            return Err(ModelError::Replaced {
+                path: tokenizer_beside(&self.path),
+            });
         }
         Ok(())
     }
 
     /// Its bytes: those that were looked at, whatever bears its name by now.
-    pub fn bytes(&self) -> Result<Vec<u8>> {
+    pub fn bytes(&self) -> Result<Vec<u8>, ModelError> {
         let bytes = self.map.bytes().to_vec();
         self.map.file().unchanged()?;
         Ok(bytes)
     }
 }
 
-/// The bytes of any file; a directory, an empty file or a device is one clear error.
-pub fn read_file(path: &Path) -> Result<Vec<u8>> {
-    // The map is only a way to the bytes here: an inspected file may be rewritten while we look at it.
-    Ok(ModelMap::open(path, false)?.bytes().to_vec())
-}
-
 /// The tokenizer beside a file of thimble's, if it is the one the file was written with.
-fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<TokenizerSource>> {
+fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<TokenizerSource>, ModelError> {
     let beside = tokenizer_beside(model);
     if !beside.exists() {
         return Ok(None);
     }
-    let bytes = files::read(&beside).with_context(|| beside.display().to_string())?;
+    let bytes = files::read(&beside).map_err(|cause| ModelError::io(&beside, cause))?;
     if provenance.tokenizer_sha256.as_ref() == Some(&tokenizer_json::sha256(&bytes)) {
         return Ok(Some(TokenizerSource::File(beside)));
     }
@@ -157,7 +151,7 @@ fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<Tokeniz
 const ONNX: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
 
 /// The ONNX file that stands for a folder. One under another name may be a variant (quantised, for a decoder): it is named.
-pub fn onnx_in(dir: &Path) -> Result<Option<PathBuf>> {
+pub fn onnx_in(dir: &Path) -> Result<Option<PathBuf>, ModelError> {
     if let Some(found) = ONNX.iter().map(|name| dir.join(name)).find(|p| p.is_file()) {
         return Ok(Some(found));
     }
@@ -171,18 +165,17 @@ pub fn onnx_in(dir: &Path) -> Result<Option<PathBuf>> {
             .filter(|p| p.extension().is_some_and(|e| e == "onnx"))
     });
     match others.min() {
-        Some(other) => bail!(
-            "{}: no {} here, but {}; name the file itself",
-            dir.display(),
-            ONNX.join(" or "),
-            printable(&other.display().to_string())
-        ),
+        Some(other) => Err(ModelError::OtherOnnx {
+            dir: dir.to_path_buf(),
+            usual: ONNX.join(" or "),
+            found: printable(&other.display().to_string()),
+        }),
         None => Ok(None),
     }
 }
 
 /// ALBERT out of another tool's ONNX file.
-fn import_onnx(path: &Path, options: &ReadOptions) -> Result<Subject> {
+fn import_onnx(path: &Path, options: &ReadOptions) -> Result<Subject, ModelError> {
     let imported = onnx_import::open_with(
         path,
         &ImportOptions {
@@ -200,16 +193,16 @@ fn import_onnx(path: &Path, options: &ReadOptions) -> Result<Subject> {
 
 impl Subject {
     /// Opens what `path` names, as it stands. Notes go to stderr.
-    pub fn open(path: &Path) -> Result<Subject> {
+    pub fn open(path: &Path) -> Result<Subject, ModelError> {
         Subject::open_with(path, &ReadOptions::default())
     }
 
-    fn checkpoint(path: &Path, options: &ReadOptions) -> Result<Subject> {
+    fn checkpoint(path: &Path, options: &ReadOptions) -> Result<Subject, ModelError> {
         if options.dequantize || !options.output_values.is_empty() {
-            bail!(
-                "{}: --output-value and --dequantize are for ONNX files of other tools; this is a checkpoint",
-                path.display()
-            );
+            return Err(ModelError::misplaced(
+                path,
+                "--output-value and --dequantize are for ONNX files of other tools; this is a checkpoint",
+            ));
         }
         let source = checkpoint::read_with(path, options)?;
         source
@@ -220,7 +213,7 @@ impl Subject {
     }
 
     /// Opens what `path` names, read as `options` say. Notes go to stderr.
-    pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Subject> {
+    pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Subject, ModelError> {
         let exported = if path.is_dir() { onnx_in(path)? } else { None };
         if let Some(onnx) = exported.as_ref().filter(|_| !checkpoint::holds_weights(path)) {
             return Subject::open_with(onnx, options);
@@ -242,21 +235,20 @@ impl Subject {
             return Subject::checkpoint(path, options);
         }
         if options.adapter.is_some() {
-            bail!(
-                "{}: --adapter is merged into a checkpoint's weights; this is an ONNX file, so start from the checkpoint",
-                path.display()
-            );
+            return Err(ModelError::misplaced(
+                path,
+                "--adapter is merged into a checkpoint's weights; this is an ONNX file, so start from the checkpoint",
+            ));
         }
         let opened = artifact::open(map.bytes());
         if let Err(ArtifactError::NotThimble) = opened {
             return import_onnx(path, options);
         }
         if *options != ReadOptions::default() {
-            bail!(
-                "{}: --head, --adapter, --output-value and --dequantize say how another tool's model is read; this is a file of \
-                 thimble's",
-                path.display()
-            );
+            return Err(ModelError::misplaced(
+                path,
+                "--head, --adapter, --output-value and --dequantize say how another tool's model is read; this is a file of thimble's",
+            ));
         }
         let resaved = matches!(opened, Err(ArtifactError::Misaligned { .. } | ArtifactError::NoTail));
         let artifact = if resaved {
@@ -264,15 +256,14 @@ impl Subject {
         } else {
             opened
         }
-        .with_context(|| path.display().to_string())?;
-        let named = || path.display().to_string();
-        let differences = verify::differences_of(map.bytes(), &|part| map.release(part)).with_context(named)?;
+        .map_err(|cause| ModelError::artifact(path, cause))?;
+        let named = |cause| ModelError::artifact(path, cause);
+        let differences = verify::differences_of(map.bytes(), &|part| map.release(part)).map_err(named)?;
         if !differences.is_empty() {
-            bail!(
-                "{}: nodes and metadata contradict each other: {}",
-                path.display(),
-                differences.join("; ")
-            );
+            return Err(ModelError::Contradiction {
+                path: path.to_path_buf(),
+                differences: differences.join("; "),
+            });
         }
         let tokenizer = own_tokenizer(path, &artifact.provenance)?;
         if resaved {
@@ -283,7 +274,7 @@ impl Subject {
             return Ok(Subject::Checkpoint(Checkpoint {
                 model: artifact
                     .model_of(map.bytes(), &|part| map.release(part))
-                    .with_context(named)?,
+                    .map_err(named)?,
                 options: artifact.options,
                 sha256: artifact.provenance.source_sha256,
                 tokenizer,
@@ -339,7 +330,7 @@ impl Subject {
     }
 
     /// The model as it is: a checkpoint in f32, a file in its own formats.
-    pub fn model(&self) -> Result<Cow<'_, Model>> {
+    pub fn model(&self) -> Result<Cow<'_, Model>, ModelError> {
         match self {
             Subject::Checkpoint(source) => Ok(Cow::Borrowed(&source.model)),
             Subject::File(file) => {
@@ -361,10 +352,10 @@ impl Subject {
     }
 
     /// What the engine runs.
-    pub fn image(self) -> Result<Arc<Image>> {
+    pub fn image(self) -> Result<Arc<Image>, ModelError> {
         match self {
             Subject::File(file) => Ok(Image::new(file.map)),
-            Subject::Checkpoint(source) => image_of(&source.model),
+            Subject::Checkpoint(source) => Ok(image_of(&source.model)?),
         }
     }
 }

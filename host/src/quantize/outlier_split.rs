@@ -7,8 +7,8 @@
 
 use crate::eval::dataset::Row;
 use crate::models::image::image_of;
+use crate::quantize::error::QuantizeError;
 use crate::quantize::gptq::real_vectors;
-use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
@@ -40,7 +40,7 @@ struct Split {
 ///
 /// # Errors
 /// Rows the engine refuses.
-pub fn split(model: &Model, rows: &[Row]) -> Result<Option<Model>> {
+pub fn split(model: &Model, rows: &[Row]) -> Result<Option<Model>, QuantizeError> {
     let config = &model.config;
     match config.activation {
         Activation::Gelu | Activation::GeluNew | Activation::Silu => {}
@@ -100,7 +100,7 @@ fn places(config: &Config) -> impl Iterator<Item = (usize, usize)> + use<> {
 }
 
 /// Some of the vectors that enter each `up` and each `down`, one after another, of the same tokens.
-fn inputs(model: &Model, rows: &[Row]) -> Result<BTreeMap<String, Vec<f32>>> {
+fn inputs(model: &Model, rows: &[Row]) -> Result<BTreeMap<String, Vec<f32>>, QuantizeError> {
     let config = &model.config;
     let rows = &rows[..rows.len().min(ROWS)];
     let tokens: usize = rows.iter().map(|row| row.input_ids.len()).sum();
@@ -131,7 +131,7 @@ fn inputs(model: &Model, rows: &[Row]) -> Result<BTreeMap<String, Vec<f32>>> {
         })));
         engine
             .run(&row.input())
-            .with_context(|| format!("calibration row {}", i + 1))?;
+            .map_err(|cause| QuantizeError::Row { row: i + 1, cause })?;
     }
     engine.observe(None);
     let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));

@@ -3,6 +3,7 @@
 //! encodings. Numbers are rounded to nearest, or with regard to what the calibration rows multiply them by.
 
 use crate::eval::dataset::Row;
+use crate::quantize::error::QuantizeError;
 use crate::quantize::gptq::Statistics;
 use crate::quantize::gptq::round::{Rounder, unweighted};
 use crate::quantize::shift::{Reach, Shift};
@@ -11,23 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use thimble_shared::dtype::{Format, Values};
 use thimble_shared::model::weights::Weights;
 use thimble_shared::model::{Config, Kind, Model, WeightSpec};
-
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum QuantiseError {
-    #[error("weight '{0}' is missing")]
-    Missing(String),
-    #[error(
-        "weight '{name}': {beyond} of {count} numbers exceed fp16's ±65504, {most} the most; they are not clamped: leave it in f32 or i8 (`shrink` may choose; `export --precision fp16` cannot)"
-    )]
-    F16Overflow {
-        name: String,
-        beyond: usize,
-        count: usize,
-        most: f32,
-    },
-    #[error("calibrating: {0}")]
-    Calibration(String),
-}
 
 /// A weight in one format.
 struct Encoded {
@@ -126,22 +110,22 @@ impl<'a> Quantiser<'a> {
         }
     }
 
-    fn shift(&self) -> Result<Option<&Shift>, QuantiseError> {
+    fn shift(&self) -> Result<Option<&Shift>, QuantizeError> {
         if self.options.reach == Reach::Nowhere {
             return Ok(None);
         }
         let calibrate = || Shift::calibrate(&self.source, &self.options.rows).map_err(|e| format!("{e:#}"));
         let shift = self.options.shift.get_or_init(calibrate).as_ref();
-        shift.map(Some).map_err(|e| QuantiseError::Calibration(e.clone()))
+        shift.map(Some).map_err(|e| QuantizeError::Calibration(e.clone()))
     }
 
     /// The model with each table and linear weight in the format `formats` gives it (f32 where it gives none).
-    pub fn model(&self, formats: &BTreeMap<String, Format>) -> Result<Model, QuantiseError> {
+    pub fn model(&self, formats: &BTreeMap<String, Format>) -> Result<Model, QuantizeError> {
         self.made(formats).map(|(model, _)| model)
     }
 
     /// The same, and what was done to its numbers.
-    pub fn made(&self, formats: &BTreeMap<String, Format>) -> Result<(Model, Done), QuantiseError> {
+    pub fn made(&self, formats: &BTreeMap<String, Format>) -> Result<(Model, Done), QuantizeError> {
         let shift = self.shift()?;
         let mut done = Done::default();
         let mut weights = Weights::new();
@@ -187,13 +171,13 @@ impl<'a> Quantiser<'a> {
         Ok((model, done))
     }
 
-    fn encode(&self, spec: &WeightSpec, format: Format) -> Result<Arc<Encoded>, QuantiseError> {
+    fn encode(&self, spec: &WeightSpec, format: Format) -> Result<Arc<Encoded>, QuantizeError> {
         let key = (spec.name.clone(), format);
         if let Some(encoded) = lock(&self.made).get(&key) {
             return Ok(encoded.clone());
         }
         let source = self.source.weights.get(&spec.name);
-        let source = source.ok_or_else(|| QuantiseError::Missing(spec.name.clone()))?;
+        let source = source.ok_or_else(|| QuantizeError::Missing(spec.name.clone()))?;
         // The source's own numbers are held once.
         let own = self
             .source
@@ -213,7 +197,7 @@ impl<'a> Quantiser<'a> {
         {
             let beyond = v.iter().zip(source.to_f32()).filter(|(half, _)| !half.is_finite());
             let beyond: Vec<f32> = beyond.map(|(_, x)| x).collect();
-            return Err(QuantiseError::F16Overflow {
+            return Err(QuantizeError::F16Overflow {
                 name: spec.name.clone(),
                 beyond: beyond.len(),
                 count: v.len(),
@@ -231,7 +215,7 @@ impl<'a> Quantiser<'a> {
         Ok(encoded)
     }
 
-    fn round(&self, spec: &WeightSpec, format: Format, source: &Values) -> Result<Encoded, QuantiseError> {
+    fn round(&self, spec: &WeightSpec, format: Format, source: &Values) -> Result<Encoded, QuantizeError> {
         let same = numbers_of(format);
         if same != format {
             let numbers = self.encode(spec, same)?;
@@ -268,14 +252,14 @@ impl<'a> Quantiser<'a> {
     }
 
     /// The factored moments of a weight's input, made once for all weights that share it.
-    fn rounder(&self, weight: &str) -> Result<Option<Arc<Rounder>>, QuantiseError> {
+    fn rounder(&self, weight: &str) -> Result<Option<Arc<Rounder>>, QuantizeError> {
         if !self.options.calibrated {
             return Ok(None);
         }
         let gather = || Statistics::collect(&self.source, &self.options.rows).map_err(|e| format!("{e:#}"));
         let mut statistics = lock(&self.statistics);
         let statistics = statistics.get_or_insert_with(gather).as_mut();
-        let statistics = statistics.map_err(|e| QuantiseError::Calibration(e.clone()))?;
+        let statistics = statistics.map_err(|e| QuantizeError::Calibration(e.clone()))?;
         let mut rounders = lock(&self.rounders);
         let make = || Some(Arc::new(Rounder::new(statistics.take(weight)?)?));
         Ok(rounders.entry(Statistics::key(weight)).or_insert_with(make).clone())

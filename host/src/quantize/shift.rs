@@ -6,7 +6,7 @@
 
 use crate::eval::dataset::Row;
 use crate::models::image::image_of;
-use anyhow::{Context, Result};
+use crate::quantize::error::QuantizeError;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
@@ -187,7 +187,7 @@ impl Shift {
     ///
     /// # Errors
     /// Rows the engine refuses.
-    pub fn calibrate(model: &Model, rows: &[Row]) -> Result<Shift> {
+    pub fn calibrate(model: &Model, rows: &[Row]) -> Result<Shift, QuantizeError> {
         let sums = sums(model, rows)?;
         let folds = sites(&model.config).into_iter();
         Ok(Shift {
@@ -268,7 +268,7 @@ impl Sum {
 }
 
 /// What entered each linear weight, by the name of the first that read it.
-fn sums(model: &Model, rows: &[Row]) -> Result<BTreeMap<String, Sum>> {
+fn sums(model: &Model, rows: &[Row]) -> Result<BTreeMap<String, Sum>, QuantizeError> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let options = EngineOptions {
         threads,
@@ -291,7 +291,7 @@ fn sums(model: &Model, rows: &[Row]) -> Result<BTreeMap<String, Sum>> {
         })));
         engine
             .run(&row.input())
-            .with_context(|| format!("calibration row {}", i + 1))?;
+            .map_err(|cause| QuantizeError::Row { row: i + 1, cause })?;
     }
     engine.observe(None);
     let sums = std::mem::take(&mut *sums.lock().unwrap_or_else(PoisonError::into_inner));

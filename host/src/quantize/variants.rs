@@ -6,10 +6,10 @@ use crate::budget::loss_cache::Digest;
 use crate::eval::dataset::Row;
 use crate::eval::runner::Vocabulary;
 use crate::quantize::equalize::equalise;
+use crate::quantize::error::QuantizeError;
 use crate::quantize::outlier_split::split;
 use crate::quantize::quantizer::{Done, Quantiser, QuantiserOptions, SharedShift};
 use crate::quantize::shift::Reach;
-use anyhow::Result;
 use serde::Serialize;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -120,7 +120,7 @@ impl Variants {
     ///
     /// # Errors
     /// Rows the engine refuses.
-    pub fn make(&self, preparation: Preparation) -> Result<Option<Variant>> {
+    pub fn make(&self, preparation: Preparation) -> Result<Option<Variant>, QuantizeError> {
         let key = (preparation.split, preparation.rescaled);
         let known = self.bases.borrow().get(&key).cloned();
         let base = match known {
@@ -153,7 +153,7 @@ impl Variants {
             .retain(|key, base| base.is_none() || wanted(key));
     }
 
-    fn base(&self, preparation: Preparation) -> Result<Option<Base>> {
+    fn base(&self, preparation: Preparation) -> Result<Option<Base>, QuantizeError> {
         let mut model = self.source.clone();
         if preparation.split {
             let Some(split) = split(&model, &self.rows)? else {

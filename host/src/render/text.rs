@@ -130,9 +130,10 @@ pub fn xml(text: &str) -> String {
 }
 
 /// An error and its causes on one line, each said once: many errors already say their cause.
-pub fn one_line(error: &anyhow::Error) -> String {
+pub fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    for cause in chain.map(ToString::to_string) {
         if !text.contains(&cause) {
             text.push_str(if text.is_empty() { "" } else { ": " });
             text.push_str(&cause);
@@ -191,7 +192,7 @@ mod tests {
         let error = anyhow::Error::new(io)
             .context("cannot write x: disk\nfull")
             .context("x.onnx");
-        assert_eq!(one_line(&error), "x.onnx: cannot write x: disk full");
+        assert_eq!(one_line(error.as_ref()), "x.onnx: cannot write x: disk full");
     }
 
     #[test]

@@ -177,7 +177,7 @@ fn judge(attack: &Attack, folder: &Path) -> (Vec<String>, usize) {
     let (reader, asked) = (attack.reader, path.clone());
     let (answer, heap) = allocation::peak(|| {
         std::thread::spawn(move || {
-            let answer = std::panic::catch_unwind(|| reader.read(&asked).map_err(|e| one_line(&e)));
+            let answer = std::panic::catch_unwind(|| reader.read(&asked).map_err(|e| one_line(e.as_ref())));
             send.send(answer.unwrap_or_else(|_| Err("panicked".into()))).unwrap();
         });
         receive.recv_timeout(LONGEST)

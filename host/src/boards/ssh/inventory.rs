@@ -1,7 +1,6 @@
 //! Reads an Ansible inventory in its INI form: hosts with their variables, groups and their `:vars`. Out comes where each
 //! board is and which target it is; groups of groups and host ranges are refused rather than half understood.
 
-use anyhow::Context;
 use std::collections::BTreeMap;
 use std::path::Path;
 use thimble_shared::files;
@@ -17,12 +16,29 @@ pub struct Host {
     pub target: Option<String>,
 }
 
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{file} line {line}: {problem}")]
-pub struct InventoryError {
-    file: String,
-    line: usize,
-    problem: String,
+/// Why an inventory cannot be read.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    /// The file cannot be read.
+    #[error("{file}: {cause}")]
+    Io {
+        /// The inventory.
+        file: String,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// A line says what thimble cannot follow.
+    #[error("{file} line {line}: {problem}")]
+    Line {
+        /// The inventory.
+        file: String,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 /// The variables that are read here; others are Ansible's business. Of two names the older one, which Ansible puts first,
@@ -40,10 +56,16 @@ const UNGROUPED: &str = "ungrouped";
 
 type Variables = BTreeMap<String, String>;
 
-pub fn read(path: &Path) -> anyhow::Result<Vec<Host>> {
+/// The hosts of an inventory, in the file's order.
+///
+/// # Errors
+/// A file that cannot be read, or a line that says what thimble cannot follow.
+pub fn read(path: &Path) -> Result<Vec<Host>, InventoryError> {
     let file = path.display().to_string();
-    let text = files::read_text(path).with_context(|| file.clone())?;
-    Ok(parse(&file, &text)?)
+    match files::read_text(path) {
+        Ok(text) => parse(&file, &text),
+        Err(cause) => Err(InventoryError::Io { file, cause }),
+    }
 }
 
 fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
@@ -52,7 +74,7 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
     let mut group_variables: BTreeMap<String, Variables> = BTreeMap::new();
     let mut in_variables = false;
     for (at, raw) in text.lines().enumerate() {
-        let error = |problem: String| InventoryError {
+        let error = |problem: String| InventoryError::Line {
             file: file.into(),
             line: at + 1,
             problem,
@@ -135,7 +157,7 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
                 .map(|group| {
                     let priority = group_variables.get(&group).and_then(|v| v.get(PRIORITY));
                     let rank = priority.map_or(Ok(1), |text| text.parse::<i64>());
-                    let rank = rank.map_err(|_| InventoryError {
+                    let rank = rank.map_err(|_| InventoryError::Line {
                         file: file.into(),
                         line,
                         problem: format!("{name}: {PRIORITY} of its group {group} is no number"),
@@ -155,7 +177,7 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
                 .iter()
                 .find(|(key, value)| used.contains(&key.as_str()) && unfit(value));
             if let Some((key, value)) = unfit {
-                return Err(InventoryError {
+                return Err(InventoryError::Line {
                     file: file.into(),
                     line,
                     problem: match value.is_empty() {
@@ -165,7 +187,7 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
                 });
             }
             if let Some(key) = OPTIONS.into_iter().find(|key| variables.contains_key(*key)) {
-                return Err(InventoryError {
+                return Err(InventoryError::Line {
                     file: file.into(),
                     line,
                     problem: format!(
@@ -183,7 +205,7 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
                 port.parse()
                     .ok()
                     .filter(|port| *port > 0)
-                    .ok_or_else(|| InventoryError {
+                    .ok_or_else(|| InventoryError::Line {
                         file: file.into(),
                         line,
                         problem: format!("{name}: {port:?} is no port"),
@@ -325,7 +347,10 @@ mod tests {
             ("[g]\na\n[g:vars]\nansible_group_priority=high", 2, "is no number"),
         ] {
             let error = parse("f", text).unwrap_err();
-            assert!(error.line == line && error.problem.contains(part), "{error}");
+            assert!(
+                matches!(&error, InventoryError::Line { line: at, problem, .. } if *at == line && problem.contains(part)),
+                "{error}"
+            );
         }
     }
 }

@@ -53,14 +53,14 @@ impl FileError {
 }
 
 /// Refuses an output that is one of the files something is read from, under whatever name.
-pub fn refuse_inputs<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> anyhow::Result<()> {
+pub fn refuse_inputs<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<(), FileError> {
     // A path that does not exist yet is nobody's input.
     let Ok(target) = output.canonicalize() else {
         return Ok(());
     };
     let is_target = |input: &Path| input.canonicalize().is_ok_and(|input| input == target);
     if inputs.into_iter().any(is_target) {
-        anyhow::bail!("{} is an input; name another output file", output.display());
+        return Err(FileError::new(output, "is an input; name another output file"));
     }
     Ok(())
 }

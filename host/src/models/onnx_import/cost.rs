@@ -5,10 +5,10 @@
 use super::ImportError;
 use super::trace::Trace;
 use crate::render::text::printable;
-use anyhow::{Result, bail};
 use thimble_device::engine::Input;
 use thimble_shared::model::{Config, Head};
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::bail;
 use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
 
 /// Most numbers one value may hold, whatever the model: 1 GiB of f32.
@@ -126,7 +126,7 @@ pub fn too_much(costs: &[Cost], model_bytes: u64) -> Option<String> {
 
 /// The model as tract runs it, refused if a value or all the work is beyond what `cost` allows. tract computes constants while
 /// it works out shapes, so each node is looked at before it does.
-pub fn typed(mut model: InferenceModel, cost: Cost) -> Result<TypedModel> {
+pub fn typed(mut model: InferenceModel, cost: Cost) -> TractResult<TypedModel> {
     let allowed = cost.allowed();
     let mut work = 0.0;
     for id in model.eval_order()? {
@@ -159,7 +159,7 @@ pub fn typed(mut model: InferenceModel, cost: Cost) -> Result<TypedModel> {
     Ok(model)
 }
 
-fn spend(work: f64, allowed: &Cost) -> Result<()> {
+fn spend(work: f64, allowed: &Cost) -> TractResult<()> {
     if work > allowed.work {
         bail!(
             "it takes more than {:.1e} multiplications, and this ALBERT takes no more than a quarter of that",
@@ -169,7 +169,7 @@ fn spend(work: f64, allowed: &Cost) -> Result<()> {
     Ok(())
 }
 
-fn numbers(dims: impl Iterator<Item = i64>, name: &str, allowed: &Cost) -> Result<f64> {
+fn numbers(dims: impl Iterator<Item = i64>, name: &str, allowed: &Cost) -> TractResult<f64> {
     let count: f64 = dims.map(|d| d as f64).product();
     if count > allowed.numbers {
         bail!(
@@ -183,7 +183,7 @@ fn numbers(dims: impl Iterator<Item = i64>, name: &str, allowed: &Cost) -> Resul
 
 /// The work of a node that tract would compute at once, its inputs being constants. Its outputs' shapes are worked out first,
 /// from rules alone.
-fn ahead(model: &InferenceModel, id: usize, allowed: &Cost) -> Result<f64> {
+fn ahead(model: &InferenceModel, id: usize, allowed: &Cost) -> TractResult<f64> {
     let dims = |fact: &InferenceFact| -> Vec<i64> {
         let dims = fact.shape.concretize().unwrap_or_default();
         dims.iter().map(|d| d.to_i64().unwrap_or(1)).collect()
@@ -204,7 +204,7 @@ fn ahead(model: &InferenceModel, id: usize, allowed: &Cost) -> Result<f64> {
 }
 
 /// Lets tract work out a node, whose constants it computes.
-fn step(model: &mut InferenceModel, id: usize) -> Result<()> {
+fn step(model: &mut InferenceModel, id: usize) -> TractResult<()> {
     let made = inferred(model, id, |op, i, o, seen| op.infer(i, o, seen))?;
     for (slot, fact) in made.into_iter().enumerate() {
         let outlet = OutletId::new(id, slot);
@@ -222,7 +222,7 @@ fn inferred(
     model: &InferenceModel,
     id: usize,
     rule: impl Fn(&mut dyn InferenceOp, Facts<'_>, Facts<'_>, Facts<'_>) -> Inferred,
-) -> Result<TVec<InferenceFact>> {
+) -> TractResult<TVec<InferenceFact>> {
     let node = model.node(id);
     let (inputs, outputs) = model.node_facts(id)?;
     let seen = node.op.observe_outlets(model, node)?;

@@ -11,7 +11,6 @@ use crate::onnx::OnnxFile;
 use crate::onnx::flow::Flow;
 use crate::onnx::slim::model_bytes;
 use crate::render::text::{one_line, printable};
-use anyhow::{Result, anyhow, bail};
 use half::{bf16, f16};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,6 +20,7 @@ use thimble_shared::model::Model;
 use thimble_shared::onnx::reader;
 use tract_onnx::pb;
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::{bail, format_err};
 
 /// Largest difference that rounding explains, in standard deviations of what is compared: of f32, and of files whose constants
 /// (1/√d, eps) were rounded to f16 or bf16.
@@ -78,11 +78,11 @@ fn prove_as(file: &OnnxFile, recognised: &Recognised<'_>, model: &Model) -> Resu
     }
     let proto = proto(file, recognised).map_err(|e| ImportError::Runner {
         file: shown(),
-        problem: one_line(&e),
+        problem: one_line(e.as_ref()),
     })?;
-    let unsupported = |e: anyhow::Error| ImportError::Unsupported {
+    let unsupported = |e: TractError| ImportError::Unsupported {
         file: shown(),
-        problem: one_line(&e),
+        problem: one_line(e.as_ref()),
     };
     let view = file.view()?;
     let holds = |kind: i32| view.initializers.iter().any(|t| t.data_type == i64::from(kind));
@@ -91,13 +91,13 @@ fn prove_as(file: &OnnxFile, recognised: &Recognised<'_>, model: &Model) -> Resu
         (_, true) => F16_LIMIT,
         _ => LIMIT,
     };
-    let image = image_of(model).map_err(unsupported)?;
+    let image = image_of(model).map_err(|e| unsupported(e.into()))?;
     let engine = Engine::new(image, EngineOptions::default()).map_err(|e| unsupported(e.into()))?;
     let mut notes = Vec::new();
     for (input, cost) in inputs.into_iter().zip(costs) {
         let theirs = quiet(|| foreign(&proto, recognised, &input, cost)).map_err(|e| ImportError::Runner {
             file: shown(),
-            problem: one_line(&e),
+            problem: one_line(e.as_ref()),
         })?;
         let ours = ours(&engine, recognised, &input).map_err(unsupported)?;
         let mut rounding: Option<Vec<f64>> = None;
@@ -153,7 +153,7 @@ struct Values {
 }
 
 /// The file as tract takes it: external data in, f16 widened, every hidden state an output.
-fn proto(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<pb::ModelProto> {
+fn proto(file: &OnnxFile, recognised: &Recognised<'_>) -> TractResult<pb::ModelProto> {
     let mut proto = tract_onnx::onnx().proto_model_for_read(&mut file.bytes())?;
     let Some(graph) = proto.graph.as_mut() else {
         bail!("it holds no graph");
@@ -212,7 +212,7 @@ fn proto(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<pb::ModelProto>
     Ok(proto)
 }
 
-fn widen(tensor: &mut pb::TensorProto, view: &reader::TensorView<'_>, file: &OnnxFile) -> Result<()> {
+fn widen(tensor: &mut pb::TensorProto, view: &reader::TensorView<'_>, file: &OnnxFile) -> TractResult<()> {
     let wide: fn([u8; 2]) -> f32 = match tensor.data_type {
         F16 => |b| f16::from_le_bytes(b).to_f32(),
         BF16 => |b| bf16::from_le_bytes(b).to_f32(),
@@ -229,7 +229,7 @@ fn widen(tensor: &mut pb::TensorProto, view: &reader::TensorView<'_>, file: &Onn
 }
 
 /// What the file says under tract: hidden states, then outputs.
-fn foreign(proto: &pb::ModelProto, recognised: &Recognised<'_>, input: &Input, cost: Cost) -> Result<Vec<Values>> {
+fn foreign(proto: &pb::ModelProto, recognised: &Recognised<'_>, input: &Input, cost: Cost) -> TractResult<Vec<Values>> {
     let onnx = tract_onnx::onnx()
         .with_ignore_value_info(true)
         .with_ignore_output_shapes(true);
@@ -301,7 +301,7 @@ fn element(port: &mut pb::ValueInfoProto) -> Option<&mut i32> {
 }
 
 /// The same in the engine, each with its place in words.
-fn ours(engine: &Engine, recognised: &Recognised<'_>, input: &Input) -> Result<Vec<(String, Values)>> {
+fn ours(engine: &Engine, recognised: &Recognised<'_>, input: &Input) -> TractResult<Vec<(String, Values)>> {
     let mut all = Vec::new();
     for (i, state) in engine.hidden_states(input)?.into_iter().enumerate() {
         let place = if i == 0 {
@@ -319,7 +319,9 @@ fn ours(engine: &Engine, recognised: &Recognised<'_>, input: &Input) -> Result<V
     }
     let outputs = engine.run(input)?;
     for (_, name) in &recognised.outputs {
-        let value = outputs.get(name).ok_or_else(|| anyhow!("the engine gives no {name}"))?;
+        let value = outputs
+            .get(name)
+            .ok_or_else(|| format_err!("the engine gives no {name}"))?;
         all.push((
             format!("the output {name}"),
             Values {
@@ -332,7 +334,12 @@ fn ours(engine: &Engine, recognised: &Recognised<'_>, input: &Input) -> Result<V
 }
 
 /// How far a change of every weight by its last bit moves what the model gives, place by place.
-fn moved(recognised: &Recognised<'_>, model: &Model, input: &Input, ours: &[(String, Values)]) -> Result<Vec<f64>> {
+fn moved(
+    recognised: &Recognised<'_>,
+    model: &Model,
+    input: &Input,
+    ours: &[(String, Values)],
+) -> TractResult<Vec<f64>> {
     let mut nudged = model.clone();
     for name in model.weights.keys() {
         let Some(dtype::Values::F32(list)) = nudged.weights.get_mut(name) else {
@@ -405,7 +412,7 @@ fn gap(input: &Input, ours: &Values, theirs: &Values) -> Option<f64> {
 }
 
 /// Runs what may panic inside tract, and makes an error of it.
-fn quiet<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+fn quiet<T>(work: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let result = catch_unwind(AssertUnwindSafe(work));
@@ -417,7 +424,10 @@ fn quiet<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
                 .downcast_ref::<String>()
                 .map(String::as_str)
                 .or_else(|| cause.downcast_ref::<&str>().copied());
-            Err(anyhow!("it stops inside tract: {}", said.unwrap_or("no reason given")))
+            Err(format_err!(
+                "it stops inside tract: {}",
+                said.unwrap_or("no reason given")
+            ))
         }
     }
 }

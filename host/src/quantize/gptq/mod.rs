@@ -9,7 +9,7 @@ mod steps;
 use crate::boards::cost_model::uses;
 use crate::eval::dataset::Row;
 use crate::models::image::image_of;
-use anyhow::{Context, Result};
+use crate::quantize::error::QuantizeError;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
@@ -170,7 +170,7 @@ pub fn real_vectors(row: &Row, vectors: usize) -> impl Fn(usize) -> bool {
 
 impl Statistics {
     /// Runs `rows` one by one through `model`. The same on every machine with the same kernels: rows go in order.
-    pub fn collect(model: &Model, rows: &[Row]) -> Result<Statistics> {
+    pub fn collect(model: &Model, rows: &[Row]) -> Result<Statistics, QuantizeError> {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let options = EngineOptions {
             threads,
@@ -188,7 +188,7 @@ impl Statistics {
             })));
             engine
                 .run(&row.input())
-                .with_context(|| format!("calibration row {}", i + 1))?;
+                .map_err(|cause| QuantizeError::Row { row: i + 1, cause })?;
         }
         engine.observe(None);
         let gathers = std::mem::take(&mut *gathers.lock().unwrap_or_else(PoisonError::into_inner));
