@@ -179,34 +179,7 @@ impl Drawing<'_> {
             right - left
         );
         for (n, one) in series.iter().enumerate() {
-            let line: Vec<String> = one
-                .points
-                .iter()
-                .map(|(b, v, _)| format!("{:.1},{:.1}", x(*b), y(*v)))
-                .collect();
-            let _ = writeln!(
-                svg,
-                "<g stroke=\"{0}\" fill=\"{0}\">\n<polyline points=\"{1}\" fill=\"none\" stroke-width=\"1.5\"/>",
-                one.colour,
-                line.join(" ")
-            );
-            for (bytes, value, interval) in &one.points {
-                let at = x(*bytes);
-                if let Some((low, high)) = interval {
-                    let _ = writeln!(
-                        svg,
-                        "<line x1=\"{at:.1}\" y1=\"{:.1}\" x2=\"{at:.1}\" y2=\"{:.1}\" stroke-opacity=\"0.5\"/>",
-                        y(*low),
-                        y(*high)
-                    );
-                }
-                let _ = writeln!(
-                    svg,
-                    "<circle cx=\"{at:.1}\" cy=\"{:.1}\" r=\"3.5\"><title>{} bytes: {value:.4e}</title></circle>",
-                    y(*value),
-                    thousands(*bytes as u64)
-                );
-            }
+            curve(svg, one, x, y);
             if legend {
                 let _ = writeln!(
                     svg,
@@ -266,6 +239,38 @@ impl Drawing<'_> {
             svg = self.svg(),
             objective = xml(self.objective.name()),
         )
+    }
+}
+
+/// A series as a line with its points and their intervals, in a group the caller closes.
+fn curve(svg: &mut String, one: &Series, x: impl Fn(f64) -> f64, y: impl Fn(f64) -> f64) {
+    let line: Vec<String> = one
+        .points
+        .iter()
+        .map(|(b, v, _)| format!("{:.1},{:.1}", x(*b), y(*v)))
+        .collect();
+    let _ = writeln!(
+        svg,
+        "<g stroke=\"{0}\" fill=\"{0}\">\n<polyline points=\"{1}\" fill=\"none\" stroke-width=\"1.5\"/>",
+        one.colour,
+        line.join(" ")
+    );
+    for (bytes, value, interval) in &one.points {
+        let at = x(*bytes);
+        if let Some((low, high)) = interval {
+            let _ = writeln!(
+                svg,
+                "<line x1=\"{at:.1}\" y1=\"{:.1}\" x2=\"{at:.1}\" y2=\"{:.1}\" stroke-opacity=\"0.5\"/>",
+                y(*low),
+                y(*high)
+            );
+        }
+        let _ = writeln!(
+            svg,
+            "<circle cx=\"{at:.1}\" cy=\"{:.1}\" r=\"3.5\"><title>{} bytes: {value:.4e}</title></circle>",
+            y(*value),
+            thousands(*bytes as u64)
+        );
     }
 }
 

@@ -194,7 +194,7 @@ impl<'v, 'a> Kinds<'v, 'a> {
         }
     }
 
-    /// The rank of what a node makes first.
+    /// The rank of what a node makes first. One arm an operator, as the standard lists them, so it is not cut into parts.
     fn rank_of(&self, node: &NodeView<'a>, depth: usize) -> Option<usize> {
         let of = |i: usize| self.rank_within(node.inputs.get(i)?, depth);
         match node.op {

@@ -93,6 +93,18 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
         labels,
         hidden_shift: false,
     };
+    check(path, &config, stored)?;
+    Ok(Described {
+        config,
+        architecture,
+        certainty,
+        tie: fields.flag("tie_word_embeddings")?.unwrap_or(true),
+        notes,
+    })
+}
+
+/// Holds a configuration to what thimble builds, and to how much the checkpoint stores.
+fn check(path: &Path, config: &Config, stored: &Stored) -> Result<(), SourceError> {
     let bad = |field: &str, problem| SourceError::Config {
         path: path.to_path_buf(),
         field: field.to_string(),
@@ -111,13 +123,7 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
             ),
         ));
     }
-    Ok(Described {
-        config,
-        architecture,
-        certainty,
-        tie: fields.flag("tie_word_embeddings")?.unwrap_or(true),
-        notes,
-    })
+    Ok(())
 }
 
 /// `AlbertConfig`'s, of what no tensor tells.

@@ -100,50 +100,73 @@ fn prove_as(file: &OnnxFile, recognised: &Recognised<'_>, model: &Model) -> Resu
             problem: one_line(e.as_ref()),
         })?;
         let ours = ours(&engine, recognised, &input).map_err(unsupported)?;
-        let mut rounding: Option<Vec<f64>> = None;
-        for (i, (place, values)) in ours.iter().enumerate() {
-            let Some(gap) = gap(&input, values, &theirs[i]) else {
-                return Err(ImportError::Shapes {
-                    file: shown(),
-                    place: place.clone(),
-                    theirs: theirs[i].shape.clone(),
-                    ours: values.shape.clone(),
-                });
-            };
-            let mut limit = limit;
-            if gap > limit && gap <= MOST_LIMIT {
-                let moved = match rounding.take() {
-                    Some(moved) => moved,
-                    None => moved(recognised, model, &input, &ours).map_err(unsupported)?,
-                };
-                limit = limit
-                    .max(ROUNDINGS * moved.get(i).copied().unwrap_or(0.0))
-                    .min(MOST_LIMIT);
-                rounding = Some(moved);
-            }
-            if gap > limit || gap.is_nan() {
-                return Err(ImportError::Parts {
-                    file: shown(),
-                    place: place.clone(),
-                    gap,
-                    limit,
-                });
-            }
-        }
+        let moved = || moved(recognised, model, &input, &ours).map_err(unsupported);
+        agree(&shown(), &input, (&ours, &theirs), limit, moved)?;
         if notes.is_empty() {
-            let outputs = ours.iter().zip(&theirs).skip(recognised.states.len());
-            for (((_, our), their), (theirs, ours)) in outputs.zip(&recognised.outputs) {
-                let (has, given) = (their.shape.len(), our.shape.len());
-                if has != given {
-                    notes.push(format!(
-                        "'{}' has {has} dimensions; here {ours} has {given}",
-                        printable(theirs)
-                    ));
-                }
-            }
+            notes = ranks(recognised, &ours, &theirs);
         }
     }
     Ok(notes)
+}
+
+/// Whether every place agrees within `limit`, or within what a change of every weight by its last bit moves it by.
+///
+/// # Errors
+/// The first place that does not.
+fn agree(
+    file: &str,
+    input: &Input,
+    (ours, theirs): (&[(String, Values)], &[Values]),
+    limit: f64,
+    moved: impl Fn() -> Result<Vec<f64>, ImportError>,
+) -> Result<(), ImportError> {
+    let mut rounding: Option<Vec<f64>> = None;
+    for (i, (place, values)) in ours.iter().enumerate() {
+        let Some(gap) = gap(input, values, &theirs[i]) else {
+            return Err(ImportError::Shapes {
+                file: file.to_string(),
+                place: place.clone(),
+                theirs: theirs[i].shape.clone(),
+                ours: values.shape.clone(),
+            });
+        };
+        let mut limit = limit;
+        if gap > limit && gap <= MOST_LIMIT {
+            let steps = match rounding.take() {
+                Some(steps) => steps,
+                None => moved()?,
+            };
+            limit = limit
+                .max(ROUNDINGS * steps.get(i).copied().unwrap_or(0.0))
+                .min(MOST_LIMIT);
+            rounding = Some(steps);
+        }
+        if gap > limit || gap.is_nan() {
+            return Err(ImportError::Parts {
+                file: file.to_string(),
+                place: place.clone(),
+                gap,
+                limit,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Notes on outputs that have another number of dimensions here than in the file.
+fn ranks(recognised: &Recognised<'_>, ours: &[(String, Values)], theirs: &[Values]) -> Vec<String> {
+    let outputs = ours.iter().zip(theirs).skip(recognised.states.len());
+    let mut notes = Vec::new();
+    for (((_, our), their), (theirs, ours)) in outputs.zip(&recognised.outputs) {
+        let (has, given) = (their.shape.len(), our.shape.len());
+        if has != given {
+            notes.push(format!(
+                "'{}' has {has} dimensions; here {ours} has {given}",
+                printable(theirs)
+            ));
+        }
+    }
+    notes
 }
 
 /// Values with their shape; the leading dims are the input's where they are per token.

@@ -3,11 +3,12 @@
 
 use super::ImportError;
 use super::embedding::Embedding;
-use super::trace::{Linear, Trace};
+use super::trace::Trace;
 use super::weights::Matrix;
 use crate::render::text::printable;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use thimble_shared::model::{Activation, Config, Head, layer_weight};
+use thimble_shared::onnx::reader::NodeView;
 
 pub struct Body<'a> {
     pub weights: BTreeMap<String, Matrix<'a>>,
@@ -216,8 +217,11 @@ fn share<'a>(
     )))
 }
 
-/// The layer that reads `at`, if one does.
-fn layer<'a>(trace: &Trace<'a>, at: &'a str, hidden: usize, number: usize) -> Result<Option<Layer<'a>>, ImportError> {
+/// Of the layer that reads `at`: the maps of queries and keys with the node that multiplies them, and the map of values with the
+/// node that mixes them.
+type Attention<'t, 'a> = ((usize, usize, &'t NodeView<'a>), (usize, &'t NodeView<'a>));
+
+fn attention<'t, 'a>(trace: &'t Trace<'a>, at: &'a str, hidden: usize) -> Option<Attention<'t, 'a>> {
     let reads = |i: usize| trace.source(trace.linears[i].x) == at && trace.linears[i].size() == (hidden, hidden);
     let (mut scores, mut value) = (None, None);
     for node in &trace.view.nodes {
@@ -237,9 +241,15 @@ fn layer<'a>(trace: &Trace<'a>, at: &'a str, hidden: usize, number: usize) -> Re
             _ => {}
         }
     }
-    let (Some((q, k, product)), Some((v, context))) = (scores, value) else {
+    Some((scores?, value?))
+}
+
+/// The layer that reads `at`, if one does.
+fn layer<'a>(trace: &Trace<'a>, at: &'a str, hidden: usize, number: usize) -> Result<Option<Layer<'a>>, ImportError> {
+    let Some((scores, value)) = attention(trace, at, hidden) else {
         return Ok(None);
     };
+    let ((q, k, product), (v, context)) = (scores, value);
     let context = context.outputs.first().copied().unwrap_or_default();
     let stuck = |what: &str| trace.not_albert(format!("layer {number}: {what}"));
     let output = trace
@@ -269,8 +279,7 @@ fn layer<'a>(trace: &Trace<'a>, at: &'a str, hidden: usize, number: usize) -> Re
         .ok_or_else(|| stuck("no LayerNorm follows the feed-forward part and its residual"))?;
     let activation =
         activation(trace, up.out, down.x, &ops).map_err(|what| trace.unsupported(format!("layer {number}: {what}")))?;
-    let mut parts = Vec::new();
-    let linears: [(&str, &str, &Linear<'a>); 6] = [
+    let linears = [
         ("q", "q.bias", &trace.linears[q]),
         ("k", "k.bias", &trace.linears[k]),
         ("v", "v.bias", &trace.linears[v]),
@@ -278,6 +287,7 @@ fn layer<'a>(trace: &Trace<'a>, at: &'a str, hidden: usize, number: usize) -> Re
         ("up", "up.bias", up),
         ("down", "down.bias", down),
     ];
+    let mut parts = Vec::new();
     for (name, bias_name, linear) in linears {
         let bias = linear
             .bias

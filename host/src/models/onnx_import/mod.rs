@@ -234,20 +234,13 @@ fn recognise<'a>(
     let choices = inputs.shape.len() == 3;
     let mut head = head::find(&trace, &embedding, &body, choices).map_err(|e| match e {
         HeadError::Foreign(problem) => {
-            let problem = match &body.after {
-                Some(after) => format!("{problem}; after it, {after}"),
-                None => problem,
-            };
-            match alone(file, &embedding, &body, &inputs, reading) {
-                Ok(()) => inside(
-                    problem,
-                    format!("; --output-value '{}' takes the ALBERT alone", printable(last)),
-                ),
-                Err(why) => inside(
-                    problem,
-                    format!("; what stands there is no ALBERT that thimble states: {why}"),
-                ),
-            }
+            let (problem, advice) = foreign_head(
+                problem,
+                &embedding,
+                &body,
+                alone(file, &embedding, &body, &inputs, reading),
+            );
+            inside(problem, advice)
         }
         HeadError::Import(e) => e,
     })?;
@@ -266,14 +259,8 @@ fn recognise<'a>(
     };
     let mut notes = embedding.notes;
     notes.extend(told);
-    if reading.dequantized && config.num_hidden_groups * config.inner_group_num > 1 {
-        notes.push(format!(
-            "its {} layers hold {} sets of weights, read as {} groups of {}: where a quantiser rounded one set several ways, the file it was made from holds the one",
-            config.num_hidden_layers * config.inner_group_num,
-            config.num_hidden_groups * config.inner_group_num,
-            config.num_hidden_groups,
-            config.inner_group_num
-        ));
+    if reading.dequantized {
+        notes.extend(rounded_apart(&config));
     }
     notes.extend(head.notes);
     let beside = companions::read(&file.path, head.sigmoid, &mut config, &mut notes);
@@ -290,6 +277,39 @@ fn recognise<'a>(
         },
         beside,
     ))
+}
+
+/// What is said where something reads the last hidden state that no head of ALBERT's is, and what works then. `alone` is whether
+/// the ALBERT would be taken by itself.
+fn foreign_head(
+    problem: String,
+    embedding: &Embedding<'_>,
+    body: &Body<'_>,
+    alone: Result<(), String>,
+) -> (String, String) {
+    let problem = match &body.after {
+        Some(after) => format!("{problem}; after it, {after}"),
+        None => problem,
+    };
+    let last = body.states.last().copied().unwrap_or(embedding.out);
+    let advice = match alone {
+        Ok(()) => format!("; --output-value '{}' takes the ALBERT alone", printable(last)),
+        Err(why) => format!("; what stands there is no ALBERT that thimble states: {why}"),
+    };
+    (problem, advice)
+}
+
+/// A note where a quantised file holds several sets of weights: a quantiser may have rounded one set several ways.
+fn rounded_apart(config: &Config) -> Option<String> {
+    let sets = config.num_hidden_groups * config.inner_group_num;
+    (sets > 1).then(|| {
+        format!(
+            "its {} layers hold {sets} sets of weights, read as {} groups of {}: where a quantiser rounded one set several ways, the file it was made from holds the one",
+            config.num_hidden_layers * config.inner_group_num,
+            config.num_hidden_groups,
+            config.inner_group_num
+        )
+    })
 }
 
 /// Whether the ALBERT without a head would pass the proof; why not, in words.

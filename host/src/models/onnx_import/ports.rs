@@ -65,13 +65,26 @@ pub fn complete<'a>(trace: &Trace<'a>, known: Inputs<'a>, last: &'a str) -> Resu
         ));
         inputs.shapes.push(port.name);
     }
+    mask(trace, &read, &valued, &mut inputs, &mut notes)?;
+    notes.extend(left_out(&beside)?);
+    Ok((inputs, notes))
+}
+
+/// Finds among `read` what says which tokens are real, where something does.
+fn mask<'a>(
+    trace: &Trace<'a>,
+    read: &[Port<'a>],
+    valued: &HashSet<&'a str>,
+    inputs: &mut Inputs<'a>,
+    notes: &mut Vec<String>,
+) -> Result<(), Foreign> {
     let rest: Vec<&Port<'_>> = read
         .iter()
         .filter(|p| p.name != inputs.ids && Some(p.name) != inputs.types && Some(p.name) != inputs.positions)
         .collect();
     match rest.as_slice() {
         [] => {
-            if let Some(id) = padding(trace, inputs.ids, &valued).map_err(Foreign::Unreadable)? {
+            if let Some(id) = padding(trace, inputs.ids, valued).map_err(Foreign::Unreadable)? {
                 inputs.form = MaskForm::Id(id);
                 notes.push(format!(
                     "its mask is computed inside: tokens with the id {id} are padding; here attention_mask says which are"
@@ -80,7 +93,7 @@ pub fn complete<'a>(trace: &Trace<'a>, known: Inputs<'a>, last: &'a str) -> Resu
         }
         [mask] if mask.is_mask() => {
             inputs.mask = Some(mask.name);
-            if counted(trace, mask.name, &valued) {
+            if counted(trace, mask.name, valued) {
                 inputs.right_padded = true;
             }
             if !mask.is_ids() {
@@ -118,6 +131,11 @@ pub fn complete<'a>(trace: &Trace<'a>, known: Inputs<'a>, last: &'a str) -> Resu
             )));
         }
     }
+    Ok(())
+}
+
+/// Says which inputs are not the ALBERT's.
+fn left_out(beside: &[Port<'_>]) -> Result<Option<String>, Foreign> {
     if beside.len() > MOST_BESIDE {
         let shown: Vec<String> = beside.iter().take(NAMED).map(|p| printable(p.name)).collect();
         return Err(Foreign::Said(format!(
@@ -126,15 +144,15 @@ pub fn complete<'a>(trace: &Trace<'a>, known: Inputs<'a>, last: &'a str) -> Resu
             beside.len() - NAMED
         )));
     }
-    if !beside.is_empty() {
-        let shown: Vec<String> = beside
-            .iter()
-            .take(NAMED)
-            .map(|p| format!("'{}'", printable(p.name)))
-            .collect();
-        notes.push(format!("the ALBERT reads no {}: left out", shown.join(", ")));
+    if beside.is_empty() {
+        return Ok(None);
     }
-    Ok((inputs, notes))
+    let shown: Vec<String> = beside
+        .iter()
+        .take(NAMED)
+        .map(|p| format!("'{}'", printable(p.name)))
+        .collect();
+    Ok(Some(format!("the ALBERT reads no {}: left out", shown.join(", "))))
 }
 
 /// Every value whose numbers `last` depends on, itself included: of what only a Shape reads the numbers are nobody's.

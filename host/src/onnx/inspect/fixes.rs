@@ -23,54 +23,9 @@ pub fn of<'a>(
 ) -> Result<Vec<Fix>, OnnxError> {
     let shown = shell_path(&file.path);
     let mut fixes = Vec::new();
-    let kept = account.named_outputs.join(",");
-    let dropped = printable(&account.unnamed_outputs.join(", "));
-    let plain = Options::default();
-    let named = Options {
-        outputs: account.named_outputs.clone(),
-        ..plain.clone()
-    };
-    let short = Options {
-        short_names: true,
-        ..plain.clone()
-    };
-    let bare = Options {
-        strip_shapes: true,
-        ..short.clone()
-    };
-    let mut ways = vec![
-        (
-            plain,
-            "copies, dead weights, Identity nodes, doc strings and stack traces taken out; the graph computes the same, and a runtime that fuses it otherwise may round its last bits otherwise"
-                .to_string(),
-            String::new(),
-        ),
-        (
-            short,
-            "the same, and short names for inner values".to_string(),
-            " --short-names".to_string(),
-        ),
-    ];
-    if !view.declared.is_empty() {
-        ways.push((
-            bare,
-            "the same, and no declared shapes of inner values; a runtime may then fuse and round differently"
-                .to_string(),
-            " --short-names --strip-shapes".to_string(),
-        ));
-    }
-    // The flag separates names by commas and has no way to say one that holds a comma.
-    let sayable = account.named_outputs.iter().all(|name| !name.contains(','));
-    if !account.unnamed_outputs.is_empty() && sayable {
-        ways.push((
-            named,
-            format!("the same, and without the output nobody named ({dropped})"),
-            format!(" --outputs={}", shell(kept.as_bytes())),
-        ));
-    }
     let before = account.total();
     let mut plan: Option<(Vec<String>, Plan<'a>)> = None;
-    for (options, what, flags) in ways {
+    for (options, what, flags) in ways(account, !view.declared.is_empty()) {
         // Ways that keep the same outputs share the plan: it is most of the work.
         let made = match plan.take() {
             Some((outputs, plan)) if outputs == options.outputs => Ok(plan),
@@ -99,6 +54,59 @@ pub fn of<'a>(
     fixes.extend(artifacts(file, before));
     fixes.sort_by_key(|f| std::cmp::Reverse(f.saves));
     Ok(fixes)
+}
+
+/// A way to write the file anew: the options, what they do, and the flags that ask for it.
+type Way = (Options, String, String);
+
+/// The ways that may save something, the plainest first; `declared` is whether the file declares shapes of inner values.
+fn ways(account: &Account, declared: bool) -> Vec<Way> {
+    let kept = account.named_outputs.join(",");
+    let dropped = printable(&account.unnamed_outputs.join(", "));
+    let plain = Options::default();
+    let named = Options {
+        outputs: account.named_outputs.clone(),
+        ..plain.clone()
+    };
+    let short = Options {
+        short_names: true,
+        ..plain.clone()
+    };
+    let bare = Options {
+        strip_shapes: true,
+        ..short.clone()
+    };
+    let mut ways = vec![
+        (
+            plain,
+            "copies, dead weights, Identity nodes, doc strings and stack traces taken out; the graph computes the same, and a runtime that fuses it otherwise may round its last bits otherwise"
+                .to_string(),
+            String::new(),
+        ),
+        (
+            short,
+            "the same, and short names for inner values".to_string(),
+            " --short-names".to_string(),
+        ),
+    ];
+    if declared {
+        ways.push((
+            bare,
+            "the same, and no declared shapes of inner values; a runtime may then fuse and round differently"
+                .to_string(),
+            " --short-names --strip-shapes".to_string(),
+        ));
+    }
+    // The flag separates names by commas and has no way to say one that holds a comma.
+    let sayable = account.named_outputs.iter().all(|name| !name.contains(','));
+    if !account.unnamed_outputs.is_empty() && sayable {
+        ways.push((
+            named,
+            format!("the same, and without the output nobody named ({dropped})"),
+            format!(" --outputs={}", shell(kept.as_bytes())),
+        ));
+    }
+    ways
 }
 
 /// What thimble's own files of the same model would take: known from the structure alone, so nothing is proven yet.

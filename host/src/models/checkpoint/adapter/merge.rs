@@ -127,14 +127,10 @@ pub fn merge(
             tables.insert(name.clone());
         }
         merged.insert(name, weight);
-        if let Some(((name, mut bias), added)) = bias {
-            if bias.shape != added.shape {
-                return Err(wrong(path, &module, "has a bias of another length than the model's"));
-            }
-            for (old, new) in bias.data.iter_mut().zip(&added.data) {
-                *old = (f64::from(*old) + scale * f64::from(*new)) as f32;
-            }
-            merged.insert(name, bias);
+        if let Some(((name, bias), added)) = bias {
+            let sum = plus(bias, scale, &added);
+            let other = || wrong(path, &module, "has a bias of another length than the model's");
+            merged.insert(name, sum.ok_or_else(other)?);
         }
     }
     if config.saves(WORD_MODULE)
@@ -154,6 +150,17 @@ pub fn merge(
             bytes: matrix.data.iter().flat_map(|x| x.to_le_bytes()).collect(),
         })
         .collect())
+}
+
+/// `bias` + `scale` · `added`; none where their shapes differ.
+fn plus(mut bias: Matrix, scale: f64, added: &Matrix) -> Option<Matrix> {
+    if bias.shape != added.shape {
+        return None;
+    }
+    for (old, new) in bias.data.iter_mut().zip(&added.data) {
+        *old = (f64::from(*old) + scale * f64::from(*new)) as f32;
+    }
+    Some(bias)
 }
 
 /// Adds a module's change to its weight; gives the scale.
