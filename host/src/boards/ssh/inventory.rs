@@ -68,61 +68,108 @@ pub fn read(path: &Path) -> Result<Vec<Host>, InventoryError> {
     }
 }
 
+/// A host as the lines say it, before the variables of its groups are looked up.
+struct Listed {
+    name: String,
+    groups: Vec<String>,
+    own: Variables,
+    /// The line that names it first, from 1.
+    line: usize,
+}
+
+/// What the lines of an inventory say, so far.
+struct Lines {
+    /// The section that a line belongs to, and whether it lists variables.
+    group: String,
+    in_variables: bool,
+    hosts: Vec<Listed>,
+    group_variables: BTreeMap<String, Variables>,
+}
+
 fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
-    let mut group = UNGROUPED.to_string();
-    let mut hosts: Vec<(String, Vec<String>, Variables, usize)> = Vec::new();
-    let mut group_variables: BTreeMap<String, Variables> = BTreeMap::new();
-    let mut in_variables = false;
+    let error = |line: usize, problem: String| InventoryError::Line {
+        file: file.into(),
+        line,
+        problem,
+    };
+    let mut lines = Lines {
+        group: UNGROUPED.to_string(),
+        in_variables: false,
+        hosts: Vec::new(),
+        group_variables: BTreeMap::new(),
+    };
     for (at, raw) in text.lines().enumerate() {
-        let error = |problem: String| InventoryError::Line {
-            file: file.into(),
-            line: at + 1,
-            problem,
-        };
-        let line = raw.trim();
+        lines
+            .read(raw.trim(), at + 1)
+            .map_err(|problem| error(at + 1, problem))?;
+    }
+    let all = lines.group_variables.remove("all").unwrap_or_default();
+    let hosts = std::mem::take(&mut lines.hosts).into_iter();
+    hosts
+        .map(|host| {
+            let line = host.line;
+            let name = host.name.clone();
+            let found = lines
+                .variables(&all, &host)
+                .and_then(|variables| resolve(host.name, &variables));
+            found.map_err(|problem| error(line, format!("{name}: {problem}")))
+        })
+        .collect()
+}
+
+impl Lines {
+    /// Takes in one line, without the white space around it. An error says what is wrong, not where.
+    fn read(&mut self, line: &str, number: usize) -> Result<(), String> {
         if line.chars().any(|c| acts(c) && c != '\t') {
-            return Err(error(
-                "holds a control character, or one that turns the direction of text".into(),
-            ));
+            return Err("holds a control character, or one that turns the direction of text".into());
         }
         if line.is_empty() || line.starts_with(['#', ';']) {
-            continue;
+            return Ok(());
         }
         if let Some(section) = line.strip_prefix('[') {
-            let section = section
-                .strip_suffix(']')
-                .ok_or_else(|| error("a section needs its ']'".into()))?;
-            let (name, kind) = section.split_once(':').unwrap_or((section, ""));
-            in_variables = match kind {
-                "" => false,
-                "vars" => true,
-                other => {
-                    return Err(error(format!(
-                        "sections of kind ':{other}' are not read here; list the hosts"
-                    )));
-                }
-            };
-            group = name.trim().to_string();
-            continue;
+            return self.section(section);
         }
-        if in_variables {
-            let (key, value) = assignment(line).ok_or_else(|| error("a variable is written name=value".into()))?;
-            // The rest of the line is the value, quotes round all of it are not.
-            let value = match value.starts_with(['"', '\'']) {
-                true => match &words(&value).map_err(|problem| error(problem.into()))?[..] {
-                    [whole] => whole.clone(),
-                    _ => return Err(error(format!("{key}: quotes stand round the whole value"))),
-                },
-                false => value,
-            };
-            group_variables.entry(group.clone()).or_default().insert(key, value);
-            continue;
+        match self.in_variables {
+            true => self.variable(line),
+            false => self.host(line, number),
         }
-        let mut words = words(line).map_err(|problem| error(problem.into()))?.into_iter();
+    }
+
+    fn section(&mut self, section: &str) -> Result<(), String> {
+        let section = section.strip_suffix(']').ok_or("a section needs its ']'")?;
+        let (name, kind) = section.split_once(':').unwrap_or((section, ""));
+        self.in_variables = match kind {
+            "" => false,
+            "vars" => true,
+            other => return Err(format!("sections of kind ':{other}' are not read here; list the hosts")),
+        };
+        self.group = name.trim().to_string();
+        Ok(())
+    }
+
+    fn variable(&mut self, line: &str) -> Result<(), String> {
+        let (key, value) = assignment(line).ok_or("a variable is written name=value")?;
+        // The rest of the line is the value, quotes round all of it are not.
+        let value = match value.starts_with(['"', '\'']) {
+            true => match &words(&value)?[..] {
+                [whole] => whole.clone(),
+                _ => return Err(format!("{key}: quotes stand round the whole value")),
+            },
+            false => value,
+        };
+        self.group_variables
+            .entry(self.group.clone())
+            .or_default()
+            .insert(key, value);
+        Ok(())
+    }
+
+    fn host(&mut self, line: &str, number: usize) -> Result<(), String> {
+        let mut words = words(line)?.into_iter();
         let name = words.next().unwrap_or_default();
         // White space gets here by way of quotes and backslashes.
         if name.contains(['[', '=']) || name.contains(char::is_whitespace) {
-            return Err(error(format!("{name:?} is no host name; ranges are not read here")));
+            return Err(format!("{name:?} is no host name; ranges are not read here"));
         }
         let mut own = Variables::new();
         let name = match name.split_once(':') {
@@ -134,91 +181,81 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
             _ => name,
         };
         for word in words {
-            own.extend([assignment(&word).ok_or_else(|| error(format!("'{word}' is not name=value")))?]);
+            own.extend([assignment(&word).ok_or_else(|| format!("'{word}' is not name=value"))?]);
         }
-        match hosts.iter_mut().find(|h| h.0 == name) {
+        let group = self.group.clone();
+        match self.hosts.iter_mut().find(|known| known.name == name) {
             Some(known) => {
-                known.1.push(group.clone());
-                known.2.extend(own);
+                known.groups.push(group);
+                known.own.extend(own);
             }
-            None => hosts.push((name, vec![group.clone()], own, at + 1)),
-        }
-    }
-    let all = group_variables.remove("all").unwrap_or_default();
-    hosts
-        .into_iter()
-        .map(|(name, groups, own, line)| {
-            // Ansible's order: all, then groups by priority and name, the later over the earlier, then the host itself. Only
-            // a host that is in no other group is ungrouped.
-            let listed = groups.iter().any(|g| g != UNGROUPED);
-            let mut ranked = groups
-                .into_iter()
-                .filter(|group| !listed || group != UNGROUPED)
-                .map(|group| {
-                    let priority = group_variables.get(&group).and_then(|v| v.get(PRIORITY));
-                    let rank = priority.map_or(Ok(1), |text| text.parse::<i64>());
-                    let rank = rank.map_err(|_| InventoryError::Line {
-                        file: file.into(),
-                        line,
-                        problem: format!("{name}: {PRIORITY} of its group {group} is no number"),
-                    })?;
-                    Ok((rank, group))
-                })
-                .collect::<Result<Vec<_>, _>>()?;
-            ranked.sort();
-            let mut variables = all.clone();
-            for (_, group) in ranked {
-                variables.extend(group_variables.get(&group).cloned().unwrap_or_default());
-            }
-            variables.extend(own);
-            let used = [&HOST[..], &USER, &PORT, &TARGET].concat();
-            let unfit = |value: &str| value.is_empty() || value.chars().any(acts);
-            let unfit = variables
-                .iter()
-                .find(|(key, value)| used.contains(&key.as_str()) && unfit(value));
-            if let Some((key, value)) = unfit {
-                return Err(InventoryError::Line {
-                    file: file.into(),
-                    line,
-                    problem: match value.is_empty() {
-                        true => format!("{name}: {key} has no value"),
-                        false => format!("{name}: {key} has a value with a tab in it"),
-                    },
-                });
-            }
-            if let Some(key) = OPTIONS.into_iter().find(|key| variables.contains_key(*key)) {
-                return Err(InventoryError::Line {
-                    file: file.into(),
-                    line,
-                    problem: format!(
-                        "{name}: {key} is not read here; take it out and put the options into an ssh configuration (--ssh-config)"
-                    ),
-                });
-            }
-            let get = |names: &[&str]| names.iter().find_map(|name| variables.get(*name));
-            let host = get(&HOST).unwrap_or(&name);
-            let to = match get(&USER) {
-                Some(user) => format!("{user}@{host}"),
-                None => host.clone(),
-            };
-            let port = get(&PORT).map(|port| {
-                port.parse()
-                    .ok()
-                    .filter(|port| *port > 0)
-                    .ok_or_else(|| InventoryError::Line {
-                        file: file.into(),
-                        line,
-                        problem: format!("{name}: {port:?} is no port"),
-                    })
-            });
-            Ok(Host {
-                to,
-                port: port.transpose()?,
-                target: get(&TARGET).cloned(),
+            None => self.hosts.push(Listed {
                 name,
-            })
-        })
-        .collect()
+                groups: vec![group],
+                own,
+                line: number,
+            }),
+        }
+        Ok(())
+    }
+
+    /// A host's variables in Ansible's order: all, then groups by priority and name, the later over the earlier, then the host
+    /// itself. Only a host that is in no other group is ungrouped.
+    fn variables(&self, all: &Variables, host: &Listed) -> Result<Variables, String> {
+        let listed = host.groups.iter().any(|g| g != UNGROUPED);
+        let mut ranked = Vec::new();
+        for group in host.groups.iter().filter(|group| !listed || *group != UNGROUPED) {
+            let priority = self.group_variables.get(group).and_then(|v| v.get(PRIORITY));
+            let rank = priority.map_or(Ok(1), |text| text.parse::<i64>());
+            ranked.push((
+                rank.map_err(|_| format!("{PRIORITY} of its group {group} is no number"))?,
+                group,
+            ));
+        }
+        ranked.sort();
+        let mut variables = all.clone();
+        for (_, group) in ranked {
+            variables.extend(self.group_variables.get(group).cloned().unwrap_or_default());
+        }
+        variables.extend(host.own.clone());
+        Ok(variables)
+    }
+}
+
+/// The host of a name and its variables.
+fn resolve(name: String, variables: &Variables) -> Result<Host, String> {
+    let used = [&HOST[..], &USER, &PORT, &TARGET].concat();
+    let unfit = |value: &str| value.is_empty() || value.chars().any(acts);
+    let unfit = variables
+        .iter()
+        .find(|(key, value)| used.contains(&key.as_str()) && unfit(value));
+    if let Some((key, value)) = unfit {
+        return Err(match value.is_empty() {
+            true => format!("{key} has no value"),
+            false => format!("{key} has a value with a tab in it"),
+        });
+    }
+    if let Some(key) = OPTIONS.into_iter().find(|key| variables.contains_key(*key)) {
+        return Err(format!(
+            "{key} is not read here; take it out and put the options into an ssh configuration (--ssh-config)"
+        ));
+    }
+    let get = |names: &[&str]| names.iter().find_map(|name| variables.get(*name));
+    let host = get(&HOST).unwrap_or(&name);
+    let to = match get(&USER) {
+        Some(user) => format!("{user}@{host}"),
+        None => host.clone(),
+    };
+    let port = get(&PORT).map(|port| {
+        let number = port.parse().ok().filter(|port| *port > 0);
+        number.ok_or_else(|| format!("{port:?} is no port"))
+    });
+    Ok(Host {
+        to,
+        port: port.transpose()?,
+        target: get(&TARGET).cloned(),
+        name,
+    })
 }
 
 fn assignment(text: &str) -> Option<(String, String)> {
