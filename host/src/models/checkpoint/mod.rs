@@ -44,13 +44,16 @@ use thimble_shared::model::{Config, Head};
 /// One weight in logical order, `[out, in]` or `[rows, cols]`, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weight {
+    /// `[out, in]`, `[rows, cols]` or, for a vector, `[len]`.
     pub shape: Vec<usize>,
+    /// Product of `shape` numbers.
     pub data: Vec<f32>,
 }
 
 /// A checkpoint, read.
 #[derive(Clone, Debug)]
 pub struct Source {
+    /// The network as the checkpoint's configuration states it.
     pub config: Config,
     /// Every weight of `config.weights()`, by thimble's name; all finite.
     pub weights: BTreeMap<String, Weight>,
