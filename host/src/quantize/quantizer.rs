@@ -12,19 +12,27 @@ use thimble_shared::dtype::{Format, Values};
 use thimble_shared::model::weights::Weights;
 use thimble_shared::model::{Config, Kind, Model, WeightSpec};
 
+/// Why a model cannot be made in the formats asked for.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum QuantiseError {
+    /// The source has no weight of that name.
     #[error("weight '{0}' is missing")]
     Missing(String),
+    /// Numbers of a weight are beyond what binary16 holds.
     #[error(
         "weight '{name}': {beyond} of {count} numbers exceed fp16's ±65504, {most} the most; they are not clamped: leave it in f32 or i8 (`shrink` may choose; `export --precision fp16` cannot)"
     )]
     F16Overflow {
+        /// The weight.
         name: String,
+        /// How many numbers exceed ±65504.
         beyond: usize,
+        /// How many numbers it has.
         count: usize,
+        /// The largest magnitude among them.
         most: f32,
     },
+    /// Running the calibration rows failed; the engine's error.
     #[error("calibrating: {0}")]
     Calibration(String),
 }
@@ -52,7 +60,9 @@ enum Rounded {
 pub struct Done {
     /// Maps that read a shifted input.
     pub shifted: Vec<String>,
+    /// Weights rounded by what the calibration rows multiply them by.
     pub calibrated: Vec<String>,
+    /// Weights rounded to nearest.
     pub nearest: Vec<String>,
 }
 
@@ -68,6 +78,7 @@ pub struct QuantiserOptions {
     pub calibrated: bool,
     /// How far activations are shifted by their means on these rows.
     pub reach: Reach,
+    /// Calibrated means, shared between quantizers of one model.
     pub shift: SharedShift,
 }
 
