@@ -17,35 +17,73 @@ use thimble_shared::model::{Config, Head};
 use tokenizers::utils::truncation::{TruncationStrategy, truncate_encodings};
 use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationParams};
 
+/// Why a text cannot be split. `path` is always the tokenizer.json.
 #[derive(Debug, thiserror::Error)]
 pub enum TokeniseError {
+    /// The operating system could not read it.
     #[error("{path}: {cause}", path = .path.display())]
-    Io { path: PathBuf, cause: std::io::Error },
+    Io {
+        /// The tokenizer.json.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: std::io::Error,
+    },
+    /// It is no tokenizer.json, is too large, or has rules that are not known here.
     #[error("{path}: not a tokenizer: {problem}", path = .path.display())]
-    Format { path: PathBuf, problem: String },
+    Format {
+        /// The tokenizer.json.
+        path: PathBuf,
+        /// What was found.
+        problem: String,
+    },
+    /// The tokenizers library failed on this text; tables that contradict each other show here.
     #[error("{path}: {problem}", path = .path.display())]
-    Encode { path: PathBuf, problem: String },
+    Encode {
+        /// The tokenizer.json.
+        path: PathBuf,
+        /// What the library said.
+        problem: String,
+    },
+    /// A text gave an id the model has no row for.
     #[error(
         "{path}: token '{token}' has id {id}, but the model's vocabulary ends at {vocab_size}: this is another model's tokenizer",
         path = .path.display()
     )]
     Vocabulary {
+        /// The tokenizer.json.
         path: PathBuf,
+        /// Text of the token.
         token: String,
+        /// Its id.
         id: u32,
+        /// Rows of the model's vocabulary; ids must be below it.
         vocab_size: usize,
     },
+    /// The model's inputs are so short that special tokens alone fill them.
     #[error("{path}: an input has at most {max} tokens, {special} are special ones: no room for text", path = .path.display())]
-    NoRoom { path: PathBuf, max: usize, special: usize },
+    NoRoom {
+        /// The tokenizer.json.
+        path: PathBuf,
+        /// Most tokens of an input.
+        max: usize,
+        /// Special tokens around a pair.
+        special: usize,
+    },
+    /// A question so long that windows over its context could not move on.
     #[error(
         "{path}: the question has {question} tokens; the context is read in windows of {tokens} that share {stride}, which leaves a question {most}: shorten one of them",
         path = .path.display()
     )]
     LongQuestion {
+        /// The tokenizer.json.
         path: PathBuf,
+        /// Tokens of the question.
         question: usize,
+        /// Tokens of one window, special tokens included.
         tokens: usize,
+        /// Tokens of the context that two windows share.
         stride: usize,
+        /// Most tokens a question may have here.
         most: usize,
     },
 }
@@ -170,11 +208,17 @@ pub struct Tokeniser {
 /// One text or pair, encoded. All vectors have one entry per token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Encoded {
+    /// The text as it was given; in question answering the question.
     pub text: Arc<str>,
+    /// The second text of a pair; in question answering the context. `None` for a single text.
     pub pair: Option<Arc<str>>,
+    /// Row of the vocabulary, special tokens included.
     pub ids: Vec<i64>,
+    /// Token types: 0 in the first text, 1 in the second; those of special tokens are the tokenizer's choice.
     pub types: Vec<i64>,
+    /// As the vocabulary spells them.
     pub tokens: Vec<String>,
+    /// Where each token lies in its text; special tokens lie in none.
     pub places: Vec<Place>,
     /// Whether tokens were cut off to fit the model.
     pub truncated: bool,
@@ -391,10 +435,12 @@ impl Tokeniser {
         mask.map(|(text, id)| (text, id.into()))
     }
 
+    /// Id of the token of [`Tokeniser::mask`]; `None` where the vocabulary has none.
     pub fn mask_id(&self) -> Option<i64> {
         self.mask().map(|(_, id)| id)
     }
 
+    /// Id that rows of a batch are filled up with; 0 where the vocabulary has no padding token.
     pub fn pad_id(&self) -> i64 {
         let pad = self
             .inner
