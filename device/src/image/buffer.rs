@@ -5,6 +5,7 @@ use std::collections::TryReserveError;
 
 use bytemuck::{Pod, Zeroable};
 
+/// Bytes that every buffer's start is a multiple of: one cache line.
 pub const ALIGNMENT: usize = 64;
 
 /// One cache line; a `Vec` of these is aligned without an allocator of our own.
@@ -17,6 +18,7 @@ struct Line([u8; ALIGNMENT]);
 pub struct Buffer(Vec<Line>);
 
 impl Buffer {
+    /// A copy of `bytes`.
     pub fn from_bytes(bytes: &[u8]) -> Buffer {
         let mut buffer = Buffer::default();
         buffer.take::<u8>(bytes.len()).copy_from_slice(bytes);
