@@ -8,12 +8,26 @@ use thimble_shared::files;
 /// File name and text of every profile in `targets/`.
 const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/targets.rs"));
 
+/// Why there is no profile.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
+    /// No built-in profile has the name.
     #[error("no target '{name}'; known are {known}, or give the path of a .toml file")]
-    Unknown { name: String, known: String },
+    Unknown {
+        /// The name that was given.
+        name: String,
+        /// Names of the built-in profiles, with commas between them.
+        known: String,
+    },
+    /// A profile is no valid TOML, or contradicts itself.
     #[error("{file}: {problem}")]
-    File { file: String, problem: String },
+    File {
+        /// The profile.
+        file: String,
+        /// What is wrong in it.
+        problem: String,
+    },
+    /// The file cannot be read.
     #[error(transparent)]
     Read(#[from] FileError),
 }

@@ -15,13 +15,18 @@ pub struct FileSystem {
     device: String,
 }
 
+/// What debugfs says of one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stat {
     /// "regular", "directory", "symlink", …
     pub kind: String,
+    /// Permission bits, set-user, set-group and sticky included.
     pub mode: u32,
+    /// User and group, by number.
     pub owner: (u32, u32),
+    /// Size of the content.
     pub bytes: u64,
+    /// Where a symbolic link leads; `None` for anything else.
     pub link: Option<String>,
 }
 
@@ -29,6 +34,10 @@ pub struct Stat {
 const LONGEST_LINK: u64 = 4096;
 
 impl FileSystem {
+    /// Prepares a folder in which tools find the image; nothing is opened yet.
+    ///
+    /// # Errors
+    /// Where the image is not there, or no temporary folder can be made.
     pub fn of(image: &Path, partition: &Partition) -> Result<FileSystem, CardError> {
         let failed = |e: std::io::Error| CardError::file(image, e);
         let image = image.canonicalize().map_err(failed)?;

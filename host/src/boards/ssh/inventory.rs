@@ -7,16 +7,20 @@ use std::path::Path;
 use thimble_shared::files;
 use thimble_shared::terminal::acts;
 
+/// One board of an inventory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
+    /// As the inventory calls it.
     pub name: String,
     /// As ssh takes it.
     pub to: String,
+    /// `ansible_port`; `None` leaves it to ssh.
     pub port: Option<u16>,
     /// `thimble_target`.
     pub target: Option<String>,
 }
 
+/// A line of the inventory that is not understood.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{file} line {line}: {problem}")]
 pub struct InventoryError {
@@ -40,6 +44,10 @@ const UNGROUPED: &str = "ungrouped";
 
 type Variables = BTreeMap<String, String>;
 
+/// The hosts of an inventory, in its order.
+///
+/// # Errors
+/// Where the file cannot be read, or with an [`InventoryError`].
 pub fn read(path: &Path) -> anyhow::Result<Vec<Host>> {
     let file = path.display().to_string();
     let text = files::read_text(path).with_context(|| file.clone())?;
