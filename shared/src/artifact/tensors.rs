@@ -13,12 +13,16 @@ use std::ops::Range;
 /// What a stored tensor holds of its weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// The numbers themselves, under the weight's own name.
     Numbers,
+    /// One f32 per row, as `NAME.scale`.
     Scales,
+    /// One u8 per row and block of an int4 weight, as `NAME.mult`.
     Multipliers,
 }
 
 impl Part {
+    /// Every part: the small ones first.
     pub const ALL: [Part; 3] = [Part::Scales, Part::Multipliers, Part::Numbers];
 
     /// Name of the initializer that holds this part of a weight.
