@@ -29,6 +29,7 @@ use thimble_shared::model::Config;
 use thimble_shared::model::network::{Extent, Output};
 use tract_core::internal::{Datum, IntoTValue, TValue, TVec, Tensor as TractTensor, TractError, tvec};
 
+/// What is free to choose when an engine is made.
 #[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
     /// Threads to compute with; 0 and 1 both mean the caller's own.
@@ -37,16 +38,22 @@ pub struct EngineOptions {
     pub force_kernel: Option<String>,
 }
 
+/// Why an engine cannot be made or an input not run.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// The file is not thimble's or contradicts itself.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    /// A kernel is not on this CPU or fails its self-test.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// Threads could not be started.
     #[error(transparent)]
     Pool(#[from] PoolError),
+    /// A plan could not be built, or an op failed.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The input does not fit the model.
     #[error(transparent)]
     Input(#[from] InputError),
 }
@@ -54,21 +61,42 @@ pub enum EngineError {
 /// Why an input cannot be run; `at` counts in the flat tensor.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InputError {
+    /// The shape has another number of dimensions than the model takes, or an empty one.
     #[error("input_ids have shape {shape:?}, this model takes {wanted}")]
-    Rank { shape: Vec<usize>, wanted: &'static str },
+    Rank {
+        /// Shape of the input.
+        shape: Vec<usize>,
+        /// Dimensions the model takes.
+        wanted: &'static str,
+    },
+    /// A tensor has more or fewer values than the shape says.
     #[error("{tensor} has {found} values, the shape needs {wanted}")]
     Length {
+        /// Which tensor.
         tensor: &'static str,
+        /// Values it has.
         found: usize,
+        /// Values the shape needs.
         wanted: usize,
     },
+    /// Sequences longer than the model's position table.
     #[error("{seq} tokens, the model's positions end at {max}")]
-    TooLong { seq: usize, max: usize },
+    TooLong {
+        /// Tokens per sequence, padding included.
+        seq: usize,
+        /// `max_position_embeddings`.
+        max: usize,
+    },
+    /// A value is outside its range.
     #[error("{tensor}[{at}] is {value}, must be 0 to {max}")]
     Value {
+        /// Which tensor.
         tensor: &'static str,
+        /// Index in the flat tensor.
         at: usize,
+        /// What stands there.
         value: i64,
+        /// The largest value allowed; the least is 0.
         max: usize,
     },
 }
@@ -76,7 +104,9 @@ pub enum InputError {
 /// Token ids and what goes with them, row-major. `shape` is `[batch, seq]`, or `[batch, choices, seq]` for multiple choice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Input {
+    /// `[batch, seq]` or `[batch, choices, seq]`; the other fields have its product of values.
     pub shape: Vec<usize>,
+    /// Rows of the model's vocabulary.
     pub input_ids: Vec<i64>,
     /// 1 for real tokens, 0 for padding; all real when left out.
     pub attention_mask: Option<Vec<i64>>,
@@ -100,6 +130,7 @@ impl Input {
 pub struct Outputs(pub Vec<(String, Tensor<f32>)>);
 
 impl Outputs {
+    /// The output of that name; `None` where the head has none.
     pub fn get(&self, name: &str) -> Option<&Tensor<f32>> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, t)| t)
     }
@@ -117,6 +148,7 @@ struct Batch {
     keep: Vec<f32>,
 }
 
+/// A model ready to run: its plans, kernels and threads. The weights stay in the image they are computed from.
 pub struct Engine {
     artifact: Artifact,
     context: Arc<Context>,
@@ -140,18 +172,22 @@ impl Engine {
         })
     }
 
+    /// The network's hyperparameters.
     pub fn config(&self) -> &Config {
         &self.artifact.graph.config
     }
 
+    /// What the file states: network, formats, provenance and where each tensor is.
     pub fn artifact(&self) -> &Artifact {
         &self.artifact
     }
 
+    /// The kernels chosen for this CPU, or forced.
     pub fn kernels(&self) -> &Kernels {
         &self.context.kernels
     }
 
+    /// Threads it computes with, the caller's own included; at least 1.
     pub fn threads(&self) -> usize {
         self.context.pool.threads()
     }
@@ -184,6 +220,7 @@ impl Engine {
         &self.plans.outputs
     }
 
+    /// The plan of the embedding, one of each group in order, and the head's.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
         [&self.plans.embed]
             .into_iter()
@@ -201,6 +238,10 @@ impl Engine {
         text
     }
 
+    /// Runs one input, all rows in one pass, and gives the head's outputs. Values at padded positions are unspecified.
+    ///
+    /// # Errors
+    /// [`EngineError::Input`] where the input does not fit the model, [`EngineError::Plan`] where an op fails.
     pub fn run(&self, input: &Input) -> Result<Outputs, EngineError> {
         let batch = self.check(input)?;
         let keep = batch.keep()?;
