@@ -1,5 +1,20 @@
 //! Text to ALBERT's tokens with a `tokenizer.json`, the same on the desk and on the board. In comes text, or a pair of
 //! texts; out come ids and token types with special tokens, and where each token lies in its text (byte offsets).
+//!
+//! A [`Splitter`] does what a tokenizer.json says; a [`Tokeniser`] also keeps to one model's vocabulary and length.
+//!
+//! ```
+//! use thimble_text::Splitter;
+//!
+//! let json = r#"{
+//!     "pre_tokenizer": {"type": "WhitespaceSplit"},
+//!     "model": {"type": "WordLevel", "unk_token": "[UNK]", "vocab": {"[UNK]": 0, "small": 1, "boards": 2}}
+//! }"#;
+//! let splitter = Splitter::new(json.as_bytes())?;
+//! let encoding = splitter.encode("small green boards", None)?;
+//! assert_eq!(encoding.get_ids(), [1, 0, 2]);
+//! # Ok::<(), String>(())
+//! ```
 
 mod outline;
 pub mod slow;
