@@ -112,6 +112,9 @@ pub struct Splitter {
 
 impl Splitter {
     /// Reads a tokenizer.json; its padding and truncation are left out.
+    ///
+    /// # Errors
+    /// What is wrong with the file: no JSON object, too large a vocabulary, or rules that are not known.
     pub fn new(json: &[u8]) -> Result<Splitter, String> {
         let outline = outline::read(json)?;
         let (slow, library) = if outline.slow {
@@ -136,6 +139,9 @@ impl Splitter {
     }
 
     /// Cuts what is encoded from now on to `max_length` tokens, special tokens included.
+    ///
+    /// # Errors
+    /// What the library says of a length that special tokens alone exceed.
     pub fn truncate_to(&mut self, max_length: usize) -> Result<(), String> {
         let truncation = TruncationParams {
             max_length,
@@ -147,6 +153,9 @@ impl Splitter {
     }
 
     /// The tokens of a text or pair, with special tokens.
+    ///
+    /// # Errors
+    /// What the library says; tables of the file that contradict each other show here.
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Encoding, String> {
         let Some(slow) = &self.slow else {
             return match pair {
@@ -255,11 +264,17 @@ impl Encoded {
 
 impl Tokeniser {
     /// Reads the tokenizer at `path` for a model of `config`. Truncation and padding set in the file are replaced.
+    ///
+    /// # Errors
+    /// Those of [`read`] and [`Tokeniser::new`].
     pub fn open(path: &Path, config: &Config) -> Result<Tokeniser, TokeniseError> {
         Tokeniser::new(path, &read(path)?, config)
     }
 
     /// The tokenizer a tokenizer.json of these bytes states; errors name `path`.
+    ///
+    /// # Errors
+    /// [`TokeniseError::Format`], and [`TokeniseError::NoRoom`] where the model's inputs are too short for any text.
     pub fn new(path: &Path, json: &[u8], config: &Config) -> Result<Tokeniser, TokeniseError> {
         let format = |problem| TokeniseError::Format {
             path: path.to_path_buf(),
@@ -303,6 +318,10 @@ impl Tokeniser {
 
     /// Encodes a text or pair with special tokens, the longer text cut first where both exceed the model's positions. For
     /// question answering a pair is the first of its [`windows`](Self::windows).
+    ///
+    /// # Errors
+    /// [`TokeniseError::Encode`], [`TokeniseError::Vocabulary`] and, for a pair in question answering,
+    /// [`TokeniseError::LongQuestion`].
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Encoded, TokeniseError> {
         let encoding = self.encoding(text, pair)?;
         self.encoded(&text.into(), pair.map(Arc::from).as_ref(), &encoding)
@@ -476,6 +495,9 @@ thread_local! {
 
 /// Runs the tokenizer library; tables in a tokenizer.json that contradict each other make it panic, which is an error of the
 /// file like any other. Where panics abort, the panic ends the program.
+///
+/// # Errors
+/// The library's error, or one line for a panic of it.
 pub fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     static HOOK: Once = Once::new();
     // The hook would print the panic as if thimble had broken. It is replaced once and asks the thread, because several
@@ -501,6 +523,9 @@ pub fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Str
 const MAX_BYTES: u64 = 64 << 20;
 
 /// The bytes of a tokenizer.json.
+///
+/// # Errors
+/// [`TokeniseError::Io`], and [`TokeniseError::Format`] for a file above 64 MiB.
 pub fn read(path: &Path) -> Result<Vec<u8>, TokeniseError> {
     let io = |cause| TokeniseError::Io {
         path: path.to_path_buf(),

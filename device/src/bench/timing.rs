@@ -49,6 +49,9 @@ pub struct Timings {
 }
 
 /// Runs `work` once, then `warmup` times, calls `warm` (where counters are reset), then times it `timed` times.
+///
+/// # Errors
+/// The first error of `work`; nothing is timed after it.
 pub fn time<E>(runs: Runs, mut work: impl FnMut() -> Result<(), E>, warm: impl FnOnce()) -> Result<Timings, E> {
     let mut once = || {
         let start = Instant::now();

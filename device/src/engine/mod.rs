@@ -158,6 +158,11 @@ pub struct Engine {
 
 impl Engine {
     /// Opens the model in `image`, checks the kernels and builds the plans. No weight is copied.
+    ///
+    /// # Errors
+    /// [`EngineError::Artifact`] where the file is not thimble's or damaged, [`EngineError::Kernel`] where a kernel is not there
+    /// or fails its self-test, [`EngineError::Pool`] where threads cannot be started, [`EngineError::Plan`] where a plan cannot
+    /// be built.
     pub fn new(image: Arc<Image>, options: EngineOptions) -> Result<Engine, EngineError> {
         let artifact = artifact::open(image.bytes())?;
         let kernels = Kernels::choose(options.force_kernel.as_deref())?;
@@ -254,6 +259,9 @@ impl Engine {
 
     /// The hidden state after the embedding and after every layer: `layers() + 1` tensors `[rows, seq, hidden]`, cut to
     /// the tokens that are computed.
+    ///
+    /// # Errors
+    /// Those of [`Engine::run`].
     pub fn hidden_states(&self, input: &Input) -> Result<Vec<Tensor<f32>>, EngineError> {
         let batch = self.check(input)?;
         let keep = batch.keep()?;
@@ -267,6 +275,9 @@ impl Engine {
     }
 
     /// One layer alone: `hidden` is `[rows, seq, hidden_size]`, `keep` 1 or 0 for each of the `rows * seq` tokens.
+    ///
+    /// # Errors
+    /// [`EngineError::Input`] for a layer the network does not have or another shape, [`EngineError::Plan`] where an op fails.
     pub fn run_layer(&self, layer: usize, hidden: &Tensor<f32>, keep: &[f32]) -> Result<Tensor<f32>, EngineError> {
         let &[rows, seq, width] = hidden.shape.as_slice() else {
             let wanted = "hidden states [rows, seq, hidden_size]";

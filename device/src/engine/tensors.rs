@@ -162,6 +162,9 @@ impl TensorFile {
     }
 
     /// An I64 or I32 tensor; `None` when the file has none of that name.
+    ///
+    /// # Errors
+    /// [`TensorError::Dtype`] where the tensor is of another type.
     pub fn integers(&self, name: &str) -> Result<Option<Tensor<i64>>, TensorError> {
         let Some(entry) = self.entries.iter().find(|e| e.name == name) else {
             return Ok(None);
@@ -179,6 +182,9 @@ impl TensorFile {
     }
 
     /// An F32 tensor; `None` when the file has none of that name.
+    ///
+    /// # Errors
+    /// [`TensorError::Dtype`] where the tensor is of another type.
     pub fn floats(&self, name: &str) -> Result<Option<Tensor<f32>>, TensorError> {
         let Some(entry) = self.entries.iter().find(|e| e.name == name) else {
             return Ok(None);
@@ -221,6 +227,9 @@ fn size_of_dtype(dtype: &str) -> Option<usize> {
 }
 
 /// Writes F32 tensors beside `path` first and renames, so a reader never sees half a file.
+///
+/// # Errors
+/// [`TensorError::Io`].
 pub fn write<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (&'a str, &'a [usize], &'a [f32])>,

@@ -26,6 +26,9 @@ impl Buffer {
     }
 
     /// Room for so many bytes, where there is memory for them.
+    ///
+    /// # Errors
+    /// Where there is no memory for them.
     pub fn with_room(bytes: usize) -> Result<Buffer, TryReserveError> {
         let (lines, mut memory) = (bytes.div_ceil(ALIGNMENT), Vec::new());
         memory.try_reserve_exact(lines)?;

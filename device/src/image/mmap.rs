@@ -168,6 +168,9 @@ impl ModelFile {
     /// An error where somebody wrote to the file since it was opened, as far as the file system tells: by its size and its
     /// time of writing, which has the grain of its clock. The time of its last change of any kind is left alone: new names,
     /// permissions and labels move it as well.
+    ///
+    /// # Errors
+    /// [`MapError::Changed`]; [`MapError::Open`] where the system does not tell.
     pub fn unchanged(&self) -> Result<(), MapError> {
         let (then, now) = (&self.opened, self.file.metadata().map_err(|e| self.failed(e))?);
         let content = |m: &Metadata| (m.size(), m.mtime(), m.mtime_nsec());
@@ -186,6 +189,9 @@ impl ModelFile {
     }
 
     /// Its bytes in memory of our own, which nobody else can write to or cut.
+    ///
+    /// # Errors
+    /// [`MapError::NoMemory`], [`MapError::CutShort`] and [`MapError::Open`].
     pub fn copy(&self) -> Result<Arc<Image>, MapError> {
         let full = || MapError::NoMemory {
             path: self.path.clone(),
@@ -203,6 +209,9 @@ impl ModelFile {
     }
 
     /// Hexadecimal SHA-256, read in small pieces: by way of a map all of it would become resident.
+    ///
+    /// # Errors
+    /// [`MapError::CutShort`] and [`MapError::Open`].
     pub fn sha256(&self) -> Result<String, MapError> {
         let (mut hasher, mut piece, mut at) = (Sha256::new(), [0u8; 16 << 10], 0);
         while at < self.bytes() {
@@ -238,6 +247,9 @@ pub struct ModelMap {
 
 impl ModelMap {
     /// The size asked and the pages mapped are those of one open file: a rename in between changes neither.
+    ///
+    /// # Errors
+    /// Those of [`ModelFile::open`] and [`ModelMap::of`].
     pub fn open(path: &Path, lock: bool) -> Result<ModelMap, MapError> {
         ModelMap::of(&Arc::new(ModelFile::open(path)?), lock)
     }

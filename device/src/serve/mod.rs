@@ -150,6 +150,9 @@ pub fn hold_signals() {
 }
 
 /// Serves until stdin ends or a signal says so.
+///
+/// # Errors
+/// Where the server cannot start, a tokenizer does not fit, or stdin, stdout or the socket fails.
 pub fn run(session: Session, settings: &Settings) -> Result<(), ServeError> {
     let signals = EndSignals::hold();
     let settings = settings.clone();

@@ -143,6 +143,9 @@ pub struct Session {
 
 impl Session {
     /// Loads the model, which must have the digest `wanted`.
+    ///
+    /// # Errors
+    /// [`SessionError::Map`], [`SessionError::Model`] and [`SessionError::Digest`].
     pub fn open(file: ModelFile, options: &SessionOptions, wanted: Option<&str>) -> Result<Session, SessionError> {
         let start = Instant::now();
         block_cache::loading();
@@ -187,6 +190,9 @@ impl Session {
     }
 
     /// An error where somebody wrote to what is computed from: nothing that came of it can be trusted.
+    ///
+    /// # Errors
+    /// [`SessionError::Map`].
     pub fn unchanged(&self) -> Result<(), SessionError> {
         match &self.held {
             Held::Mapped(file) => Ok(file.unchanged()?),
@@ -205,11 +211,17 @@ impl Session {
     }
 
     /// The input that is asked for.
+    ///
+    /// # Errors
+    /// Where a file of inputs cannot be read or holds no input of this model.
     pub fn input(&self, source: &InputSource) -> Result<Input, SessionError> {
         source.read(self.engine.config())
     }
 
     /// Runs all rows, a bounded number of tokens at a time.
+    ///
+    /// # Errors
+    /// [`SessionError::Run`].
     pub fn run(&self, input: &Input) -> Result<Outputs, SessionError> {
         let row = input
             .shape
@@ -232,6 +244,9 @@ impl Session {
     }
 
     /// Tokens of one sequence, `seq` or what nobody chose, and the RAM it is expected to need.
+    ///
+    /// # Errors
+    /// [`SessionError::Run`] where `seq` is beyond the model's positions.
     pub fn need(&self, seq: Option<usize>) -> Result<(usize, Need), SessionError> {
         let max = self.engine.config().max_position_embeddings;
         let seq = seq.unwrap_or(DEFAULT_SEQ.min(max));

@@ -83,6 +83,9 @@ pub fn plain_name(name: &str) -> bool {
 }
 
 /// Collects what the board gets: bytes that were looked at. The model is installed under its own name, its tokenizer beside it.
+///
+/// # Errors
+/// [`PackageError::Field`] where the model's file name is not plain or is the device program's.
 pub fn payload(
     model: &Path,
     bytes: Vec<u8>,
@@ -185,6 +188,9 @@ const COPYRIGHT: &str = "Format: https://www.debian.org/doc/packaging-manuals/co
     License: MIT\n";
 
 /// The bytes of an arm64 package.
+///
+/// # Errors
+/// [`PackageError::Field`] for a path or a field that dpkg would read otherwise, [`PackageError::Archive`] where writing fails.
 pub fn deb(payload: &Payload, control: &Control) -> Result<Vec<u8>, PackageError> {
     check(control)?;
     let mut paths = std::collections::BTreeSet::new();

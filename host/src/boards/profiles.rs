@@ -33,6 +33,9 @@ pub enum TargetError {
 }
 
 /// All built-in profiles, by name.
+///
+/// # Errors
+/// [`TargetError::File`].
 pub fn all() -> Result<Vec<Target>, TargetError> {
     BUILT_IN.iter().map(|(file, text)| parse(file, text)).collect()
 }
@@ -43,6 +46,9 @@ pub fn file(name: &str) -> Option<&Path> {
 }
 
 /// The profile called `name`, or the file at that path.
+///
+/// # Errors
+/// [`TargetError::Unknown`] for a name, [`TargetError::Read`] and [`TargetError::File`] for a path.
 pub fn find(name: &str) -> Result<Target, TargetError> {
     if let Some(path) = file(name) {
         let text = files::read_text(path).map_err(|e| FileError::new(path, e))?;

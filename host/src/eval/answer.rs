@@ -217,6 +217,9 @@ const FILLS: usize = 5;
 const SHOWN: usize = 8;
 
 /// Reads the answer of a model of `config` out of `outputs`, one for each of the rows asked.
+///
+/// # Errors
+/// Any [`AnswerError`].
 pub fn answer(config: &Config, outputs: &[Outputs], asked: Asked) -> Result<Answer, AnswerError> {
     let (Some(row), Some(first)) = (asked.rows.first(), outputs.first()) else {
         return Err(AnswerError::Missing("output"));

@@ -168,6 +168,9 @@ impl Row {
     }
 
     /// Everything that must hold before a model of `config` runs it.
+    ///
+    /// # Errors
+    /// What is wrong with the row, for people.
     pub fn check(&self, config: &Config) -> Result<(), String> {
         let wanted = if config.head == Head::MultipleChoice { 3 } else { 2 };
         if self.shape.len() != wanted || self.shape.first() != Some(&1) {
@@ -273,6 +276,9 @@ const MADE_UP: usize = 64;
 const MADE_UP_TOKENS: usize = 64;
 
 /// At most `most` rows of the file at `path`, drawn from all of it, or made-up ones without a path.
+///
+/// # Errors
+/// Any [`InputsError`].
 pub fn load(
     path: Option<&Path>,
     config: &Config,

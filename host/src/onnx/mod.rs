@@ -91,6 +91,10 @@ struct External {
 
 impl OnnxFile {
     /// Opens the file and what it refers to. A file that cannot be found is an error only when its numbers are asked for.
+    ///
+    /// # Errors
+    /// Where the file cannot be mapped or is no sound ONNX file; an external file that is missing is an error when its numbers
+    /// are asked for.
     pub fn open(path: &Path) -> Result<OnnxFile, OnnxError> {
         OnnxFile::with(path, Content::Mapped(ModelMap::open(path, false)?))
     }
@@ -156,6 +160,9 @@ impl OnnxFile {
     }
 
     /// An error where somebody wrote to one of them since it was opened.
+    ///
+    /// # Errors
+    /// [`MapError::Changed`].
     pub fn unchanged(&self) -> Result<(), MapError> {
         let beside = self.externals.iter().filter_map(|e| e.map.as_ref().ok());
         let own = match &self.content {

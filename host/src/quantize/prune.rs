@@ -103,6 +103,9 @@ impl Levers {
     }
 
     /// The network that is left.
+    ///
+    /// # Errors
+    /// [`LeverError::PoolerInUse`], [`LeverError::NoPooler`] and [`LeverError::MaxSeq`].
     pub fn config(&self, config: &Config) -> Result<Config, LeverError> {
         let mut left = config.clone();
         if self.drop_pooler {
@@ -130,6 +133,9 @@ impl Levers {
     }
 
     /// The model that is left.
+    ///
+    /// # Errors
+    /// Any [`LeverError`].
     pub fn apply(&self, model: &Model) -> Result<Model, LeverError> {
         let config = self.config(&model.config)?;
         let mut weights = model.weights.clone();

@@ -74,6 +74,9 @@ pub struct Cut {
 }
 
 /// Cuts the vocabulary of the tokenizer at `tokenizer`, of a model with `vocab_size` rows, to what `corpus` produces.
+///
+/// # Errors
+/// Any [`VocabularyError`].
 pub fn cut(corpus: &Path, tokenizer: &TokenizerSource, vocab_size: usize) -> Result<Cut, VocabularyError> {
     let bad = |problem: String| VocabularyError::Tokenizer {
         path: tokenizer.path().to_path_buf(),
@@ -124,6 +127,9 @@ pub fn cut(corpus: &Path, tokenizer: &TokenizerSource, vocab_size: usize) -> Res
 
 /// The tokens a candidate's tokenizer has of the reference's, by their text; `sizes` are the models' rows. None where it has a
 /// token the reference does not know.
+///
+/// # Errors
+/// Where one of the tokenizers cannot be read.
 pub fn between(
     reference: &TokenizerSource,
     candidate: &TokenizerSource,

@@ -263,11 +263,17 @@ pub(crate) fn assemble(
 }
 
 /// The exact size of the file [`write`] makes of a model with this graph.
+///
+/// # Errors
+/// Hyperparameters, options or formats that no file can have.
 pub fn size(graph: &ModelSpec, options: LowerOptions, provenance: &Provenance) -> Result<usize, ArtifactError> {
     Ok(writer::size(&assemble(graph, options, provenance)?))
 }
 
 /// The whole file. Same model and options, same bytes.
+///
+/// # Errors
+/// Those of [`Writer::new`].
 pub fn write(model: &Model, options: LowerOptions, provenance: &Provenance) -> Result<Vec<u8>, ArtifactError> {
     let writer = Writer::new(model, options, provenance)?;
     let mut file = Vec::with_capacity(writer.size());
@@ -331,6 +337,9 @@ fn check_values(model: &Model) -> Result<(), ArtifactError> {
 }
 
 /// Opens a file: checks that metadata and initializers agree and that every payload can be mapped.
+///
+/// # Errors
+/// Any [`ArtifactError`] but [`ArtifactError::Write`].
 pub fn open(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
     let artifact = open_view(&reader::model(bytes)?, bytes.len(), Placement::Mapped)?;
     check_small(&artifact, bytes)?;
@@ -339,6 +348,9 @@ pub fn open(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
 
 /// Opens a file that another tool has saved again: all of [`open`] but where payloads lie. It can be read and written
 /// anew, not mapped.
+///
+/// # Errors
+/// Those of [`open`] but [`ArtifactError::Misaligned`] and [`ArtifactError::NoTail`].
 pub fn open_resaved(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
     open_view(&reader::model(bytes)?, bytes.len(), Placement::Anywhere)
 }
@@ -531,11 +543,17 @@ impl Artifact {
     }
 
     /// Reads every number back into logical order.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Tensor`] where a number may not stand there. `file` must be the file that was opened.
     pub fn model(&self, file: &[u8]) -> Result<Model, ArtifactError> {
         self.model_of(file, &|_| ())
     }
 
     /// The same; `read` is told which bytes of the file are not needed again.
+    ///
+    /// # Errors
+    /// Those of [`Artifact::model`].
     pub fn model_of<'a>(&self, file: &'a [u8], read: &dyn Fn(&'a [u8])) -> Result<Model, ArtifactError> {
         let mut weights = Weights::new();
         for spec in self.graph.config.weights() {

@@ -159,6 +159,9 @@ fn rows_of(spec: &WeightSpec, values: &Values, rows: Range<usize>) -> Values {
 }
 
 /// Writes what [`payload`] gives, some panels at a time.
+///
+/// # Errors
+/// Those of `out`.
 pub fn write_payload(spec: &WeightSpec, values: &Values, part: Part, out: &mut dyn Write) -> io::Result<()> {
     let panels = spec.kind == Kind::Linear;
     match (part, values) {
@@ -213,6 +216,9 @@ fn read_chunks<'a, E>(
 }
 
 /// A weight from its parts, as [`values`] reads it; `read` is told which bytes are not needed again.
+///
+/// # Errors
+/// Those of `get`.
 pub fn read<'a, E>(
     spec: &WeightSpec,
     format: Format,
@@ -232,6 +238,9 @@ pub fn read<'a, E>(
 }
 
 /// What makes the stored parts of a weight unfit, if anything does: what [`problem`] says of its numbers.
+///
+/// # Errors
+/// Those of `get`.
 pub fn stored_problem<'a, E>(
     spec: &WeightSpec,
     format: Format,
@@ -322,6 +331,9 @@ pub fn payload(spec: &WeightSpec, values: &Values, part: Part) -> Vec<u8> {
 }
 
 /// Undoes [`payload`]: a weight from its parts, each of exactly the bytes its tensor states.
+///
+/// # Errors
+/// Those of `get`.
 pub fn values<'a, E>(
     spec: &WeightSpec,
     format: Format,

@@ -96,6 +96,9 @@ fn addressable(shape: &[usize], most: u64) -> bool {
 
 impl Config {
     /// Everything that must hold before shapes are derived from the fields.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
     pub fn check(&self) -> Result<(), ConfigError> {
         let bad = |field, problem: String| Err(ConfigError { field, problem });
         let sizes = [

@@ -155,6 +155,9 @@ impl<'a> Field<'a> {
     }
 
     /// Fields of an embedded message.
+    ///
+    /// # Errors
+    /// [`WireError::Mismatch`] where the field is not length-delimited.
     pub fn fields(&self) -> Result<Fields<'a>, WireError> {
         Ok(Fields {
             bytes: self.bytes()?,
@@ -164,6 +167,9 @@ impl<'a> Field<'a> {
     }
 
     /// A repeated int64, packed or not, handed one by one to `each`.
+    ///
+    /// # Errors
+    /// [`WireError::Mismatch`] for another wire type, [`WireError::Varint`] where the last number is cut short.
     pub fn ints(&self, mut each: impl FnMut(i64)) -> Result<(), WireError> {
         match self.value {
             Value::Varint(v) => each(v as i64),

@@ -138,6 +138,9 @@ fn push<T>(list: &mut Vec<T>, part: T) -> Result<(), ReadError> {
 }
 
 /// Reads the structure of a whole file.
+///
+/// # Errors
+/// Any [`ReadError`].
 pub fn model(bytes: &[u8]) -> Result<ModelView<'_>, ReadError> {
     let kind = FileKind::of(bytes);
     if !kind.may_be_onnx() {
@@ -195,6 +198,9 @@ fn graph<'a>(model: &mut ModelView<'a>, fields: Fields<'a>) -> Result<(), ReadEr
 }
 
 /// Decodes a `NodeProto`.
+///
+/// # Errors
+/// Malformed protobuf, or a field of another wire type than ONNX gives it.
 pub fn node(fields: Fields<'_>) -> Result<NodeView<'_>, WireError> {
     let mut node = NodeView::default();
     for field in fields {
@@ -213,6 +219,9 @@ pub fn node(fields: Fields<'_>) -> Result<NodeView<'_>, WireError> {
 }
 
 /// Decodes an encoded `AttributeProto`; byte ranges count from its start.
+///
+/// # Errors
+/// Malformed protobuf, or a field of another wire type than ONNX gives it.
 pub fn attribute(encoded: &[u8]) -> Result<AttributeView<'_>, WireError> {
     let mut attribute = AttributeView::default();
     for field in Fields::new(encoded) {
@@ -242,6 +251,9 @@ pub fn attribute(encoded: &[u8]) -> Result<AttributeView<'_>, WireError> {
 }
 
 /// The name of an encoded `SparseTensorProto`: that of its values, which may stand after its indices.
+///
+/// # Errors
+/// Malformed protobuf, or a field of another wire type than ONNX gives it.
 pub fn sparse_name(encoded: &[u8]) -> Result<&str, WireError> {
     let mut name = "";
     for field in Fields::new(encoded) {
@@ -254,6 +266,9 @@ pub fn sparse_name(encoded: &[u8]) -> Result<&str, WireError> {
 }
 
 /// The values and indices of an encoded `SparseTensorProto`, in the order they stand there.
+///
+/// # Errors
+/// Malformed protobuf, or a field of another wire type than ONNX gives it.
 pub fn sparse(encoded: &[u8]) -> Result<Vec<TensorView<'_>>, WireError> {
     let mut parts = Vec::new();
     for field in Fields::new(encoded) {
@@ -266,6 +281,9 @@ pub fn sparse(encoded: &[u8]) -> Result<Vec<TensorView<'_>>, WireError> {
 }
 
 /// Decodes the `TensorProto` at byte `at` of the file.
+///
+/// # Errors
+/// Malformed protobuf, or a field of another wire type than ONNX gives it.
 pub fn tensor(encoded: &[u8], at: usize) -> Result<TensorView<'_>, WireError> {
     let mut tensor = TensorView {
         encoded,

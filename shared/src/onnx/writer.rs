@@ -166,6 +166,12 @@ pub fn size(model: &OnnxModel) -> usize {
 }
 
 /// Writes the whole file to `out`. `payload` writes each mapped initializer's bytes; their count must be [`Mapped::bytes`].
+///
+/// # Errors
+/// Those of `out` and `payload`.
+///
+/// # Panics
+/// Where `payload` writes another number of bytes.
 pub fn write_to(
     model: &OnnxModel,
     out: &mut dyn Write,

@@ -50,6 +50,9 @@ pub enum ReportError {
 }
 
 /// Every report of a file, oldest first.
+///
+/// # Errors
+/// Where the file cannot be read, holds no report, or one of a line is damaged.
 pub fn load(path: &Path) -> Result<Vec<Entry>, ReportError> {
     atomic::regular(path)?;
     let entries = entries(path)?;
@@ -60,6 +63,9 @@ pub fn load(path: &Path) -> Result<Vec<Entry>, ReportError> {
 }
 
 /// The same of a history that a report is to be added to: it may be empty, not be there yet, or be /dev/null.
+///
+/// # Errors
+/// Those of [`load`], and one report spread over several lines.
 pub fn history(path: &Path) -> Result<Vec<Entry>, ReportError> {
     match path.exists() {
         true => {

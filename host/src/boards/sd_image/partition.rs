@@ -62,6 +62,9 @@ fn read_at(image: &mut (impl Read + Seek), at: u64, bytes: usize) -> std::io::Re
 }
 
 /// The partitions of an image of `size` bytes, in the order of the table.
+///
+/// # Errors
+/// [`TableError::None`], [`TableError::Damaged`] and [`TableError::Read`].
 pub fn table(image: &mut (impl Read + Seek), size: u64) -> Result<Vec<Partition>, TableError> {
     if size < 2 * SECTOR {
         return Err(TableError::None);
@@ -232,6 +235,9 @@ pub struct Super {
 }
 
 /// `None` where there is no such file system; an error where there is one that must not be written to.
+///
+/// # Errors
+/// [`TableError::FileSystem`] and [`TableError::Read`].
 pub fn ext(image: &mut (impl Read + Seek), partition: &Partition) -> Result<Option<Super>, TableError> {
     const AT: u64 = 1024;
     if partition.bytes < 2 * AT {

@@ -124,6 +124,9 @@ impl Link {
     }
 
     /// Runs `script` in the board's sh, `input` on its stdin.
+    ///
+    /// # Errors
+    /// Those of [`Link::run`].
     pub fn feed(&self, script: &str, input: &mut dyn Read) -> Result<Told, LinkError> {
         let mut child = self
             .ssh()

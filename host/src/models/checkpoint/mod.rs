@@ -76,11 +76,17 @@ pub struct Source {
 }
 
 /// Reads the checkpoint at `path`: a directory, a file of weights with its configuration beside it, or a shard index.
+///
+/// # Errors
+/// Any [`SourceError`].
 pub fn read(path: &Path) -> Result<Source, SourceError> {
     read_with(path, &ReadOptions::default())
 }
 
 /// Reads the checkpoint at `path` as `options` say.
+///
+/// # Errors
+/// Any [`SourceError`].
 pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceError> {
     let (located, sentence) = locate(path, options)?;
     let adapter = options.adapter.as_deref().map(adapter::Adapter::open).transpose()?;

@@ -114,6 +114,9 @@ impl Explanation {
 }
 
 /// Explains the file at `path`.
+///
+/// # Errors
+/// Where the file cannot be read, or is thimble's and contradicts itself.
 pub fn explain(path: &Path) -> Result<Explanation, ExplainError> {
     let file = OnnxFile::open(path)?;
     let (bytes, view) = (file.bytes(), Rc::new(file.view()?));

@@ -121,6 +121,9 @@ pub fn model_bytes(file: &OnnxFile) -> u64 {
 }
 
 /// `data_name` is what the file will call its external data.
+///
+/// # Errors
+/// Any [`SlimError`].
 pub fn slim<'a>(file: &'a OnnxFile, options: &Options, data_name: &str) -> Result<Slimmed<'a>, SlimError> {
     Ok(slim_over(file, options, data_name, |_| None)?.0)
 }
