@@ -44,6 +44,7 @@ struct Block {
 unsafe impl Send for Block {}
 
 impl Reuse {
+    /// An allocator that keeps nothing yet; const, so that it can be a `#[global_allocator]`.
     pub const fn new() -> Reuse {
         Reuse(Mutex::new(Kept {
             blocks: [None; MOST],

@@ -1,5 +1,23 @@
 //! The engine that maps a thimble model and computes it in tract plans, as a library: the board's program and the host's
 //! calibration both run it in process. Kernels read weight panels where the file has them; nothing is copied or repacked.
+//!
+//! One sequence of token ids through a model file:
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use thimble_device::image::mmap::ModelMap;
+//! use thimble_device::{Engine, EngineOptions, Image, Input};
+//!
+//! let map = ModelMap::open(Path::new("model.onnx"), false)?;
+//! let engine = Engine::new(Image::new(map), EngineOptions::default())?;
+//! let outputs = engine.run(&Input::sequence(&[2, 10975, 15, 51, 204, 3]))?;
+//! for (name, tensor) in &outputs.0 {
+//!     println!("{name} {:?}", tensor.shape);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![warn(missing_docs)]
 
 pub mod bench;
 pub mod block_cache;

@@ -10,6 +10,7 @@ use thimble_device::block_cache;
 use thimble_device::image::sigbus;
 use thimble_device::platform::process;
 
+/// Fits ALBERT on an ARM board: one ONNX file under a byte budget, with the least measured loss.
 #[derive(Debug, Parser)]
 #[command(
     name = "thimble",

@@ -2,6 +2,31 @@
 //! memory image, and puts it on boards. The program `thimble` is a thin wrapper over [`cli::main`].
 //!
 //! Arrows go downwards: `cmd` → `budget`, `boards` → `quantize`, `eval` → `models` → `onnx` → `render`, `fs`.
+//!
+//! A checkpoint read, rounded to int8 and written:
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use thimble::models::checkpoint;
+//! use thimble::models::model_file::Checkpoint;
+//! use thimble::quantize::quantizer::{Quantiser, uniform};
+//! use thimble_shared::artifact::emit::LowerOptions;
+//! use thimble_shared::artifact::{self, Provenance};
+//! use thimble_shared::dtype::Format;
+//!
+//! let source = checkpoint::read(Path::new("albert-base-v2"))?;
+//! let provenance = Provenance {
+//!     source_sha256: Some(source.sha256.clone()),
+//!     tokenizer_sha256: None,
+//! };
+//! let model = Checkpoint::from(source).model;
+//! let int8 = Quantiser::new(&model).model(&uniform(&model.config, Format::I8))?;
+//! let file = artifact::write(&int8, LowerOptions::default(), &provenance)?;
+//! std::fs::write("albert-base-v2.onnx", file)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![warn(missing_docs)]
 
 pub mod boards;
 pub mod budget;

@@ -7,6 +7,9 @@ use std::path::Path;
 
 /// Refuses what is no regular file: who reads a pipe, a terminal or a device waits for a writer that may never come, or reads for
 /// ever.
+///
+/// # Errors
+/// Where the file is not there, or is no regular file.
 pub fn regular(path: &Path) -> Result<()> {
     kind(&fs::metadata(path)?)
 }
@@ -20,6 +23,9 @@ fn kind(meta: &Metadata) -> Result<()> {
 }
 
 /// A regular file to read from. What took its name in between is not waited for.
+///
+/// # Errors
+/// Where the file cannot be opened, or is no regular file.
 pub fn open(path: &Path) -> Result<File> {
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     kind(&file.metadata()?)?;
@@ -27,6 +33,9 @@ pub fn open(path: &Path) -> Result<File> {
 }
 
 /// The bytes of a regular file.
+///
+/// # Errors
+/// Where the file cannot be read, or is no regular file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.read_to_end(&mut bytes)?;
@@ -34,6 +43,9 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// The text of a regular file.
+///
+/// # Errors
+/// Where the file cannot be read, is no regular file, or is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String> {
     let mut text = String::new();
     open(path)?.read_to_string(&mut text)?;

@@ -1,5 +1,22 @@
 //! Text to ALBERT's tokens with a `tokenizer.json`, the same on the desk and on the board. In comes text, or a pair of
 //! texts; out come ids and token types with special tokens, and where each token lies in its text (byte offsets).
+//!
+//! A [`Splitter`] does what a tokenizer.json says; a [`Tokeniser`] also keeps to one model's vocabulary and length.
+//!
+//! ```
+//! use thimble_text::Splitter;
+//!
+//! let json = r#"{
+//!     "pre_tokenizer": {"type": "WhitespaceSplit"},
+//!     "model": {"type": "WordLevel", "unk_token": "[UNK]", "vocab": {"[UNK]": 0, "small": 1, "boards": 2}}
+//! }"#;
+//! let splitter = Splitter::new(json.as_bytes())?;
+//! let encoding = splitter.encode("small green boards", None)?;
+//! assert_eq!(encoding.get_ids(), [1, 0, 2]);
+//! # Ok::<(), String>(())
+//! ```
+
+#![warn(missing_docs)]
 
 mod outline;
 pub mod slow;
@@ -17,35 +34,73 @@ use thimble_shared::model::{Config, Head};
 use tokenizers::utils::truncation::{TruncationStrategy, truncate_encodings};
 use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationParams};
 
+/// Why a text cannot be split. `path` is always the tokenizer.json.
 #[derive(Debug, thiserror::Error)]
 pub enum TokeniseError {
+    /// The operating system could not read it.
     #[error("{path}: {cause}", path = .path.display())]
-    Io { path: PathBuf, cause: std::io::Error },
+    Io {
+        /// The tokenizer.json.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: std::io::Error,
+    },
+    /// It is no tokenizer.json, is too large, or has rules that are not known here.
     #[error("{path}: not a tokenizer: {problem}", path = .path.display())]
-    Format { path: PathBuf, problem: String },
+    Format {
+        /// The tokenizer.json.
+        path: PathBuf,
+        /// What was found.
+        problem: String,
+    },
+    /// The tokenizers library failed on this text; tables that contradict each other show here.
     #[error("{path}: {problem}", path = .path.display())]
-    Encode { path: PathBuf, problem: String },
+    Encode {
+        /// The tokenizer.json.
+        path: PathBuf,
+        /// What the library said.
+        problem: String,
+    },
+    /// A text gave an id the model has no row for.
     #[error(
         "{path}: token '{token}' has id {id}, but the model's vocabulary ends at {vocab_size}: this is another model's tokenizer",
         path = .path.display()
     )]
     Vocabulary {
+        /// The tokenizer.json.
         path: PathBuf,
+        /// Text of the token.
         token: String,
+        /// Its id.
         id: u32,
+        /// Rows of the model's vocabulary; ids must be below it.
         vocab_size: usize,
     },
+    /// The model's inputs are so short that special tokens alone fill them.
     #[error("{path}: an input has at most {max} tokens, {special} are special ones: no room for text", path = .path.display())]
-    NoRoom { path: PathBuf, max: usize, special: usize },
+    NoRoom {
+        /// The tokenizer.json.
+        path: PathBuf,
+        /// Most tokens of an input.
+        max: usize,
+        /// Special tokens around a pair.
+        special: usize,
+    },
+    /// A question so long that windows over its context could not move on.
     #[error(
         "{path}: the question has {question} tokens; the context is read in windows of {tokens} that share {stride}, which leaves a question {most}: shorten one of them",
         path = .path.display()
     )]
     LongQuestion {
+        /// The tokenizer.json.
         path: PathBuf,
+        /// Tokens of the question.
         question: usize,
+        /// Tokens of one window, special tokens included.
         tokens: usize,
+        /// Tokens of the context that two windows share.
         stride: usize,
+        /// Most tokens a question may have here.
         most: usize,
     },
 }
@@ -59,6 +114,9 @@ pub struct Splitter {
 
 impl Splitter {
     /// Reads a tokenizer.json; its padding and truncation are left out.
+    ///
+    /// # Errors
+    /// What is wrong with the file: no JSON object, too large a vocabulary, or rules that are not known.
     pub fn new(json: &[u8]) -> Result<Splitter, String> {
         let outline = outline::read(json)?;
         let (slow, library) = if outline.slow {
@@ -83,6 +141,9 @@ impl Splitter {
     }
 
     /// Cuts what is encoded from now on to `max_length` tokens, special tokens included.
+    ///
+    /// # Errors
+    /// What the library says of a length that special tokens alone exceed.
     pub fn truncate_to(&mut self, max_length: usize) -> Result<(), String> {
         let truncation = TruncationParams {
             max_length,
@@ -94,6 +155,9 @@ impl Splitter {
     }
 
     /// The tokens of a text or pair, with special tokens.
+    ///
+    /// # Errors
+    /// What the library says; tables of the file that contradict each other show here.
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Encoding, String> {
         let Some(slow) = &self.slow else {
             return match pair {
@@ -170,11 +234,17 @@ pub struct Tokeniser {
 /// One text or pair, encoded. All vectors have one entry per token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Encoded {
+    /// The text as it was given; in question answering the question.
     pub text: Arc<str>,
+    /// The second text of a pair; in question answering the context. `None` for a single text.
     pub pair: Option<Arc<str>>,
+    /// Row of the vocabulary, special tokens included.
     pub ids: Vec<i64>,
+    /// Token types: 0 in the first text, 1 in the second; those of special tokens are the tokenizer's choice.
     pub types: Vec<i64>,
+    /// As the vocabulary spells them.
     pub tokens: Vec<String>,
+    /// Where each token lies in its text; special tokens lie in none.
     pub places: Vec<Place>,
     /// Whether tokens were cut off to fit the model.
     pub truncated: bool,
@@ -196,11 +266,17 @@ impl Encoded {
 
 impl Tokeniser {
     /// Reads the tokenizer at `path` for a model of `config`. Truncation and padding set in the file are replaced.
+    ///
+    /// # Errors
+    /// Those of [`read`] and [`Tokeniser::new`].
     pub fn open(path: &Path, config: &Config) -> Result<Tokeniser, TokeniseError> {
         Tokeniser::new(path, &read(path)?, config)
     }
 
     /// The tokenizer a tokenizer.json of these bytes states; errors name `path`.
+    ///
+    /// # Errors
+    /// [`TokeniseError::Format`], and [`TokeniseError::NoRoom`] where the model's inputs are too short for any text.
     pub fn new(path: &Path, json: &[u8], config: &Config) -> Result<Tokeniser, TokeniseError> {
         let format = |problem| TokeniseError::Format {
             path: path.to_path_buf(),
@@ -244,6 +320,10 @@ impl Tokeniser {
 
     /// Encodes a text or pair with special tokens, the longer text cut first where both exceed the model's positions. For
     /// question answering a pair is the first of its [`windows`](Self::windows).
+    ///
+    /// # Errors
+    /// [`TokeniseError::Encode`], [`TokeniseError::Vocabulary`] and, for a pair in question answering,
+    /// [`TokeniseError::LongQuestion`].
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Encoded, TokeniseError> {
         let encoding = self.encoding(text, pair)?;
         self.encoded(&text.into(), pair.map(Arc::from).as_ref(), &encoding)
@@ -391,10 +471,12 @@ impl Tokeniser {
         mask.map(|(text, id)| (text, id.into()))
     }
 
+    /// Id of the token of [`Tokeniser::mask`]; `None` where the vocabulary has none.
     pub fn mask_id(&self) -> Option<i64> {
         self.mask().map(|(_, id)| id)
     }
 
+    /// Id that rows of a batch are filled up with; 0 where the vocabulary has no padding token.
     pub fn pad_id(&self) -> i64 {
         let pad = self
             .inner
@@ -415,6 +497,9 @@ thread_local! {
 
 /// Runs the tokenizer library; tables in a tokenizer.json that contradict each other make it panic, which is an error of the
 /// file like any other. Where panics abort, the panic ends the program.
+///
+/// # Errors
+/// The library's error, or one line for a panic of it.
 pub fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     static HOOK: Once = Once::new();
     // The hook would print the panic as if thimble had broken. It is replaced once and asks the thread, because several
@@ -440,6 +525,9 @@ pub fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Str
 const MAX_BYTES: u64 = 64 << 20;
 
 /// The bytes of a tokenizer.json.
+///
+/// # Errors
+/// [`TokeniseError::Io`], and [`TokeniseError::Format`] for a file above 64 MiB.
 pub fn read(path: &Path) -> Result<Vec<u8>, TokeniseError> {
     let io = |cause| TokeniseError::Io {
         path: path.to_path_buf(),

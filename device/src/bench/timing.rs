@@ -8,8 +8,10 @@ use thimble_shared::board::report::{Latency, MOST_SAMPLES, Verdict};
 /// Fewer runs than this say nothing of their spread.
 const FEWEST: usize = 10;
 
+/// How many runs there are, and what ends them early.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Runs {
+    /// Runs before the timed ones, the very first run not counted.
     pub warmup: u32,
     /// The most timed runs.
     pub timed: u32,
@@ -37,14 +39,19 @@ impl Runs {
     }
 }
 
+/// What the runs took, warm-up left out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Timings {
+    /// The very first run: cold caches and page faults included.
     pub first_ms: f64,
     /// In the order they were taken.
     pub timed_ms: Vec<f64>,
 }
 
 /// Runs `work` once, then `warmup` times, calls `warm` (where counters are reset), then times it `timed` times.
+///
+/// # Errors
+/// The first error of `work`; nothing is timed after it.
 pub fn time<E>(runs: Runs, mut work: impl FnMut() -> Result<(), E>, warm: impl FnOnce()) -> Result<Timings, E> {
     let mut once = || {
         let start = Instant::now();
@@ -79,6 +86,9 @@ fn mean_and_deviation(samples: &[f64]) -> (f64, f64) {
     (mean, (square / (n - 1.0).max(1.0)).sqrt())
 }
 
+/// Mean, deviation and percentiles of the timed runs, each of `batch` sequences of `seq` tokens; `None` in each where there
+/// were
+/// no runs.
 pub fn summarise(timed_ms: &[f64], (batch, seq): (usize, usize), warmup: u32) -> Latency {
     let mut sorted = timed_ms.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -106,12 +116,15 @@ pub fn summarise(timed_ms: &[f64], (batch, seq): (usize, usize), warmup: u32) ->
 /// What the user asked of the board.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Limits {
+    /// Most bytes of peak resident memory.
     pub max_ram: Option<u64>,
+    /// Most milliseconds of the 95th percentile.
     pub max_p95_ms: Option<f64>,
     /// The limit of the control groups the process is in, a unit's MemoryMax= among them.
     pub cgroup: Option<u64>,
 }
 
+/// Whether the limits hold, with a reason for each that does not. A `max_ram` that nothing can show to hold does not hold.
 pub fn judge(limits: Limits, peak_rss: Option<u64>, latency: &Latency) -> Verdict {
     let mut reasons = Vec::new();
     let show = |bytes| bytesize::ByteSize::b(bytes).display().iec();

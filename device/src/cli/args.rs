@@ -13,10 +13,14 @@ use crate::bench::report::BenchOptions;
 use crate::serve::settings::Settings;
 use crate::session::{InputSource, SessionOptions};
 
+/// What the arguments ask for.
 #[derive(Debug, PartialEq)]
 pub enum Request {
+    /// `-h` or `--help`, wherever it stands.
     Help,
+    /// `-V` or `--version`.
     Version,
+    /// A command with its options, checked against each other.
     Do(Command, Box<Options>),
 }
 
@@ -25,15 +29,23 @@ pub enum Request {
 pub struct Options {
     /// Absent only for `info`, which then tells of the board alone.
     pub file: Option<PathBuf>,
+    /// Safetensors file that `run` writes every output to, as F32.
     pub output: Option<PathBuf>,
+    /// Cores to compute on; `None` leaves them to the scheduler.
     pub pin: Option<Vec<u32>>,
+    /// Put the file out of the page cache before it is opened.
     pub cold: bool,
     /// Lower-case hexadecimal.
     pub sha256: Option<String>,
+    /// Print one JSON object.
     pub json: bool,
+    /// How the model is opened.
     pub session: SessionOptions,
+    /// What is run.
     pub input: InputSource,
+    /// How long to measure, and the limits.
     pub bench: BenchOptions,
+    /// Bounds of the server.
     pub serve: Settings,
 }
 
@@ -46,6 +58,7 @@ fn flags() -> impl Iterator<Item = &'static Flag> {
     FLAGS.iter().chain(&serve_flags::FLAGS)
 }
 
+/// The text of `--help`, from the table of options.
 pub fn help() -> String {
     let mut text = String::from(
         "thimble-device: runs and measures a thimble model on this board\n\n\
@@ -64,6 +77,10 @@ pub fn help() -> String {
             Exit codes: 0 yes, 1 a limit does not hold, 2 usage, I/O or malformed input.\n"
 }
 
+/// Reads the arguments, the program's name left out.
+///
+/// # Errors
+/// An unknown command or option, an option the command does not take, a value out of range, or a file missing.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, UsageError> {
     let mut parser = Parser::from_args(arguments);
     let mut command = None;

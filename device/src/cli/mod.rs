@@ -27,6 +27,9 @@ use crate::session::{self, Session, SessionError};
 
 const NO: u8 = 1;
 
+/// Runs the program: does what the arguments ask, prints the result on stdout and an error on stderr. As process 1 under the
+/// name of
+/// the guest's init it becomes that.
 pub fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     if std::process::id() == 1 && std::env::args_os().next().is_some_and(|name| name == guest_init::NAME) {

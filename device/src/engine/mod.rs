@@ -29,6 +29,7 @@ use thimble_shared::model::Config;
 use thimble_shared::model::network::{Extent, Output};
 use tract_core::internal::{Datum, IntoTValue, TValue, TVec, Tensor as TractTensor, TractError, tvec};
 
+/// What is free to choose when an engine is made.
 #[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
     /// Threads to compute with; 0 and 1 both mean the caller's own.
@@ -37,16 +38,22 @@ pub struct EngineOptions {
     pub force_kernel: Option<String>,
 }
 
+/// Why an engine cannot be made or an input not run.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// The file is not thimble's or contradicts itself.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    /// A kernel is not on this CPU or fails its self-test.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// Threads could not be started.
     #[error(transparent)]
     Pool(#[from] PoolError),
+    /// A plan could not be built, or an op failed.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The input does not fit the model.
     #[error(transparent)]
     Input(#[from] InputError),
 }
@@ -54,21 +61,42 @@ pub enum EngineError {
 /// Why an input cannot be run; `at` counts in the flat tensor.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InputError {
+    /// The shape has another number of dimensions than the model takes, or an empty one.
     #[error("input_ids have shape {shape:?}, this model takes {wanted}")]
-    Rank { shape: Vec<usize>, wanted: &'static str },
+    Rank {
+        /// Shape of the input.
+        shape: Vec<usize>,
+        /// Dimensions the model takes.
+        wanted: &'static str,
+    },
+    /// A tensor has more or fewer values than the shape says.
     #[error("{tensor} has {found} values, the shape needs {wanted}")]
     Length {
+        /// Which tensor.
         tensor: &'static str,
+        /// Values it has.
         found: usize,
+        /// Values the shape needs.
         wanted: usize,
     },
+    /// Sequences longer than the model's position table.
     #[error("{seq} tokens, the model's positions end at {max}")]
-    TooLong { seq: usize, max: usize },
+    TooLong {
+        /// Tokens per sequence, padding included.
+        seq: usize,
+        /// `max_position_embeddings`.
+        max: usize,
+    },
+    /// A value is outside its range.
     #[error("{tensor}[{at}] is {value}, must be 0 to {max}")]
     Value {
+        /// Which tensor.
         tensor: &'static str,
+        /// Index in the flat tensor.
         at: usize,
+        /// What stands there.
         value: i64,
+        /// The largest value allowed; the least is 0.
         max: usize,
     },
 }
@@ -76,7 +104,9 @@ pub enum InputError {
 /// Token ids and what goes with them, row-major. `shape` is `[batch, seq]`, or `[batch, choices, seq]` for multiple choice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Input {
+    /// `[batch, seq]` or `[batch, choices, seq]`; the other fields have its product of values.
     pub shape: Vec<usize>,
+    /// Rows of the model's vocabulary.
     pub input_ids: Vec<i64>,
     /// 1 for real tokens, 0 for padding; all real when left out.
     pub attention_mask: Option<Vec<i64>>,
@@ -100,6 +130,7 @@ impl Input {
 pub struct Outputs(pub Vec<(String, Tensor<f32>)>);
 
 impl Outputs {
+    /// The output of that name; `None` where the head has none.
     pub fn get(&self, name: &str) -> Option<&Tensor<f32>> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, t)| t)
     }
@@ -117,6 +148,7 @@ struct Batch {
     keep: Vec<f32>,
 }
 
+/// A model ready to run: its plans, kernels and threads. The weights stay in the image they are computed from.
 pub struct Engine {
     artifact: Artifact,
     context: Arc<Context>,
@@ -126,6 +158,11 @@ pub struct Engine {
 
 impl Engine {
     /// Opens the model in `image`, checks the kernels and builds the plans. No weight is copied.
+    ///
+    /// # Errors
+    /// [`EngineError::Artifact`] where the file is not thimble's or damaged, [`EngineError::Kernel`] where a kernel is not there
+    /// or fails its self-test, [`EngineError::Pool`] where threads cannot be started, [`EngineError::Plan`] where a plan cannot
+    /// be built.
     pub fn new(image: Arc<Image>, options: EngineOptions) -> Result<Engine, EngineError> {
         let artifact = artifact::open(image.bytes())?;
         let kernels = Kernels::choose(options.force_kernel.as_deref())?;
@@ -140,18 +177,22 @@ impl Engine {
         })
     }
 
+    /// The network's hyperparameters.
     pub fn config(&self) -> &Config {
         &self.artifact.graph.config
     }
 
+    /// What the file states: network, formats, provenance and where each tensor is.
     pub fn artifact(&self) -> &Artifact {
         &self.artifact
     }
 
+    /// The kernels chosen for this CPU, or forced.
     pub fn kernels(&self) -> &Kernels {
         &self.context.kernels
     }
 
+    /// Threads it computes with, the caller's own included; at least 1.
     pub fn threads(&self) -> usize {
         self.context.pool.threads()
     }
@@ -184,6 +225,7 @@ impl Engine {
         &self.plans.outputs
     }
 
+    /// The plan of the embedding, one of each group in order, and the head's.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
         [&self.plans.embed]
             .into_iter()
@@ -201,6 +243,10 @@ impl Engine {
         text
     }
 
+    /// Runs one input, all rows in one pass, and gives the head's outputs. Values at padded positions are unspecified.
+    ///
+    /// # Errors
+    /// [`EngineError::Input`] where the input does not fit the model, [`EngineError::Plan`] where an op fails.
     pub fn run(&self, input: &Input) -> Result<Outputs, EngineError> {
         let batch = self.check(input)?;
         let keep = batch.keep()?;
@@ -213,6 +259,9 @@ impl Engine {
 
     /// The hidden state after the embedding and after every layer: `layers() + 1` tensors `[rows, seq, hidden]`, cut to
     /// the tokens that are computed.
+    ///
+    /// # Errors
+    /// Those of [`Engine::run`].
     pub fn hidden_states(&self, input: &Input) -> Result<Vec<Tensor<f32>>, EngineError> {
         let batch = self.check(input)?;
         let keep = batch.keep()?;
@@ -226,6 +275,9 @@ impl Engine {
     }
 
     /// One layer alone: `hidden` is `[rows, seq, hidden_size]`, `keep` 1 or 0 for each of the `rows * seq` tokens.
+    ///
+    /// # Errors
+    /// [`EngineError::Input`] for a layer the network does not have or another shape, [`EngineError::Plan`] where an op fails.
     pub fn run_layer(&self, layer: usize, hidden: &Tensor<f32>, keep: &[f32]) -> Result<Tensor<f32>, EngineError> {
         let &[rows, seq, width] = hidden.shape.as_slice() else {
             let wanted = "hidden states [rows, seq, hidden_size]";

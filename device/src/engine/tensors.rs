@@ -10,30 +10,55 @@ use thimble_shared::files;
 
 use serde_json::{Map, Value, json};
 
+/// Why a safetensors file cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum TensorError {
+    /// The operating system could not read or write it.
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
-    #[error("{path} is not a safetensors file: {what}")]
-    Header { path: PathBuf, what: &'static str },
-    #[error("{path}: tensor {name}: {what}")]
-    Tensor {
+    Io {
+        /// The file.
         path: PathBuf,
-        name: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The file is too short, or its header is no JSON object.
+    #[error("{path} is not a safetensors file: {what}")]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
         what: &'static str,
     },
+    /// An entry of the header lacks a member, lies outside the file, or contradicts its shape.
+    #[error("{path}: tensor {name}: {what}")]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A tensor is of an element type that is not read here.
     #[error("{path}: tensor {name} is {found}, {wanted} is needed")]
     Dtype {
+        /// The file.
         path: PathBuf,
+        /// Name of the tensor.
         name: String,
+        /// Its type as the file spells it.
         found: String,
+        /// The type that would do.
         wanted: &'static str,
     },
 }
 
+/// Numbers with a shape, row-major.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor<T> {
+    /// Outermost dimension first; empty for a scalar.
     pub shape: Vec<usize>,
+    /// Product of `shape` values.
     pub data: Vec<T>,
 }
 
@@ -55,6 +80,10 @@ struct Entry {
 }
 
 impl TensorFile {
+    /// Reads a whole file and checks its header.
+    ///
+    /// # Errors
+    /// [`TensorError::Io`], [`TensorError::Header`] and [`TensorError::Tensor`].
     pub fn read(path: &Path) -> Result<TensorFile, TensorError> {
         let bytes = files::read(path).map_err(|source| TensorError::Io {
             path: path.to_path_buf(),
@@ -127,11 +156,15 @@ impl TensorFile {
         })
     }
 
+    /// Names of the tensors; `__metadata__` is none.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|e| e.name.as_str())
     }
 
     /// An I64 or I32 tensor; `None` when the file has none of that name.
+    ///
+    /// # Errors
+    /// [`TensorError::Dtype`] where the tensor is of another type.
     pub fn integers(&self, name: &str) -> Result<Option<Tensor<i64>>, TensorError> {
         let Some(entry) = self.entries.iter().find(|e| e.name == name) else {
             return Ok(None);
@@ -149,6 +182,9 @@ impl TensorFile {
     }
 
     /// An F32 tensor; `None` when the file has none of that name.
+    ///
+    /// # Errors
+    /// [`TensorError::Dtype`] where the tensor is of another type.
     pub fn floats(&self, name: &str) -> Result<Option<Tensor<f32>>, TensorError> {
         let Some(entry) = self.entries.iter().find(|e| e.name == name) else {
             return Ok(None);
@@ -191,6 +227,9 @@ fn size_of_dtype(dtype: &str) -> Option<usize> {
 }
 
 /// Writes F32 tensors beside `path` first and renames, so a reader never sees half a file.
+///
+/// # Errors
+/// [`TensorError::Io`].
 pub fn write<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (&'a str, &'a [usize], &'a [f32])>,

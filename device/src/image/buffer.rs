@@ -5,6 +5,7 @@ use std::collections::TryReserveError;
 
 use bytemuck::{Pod, Zeroable};
 
+/// Bytes that every buffer's start is a multiple of: one cache line.
 pub const ALIGNMENT: usize = 64;
 
 /// One cache line; a `Vec` of these is aligned without an allocator of our own.
@@ -17,6 +18,7 @@ struct Line([u8; ALIGNMENT]);
 pub struct Buffer(Vec<Line>);
 
 impl Buffer {
+    /// A copy of `bytes`.
     pub fn from_bytes(bytes: &[u8]) -> Buffer {
         let mut buffer = Buffer::default();
         buffer.take::<u8>(bytes.len()).copy_from_slice(bytes);
@@ -24,6 +26,9 @@ impl Buffer {
     }
 
     /// Room for so many bytes, where there is memory for them.
+    ///
+    /// # Errors
+    /// Where there is no memory for them.
     pub fn with_room(bytes: usize) -> Result<Buffer, TryReserveError> {
         let (lines, mut memory) = (bytes.div_ceil(ALIGNMENT), Vec::new());
         memory.try_reserve_exact(lines)?;

@@ -16,36 +16,87 @@ use crate::image::buffer::Buffer;
 use crate::image::sigbus::{self, Watched};
 use crate::platform::sysfs::{kilobytes, read};
 
+/// Why a model file cannot be opened, mapped or copied. `path` is always the model file.
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
+    /// The operating system could not open or read it.
     #[error("{path}: {source}")]
-    Open { path: PathBuf, source: io::Error },
+    Open {
+        /// The model file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// It is a directory.
     #[error("{path} is a directory, not a model file")]
-    Directory { path: PathBuf },
+    Directory {
+        /// The path that was given.
+        path: PathBuf,
+    },
+    /// It is a device, a FIFO or a socket.
     #[error("{path} is not a regular file, it cannot be mapped")]
-    NotAFile { path: PathBuf },
+    NotAFile {
+        /// The path that was given.
+        path: PathBuf,
+    },
+    /// It has no bytes.
     #[error("{path} is empty")]
-    Empty { path: PathBuf },
+    Empty {
+        /// The model file.
+        path: PathBuf,
+    },
+    /// It has more bytes than an address counts.
     #[error("{path} has {bytes} bytes, more than this machine can address")]
-    TooLarge { path: PathBuf, bytes: u64 },
+    TooLarge {
+        /// The model file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The operating system would not map it.
     #[error("{path} cannot be mapped: {source}")]
-    Map { path: PathBuf, source: io::Error },
+    Map {
+        /// The model file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Its pages were to be locked in RAM, and the limit on locked memory or the memory itself is too small.
     #[error(
         "{path}: cannot lock its {bytes} bytes in RAM ({source}); raise the limit (ulimit -l, LimitMEMLOCK= in a unit) or leave --lock out"
     )]
     Lock {
+        /// The model file.
         path: PathBuf,
+        /// Bytes that were to be locked.
         bytes: u64,
+        /// What the operating system said.
         source: io::Error,
     },
+    /// A copy was asked for, and less memory is available than it takes.
     #[error("{path}: there is no memory for a copy of its {bytes} bytes; map it instead")]
-    NoMemory { path: PathBuf, bytes: u64 },
+    NoMemory {
+        /// The model file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// It became shorter between opening and reading.
     #[error("{path} was cut short while it was read: it had {bytes} bytes")]
-    CutShort { path: PathBuf, bytes: u64 },
+    CutShort {
+        /// The model file.
+        path: PathBuf,
+        /// Size it had when it was opened.
+        bytes: u64,
+    },
+    /// Its size or its time of writing is not what it was when it was opened.
     #[error(
         "{path} was written to while it was in use; start again, and replace a model by renaming a whole file over it"
     )]
-    Changed { path: PathBuf },
+    Changed {
+        /// The model file.
+        path: PathBuf,
+    },
 }
 
 /// A model file that is open, and how it was then. All that is asked of it goes through one descriptor: what its name leads to
@@ -59,6 +110,11 @@ pub struct ModelFile {
 }
 
 impl ModelFile {
+    /// Opens a regular file for reading.
+    ///
+    /// # Errors
+    /// [`MapError::Open`], [`Directory`](MapError::Directory), [`NotAFile`](MapError::NotAFile), [`Empty`](MapError::Empty) or
+    /// [`TooLarge`](MapError::TooLarge).
     pub fn open(path: &Path) -> Result<ModelFile, MapError> {
         let owned = || path.to_path_buf();
         // Non-blocking: opening a FIFO would otherwise wait for a writer that never comes.
@@ -83,10 +139,12 @@ impl ModelFile {
         })
     }
 
+    /// The path it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// The descriptor it is read through.
     pub fn file(&self) -> &File {
         &self.file
     }
@@ -110,6 +168,9 @@ impl ModelFile {
     /// An error where somebody wrote to the file since it was opened, as far as the file system tells: by its size and its
     /// time of writing, which has the grain of its clock. The time of its last change of any kind is left alone: new names,
     /// permissions and labels move it as well.
+    ///
+    /// # Errors
+    /// [`MapError::Changed`]; [`MapError::Open`] where the system does not tell.
     pub fn unchanged(&self) -> Result<(), MapError> {
         let (then, now) = (&self.opened, self.file.metadata().map_err(|e| self.failed(e))?);
         let content = |m: &Metadata| (m.size(), m.mtime(), m.mtime_nsec());
@@ -128,6 +189,9 @@ impl ModelFile {
     }
 
     /// Its bytes in memory of our own, which nobody else can write to or cut.
+    ///
+    /// # Errors
+    /// [`MapError::NoMemory`], [`MapError::CutShort`] and [`MapError::Open`].
     pub fn copy(&self) -> Result<Arc<Image>, MapError> {
         let full = || MapError::NoMemory {
             path: self.path.clone(),
@@ -145,6 +209,9 @@ impl ModelFile {
     }
 
     /// Hexadecimal SHA-256, read in small pieces: by way of a map all of it would become resident.
+    ///
+    /// # Errors
+    /// [`MapError::CutShort`] and [`MapError::Open`].
     pub fn sha256(&self) -> Result<String, MapError> {
         let (mut hasher, mut piece, mut at) = (Sha256::new(), [0u8; 16 << 10], 0);
         while at < self.bytes() {
@@ -180,10 +247,17 @@ pub struct ModelMap {
 
 impl ModelMap {
     /// The size asked and the pages mapped are those of one open file: a rename in between changes neither.
+    ///
+    /// # Errors
+    /// Those of [`ModelFile::open`] and [`ModelMap::of`].
     pub fn open(path: &Path, lock: bool) -> Result<ModelMap, MapError> {
         ModelMap::of(&Arc::new(ModelFile::open(path)?), lock)
     }
 
+    /// Maps a file that is open already; `lock` holds its pages in RAM for as long as the map lives.
+    ///
+    /// # Errors
+    /// [`MapError::Map`] and [`MapError::Lock`]; [`MapError::Changed`] where locking failed because the file was changed.
     pub fn of(file: &Arc<ModelFile>, lock: bool) -> Result<ModelMap, MapError> {
         let owned = || file.path.clone();
         // SAFETY: the map is private and read-only, and never handed out as anything but bytes. Its content changes
@@ -210,14 +284,17 @@ impl ModelMap {
         })
     }
 
+    /// The whole file; the first byte is on a page boundary.
     pub fn bytes(&self) -> &[u8] {
         &self.map
     }
 
+    /// The open file that is mapped.
     pub fn file(&self) -> &Arc<ModelFile> {
         &self.file
     }
 
+    /// Whether its pages are locked in RAM.
     pub fn locked(&self) -> bool {
         self.locked
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 /// Anything that holds the bytes at a fixed address for as long as it lives.
 pub trait Bytes: Send + Sync + 'static {
+    /// The whole file. Every call gives the same slice.
     fn bytes(&self) -> &[u8];
 }
 
@@ -56,6 +57,7 @@ impl Image {
         })
     }
 
+    /// The whole file; the first byte is on a 64-byte boundary.
     pub fn bytes(&self) -> &[u8] {
         self.bytes.bytes()
     }

@@ -8,13 +8,18 @@ use crate::platform::sysfs::{kilobytes, read};
 /// Resident memory of this process now, and at its highest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resident {
+    /// Resident bytes; `None` where the kernel does not say, and under qemu-user, as for the other figures.
     pub total: Option<u64>,
+    /// Highest `total` since the process started, bytes.
     pub peak: Option<u64>,
+    /// Bytes of memory that no file stands behind: heap and stacks.
     pub anon: Option<u64>,
+    /// Bytes of mapped files' pages.
     pub file: Option<u64>,
 }
 
 impl Resident {
+    /// Reads the figures from /proc.
     pub fn now() -> Resident {
         if emulator() == Some("qemu-user") {
             // The figures would be those of the emulator.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+/// A file's text without blanks, line ends and NULs at both ends; `None` where it cannot be read.
 pub fn read(path: impl AsRef<Path>) -> Option<String> {
     // Device-tree files end in NUL, and a broken one may hold anything.
     let bytes = fs::read(path).ok()?;
@@ -18,6 +19,7 @@ pub fn read_word(path: impl AsRef<Path>) -> Option<String> {
     read(path).filter(|w| !w.is_empty() && w.len() <= 64 && w.bytes().all(|b| b.is_ascii_graphic()))
 }
 
+/// A file's text as one number; `None` where it is none.
 pub fn read_number<T: std::str::FromStr>(path: impl AsRef<Path>) -> Option<T> {
     read(path)?.parse().ok()
 }
@@ -36,7 +38,7 @@ pub fn kilobytes(text: &str, name: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-pub mod fake {
+pub(crate) mod fake {
     use std::fs;
     use std::path::{Path, PathBuf};
 

@@ -56,27 +56,43 @@ const DESCRIPTORS: u64 = 32;
 pub const FAILED: u8 = 2;
 const STOPPING: &str = "the server is stopping";
 
+/// Why a server cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// The model cannot be opened or run.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// Tensors could not be read or written.
     #[error(transparent)]
     Tensors(#[from] TensorError),
+    /// The socket cannot be listened on.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// Reading stdin failed.
     #[error("stdin: {0}")]
     Input(io::Error),
+    /// Writing stdout failed for another reason than a reader that went away.
     #[error("stdout: {0}")]
     Output(io::Error),
+    /// A thread or a pipe of the server's own could not be made.
     #[error("cannot start: {0}")]
     Start(io::Error),
+    /// The limit on open files is too low for the clients asked for.
     #[error(
         "--clients {clients} needs {needed} open files, this process may have {most}; raise that (ulimit -n, LimitNOFILE=) or take fewer clients"
     )]
-    Descriptors { clients: usize, needed: u64, most: u64 },
+    Descriptors {
+        /// The value of `--clients`.
+        clients: usize,
+        /// Open files the server needs for them.
+        needed: u64,
+        /// Open files the process may have.
+        most: u64,
+    },
     #[cfg(feature = "text")]
     #[error(transparent)]
     Tokenise(#[from] thimble_text::TokeniseError),
+    /// A tokenizer was given to a program built without the `text` feature.
     #[cfg(not(feature = "text"))]
     #[error("--tokenizer: this program takes token ids only; build thimble-device with --features text")]
     NoText,
@@ -134,6 +150,9 @@ pub fn hold_signals() {
 }
 
 /// Serves until stdin ends or a signal says so.
+///
+/// # Errors
+/// Where the server cannot start, a tokenizer does not fit, or stdin, stdout or the socket fails.
 pub fn run(session: Session, settings: &Settings) -> Result<(), ServeError> {
     let signals = EndSignals::hold();
     let settings = settings.clone();

@@ -14,15 +14,19 @@ pub struct Settings {
     pub batch: usize,
     /// Tokens computed together.
     pub tokens: usize,
+    /// How long a request waits for others to share a pass with; zero computes at once what is there.
     pub linger: Duration,
     /// Requests that wait before reading stops.
     pub queue: usize,
+    /// Longest line of a request; a longer one gets an error for an answer.
     pub max_line: usize,
     /// Unsent answers of one client above which nothing more is read from it.
     pub max_unsent: usize,
     /// How long a client may take nothing of what it is sent.
     pub timeout: Duration,
+    /// Most clients at a time.
     pub clients: usize,
+    /// The model's tokenizer.json; `None` looks for one beside the model.
     pub tokenizer: Option<PathBuf>,
 }
 

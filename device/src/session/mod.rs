@@ -27,35 +27,71 @@ pub const DEFAULT_SEQ: usize = 128;
 /// Tokens computed in one pass of `run`: rows beyond it wait their turn, so that memory stays bounded.
 const TOKENS_AT_ONCE: usize = 2048;
 
+/// Why a model cannot be opened, or an input not run. The texts name the file or the flag.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
+    /// The output file is one of the inputs.
     #[error("{output} is an input; name another output file")]
-    OverInput { output: PathBuf },
+    OverInput {
+        /// The path of `--output`.
+        output: PathBuf,
+    },
+    /// The model file cannot be opened or mapped, or was written to while it was in use.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// The file is no model the engine runs.
     #[error("{file}: {source}")]
-    Model { file: PathBuf, source: EngineError },
+    Model {
+        /// The model file.
+        file: PathBuf,
+        /// What is wrong in it.
+        source: EngineError,
+    },
+    /// The engine refused an input or failed on it.
     #[error(transparent)]
     Run(EngineError),
+    /// A file of inputs or outputs cannot be read or written.
     #[error(transparent)]
     Tensors(#[from] TensorError),
+    /// A file of inputs lacks the one that every model needs.
     #[error("{file} has no input_ids; it has {found}")]
-    NoIds { file: PathBuf, found: String },
+    NoIds {
+        /// The file of inputs.
+        file: PathBuf,
+        /// Names of the tensors it has.
+        found: String,
+    },
+    /// Two inputs of one file differ in shape.
     #[error("{file}: {tensor} has shape {found:?}, input_ids {wanted:?}")]
     Shape {
+        /// The file of inputs.
         file: PathBuf,
+        /// The input that differs from `input_ids`.
         tensor: &'static str,
+        /// Its shape.
         found: Vec<usize>,
+        /// Shape of `input_ids`, `[batch, seq]`.
         wanted: Vec<usize>,
     },
+    /// A bench was given a file with several rows.
     #[error("bench times one sequence at a time, {file} has {rows}")]
-    OneSequence { file: PathBuf, rows: usize },
+    OneSequence {
+        /// The file of inputs.
+        file: PathBuf,
+        /// Rows of its `input_ids`.
+        rows: usize,
+    },
+    /// `--pin` names cores that the process may not use, or the system has no such call.
     #[error("--pin: these cores cannot be had: {0}")]
     Pin(io::Error),
+    /// The model is not the one that was asked for.
     #[error("{file}: its SHA-256 is {found}, not the {wanted} of --sha256")]
     Digest {
+        /// The model file.
         file: PathBuf,
+        /// Its SHA-256, lower-case hexadecimal.
         found: String,
+        /// The SHA-256 that was asked for.
         wanted: String,
     },
 }
@@ -91,10 +127,15 @@ pub struct SessionOptions {
     pub copy: bool,
 }
 
+/// An engine with the model file it was made of.
 pub struct Session {
+    /// Runs inputs; its plans are built.
     pub engine: Engine,
+    /// The model file, as it was named.
     pub file: PathBuf,
+    /// Size of the model file.
     pub bytes: u64,
+    /// From opening the file to the engine being ready to run.
     pub load_ms: f64,
     pub(crate) held: Held,
     locked: bool,
@@ -102,6 +143,9 @@ pub struct Session {
 
 impl Session {
     /// Loads the model, which must have the digest `wanted`.
+    ///
+    /// # Errors
+    /// [`SessionError::Map`], [`SessionError::Model`] and [`SessionError::Digest`].
     pub fn open(file: ModelFile, options: &SessionOptions, wanted: Option<&str>) -> Result<Session, SessionError> {
         let start = Instant::now();
         block_cache::loading();
@@ -146,6 +190,9 @@ impl Session {
     }
 
     /// An error where somebody wrote to what is computed from: nothing that came of it can be trusted.
+    ///
+    /// # Errors
+    /// [`SessionError::Map`].
     pub fn unchanged(&self) -> Result<(), SessionError> {
         match &self.held {
             Held::Mapped(file) => Ok(file.unchanged()?),
@@ -164,11 +211,17 @@ impl Session {
     }
 
     /// The input that is asked for.
+    ///
+    /// # Errors
+    /// Where a file of inputs cannot be read or holds no input of this model.
     pub fn input(&self, source: &InputSource) -> Result<Input, SessionError> {
         source.read(self.engine.config())
     }
 
     /// Runs all rows, a bounded number of tokens at a time.
+    ///
+    /// # Errors
+    /// [`SessionError::Run`].
     pub fn run(&self, input: &Input) -> Result<Outputs, SessionError> {
         let row = input
             .shape
@@ -191,6 +244,9 @@ impl Session {
     }
 
     /// Tokens of one sequence, `seq` or what nobody chose, and the RAM it is expected to need.
+    ///
+    /// # Errors
+    /// [`SessionError::Run`] where `seq` is beyond the model's positions.
     pub fn need(&self, seq: Option<usize>) -> Result<(usize, Need), SessionError> {
         let max = self.engine.config().max_position_embeddings;
         let seq = seq.unwrap_or(DEFAULT_SEQ.min(max));
@@ -200,6 +256,7 @@ impl Session {
         Ok((seq, self.predicted(1, seq)))
     }
 
+    /// What a report says of the model, without its SHA-256.
     pub fn model(&self) -> ModelReport {
         let formats = &self.engine.artifact().graph.formats;
         ModelReport {
@@ -230,6 +287,7 @@ impl Session {
         bytes
     }
 
+    /// What a report says of program, kernels and threads; `pinned` is left empty.
     pub fn engine_report(&self) -> EngineReport {
         let kernels = self.engine.kernels();
         EngineReport {
@@ -247,6 +305,7 @@ impl Session {
     }
 }
 
+/// Milliseconds since `start`.
 pub fn milliseconds(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }

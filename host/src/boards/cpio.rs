@@ -2,16 +2,25 @@
 //! bytes come out; headers are 110 characters of ASCII, names and contents padded to 4 bytes, the end is `TRAILER!!!`.
 //! Times are 0 and inodes count up, so the same input gives the same bytes.
 
+/// An archive under construction; every entry belongs to root.
 #[derive(Debug, Default)]
 pub struct Archive {
     bytes: Vec<u8>,
     entries: u32,
 }
 
+/// Why an entry cannot be added.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CpioError {
+    /// A file of 4 GiB or more.
     #[error("{name}: {bytes} bytes are more than a cpio archive can hold in one file")]
-    TooLarge { name: String, bytes: usize },
+    TooLarge {
+        /// Name of the entry.
+        name: String,
+        /// Its size.
+        bytes: usize,
+    },
+    /// A name that is empty, absolute, leaves the root by `..`, holds a NUL, or is the end's.
     #[error("{0:?} cannot be a name in a cpio archive")]
     Name(String),
 }
@@ -24,22 +33,39 @@ const SYMLINK: u32 = 0o120_000;
 const DEVICE: u32 = 0o020_000;
 
 impl Archive {
+    /// Adds a directory; `mode` is its permission bits.
+    ///
+    /// # Errors
+    /// [`CpioError::Name`].
     pub fn directory(&mut self, name: &str, mode: u32) -> Result<(), CpioError> {
         self.entry(name, DIRECTORY | mode, (0, 0), &[])
     }
 
+    /// Adds a regular file; `mode` is its permission bits.
+    ///
+    /// # Errors
+    /// [`CpioError::Name`] and [`CpioError::TooLarge`].
     pub fn file(&mut self, name: &str, mode: u32, contents: &[u8]) -> Result<(), CpioError> {
         self.entry(name, FILE | mode, (0, 0), contents)
     }
 
+    /// Adds a symbolic link that leads to `to`.
+    ///
+    /// # Errors
+    /// [`CpioError::Name`].
     pub fn symlink(&mut self, name: &str, to: &str) -> Result<(), CpioError> {
         self.entry(name, SYMLINK | 0o777, (0, 0), to.as_bytes())
     }
 
+    /// Adds a character device with its numbers; `mode` is its permission bits.
+    ///
+    /// # Errors
+    /// [`CpioError::Name`].
     pub fn character_device(&mut self, name: &str, mode: u32, major: u32, minor: u32) -> Result<(), CpioError> {
         self.entry(name, DEVICE | mode, (major, minor), &[])
     }
 
+    /// The whole archive: its end is added and it is padded to a multiple of 512 bytes.
     pub fn finish(mut self) -> Vec<u8> {
         self.header("TRAILER!!!", 0, 0, (0, 0), 0);
         // GNU cpio's block size; the kernel takes any.

@@ -13,28 +13,40 @@ use thimble_text::tokenizer_beside;
 /// Where everything lies on the board, without the leading slash.
 pub const LIBRARY: &str = "usr/lib/thimble";
 const UNITS: &str = "usr/lib/systemd/system";
+/// The unit's file name: it measures the model once at boot.
 pub const UNIT: &str = "thimble-check.service";
 
+/// Why a package cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PackageError {
+    /// A name or text that shells, systemd or dpkg would read otherwise.
     #[error("{field} {value:?}: {wanted}")]
     Field {
+        /// Which one it is, for people.
         field: &'static str,
+        /// The value that was given.
         value: String,
+        /// What it must be.
         wanted: &'static str,
     },
+    /// Writing or compressing the archive failed.
     #[error("the archive cannot be written: {0}")]
     Archive(#[from] std::io::Error),
 }
 
+/// One file of a payload.
 pub struct File {
     /// From the root of the board's file system, without the leading slash.
     pub path: String,
+    /// Permission bits.
     pub mode: u32,
+    /// The whole content.
     pub bytes: Vec<u8>,
 }
 
+/// What a board gets.
 pub struct Payload {
+    /// Sorted by path.
     pub files: Vec<File>,
 }
 
@@ -60,6 +72,7 @@ impl Payload {
 
 /// The device program's name on the board, which no model may have.
 pub const PROGRAM: &str = "thimble-device";
+/// What is said of a name that [`plain_name`] refuses.
 pub const PLAIN_NAME: &str =
     "on the board it goes into commands and a unit file; use letters, digits, dots and dashes, a dash not first";
 
@@ -70,6 +83,9 @@ pub fn plain_name(name: &str) -> bool {
 }
 
 /// Collects what the board gets: bytes that were looked at. The model is installed under its own name, its tokenizer beside it.
+///
+/// # Errors
+/// [`PackageError::Field`] where the model's file name is not plain or is the device program's.
 pub fn payload(
     model: &Path,
     bytes: Vec<u8>,
@@ -147,9 +163,13 @@ pub fn unit(dir: &str, model: &str, bench: &[String], max_ram: Option<u64>, user
 /// What the package says of itself.
 #[derive(Clone, Copy)]
 pub struct Control<'a> {
+    /// Name of the package: lower-case letters, digits, `+`, `-` and `.`.
     pub name: &'a str,
+    /// Version in Debian's syntax.
     pub version: &'a str,
+    /// Name and address, as Debian's `Maintainer` field has them.
     pub maintainer: &'a str,
+    /// The first line of Debian's `Description` field.
     pub description: &'a str,
 }
 
@@ -168,6 +188,9 @@ const COPYRIGHT: &str = "Format: https://www.debian.org/doc/packaging-manuals/co
     License: MIT\n";
 
 /// The bytes of an arm64 package.
+///
+/// # Errors
+/// [`PackageError::Field`] for a path or a field that dpkg would read otherwise, [`PackageError::Archive`] where writing fails.
 pub fn deb(payload: &Payload, control: &Control) -> Result<Vec<u8>, PackageError> {
     check(control)?;
     let mut paths = std::collections::BTreeSet::new();

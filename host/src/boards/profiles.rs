@@ -8,17 +8,34 @@ use thimble_shared::files;
 /// File name and text of every profile in `targets/`.
 const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/targets.rs"));
 
+/// Why there is no profile.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
+    /// No built-in profile has the name.
     #[error("no target '{name}'; known are {known}, or give the path of a .toml file")]
-    Unknown { name: String, known: String },
+    Unknown {
+        /// The name that was given.
+        name: String,
+        /// Names of the built-in profiles, with commas between them.
+        known: String,
+    },
+    /// A profile is no valid TOML, or contradicts itself.
     #[error("{file}: {problem}")]
-    File { file: String, problem: String },
+    File {
+        /// The profile.
+        file: String,
+        /// What is wrong in it.
+        problem: String,
+    },
+    /// The file cannot be read.
     #[error(transparent)]
     Read(#[from] FileError),
 }
 
 /// All built-in profiles, by name.
+///
+/// # Errors
+/// [`TargetError::File`].
 pub fn all() -> Result<Vec<Target>, TargetError> {
     BUILT_IN.iter().map(|(file, text)| parse(file, text)).collect()
 }
@@ -29,6 +46,9 @@ pub fn file(name: &str) -> Option<&Path> {
 }
 
 /// The profile called `name`, or the file at that path.
+///
+/// # Errors
+/// [`TargetError::Unknown`] for a name, [`TargetError::Read`] and [`TargetError::File`] for a path.
 pub fn find(name: &str) -> Result<Target, TargetError> {
     if let Some(path) = file(name) {
         let text = files::read_text(path).map_err(|e| FileError::new(path, e))?;

@@ -22,8 +22,12 @@ const WORK: usize = 1_000_000_000_000;
 /// What a preparation lost: the smallest model so prepared, and the one in int8 throughout.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tried {
+    /// The steps it consists of.
     pub preparation: Preparation,
+    /// Loss with every family in its smallest format, in the unit of the objective.
     pub smallest: f64,
+    /// Loss with every family in w8, i8a or i8, whichever of these comes first among the formats on offer, in the unit of the
+    /// objective.
     pub int8: f64,
 }
 
@@ -38,8 +42,11 @@ pub struct PrepareOptions<'a> {
 
 /// The preparation that was chosen, and all that were tried.
 pub struct Prepared {
+    /// The source, prepared so.
     pub variant: Variant,
+    /// Rounds the prepared model, and keeps what it rounded.
     pub quantiser: Rc<Quantiser<'static>>,
+    /// Unprepared first, then in the order of the steps.
     pub tried: Vec<Tried>,
 }
 

@@ -11,7 +11,9 @@ use thimble_shared::model::{Config, Kind, WeightSpec};
 /// Weights that take the same format.
 #[derive(Clone, Debug)]
 pub struct Family {
+    /// As reports and flags call it.
     pub name: &'static str,
+    /// One weight of each role in the family for every group and inner layer.
     pub weights: Vec<WeightSpec>,
 }
 
@@ -69,6 +71,7 @@ pub type Choice = Vec<usize>;
 /// What the search needs to know.
 #[derive(Clone, Debug)]
 pub struct Problem {
+    /// In a fixed order; choices and losses go by it.
     pub families: Vec<Family>,
     /// Formats on offer to each family.
     pub options: Vec<Vec<Format>>,
@@ -79,6 +82,7 @@ pub struct Problem {
 /// A choice with what is predicted of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
+    /// One format per family.
     pub choice: Choice,
     /// The first of the costs that are limited.
     pub cost: u64,
@@ -118,6 +122,10 @@ impl Problem {
             .map(|(f, _)| f)
     }
 
+    /// The format that a choice gives the family of that index.
+    ///
+    /// # Panics
+    /// Where the index or the choice is another problem's.
     pub fn format(&self, family: usize, choice: &Choice) -> Format {
         self.options[family][choice[family]]
     }

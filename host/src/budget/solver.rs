@@ -271,30 +271,41 @@ pub struct Task<'a> {
     pub tune: &'a [Row],
     /// Rows its loss is reported on.
     pub report: &'a [Row],
+    /// Formats that the search may use.
     pub formats: &'a [Format],
     /// How the model may be prepared before its weights are rounded.
     pub steps: &'a [Step],
+    /// Most bytes of the file.
     pub budget: u64,
+    /// How the file is laid out as ONNX, which bears on its size.
     pub onnx: LowerOptions,
+    /// Written into the file, so it bears on its size too.
     pub provenance: &'a Provenance,
 }
 
 /// The answer within the budget.
 pub struct Plan {
+    /// In the chosen formats, ready to be written.
     pub model: Model,
+    /// The families, the formats on offer and the loss of each.
     pub problem: Problem,
+    /// One format per family of `problem`.
     pub choice: Choice,
+    /// Exact size of the file.
     pub bytes: u64,
     /// Sum of the families' losses.
     pub predicted: f64,
     /// The loss on the tuning rows, and how many choices were run to find the least.
     pub measured: f64,
+    /// Choices that were run.
     pub verified: usize,
     /// As the user feels it, on the report rows.
     pub loss: Loss,
     /// How the model was prepared, what that came to in these formats, and all that was tried.
     pub done: Done,
+    /// The preparation that was chosen.
     pub preparation: Preparation,
+    /// Every preparation that was measured.
     pub tried: Vec<Tried>,
     /// What other files of the same model lose, where the model decides nothing.
     pub yardsticks: Vec<Yardstick>,

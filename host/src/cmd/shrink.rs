@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 use thimble_shared::dtype::Format;
 use thimble_shared::model::Config;
 
+/// Arguments of `thimble shrink`.
 #[derive(Debug, clap::Args)]
 pub struct ShrinkArgs {
     /// A checkpoint (a folder, or its weights file), an ALBERT that another tool wrote as ONNX, or a file of thimble's
@@ -92,17 +93,22 @@ pub struct ShrinkArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    /// How the file states itself in ONNX.
     #[command(flatten)]
     pub onnx: OnnxArgs,
     // Groups with a heading of their own come last: what follows one would stand under its heading.
+    /// What is asked of the frontier, in place of or beside a file.
     #[command(flatten)]
     pub frontier: FrontierArgs,
+    /// What may be left out of the model first.
     #[command(flatten)]
     pub levers: LeverArgs,
+    /// How the source is read.
     #[command(flatten)]
     pub reading: SourceArgs,
 }
 
+/// Arguments of `thimble shrink` for the frontier of bytes against loss.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Frontier")]
 pub struct FrontierArgs {
@@ -123,6 +129,7 @@ pub struct FrontierArgs {
     pub html: Option<PathBuf>,
 }
 
+/// Arguments of `thimble shrink` for what can be left out before anything is rounded.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Levers: what can be left out")]
 pub struct LeverArgs {
@@ -149,6 +156,11 @@ const REPORT_ROWS: usize = 256;
 /// With fewer rows than this, choice and report share them all.
 const SPLIT_FROM: usize = 16;
 
+/// Runs `thimble shrink`.
+///
+/// # Errors
+/// Arguments that contradict each other, files that cannot be read or written, and a model that no candidate measures on.
+/// Limits that cannot be met are an outcome, not an error.
 pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     let target = args.target.as_deref().map(profiles::find).transpose()?;
     let subject = Subject::open_with(&args.source, &args.reading.options())?;

@@ -11,20 +11,29 @@ use std::fmt;
 use thimble_shared::decode::{self, AnswerOptions, Place, Scoring, Window, characters_before, softmax};
 use thimble_shared::model::{Config, Head};
 
+/// Why outputs and inputs give no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
+    /// The model has no output of that name.
     #[error("the model gave no {0}")]
     Missing(&'static str),
+    /// An output is not as long as the input and the head say.
     #[error("{name} has {found} numbers, {expected} were expected")]
     Length {
+        /// Name of the output.
         name: &'static str,
+        /// Numbers it has.
         found: usize,
+        /// Numbers it should have.
         expected: usize,
     },
+    /// A masked LM was given no blank; how one is marked.
     #[error("nothing to fill: mark the place with {0}")]
     NoMask(String),
+    /// A masked LM whose tokenizer has no token for a blank.
     #[error("nothing to fill: the tokenizer has no mask token; name it as mask_token in tokenizer_config.json")]
     Maskless,
+    /// Question answering where cutting left nothing of the context.
     #[error("nothing to search: no token of the context is left")]
     NoContext,
 }
@@ -35,61 +44,104 @@ pub enum AnswerError {
 pub struct Asked<'a> {
     /// One row; for question answering one per window.
     pub rows: &'a [Row],
+    /// In the order of the rows' sequences; empty where only token ids were given.
     pub encoded: &'a [Encoded],
+    /// The model's; `None` where only token ids were given.
     pub tokeniser: Option<&'a Tokeniser>,
+    /// How question answering chooses among spans.
     pub options: AnswerOptions,
 }
 
+/// What one input was answered with; JSON has the variant's name as `kind`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Answer {
     /// Sequence classification, most probable first.
-    Labels { labels: Vec<Scored> },
+    Labels {
+        /// All labels with their probabilities.
+        labels: Vec<Scored>,
+    },
     /// A regression: sequence classification with one label.
-    Value { name: String, value: f32 },
+    Value {
+        /// Name of the label.
+        name: String,
+        /// The model's output, unscaled.
+        value: f32,
+    },
     /// A regression with several labels, in the model's order; the scores are the values.
-    Values { labels: Vec<Scored> },
+    Values {
+        /// All labels with their values.
+        labels: Vec<Scored>,
+    },
     /// Token classification: neighbouring tokens of one entity as spans, and every token's tag; a word has the tag of its
     /// first token.
     Tags {
+        /// Neighbouring tokens of one entity, in order of the text.
         spans: Vec<Entity>,
+        /// Every word of the text; empty where only token ids were given.
         words: Vec<Tag>,
+        /// Every token of the text, special tokens left out.
         tokens: Vec<Tag>,
     },
     /// Masked LM: the likeliest tokens for each blank.
-    Fills { blanks: Vec<Blank> },
+    Fills {
+        /// One for each mask token, in order.
+        blanks: Vec<Blank>,
+    },
     /// Pre-training: blanks, and whether the second text follows the first.
     PreTraining {
+        /// One for each mask token, in order.
         blanks: Vec<Blank>,
+        /// Probability that the second text follows the first.
         in_order: f64,
+        /// Probability that the two texts are exchanged.
         swapped: f64,
     },
     /// Question answering: an answer, empty where there is none.
     Span(Span),
     /// Multiple choice, in the order asked.
-    Choice { chosen: usize, choices: Vec<Scored> },
+    Choice {
+        /// Index of the likeliest choice, from 0.
+        chosen: usize,
+        /// Every choice with its probability.
+        choices: Vec<Scored>,
+    },
     /// No head: the hidden states in figures.
     Hidden {
+        /// `[seq, hidden]`.
         shape: Vec<usize>,
+        /// Over all real tokens, as the other figures.
         mean: f64,
+        /// Standard deviation.
         std: f64,
+        /// The least number.
         min: f32,
+        /// The greatest number.
         max: f32,
+        /// The first 8 numbers of the first token's vector.
         first_token: Vec<f32>,
+        /// The first 8 numbers of `pooler_output`, where the model has one.
         pooled: Option<Vec<f32>>,
     },
 }
 
+/// A label and its score.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Scored {
+    /// Name of the label or text of the choice.
     pub label: String,
+    /// A probability, or the value of a regression.
     pub score: f64,
 }
 
+/// A token or word with its likeliest label.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Tag {
+    /// The word, the token as the vocabulary spells it, or the token's id where only ids were given.
     pub text: String,
+    /// Name of the label.
     pub label: String,
+    /// Probability of the label.
     pub score: f64,
 }
 
@@ -102,12 +154,17 @@ pub struct Span {
     pub answer: Option<String>,
     /// Code points of the context before the answer and before its end; 0 and 0 where there is no answer.
     pub start: Option<usize>,
+    /// Code points of the context before the answer's end.
     pub end: Option<usize>,
     /// Of the windows over the context, the one that holds the tokens `first..=last`.
     pub window: Option<usize>,
+    /// Windows over the context.
     pub windows: usize,
+    /// First token of the answer in its window; `None` where there is no answer.
     pub first: Option<usize>,
+    /// Last token of the answer in its window, itself included.
     pub last: Option<usize>,
+    /// Score of the answer as the pipeline gives it, or of "no answer" where that is the answer.
     pub score: f64,
     /// The score of "no answer", whether it is allowed or not.
     pub no_answer_score: f64,
@@ -116,29 +173,41 @@ pub struct Span {
 /// A span of tokens with one tag.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Entity {
+    /// The entity, without a `B-` or `I-` before it.
     pub label: String,
+    /// Score of the entity as the pipeline gives it.
     pub score: f64,
     /// 0 in the text, 1 in its pair.
     pub sequence: Option<usize>,
     /// What stands between `start` and `end`, which count code points, without white space around it.
     pub text: Option<String>,
+    /// Code points of the text before the entity; `None` where only token ids were given.
     pub start: Option<usize>,
+    /// Code points of the text before the entity's end.
     pub end: Option<usize>,
+    /// Its first token.
     pub first: usize,
+    /// Its last token, itself included.
     pub last: usize,
 }
 
+/// One mask token of the input and what fits there.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Blank {
     /// Token position.
     pub position: usize,
+    /// The likeliest tokens first, 5 at most.
     pub fills: Vec<Fill>,
 }
 
+/// A token that fits a blank.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Fill {
+    /// Row of the vocabulary.
     pub id: usize,
+    /// As the vocabulary spells it; `None` where only token ids were given.
     pub token: Option<String>,
+    /// Probability of the token.
     pub score: f64,
 }
 
@@ -148,6 +217,9 @@ const FILLS: usize = 5;
 const SHOWN: usize = 8;
 
 /// Reads the answer of a model of `config` out of `outputs`, one for each of the rows asked.
+///
+/// # Errors
+/// Any [`AnswerError`].
 pub fn answer(config: &Config, outputs: &[Outputs], asked: Asked) -> Result<Answer, AnswerError> {
     let (Some(row), Some(first)) = (asked.rows.first(), outputs.first()) else {
         return Err(AnswerError::Missing("output"));

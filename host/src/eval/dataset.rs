@@ -13,30 +13,65 @@ use thimble_shared::decode::context_of_ids;
 use thimble_shared::files;
 use thimble_shared::model::{Config, Head};
 
+/// Why inputs cannot be read. `path` is always the file of inputs.
 #[derive(Debug, thiserror::Error)]
 pub enum InputsError {
+    /// The operating system could not read it.
     #[error("{path}: {cause}", path = .path.display())]
-    Io { path: PathBuf, cause: std::io::Error },
+    Io {
+        /// The file of inputs.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: std::io::Error,
+    },
+    /// A line is no input of this model.
     #[error("{path}, line {line}: {problem}", path = .path.display())]
     Line {
+        /// The file of inputs.
         path: PathBuf,
+        /// Counted from 1.
         line: usize,
+        /// What is wrong with the line.
         problem: String,
     },
+    /// A tensor is missing or does not fit the model.
     #[error("{path}: tensor {tensor}: {problem}", path = .path.display())]
     Tensor {
+        /// The file of inputs.
         path: PathBuf,
+        /// Name of the tensor.
         tensor: String,
+        /// What is wrong with it.
         problem: String,
     },
+    /// The file holds no inputs.
     #[error("{path}: no inputs in it; {expected}", path = .path.display())]
-    Empty { path: PathBuf, expected: &'static str },
+    Empty {
+        /// The file of inputs.
+        path: PathBuf,
+        /// What it should hold.
+        expected: &'static str,
+    },
+    /// Every input is padding throughout.
     #[error("{path}: attention_mask is 0 throughout in each of its {count} inputs, so nothing can be compared; mark real tokens with 1", path = .path.display())]
-    Masked { path: PathBuf, count: usize },
+    Masked {
+        /// The file of inputs.
+        path: PathBuf,
+        /// How many inputs it has.
+        count: usize,
+    },
+    /// A text stands where the model has no tokenizer.
     #[error("{path}, line {line}: a text needs a tokenizer beside the model (tokenizer.json, spiece.model or vocab.txt), and there is none", path = .path.display())]
-    NoTokenizer { path: PathBuf, line: usize },
+    NoTokenizer {
+        /// The file of inputs.
+        path: PathBuf,
+        /// Line of the text, counted from 1.
+        line: usize,
+    },
+    /// A safetensors file of inputs is damaged or has other types.
     #[error(transparent)]
     Safetensors(#[from] TensorError),
+    /// A text cannot be split, or the tokenizer is another model's.
     #[error(transparent)]
     Tokenise(#[from] TokeniseError),
 }
@@ -46,8 +81,11 @@ pub enum InputsError {
 pub struct Row {
     /// `[1, seq]`, or `[1, choices, seq]` for multiple choice.
     pub shape: Vec<usize>,
+    /// Flat, as many as `shape` says.
     pub input_ids: Vec<i64>,
+    /// 1 for real tokens, 0 for padding; as many as `input_ids`.
     pub attention_mask: Vec<i64>,
+    /// As many as `input_ids`.
     pub token_type_ids: Vec<i64>,
     /// What is right: one class or choice, or one tag per token with -100 where nothing is asked.
     pub labels: Option<Vec<i64>>,
@@ -57,10 +95,12 @@ pub struct Row {
     pub blanks: Vec<usize>,
 }
 
+/// Rows to run, with what was odd about them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Inputs {
     /// Whether they came from a file; made-up ones say little about real text.
     pub given: bool,
+    /// In the order of the file; several for a context in windows.
     pub rows: Vec<Row>,
     /// Texts cut to the model's length.
     pub truncated: usize,
@@ -128,6 +168,9 @@ impl Row {
     }
 
     /// Everything that must hold before a model of `config` runs it.
+    ///
+    /// # Errors
+    /// What is wrong with the row, for people.
     pub fn check(&self, config: &Config) -> Result<(), String> {
         let wanted = if config.head == Head::MultipleChoice { 3 } else { 2 };
         if self.shape.len() != wanted || self.shape.first() != Some(&1) {
@@ -233,6 +276,9 @@ const MADE_UP: usize = 64;
 const MADE_UP_TOKENS: usize = 64;
 
 /// At most `most` rows of the file at `path`, drawn from all of it, or made-up ones without a path.
+///
+/// # Errors
+/// Any [`InputsError`].
 pub fn load(
     path: Option<&Path>,
     config: &Config,
@@ -670,6 +716,7 @@ const SEED: u64 = 0x7468_696d_626c_6531;
 /// Ids ALBERT's vocabularies give to the special tokens: <pad> 0, <unk> 1, [CLS] 2, [SEP] 3, [MASK] 4.
 const CLS: i64 = 2;
 const SEP: i64 = 3;
+/// The id of `[MASK]` in ALBERT's vocabularies, taken where no tokenizer tells.
 pub const MASK: i64 = 4;
 
 /// `count` token sequences of different lengths, seeded: [CLS], random tokens, [SEP], every other one a pair; for a masked LM

@@ -15,15 +15,20 @@ pub type Outputs = BTreeMap<String, Output>;
 /// Numbers of one output over all rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Distance {
+    /// Greatest absolute difference.
     pub max_abs: f64,
+    /// Root mean square of the differences.
     pub rms: f64,
     /// Of the reference's numbers: their standard deviation around one mean, the same around the mean of each channel (of
     /// the last axis), and their RMS.
     pub reference_std: f64,
+    /// Around the mean of each channel of the last axis.
     pub channel_std: f64,
+    /// Root mean square of the reference's numbers.
     pub reference_rms: f64,
     /// Mean cosine of the vectors along the last axis.
     pub cosine: f64,
+    /// Numbers compared, padding left out.
     pub values: u64,
 }
 
@@ -55,7 +60,9 @@ impl Distance {
 /// A share of decisions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Share {
+    /// Decisions that came out as wanted.
     pub hits: u64,
+    /// All decisions.
     pub of: u64,
 }
 
@@ -63,6 +70,7 @@ pub struct Share {
 const Z95: f64 = 1.959_963_984_540_054;
 
 impl Share {
+    /// `hits / of`; `None` where nothing was decided.
     pub fn rate(self) -> Option<f64> {
         (self.of > 0).then(|| self.hits as f64 / self.of as f64)
     }
@@ -81,24 +89,29 @@ impl Share {
         ))
     }
 
+    /// Counts one decision.
     pub fn count(&mut self, hit: bool) {
         self.hits += u64::from(hit);
         self.of += 1;
     }
 
+    /// Adds another share's decisions.
     pub fn absorb(&mut self, other: Share) {
         self.hits += other.hits;
         self.of += other.of;
     }
 }
 
+/// How far a candidate is from its reference over all rows; `null` in JSON is what the head does not have.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Loss {
+    /// Inputs compared.
     pub rows: usize,
     /// Decisions (labels, tags, tokens, spans, choices) on which both models agree; `null` for models that decide nothing.
     pub agreement: Option<f64>,
     /// 95 % interval of the agreement.
     pub agreement_interval: Option<(f64, f64)>,
+    /// Decisions both models made.
     pub decisions: u64,
     /// Decisions on which the models part.
     #[serde(skip)]
@@ -109,20 +122,26 @@ pub struct Loss {
     pub top5: Option<Top5>,
     /// Question answering: mean F1 of the candidate's likeliest span against the reference's, in tokens.
     pub span_f1: Option<f64>,
+    /// By Hugging Face's names.
     pub outputs: BTreeMap<String, Distance>,
     /// Share of given labels each model gets right.
     pub reference_accuracy: Option<f64>,
+    /// Of the candidate; `reference_accuracy` is the reference's.
     pub accuracy: Option<f64>,
     /// 95 % interval of the candidate's accuracy.
     pub accuracy_interval: Option<(f64, f64)>,
     /// Models that give values: mean squared error of each model against given ones.
     pub reference_squared_error: Option<f64>,
+    /// Of the candidate; `reference_squared_error` is the reference's.
     pub squared_error: Option<f64>,
 }
 
+/// How much of the reference's five likeliest tokens the candidate keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Top5 {
+    /// From 0 to 1, the mean over `positions`.
     pub overlap: f64,
+    /// Token positions compared.
     pub positions: u64,
     /// Only blanks (`[MASK]`) count where the inputs have any, otherwise every real position.
     pub at_blanks: bool,
@@ -151,10 +170,12 @@ impl Objective {
         }
     }
 
+    /// Whether it is a number only of models that decide something.
     pub fn needs_decisions(self) -> bool {
         matches!(self, Objective::Agreement | Objective::Kl)
     }
 
+    /// As output and JSON print it; smaller is better for each.
     pub fn name(self) -> &'static str {
         match self {
             Objective::Agreement => "disagreement",
@@ -198,8 +219,11 @@ mod bits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Word {
+    /// Beyond fair.
     Poor,
+    /// Within the second bound of [`AGREEMENT_WORDS`] or [`RMS_WORDS`].
     Fair,
+    /// Within the first bound of [`AGREEMENT_WORDS`] or [`RMS_WORDS`].
     Good,
 }
 
@@ -211,6 +235,7 @@ pub const RMS_WORDS: [(f64, Word); 2] = [(0.07, Word::Good), (0.17, Word::Fair)]
 pub const AGREEMENT_WORDS: [(f64, Word); 2] = [(0.99, Word::Good), (0.97, Word::Fair)];
 
 impl Word {
+    /// The word in lower case.
     pub fn name(self) -> &'static str {
         match self {
             Word::Good => "good",
@@ -290,12 +315,14 @@ impl Score {
         plain_error: f64::INFINITY,
     };
 
+    /// Whether every figure the solver minimises is a number.
     pub fn is_finite(&self) -> bool {
         [self.kl, self.one_minus_cosine, self.relative_error]
             .iter()
             .all(|x| x.is_finite())
     }
 
+    /// The figure to minimise; infinite where the candidate's outputs are no numbers.
     pub fn objective(&self, objective: Objective) -> f64 {
         if !self.is_finite() {
             return f64::INFINITY;
@@ -309,6 +336,7 @@ impl Score {
         }
     }
 
+    /// Decisions on which both models agree.
     pub fn agreement(&self) -> Share {
         Share {
             hits: self.decisions.saturating_sub(self.misses),
@@ -318,6 +346,7 @@ impl Score {
 }
 
 impl Loss {
+    /// Decisions on which both models agree.
     pub fn agreed(&self) -> Share {
         Share {
             hits: self.decisions.saturating_sub(self.misses),
@@ -325,6 +354,7 @@ impl Loss {
         }
     }
 
+    /// The figures the solver compares, outputs averaged.
     pub fn score(&self) -> Score {
         let mean = |of: &dyn Fn(&Distance) -> f64| {
             self.outputs.values().map(of).sum::<f64>() / self.outputs.len().max(1) as f64 + 0.0
@@ -361,12 +391,28 @@ impl Loss {
 /// Why two models' outputs cannot be compared.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LossError {
+    /// An output is there in one model alone.
     #[error("one model gives {name}, the other does not")]
-    Missing { name: String },
+    Missing {
+        /// Name of the output.
+        name: String,
+    },
+    /// An output differs in shape.
     #[error("{name} is {a:?} from one model and {b:?} from the other")]
-    Shape { name: String, a: Vec<usize>, b: Vec<usize> },
+    Shape {
+        /// Name of the output.
+        name: String,
+        /// Its shape from one model.
+        a: Vec<usize>,
+        /// Its shape from the other.
+        b: Vec<usize>,
+    },
+    /// The reference itself gives no numbers.
     #[error("the reference's {name} holds NaN or an infinity: its weights or inputs are beyond f32")]
-    NotFinite { name: String },
+    NotFinite {
+        /// Name of the output.
+        name: String,
+    },
 }
 
 #[cfg(test)]

@@ -94,7 +94,9 @@ pub struct Judge<'a> {
 
 /// What candidates are compared with: ready to run, or made ready when it has to run.
 pub enum Original<'a> {
+    /// Bytes the engine maps.
     Image(Arc<Image>),
+    /// A model to be written first, where its outputs are needed.
     Model(&'a Model),
 }
 
@@ -201,6 +203,7 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// The rows candidates run on, in order.
     pub fn rows(&self) -> &[Row] {
         &self.rows
     }

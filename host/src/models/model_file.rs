@@ -23,14 +23,18 @@ use thimble_shared::files;
 use thimble_shared::model::{Config, Model};
 pub use thimble_text::tokenizer_beside;
 
+/// A model as it was found: one to export, or one that a board can map as it is.
 pub enum Subject {
+    /// Must be exported before it runs.
     Checkpoint(Checkpoint),
+    /// Runs as it is.
     File(File),
 }
 
 /// A model that must be written before it can be mapped: a checkpoint, its weights in f32; another tool's ONNX; or a file of
 /// thimble's that another tool has saved again, its weights in the file's formats.
 pub struct Checkpoint {
+    /// Configuration and weights, in f32 or in the formats of the file they come from.
     pub model: Model,
     options: LowerOptions,
     sha256: Option<String>,
@@ -79,7 +83,9 @@ impl From<Imported> for Checkpoint {
 
 /// A file of thimble's.
 pub struct File {
+    /// What the file states: network, formats, provenance and where its tensors are.
     pub artifact: Artifact,
+    /// The whole file, mapped read-only.
     pub map: ModelMap,
     path: PathBuf,
     tokenizer: Option<TokenizerSource>,
@@ -289,6 +295,7 @@ impl Subject {
         }))
     }
 
+    /// The network's configuration.
     pub fn config(&self) -> &Config {
         match self {
             Subject::Checkpoint(source) => &source.model.config,
@@ -296,6 +303,7 @@ impl Subject {
         }
     }
 
+    /// The tokenizer beside the model; `None` where there is none.
     pub fn tokenizer(&self) -> Option<&TokenizerSource> {
         match self {
             Subject::Checkpoint(source) => source.tokenizer.as_ref(),

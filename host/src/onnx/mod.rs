@@ -17,32 +17,56 @@ use thimble_shared::file_kind::FileKind;
 use thimble_shared::onnx::protobuf::{Fields, Value, WireError};
 use thimble_shared::onnx::reader::{self, ModelView, ReadError, TensorView};
 
+/// Why an ONNX file of anybody's cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum OnnxError {
+    /// A file could not be mapped, or was written to while it was in use.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// The file is not a sound `ModelProto`.
     #[error("{path}: {source}", path = .path.display())]
-    Read { path: PathBuf, source: ReadError },
+    Read {
+        /// The ONNX file.
+        path: PathBuf,
+        /// What is wrong with its bytes.
+        source: ReadError,
+    },
+    /// The numbers of one tensor cannot be read: their type, size or place.
     #[error("{path}: tensor '{tensor}': {problem}", path = .path.display())]
     Tensor {
+        /// The ONNX file.
         path: PathBuf,
+        /// Name of the tensor.
         tensor: String,
+        /// What is wrong with it.
         problem: String,
     },
+    /// One node cannot be read.
     #[error("{path}: node '{node}': {problem}", path = .path.display())]
     Node {
+        /// The ONNX file.
         path: PathBuf,
+        /// Name of the node or of its first output.
         node: String,
+        /// What is wrong with it.
         problem: String,
     },
+    /// The file is sound and larger, deeper or otherwise than is read.
     #[error("{path}: {problem}", path = .path.display())]
-    File { path: PathBuf, problem: String },
+    File {
+        /// The ONNX file.
+        path: PathBuf,
+        /// What was found.
+        problem: String,
+    },
 }
 
 /// Graphs may nest (If, Loop, Scan); no exporter nests them deeper than this.
 pub const MAX_NESTING: usize = 32;
 
+/// An opened ONNX file and the external files of its tensors, all mapped.
 pub struct OnnxFile {
+    /// As it was given; external files are looked for beside it.
     pub path: PathBuf,
     content: Content,
     /// Which of `externals` each name that tensors use stands for: "m.bin" and "./m.bin" are one file.
@@ -67,6 +91,10 @@ struct External {
 
 impl OnnxFile {
     /// Opens the file and what it refers to. A file that cannot be found is an error only when its numbers are asked for.
+    ///
+    /// # Errors
+    /// Where the file cannot be mapped or is no sound ONNX file; an external file that is missing is an error when its numbers
+    /// are asked for.
     pub fn open(path: &Path) -> Result<OnnxFile, OnnxError> {
         OnnxFile::with(path, Content::Mapped(ModelMap::open(path, false)?))
     }
@@ -113,6 +141,7 @@ impl OnnxFile {
         [self.path.clone()].into_iter().chain(beside).collect()
     }
 
+    /// The ONNX file's own bytes, without external files.
     pub fn bytes(&self) -> &[u8] {
         match &self.content {
             Content::Mapped(map) => map.bytes(),
@@ -131,6 +160,9 @@ impl OnnxFile {
     }
 
     /// An error where somebody wrote to one of them since it was opened.
+    ///
+    /// # Errors
+    /// [`MapError::Changed`].
     pub fn unchanged(&self) -> Result<(), MapError> {
         let beside = self.externals.iter().filter_map(|e| e.map.as_ref().ok());
         let own = match &self.content {
@@ -140,6 +172,10 @@ impl OnnxFile {
         own.into_iter().chain(beside).try_for_each(|map| map.file().unchanged())
     }
 
+    /// Names, shapes and byte ranges of the file; nothing is copied.
+    ///
+    /// # Errors
+    /// [`OnnxError::Read`] where the bytes are no ONNX model.
     pub fn view(&self) -> Result<ModelView<'_>, OnnxError> {
         reader::model(self.bytes()).map_err(|source| self.read_error(source))
     }
@@ -151,6 +187,7 @@ impl OnnxFile {
         }
     }
 
+    /// A wire error with the file's path.
     pub fn wire_error(&self, source: WireError) -> OnnxError {
         self.read_error(ReadError::Wire(source))
     }
@@ -278,10 +315,14 @@ impl Place {
     }
 }
 
+/// A tensor of the file and what holds it.
 #[derive(Clone, Debug)]
 pub struct Held<'a> {
+    /// Name of the tensor; for a node's attribute the name of the node's first output.
     pub name: &'a str,
+    /// What kind of holder it is.
     pub place: Place,
+    /// Its type, shape and place of its numbers.
     pub view: TensorView<'a>,
 }
 
@@ -368,6 +409,7 @@ fn graph_tensors<'a>(graph: &'a [u8], held: &mut Vec<Held<'a>>, depth: usize) ->
 
 /// What external tensors say of their place.
 pub trait Location<'a> {
+    /// The external file's name, relative to the ONNX file; `None` where the numbers are in the ONNX file itself.
     fn location(&self) -> Option<&'a str>;
 }
 
@@ -471,6 +513,7 @@ const ELEMENTS: [(i64, &str, usize); 26] = [
     (26, "i2", 2),
 ];
 
+/// Short name of a `TensorProto.DataType`, e.g. `f32` for 1; `other` where the number is not known.
 pub fn element_type(code: i64) -> &'static str {
     ELEMENTS.iter().find(|e| e.0 == code).map_or("other", |e| e.1)
 }

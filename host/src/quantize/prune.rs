@@ -7,33 +7,59 @@ use thimble_shared::dtype::{Format, Values};
 use thimble_shared::model::weights::Weights;
 use thimble_shared::model::{Config, Head, Model};
 
+/// Why a lever cannot be pulled. Every text names the flag.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeverError {
+    /// `--drop-pooler` with a head that reads the pooled vector.
     #[error("--drop-pooler: the {head} head reads the pooler")]
-    PoolerInUse { head: &'static str },
+    PoolerInUse {
+        /// Name of the head.
+        head: &'static str,
+    },
+    /// `--drop-pooler` where nothing can be dropped.
     #[error("--drop-pooler: the model has no pooler")]
     NoPooler,
+    /// `--max-seq` outside of what the model has.
     #[error("--max-seq {asked}: the model has {has} positions; name 2 to {has}")]
-    MaxSeq { asked: usize, has: usize },
+    MaxSeq {
+        /// Positions asked for.
+        asked: usize,
+        /// Positions of the model.
+        has: usize,
+    },
+    /// Rows of a weight that is not f32: a model to prune must come from a checkpoint.
     #[error("{lever}: weight '{weight}' is in {format}, and rows are cut from f32 only; start from the checkpoint")]
     Encoded {
+        /// The flag.
         lever: &'static str,
+        /// The weight.
         weight: &'static str,
+        /// The format it is in.
         format: Format,
     },
+    /// A weight is missing, or its rows do not divide its numbers.
     #[error("{lever}: weight '{weight}' is missing or has another shape than the config says")]
-    Shape { lever: &'static str, weight: &'static str },
+    Shape {
+        /// The flag.
+        lever: &'static str,
+        /// The weight.
+        weight: &'static str,
+    },
 }
 
 /// What is asked for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Levers {
+    /// Leave out the pooler, which only a head that reads it needs.
     pub drop_pooler: bool,
+    /// Positions to keep, from the first; at least 2.
     pub max_seq: Option<usize>,
+    /// Tokens to keep.
     pub vocabulary: Option<Vocabulary>,
 }
 
 impl Levers {
+    /// Whether anything is asked for.
     pub fn any(&self) -> bool {
         *self != Levers::default()
     }
@@ -77,6 +103,9 @@ impl Levers {
     }
 
     /// The network that is left.
+    ///
+    /// # Errors
+    /// [`LeverError::PoolerInUse`], [`LeverError::NoPooler`] and [`LeverError::MaxSeq`].
     pub fn config(&self, config: &Config) -> Result<Config, LeverError> {
         let mut left = config.clone();
         if self.drop_pooler {
@@ -104,6 +133,9 @@ impl Levers {
     }
 
     /// The model that is left.
+    ///
+    /// # Errors
+    /// Any [`LeverError`].
     pub fn apply(&self, model: &Model) -> Result<Model, LeverError> {
         let config = self.config(&model.config)?;
         let mut weights = model.weights.clone();

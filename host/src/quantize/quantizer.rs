@@ -36,7 +36,9 @@ enum Rounded {
 pub struct Done {
     /// Maps that read a shifted input.
     pub shifted: Vec<String>,
+    /// Weights rounded by what the calibration rows multiply them by.
     pub calibrated: Vec<String>,
+    /// Weights rounded to nearest.
     pub nearest: Vec<String>,
 }
 
@@ -52,6 +54,7 @@ pub struct QuantiserOptions {
     pub calibrated: bool,
     /// How far activations are shifted by their means on these rows.
     pub reach: Reach,
+    /// Calibrated means, shared between quantizers of one model.
     pub shift: SharedShift,
 }
 

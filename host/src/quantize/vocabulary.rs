@@ -12,38 +12,71 @@ use std::path::{Path, PathBuf};
 use thimble_shared::files;
 use tokenizers::{NormalizedString, Normalizer, Tokenizer};
 
+/// Why a vocabulary cannot be cut to a corpus.
 #[derive(Debug, thiserror::Error)]
 pub enum VocabularyError {
+    /// The operating system could not read the corpus.
     #[error("{path}: {cause}", path = .path.display())]
-    Io { path: PathBuf, cause: std::io::Error },
+    Io {
+        /// The corpus.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: std::io::Error,
+    },
+    /// The corpus has no line with text.
     #[error("{path}: no text in it; one text per line, or JSON lines with \"text\"", path = .path.display())]
-    Empty { path: PathBuf },
+    Empty {
+        /// The corpus.
+        path: PathBuf,
+    },
+    /// A line of the corpus is not what the lines before it are.
     #[error("{path}, line {line}: {problem}", path = .path.display())]
     Line {
+        /// The corpus.
         path: PathBuf,
+        /// Counted from 1.
         line: usize,
+        /// What was found.
         problem: String,
     },
+    /// The tokenizer, or the file it was converted from, cannot be read.
     #[error(transparent)]
     Tokenise(#[from] TokeniseError),
+    /// The tokenizer cannot be cut, or is another model's.
     #[error("{path}: {problem}", path = .path.display())]
-    Tokenizer { path: PathBuf, problem: String },
+    Tokenizer {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// What stands against it.
+        problem: String,
+    },
+    /// The cut tokenizer splits a text of the corpus otherwise than the whole one.
     #[error("{path}, text {text}: the tokenizer splits it otherwise once the vocabulary is cut", path = .path.display())]
-    Splits { path: PathBuf, text: usize },
+    Splits {
+        /// The corpus.
+        path: PathBuf,
+        /// Number of the text, counted from 1.
+        text: usize,
+    },
 }
 
 /// A vocabulary cut to a corpus.
 #[derive(Clone, Debug)]
 pub struct Cut {
+    /// Old ids that stay, and the new id of each old one.
     pub vocabulary: Vocabulary,
     /// The rewritten tokenizer.json, compact.
     pub tokenizer: String,
     /// Texts read, and tokens before.
     pub texts: usize,
+    /// Rows of the model's vocabulary before the cut.
     pub before: usize,
 }
 
 /// Cuts the vocabulary of the tokenizer at `tokenizer`, of a model with `vocab_size` rows, to what `corpus` produces.
+///
+/// # Errors
+/// Any [`VocabularyError`].
 pub fn cut(corpus: &Path, tokenizer: &TokenizerSource, vocab_size: usize) -> Result<Cut, VocabularyError> {
     let bad = |problem: String| VocabularyError::Tokenizer {
         path: tokenizer.path().to_path_buf(),
@@ -94,6 +127,9 @@ pub fn cut(corpus: &Path, tokenizer: &TokenizerSource, vocab_size: usize) -> Res
 
 /// The tokens a candidate's tokenizer has of the reference's, by their text; `sizes` are the models' rows. None where it has a
 /// token the reference does not know.
+///
+/// # Errors
+/// Where one of the tokenizers cannot be read.
 pub fn between(
     reference: &TokenizerSource,
     candidate: &TokenizerSource,

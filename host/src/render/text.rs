@@ -6,9 +6,12 @@ use std::path::Path;
 pub use thimble_shared::terminal::printable;
 use thimble_shared::terminal::{acts, line};
 
+/// Which side of its column a cell keeps to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
+    /// For words.
     Left,
+    /// For numbers.
     Right,
 }
 
@@ -55,6 +58,7 @@ pub struct Progress {
 const LEAST_SHOWN: u64 = 256 << 20;
 
 impl Progress {
+    /// A line named `what` for `total` bytes of work; it shows nothing below 256 MiB or where stderr is no terminal.
     pub fn new(what: &'static str, total: u64) -> Progress {
         let wanted = total >= LEAST_SHOWN && std::io::stderr().is_terminal();
         Progress {
@@ -65,6 +69,7 @@ impl Progress {
         }
     }
 
+    /// Counts `bytes` as done and redraws the line when the percentage changes.
     pub fn add(&mut self, bytes: u64) {
         self.done = self.done.saturating_add(bytes);
         let Some(percent) = self.done.saturating_mul(100).checked_div(self.total) else {
@@ -165,6 +170,7 @@ pub fn thousands(n: u64) -> String {
     out
 }
 
+/// One decimal and a percent sign, e.g. `12.5 %`; `-` where the whole is 0.
 pub fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {
         "-".into()

@@ -23,6 +23,7 @@ pub const TAIL: usize = 128;
 /// Shape and order of one packed linear weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PanelLayout {
+    /// Format of the numbers, which decides order and padding.
     pub format: Format,
     /// Output channels, unpadded.
     pub out: usize,
@@ -31,18 +32,22 @@ pub struct PanelLayout {
 }
 
 impl PanelLayout {
+    /// The layout of a weight `[out, inp]`.
     pub fn new(format: Format, out: usize, inp: usize) -> Self {
         PanelLayout { format, out, inp }
     }
 
+    /// Panels of 8 output channels, the last one perhaps padded.
     pub fn panels(&self) -> usize {
         self.out.div_ceil(PANEL_ROWS)
     }
 
+    /// Output channels with padding: a multiple of 8.
     pub fn padded_out(&self) -> usize {
         self.panels() * PANEL_ROWS
     }
 
+    /// Input channels with padding: a multiple of 16 for int8, of 32 for int4, unpadded for f32 and f16.
     pub fn padded_in(&self) -> usize {
         match self.format {
             Format::W8 | Format::I8 | Format::I8A => self.inp.next_multiple_of(I8_DEPTH),
@@ -78,6 +83,7 @@ impl PanelLayout {
         vec![self.panels(), self.blocks(), 1, PANEL_ROWS, 1]
     }
 
+    /// Bytes of all panels, padding included; scales and multipliers are tensors of their own.
     pub fn bytes(&self) -> usize {
         self.panels() * self.panel_bytes()
     }

@@ -25,6 +25,7 @@ use std::ops::Range;
 /// what it uses, so that older programs read all they can.
 pub const SCHEMA: u32 = 2;
 
+/// The key in `metadata_props` of the JSON that states the network and the formats; a file with it is thimble's.
 pub const KEY_GRAPH: &str = "thimble.graph";
 pub(crate) const KEY_VERSION: &str = "thimble.version";
 const KEY_FORMATS: &str = "thimble.formats";
@@ -35,54 +36,95 @@ const KEY_LABELS: &str = "thimble.labels";
 /// Where a model came from; hexadecimal SHA-256 digests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Provenance {
+    /// Of the checkpoint's weights file, or of the ONNX file that was imported; `None` where nobody stated it.
     pub source_sha256: Option<String>,
+    /// Of the tokenizer.json beside the file; `None` where there was none.
     pub tokenizer_sha256: Option<String>,
 }
 
 /// A tensor's place in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
+    /// Element type of the initializer.
     pub data_type: DataType,
+    /// Shape of the initializer as stored: a linear weight has the shape of its panels.
     pub dims: Vec<usize>,
+    /// Bytes of the file that hold the payload; the start is a multiple of [`layout::ALIGNMENT`].
     pub range: Range<usize>,
 }
 
 /// A checked file: what it says of itself, and where its numbers lie.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Artifact {
+    /// Network and formats, as the metadata state them.
     pub graph: ModelSpec,
+    /// How the network is stated in ONNX.
     pub options: LowerOptions,
+    /// Version of thimble that wrote the file.
     pub version: String,
+    /// What the model was made of.
     pub provenance: Provenance,
     /// By initializer name: see [`Part::of`].
     pub tensors: BTreeMap<String, Stored>,
 }
 
+/// Why a file is not thimble's, contradicts itself, or cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
+    /// The bytes are no sound ONNX file.
     #[error("{0}; the file is truncated, damaged or something else")]
     Read(ReadError),
+    /// The file is of another kind, told by its bytes.
     #[error("{0}")]
     Foreign(FileKind),
+    /// A sound ONNX file without [`KEY_GRAPH`].
     #[error("an ONNX file, but not thimble's: metadata_props has no '{KEY_GRAPH}'; make one with `thimble export`")]
     NotThimble,
+    /// A value in `metadata_props` is missing, malformed or of a newer version.
     #[error("metadata '{key}': {problem}")]
-    Metadata { key: &'static str, problem: String },
+    Metadata {
+        /// Key of the value.
+        key: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The hyperparameters cannot be those of a model.
     #[error("metadata '{KEY_GRAPH}', {0}")]
     Config(#[from] ConfigError),
+    /// An operator set that the lowering cannot state itself in.
     #[error("opset {0} is outside {min} to {max}", min = OPSETS.start(), max = OPSETS.end())]
     Opset(i64),
+    /// A fixed sequence length beyond the model's positions.
     #[error("seq {seq} is outside 1 to the model's max_position_embeddings {max}")]
-    Seq { seq: usize, max: usize },
+    Seq {
+        /// The length asked for or stated.
+        seq: usize,
+        /// `max_position_embeddings`.
+        max: usize,
+    },
+    /// A tensor is missing, of another shape or type than the metadata say, or holds a number that may not stand there.
     #[error("tensor '{name}': {problem}")]
-    Tensor { name: String, problem: String },
+    Tensor {
+        /// Name of the initializer.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A payload is not aligned, so kernels cannot read it in place.
     #[error(
         "tensor '{name}' starts at byte {offset}, not at a multiple of {ALIGNMENT}: the file was re-saved by another tool; \
          run `thimble export` on it or on its checkpoint again"
     )]
-    Misaligned { name: String, offset: usize },
+    Misaligned {
+        /// Name of the initializer.
+        name: String,
+        /// Byte of the file where its payload starts.
+        offset: usize,
+    },
+    /// Writing failed.
     #[error("cannot be written: {0}")]
     Write(#[from] io::Error),
+    /// The zero bytes that kernels may read behind the last payload are not there.
     #[error(
         "fewer than {TAIL} bytes follow the last payload: the file was re-saved by another tool; run `thimble export` again"
     )]
@@ -221,11 +263,17 @@ pub(crate) fn assemble(
 }
 
 /// The exact size of the file [`write`] makes of a model with this graph.
+///
+/// # Errors
+/// Hyperparameters, options or formats that no file can have.
 pub fn size(graph: &ModelSpec, options: LowerOptions, provenance: &Provenance) -> Result<usize, ArtifactError> {
     Ok(writer::size(&assemble(graph, options, provenance)?))
 }
 
 /// The whole file. Same model and options, same bytes.
+///
+/// # Errors
+/// Those of [`Writer::new`].
 pub fn write(model: &Model, options: LowerOptions, provenance: &Provenance) -> Result<Vec<u8>, ArtifactError> {
     let writer = Writer::new(model, options, provenance)?;
     let mut file = Vec::with_capacity(writer.size());
@@ -289,6 +337,9 @@ fn check_values(model: &Model) -> Result<(), ArtifactError> {
 }
 
 /// Opens a file: checks that metadata and initializers agree and that every payload can be mapped.
+///
+/// # Errors
+/// Any [`ArtifactError`] but [`ArtifactError::Write`].
 pub fn open(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
     let artifact = open_view(&reader::model(bytes)?, bytes.len(), Placement::Mapped)?;
     check_small(&artifact, bytes)?;
@@ -297,6 +348,9 @@ pub fn open(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
 
 /// Opens a file that another tool has saved again: all of [`open`] but where payloads lie. It can be read and written
 /// anew, not mapped.
+///
+/// # Errors
+/// Those of [`open`] but [`ArtifactError::Misaligned`] and [`ArtifactError::NoTail`].
 pub fn open_resaved(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
     open_view(&reader::model(bytes)?, bytes.len(), Placement::Anywhere)
 }
@@ -489,11 +543,17 @@ impl Artifact {
     }
 
     /// Reads every number back into logical order.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Tensor`] where a number may not stand there. `file` must be the file that was opened.
     pub fn model(&self, file: &[u8]) -> Result<Model, ArtifactError> {
         self.model_of(file, &|_| ())
     }
 
     /// The same; `read` is told which bytes of the file are not needed again.
+    ///
+    /// # Errors
+    /// Those of [`Artifact::model`].
     pub fn model_of<'a>(&self, file: &'a [u8], read: &dyn Fn(&'a [u8])) -> Result<Model, ArtifactError> {
         let mut weights = Weights::new();
         for spec in self.graph.config.weights() {

@@ -13,12 +13,16 @@ use std::ops::Range;
 /// What a stored tensor holds of its weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// The numbers themselves, under the weight's own name.
     Numbers,
+    /// One f32 per row, as `NAME.scale`.
     Scales,
+    /// One u8 per row and block of an int4 weight, as `NAME.mult`.
     Multipliers,
 }
 
 impl Part {
+    /// Every part: the small ones first.
     pub const ALL: [Part; 3] = [Part::Scales, Part::Multipliers, Part::Numbers];
 
     /// Name of the initializer that holds this part of a weight.
@@ -155,6 +159,9 @@ fn rows_of(spec: &WeightSpec, values: &Values, rows: Range<usize>) -> Values {
 }
 
 /// Writes what [`payload`] gives, some panels at a time.
+///
+/// # Errors
+/// Those of `out`.
 pub fn write_payload(spec: &WeightSpec, values: &Values, part: Part, out: &mut dyn Write) -> io::Result<()> {
     let panels = spec.kind == Kind::Linear;
     match (part, values) {
@@ -209,6 +216,9 @@ fn read_chunks<'a, E>(
 }
 
 /// A weight from its parts, as [`values`] reads it; `read` is told which bytes are not needed again.
+///
+/// # Errors
+/// Those of `get`.
 pub fn read<'a, E>(
     spec: &WeightSpec,
     format: Format,
@@ -228,6 +238,9 @@ pub fn read<'a, E>(
 }
 
 /// What makes the stored parts of a weight unfit, if anything does: what [`problem`] says of its numbers.
+///
+/// # Errors
+/// Those of `get`.
 pub fn stored_problem<'a, E>(
     spec: &WeightSpec,
     format: Format,
@@ -318,6 +331,9 @@ pub fn payload(spec: &WeightSpec, values: &Values, part: Part) -> Vec<u8> {
 }
 
 /// Undoes [`payload`]: a weight from its parts, each of exactly the bytes its tensor states.
+///
+/// # Errors
+/// Those of `get`.
 pub fn values<'a, E>(
     spec: &WeightSpec,
     format: Format,

@@ -9,11 +9,17 @@ use std::collections::{HashMap, HashSet};
 /// Whether the file states what its ModelSpec says: the ModelSpec is lowered again and compared with the nodes, constants and
 /// ports, and the stored numbers are checked. Each difference is one line; an empty list means the two truths are one.
 /// Where payloads lie is [`crate::artifact::open`]'s business.
+///
+/// # Errors
+/// Where the file is not thimble's, or its metadata contradict its initializers.
 pub fn differences(bytes: &[u8]) -> Result<Vec<String>, ArtifactError> {
     differences_of(bytes, &|_| ())
 }
 
 /// The same; `read` is told which bytes of the file are not needed again, so that a map of it need not become resident.
+///
+/// # Errors
+/// Those of [`differences`].
 pub fn differences_of<'a>(bytes: &'a [u8], read: &dyn Fn(&'a [u8])) -> Result<Vec<String>, ArtifactError> {
     let view = reader::model(bytes)?;
     let artifact = open_view(&view, bytes.len(), Placement::Anywhere)?;

@@ -14,7 +14,9 @@ pub const PROGRAM: u64 = 4 << 20;
 /// The peak of one inference, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Need {
+    /// [`PROGRAM`]: the program's own pages, the runtime's and its plans', bytes.
     pub program: u64,
+    /// Tensors, packed inputs and scratch memory that are alive at once, bytes.
     pub activations: u64,
     /// Pages of the model file: the kernel can drop them and read them again, slowly.
     pub file: u64,
@@ -24,6 +26,7 @@ pub struct Need {
 }
 
 impl Need {
+    /// All parts together, bytes; stops at `u64::MAX` instead of wrapping.
     pub fn total(self) -> u64 {
         let model = self.file.saturating_add(self.copy);
         self.program.saturating_add(self.activations).saturating_add(model)
@@ -42,8 +45,11 @@ impl Need {
 /// What is computed at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Work {
+    /// Sequences of the batch.
     pub rows: usize,
+    /// Tokens per sequence, padding included.
     pub seq: usize,
+    /// Threads that attention is spread over, each with scratch memory of its own.
     pub threads: usize,
 }
 

@@ -19,11 +19,16 @@ const MOST_BYTES: f64 = (1u64 << 50) as f64;
 /// Of tokens, rows, threads and cores.
 const MOST_COUNT: f64 = 1e8;
 
+/// One run of the bench: the model, the board, the engine and what was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// The [`SCHEMA`] the report was written with.
     pub schema: u32,
+    /// The file that ran.
     pub model: ModelReport,
+    /// What was known of the board while it ran.
     pub board: BoardReport,
+    /// The program that ran it, and how.
     pub engine: EngineReport,
     /// From opening the file to the engine being ready to run.
     pub load_ms: Option<f64>,
@@ -32,9 +37,13 @@ pub struct Report {
     /// Whether the file's pages had been dropped from the page cache before it was opened (`--cold`).
     #[serde(default)]
     pub cold_start: Option<bool>,
+    /// Time per pass, ms.
     pub latency_ms: Latency,
+    /// Resident memory, bytes.
     pub memory: Memory,
+    /// Page faults during the timed runs.
     pub faults: Faults,
+    /// Temperature and throttling.
     pub thermal: Thermal,
     /// Where the board has a sensor that tells.
     #[serde(default)]
@@ -45,6 +54,7 @@ pub struct Report {
     /// Why the figures should be doubted, one line each.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Whether the limits given to the bench hold.
     pub verdict: Verdict,
 }
 
@@ -137,10 +147,14 @@ impl Report {
     }
 }
 
+/// What ran.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelReport {
+    /// File name without its folder.
     pub file: String,
+    /// Of the whole file, lower-case hexadecimal; read after measuring. `None` where it was not computed.
     pub sha256: Option<String>,
+    /// Size of the whole file.
     pub bytes: u64,
     /// Weight name to number format, as in the file.
     pub formats: BTreeMap<String, String>,
@@ -149,20 +163,28 @@ pub struct ModelReport {
     pub weights: BTreeMap<String, u64>,
 }
 
+/// What the operating system says of the board; sizes are bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct BoardReport {
     /// What the device tree calls the board, e.g. "Raspberry Pi 5 Model B Rev 1.0".
     pub model: Option<String>,
     /// Implementer's part number of the CPU, e.g. "0xd0b"; on big.LITTLE the distinct ones, joined by "+".
     pub cpu_part: Option<String>,
+    /// CPU features: on ARM those of the kernel's hwcap ("asimddp", "i8mm"), on x86 the flags kernels are chosen by.
     pub features: Vec<String>,
+    /// Logical CPUs.
     pub cores: Option<u32>,
+    /// `MemTotal` of /proc/meminfo, bytes.
     pub mem_total: Option<u64>,
+    /// `MemAvailable` of /proc/meminfo when the bench ended, bytes.
     pub mem_available: Option<u64>,
     /// The tightest memory limit of the control groups the process is in.
     pub cgroup_limit: Option<u64>,
+    /// Bytes.
     pub page_size: Option<u64>,
+    /// Release of the kernel, as `uname -r` prints it.
     pub kernel: Option<String>,
+    /// Frequency governor of the first core, e.g. "ondemand".
     pub governor: Option<String>,
     /// Frequency of the first core when the bench ended.
     pub mhz: Option<u32>,
@@ -173,6 +195,7 @@ pub struct BoardReport {
     pub emulated: Option<String>,
 }
 
+/// The program that measured, and the options that bear on its figures.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EngineReport {
     /// Version of thimble-device.
@@ -181,6 +204,7 @@ pub struct EngineReport {
     pub tract: String,
     /// Names of the matmul kernels chosen on this CPU.
     pub kernels: Vec<String>,
+    /// Threads the engine computes with.
     pub threads: u32,
     /// Whether the model's pages are locked in RAM (`--lock`).
     pub locked: bool,
@@ -192,22 +216,33 @@ pub struct EngineReport {
     pub pinned: Vec<u32>,
 }
 
+/// Milliseconds per pass over the timed runs. Percentiles are nearest rank: each is a sample that was measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
+    /// Tokens per sequence.
     pub seq: u32,
     /// Sequences in one pass; absent in older reports, which timed one.
     #[serde(default = "one")]
     pub batch: u32,
+    /// Timed runs.
     pub runs: u32,
+    /// Runs between the first one and the timed ones; not in the figures.
     pub warmup: u32,
+    /// Arithmetic mean, ms; `None` where nothing was timed or the board's clock means nothing.
     pub mean: Option<f64>,
     /// Sample standard deviation; 0 for a single run.
     pub sd: Option<f64>,
+    /// Fastest timed run, ms.
     pub min: Option<f64>,
+    /// Median, ms.
     pub p50: Option<f64>,
+    /// 90th percentile, ms.
     pub p90: Option<f64>,
+    /// 95th percentile, ms; `--max-p95` is held against it.
     pub p95: Option<f64>,
+    /// 99th percentile, ms.
     pub p99: Option<f64>,
+    /// Slowest timed run, ms.
     pub max: Option<f64>,
     /// The runs in the order they were taken, thinned evenly to at most [`MOST_SAMPLES`].
     #[serde(default)]
@@ -218,6 +253,7 @@ fn one() -> u32 {
     1
 }
 
+/// Most samples a report keeps.
 pub const MOST_SAMPLES: usize = 500;
 
 /// Resident bytes of the process. `anon` and `file` are those at the end of the bench.
@@ -225,6 +261,7 @@ pub const MOST_SAMPLES: usize = 500;
 pub struct Memory {
     /// Before the model is opened: the program itself.
     pub baseline_rss: Option<u64>,
+    /// Highest resident memory since the process started; `--max-ram` is held against it.
     pub peak_rss: Option<u64>,
     /// Memory only this process holds (heap, stacks): cannot be dropped by the kernel.
     pub anon: Option<u64>,
@@ -238,9 +275,11 @@ pub struct Memory {
 /// Where the time of an inference goes, in runs apart from the timed ones.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProfileReport {
+    /// Runs the profile is a mean of.
     pub runs: u32,
     /// Mean of one run. The ops and `rest_ms` sum to it.
     pub ms: f64,
+    /// One entry per op and layer.
     pub ops: Vec<OpTime>,
     /// What no op accounts for: checking inputs, tract's plan, copying outputs.
     pub rest_ms: f64,
@@ -248,27 +287,36 @@ pub struct ProfileReport {
     pub linear_ms: BTreeMap<String, f64>,
 }
 
+/// Time of one op in one layer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct OpTime {
+    /// Name of the op, as the engine's plans call it.
     pub op: String,
     /// Layer of the network from 0; `null` in the embedding and the head.
     pub layer: Option<u32>,
     /// Per run.
     pub ms: f64,
+    /// Times it is called per run.
     pub calls: u32,
 }
 
 /// Page faults between the end of warm-up and the end of the timed runs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Faults {
+    /// Faults that waited for storage.
     pub major: Option<u64>,
+    /// Faults that memory alone answered.
     pub minor: Option<u64>,
 }
 
+/// Heat and its consequences; °C.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Thermal {
+    /// Before the model was opened, °C.
     pub start_c: Option<f64>,
+    /// After the timed runs, °C.
     pub end_c: Option<f64>,
+    /// Whether the clock was held down in between; `None` where nothing on the board tells.
     pub throttled: Option<bool>,
 }
 
@@ -283,11 +331,14 @@ pub struct Energy {
     pub idle_watts: Option<f64>,
     /// `watts` times the mean latency.
     pub mj_per_inference: f64,
+    /// Readings that `watts` is the mean of.
     pub readings: u32,
 }
 
+/// Whether the run met the limits it was given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
+    /// True where no limit was broken, so also where none was given.
     pub fits: bool,
     /// One line per limit that was asked for and not met.
     pub reasons: Vec<String>,

@@ -4,23 +4,31 @@
 use crate::terminal::acts;
 use serde::{Deserialize, Serialize};
 
+/// One board, as its file in `targets/` describes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
     /// How the command line calls it; the file's name without `.toml`.
     pub name: String,
+    /// The board's name as its maker writes it, e.g. "Raspberry Pi 4 Model B".
     pub board: String,
+    /// System on chip, e.g. "BCM2711".
     pub soc: String,
     /// The core's design, e.g. "Cortex-A72".
     pub cpu: String,
     /// The part number Linux prints in /proc/cpuinfo, e.g. "0xd08": how a report is matched with a target.
     pub cpu_part: Figure<String>,
+    /// Cores of the CPU.
     pub cores: Figure<u32>,
+    /// Clock of the cores, MHz.
     pub clock_mhz: Figure<u32>,
     /// Linux's hwcap names that matter to the kernels.
     pub features: Figure<Vec<String>>,
+    /// Level-1 data cache of one core, bytes.
     pub l1d: Figure<u64>,
+    /// Level-2 cache, bytes: one core's own, or the one they share.
     pub l2: Figure<u64>,
+    /// Level-3 cache, bytes; `None` where the chip has none.
     #[serde(default)]
     pub l3: Option<Figure<u64>>,
     /// RAM on the board; of a board sold in several sizes the smallest.
@@ -34,27 +42,36 @@ pub struct Target {
     /// What an idle system leaves (`MemAvailable`).
     #[serde(default)]
     pub ram_available: Option<Figure<u64>>,
+    /// Page size of the usual kernel, bytes.
     pub page_size: Figure<u64>,
     /// Bytes per second of DRAM.
     #[serde(default)]
     pub bandwidth: Option<Figure<u64>>,
+    /// Peak of one core in f32, 10⁹ operations per second.
     #[serde(default)]
     pub f32_gflops_per_core: Option<Figure<f64>>,
+    /// Triple that programs for the board are built for.
     pub rustc_target: String,
     /// The nearest CPU qemu offers.
     pub qemu_cpu: String,
+    /// What else a user of the board should know, one sentence each.
     #[serde(default)]
     pub notes: Vec<String>,
 }
 
+/// A value, where it was read and how far it can be trusted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Figure<T> {
+    /// In the unit that the field of [`Target`] states.
     pub value: T,
+    /// Where the value was read, for people.
     pub source: String,
+    /// Whether anybody checked the source.
     pub confidence: Confidence,
 }
 
+/// How far a [`Figure`] can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confidence {

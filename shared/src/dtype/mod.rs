@@ -28,6 +28,7 @@ pub enum Format {
 }
 
 impl Format {
+    /// Every format, in the order of the declaration.
     pub const ALL: [Format; 6] = [
         Format::F32,
         Format::F16,
@@ -37,6 +38,7 @@ impl Format {
         Format::I4,
     ];
 
+    /// As files, flags and reports spell it.
     pub fn name(self) -> &'static str {
         match self {
             Format::F32 => "f32",
@@ -143,33 +145,45 @@ pub const ACTIVATION_FLOOR: f32 = 1e-30;
 /// The numbers of one weight in one format, in logical row-major order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Values {
+    /// As they are.
     F32(Vec<f32>),
+    /// Widened to f32 before any arithmetic.
     F16(Vec<f16>),
     /// `scales.len()` rows; value = `q * scale[row]`.
     W8 {
+        /// Row-major, from -127 to 127.
         q: Vec<i8>,
+        /// One per row.
         scales: Vec<f32>,
     },
     /// The same numbers as `W8`.
     I8 {
+        /// Row-major, from -127 to 127.
         q: Vec<i8>,
+        /// One per row.
         scales: Vec<f32>,
     },
     /// The same numbers as `W8`.
     I8A {
+        /// Row-major, from -127 to 127.
         q: Vec<i8>,
+        /// One per row.
         scales: Vec<f32>,
     },
     /// `scales.len()` rows, each cut into blocks of [`I4_BLOCK`] columns, the last one perhaps shorter;
     /// value = `q * multiplier[row][block] * scale[row]`.
     I4 {
+        /// Row-major, from -8 to 7, one number a byte.
         q: Vec<i8>,
+        /// One per row and block, row by row; at most [`I4_MULTIPLIER_MAX`].
         multipliers: Vec<u8>,
+        /// One per row.
         scales: Vec<f32>,
     },
 }
 
 impl Values {
+    /// The format these numbers are in.
     pub fn format(&self) -> Format {
         match self {
             Values::F32(_) => Format::F32,
@@ -181,6 +195,7 @@ impl Values {
         }
     }
 
+    /// Numbers of the weight; scales and multipliers are not counted.
     pub fn len(&self) -> usize {
         match self {
             Values::F32(v) => v.len(),
@@ -189,6 +204,7 @@ impl Values {
         }
     }
 
+    /// Whether there are no numbers.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -6,6 +6,7 @@ use super::weight::WeightSpec;
 use crate::dtype::I4_BLOCK;
 use serde::{Deserialize, Serialize};
 
+/// An activation function, as Hugging Face's `hidden_act` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
@@ -13,26 +14,43 @@ pub enum Activation {
     Gelu,
     /// The tanh form: 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))).
     GeluNew,
+    /// max(x, 0).
     Relu,
+    /// x · σ(x), Hugging Face's `silu` and `swish`.
     Silu,
+    /// tanh(x).
     Tanh,
 }
 
+/// The network of an ALBERT, under Hugging Face's names where they have one. [`Config::check`] says what must hold.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// Rows of the word table; token ids are below it.
     pub vocab_size: usize,
+    /// Columns of the word, position and token type tables.
     pub embedding_size: usize,
+    /// Width of the hidden states that layers read and give; a multiple of `num_attention_heads`.
     pub hidden_size: usize,
+    /// Passes through a group; each pass runs the `inner_group_num` layers of one group ([`Config::layer_groups`]).
     pub num_hidden_layers: usize,
+    /// Groups of layers with weights of their own; groups are shared by the layers that run them.
     pub num_hidden_groups: usize,
+    /// Layers with weights of their own in each group; they run one after another.
     pub inner_group_num: usize,
+    /// Attention heads of each layer.
     pub num_attention_heads: usize,
+    /// Width between the two feed-forward maps.
     pub intermediate_size: usize,
+    /// Rows of the position table: most tokens of a sequence.
     pub max_position_embeddings: usize,
+    /// Rows of the token type table; type ids are below it.
     pub type_vocab_size: usize,
+    /// What every LayerNorm adds to the variance.
     pub layer_norm_eps: f32,
+    /// Behind the first feed-forward map of every layer, and in the masked-LM head.
     pub activation: Activation,
+    /// What stands behind the last layer.
     pub head: Head,
     /// The masked-LM decoder is the word embedding, stored once.
     pub tied_decoder: bool,
@@ -53,10 +71,13 @@ pub struct Config {
     pub hidden_shift: bool,
 }
 
+/// A hyperparameter that no model can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct ConfigError {
+    /// Name of the field in [`Config`].
     pub field: &'static str,
+    /// What it is and what it must be.
     pub problem: String,
 }
 
@@ -75,6 +96,9 @@ fn addressable(shape: &[usize], most: u64) -> bool {
 
 impl Config {
     /// Everything that must hold before shapes are derived from the fields.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
     pub fn check(&self) -> Result<(), ConfigError> {
         let bad = |field, problem: String| Err(ConfigError { field, problem });
         let sizes = [
@@ -171,6 +195,10 @@ impl Config {
         if self.hidden_shift { 2 } else { 1 }
     }
 
+    /// Width of one attention head: `hidden_size / num_attention_heads`.
+    ///
+    /// # Panics
+    /// Where `num_attention_heads` is 0, which [`Config::check`] refuses.
     pub fn head_size(&self) -> usize {
         self.hidden_size / self.num_attention_heads
     }

@@ -19,7 +19,9 @@ use weights::Weights;
 /// The network and the format of each table and linear map. Vectors are f32 and not listed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
+    /// The hyperparameters.
     pub config: Config,
+    /// By weight name; a table or linear map that is not listed is f32.
     pub formats: BTreeMap<String, Format>,
 }
 
@@ -35,6 +37,7 @@ impl ModelSpec {
         ModelSpec { config, formats }
     }
 
+    /// The format of a weight by its name, f32 where none is listed.
     pub fn format(&self, name: &str) -> Format {
         self.formats.get(name).copied().unwrap_or(Format::F32)
     }
@@ -43,11 +46,14 @@ impl ModelSpec {
 /// A ModelSpec with its numbers, in logical order: what is written to a file and read back from one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
+    /// The hyperparameters.
     pub config: Config,
+    /// By weight name; each in the format it is stored in, vectors in f32.
     pub weights: Weights,
 }
 
 impl Model {
+    /// The hyperparameters and the format each table and linear map is in.
     pub fn graph(&self) -> ModelSpec {
         let formats = self
             .config

@@ -13,13 +13,16 @@ pub struct Network {
     pub groups: Vec<Vec<Layer>>,
     /// From [`HIDDEN`], what the last layer gives, to the values of `outputs`.
     pub head: Vec<Step>,
+    /// In the order that callers get them.
     pub outputs: Vec<Output>,
 }
 
 /// One layer with weights of its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
+    /// Which weights the steps read.
     pub site: Site,
+    /// In the order they run.
     pub steps: Vec<Step>,
 }
 
@@ -34,7 +37,9 @@ pub const OUT: Value = "out";
 /// One operation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
+    /// What is computed.
     pub op: Op,
+    /// Name of what comes out.
     pub output: Value,
 }
 
@@ -45,33 +50,63 @@ pub enum Op {
     Embed,
     /// LayerNorm of `input`, or of its sum with the residual, which is a value of the name `sum`.
     LayerNorm {
+        /// Role of its gain and bias.
         norm: Role,
+        /// Name of the value it reads.
         input: Value,
+        /// What is added to the input first; `None` adds nothing.
         residual: Option<Residual>,
     },
     /// `input · weightᵀ + bias`, then perhaps an activation; before it the value has the name given there.
     Linear {
+        /// Role of the matrix `[out, in]`.
         weight: Role,
+        /// Role of the bias `[out]`.
         bias: Role,
+        /// Name of the value it reads.
         input: Value,
+        /// The function, and the name of the value before it.
         activation: Option<(Activation, Value)>,
     },
     /// Multi-head self-attention of `input` under the mask: softmax(q·kᵀ / √head_size + mask) · v.
-    Attention { input: Value },
+    Attention {
+        /// Name of the value that query, key and value maps read.
+        input: Value,
+    },
     /// One vector of a row's tokens: `[batch, seq, width]` to `[batch, width]`.
-    Pool { input: Value, pooling: Pooling },
+    Pool {
+        /// Name of the value it reads.
+        input: Value,
+        /// Which tokens the vector is made of.
+        pooling: Pooling,
+    },
     /// One column of the last axis, which goes: `[batch, seq, width]` to `[batch, seq]`.
-    Column { input: Value, column: usize },
+    Column {
+        /// Name of the value it reads.
+        input: Value,
+        /// Index in the last axis, from 0.
+        column: usize,
+    },
     /// Adds a stored vector.
-    AddVector { input: Value, vector: Role },
+    AddVector {
+        /// Name of the value it reads.
+        input: Value,
+        /// Role of the vector, as long as the last axis.
+        vector: Role,
+    },
     /// The rows of a batch become the choices of its questions: `[batch · choices, 1]` to `[batch, choices]`.
-    Choices { input: Value },
+    Choices {
+        /// Name of the value it reads.
+        input: Value,
+    },
 }
 
 /// What is added before a LayerNorm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Residual {
+    /// Name of the value that is added.
     pub of: Value,
+    /// Name of the sum.
     pub sum: Value,
 }
 
@@ -85,7 +120,9 @@ pub enum Pooling {
 /// An output of the model, under Hugging Face's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Output {
+    /// Hugging Face's name, e.g. `logits`.
     pub name: Value,
+    /// Which axes it has.
     pub extent: Extent,
 }
 

@@ -97,7 +97,9 @@ impl Role {
 /// A layer of its own weights: an inner layer of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Site {
+    /// Group, from 0.
     pub group: usize,
+    /// Layer within the group, from 0.
     pub inner: usize,
 }
 
@@ -115,17 +117,22 @@ pub enum Slot {
 /// One tensor of numbers that the network needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightSpec {
+    /// Name in a file, made of site, role and slot.
     pub name: String,
     /// `[rows, cols]` of a table, `[out, in]` of a linear map, `[len]` of a vector.
     pub shape: Vec<usize>,
+    /// How it is stored and used.
     pub kind: Kind,
+    /// What it does in the network.
     pub role: Role,
+    /// Which tensor of its role it is.
     pub slot: Slot,
     /// The layer it belongs to, if it belongs to one.
     pub site: Option<Site>,
 }
 
 impl WeightSpec {
+    /// Product of the shape, padding not counted.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }

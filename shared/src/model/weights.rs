@@ -42,26 +42,32 @@ impl Weights {
         self.0.remove(name).is_some()
     }
 
+    /// Whether there is a weight of that name.
     pub fn contains_key(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
+    /// Weights, not numbers.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// Whether there are no weights.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// Names and numbers, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Values)> {
         self.0.iter().map(|(name, values)| (name, values.as_ref()))
     }
 
+    /// The names, in order.
     pub fn keys(&self) -> btree_map::Keys<'_, String, Arc<Values>> {
         self.0.keys()
     }
 
+    /// The numbers, in the order of the names.
     pub fn values(&self) -> impl Iterator<Item = &Values> {
         self.0.values().map(Arc::as_ref)
     }

@@ -1,50 +1,95 @@
 //! Protobuf's wire format, as far as ONNX needs it: a bounds-checked field iterator over borrowed bytes, and an appender.
 //! <https://protobuf.dev/programming-guides/encoding/>. Nothing is allocated from a length that the input declares.
 
+/// Why bytes are not protobuf as ONNX uses it. `at` is always a byte offset in the whole file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
+    /// A varint that does not end within ten bytes or within its message; the byte where reading stopped.
     #[error("a varint runs past byte {0}")]
     Varint(usize),
+    /// A field that is longer than the message it stands in.
     #[error("field {field} at byte {at} declares {declared} bytes, only {left} are left")]
     Overrun {
+        /// Field number.
         field: u32,
+        /// Where its value would start.
         at: usize,
+        /// Bytes its length prefix asks for, or 4 or 8 for a fixed-width value.
         declared: u64,
+        /// Bytes left in the message.
         left: usize,
     },
+    /// A group (wire types 3 and 4) or one of the unassigned types 6 and 7.
     #[error("field {field} at byte {at} has wire type {wire}, which ONNX does not use")]
-    WireType { field: u32, at: usize, wire: u8 },
+    WireType {
+        /// Field number.
+        field: u32,
+        /// Where the field's key starts.
+        at: usize,
+        /// The wire type.
+        wire: u8,
+    },
+    /// A field whose wire type fits the file but not the ONNX schema, met when its value is asked for.
     #[error("field {field} at byte {at} has another wire type than ONNX gives it")]
-    Mismatch { field: u32, at: usize },
+    Mismatch {
+        /// Field number.
+        field: u32,
+        /// Where its value starts.
+        at: usize,
+    },
+    /// A field number of 0 or above 2²⁹ - 1.
     #[error("field number {number} at byte {at} is beyond those protobuf has")]
-    FieldNumber { number: u64, at: usize },
+    FieldNumber {
+        /// The number as it stands in the key.
+        number: u64,
+        /// Where the key starts.
+        at: usize,
+    },
+    /// Graphs inside attributes of nodes, nested deeper than the reader follows; the limit.
     #[error("graphs nest more than {0} deep")]
     Nesting(usize),
+    /// A string that is not UTF-8.
     #[error("text in field {field} at byte {at} is not UTF-8")]
-    Utf8 { field: u32, at: usize },
+    Utf8 {
+        /// Field number.
+        field: u32,
+        /// Where the string starts.
+        at: usize,
+    },
 }
 
 /// The largest field number protobuf has.
 const MOST_FIELD: u32 = (1 << 29) - 1;
 
+/// The payload of a field, by its wire type.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value<'a> {
+    /// Wire type 0: integers, enums and booleans; a negative number stands there in two's complement.
     Varint(u64),
+    /// Wire type 5, little-endian: floats.
     Fixed32(u32),
+    /// Wire type 1, little-endian: doubles.
     Fixed64(u64),
+    /// Wire type 2: strings, embedded messages and packed numbers, without their length prefix.
     Bytes(&'a [u8]),
 }
 
 /// One field: its number, its value, and where in the whole file the field's value starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Field<'a> {
+    /// Field number, from 1 to 2²⁹ - 1.
     pub number: u32,
+    /// The payload, not yet held against the ONNX schema.
     pub value: Value<'a>,
     /// Absolute offset of the value (of the payload, for length-delimited fields).
     pub at: usize,
 }
 
 impl<'a> Field<'a> {
+    /// The payload of a length-delimited field.
+    ///
+    /// # Errors
+    /// [`WireError::Mismatch`] for any other wire type.
     pub fn bytes(&self) -> Result<&'a [u8], WireError> {
         match self.value {
             Value::Bytes(b) => Ok(b),
@@ -65,10 +110,15 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// Whether the value takes no bytes, which only a length-delimited field can.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
+    /// The payload as a string.
+    ///
+    /// # Errors
+    /// [`WireError::Mismatch`] where it is not length-delimited, [`WireError::Utf8`] where it is not UTF-8.
     pub fn text(&self) -> Result<&'a str, WireError> {
         std::str::from_utf8(self.bytes()?).map_err(|_| WireError::Utf8 {
             field: self.number,
@@ -76,6 +126,10 @@ impl<'a> Field<'a> {
         })
     }
 
+    /// A varint as int64.
+    ///
+    /// # Errors
+    /// [`WireError::Mismatch`] for any other wire type.
     pub fn int(&self) -> Result<i64, WireError> {
         match self.value {
             Value::Varint(v) => Ok(v as i64),
@@ -86,6 +140,10 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// A fixed 32-bit value as f32.
+    ///
+    /// # Errors
+    /// [`WireError::Mismatch`] for any other wire type.
     pub fn float(&self) -> Result<f32, WireError> {
         match self.value {
             Value::Fixed32(v) => Ok(f32::from_bits(v)),
@@ -97,6 +155,9 @@ impl<'a> Field<'a> {
     }
 
     /// Fields of an embedded message.
+    ///
+    /// # Errors
+    /// [`WireError::Mismatch`] where the field is not length-delimited.
     pub fn fields(&self) -> Result<Fields<'a>, WireError> {
         Ok(Fields {
             bytes: self.bytes()?,
@@ -106,6 +167,9 @@ impl<'a> Field<'a> {
     }
 
     /// A repeated int64, packed or not, handed one by one to `each`.
+    ///
+    /// # Errors
+    /// [`WireError::Mismatch`] for another wire type, [`WireError::Varint`] where the last number is cut short.
     pub fn ints(&self, mut each: impl FnMut(i64)) -> Result<(), WireError> {
         match self.value {
             Value::Varint(v) => each(v as i64),
@@ -136,6 +200,7 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// The fields of a message that starts at byte 0 of the file.
     pub fn new(bytes: &'a [u8]) -> Self {
         Fields { bytes, pos: 0, base: 0 }
     }
@@ -262,11 +327,13 @@ impl Message {
         self.varint(u64::from(number) << 3 | u64::from(wire));
     }
 
+    /// Appends an int64, int32, enum or bool as a varint.
     pub fn int(&mut self, number: u32, value: i64) {
         self.key(number, 0);
         self.varint(value as u64);
     }
 
+    /// Appends a float as four little-endian bytes.
     pub fn float(&mut self, number: u32, value: f32) {
         self.key(number, 5);
         self.0.extend_from_slice(&value.to_le_bytes());
@@ -289,19 +356,23 @@ impl Message {
         self.0.push(len as u8 & 0x7f);
     }
 
+    /// Appends a length-delimited field: its key, its length and `bytes`.
     pub fn bytes(&mut self, number: u32, bytes: &[u8]) {
         self.header(number, bytes.len());
         self.0.extend_from_slice(bytes);
     }
 
+    /// Appends a string.
     pub fn text(&mut self, number: u32, text: &str) {
         self.bytes(number, text.as_bytes());
     }
 
+    /// Appends an embedded message that is already whole.
     pub fn message(&mut self, number: u32, message: &Message) {
         self.bytes(number, &message.0);
     }
 
+    /// Appends a repeated int64 in its packed form: one length-delimited field of varints.
     pub fn packed(&mut self, number: u32, values: &[i64]) {
         let mut body = Message::default();
         values.iter().for_each(|&v| body.varint(v as u64));

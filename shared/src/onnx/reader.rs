@@ -6,42 +6,59 @@ use crate::file_kind::FileKind;
 use crate::onnx::protobuf::{Fields, Value, WireError};
 use std::ops::Range;
 
+/// A whole file: its `ModelProto` and, flattened into it, its `GraphProto`.
 #[derive(Clone, Debug, Default)]
 pub struct ModelView<'a> {
+    /// `ir_version`; 0 where the file states none.
     pub ir_version: i64,
+    /// `producer_name`, empty where the file states none.
     pub producer: &'a str,
     /// Version of the default operator set; 0 when none is imported.
     pub opset: i64,
+    /// `metadata_props`, key and value, in the order of the file.
     pub metadata: Vec<(&'a str, &'a str)>,
+    /// Nodes of the outermost graph, in the order of the file.
     pub nodes: Vec<NodeView<'a>>,
     /// Encoded `FunctionProto`s: functions of the model's own.
     pub functions: Vec<&'a [u8]>,
+    /// Dense initializers of the outermost graph, in the order of the file.
     pub initializers: Vec<TensorView<'a>>,
     /// Encoded `SparseTensorProto`s.
     pub sparse: Vec<&'a [u8]>,
     /// Encoded `ValueInfoProto`s.
     pub inputs: Vec<&'a [u8]>,
+    /// Encoded `ValueInfoProto`s of the graph's outputs.
     pub outputs: Vec<&'a [u8]>,
     /// The same of inner values.
     pub declared: Vec<&'a [u8]>,
     has_graph: bool,
 }
 
+/// One `NodeProto`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeView<'a> {
+    /// May be empty: ONNX asks for no name.
     pub name: &'a str,
+    /// `op_type`, e.g. `MatMul`; never empty in a node of a [`ModelView`].
     pub op: &'a str,
+    /// Operator set; empty for the default one.
     pub domain: &'a str,
+    /// Names of the values it reads; an empty one is an optional input left out.
     pub inputs: Vec<&'a str>,
+    /// Names of the values it makes; an empty one is an optional output left out.
     pub outputs: Vec<&'a str>,
     /// Encoded `AttributeProto`s.
     pub attributes: Vec<&'a [u8]>,
 }
 
+/// One `TensorProto`: its facts and where its numbers are.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TensorView<'a> {
+    /// Never empty in an initializer of a [`ModelView`].
     pub name: &'a str,
+    /// Code of `TensorProto.DataType`, e.g. 1 for float.
     pub data_type: i64,
+    /// Empty for a scalar. Not checked: a file may state negative sizes.
     pub dims: Vec<i64>,
     /// Where `raw_data` lies in the file.
     pub raw: Option<Range<usize>>,
@@ -60,30 +77,49 @@ pub struct TensorView<'a> {
 /// One attribute of a node, decoded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AttributeView<'a> {
+    /// Which attribute of its operator this is, e.g. `axis`.
     pub name: &'a str,
+    /// 0 where it is of another type.
     pub float: f32,
+    /// 0 where it is of another type.
     pub int: i64,
+    /// Bytes, usually UTF-8; empty where it is of another type.
     pub string: &'a [u8],
+    /// Its byte range counts from the start of the encoded attribute.
     pub tensor: Option<TensorView<'a>>,
+    /// Empty where it is of another type.
     pub floats: Vec<f32>,
+    /// Empty where it is of another type.
     pub ints: Vec<i64>,
     /// Encoded `GraphProto`s, of one graph or several.
     pub graphs: Vec<&'a [u8]>,
     /// The tensors of a list, and encoded `SparseTensorProto`s, of one or several.
     pub tensors: Vec<TensorView<'a>>,
+    /// Encoded `SparseTensorProto`s, of one or several.
     pub sparse: Vec<&'a [u8]>,
 }
 
+/// Why a file cannot be read as an ONNX model.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ReadError {
+    /// The file is of another kind, told by its bytes.
     #[error("{0}")]
     Foreign(FileKind),
+    /// The file is not well-formed protobuf.
     #[error("not an ONNX file: {0}")]
     Wire(#[from] WireError),
+    /// The file is well-formed protobuf without a `GraphProto`.
     #[error("not an ONNX file: it holds no graph")]
     NoGraph,
+    /// A node without an operator or an initializer without a name.
     #[error("at byte {at}: {what}, which no ONNX file has")]
-    Empty { at: usize, what: &'static str },
+    Empty {
+        /// Byte of the file where it starts.
+        at: usize,
+        /// Which of the two it is.
+        what: &'static str,
+    },
+    /// A list of the file has more than 2²⁰ entries.
     #[error("more than {MOST} nodes, initializers or other parts")]
     TooMany,
 }
@@ -102,6 +138,9 @@ fn push<T>(list: &mut Vec<T>, part: T) -> Result<(), ReadError> {
 }
 
 /// Reads the structure of a whole file.
+///
+/// # Errors
+/// Any [`ReadError`].
 pub fn model(bytes: &[u8]) -> Result<ModelView<'_>, ReadError> {
     let kind = FileKind::of(bytes);
     if !kind.may_be_onnx() {
@@ -159,6 +198,9 @@ fn graph<'a>(model: &mut ModelView<'a>, fields: Fields<'a>) -> Result<(), ReadEr
 }
 
 /// Decodes a `NodeProto`.
+///
+/// # Errors
+/// Malformed protobuf, or a field of another wire type than ONNX gives it.
 pub fn node(fields: Fields<'_>) -> Result<NodeView<'_>, WireError> {
     let mut node = NodeView::default();
     for field in fields {
@@ -177,6 +219,9 @@ pub fn node(fields: Fields<'_>) -> Result<NodeView<'_>, WireError> {
 }
 
 /// Decodes an encoded `AttributeProto`; byte ranges count from its start.
+///
+/// # Errors
+/// Malformed protobuf, or a field of another wire type than ONNX gives it.
 pub fn attribute(encoded: &[u8]) -> Result<AttributeView<'_>, WireError> {
     let mut attribute = AttributeView::default();
     for field in Fields::new(encoded) {
@@ -206,6 +251,9 @@ pub fn attribute(encoded: &[u8]) -> Result<AttributeView<'_>, WireError> {
 }
 
 /// The name of an encoded `SparseTensorProto`: that of its values, which may stand after its indices.
+///
+/// # Errors
+/// Malformed protobuf, or a field of another wire type than ONNX gives it.
 pub fn sparse_name(encoded: &[u8]) -> Result<&str, WireError> {
     let mut name = "";
     for field in Fields::new(encoded) {
@@ -218,6 +266,9 @@ pub fn sparse_name(encoded: &[u8]) -> Result<&str, WireError> {
 }
 
 /// The values and indices of an encoded `SparseTensorProto`, in the order they stand there.
+///
+/// # Errors
+/// Malformed protobuf, or a field of another wire type than ONNX gives it.
 pub fn sparse(encoded: &[u8]) -> Result<Vec<TensorView<'_>>, WireError> {
     let mut parts = Vec::new();
     for field in Fields::new(encoded) {
@@ -230,6 +281,9 @@ pub fn sparse(encoded: &[u8]) -> Result<Vec<TensorView<'_>>, WireError> {
 }
 
 /// Decodes the `TensorProto` at byte `at` of the file.
+///
+/// # Errors
+/// Malformed protobuf, or a field of another wire type than ONNX gives it.
 pub fn tensor(encoded: &[u8], at: usize) -> Result<TensorView<'_>, WireError> {
     let mut tensor = TensorView {
         encoded,

@@ -6,20 +6,28 @@ use crate::artifact::layout::{ALIGNMENT, TAIL};
 use crate::onnx::protobuf::{Message, varint_len};
 use std::io::{self, Write};
 
+/// `ir_version` of every file written: that of ONNX 1.10.
 pub const IR_VERSION: i64 = 8;
 
 /// `TensorProto.DataType`, as far as thimble writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataType {
+    /// IEEE binary32, code 1.
     F32,
+    /// Code 2.
     U8,
+    /// Code 3.
     I8,
+    /// Code 6.
     I32,
+    /// Code 7.
     I64,
+    /// IEEE binary16, code 10.
     F16,
 }
 
 impl DataType {
+    /// The number of `TensorProto.DataType`.
     pub fn code(self) -> i64 {
         match self {
             DataType::F32 => 1,
@@ -31,6 +39,7 @@ impl DataType {
         }
     }
 
+    /// Bytes of one element.
     pub fn bytes(self) -> usize {
         match self {
             DataType::U8 | DataType::I8 => 1,
@@ -41,69 +50,101 @@ impl DataType {
     }
 }
 
+/// An attribute of a node: its name and its value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Attr {
+    /// `i`, of type INT.
     Int(&'static str, i64),
+    /// `ints`, of type INTS.
     Ints(&'static str, Vec<i64>),
+    /// `f`, of type FLOAT.
     Float(&'static str, f32),
+    /// `s`, of type STRING.
     Text(&'static str, &'static str),
 }
 
 /// One node; its name is its first output's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
+    /// Operator of the default set.
     pub op: &'static str,
+    /// Names of the values it reads; an empty one is an optional input left out.
     pub inputs: Vec<String>,
+    /// Names of the values it makes, one at least: the first names the node too.
     pub outputs: Vec<String>,
+    /// Written in this order.
     pub attributes: Vec<Attr>,
 }
 
 /// A small initializer, written with its data and without alignment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Constant {
+    /// Name that nodes read it by.
     pub name: String,
+    /// Type of the elements in `data`.
     pub data_type: DataType,
+    /// Empty for a scalar.
     pub dims: Vec<usize>,
+    /// Little-endian, row-major: product of `dims` times [`DataType::bytes`] bytes.
     pub data: Vec<u8>,
 }
 
 /// An initializer the device maps: its bytes are asked for when the file is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapped {
+    /// Name that nodes read it by, and the device finds it by.
     pub name: String,
+    /// Type of the elements of the payload.
     pub data_type: DataType,
+    /// Shape as ONNX states it; the payload is row-major.
     pub dims: Vec<usize>,
 }
 
 impl Mapped {
+    /// Bytes of the payload: product of `dims` times the bytes of an element.
     pub fn bytes(&self) -> usize {
         self.dims.iter().product::<usize>() * self.data_type.bytes()
     }
 }
 
+/// One dimension of an input or output.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Dim {
+    /// The same size in every run.
     Fixed(usize),
+    /// A size that the caller chooses per run, by its name in the file, e.g. `batch`.
     Symbol(&'static str),
 }
 
 /// A graph input or output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
+    /// Name callers give values by.
     pub name: &'static str,
+    /// Type of the elements.
     pub data_type: DataType,
+    /// Outermost first.
     pub dims: Vec<Dim>,
 }
 
+/// A model as it is written: one graph, its constants in the file's head and its mapped initializers at the end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OnnxModel {
+    /// Version of the default operator set, the only one imported.
     pub opset: i64,
+    /// `producer_version`; the producer's name is always `thimble`.
     pub producer_version: String,
+    /// `metadata_props`, key and value, in the order written.
     pub metadata: Vec<(String, String)>,
+    /// In topological order: every value is made before it is read.
     pub nodes: Vec<Node>,
+    /// Initializers written with their data, before the mapped ones.
     pub constants: Vec<Constant>,
+    /// Initializers whose payload starts at a multiple of 64 bytes, in file order.
     pub mapped: Vec<Mapped>,
+    /// Inputs of the graph; initializers are not among them.
     pub inputs: Vec<Port>,
+    /// Outputs of the graph.
     pub outputs: Vec<Port>,
 }
 
@@ -125,6 +166,12 @@ pub fn size(model: &OnnxModel) -> usize {
 }
 
 /// Writes the whole file to `out`. `payload` writes each mapped initializer's bytes; their count must be [`Mapped::bytes`].
+///
+/// # Errors
+/// Those of `out` and `payload`.
+///
+/// # Panics
+/// Where `payload` writes another number of bytes.
 pub fn write_to(
     model: &OnnxModel,
     out: &mut dyn Write,

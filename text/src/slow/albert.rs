@@ -8,9 +8,13 @@ use serde::{Deserialize, Serialize};
 /// AlbertTokenizer's options, under its own names, and its model's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AlbertRules {
+    /// Lower-case the text.
     pub do_lower_case: bool,
+    /// Join words by single spaces, and drop spaces at both ends.
     pub remove_space: bool,
+    /// Keep combining marks; otherwise the text is decomposed (NFKD) and its marks are dropped.
     pub keep_accents: bool,
+    /// What the SentencePiece model does itself, after the rest.
     pub sentencepiece: SentencePieceRules,
 }
 

@@ -37,19 +37,25 @@ pub const MEMBER: &str = "slow";
 pub struct SlowRules {
     /// Where texts are lower-cased before they are split: what is left as it is, the first that fits being taken.
     pub keep_case: Option<Vec<String>>,
+    /// Split added tokens that stand in a text like any other text.
     pub split_special_tokens: bool,
     /// Whether long texts lose their beginning instead of their end.
     pub truncate_left: bool,
+    /// Text of the token that stands for a blank, e.g. `[MASK]`; `None` where the tokenizer has none.
     pub mask_token: Option<String>,
+    /// Text of the padding token, e.g. `<pad>`; `None` where the tokenizer has none.
     pub pad_token: Option<String>,
+    /// How the text between added tokens is split.
     pub tokenizer: Class,
 }
 
 /// The class in transformers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Class {
+    /// SentencePiece pieces.
     #[serde(rename = "AlbertTokenizer")]
     Albert(AlbertRules),
+    /// Words, then word pieces.
     #[serde(rename = "BertTokenizer")]
     Bert(WordPieceRules),
 }
@@ -117,6 +123,9 @@ enum Pieces {
 impl Slow {
     /// The slow tokenizer a tokenizer.json states, and the library's with what both have in common: all tokens with their ids,
     /// the normaliser, and what is put around texts. In place of the model it has a list, which takes less memory.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or what its class of tokenizer lacks.
     pub fn read(json: &[u8]) -> Result<(Slow, Tokenizer), String> {
         let file: File = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         let rules = file.decoder.slow;
@@ -152,6 +161,7 @@ impl Slow {
         Ok((slow, library))
     }
 
+    /// The rules as the tokenizer.json states them.
     pub fn rules(&self) -> &SlowRules {
         &self.rules
     }

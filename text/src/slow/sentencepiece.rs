@@ -25,10 +25,15 @@ pub fn user_defined_score(symbol: &str) -> f32 {
 /// What SentencePiece does beside what the vocabulary of a tokenizer.json says; pieces are named by their text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SentencePieceRules {
+    /// Put a space before the text, or after it with `treat_whitespace_as_suffix`.
     pub add_dummy_prefix: bool,
+    /// Drop spaces at both ends and of several in a row all but one.
     pub remove_extra_whitespaces: bool,
+    /// Write a space as `▁` inside pieces.
     pub escape_whitespaces: bool,
+    /// Put the space of `add_dummy_prefix` after the text instead of before it.
     pub treat_whitespace_as_suffix: bool,
+    /// Replace a character the vocabulary does not have by one piece per byte, `<0x00>` to `<0xFF>`.
     pub byte_fallback: bool,
     /// Pieces that never arise from text: control symbols and, with `byte_fallback`, bytes.
     pub reserved: Vec<String>,
@@ -42,6 +47,7 @@ pub struct SentencePieceRules {
     pub algorithm: Algorithm,
 }
 
+/// How SentencePiece was trained to choose pieces.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {

@@ -9,8 +9,11 @@ use std::collections::{HashMap, HashSet};
 /// BertTokenizer's options, under its own names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WordPieceRules {
+    /// Clean the text and cut it at blanks and punctuation first; otherwise only at blanks.
     pub do_basic_tokenize: bool,
+    /// Lower-case each word that is not to be left whole.
     pub do_lower_case: bool,
+    /// Make each Chinese character a word.
     pub tokenize_chinese_chars: bool,
     /// Not given: as `do_lower_case`.
     pub strip_accents: Option<bool>,

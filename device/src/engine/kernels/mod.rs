@@ -21,49 +21,81 @@ use thimble_shared::dtype::I8_MAX;
 use tract::{Operands, TractKernel, Workspace};
 use tract_core::internal::TractResult;
 
+/// A matrix kernel for f32 sums: it computes weights in f32, f16 and w8.
 #[derive(Clone, Debug)]
 pub enum F32Kernel {
+    /// thimble's own, on AVX-512.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// One of tract's, for 8 × 8 tiles.
     Tract(TractKernel),
+    /// Plain Rust, on any CPU.
     Portable,
 }
 
+/// A matrix kernel for int8 products and int32 sums: it computes weights in i8, i8a and i4.
 #[derive(Clone, Debug)]
 pub enum I8Kernel {
+    /// thimble's own, on AVX-512 VNNI.
     #[cfg(target_arch = "x86_64")]
     Vnni,
+    /// thimble's own, on AVX2.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// thimble's own, on the dot-product instructions SDOT or SMMLA.
     #[cfg(target_arch = "aarch64")]
     Dot(aarch64::Dot),
+    /// thimble's own, on SMULL and SMLAL, for CPUs without dot products.
     #[cfg(target_arch = "aarch64")]
     Smull,
+    /// One of tract's, for 8 × 8 tiles.
     Tract(TractKernel),
+    /// Plain Rust, on any CPU.
     Portable,
 }
 
 /// The kernels an engine computes with.
 #[derive(Clone, Debug)]
 pub struct Kernels {
+    /// For weights in f32, f16 and w8.
     pub f32: F32Kernel,
+    /// For weights in i8, i8a and i4.
     pub i8: I8Kernel,
 }
 
+/// Why a kernel cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
+    /// A kernel was asked for that this CPU does not have.
     #[error("no kernel '{name}' on this CPU; it has {known}")]
-    Unknown { name: String, known: String },
+    Unknown {
+        /// The name that was asked for.
+        name: String,
+        /// Names of the kernels it has.
+        known: String,
+    },
+    /// A kernel computes something else than it should.
     #[error("kernel '{kernel}' fails its self-test: token {token}, channel {channel} is {found}, must be {wanted}")]
     SelfTest {
+        /// Name of the kernel.
         kernel: String,
+        /// Token of the first wrong result.
         token: usize,
+        /// Output channel of the first wrong result.
         channel: usize,
+        /// What the kernel gave.
         found: f64,
+        /// What it must give.
         wanted: f64,
     },
+    /// A kernel could not run.
     #[error("kernel '{kernel}': {problem}")]
-    Failed { kernel: String, problem: String },
+    Failed {
+        /// Name of the kernel.
+        kernel: String,
+        /// What it said.
+        problem: String,
+    },
 }
 
 /// What one thread works in while it multiplies.
@@ -127,6 +159,7 @@ impl F32Kernel {
         all
     }
 
+    /// As `--kernel` and reports spell it.
     pub fn name(&self) -> &str {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -136,6 +169,7 @@ impl F32Kernel {
         }
     }
 
+    /// How it wants activations packed.
     pub fn tiling(&self) -> Tiling {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -231,6 +265,7 @@ impl I8Kernel {
         all
     }
 
+    /// As `--kernel` and reports spell it.
     pub fn name(&self) -> &str {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -248,6 +283,7 @@ impl I8Kernel {
         }
     }
 
+    /// How it wants activations packed.
     pub fn tiling(&self) -> Tiling {
         match self {
             #[cfg(target_arch = "x86_64")]

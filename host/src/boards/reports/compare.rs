@@ -148,6 +148,7 @@ fn row(entry: &Entry) -> Vec<String> {
     ]
 }
 
+/// Reports side by side for a terminal, one row each, notes below.
 pub fn as_table(entries: &[Entry]) -> String {
     let (heads, rows) = comparison(entries);
     let mut aligns = vec![Align::Right; heads.len()];
@@ -157,6 +158,7 @@ pub fn as_table(entries: &[Entry]) -> String {
     text
 }
 
+/// Reports side by side as a Markdown table, one row each, notes below as a list.
 pub fn as_markdown(entries: &[Entry]) -> String {
     let line = |cells: &[String]| {
         let cells: Vec<String> = cells.iter().map(|c| plain_markdown(c)).collect();

@@ -17,30 +17,42 @@ use thimble_shared::board::report::{Report, SCHEMA};
 /// One report with what the host knows of it: a line of a history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
+    /// The schema's number, as in the report.
     pub schema: u32,
     /// UTC, as 2026-01-31T12:00:00Z; absent in a file straight from a board, which may have no clock.
     #[serde(default)]
     pub time: Option<String>,
     /// Which board it was: as ssh or the inventory calls it, or what it calls itself.
     pub board: String,
+    /// Name of the target the report was held against; `None` where there was none.
     #[serde(default)]
     pub target: Option<String>,
+    /// What the board measured.
     pub report: Report,
 }
 
+/// Why reports cannot be read or added.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
+    /// The file cannot be read or written, or holds no report.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A line of a history is no report.
     #[error("{} line {line}: {problem}", path.display())]
     Line {
+        /// The history.
         path: PathBuf,
+        /// Counted from 1.
         line: usize,
+        /// What is wrong with the line.
         problem: String,
     },
 }
 
 /// Every report of a file, oldest first.
+///
+/// # Errors
+/// Where the file cannot be read, holds no report, or one of a line is damaged.
 pub fn load(path: &Path) -> Result<Vec<Entry>, ReportError> {
     atomic::regular(path)?;
     let entries = entries(path)?;
@@ -51,6 +63,9 @@ pub fn load(path: &Path) -> Result<Vec<Entry>, ReportError> {
 }
 
 /// The same of a history that a report is to be added to: it may be empty, not be there yet, or be /dev/null.
+///
+/// # Errors
+/// Those of [`load`], and one report spread over several lines.
 pub fn history(path: &Path) -> Result<Vec<Entry>, ReportError> {
     match path.exists() {
         true => {
@@ -144,14 +159,20 @@ fn sound(report: Report) -> Result<Report, String> {
 /// a model that was made anew is held against what it replaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kind<'a> {
+    /// The board's name in the entry.
     pub board: &'a str,
+    /// File name of the model.
     pub model: &'a str,
+    /// Tokens per sequence.
     pub seq: u32,
+    /// Sequences in one pass.
     pub batch: u32,
+    /// Threads the engine computed with.
     pub threads: u32,
 }
 
 impl<'a> Kind<'a> {
+    /// The kind of a report of that board.
     pub fn of(board: &'a str, report: &'a Report) -> Kind<'a> {
         Kind {
             board,
@@ -177,6 +198,7 @@ impl<'a> Kind<'a> {
 }
 
 impl Entry {
+    /// The kind of the entry's report.
     pub fn kind(&self) -> Kind<'_> {
         Kind::of(&self.board, &self.report)
     }
@@ -208,7 +230,7 @@ fn stamp(seconds: u64) -> String {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
 
     pub fn sample() -> serde_json::Value {

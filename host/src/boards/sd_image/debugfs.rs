@@ -15,13 +15,18 @@ pub struct FileSystem {
     device: String,
 }
 
+/// What debugfs says of one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stat {
     /// "regular", "directory", "symlink", …
     pub kind: String,
+    /// Permission bits, set-user, set-group and sticky included.
     pub mode: u32,
+    /// User and group, by number.
     pub owner: (u32, u32),
+    /// Size of the content.
     pub bytes: u64,
+    /// Where a symbolic link leads; `None` for anything else.
     pub link: Option<String>,
 }
 
@@ -29,6 +34,10 @@ pub struct Stat {
 const LONGEST_LINK: u64 = 4096;
 
 impl FileSystem {
+    /// Prepares a folder in which tools find the image; nothing is opened yet.
+    ///
+    /// # Errors
+    /// Where the image is not there, or no temporary folder can be made.
     pub fn of(image: &Path, partition: &Partition) -> Result<FileSystem, CardError> {
         let failed = |e: std::io::Error| CardError::file(image, e);
         let image = image.canonicalize().map_err(failed)?;
@@ -66,6 +75,9 @@ impl FileSystem {
     }
 
     /// What lies at `path`, links in its directories followed within the image, itself not.
+    ///
+    /// # Errors
+    /// Where debugfs fails, or the path cannot be named to it.
     pub fn stat(&self, path: &str) -> Result<Option<Stat>, CardError> {
         let mut stat = parse_stat(&self.debugfs(false, &format!("stat {}\n", quote(path)?))?);
         // Where a long link leads is in its data.
@@ -87,6 +99,9 @@ impl FileSystem {
     }
 
     /// The bytes of a regular file of at most `most` bytes.
+    ///
+    /// # Errors
+    /// Where debugfs fails, or the path cannot be named to it.
     pub fn read(&self, path: &str, most: u64) -> Result<Option<Vec<u8>>, CardError> {
         match self.stat(path)? {
             Some(stat) if stat.kind == "regular" && stat.bytes <= most => {}
@@ -96,6 +111,9 @@ impl FileSystem {
     }
 
     /// `path` with its last part's links followed, as far as they lead to something.
+    ///
+    /// # Errors
+    /// Where debugfs fails, or the path cannot be named to it.
     pub fn follow(&self, path: &str) -> Result<Option<String>, CardError> {
         let mut path = path.to_string();
         for _ in 0..16 {
@@ -113,6 +131,9 @@ impl FileSystem {
     }
 
     /// Applies commands that may name staged files by the names [`FileSystem::stage`] gave them.
+    ///
+    /// # Errors
+    /// Where debugfs fails.
     pub fn write(&self, script: &str) -> Result<(), CardError> {
         self.debugfs(true, script).map(drop)
     }
@@ -126,6 +147,9 @@ impl FileSystem {
     }
 
     /// What e2fsck has against it; `None` when nothing.
+    ///
+    /// # Errors
+    /// Where e2fsck cannot be run.
     pub fn unsound(&self) -> Result<Option<String>, CardError> {
         let done = self.tool("e2fsck", &["-fn"])?;
         // 1 to 7 is what it found; above, or ended by a signal, it did not look.

@@ -18,14 +18,24 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
+/// Why nothing was installed; the image is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum CardError {
+    /// The image, its copy or its folder cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The image has no partition table, a damaged one, or a file system that must not be written to.
     #[error("{}: {source}", path.display())]
-    Table { path: PathBuf, source: TableError },
+    Table {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TableError,
+    },
+    /// debugfs or e2fsck does not start or fails.
     #[error(transparent)]
     Tool(#[from] ToolError),
+    /// A path in the image holds a control character or a double quote.
     #[error("{0:?} in the image cannot be named to debugfs")]
     Path(String),
     /// Nothing is broken, it just does not fit.
@@ -55,6 +65,11 @@ pub struct Installed {
     pub owner_changed: bool,
 }
 
+/// Installs a payload into the root partition of an image, or into partition `wanted`.
+///
+/// # Errors
+/// Where the image cannot be read, is in use, has no room, no aarch64 system or a damaged file system, or where what was
+/// written does not read back.
 pub fn install(image: &Path, wanted: Option<u32>, payload: &Payload) -> Result<Installed, CardError> {
     let failed = |e: std::io::Error| CardError::file(image, e);
     // A link stays a link: what it leads to is replaced.
@@ -230,6 +245,7 @@ fn fits_architecture(image: &Path, system: &FileSystem) -> Result<(), CardError>
     }
 }
 
+/// What is said of a system for another architecture, given its name.
 pub fn wrong_architecture(arch: &str) -> String {
     format!("the system there is {arch}, thimble-device is for aarch64 (64-bit ARM): take a 64-bit system")
 }

@@ -3,29 +3,37 @@
 
 use std::io::{Read, Seek, SeekFrom};
 
+/// Bytes of one sector.
 pub const SECTOR: u64 = 512;
 /// What some flash and disks have instead.
 const WIDE_SECTOR: u64 = 4096;
 /// A chain of extended partitions longer than this is a loop or a joke.
 const MOST_LOGICAL: u32 = 60;
 
+/// One partition that lies wholly within its image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Partition {
     /// As Linux numbers it: mmcblk0p2 is 2.
     pub number: u32,
     /// Bytes from the start of the image.
     pub offset: u64,
+    /// Size of the partition.
     pub bytes: u64,
 }
 
+/// Why an image's partitions cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
+    /// The operating system could not read the image.
     #[error("cannot be read: {0}")]
     Read(#[from] std::io::Error),
+    /// The image is no disk image, or its table is empty.
     #[error("holds no partition table: a disk image has one, MBR or GPT")]
     None,
+    /// An entry, a chain or a checksum is wrong; which one.
     #[error("its partition table is damaged: {0}")]
     Damaged(String),
+    /// A file system must not be written to: unclean, impossible, or larger than its partition; the whole text.
     #[error("{0}")]
     FileSystem(String),
 }
@@ -54,6 +62,9 @@ fn read_at(image: &mut (impl Read + Seek), at: u64, bytes: usize) -> std::io::Re
 }
 
 /// The partitions of an image of `size` bytes, in the order of the table.
+///
+/// # Errors
+/// [`TableError::None`], [`TableError::Damaged`] and [`TableError::Read`].
 pub fn table(image: &mut (impl Read + Seek), size: u64) -> Result<Vec<Partition>, TableError> {
     if size < 2 * SECTOR {
         return Err(TableError::None);
@@ -215,12 +226,18 @@ pub fn packed(head: &[u8]) -> Option<(&'static str, &'static str)> {
 /// What the superblock of an ext2, ext3 or ext4 file system says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Super {
+    /// Bytes of one block, 1024 to 65536.
     pub block: u64,
+    /// Blocks that are free.
     pub free: u64,
+    /// Inodes that are free, one for each file that can still be made.
     pub free_inodes: u64,
 }
 
 /// `None` where there is no such file system; an error where there is one that must not be written to.
+///
+/// # Errors
+/// [`TableError::FileSystem`] and [`TableError::Read`].
 pub fn ext(image: &mut (impl Read + Seek), partition: &Partition) -> Result<Option<Super>, TableError> {
     const AT: u64 = 1024;
     if partition.bytes < 2 * AT {

@@ -6,11 +6,14 @@ use std::path::Path;
 use thimble_shared::files;
 use thimble_shared::terminal::acts;
 
+/// One board of an inventory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
+    /// As the inventory calls it.
     pub name: String,
     /// As ssh takes it.
     pub to: String,
+    /// `ansible_port`; `None` leaves it to ssh.
     pub port: Option<u16>,
     /// `thimble_target`.
     pub target: Option<String>,

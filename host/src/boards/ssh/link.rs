@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// One board that ssh leads to; the connection is made by the first command.
 pub struct Link {
     /// As the user named it.
     pub to: String,
@@ -15,21 +16,42 @@ pub struct Link {
     socket: Option<PathBuf>,
 }
 
+/// What a script came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
+    /// The script's own exit code.
     pub code: i32,
+    /// What it printed, without what the login shell said before and after.
     pub stdout: String,
+    /// Its last words on stderr.
     pub stderr: String,
 }
 
+/// Why a script did not run, or nobody knows how it ended.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
+    /// The ssh program cannot be started.
     #[error("ssh does not start: {0}; install it (Debian: apt-get install openssh-client)")]
     Start(std::io::Error),
+    /// ssh could not connect, or the connection broke before the script ended.
     #[error("no connection to {to}: {problem}")]
-    Broken { to: String, problem: String },
+    Broken {
+        /// The board.
+        to: String,
+        /// ssh's last words.
+        problem: String,
+    },
+    /// The board answered, and its login shell did not run the script.
     #[error("{to}: its login shell does not start sh (exit {code}): {problem}")]
-    Shell { to: String, code: i32, problem: String },
+    Shell {
+        /// The board.
+        to: String,
+        /// The login shell's exit code.
+        code: i32,
+        /// Its last words.
+        problem: String,
+    },
+    /// A name that ssh or a shell would take for something else than a host.
     #[error("{0:?} cannot be where a board is: write USER@HOST or a name of your ssh configuration")]
     Name(String),
 }
@@ -42,6 +64,11 @@ const BEGIN: &str = "thimble-script-begins";
 const END: &str = "thimble-script-ends";
 
 impl Link {
+    /// A link to `to`. `port` and `config` (a configuration file) are ssh's own where `None`; `socket` is the path of the control
+    /// socket.
+    ///
+    /// # Errors
+    /// [`LinkError::Name`].
     pub fn new(
         to: &str,
         port: Option<u16>,
@@ -88,11 +115,18 @@ impl Link {
         ssh
     }
 
+    /// Runs `script` in the board's sh with nothing on its stdin.
+    ///
+    /// # Errors
+    /// Any [`LinkError`] but [`LinkError::Name`]. A script that fails is no error: see [`Told::code`].
     pub fn run(&self, script: &str) -> Result<Told, LinkError> {
         self.feed(script, &mut std::io::empty())
     }
 
     /// Runs `script` in the board's sh, `input` on its stdin.
+    ///
+    /// # Errors
+    /// Those of [`Link::run`].
     pub fn feed(&self, script: &str, input: &mut dyn Read) -> Result<Told, LinkError> {
         let mut child = self
             .ssh()

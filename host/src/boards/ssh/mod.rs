@@ -37,56 +37,93 @@ fn pause(tries: u32) -> Duration {
 
 /// What goes to the board.
 pub struct Cargo {
+    /// Model, tokenizer and device program.
     pub files: Vec<Item>,
+    /// Name in `files` of the model to measure.
     pub model: String,
+    /// RAM the bench is predicted to take.
     pub need: Need,
     /// The largest page the program can be mapped with.
     pub largest_page: Option<u64>,
 }
 
+/// One file to send.
 pub struct Item {
     /// Held open: every board gets what was looked at, whatever bears its name by then.
     pub file: Arc<ModelFile>,
+    /// File name on the board.
     pub name: String,
+    /// Of the whole file, lower-case hexadecimal.
     pub sha256: String,
+    /// Size of the file.
     pub bytes: u64,
+    /// Permission bits in octal, as chmod takes them.
     pub mode: &'static str,
 }
 
+/// What is done on the board.
 pub struct Order<'a> {
+    /// Folder for the files; a relative one starts at the home directory.
     pub dir: &'a str,
+    /// Arguments of `thimble-device bench` after the model.
     pub bench: &'a [String],
+    /// Most bytes of peak memory; the bench and, with `keep`, the unit hold the program to it.
     pub max_ram: Option<u64>,
+    /// Leave a systemd unit that measures at boot.
     pub keep: bool,
 }
 
+/// Why a deploy did not end with a report.
 #[derive(Debug, thiserror::Error)]
 pub enum DeployError {
+    /// The model cannot be on this board.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The connection could not be made or was lost for good.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// A command on the board failed, or answered what nobody understands; its words.
     #[error("the board: {0}")]
     Board(String),
+    /// A file here cannot be read, or was written to while it was sent.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A file here cannot be mapped.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// The bench was killed, and not for certain by the kernel for memory; what is known.
     #[error("killed (signal 9); most often that is for memory, {0}")]
     Killed(String),
+    /// Another deploy holds the lock on a file and sends nothing.
     #[error("{name}: another deploy holds it and does not get on; end that one, or remove {dir}/.lock")]
-    Held { name: String, dir: String },
+    Held {
+        /// Name of the file.
+        name: String,
+        /// Folder on the board.
+        dir: String,
+    },
+    /// Another deploy has held the lock on measuring for half an hour.
     #[error(
         "another deploy has been measuring in {dir} for half an hour; end its thimble-device on the board, or remove {dir}/.bench.lock"
     )]
-    Busy { dir: String },
+    Busy {
+        /// Folder on the board.
+        dir: String,
+    },
+    /// A file had the wrong SHA-256 twice after it was sent.
     #[error("{name} arrived damaged twice; is the board's storage sound?")]
-    Damaged { name: String },
+    Damaged {
+        /// Name of the file.
+        name: String,
+    },
 }
 
+/// What a deploy came to.
 #[derive(Debug)]
 pub struct Deployed {
+    /// The board as it was found.
     pub look: Look,
+    /// What the bench measured.
     pub report: Report,
     /// Bytes that went over the link.
     pub sent: u64,
@@ -101,6 +138,10 @@ fn part_name(item: &Item) -> String {
     format!(".{}.{}.part", item.name, &item.sha256[..16])
 }
 
+/// Sends what the board lacks, runs the bench there and brings its report back.
+///
+/// # Errors
+/// Any [`DeployError`]. What was sent stays on the board for the next try.
 pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, DeployError> {
     let look = look(link, cargo, order)?;
     let missing: Vec<&Item> = cargo
@@ -458,7 +499,7 @@ impl Read for Rest<'_> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::probe::tests::board;
     use super::*;
 

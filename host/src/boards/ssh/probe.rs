@@ -10,21 +10,45 @@ use std::path::Path;
 /// Why a board says no: nothing is broken, it just does not fit.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
+    /// The CPU or its system is not 64-bit ARM; what `uname -m` prints.
     #[error("the board is {0}, thimble-device is for aarch64 (64-bit ARM): install a 64-bit system")]
     Architecture(String),
+    /// The disk has no room for what is missing.
     #[error("{need} must be sent, the board has {free} free in {dir}", need = size(*.need), free = size(*.free))]
-    Disk { need: u64, free: u64, dir: String },
+    Disk {
+        /// Bytes needed.
+        need: u64,
+        /// Bytes free.
+        free: u64,
+        /// Folder on the board.
+        dir: String,
+    },
+    /// The model is predicted to need more RAM than is available.
     #[error(
         "the model is predicted to need {need} of RAM, the board has {available} available",
         need = size(*.need), available = size(*.available)
     )]
-    Ram { need: u64, available: u64 },
+    Ram {
+        /// Bytes of the prediction.
+        need: u64,
+        /// Bytes available.
+        available: u64,
+    },
+    /// The CPU lacks a feature that every kernel uses; its name.
     #[error("the board's CPU has no {0}, which every part of thimble-device needs")]
     Features(&'static str),
+    /// The kernel's pages are larger than the program is linked for.
     #[error("the board has pages of {page}, thimble-device is linked for {largest} at most: build it anew", page = size(*.page), largest = size(*.largest))]
-    Page { page: u64, largest: u64 },
+    Page {
+        /// The board's page size, bytes.
+        page: u64,
+        /// Largest page the program can be mapped with, bytes.
+        largest: u64,
+    },
+    /// The kernel killed the bench for memory; what was available before, for people.
     #[error("the kernel killed it: out of memory ({0} were available before)")]
     Killed(String),
+    /// `--keep` cannot be done; what is missing.
     #[error("--keep needs {0} on the board")]
     Keep(&'static str),
 }
@@ -32,19 +56,29 @@ pub enum Refusal {
 /// What a look at the board tells.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Look {
+    /// `uname -m`.
     pub arch: String,
+    /// `uname -r`.
     pub kernel: String,
+    /// The `Features` line of the first CPU in /proc/cpuinfo; empty where there is none.
     pub features: String,
+    /// Bytes; `None` where the board does not say.
     pub page_size: Option<u64>,
+    /// `MemTotal`, bytes.
     pub mem_total: Option<u64>,
+    /// `MemAvailable`, bytes.
     pub mem_available: Option<u64>,
+    /// Bytes free on the file system of `dir`.
     pub disk_free: Option<u64>,
     /// Where the files lie, absolute.
     pub dir: String,
+    /// Whether systemd runs the board.
     pub systemd: bool,
     /// Whether the unit's name was put out of use there.
     pub masked: bool,
+    /// Whether the user is root.
     pub root: bool,
+    /// Name of the user that ssh logs in as.
     pub user: String,
     /// SHA-256 of the files that are there.
     pub(super) have: BTreeMap<String, String>,

@@ -6,58 +6,138 @@ use std::fmt;
 use std::path::PathBuf;
 use thimble_shared::file_kind::FileKind;
 
+/// Why a checkpoint cannot be read. `path` is always the file the error is about.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
+    /// The operating system could not open or read it.
     #[error("{path}: {cause}", path = .path.display())]
-    Io { path: PathBuf, cause: std::io::Error },
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: std::io::Error,
+    },
+    /// A weights file could not be mapped, or was written to while it was read.
     #[error("{0}")]
     Map(thimble_device::image::mmap::MapError),
+    /// The folder holds no weights, or a file of weights could not be found in it.
     #[error("{dir}: no checkpoint here: expected config.json with model.safetensors or pytorch_model.bin{hint}", dir = .dir.display())]
-    NoCheckpoint { dir: PathBuf, hint: String },
+    NoCheckpoint {
+        /// The folder that was searched.
+        dir: PathBuf,
+        /// What stands there instead and what to do then; may be empty.
+        hint: String,
+    },
+    /// Weights were found without a configuration.
     #[error("{path}: no such file; a checkpoint's configuration (config.json, albert_config.json or config.yml) must stand beside its weights", path = .path.display())]
-    NoConfig { path: PathBuf },
+    NoConfig {
+        /// Where the configuration was expected.
+        path: PathBuf,
+    },
+    /// Nothing is at the path.
     #[error("{path}: no such file or folder{hint}", path = .path.display())]
-    Absent { path: PathBuf, hint: String },
+    Absent {
+        /// As it was given.
+        path: PathBuf,
+        /// A name that is close, or how to fetch the model; may be empty.
+        hint: String,
+    },
+    /// The `.index` file of a TensorFlow checkpoint is damaged.
     #[error("{path}: TensorFlow checkpoint: {cause}", path = .path.display())]
-    TensorFlow { path: PathBuf, cause: BundleError },
+    TensorFlow {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong in it.
+        cause: BundleError,
+    },
+    /// The file or folder is of a known kind, and its content is not one that is read.
     #[error("{path}: not a checkpoint thimble reads: {problem}", path = .path.display())]
-    Format { path: PathBuf, problem: String },
+    Format {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was found, and what works instead.
+        problem: String,
+    },
+    /// A field of a configuration has a value that ALBERT here cannot have, or is missing.
     #[error("{path}: {field}: {problem}", path = .path.display())]
     Config {
+        /// The configuration.
         path: PathBuf,
+        /// Name of the field as the file spells it.
         field: String,
+        /// What it holds, and what it may hold.
         problem: String,
     },
+    /// The header of a safetensors file is damaged.
     #[error("{path}: {cause}", path = .path.display())]
     Safetensors {
+        /// The safetensors file.
         path: PathBuf,
+        /// What the safetensors library found.
         cause: safetensors::SafeTensorError,
     },
+    /// The file is of a kind that holds no weights.
     #[error("{path}: {kind}", path = .path.display())]
-    Foreign { path: PathBuf, kind: FileKind },
-    #[error("{path}: torch.save's format before 1.6: {problem}", path = .path.display())]
-    Stream { path: PathBuf, problem: String },
-    #[error("{path}: zip archive: {problem}", path = .path.display())]
-    Zip { path: PathBuf, problem: String },
-    #[error("{path}: pickle at byte {at}: {cause}", path = .path.display())]
-    Pickle {
+    Foreign {
+        /// The file.
         path: PathBuf,
-        at: usize,
-        cause: PickleError,
+        /// Its kind, which prints what to do then.
+        kind: FileKind,
     },
-    #[error("{path}: tensor {tensor}: {problem}", path = .path.display())]
-    Tensor {
+    /// A stream of pickles of `torch.save` before 1.6 is damaged.
+    #[error("{path}: torch.save's format before 1.6: {problem}", path = .path.display())]
+    Stream {
+        /// The weights file.
         path: PathBuf,
-        tensor: String,
+        /// What was found.
         problem: String,
     },
+    /// The zip archive of `torch.save` is damaged.
+    #[error("{path}: zip archive: {problem}", path = .path.display())]
+    Zip {
+        /// The weights file.
+        path: PathBuf,
+        /// What was found.
+        problem: String,
+    },
+    /// The pickle of a torch file is damaged or asks for something that is not read.
+    #[error("{path}: pickle at byte {at}: {cause}", path = .path.display())]
+    Pickle {
+        /// The weights file.
+        path: PathBuf,
+        /// Offset in the pickle, not in the file.
+        at: usize,
+        /// What was refused.
+        cause: PickleError,
+    },
+    /// One tensor cannot be read: its type, size or place in the file.
+    #[error("{path}: tensor {tensor}: {problem}", path = .path.display())]
+    Tensor {
+        /// The file that holds it.
+        path: PathBuf,
+        /// Its name as the file spells it.
+        tensor: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The tensors do not fit the configuration.
     #[error("{path}: {cause}", path = .path.display())]
-    Mismatch { path: PathBuf, cause: Box<Mismatch> },
+    Mismatch {
+        /// The checkpoint.
+        path: PathBuf,
+        /// All that do not fit, not the first one only.
+        cause: Box<Mismatch>,
+    },
+    /// The machine has no memory for the weights.
     #[error("{path}: its weights take {need} bytes of memory in f32, and there are {have} ({by})", path = .path.display())]
     Memory {
+        /// The checkpoint.
         path: PathBuf,
+        /// Bytes the weights take in f32.
         need: u64,
+        /// Bytes that are available.
         have: u64,
+        /// What sets that limit, e.g. a control group.
         by: String,
     },
 }
@@ -65,24 +145,36 @@ pub enum SourceError {
 /// What the pickle interpreter refuses. Nothing in a pickle is ever executed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PickleError {
+    /// The pickle ends before its STOP.
     #[error("ends in the middle of an instruction")]
     Truncated,
+    /// An opcode outside those of a state dict.
     #[error("opcode {name} (0x{code:02x}) is not one that torch uses for a state dict")]
-    Opcode { code: u8, name: &'static str },
+    Opcode {
+        /// The byte.
+        code: u8,
+        /// Its name in Python's pickletools.
+        name: &'static str,
+    },
+    /// A class or function that is not allowed; its module and name.
     #[error(
         "global {0} is not allowed; only tensors in plain or ordered dictionaries are read, and nothing is executed (save model.state_dict())"
     )]
     Global(String),
+    /// `torch.save(model)` in place of `torch.save(model.state_dict())`.
     #[error(
         "it is a whole pickled module ({class}), not its weights; nothing in a checkpoint is executed, so save its state dict where its classes are installed: torch.save(torch.load(FILE, weights_only=False){at}.state_dict(), NEW)"
     )]
     Module {
+        /// The model's class.
         class: String,
         /// How Python gets it out of what the file holds.
         at: String,
     },
+    /// A training state without a model.
     #[error("it holds an optimizer's state and no weights; name the file that the model was saved to")]
     Optimizer,
+    /// Instructions that contradict each other; what was found.
     #[error("{0}")]
     Malformed(String),
 }
@@ -90,8 +182,11 @@ pub enum PickleError {
 /// One stored tensor whose shape is not the one the configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misshapen {
+    /// As the file spells it.
     pub name: String,
+    /// Shape by the configuration, `[out, in]` or `[rows, cols]`.
     pub expected: Vec<usize>,
+    /// Shape in the file.
     pub found: Vec<usize>,
 }
 
@@ -102,13 +197,16 @@ pub struct Mismatch {
     pub missing: Vec<(String, Vec<usize>)>,
     /// Name and shape found.
     pub extra: Vec<(String, Vec<usize>)>,
+    /// Tensors under the right name with a wrong shape.
     pub misshapen: Vec<Misshapen>,
+    /// The transformers class whose tensors were expected.
     pub architecture: String,
     /// What stands before every name of the file.
     pub prefix: String,
 }
 
 impl Mismatch {
+    /// Whether every tensor fits.
     pub fn is_empty(&self) -> bool {
         self.missing.is_empty() && self.extra.is_empty() && self.misshapen.is_empty()
     }

@@ -44,13 +44,16 @@ use thimble_shared::model::{Config, Head};
 /// One weight in logical order, `[out, in]` or `[rows, cols]`, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weight {
+    /// `[out, in]`, `[rows, cols]` or, for a vector, `[len]`.
     pub shape: Vec<usize>,
+    /// Product of `shape` numbers.
     pub data: Vec<f32>,
 }
 
 /// A checkpoint, read.
 #[derive(Clone, Debug)]
 pub struct Source {
+    /// The network as the checkpoint's configuration states it.
     pub config: Config,
     /// Every weight of `config.weights()`, by thimble's name; all finite.
     pub weights: BTreeMap<String, Weight>,
@@ -73,11 +76,17 @@ pub struct Source {
 }
 
 /// Reads the checkpoint at `path`: a directory, a file of weights with its configuration beside it, or a shard index.
+///
+/// # Errors
+/// Any [`SourceError`].
 pub fn read(path: &Path) -> Result<Source, SourceError> {
     read_with(path, &ReadOptions::default())
 }
 
 /// Reads the checkpoint at `path` as `options` say.
+///
+/// # Errors
+/// Any [`SourceError`].
 pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceError> {
     let (located, sentence) = locate(path, options)?;
     let adapter = options.adapter.as_deref().map(adapter::Adapter::open).transpose()?;

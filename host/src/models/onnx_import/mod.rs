@@ -41,12 +41,15 @@ use weights::Matrix;
 
 /// An ALBERT read out of somebody's ONNX file.
 pub struct Imported {
+    /// Configuration, and weights as they were stored.
     pub model: Model,
     /// SHA-256 of the .onnx file.
     pub sha256: String,
+    /// The tokenizer beside the file; `None` where there is none.
     pub tokenizer: Option<TokenizerSource>,
     /// Every file it was read from.
     pub files: Vec<PathBuf>,
+    /// What was decided or left out on the way, for the user to read.
     pub notes: Vec<String>,
     /// Fixed by the file: its sequence length.
     pub seq: Option<usize>,
@@ -149,8 +152,11 @@ pub fn open_with(path: &Path, options: &ImportOptions) -> Result<Imported, Impor
 
 /// What a file would be imported as: read from its structure, without proof.
 pub struct Outline {
+    /// Configuration as far as the graph shows it.
     pub config: Config,
+    /// Sequence length, where the file fixes one.
     pub seq: Option<usize>,
+    /// The tokenizer beside the file; `None` where there is none.
     pub tokenizer: Option<TokenizerSource>,
 }
 

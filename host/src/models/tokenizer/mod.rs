@@ -36,6 +36,7 @@ pub enum TokenizerSource {
     Converted {
         /// The vocabulary: spiece.model, vocab.txt or tokenizer.json.
         path: PathBuf,
+        /// The whole tokenizer.json, as text.
         json: String,
         /// Whose texts it splits alike, and what else a person should know.
         note: Option<String>,

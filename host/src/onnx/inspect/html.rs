@@ -54,6 +54,7 @@ struct Area {
     h: f64,
 }
 
+/// The whole page as HTML. `against` is the size in bytes of what the file is compared with; the page then shows the growth.
 pub fn page(e: &Explanation, against: Option<u64>) -> String {
     let total = e.account.total();
     let mut out = String::new();

@@ -14,8 +14,11 @@ pub enum Cause {
     Weights,
     /// The same, but reached only through other nodes.
     ThroughIdentity,
+    /// Weights, reached only through Transpose.
     ThroughTranspose,
+    /// Weights, reached only through Cast.
     ThroughCast,
+    /// Weights, reached only through nodes that dequantise.
     ThroughDequantize,
     /// Byte for byte what another tensor holds.
     Duplicates,
@@ -31,6 +34,7 @@ pub enum Cause {
     Unreferenced,
     /// Names of values, nodes and tensors.
     Names,
+    /// `doc_string` at any level, stack traces of exporters among them.
     DocStrings,
     /// `metadata_props` at any level.
     Metadata,
@@ -49,7 +53,9 @@ pub enum Cause {
 /// Bytes of one cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
+    /// Bytes of the file; spans follow each other without gaps.
     pub range: Range<usize>,
+    /// The one cause these bytes are counted under.
     pub cause: Cause,
     /// For payloads: where the tensor's message starts in the file.
     pub tensor: Option<usize>,

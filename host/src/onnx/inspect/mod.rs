@@ -27,8 +27,11 @@ use thimble_shared::onnx::reader;
 /// One row of the table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Part {
+    /// Of a thimble weight or of an initializer.
     pub name: String,
+    /// As the file states it; a negative size of a foreign file shows as 0.
     pub shape: Vec<usize>,
+    /// Number format of a thimble weight, or element type of an initializer, with a word where it lies in another file.
     pub format: String,
     /// Bytes in the file, scales included.
     pub bytes: u64,
@@ -36,24 +39,36 @@ pub struct Part {
     pub uses: usize,
 }
 
+/// What `thimble inspect` says of one file; `--json` prints it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Explanation {
+    /// Version of the JSON's schema, 1.
     pub schema: u32,
+    /// Path as it was given.
     pub file: String,
+    /// Size of the file itself, external files not included.
     pub bytes: u64,
     /// "thimble" or "onnx".
     pub kind: &'static str,
+    /// Program that wrote the file; empty where it does not say.
     pub producer: String,
+    /// Version of the default operator set; 0 when none is imported.
     pub opset: i64,
+    /// Name of the head, for thimble's own files.
     pub head: Option<String>,
+    /// Layers of the network, for thimble's own files.
     pub layers: Option<usize>,
+    /// Weights in the order of the network, or a foreign file's initializers, largest first.
     pub parts: Vec<Part>,
     /// Bytes that are no weight's: nodes, names, metadata, alignment.
     pub rest: u64,
+    /// SHA-256 of the checkpoint, where a file of thimble's states it.
     pub source_sha256: Option<String>,
+    /// SHA-256 of the tokenizer.json, where a file of thimble's states it.
     pub tokenizer_sha256: Option<String>,
     /// What the nodes state differently from the ModelSpec, or a stored number that may not stand there.
     pub differences: Vec<String>,
+    /// Every byte by cause, external files included.
     pub account: Account,
     /// What would make the file smaller, the most first.
     pub fixes: Vec<Fix>,
@@ -62,17 +77,28 @@ pub struct Explanation {
 /// One way to a smaller file.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Fix {
+    /// What the fix does, for people.
     pub what: String,
+    /// The command line that does it.
     pub command: String,
     /// Size of the model after it, external files included.
     pub bytes: u64,
+    /// Bytes it takes off the model as it is now.
     pub saves: u64,
 }
 
+/// Why a file cannot be explained.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
+    /// A file of thimble's contradicts itself.
     #[error("{path}: {source}")]
-    Artifact { path: String, source: ArtifactError },
+    Artifact {
+        /// The file.
+        path: String,
+        /// What is wrong in it.
+        source: ArtifactError,
+    },
+    /// The file, or one its tensors point to, cannot be read.
     #[error(transparent)]
     Onnx(#[from] OnnxError),
 }
@@ -88,6 +114,9 @@ impl Explanation {
 }
 
 /// Explains the file at `path`.
+///
+/// # Errors
+/// Where the file cannot be read, or is thimble's and contradicts itself.
 pub fn explain(path: &Path) -> Result<Explanation, ExplainError> {
     let file = OnnxFile::open(path)?;
     let (bytes, view) = (file.bytes(), Rc::new(file.view()?));

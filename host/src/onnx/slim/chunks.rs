@@ -7,13 +7,17 @@ use thimble_shared::onnx::protobuf::Message;
 /// From this many bytes on a piece is worth a place of its own.
 const LEAST_PIECE: usize = 4096;
 
+/// Bytes in the order they are written: small pieces gathered, large ones borrowed.
 #[derive(Default)]
 pub struct Chunks<'a> {
+    /// Written one after the other.
     pub pieces: Vec<Cow<'a, [u8]>>,
+    /// Bytes of all pieces together.
     pub len: u64,
 }
 
 impl<'a> Chunks<'a> {
+    /// Adds a piece at the end; one below 4096 bytes is copied into the piece before it.
     pub fn push(&mut self, piece: Cow<'a, [u8]>) {
         self.len += piece.len() as u64;
         match self.pieces.last_mut() {
@@ -23,6 +27,7 @@ impl<'a> Chunks<'a> {
         }
     }
 
+    /// Adds all of `other` at the end.
     pub fn append(&mut self, other: Chunks<'a>) {
         other.pieces.into_iter().for_each(|p| self.push(p));
     }
@@ -35,6 +40,7 @@ impl<'a> Chunks<'a> {
         self.append(inner);
     }
 
+    /// Adds field `number` of a message with a string.
     pub fn text(&mut self, number: u32, text: &str) {
         let mut m = Message::default();
         m.text(number, text);

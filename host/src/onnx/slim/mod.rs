@@ -14,6 +14,7 @@ use rewrite::Rewriter;
 use std::borrow::Cow;
 use thimble_shared::onnx::reader::ModelView;
 
+/// What `slim` may leave out and change beside what no output needs.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Keep only these values: the graph's outputs, or inner ones, which become outputs.
@@ -36,29 +37,56 @@ impl Options {
     }
 }
 
+/// Why a file cannot be made smaller.
 #[derive(Debug, thiserror::Error)]
 pub enum SlimError {
+    /// The file, or one its tensors point to, cannot be read.
     #[error(transparent)]
     Onnx(#[from] OnnxError),
+    /// A value to keep is not in the graph.
     #[error("{file}: has no output or inner value '{name}'; {has}")]
-    NoOutput { file: String, name: String, has: String },
+    NoOutput {
+        /// The ONNX file.
+        file: String,
+        /// The value asked for.
+        name: String,
+        /// What the graph has instead.
+        has: String,
+    },
+    /// An inner value to keep has no declared type or rank, which an output needs.
     #[error(
         "{file}: nothing in it tells the type or the number of dimensions of '{name}', which an output must declare; run onnx.shape_inference on the file first, or name another value"
     )]
-    Undeclared { file: String, name: String },
+    Undeclared {
+        /// The ONNX file.
+        file: String,
+        /// The value asked for.
+        name: String,
+    },
+    /// External data was asked into one file, and protobuf cannot hold so much.
     #[error(
         "{file}: in one file it would take {bytes} bytes, and an ONNX file holds at most 2 GiB; leave --one-file out"
     )]
-    TooLarge { file: String, bytes: u64 },
+    TooLarge {
+        /// The ONNX file.
+        file: String,
+        /// Bytes the one file would take.
+        bytes: u64,
+    },
 }
 
 /// What was taken out, in numbers a person asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Done {
+    /// Tensors equal to another one, dropped.
     pub duplicates: usize,
+    /// Tensors equal to another one's transpose, now made by a Transpose node.
     pub transposed: usize,
+    /// Identity nodes folded.
     pub identities: usize,
+    /// Nodes that no kept output needs; Constant nodes that became duplicates are not counted.
     pub dead_nodes: usize,
+    /// Initializers that no kept output needs.
     pub dead_tensors: usize,
     /// Numbers moved from typed fields to raw bytes.
     pub made_raw: usize,
@@ -66,14 +94,17 @@ pub struct Done {
 
 /// The new file, not yet written.
 pub struct Slimmed<'a> {
+    /// The new ONNX file.
     pub model: Chunks<'a>,
     /// External data, if the input had it and it was not asked into one file.
     pub data: Option<Chunks<'a>>,
+    /// What was taken out.
     pub done: Done,
     layout: Layout,
 }
 
 impl Slimmed<'_> {
+    /// Size of the new files together.
     pub fn bytes(&self) -> u64 {
         self.model.len + self.data.as_ref().map_or(0, |d| d.len)
     }
@@ -90,6 +121,9 @@ pub fn model_bytes(file: &OnnxFile) -> u64 {
 }
 
 /// `data_name` is what the file will call its external data.
+///
+/// # Errors
+/// Any [`SlimError`].
 pub fn slim<'a>(file: &'a OnnxFile, options: &Options, data_name: &str) -> Result<Slimmed<'a>, SlimError> {
     Ok(slim_over(file, options, data_name, |_| None)?.0)
 }

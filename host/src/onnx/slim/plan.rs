@@ -11,6 +11,7 @@ use crate::render::text::printable;
 use std::collections::{HashMap, HashSet};
 use thimble_shared::onnx::reader::{self, ModelView};
 
+/// What is kept, renamed and left out. Names are the file's own.
 #[derive(Default)]
 pub struct Plan<'a> {
     /// Values that go by another name now.
@@ -23,12 +24,15 @@ pub struct Plan<'a> {
     pub dropped: HashSet<&'a str>,
     /// Nodes kept, by index.
     pub nodes: Vec<bool>,
+    /// Values that some kept output needs, by their new names.
     pub needed: HashSet<&'a str>,
+    /// Outputs of the new file.
     pub outputs: HashSet<&'a str>,
     /// Those that are inner values of the file; the inputs they do not need are left out.
     pub inner: Vec<&'a str>,
     /// Names that a nested graph defines for itself.
     pub nested: HashSet<&'a str>,
+    /// What was taken out so far.
     pub done: Done,
 }
 

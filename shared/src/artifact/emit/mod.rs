@@ -16,8 +16,10 @@ use std::collections::{BTreeSet, HashMap};
 /// Operator set versions the lowering can state itself in.
 pub const OPSETS: std::ops::RangeInclusive<i64> = 13..=18;
 
+/// What is free to choose in how a network is stated in ONNX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LowerOptions {
+    /// Operator set, one of [`OPSETS`].
     pub opset: i64,
     /// A fixed sequence length, or symbolic.
     pub seq: Option<usize>,
@@ -29,11 +31,16 @@ impl Default for LowerOptions {
     }
 }
 
+/// A network as ONNX states it; the weights' initializers are not among it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lowered {
+    /// In topological order.
     pub nodes: Vec<Node>,
+    /// Small initializers that no weight stands behind: shapes, scalars, axes.
     pub constants: Vec<Constant>,
+    /// `input_ids` and the model's other inputs.
     pub inputs: Vec<Port>,
+    /// In the order of the head's outputs.
     pub outputs: Vec<Port>,
 }
 

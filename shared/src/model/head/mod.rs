@@ -18,12 +18,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Head {
+    /// No head: `last_hidden_state`, and `pooler_output` where the model has a pooler.
     None,
+    /// A score for every token of the vocabulary at every position.
     MaskedLm,
+    /// The masked-LM scores, and whether two texts stand in order.
     PreTraining,
+    /// One score a label for a whole row, or values of a regression.
     SequenceClassification,
+    /// One score a label at every token.
     TokenClassification,
+    /// A start and an end score at every token.
     QuestionAnswering,
+    /// One score a choice; inputs are `[batch, choices, seq]`.
     MultipleChoice,
 }
 

@@ -39,26 +39,40 @@ pub struct Bundle {
 /// Why an index cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
+    /// The index is no sound table.
     #[error("{0}")]
     Table(#[from] TableError),
+    /// The first key is not the empty one.
     #[error(
         "it is a table without the header of a TensorFlow checkpoint (one of TensorFlow's first versions, or another program's)"
     )]
     NoHeader,
+    /// The header is not protobuf.
     #[error("its header is malformed")]
     Header,
+    /// Its `endianness` is BIG.
     #[error("it was written on a big-endian machine")]
     BigEndian,
+    /// Its `min_consumer` is above the version this reads.
     #[error("it asks for a reader of version {0}; thimble knows version {VERSION}")]
     Version(i64),
+    /// The number of data files is outside of what is read; the number.
     #[error("it says that it has {0} data files")]
     Shards(i64),
+    /// A key is no name.
     #[error("a variable's name is not UTF-8")]
     Name,
+    /// An entry is not protobuf, or names a data file there is none of; the variable's name.
     #[error("the entry of {0} is malformed")]
     Entry(String),
+    /// Two variables claim the same bytes.
     #[error("{second} overlaps {first} in the data file")]
-    Overlap { first: String, second: String },
+    Overlap {
+        /// The variable that starts first.
+        first: String,
+        /// The one that starts before the first ends.
+        second: String,
+    },
 }
 
 /// Reads the whole index.
