@@ -4,7 +4,6 @@
 use crate::eval::dataset::Row;
 use crate::fs::ram;
 use crate::quantize::gptq;
-use crate::quantize::quantizer::numbers_of;
 use crate::render::text::exact;
 use anyhow::{Result, bail};
 use std::collections::BTreeSet;
@@ -38,7 +37,7 @@ fn beside_the_model(task: &Task) -> u64 {
     let image = in_format(Format::F32);
     // All int8 formats have the same numbers, which are held once.
     let rounded = task.formats.iter().filter(|f| f.has_scales());
-    let rounded: BTreeSet<Format> = rounded.map(|&f| numbers_of(f)).collect();
+    let rounded: BTreeSet<Format> = rounded.map(|f| f.row().numbers).collect();
     let encoded: u64 = rounded.iter().map(|&f| in_format(f)).sum();
     let [moments, waiting] = if task.calibrated { gptq::bytes(config) } else { [0; 2] };
     // Two quantisers are held: what was best so far and what is tried, which gathers moments if it calibrates; later the

@@ -46,13 +46,16 @@ pub fn families(config: &Config) -> Vec<Family> {
 }
 
 impl Family {
-    /// The formats of `formats` that are worth trying. Tables are only looked up: i8, w8 and i8a are the same to them, and
-    /// the first of these that is offered stands for all.
+    /// The formats of `formats` that are worth trying. Tables are only looked up: formats with the same numbers (i8, w8 and i8a)
+    /// are the same to them, and the one whose numbers they are, or else the first that is offered, stands for all.
     pub fn options(&self, formats: &[Format]) -> Vec<Format> {
         let looked_up = self.weights.iter().all(|w| w.kind == Kind::Table);
-        const SAME: [Format; 3] = [Format::I8, Format::W8, Format::I8A];
-        let first = SAME.iter().find(|f| formats.contains(f));
-        let twin = |f: &Format| looked_up && SAME.contains(f) && Some(f) != first;
+        let stands_for = |f: &Format| {
+            let same = Format::ALL.into_iter().filter(|other| other.shares_numbers(*f));
+            let mut same = std::iter::once(f.row().numbers).chain(same);
+            same.find(|other| formats.contains(other))
+        };
+        let twin = |f: &Format| looked_up && stands_for(f) != Some(*f);
         let fits = |f: &Format| self.weights.iter().all(|w| fits(w, *f));
         formats.iter().copied().filter(|f| !twin(f) && fits(f)).collect()
     }

@@ -58,7 +58,7 @@ pub fn equalise(model: &Model) -> Model {
         pair.vectors
             .iter()
             .for_each(|name| divide_rows(&mut weights, name, &scales));
-        if let Some(Values::F32(w)) = weights.get_mut(&pair.consumer) {
+        if let Some(w) = weights.get_mut(&pair.consumer).and_then(Values::f32s_mut) {
             for row in w.chunks_mut(scales.len().max(1)) {
                 row.iter_mut().zip(&scales).for_each(|(x, s)| *x *= s);
             }
@@ -71,7 +71,7 @@ pub fn equalise(model: &Model) -> Model {
 }
 
 fn divide_rows(weights: &mut Weights, name: &str, scales: &[f32]) {
-    if let Some(Values::F32(w)) = weights.get_mut(name) {
+    if let Some(w) = weights.get_mut(name).and_then(Values::f32s_mut) {
         let width = (w.len() / scales.len().max(1)).max(1);
         for (row, s) in w.chunks_mut(width).zip(scales) {
             row.iter_mut().for_each(|x| *x /= s);
@@ -82,10 +82,7 @@ fn divide_rows(weights: &mut Weights, name: &str, scales: &[f32]) {
 /// One power of two per channel, 1 where a channel is empty on either side. None at all when a weight is not in f32 or a
 /// product would leave f32's normal range, where powers of two are no longer exact.
 fn scales(weights: &Weights, pair: &Pair) -> Vec<f32> {
-    let f32s = |name: &String| match weights.get(name) {
-        Some(Values::F32(w)) => Some(w.as_slice()),
-        _ => None,
-    };
+    let f32s = |name: &String| weights.get(name).and_then(Values::f32s);
     let producers: Option<Vec<&[f32]>> = pair.rows.iter().chain(&pair.vectors).map(f32s).collect();
     let (Some(producers), Some(consumer)) = (producers, f32s(&pair.consumer)) else {
         return vec![];

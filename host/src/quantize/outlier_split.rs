@@ -81,10 +81,7 @@ pub fn split(model: &Model, rows: &[Row]) -> Result<Option<Model>> {
 /// One output channel of a linear weight, for each of the vectors `x`.
 fn channel_of(model: &Model, weight: &str, channel: usize, x: &[f32]) -> Vec<f32> {
     let width = model.config.hidden_size;
-    let numbers = |name: &str| match model.weights.get(name) {
-        Some(Values::F32(values)) => values.as_slice(),
-        _ => &[],
-    };
+    let numbers = |name: &str| model.weights.get(name).and_then(Values::f32s).unwrap_or_default();
     let row = numbers(weight)
         .get(channel * width..(channel + 1) * width)
         .unwrap_or(&[]);
@@ -226,9 +223,9 @@ fn choose(x: &[f32], width: usize, most: usize, before: impl Fn(usize) -> Vec<f3
 fn widen(model: &mut Model, at: &dyn Fn(&str) -> String, splits: &[Split], added: usize) -> Option<()> {
     let hidden = model.config.hidden_size;
     let wide = model.config.intermediate_size - added;
-    let mut take = |name: String, len: usize| match model.weights.get_mut(&name) {
-        Some(Values::F32(values)) if values.len() == len => Some(std::mem::take(values)),
-        _ => None,
+    let mut take = |name: String, len: usize| {
+        let values = model.weights.get_mut(&name).and_then(Values::f32s_mut)?;
+        (values.len() == len).then(|| std::mem::take(values))
     };
     let mut up = take(at("up"), wide * hidden)?;
     let mut up_bias = take(format!("{}.bias", at("up")), wide)?;
@@ -268,7 +265,7 @@ fn widen(model: &mut Model, at: &dyn Fn(&str) -> String, splits: &[Split], added
     ];
     model
         .weights
-        .extend(given.map(|(name, values)| (name, Values::F32(values))));
+        .extend(given.map(|(name, values)| (name, Values::f32(values))));
     Some(())
 }
 

@@ -3,7 +3,7 @@
 //! for the inputs that are left. Each lever is pulled only when asked for.
 
 use crate::eval::runner::Vocabulary;
-use thimble_shared::dtype::{Format, Values};
+use thimble_shared::dtype::Format;
 use thimble_shared::model::weights::Weights;
 use thimble_shared::model::{Config, Head, Model};
 
@@ -140,21 +140,18 @@ fn cut(
     kept: &[usize],
 ) -> Result<(), LeverError> {
     let shape = LeverError::Shape { lever, weight };
-    match weights.get_mut(weight) {
-        None => Err(shape),
-        Some(Values::F32(numbers)) => {
-            let width = numbers.len().checked_div(rows).unwrap_or(0);
-            let row = |&i: &usize| numbers.get(i * width..(i + 1) * width);
-            if width == 0 || width * rows != numbers.len() {
-                return Err(shape);
-            }
-            *numbers = kept.iter().map(row).collect::<Option<Vec<_>>>().ok_or(shape)?.concat();
-            Ok(())
-        }
-        Some(other) => Err(LeverError::Encoded {
-            lever,
-            weight,
-            format: other.format(),
-        }),
+    let Some(values) = weights.get_mut(weight) else {
+        return Err(shape);
+    };
+    let format = values.format();
+    let Some(numbers) = values.f32s_mut() else {
+        return Err(LeverError::Encoded { lever, weight, format });
+    };
+    let width = numbers.len().checked_div(rows).unwrap_or(0);
+    let row = |&i: &usize| numbers.get(i * width..(i + 1) * width);
+    if width == 0 || width * rows != numbers.len() {
+        return Err(shape);
     }
+    *numbers = kept.iter().map(row).collect::<Option<Vec<_>>>().ok_or(shape)?.concat();
+    Ok(())
 }

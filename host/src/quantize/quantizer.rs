@@ -168,7 +168,7 @@ impl<'a> Quantiser<'a> {
             if encoded.shortfall.is_empty() {
                 continue;
             }
-            if let Some(Values::F32(bias)) = weights.get_mut(&bias) {
+            if let Some(bias) = weights.get_mut(&bias).and_then(Values::f32s_mut) {
                 // What f32 cannot hold is no correction.
                 let corrected = bias
                     .iter_mut()
@@ -208,7 +208,7 @@ impl<'a> Quantiser<'a> {
             },
             None => self.round(spec, format, source)?,
         };
-        if let Values::F16(v) = &*encoded.values
+        if let Some(v) = encoded.values.f16s()
             && v.iter().any(|x| !x.is_finite())
         {
             let beyond = v.iter().zip(source.to_f32()).filter(|(half, _)| !half.is_finite());
@@ -225,14 +225,14 @@ impl<'a> Quantiser<'a> {
         }
         let encoded = Arc::new(encoded);
         // Widening, cutting bits and copying int8 numbers takes no time worth the memory.
-        if format.has_scales() && numbers_of(format) == format {
+        if format.has_scales() && format.row().numbers == format {
             lock(&self.made).insert(key, encoded.clone());
         }
         Ok(encoded)
     }
 
     fn round(&self, spec: &WeightSpec, format: Format, source: &Values) -> Result<Encoded, QuantiseError> {
-        let same = numbers_of(format);
+        let same = format.row().numbers;
         if same != format {
             let numbers = self.encode(spec, same)?;
             if let Some(values) = numbers.values.exactly(format) {
@@ -282,14 +282,6 @@ impl<'a> Quantiser<'a> {
     }
 }
 
-/// The format whose numbers this one has: the int8 formats are rounded, and held, once.
-pub fn numbers_of(format: Format) -> Format {
-    match format {
-        Format::W8 | Format::I8 | Format::I8A => Format::I8,
-        Format::F32 | Format::F16 | Format::I4 => format,
-    }
-}
-
 /// A poisoned lock only means another thread panicked between two whole insertions.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
@@ -298,10 +290,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Weights of `made` in fp16 where numbers of `source` below 2⁻²⁵ became zero: the name, how many, and of how many. Such
 /// numbers are lost in any sum with one of ordinary size, so it is said and not refused.
 pub fn vanished(source: &Model, made: &Model) -> Vec<(String, usize, usize)> {
-    let halves = made.weights.iter().filter_map(|(name, values)| match values {
-        Values::F16(halves) => Some((name, halves, source.weights.get(name)?.as_f32())),
-        _ => None,
-    });
+    let halves = made
+        .weights
+        .iter()
+        .filter_map(|(name, values)| Some((name, values.f16s()?, source.weights.get(name)?.as_f32())));
     let counted = halves.map(|(name, halves, before)| {
         let zeros = halves
             .iter()
@@ -345,9 +337,9 @@ mod tests {
             regression: false,
             hidden_shift: false,
         };
-        let ones = |w: WeightSpec| (w.name.clone(), Values::F32(vec![1.0; w.elements()]));
+        let ones = |w: WeightSpec| (w.name.clone(), Values::f32(vec![1.0; w.elements()]));
         let mut weights: Weights = config.weights().into_iter().map(ones).collect();
-        if let Some(Values::F32(word)) = weights.get_mut("word") {
+        if let Some(word) = weights.get_mut("word").and_then(Values::f32s_mut) {
             word[..first.len()].copy_from_slice(first);
         }
         Model { config, weights }

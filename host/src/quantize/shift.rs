@@ -203,9 +203,9 @@ impl Shift {
                     model.config.hidden_shift = true;
                     model
                         .weights
-                        .insert(HIDDEN_SHIFT.into(), Values::F32(vec![0.0; gain.len()]));
+                        .insert(HIDDEN_SHIFT.into(), Values::f32(vec![0.0; gain.len()]));
                 }
-                if let Some(Values::F32(vector)) = model.weights.get_mut(name) {
+                if let Some(vector) = model.weights.get_mut(name).and_then(Values::f32s_mut) {
                     vector.iter_mut().zip(gain).for_each(|(x, g)| *x += g);
                 }
             }
@@ -239,10 +239,9 @@ fn fold(model: &Model, site: Site, sums: &BTreeMap<String, Sum>) -> Option<Fold>
     }
     // Every one of them is needed: a bias the model does not have cannot take its share.
     let kept = |(name, gain): &(String, Vec<f32>)| match model.weights.get(name) {
-        Some(Values::F32(vector)) => {
+        Some(values) => values.f32s().is_some_and(|vector| {
             vector.len() == gain.len() && vector.iter().zip(gain).all(|(x, g)| (x + g).is_finite())
-        }
-        Some(_) => false,
+        }),
         None => name == HIDDEN_SHIFT,
     };
     gains.iter().all(kept).then_some(Fold { site, centre, gains })

@@ -335,7 +335,7 @@ fn ours(engine: &Engine, recognised: &Recognised<'_>, input: &Input) -> Result<V
 fn moved(recognised: &Recognised<'_>, model: &Model, input: &Input, ours: &[(String, Values)]) -> Result<Vec<f64>> {
     let mut nudged = model.clone();
     for name in model.weights.keys() {
-        let Some(dtype::Values::F32(list)) = nudged.weights.get_mut(name) else {
+        let Some(list) = nudged.weights.get_mut(name).and_then(dtype::Values::f32s_mut) else {
             continue;
         };
         for (i, v) in list.iter_mut().enumerate() {
