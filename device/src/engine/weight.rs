@@ -11,7 +11,7 @@ use thimble_shared::artifact::Artifact;
 use thimble_shared::artifact::layout::{I4_BLOCK_BYTES, I4_OFFSET, I8_DEPTH, PANEL_ROWS, PanelLayout};
 use thimble_shared::artifact::tensors::{self, Part};
 use thimble_shared::dtype::{Format, I4_BLOCK, InputRange, Storage};
-use thimble_shared::model::{Kind, WeightSpec};
+use thimble_shared::model::{Kind, Role, Site, WeightSpec};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WeightError {
@@ -34,6 +34,9 @@ pub struct Vector {
 pub struct LinearWeight {
     image: Arc<Image>,
     pub name: String,
+    pub role: Role,
+    /// The layer it belongs to, if it belongs to one.
+    pub site: Option<Site>,
     pub format: Format,
     pub layout: PanelLayout,
     range: Range<usize>,
@@ -127,7 +130,7 @@ impl<'a> Weights<'a> {
     }
 
     /// A weight of two dimensions, and how it is stored.
-    fn matrix(&self, name: &str) -> Result<(Matrix, Kind), WeightError> {
+    fn matrix(&self, name: &str) -> Result<(Matrix, &WeightSpec), WeightError> {
         let spec = self.spec(name)?;
         let &[out, inp] = spec.shape.as_slice() else {
             return Err(WeightError::Missing(name.to_string()));
@@ -150,11 +153,11 @@ impl<'a> Weights<'a> {
             scales,
             multipliers: part(Part::Multipliers)?,
         };
-        Ok((matrix, spec.kind))
+        Ok((matrix, spec))
     }
 
     pub fn linear(&self, name: &str, bias: &str) -> Result<LinearWeight, WeightError> {
-        let (matrix, _) = self.matrix(name)?;
+        let (matrix, spec) = self.matrix(name)?;
         let Matrix {
             format,
             layout,
@@ -166,6 +169,8 @@ impl<'a> Weights<'a> {
             image: self.image.clone(),
             name: name.to_string(),
             bias: self.vector(bias, layout.out)?,
+            role: spec.role,
+            site: spec.site,
             format,
             layout,
             range,
@@ -177,7 +182,7 @@ impl<'a> Weights<'a> {
     }
 
     pub fn table(&self, name: &str) -> Result<TableWeight, WeightError> {
-        let (matrix, kind) = self.matrix(name)?;
+        let (matrix, spec) = self.matrix(name)?;
         let Matrix {
             format,
             layout,
@@ -188,7 +193,7 @@ impl<'a> Weights<'a> {
         Ok(TableWeight {
             image: self.image.clone(),
             name: name.to_string(),
-            panels: kind == Kind::Linear,
+            panels: spec.kind == Kind::Linear,
             format,
             layout,
             range,

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use thimble_shared::artifact::tensors::weight_bytes;
 use thimble_shared::board::memory::{self, Work};
 use thimble_shared::dtype::Format;
-use thimble_shared::model::{Config, Kind, WeightSpec};
+use thimble_shared::model::{Config, Kind, Role, Slot, WeightSpec};
 
 /// The program itself, its tokenizer and what it holds beside the model.
 const PROGRAM: u64 = 32 << 20;
@@ -47,8 +47,8 @@ fn beside_the_model(task: &Task) -> u64 {
 
 /// Weights that exist once more with their channels rescaled or split.
 fn channels(weights: &[WeightSpec]) -> u64 {
-    const MOVED: [&str; 4] = [".v", ".o", ".up", ".down"];
-    let moved = |w: &&WeightSpec| w.name == "map" || MOVED.iter().any(|end| w.name.ends_with(end));
+    const MOVED: [Role; 5] = [Role::Map, Role::Value, Role::AttentionOutput, Role::Up, Role::Down];
+    let moved = |w: &&WeightSpec| w.slot == Slot::Whole && MOVED.contains(&w.role);
     weights.iter().filter(moved).map(|w| 4 * w.elements() as u64).sum()
 }
 

@@ -6,7 +6,7 @@ use crate::budget::branch_and_bound::{Limit, Ranked};
 use std::collections::BTreeMap;
 use thimble_shared::artifact::tensors::{fits, weight_bytes};
 use thimble_shared::dtype::Format;
-use thimble_shared::model::{Config, Kind, WeightSpec};
+use thimble_shared::model::{Config, Kind, Role, WeightSpec};
 
 /// Weights that take the same format.
 #[derive(Clone, Debug)]
@@ -20,19 +20,17 @@ pub struct Family {
 pub fn families(config: &Config) -> Vec<Family> {
     let mut found: Vec<Family> = Vec::new();
     for spec in config.weights().into_iter().filter(|w| w.kind != Kind::Vector) {
-        let role = spec.name.rsplit('.').next().unwrap_or_default();
-        let name = match spec.name.as_str() {
-            "word" => "word",
-            "position" | "type" => "position+type",
-            "map" => "map",
-            "pooler" => "pooler+head",
-            name if name.starts_with(|c: char| c.is_ascii_digit()) => match role {
-                "q" | "k" => "q+k",
-                "v" | "o" => "v+o",
-                "up" => "up",
-                _ => "down",
-            },
-            _ => "pooler+head",
+        let name = match spec.role {
+            Role::Word => "word",
+            Role::Position | Role::TokenType => "position+type",
+            Role::Map => "map",
+            Role::Query | Role::Key => "q+k",
+            Role::Value | Role::AttentionOutput => "v+o",
+            Role::Up => "up",
+            Role::Down => "down",
+            Role::Pooler | Role::Head(_) => "pooler+head",
+            // Vectors, every one.
+            Role::EmbeddingNorm | Role::AttentionNorm | Role::FeedForwardNorm | Role::HiddenShift => continue,
         };
         match found.iter_mut().find(|f| f.name == name) {
             Some(family) => family.weights.push(spec),

@@ -33,7 +33,7 @@ use bytesize::ByteSize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use thimble_shared::dtype::{Format, Offered};
-use thimble_shared::model::Config;
+use thimble_shared::model::{Config, Role};
 
 #[derive(Debug, clap::Args)]
 pub struct ShrinkArgs {
@@ -469,8 +469,8 @@ pub fn split(inputs: &Inputs, tune: usize) -> (Vec<Row>, Vec<Row>) {
 fn savings(question: &Question, levers: &Levers, plan: &Plan) -> Result<Vec<(&'static str, u64)>> {
     let mut formats = plan.problem.formats_of(&plan.choice);
     // The pooler that is gone would have the format of the other maps.
-    if let Some(&format) = formats.get("map") {
-        formats.entry("pooler".into()).or_insert(format);
+    if let Some(&format) = formats.get(Role::Map.name()) {
+        formats.entry(Role::Pooler.name().into()).or_insert(format);
     }
     let size = |levers: &Levers| -> Result<u64> {
         let graph = thimble_shared::model::ModelSpec {

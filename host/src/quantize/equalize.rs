@@ -6,7 +6,7 @@
 
 use thimble_shared::dtype::Values;
 use thimble_shared::model::weights::Weights;
-use thimble_shared::model::{Activation, Config, Model, layer_weight};
+use thimble_shared::model::{Activation, Config, Model, Role, Site, Slot};
 
 /// Two adjacent weights: rows of `rows` (and entries of `vectors`) feed the columns of `consumer`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,24 +20,22 @@ struct Pair {
 /// LayerNorm → map, and up → down where the activation is positively homogeneous. q → k needs none: each output channel has
 /// a scale of its own and their product is taken in f32.
 fn pairs(config: &Config) -> Vec<Pair> {
-    let bias = |name: &str| format!("{name}.bias");
-    let linear = |producer: String, consumer: String| Pair {
-        vectors: vec![bias(&producer)],
-        rows: Some(producer),
-        consumer,
+    let linear = |producer: Role, consumer: Role, site: Option<Site>| Pair {
+        vectors: vec![producer.tensor(Slot::Bias, site)],
+        rows: Some(producer.at(site)),
+        consumer: consumer.at(site),
     };
     let mut pairs = vec![Pair {
         rows: None,
-        vectors: vec!["embed_norm.weight".into(), bias("embed_norm")],
-        consumer: "map".into(),
+        vectors: [Slot::Gain, Slot::Bias]
+            .map(|slot| Role::EmbeddingNorm.tensor(slot, None))
+            .into(),
+        consumer: Role::Map.at(None),
     }];
-    for group in 0..config.num_hidden_groups {
-        for inner in 0..config.inner_group_num {
-            let at = |part| layer_weight(group, inner, part);
-            pairs.push(linear(at("v"), at("o")));
-            if config.activation == Activation::Relu {
-                pairs.push(linear(at("up"), at("down")));
-            }
+    for site in Site::all(config).map(Some) {
+        pairs.push(linear(Role::Value, Role::AttentionOutput, site));
+        if config.activation == Activation::Relu {
+            pairs.push(linear(Role::Up, Role::Down, site));
         }
     }
     pairs

@@ -4,8 +4,9 @@
 
 use crate::eval::runner::Vocabulary;
 use thimble_shared::dtype::Format;
+use thimble_shared::model::head::masked_lm;
 use thimble_shared::model::weights::Weights;
-use thimble_shared::model::{Config, Head, Model};
+use thimble_shared::model::{Config, Head, Model, Role, Slot};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeverError {
@@ -18,11 +19,11 @@ pub enum LeverError {
     #[error("{lever}: weight '{weight}' is in {format}, and rows are cut from f32 only; start from the checkpoint")]
     Encoded {
         lever: &'static str,
-        weight: &'static str,
+        weight: String,
         format: Format,
     },
     #[error("{lever}: weight '{weight}' is missing or has another shape than the config says")]
-    Shape { lever: &'static str, weight: &'static str },
+    Shape { lever: &'static str, weight: String },
 }
 
 /// What is asked for.
@@ -108,23 +109,24 @@ impl Levers {
         let config = self.config(&model.config)?;
         let mut weights = model.weights.clone();
         if self.drop_pooler {
-            weights.remove("pooler");
-            weights.remove("pooler.bias");
+            for slot in [Slot::Whole, Slot::Bias] {
+                weights.remove(&Role::Pooler.tensor(slot, None));
+            }
         }
         if self.max_seq.is_some() {
             let kept: Vec<usize> = (0..config.max_position_embeddings).collect();
             let rows = model.config.max_position_embeddings;
-            cut("--max-seq", &mut weights, "position", rows, &kept)?;
+            cut("--max-seq", &mut weights, Role::Position, Slot::Whole, rows, &kept)?;
         }
         if let Some(vocabulary) = &self.vocabulary {
             let rows = model.config.vocab_size;
-            let mut over = vec!["word"];
+            let mut over = vec![(Role::Word, Slot::Whole)];
             if config.head.has_decoder() {
-                over.push("mlm.decoder.bias");
-                over.extend((!config.tied_decoder).then_some("mlm.decoder"));
+                over.push((masked_lm::DECODER, Slot::Bias));
+                over.extend((!config.tied_decoder).then_some((masked_lm::DECODER, Slot::Whole)));
             }
-            for name in over {
-                cut("--vocab-from", &mut weights, name, rows, &vocabulary.kept)?;
+            for (role, slot) in over {
+                cut("--vocab-from", &mut weights, role, slot, rows, &vocabulary.kept)?;
             }
         }
         Ok(Model { config, weights })
@@ -135,18 +137,20 @@ impl Levers {
 fn cut(
     lever: &'static str,
     weights: &mut Weights,
-    weight: &'static str,
+    role: Role,
+    slot: Slot,
     rows: usize,
     kept: &[usize],
 ) -> Result<(), LeverError> {
-    let shape = LeverError::Shape { lever, weight };
-    let Some(values) = weights.get_mut(weight) else {
-        return Err(shape);
+    let weight = role.tensor(slot, None);
+    let Some(values) = weights.get_mut(&weight) else {
+        return Err(LeverError::Shape { lever, weight });
     };
     let format = values.format();
     let Some(numbers) = values.f32s_mut() else {
         return Err(LeverError::Encoded { lever, weight, format });
     };
+    let shape = LeverError::Shape { lever, weight };
     let width = numbers.len().checked_div(rows).unwrap_or(0);
     let row = |&i: &usize| numbers.get(i * width..(i + 1) * width);
     if width == 0 || width * rows != numbers.len() {

@@ -3,14 +3,14 @@
 //! encodings. Numbers are rounded to nearest, or with regard to what the calibration rows multiply them by.
 
 use crate::eval::dataset::Row;
-use crate::quantize::gptq::Statistics;
 use crate::quantize::gptq::round::{Rounder, unweighted};
+use crate::quantize::gptq::{Reads, Statistics};
 use crate::quantize::shift::{Reach, Shift};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use thimble_shared::dtype::{Format, Values};
 use thimble_shared::model::weights::Weights;
-use thimble_shared::model::{Config, Kind, Model, WeightSpec};
+use thimble_shared::model::{Config, Kind, Model, Role, Slot, WeightSpec};
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum QuantiseError {
@@ -94,7 +94,7 @@ pub struct Quantiser<'a> {
     options: QuantiserOptions,
     /// What was seen on the rows: gathered when a weight is rounded, not when an answer is remembered.
     statistics: Mutex<Option<Result<Statistics, String>>>,
-    rounders: Mutex<HashMap<String, Option<Arc<Rounder>>>>,
+    rounders: Mutex<HashMap<Reads, Option<Arc<Rounder>>>>,
     made: Mutex<HashMap<(String, Format), Arc<Encoded>>>,
 }
 
@@ -161,7 +161,7 @@ impl<'a> Quantiser<'a> {
             // An input around its mean loses nothing of it.
             match shift.and_then(|s| s.centre(&spec.name, formats, self.options.reach)) {
                 Some(_) => done.shifted.push(spec.name.clone()),
-                None => shortfalls.push((format!("{}.bias", spec.name), encoded)),
+                None => shortfalls.push((spec.role.tensor(Slot::Bias, spec.site), encoded)),
             }
         }
         for (bias, encoded) in shortfalls {
@@ -245,10 +245,10 @@ impl<'a> Quantiser<'a> {
         }
         let data = &source.as_f32();
         // A tied word table is read by rows as well: rounding it for the decoder's inputs alone would spoil the lookup.
-        let multiplied = spec.kind == Kind::Linear && spec.name != "word";
+        let multiplied = spec.kind == Kind::Linear && spec.role != Role::Word;
         if multiplied
             && format.has_scales()
-            && let Some(rounder) = self.rounder(&spec.name)?
+            && let Some(rounder) = self.rounder(spec)?
             && let Some(values) = rounder.round(format, data)
         {
             let shortfall = rounder.shortfall(data, &values.to_f32());
@@ -268,7 +268,7 @@ impl<'a> Quantiser<'a> {
     }
 
     /// The factored moments of a weight's input, made once for all weights that share it.
-    fn rounder(&self, weight: &str) -> Result<Option<Arc<Rounder>>, QuantiseError> {
+    fn rounder(&self, weight: &WeightSpec) -> Result<Option<Arc<Rounder>>, QuantiseError> {
         if !self.options.calibrated {
             return Ok(None);
         }
@@ -278,7 +278,7 @@ impl<'a> Quantiser<'a> {
         let statistics = statistics.map_err(|e| QuantiseError::Calibration(e.clone()))?;
         let mut rounders = lock(&self.rounders);
         let make = || Some(Arc::new(Rounder::new(statistics.take(weight)?)?));
-        Ok(rounders.entry(Statistics::key(weight)).or_insert_with(make).clone())
+        Ok(rounders.entry(Reads::of(weight)).or_insert_with(make).clone())
     }
 }
 
@@ -339,7 +339,7 @@ mod tests {
         };
         let ones = |w: WeightSpec| (w.name.clone(), Values::f32(vec![1.0; w.elements()]));
         let mut weights: Weights = config.weights().into_iter().map(ones).collect();
-        if let Some(word) = weights.get_mut("word").and_then(Values::f32s_mut) {
+        if let Some(word) = weights.get_mut(Role::Word.name()).and_then(Values::f32s_mut) {
             word[..first.len()].copy_from_slice(first);
         }
         Model { config, weights }

@@ -10,7 +10,7 @@ pub mod weights;
 
 pub use config::{Activation, Config, ConfigError};
 pub use head::Head;
-pub use weight::{Kind, Role, Site, WeightSpec, layer_weight};
+pub use weight::{Kind, Role, Site, Slot, WeightSpec};
 
 use crate::dtype::Format;
 use std::collections::BTreeMap;

@@ -148,6 +148,29 @@ impl Network {
         }
     }
 
+    /// Whether a linear map of the head works on one vector a row, not on one a token.
+    pub fn works_on_rows(&self, weight: Role) -> bool {
+        let mut rows: Vec<Value> = vec![];
+        for Step { op, output } in &self.head {
+            let of_row = |input: &Value| rows.contains(input);
+            let row = match op {
+                Op::Pool { .. } => true,
+                Op::Embed => false,
+                Op::LayerNorm { input, .. }
+                | Op::Linear { input, .. }
+                | Op::Attention { input }
+                | Op::Column { input, .. }
+                | Op::AddVector { input, .. }
+                | Op::Choices { input } => of_row(input),
+            };
+            if matches!(op, Op::Linear { weight: role, .. } if *role == weight) {
+                return row;
+            }
+            rows.extend(row.then_some(*output));
+        }
+        false
+    }
+
     /// Whether the head reads the attention mask.
     pub fn head_reads_mask(&self) -> bool {
         self.head.iter().any(|step| step.op.reads_mask())

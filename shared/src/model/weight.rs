@@ -92,6 +92,16 @@ impl Role {
             None => self.name().to_string(),
         }
     }
+
+    /// The same of one tensor of the role.
+    pub fn tensor(self, slot: Slot, site: Option<Site>) -> String {
+        let whole = self.at(site);
+        match slot {
+            Slot::Whole => whole,
+            Slot::Gain => format!("{whole}.weight"),
+            Slot::Bias => format!("{whole}.bias"),
+        }
+    }
 }
 
 /// A layer of its own weights: an inner layer of a group.
@@ -99,6 +109,14 @@ impl Role {
 pub struct Site {
     pub group: usize,
     pub inner: usize,
+}
+
+impl Site {
+    /// All of them, in the order files store their weights.
+    pub fn all(config: &Config) -> impl Iterator<Item = Site> + use<> {
+        let inner = config.inner_group_num;
+        (0..config.num_hidden_groups).flat_map(move |group| (0..inner).map(move |inner| Site { group, inner }))
+    }
 }
 
 /// Which tensor of its role a weight is.
@@ -134,11 +152,6 @@ impl WeightSpec {
     pub fn rows(&self) -> usize {
         self.shape[0]
     }
-}
-
-/// Name of a weight of one shared layer, e.g. `0.0.q`.
-pub fn layer_weight(group: usize, inner: usize, part: &str) -> String {
-    format!("{group}.{inner}.{part}")
 }
 
 /// Every weight of the model, in the order files store them.
@@ -186,14 +199,8 @@ pub struct WeightList {
 impl WeightList {
     /// A tensor of a role.
     pub fn push(&mut self, role: Role, slot: Slot, kind: Kind, shape: &[usize]) {
-        let whole = role.at(self.site);
-        let name = match slot {
-            Slot::Whole => whole,
-            Slot::Gain => format!("{whole}.weight"),
-            Slot::Bias => format!("{whole}.bias"),
-        };
         self.weights.push(WeightSpec {
-            name,
+            name: role.tensor(slot, self.site),
             shape: shape.to_vec(),
             kind,
             role,

@@ -117,11 +117,7 @@ impl TypedOp for Linear {
 impl Linear {
     /// What a profile calls it: the weights, without the group they belong to.
     fn label(&self) -> String {
-        let last = |name: &str| match name.splitn(3, '.').collect::<Vec<_>>()[..] {
-            [group, inner, part] if group.parse::<u32>().is_ok() && inner.parse::<u32>().is_ok() => part.to_string(),
-            _ => name.to_string(),
-        };
-        let names: Vec<String> = self.weights.iter().map(|w| last(&w.name)).collect();
+        let names: Vec<&str> = self.weights.iter().map(|w| w.role.name()).collect();
         names.join("+")
     }
 
@@ -144,9 +140,9 @@ impl Linear {
         if let Some(observer) = self.context.observer() {
             let layer = self.context.layer();
             for w in &self.weights {
-                let weight = &w.name;
                 observer(&LinearInput {
-                    weight,
+                    role: w.role,
+                    site: w.site,
                     layer,
                     x,
                     width,

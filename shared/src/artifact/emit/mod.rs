@@ -172,8 +172,9 @@ impl Lowering<'_> {
     }
 
     /// Rows of a table by index, in f32.
-    fn lookup(&mut self, table: &str, ids: &str) -> String {
-        if table == Role::Word.name() && self.config.tied_decoder {
+    fn lookup(&mut self, role: Role, ids: &str) -> String {
+        let table = role.name();
+        if role == Role::Word && self.config.tied_decoder {
             // The decoder's panels give [embedding, vocab]: a row of the table is a column here.
             let columns = self.stored_matrix(table);
             let picked = self.node("Gather", &[&columns, ids], "word.picked", &[Attr::Int("axis", 1)]);

@@ -16,7 +16,7 @@ pub const ROW: HeadRow = HeadRow {
     steps,
 };
 
-const CLASSIFIER: Role = Role::Head("classifier");
+pub const CLASSIFIER: Role = Role::Head("classifier");
 
 fn weights(config: &Config, list: &mut WeightList) {
     list.linear(CLASSIFIER, 1, config.hidden_size);

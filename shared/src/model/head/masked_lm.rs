@@ -16,9 +16,9 @@ pub const ROW: HeadRow = HeadRow {
     steps: |config, head| predictions(config, head, "logits"),
 };
 
-const DENSE: Role = Role::Head("mlm.dense");
-const NORM: Role = Role::Head("mlm.norm");
-const DECODER: Role = Role::Head("mlm.decoder");
+pub const DENSE: Role = Role::Head("mlm.dense");
+pub const NORM: Role = Role::Head("mlm.norm");
+pub const DECODER: Role = Role::Head("mlm.decoder");
 
 pub(super) fn weights(config: &Config, list: &mut WeightList) {
     list.linear(DENSE, config.embedding_size, config.hidden_size);

@@ -1,13 +1,13 @@
 //! The heads: what comes behind the last layer. Each is a file with one row; the row says everything the rest of the program
 //! asks of a head.
 
-mod choice;
-mod masked_lm;
+pub mod choice;
+pub mod masked_lm;
 mod none;
-mod pretraining;
-mod question;
-mod sequence;
-mod token;
+pub mod pretraining;
+pub mod question;
+pub mod sequence;
+pub mod token;
 
 use super::config::Config;
 use super::network::HeadSteps;

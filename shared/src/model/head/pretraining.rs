@@ -16,7 +16,7 @@ pub const ROW: HeadRow = HeadRow {
     steps,
 };
 
-const ORDER: Role = Role::Head("sop");
+pub const ORDER: Role = Role::Head("sop");
 
 fn weights(config: &Config, list: &mut WeightList) {
     masked_lm::weights(config, list);

@@ -16,7 +16,7 @@ pub const ROW: HeadRow = HeadRow {
     steps,
 };
 
-const SPAN: Role = Role::Head("qa");
+pub const SPAN: Role = Role::Head("qa");
 
 fn weights(config: &Config, list: &mut WeightList) {
     list.linear(SPAN, 2, config.hidden_size);
