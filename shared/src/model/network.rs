@@ -131,15 +131,13 @@ impl Op {
 }
 
 impl Network {
-    /// The network of a model.
-    pub fn of(config: &Config) -> Network {
+    /// The steps of the encoder, and those of a head behind them.
+    pub(super) fn with_head(config: &Config, head: HeadSteps) -> Network {
         let layer = |group: usize, inner: usize| Layer {
             site: Site { group, inner },
             steps: layer(config.activation),
         };
         let group = |group: usize| (0..config.inner_group_num).map(|inner| layer(group, inner)).collect();
-        let mut head = HeadSteps::default();
-        (config.head.row().steps)(config, &mut head);
         Network {
             embed: embed(),
             groups: (0..config.num_hidden_groups).map(group).collect(),
@@ -266,8 +264,8 @@ impl HeadSteps {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Head;
     use crate::model::config::tests::tiny;
-    use crate::model::head::Head;
 
     #[test]
     fn every_weight_has_a_use_and_every_use_a_weight() {

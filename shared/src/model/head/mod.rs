@@ -9,23 +9,9 @@ pub mod question;
 pub mod sequence;
 pub mod token;
 
-use super::config::Config;
+use super::config::{Config, Head};
 use super::network::HeadSteps;
 use super::weight::WeightList;
-use serde::{Deserialize, Serialize};
-
-/// What the model is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Head {
-    None,
-    MaskedLm,
-    PreTraining,
-    SequenceClassification,
-    TokenClassification,
-    QuestionAnswering,
-    MultipleChoice,
-}
 
 /// All there is to say of a head.
 pub struct HeadRow {
