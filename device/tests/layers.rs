@@ -6,7 +6,7 @@ mod fixture;
 use fixture::{Checkpoint, engine};
 use thimble_device::engine::tensors::Tensor;
 use thimble_device::{EngineOptions, Input};
-use thimble_shared::dtype::{Format, Values};
+use thimble_shared::dtype::{Format, InputRange};
 use thimble_shared::model::weights::Weights;
 use thimble_shared::model::{Activation, Config, Model};
 
@@ -20,16 +20,17 @@ impl Reference<'_> {
         let bias = self.weights[&format!("{name}.bias")].to_f32();
         let row = |x: &Vec<f64>| -> Vec<f64> {
             let k = x.len();
-            match &self.weights[name] {
-                values @ (Values::I8 { .. } | Values::I8A { .. } | Values::I4 { .. }) => {
+            let values = &self.weights[name];
+            match values.format().input_range() {
+                Some(range) => {
                     let (q, scales) = (values.int8s().unwrap(), values.scales());
                     let x: Vec<f32> = x.iter().map(|&v| v as f32).collect();
-                    let centre = match values.format() {
-                        Format::I8A => {
+                    let centre = match range {
+                        InputRange::Centred => {
                             let most = x.iter().copied().fold(f32::MIN, f32::max);
                             (most + x.iter().copied().fold(f32::MAX, f32::min)) * 0.5
                         }
-                        _ => 0.0,
+                        InputRange::Symmetric => 0.0,
                     };
                     let x: Vec<f32> = x.iter().map(|v| v - centre).collect();
                     let a = x.iter().fold(0f32, |m, v| m.max(v.abs())).max(1e-30);
@@ -42,8 +43,8 @@ impl Reference<'_> {
                     };
                     (0..bias.len()).map(channel).collect()
                 }
-                other => {
-                    let w = other.to_f32();
+                None => {
+                    let w = values.to_f32();
                     let dot = |n: usize| -> f64 { w[n * k..][..k].iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum() };
                     (0..bias.len()).map(|n| dot(n) + f64::from(bias[n])).collect()
                 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use thimble_device::engine::kernels::Kernels;
 use thimble_device::{Engine, EngineOptions, Image, Input};
 use thimble_shared::dtype::Format;
-use thimble_shared::model::{Head, Kind};
+use thimble_shared::model::{Head, Kind, Role, Site};
 
 fn sequence(engine: &Engine, seq: usize) -> Input {
     let ids = (0..seq).map(|i| (i * 13 % engine.config().vocab_size) as i64).collect();
@@ -70,15 +70,15 @@ fn every_weight_is_used_inside_a_plan() {
 fn each_linear_map_is_observed_once_per_layer_it_runs_in() {
     for name in TINY {
         let engine = engine(&Checkpoint::read(name).model(Format::F16));
-        let seen: Arc<Mutex<BTreeMap<(String, Option<usize>), (usize, usize)>>> = Arc::default();
+        let seen: Arc<Mutex<BTreeMap<(Role, Option<Site>, Option<usize>), (usize, usize)>>> = Arc::default();
         let sink = seen.clone();
         engine.observe(Some(Arc::new(move |input| {
-            let key = (input.weight.to_string(), input.layer);
+            let key = (input.role, input.site, input.layer);
             let entry = (input.x.len() / input.width, input.width);
             assert!(
                 sink.lock().unwrap().insert(key, entry).is_none(),
-                "{} twice",
-                input.weight
+                "{:?} twice",
+                input.role
             );
         })));
         engine.run(&sequence(&engine, 7)).unwrap();
@@ -90,21 +90,17 @@ fn each_linear_map_is_observed_once_per_layer_it_runs_in() {
         for spec in config
             .weights()
             .iter()
-            .filter(|s| s.kind == Kind::Linear && s.name != "word")
+            .filter(|s| s.kind == Kind::Linear && s.role != Role::Word)
         {
-            match spec
-                .name
-                .split_once('.')
-                .and_then(|(group, _)| group.parse::<usize>().ok())
-            {
-                Some(group) => {
+            match spec.site {
+                Some(Site { group, .. }) => {
                     for (layer, _) in config.layer_groups().iter().enumerate().filter(|(_, g)| **g == group) {
-                        assert_eq!(seen[&(spec.name.clone(), Some(layer))], (7, spec.shape[1]));
+                        assert_eq!(seen[&(spec.role, spec.site, Some(layer))], (7, spec.shape[1]));
                         expected += 1;
                     }
                 }
                 None => {
-                    assert_eq!(seen[&(spec.name.clone(), None)].1, spec.shape[1]);
+                    assert_eq!(seen[&(spec.role, None, None)].1, spec.shape[1]);
                     expected += 1;
                 }
             }

@@ -22,10 +22,8 @@ fn albert_deb() -> PathBuf {
 }
 
 fn f32s<'a>(model: &'a mut Model, name: &str) -> &'a mut Vec<f32> {
-    match model.weights.get_mut(name) {
-        Some(Values::F32(values)) => values,
-        _ => panic!("{name} is an f32 weight"),
-    }
+    let values = model.weights.get_mut(name).and_then(Values::f32s_mut);
+    values.unwrap_or_else(|| panic!("{name} is an f32 weight"))
 }
 
 /// Multiplies channel j by `factor(j)` where it is produced and divides it where it is consumed.

@@ -46,7 +46,7 @@ fn filled(config: Config) -> Model {
         let scale = if w.name.ends_with("norm.weight") { 1.0 } else { 0.2 };
         let offset = if w.name.ends_with("norm.weight") { 1.0 } else { 0.0 };
         let values = (0..w.elements()).map(|_| offset + scale * number()).collect();
-        (w.name.clone(), Values::F32(values))
+        (w.name.clone(), Values::f32(values))
     });
     Model {
         weights: weights.collect(),

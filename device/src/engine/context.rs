@@ -9,12 +9,15 @@ use crate::image::buffer::Buffer;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use thimble_shared::dtype::InputRange;
+use thimble_shared::model::{Role, Site};
 
 /// What enters a linear map, for calibration: whole rows, padding of shorter sequences in a batch included.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearInput<'a> {
-    /// Name of the weight; the inputs of q, k and v are the same and reported for each.
-    pub weight: &'a str,
+    /// What the weight is; the inputs of query, key and value are the same and reported for each.
+    pub role: Role,
+    /// The layer of its own weights, if it belongs to one.
+    pub site: Option<Site>,
     /// Layer of the network (groups are shared by several), or none in the embedding and the head.
     pub layer: Option<usize>,
     /// `[rows, width]`, row-major.

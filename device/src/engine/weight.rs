@@ -10,8 +10,8 @@ use std::sync::{Arc, OnceLock};
 use thimble_shared::artifact::Artifact;
 use thimble_shared::artifact::layout::{I4_BLOCK_BYTES, I4_OFFSET, I8_DEPTH, PANEL_ROWS, PanelLayout};
 use thimble_shared::artifact::tensors::{self, Part};
-use thimble_shared::dtype::{Format, I4_BLOCK, InputRange};
-use thimble_shared::model::{Kind, WeightSpec};
+use thimble_shared::dtype::{Format, I4_BLOCK, InputRange, Storage};
+use thimble_shared::model::{Kind, Role, Site, WeightSpec};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WeightError {
@@ -34,6 +34,10 @@ pub struct Vector {
 pub struct LinearWeight {
     image: Arc<Image>,
     pub name: String,
+    pub role: Role,
+    /// The layer it belongs to, if it belongs to one.
+    pub site: Option<Site>,
+    pub format: Format,
     pub layout: PanelLayout,
     range: Range<usize>,
     scales: Option<Vector>,
@@ -50,9 +54,19 @@ pub struct LinearWeight {
 pub struct TableWeight {
     image: Arc<Image>,
     pub name: String,
+    format: Format,
     /// Rows are `out`, columns `in`.
     layout: PanelLayout,
     panels: bool,
+    range: Range<usize>,
+    scales: Option<Vector>,
+    multipliers: Option<Range<usize>>,
+}
+
+/// The parts of a weight of two dimensions: its panels (or rows), scales and multipliers.
+struct Matrix {
+    format: Format,
+    layout: PanelLayout,
     range: Range<usize>,
     scales: Option<Vector>,
     multipliers: Option<Range<usize>>,
@@ -115,36 +129,49 @@ impl<'a> Weights<'a> {
         })
     }
 
-    /// A weight of two dimensions: its panels (or rows), scales and multipliers.
-    #[allow(clippy::type_complexity)]
-    fn matrix(
-        &self,
-        name: &str,
-    ) -> Result<(PanelLayout, Kind, Range<usize>, Option<Vector>, Option<Range<usize>>), WeightError> {
+    /// A weight of two dimensions, and how it is stored.
+    fn matrix(&self, name: &str) -> Result<(Matrix, &WeightSpec), WeightError> {
         let spec = self.spec(name)?;
         let &[out, inp] = spec.shape.as_slice() else {
             return Err(WeightError::Missing(name.to_string()));
         };
-        let layout = PanelLayout::new(self.artifact.graph.format(name), out, inp);
+        let format = self.artifact.graph.format(name);
         let part = |part| {
-            let tensor = tensors::tensor(spec, layout.format, part);
+            let tensor = tensors::tensor(spec, format, part);
             tensor.map(|t| self.range(&t.name, t.bytes())).transpose()
         };
-        let numbers = part(Part::Numbers)?.ok_or_else(|| WeightError::Missing(name.to_string()))?;
+        let range = part(Part::Numbers)?.ok_or_else(|| WeightError::Missing(name.to_string()))?;
         let scales = part(Part::Scales)?.map(|range| Vector {
             image: self.image.clone(),
             name: Part::Scales.of(name),
             range,
         });
-        Ok((layout, spec.kind, numbers, scales, part(Part::Multipliers)?))
+        let matrix = Matrix {
+            format,
+            layout: PanelLayout::new(format.storage(), out, inp),
+            range,
+            scales,
+            multipliers: part(Part::Multipliers)?,
+        };
+        Ok((matrix, spec))
     }
 
     pub fn linear(&self, name: &str, bias: &str) -> Result<LinearWeight, WeightError> {
-        let (layout, _, range, scales, multipliers) = self.matrix(name)?;
+        let (matrix, spec) = self.matrix(name)?;
+        let Matrix {
+            format,
+            layout,
+            range,
+            scales,
+            multipliers,
+        } = matrix;
         Ok(LinearWeight {
             image: self.image.clone(),
             name: name.to_string(),
             bias: self.vector(bias, layout.out)?,
+            role: spec.role,
+            site: spec.site,
+            format,
             layout,
             range,
             scales,
@@ -155,11 +182,19 @@ impl<'a> Weights<'a> {
     }
 
     pub fn table(&self, name: &str) -> Result<TableWeight, WeightError> {
-        let (layout, kind, range, scales, multipliers) = self.matrix(name)?;
+        let (matrix, spec) = self.matrix(name)?;
+        let Matrix {
+            format,
+            layout,
+            range,
+            scales,
+            multipliers,
+        } = matrix;
         Ok(TableWeight {
             image: self.image.clone(),
             name: name.to_string(),
-            panels: kind == Kind::Linear,
+            panels: spec.kind == Kind::Linear,
+            format,
             layout,
             range,
             scales,
@@ -195,16 +230,8 @@ impl LinearWeight {
     /// What [`fits_four`] says of some panels as int8 kernels see them. The first call reads the whole weight.
     pub fn chains(&self, panels: Range<usize>) -> &[u8] {
         let all = self.chains.get_or_init(|| {
-            let mut wide = vec![0; self.steps() * I8_DEPTH * PANEL_ROWS];
             let mut all = Vec::with_capacity(self.layout.panels() * self.steps());
-            for panel in 0..self.layout.panels() {
-                if self.layout.format == Format::I4 {
-                    self.expand_int4(panel..panel + 1, &mut wide);
-                    all.extend(fits_four(&wide));
-                } else {
-                    all.extend(fits_four(self.panels(panel..panel + 1)));
-                }
-            }
+            self.each_panel(|panel, _| all.extend(fits_four(panel)));
             all
         });
         &all[panels.start * self.steps()..panels.end * self.steps()]
@@ -213,14 +240,34 @@ impl LinearWeight {
     /// What an input of all ones gives in each channel: the sum of its int8 numbers times its scale. Empty in formats that
     /// quantise no input around a centre. The first call reads the whole weight.
     pub fn row_sums(&self) -> &[f32] {
-        if self.layout.format.input_range() != Some(InputRange::Centred) {
+        if self.format.input_range() != Some(InputRange::Centred) {
             return &[];
         }
         self.row_sums.get_or_init(|| {
-            let sums = expand::row_sums(self.panels(0..self.layout.panels()), self.layout.padded_in());
+            let mut sums = Vec::with_capacity(self.layout.padded_out());
+            self.each_panel(|panel, depth| sums.extend(expand::row_sums(panel, depth)));
             // Whole numbers below 2^24, which f32 holds.
-            sums.zip(self.scales()).map(|(sum, scale)| sum as f32 * scale).collect()
+            let sums = sums.into_iter().zip(self.scales());
+            sums.map(|(sum, scale)| sum as f32 * scale).collect()
         })
+    }
+
+    /// Each panel as int8 kernels see it, with its padded inputs; nothing in formats of floating point, whose products are in f32.
+    fn each_panel(&self, mut see: impl FnMut(&[i8], usize)) {
+        let panels = 0..self.layout.panels();
+        let one = |panel| panel..panel + 1;
+        match self.layout.storage {
+            Storage::F32 | Storage::F16 => {}
+            Storage::I8 => panels.for_each(|panel| see(self.panels(one(panel)), self.layout.padded_in())),
+            Storage::I4 => {
+                let depth = self.steps() * I8_DEPTH;
+                let mut wide = vec![0; depth * PANEL_ROWS];
+                for panel in panels {
+                    self.expand_int4(one(panel), &mut wide);
+                    see(&wide, depth);
+                }
+            }
+        }
     }
 
     /// Steps of [`I8_DEPTH`] inputs of one panel.
@@ -254,24 +301,24 @@ impl TableWeight {
     }
 
     pub fn format(&self) -> Format {
-        self.layout.format
+        self.format
     }
 
     /// Adds one row to `to`, in f32. Only the pages the row lies on are touched.
     pub fn add_row(&self, row: usize, to: &mut [f32]) {
         let data = &self.image.bytes()[self.range.clone()];
         let scale = self.scales.as_ref().map_or(0.0, |s| s.values()[row]);
-        match self.format() {
-            Format::F32 => self.add(row, bytemuck::cast_slice::<u8, f32>(data), to, |v| v),
-            Format::F16 => self.add(row, bytemuck::cast_slice::<u8, f16>(data), to, |v| {
+        match self.layout.storage {
+            Storage::F32 => self.add(row, bytemuck::cast_slice::<u8, f32>(data), to, |v| v),
+            Storage::F16 => self.add(row, bytemuck::cast_slice::<u8, f16>(data), to, |v| {
                 let mut wide = [0.0];
                 widen(&[v], &mut wide);
                 wide[0]
             }),
-            Format::W8 | Format::I8 | Format::I8A => {
+            Storage::I8 => {
                 self.add(row, bytemuck::cast_slice::<u8, i8>(data), to, |v| f32::from(v) * scale);
             }
-            Format::I4 => {
+            Storage::I4 => {
                 let multipliers = self
                     .multipliers
                     .as_ref()
@@ -338,7 +385,7 @@ impl fmt::Debug for LinearWeight {
         write!(
             f,
             "{} {}x{} {}",
-            self.name, self.layout.out, self.layout.inp, self.layout.format
+            self.name, self.layout.out, self.layout.inp, self.format
         )
     }
 }

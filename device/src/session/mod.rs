@@ -15,6 +15,7 @@ use crate::engine::tensors::TensorError;
 use crate::image::mmap::{self, MapError, ModelFile, ModelMap};
 use crate::platform::{board, process};
 use crate::{Engine, EngineError, EngineOptions, Image, Input, InputError, Outputs, block_cache};
+use thimble_shared::artifact::tensors::Part;
 use thimble_shared::board::memory::Need;
 use thimble_shared::board::report::{EngineReport, ModelReport};
 
@@ -271,18 +272,20 @@ impl Session {
         }
     }
 
-    /// Bytes of every weight in the file; scales and the like count to the weight they are named after.
+    /// Bytes of every weight in the file; scales and multipliers count to their weight, biases to their linear map.
     fn weights(&self) -> BTreeMap<String, u64> {
         let artifact = self.engine.artifact();
-        let formats = &artifact.graph.formats;
         let mut bytes = BTreeMap::new();
-        for (name, stored) in &artifact.tensors {
-            let owner = name
-                .rsplit_once('.')
-                .map(|(owner, _)| owner)
-                .filter(|owner| !formats.contains_key(name) && formats.contains_key(*owner))
-                .unwrap_or(name);
-            *bytes.entry(owner.to_string()).or_default() += stored.range.len() as u64;
+        for weight in artifact.graph.config.weights() {
+            let stored = |part: Part| artifact.tensors.get(&part.of(&weight.name));
+            let all = Part::ALL.into_iter().filter_map(stored);
+            let map = weight.role.at(weight.site);
+            let owner = if artifact.graph.formats.contains_key(&map) {
+                map
+            } else {
+                weight.name.clone()
+            };
+            *bytes.entry(owner).or_default() += all.map(|stored| stored.range.len() as u64).sum::<u64>();
         }
         bytes
     }

@@ -7,7 +7,8 @@ use thimble_shared::artifact::tensors::weight_bytes;
 use thimble_shared::board::memory::{self, Need, Work};
 use thimble_shared::board::target::Target;
 use thimble_shared::dtype::Format;
-use thimble_shared::model::{Activation, Config, Head, Kind, WeightSpec};
+use thimble_shared::model::network::Network;
+use thimble_shared::model::{Activation, Config, Head, Kind, Role, Site, WeightSpec};
 
 /// Threads the device program computes with unless told otherwise: the cores of most boards.
 const CORES: usize = 4;
@@ -139,16 +140,11 @@ pub fn uses(config: &Config, weight: &WeightSpec, seq: usize) -> (usize, usize) 
     if weight.kind != Kind::Linear {
         return (0, 0);
     }
-    let group = weight
-        .name
-        .split_once('.')
-        .and_then(|(group, _)| group.parse::<usize>().ok());
-    match (group, weight.name.as_str()) {
-        (Some(group), _) => (config.layer_groups().iter().filter(|&&g| g == group).count(), seq),
-        // These read the first token only.
-        (None, "pooler" | "sop") => (1, 1),
-        (None, "classifier") if config.head.needs_pooler() => (1, 1),
-        (None, _) => (1, seq),
+    match weight.site {
+        Some(Site { group, .. }) => (config.layer_groups().iter().filter(|&&g| g == group).count(), seq),
+        // Maps behind the pooling read one vector a row.
+        None if weight.role == Role::Pooler || Network::of(config).works_on_rows(weight.role) => (1, 1),
+        None => (1, seq),
     }
 }
 

@@ -129,12 +129,12 @@ impl Study<'_> {
         Ok(false)
     }
 
-    /// Families whose format in `choice` is an integer one of the bytes of `w8`, which is on offer to them.
+    /// Families whose format in `choice` is an integer one with the numbers of `w8`, which is on offer to them.
     fn widened(&self, choice: &Choice) -> Vec<Wide> {
         let problem = &self.problem;
         let wide = choice.iter().enumerate().filter_map(|(family, &at)| {
             let format = problem.options[family][at];
-            let integer = format.quantises_input() && format.bits() == Format::W8.bits();
+            let integer = format.quantises_input() && format.shares_numbers(Format::W8);
             let option = problem.options[family].iter().position(|f| *f == Format::W8)?;
             integer.then(|| Wide {
                 family,

@@ -5,13 +5,12 @@ use crate::budget::error::BudgetError;
 use crate::eval::dataset::Row;
 use crate::fs::ram;
 use crate::quantize::gptq;
-use crate::quantize::quantizer::numbers_of;
 use crate::render::text::exact;
 use std::collections::BTreeSet;
 use thimble_shared::artifact::tensors::weight_bytes;
 use thimble_shared::board::memory::{self, Work};
 use thimble_shared::dtype::Format;
-use thimble_shared::model::{Config, Kind, WeightSpec};
+use thimble_shared::model::{Config, Kind, Role, Slot, WeightSpec};
 
 /// The program itself, its tokenizer and what it holds beside the model.
 const PROGRAM: u64 = 32 << 20;
@@ -38,7 +37,7 @@ fn beside_the_model(task: &Task) -> u64 {
     let image = in_format(Format::F32);
     // All int8 formats have the same numbers, which are held once.
     let rounded = task.formats.iter().filter(|f| f.has_scales());
-    let rounded: BTreeSet<Format> = rounded.map(|&f| numbers_of(f)).collect();
+    let rounded: BTreeSet<Format> = rounded.map(|f| f.row().numbers).collect();
     let encoded: u64 = rounded.iter().map(|&f| in_format(f)).sum();
     let [moments, waiting] = if task.calibrated { gptq::bytes(config) } else { [0; 2] };
     // Two quantisers are held: what was best so far and what is tried, which gathers moments if it calibrates; later the
@@ -48,8 +47,8 @@ fn beside_the_model(task: &Task) -> u64 {
 
 /// Weights that exist once more with their channels rescaled or split.
 fn channels(weights: &[WeightSpec]) -> u64 {
-    const MOVED: [&str; 4] = [".v", ".o", ".up", ".down"];
-    let moved = |w: &&WeightSpec| w.name == "map" || MOVED.iter().any(|end| w.name.ends_with(end));
+    const MOVED: [Role; 5] = [Role::Map, Role::Value, Role::AttentionOutput, Role::Up, Role::Down];
+    let moved = |w: &&WeightSpec| w.slot == Slot::Whole && MOVED.contains(&w.role);
     weights.iter().filter(moved).map(|w| 4 * w.elements() as u64).sum()
 }
 

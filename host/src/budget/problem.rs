@@ -6,7 +6,7 @@ use crate::budget::branch_and_bound::{Limit, Ranked};
 use std::collections::BTreeMap;
 use thimble_shared::artifact::tensors::{fits, weight_bytes};
 use thimble_shared::dtype::Format;
-use thimble_shared::model::{Config, Kind, WeightSpec};
+use thimble_shared::model::{Config, Kind, Role, WeightSpec};
 
 /// Weights that take the same format.
 #[derive(Clone, Debug)]
@@ -22,19 +22,17 @@ pub struct Family {
 pub fn families(config: &Config) -> Vec<Family> {
     let mut found: Vec<Family> = Vec::new();
     for spec in config.weights().into_iter().filter(|w| w.kind != Kind::Vector) {
-        let role = spec.name.rsplit('.').next().unwrap_or_default();
-        let name = match spec.name.as_str() {
-            "word" => "word",
-            "position" | "type" => "position+type",
-            "map" => "map",
-            "pooler" => "pooler+head",
-            name if name.starts_with(|c: char| c.is_ascii_digit()) => match role {
-                "q" | "k" => "q+k",
-                "v" | "o" => "v+o",
-                "up" => "up",
-                _ => "down",
-            },
-            _ => "pooler+head",
+        let name = match spec.role {
+            Role::Word => "word",
+            Role::Position | Role::TokenType => "position+type",
+            Role::Map => "map",
+            Role::Query | Role::Key => "q+k",
+            Role::Value | Role::AttentionOutput => "v+o",
+            Role::Up => "up",
+            Role::Down => "down",
+            Role::Pooler | Role::Head(_) => "pooler+head",
+            // Vectors, every one.
+            Role::EmbeddingNorm | Role::AttentionNorm | Role::FeedForwardNorm | Role::HiddenShift => continue,
         };
         match found.iter_mut().find(|f| f.name == name) {
             Some(family) => family.weights.push(spec),
@@ -48,13 +46,16 @@ pub fn families(config: &Config) -> Vec<Family> {
 }
 
 impl Family {
-    /// The formats of `formats` that are worth trying. Tables are only looked up: i8, w8 and i8a are the same to them, and
-    /// the first of these that is offered stands for all.
+    /// The formats of `formats` that are worth trying. Tables are only looked up: formats with the same numbers (i8, w8 and i8a)
+    /// are the same to them, and the one whose numbers they are, or else the first that is offered, stands for all.
     pub fn options(&self, formats: &[Format]) -> Vec<Format> {
         let looked_up = self.weights.iter().all(|w| w.kind == Kind::Table);
-        const SAME: [Format; 3] = [Format::I8, Format::W8, Format::I8A];
-        let first = SAME.iter().find(|f| formats.contains(f));
-        let twin = |f: &Format| looked_up && SAME.contains(f) && Some(f) != first;
+        let stands_for = |f: &Format| {
+            let same = Format::ALL.into_iter().filter(|other| other.shares_numbers(*f));
+            let mut same = std::iter::once(f.row().numbers).chain(same);
+            same.find(|other| formats.contains(other))
+        };
+        let twin = |f: &Format| looked_up && stands_for(f) != Some(*f);
         let fits = |f: &Format| self.weights.iter().all(|w| fits(w, *f));
         formats.iter().copied().filter(|f| !twin(f) && fits(f)).collect()
     }

@@ -219,7 +219,7 @@ mod tests {
                     .map(|w| {
                         (
                             w.name.clone(),
-                            thimble_shared::dtype::Values::F32(vec![0.0; w.elements()]),
+                            thimble_shared::dtype::Values::f32(vec![0.0; w.elements()]),
                         )
                     })
                     .collect(),

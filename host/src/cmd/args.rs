@@ -3,34 +3,36 @@
 use crate::models::read_options::ReadOptions;
 use bytesize::ByteSize;
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use std::path::PathBuf;
 use thimble_shared::dtype::Format;
 use thimble_shared::model::Head;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Precision {
-    Fp32,
-    Fp16,
-    /// int8 weights, f32 arithmetic
-    W8,
-    /// int8 weights and activations
-    Int8,
-    /// int8 weights and activations, each token around the middle of its range
-    Int8a,
-    /// int4 weights in blocks of 32, int8 activations
-    Int4,
-}
+/// A number format by the name the command line gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Precision(pub Format);
 
-impl Precision {
-    pub fn format(self) -> Format {
-        match self {
-            Precision::Fp32 => Format::F32,
-            Precision::Fp16 => Format::F16,
-            Precision::W8 => Format::W8,
-            Precision::Int8 => Format::I8,
-            Precision::Int8a => Format::I8A,
-            Precision::Int4 => Format::I4,
-        }
+impl ValueEnum for Precision {
+    fn value_variants<'a>() -> &'a [Precision] {
+        const ALL: [Precision; Format::ALL.len()] = {
+            let mut all = [Precision(Format::F32); Format::ALL.len()];
+            let mut i = 0;
+            while i < all.len() {
+                all[i] = Precision(Format::ALL[i]);
+                i += 1;
+            }
+            all
+        };
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let row = self.0.row();
+        let value = PossibleValue::new(row.alias);
+        Some(match row.help {
+            Some(help) => value.help(help),
+            None => value,
+        })
     }
 }
 

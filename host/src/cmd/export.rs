@@ -41,8 +41,8 @@ pub fn run(args: &ExportArgs) -> Result<Outcome> {
     refuse_inputs(&subject, &args.output)?;
     let mut model = subject.model()?;
     let mut lost = String::new();
-    if let Some(precision) = args.precision {
-        let made = Quantiser::new(&model).model(&uniform(&model.config, precision.format()))?;
+    if let Some(Precision(format)) = args.precision {
+        let made = Quantiser::new(&model).model(&uniform(&model.config, format))?;
         for (name, zeros, of) in vanished(&model, &made) {
             writeln!(lost, "{name}: {zeros} of {of} numbers are zero in fp16")?;
         }

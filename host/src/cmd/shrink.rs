@@ -32,8 +32,8 @@ use bounds::Bounds;
 use bytesize::ByteSize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use thimble_shared::dtype::Format;
-use thimble_shared::model::Config;
+use thimble_shared::dtype::{Format, Offered};
+use thimble_shared::model::{Config, Role};
 
 /// Arguments of `thimble shrink`.
 #[derive(Debug, clap::Args)]
@@ -80,9 +80,8 @@ pub struct ShrinkArgs {
     /// What decides between integer arithmetic and f32 arithmetic (w8, f16, f32), which loses less and is slower
     #[arg(long, value_enum, value_name = "WHAT", default_value_t, conflicts_with = "formats")]
     pub prefer: Prefer,
-    /// Formats the solver may use, whatever --prefer would do [default: f32,f16,i8,i8a,i4; with --prefer speed, linear maps
-    /// take i8, i8a and i4 only]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    /// Formats on offer.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help = formats_help())]
     pub formats: Vec<Format>,
     /// Board the file is for: its RAM is held against the file's size
     #[arg(long, value_name = "NAME")]
@@ -333,18 +332,40 @@ fn steps(args: &ShrinkArgs) -> Vec<Step> {
 }
 
 /// Formats on offer unless others are named.
-const FORMATS: [Format; 5] = [Format::F32, Format::F16, Format::I8, Format::I8A, Format::I4];
+fn offered(prefer: Prefer) -> impl Iterator<Item = Format> {
+    Format::ALL.into_iter().filter(move |f| match f.row().offered {
+        Offered::Always => true,
+        Offered::ForLoss => match prefer {
+            Prefer::Loss => true,
+            // Balance comes to w8 where the loss is not good without it.
+            Prefer::Balance | Prefer::Speed => false,
+        },
+        Offered::Never => false,
+    })
+}
+
+fn formats_help() -> String {
+    let offered: Vec<Format> = offered(Prefer::Balance).collect();
+    let names: Vec<&str> = offered.iter().map(|f| f.name()).collect();
+    let integers: Vec<&str> = offered
+        .iter()
+        .filter(|f| f.quantises_input())
+        .map(|f| f.name())
+        .collect();
+    let (last, first) = integers.split_last().unwrap_or((&"none", &[]));
+    format!(
+        "Formats the solver may use, whatever --prefer would do [default: {}; with --prefer speed, linear maps take {} and \
+         {last} only]",
+        names.join(","),
+        first.join(", ")
+    )
+}
 
 /// The formats the search chooses from.
 fn formats(args: &ShrinkArgs) -> Vec<Format> {
     let mut formats = args.formats.clone();
     if formats.is_empty() {
-        formats.extend(FORMATS);
-        match args.prefer {
-            Prefer::Loss => formats.push(Format::W8),
-            // Balance comes to w8 where the loss is not good without it.
-            Prefer::Balance | Prefer::Speed => {}
-        }
+        formats.extend(offered(args.prefer));
     }
     formats.sort();
     formats.dedup();
@@ -461,8 +482,8 @@ pub fn split(inputs: &Inputs, tune: usize) -> (Vec<Row>, Vec<Row>) {
 fn savings(question: &Question, levers: &Levers, plan: &Plan) -> Result<Vec<(&'static str, u64)>> {
     let mut formats = plan.problem.formats_of(&plan.choice);
     // The pooler that is gone would have the format of the other maps.
-    if let Some(&format) = formats.get("map") {
-        formats.entry("pooler".into()).or_insert(format);
+    if let Some(&format) = formats.get(Role::Map.name()) {
+        formats.entry(Role::Pooler.name().into()).or_insert(format);
     }
     let size = |levers: &Levers| -> Result<u64> {
         let graph = thimble_shared::model::ModelSpec {

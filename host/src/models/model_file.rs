@@ -48,7 +48,7 @@ impl From<Source> for Checkpoint {
         let weights = source
             .weights
             .into_iter()
-            .map(|(name, w)| (name, Values::F32(w.data)))
+            .map(|(name, w)| (name, Values::f32(w.data)))
             .collect();
         let model = Model {
             config: source.config,

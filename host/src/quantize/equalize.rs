@@ -6,7 +6,7 @@
 
 use thimble_shared::dtype::Values;
 use thimble_shared::model::weights::Weights;
-use thimble_shared::model::{Activation, Config, Model, layer_weight};
+use thimble_shared::model::{Activation, Config, Model, Role, Site, Slot};
 
 /// Two adjacent weights: rows of `rows` (and entries of `vectors`) feed the columns of `consumer`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,24 +20,22 @@ struct Pair {
 /// LayerNorm → map, and up → down where the activation is positively homogeneous. q → k needs none: each output channel has
 /// a scale of its own and their product is taken in f32.
 fn pairs(config: &Config) -> Vec<Pair> {
-    let bias = |name: &str| format!("{name}.bias");
-    let linear = |producer: String, consumer: String| Pair {
-        vectors: vec![bias(&producer)],
-        rows: Some(producer),
-        consumer,
+    let linear = |producer: Role, consumer: Role, site: Option<Site>| Pair {
+        vectors: vec![producer.tensor(Slot::Bias, site)],
+        rows: Some(producer.at(site)),
+        consumer: consumer.at(site),
     };
     let mut pairs = vec![Pair {
         rows: None,
-        vectors: vec!["embed_norm.weight".into(), bias("embed_norm")],
-        consumer: "map".into(),
+        vectors: [Slot::Gain, Slot::Bias]
+            .map(|slot| Role::EmbeddingNorm.tensor(slot, None))
+            .into(),
+        consumer: Role::Map.at(None),
     }];
-    for group in 0..config.num_hidden_groups {
-        for inner in 0..config.inner_group_num {
-            let at = |part| layer_weight(group, inner, part);
-            pairs.push(linear(at("v"), at("o")));
-            if config.activation == Activation::Relu {
-                pairs.push(linear(at("up"), at("down")));
-            }
+    for site in Site::all(config).map(Some) {
+        pairs.push(linear(Role::Value, Role::AttentionOutput, site));
+        if config.activation == Activation::Relu {
+            pairs.push(linear(Role::Up, Role::Down, site));
         }
     }
     pairs
@@ -58,7 +56,7 @@ pub fn equalise(model: &Model) -> Model {
         pair.vectors
             .iter()
             .for_each(|name| divide_rows(&mut weights, name, &scales));
-        if let Some(Values::F32(w)) = weights.get_mut(&pair.consumer) {
+        if let Some(w) = weights.get_mut(&pair.consumer).and_then(Values::f32s_mut) {
             for row in w.chunks_mut(scales.len().max(1)) {
                 row.iter_mut().zip(&scales).for_each(|(x, s)| *x *= s);
             }
@@ -71,7 +69,7 @@ pub fn equalise(model: &Model) -> Model {
 }
 
 fn divide_rows(weights: &mut Weights, name: &str, scales: &[f32]) {
-    if let Some(Values::F32(w)) = weights.get_mut(name) {
+    if let Some(w) = weights.get_mut(name).and_then(Values::f32s_mut) {
         let width = (w.len() / scales.len().max(1)).max(1);
         for (row, s) in w.chunks_mut(width).zip(scales) {
             row.iter_mut().for_each(|x| *x /= s);
@@ -82,10 +80,7 @@ fn divide_rows(weights: &mut Weights, name: &str, scales: &[f32]) {
 /// One power of two per channel, 1 where a channel is empty on either side. None at all when a weight is not in f32 or a
 /// product would leave f32's normal range, where powers of two are no longer exact.
 fn scales(weights: &Weights, pair: &Pair) -> Vec<f32> {
-    let f32s = |name: &String| match weights.get(name) {
-        Some(Values::F32(w)) => Some(w.as_slice()),
-        _ => None,
-    };
+    let f32s = |name: &String| weights.get(name).and_then(Values::f32s);
     let producers: Option<Vec<&[f32]>> = pair.rows.iter().chain(&pair.vectors).map(f32s).collect();
     let (Some(producers), Some(consumer)) = (producers, f32s(&pair.consumer)) else {
         return vec![];

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_shared::dtype::Values;
-use thimble_shared::model::{Activation, Config, Model, layer_weight};
+use thimble_shared::model::{Activation, Model, Role, Site, Slot};
 
 /// Rows that are run to find outliers, and vectors that are looked at of each `down`.
 const ROWS: usize = 16;
@@ -52,16 +52,15 @@ pub fn split(model: &Model, rows: &[Row]) -> Result<Option<Model>, QuantizeError
         return Ok(None);
     }
     let seen = inputs(model, rows)?;
-    let chosen: BTreeMap<(usize, usize), Vec<Split>> = places(config)
-        .map(|(group, inner)| {
-            let at = |part: &str| layer_weight(group, inner, part);
-            let splits = match (seen.get(&at("up")), seen.get(&at("down"))) {
+    let chosen: BTreeMap<Site, Vec<Split>> = Site::all(config)
+        .map(|site| {
+            let splits = match (seen.get(&(site, Role::Up)), seen.get(&(site, Role::Down))) {
                 (Some(narrow), Some(wide)) => choose(wide, config.intermediate_size, most, |channel| {
-                    channel_of(model, &at("up"), channel, narrow)
+                    channel_of_up(model, site, channel, narrow)
                 }),
                 _ => vec![],
             };
-            ((group, inner), splits)
+            (site, splits)
         })
         .collect();
     let added = ADDED * chosen.values().map(Vec::len).max().unwrap_or(0);
@@ -70,37 +69,32 @@ pub fn split(model: &Model, rows: &[Row]) -> Result<Option<Model>, QuantizeError
     }
     let mut model = model.clone();
     model.config.intermediate_size += added;
-    for ((group, inner), splits) in chosen {
-        if widen(&mut model, &|part| layer_weight(group, inner, part), &splits, added).is_none() {
+    for (site, splits) in chosen {
+        if widen(&mut model, site, &splits, added).is_none() {
             return Ok(None);
         }
     }
     Ok(Some(model))
 }
 
-/// One output channel of a linear weight, for each of the vectors `x`.
-fn channel_of(model: &Model, weight: &str, channel: usize, x: &[f32]) -> Vec<f32> {
+/// One output channel of a layer's `up`, for each of the vectors `x`.
+fn channel_of_up(model: &Model, site: Site, channel: usize, x: &[f32]) -> Vec<f32> {
     let width = model.config.hidden_size;
-    let numbers = |name: &str| match model.weights.get(name) {
-        Some(Values::F32(values)) => values.as_slice(),
-        _ => &[],
+    let numbers = |slot: Slot| {
+        let values = model.weights.get(&Role::Up.tensor(slot, Some(site)));
+        values.and_then(Values::f32s).unwrap_or_default()
     };
-    let row = numbers(weight)
+    let row = numbers(Slot::Whole)
         .get(channel * width..(channel + 1) * width)
         .unwrap_or(&[]);
-    let bias = numbers(&format!("{weight}.bias")).get(channel).copied().unwrap_or(0.0);
+    let bias = numbers(Slot::Bias).get(channel).copied().unwrap_or(0.0);
     let each = x.chunks_exact(width);
     each.map(|x| x.iter().zip(row).map(|(x, w)| x * w).sum::<f32>() + bias)
         .collect()
 }
 
-fn places(config: &Config) -> impl Iterator<Item = (usize, usize)> + use<> {
-    let inner = config.inner_group_num;
-    (0..config.num_hidden_groups).flat_map(move |group| (0..inner).map(move |i| (group, i)))
-}
-
 /// Some of the vectors that enter each `up` and each `down`, one after another, of the same tokens.
-fn inputs(model: &Model, rows: &[Row]) -> Result<BTreeMap<String, Vec<f32>>, QuantizeError> {
+fn inputs(model: &Model, rows: &[Row]) -> Result<BTreeMap<(Site, Role), Vec<f32>>, QuantizeError> {
     let config = &model.config;
     let rows = &rows[..rows.len().min(ROWS)];
     let tokens: usize = rows.iter().map(|row| row.input_ids.len()).sum();
@@ -112,15 +106,15 @@ fn inputs(model: &Model, rows: &[Row]) -> Result<BTreeMap<String, Vec<f32>>, Qua
         ..EngineOptions::default()
     };
     let engine = Engine::new(image_of(model)?, options)?;
-    let seen: Arc<Mutex<BTreeMap<String, (usize, Vec<f32>)>>> = Arc::default();
+    let seen: Arc<Mutex<BTreeMap<(Site, Role), (usize, Vec<f32>)>>> = Arc::default();
     for (i, row) in rows.iter().enumerate() {
         let (observed, row_seen) = (seen.clone(), row.clone());
         engine.observe(Some(Arc::new(move |input| {
-            if !(input.weight.ends_with(".up") || input.weight.ends_with(".down")) {
+            let Some(site) = input.site.filter(|_| [Role::Up, Role::Down].contains(&input.role)) else {
                 return;
-            }
+            };
             let mut seen = observed.lock().unwrap_or_else(PoisonError::into_inner);
-            let (count, kept) = seen.entry(input.weight.to_string()).or_default();
+            let (count, kept) = seen.entry((site, input.role)).or_default();
             let real = real_vectors(&row_seen, input.x.len() / input.width);
             for (_, vector) in input.x.chunks_exact(input.width).enumerate().filter(|(i, _)| real(*i)) {
                 if count.is_multiple_of(stride) && kept.len() < VECTORS * input.width {
@@ -223,17 +217,20 @@ fn choose(x: &[f32], width: usize, most: usize, before: impl Fn(usize) -> Vec<f3
 
 /// Adds `added` channels between `up` and `down`: two for each split, the rest of them empty. None where a weight is not in
 /// f32 or has another shape than the config says.
-fn widen(model: &mut Model, at: &dyn Fn(&str) -> String, splits: &[Split], added: usize) -> Option<()> {
+fn widen(model: &mut Model, site: Site, splits: &[Split], added: usize) -> Option<()> {
     let hidden = model.config.hidden_size;
     let wide = model.config.intermediate_size - added;
-    let mut take = |name: String, len: usize| match model.weights.get_mut(&name) {
-        Some(Values::F32(values)) if values.len() == len => Some(std::mem::take(values)),
-        _ => None,
+    let mut take = |role: Role, slot: Slot, len: usize| {
+        let values = model
+            .weights
+            .get_mut(&role.tensor(slot, Some(site)))
+            .and_then(Values::f32s_mut)?;
+        (values.len() == len).then(|| std::mem::take(values))
     };
-    let mut up = take(at("up"), wide * hidden)?;
-    let mut up_bias = take(format!("{}.bias", at("up")), wide)?;
-    let down = take(at("down"), wide * hidden)?;
-    let mut down_bias = take(format!("{}.bias", at("down")), hidden)?;
+    let mut up = take(Role::Up, Slot::Whole, wide * hidden)?;
+    let mut up_bias = take(Role::Up, Slot::Bias, wide)?;
+    let down = take(Role::Down, Slot::Whole, wide * hidden)?;
+    let mut down_bias = take(Role::Down, Slot::Bias, hidden)?;
     // Of each added channel, whose column of `down` it has, and with which sign.
     let mut columns: Vec<(usize, f32)> = Vec::new();
     for &Split { channel, t } in splits {
@@ -261,14 +258,13 @@ fn widen(model: &mut Model, at: &dyn Fn(&str) -> String, splits: &[Split], added
         wider.resize(wider.len() + added - columns.len(), 0.0);
     }
     let given = [
-        (at("up"), up),
-        (format!("{}.bias", at("up")), up_bias),
-        (at("down"), wider),
-        (format!("{}.bias", at("down")), down_bias),
+        (Role::Up, Slot::Whole, up),
+        (Role::Up, Slot::Bias, up_bias),
+        (Role::Down, Slot::Whole, wider),
+        (Role::Down, Slot::Bias, down_bias),
     ];
-    model
-        .weights
-        .extend(given.map(|(name, values)| (name, Values::F32(values))));
+    let named = given.map(|(role, slot, values)| (role.tensor(slot, Some(site)), Values::f32(values)));
+    model.weights.extend(named);
     Some(())
 }
 

@@ -3,9 +3,10 @@
 //! for the inputs that are left. Each lever is pulled only when asked for.
 
 use crate::eval::runner::Vocabulary;
-use thimble_shared::dtype::{Format, Values};
+use thimble_shared::dtype::Format;
+use thimble_shared::model::head::masked_lm;
 use thimble_shared::model::weights::Weights;
-use thimble_shared::model::{Config, Head, Model};
+use thimble_shared::model::{Config, Head, Model, Role, Slot};
 
 /// Why a lever cannot be pulled. Every text names the flag.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +34,7 @@ pub enum LeverError {
         /// The flag.
         lever: &'static str,
         /// The weight.
-        weight: &'static str,
+        weight: String,
         /// The format it is in.
         format: Format,
     },
@@ -43,7 +44,7 @@ pub enum LeverError {
         /// The flag.
         lever: &'static str,
         /// The weight.
-        weight: &'static str,
+        weight: String,
     },
 }
 
@@ -140,23 +141,24 @@ impl Levers {
         let config = self.config(&model.config)?;
         let mut weights = model.weights.clone();
         if self.drop_pooler {
-            weights.remove("pooler");
-            weights.remove("pooler.bias");
+            for slot in [Slot::Whole, Slot::Bias] {
+                weights.remove(&Role::Pooler.tensor(slot, None));
+            }
         }
         if self.max_seq.is_some() {
             let kept: Vec<usize> = (0..config.max_position_embeddings).collect();
             let rows = model.config.max_position_embeddings;
-            cut("--max-seq", &mut weights, "position", rows, &kept)?;
+            cut("--max-seq", &mut weights, Role::Position, Slot::Whole, rows, &kept)?;
         }
         if let Some(vocabulary) = &self.vocabulary {
             let rows = model.config.vocab_size;
-            let mut over = vec!["word"];
+            let mut over = vec![(Role::Word, Slot::Whole)];
             if config.head.has_decoder() {
-                over.push("mlm.decoder.bias");
-                over.extend((!config.tied_decoder).then_some("mlm.decoder"));
+                over.push((masked_lm::DECODER, Slot::Bias));
+                over.extend((!config.tied_decoder).then_some((masked_lm::DECODER, Slot::Whole)));
             }
-            for name in over {
-                cut("--vocab-from", &mut weights, name, rows, &vocabulary.kept)?;
+            for (role, slot) in over {
+                cut("--vocab-from", &mut weights, role, slot, rows, &vocabulary.kept)?;
             }
         }
         Ok(Model { config, weights })
@@ -167,26 +169,25 @@ impl Levers {
 fn cut(
     lever: &'static str,
     weights: &mut Weights,
-    weight: &'static str,
+    role: Role,
+    slot: Slot,
     rows: usize,
     kept: &[usize],
 ) -> Result<(), LeverError> {
+    let weight = role.tensor(slot, None);
+    let Some(values) = weights.get_mut(&weight) else {
+        return Err(LeverError::Shape { lever, weight });
+    };
+    let format = values.format();
+    let Some(numbers) = values.f32s_mut() else {
+        return Err(LeverError::Encoded { lever, weight, format });
+    };
     let shape = LeverError::Shape { lever, weight };
-    match weights.get_mut(weight) {
-        None => Err(shape),
-        Some(Values::F32(numbers)) => {
-            let width = numbers.len().checked_div(rows).unwrap_or(0);
-            let row = |&i: &usize| numbers.get(i * width..(i + 1) * width);
-            if width == 0 || width * rows != numbers.len() {
-                return Err(shape);
-            }
-            *numbers = kept.iter().map(row).collect::<Option<Vec<_>>>().ok_or(shape)?.concat();
-            Ok(())
-        }
-        Some(other) => Err(LeverError::Encoded {
-            lever,
-            weight,
-            format: other.format(),
-        }),
+    let width = numbers.len().checked_div(rows).unwrap_or(0);
+    let row = |&i: &usize| numbers.get(i * width..(i + 1) * width);
+    if width == 0 || width * rows != numbers.len() {
+        return Err(shape);
     }
+    *numbers = kept.iter().map(row).collect::<Option<Vec<_>>>().ok_or(shape)?.concat();
+    Ok(())
 }

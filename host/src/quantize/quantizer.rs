@@ -4,14 +4,14 @@
 
 use crate::eval::dataset::Row;
 use crate::quantize::error::QuantizeError;
-use crate::quantize::gptq::Statistics;
 use crate::quantize::gptq::round::{Rounder, unweighted};
+use crate::quantize::gptq::{Reads, Statistics};
 use crate::quantize::shift::{Reach, Shift};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use thimble_shared::dtype::{Format, Values};
 use thimble_shared::model::weights::Weights;
-use thimble_shared::model::{Config, Kind, Model, WeightSpec};
+use thimble_shared::model::{Config, Kind, Model, Role, Slot, WeightSpec};
 
 /// A weight in one format.
 struct Encoded {
@@ -81,7 +81,7 @@ pub struct Quantiser<'a> {
     options: QuantiserOptions,
     /// What was seen on the rows: gathered when a weight is rounded, not when an answer is remembered.
     statistics: Mutex<Option<Result<Statistics, String>>>,
-    rounders: Mutex<HashMap<String, Option<Arc<Rounder>>>>,
+    rounders: Mutex<HashMap<Reads, Option<Arc<Rounder>>>>,
     made: Mutex<HashMap<(String, Format), Arc<Encoded>>>,
 }
 
@@ -148,14 +148,14 @@ impl<'a> Quantiser<'a> {
             // An input around its mean loses nothing of it.
             match shift.and_then(|s| s.centre(&spec.name, formats, self.options.reach)) {
                 Some(_) => done.shifted.push(spec.name.clone()),
-                None => shortfalls.push((format!("{}.bias", spec.name), encoded)),
+                None => shortfalls.push((spec.role.tensor(Slot::Bias, spec.site), encoded)),
             }
         }
         for (bias, encoded) in shortfalls {
             if encoded.shortfall.is_empty() {
                 continue;
             }
-            if let Some(Values::F32(bias)) = weights.get_mut(&bias) {
+            if let Some(bias) = weights.get_mut(&bias).and_then(Values::f32s_mut) {
                 // What f32 cannot hold is no correction.
                 let corrected = bias
                     .iter_mut()
@@ -195,7 +195,7 @@ impl<'a> Quantiser<'a> {
             },
             None => self.round(spec, format, source)?,
         };
-        if let Values::F16(v) = &*encoded.values
+        if let Some(v) = encoded.values.f16s()
             && v.iter().any(|x| !x.is_finite())
         {
             let beyond = v.iter().zip(source.to_f32()).filter(|(half, _)| !half.is_finite());
@@ -212,14 +212,14 @@ impl<'a> Quantiser<'a> {
         }
         let encoded = Arc::new(encoded);
         // Widening, cutting bits and copying int8 numbers takes no time worth the memory.
-        if format.has_scales() && numbers_of(format) == format {
+        if format.has_scales() && format.row().numbers == format {
             lock(&self.made).insert(key, encoded.clone());
         }
         Ok(encoded)
     }
 
     fn round(&self, spec: &WeightSpec, format: Format, source: &Values) -> Result<Encoded, QuantizeError> {
-        let same = numbers_of(format);
+        let same = format.row().numbers;
         if same != format {
             let numbers = self.encode(spec, same)?;
             if let Some(values) = numbers.values.exactly(format) {
@@ -232,10 +232,10 @@ impl<'a> Quantiser<'a> {
         }
         let data = &source.as_f32();
         // A tied word table is read by rows as well: rounding it for the decoder's inputs alone would spoil the lookup.
-        let multiplied = spec.kind == Kind::Linear && spec.name != "word";
+        let multiplied = spec.kind == Kind::Linear && spec.role != Role::Word;
         if multiplied
             && format.has_scales()
-            && let Some(rounder) = self.rounder(&spec.name)?
+            && let Some(rounder) = self.rounder(spec)?
             && let Some(values) = rounder.round(format, data)
         {
             let shortfall = rounder.shortfall(data, &values.to_f32());
@@ -255,7 +255,7 @@ impl<'a> Quantiser<'a> {
     }
 
     /// The factored moments of a weight's input, made once for all weights that share it.
-    fn rounder(&self, weight: &str) -> Result<Option<Arc<Rounder>>, QuantizeError> {
+    fn rounder(&self, weight: &WeightSpec) -> Result<Option<Arc<Rounder>>, QuantizeError> {
         if !self.options.calibrated {
             return Ok(None);
         }
@@ -265,15 +265,7 @@ impl<'a> Quantiser<'a> {
         let statistics = statistics.map_err(|e| QuantizeError::Calibration(e.clone()))?;
         let mut rounders = lock(&self.rounders);
         let make = || Some(Arc::new(Rounder::new(statistics.take(weight)?)?));
-        Ok(rounders.entry(Statistics::key(weight)).or_insert_with(make).clone())
-    }
-}
-
-/// The format whose numbers this one has: the int8 formats are rounded, and held, once.
-pub fn numbers_of(format: Format) -> Format {
-    match format {
-        Format::W8 | Format::I8 | Format::I8A => Format::I8,
-        Format::F32 | Format::F16 | Format::I4 => format,
+        Ok(rounders.entry(Reads::of(weight)).or_insert_with(make).clone())
     }
 }
 
@@ -285,10 +277,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Weights of `made` in fp16 where numbers of `source` below 2⁻²⁵ became zero: the name, how many, and of how many. Such
 /// numbers are lost in any sum with one of ordinary size, so it is said and not refused.
 pub fn vanished(source: &Model, made: &Model) -> Vec<(String, usize, usize)> {
-    let halves = made.weights.iter().filter_map(|(name, values)| match values {
-        Values::F16(halves) => Some((name, halves, source.weights.get(name)?.as_f32())),
-        _ => None,
-    });
+    let halves = made
+        .weights
+        .iter()
+        .filter_map(|(name, values)| Some((name, values.f16s()?, source.weights.get(name)?.as_f32())));
     let counted = halves.map(|(name, halves, before)| {
         let zeros = halves
             .iter()
@@ -332,9 +324,9 @@ mod tests {
             regression: false,
             hidden_shift: false,
         };
-        let ones = |w: WeightSpec| (w.name.clone(), Values::F32(vec![1.0; w.elements()]));
+        let ones = |w: WeightSpec| (w.name.clone(), Values::f32(vec![1.0; w.elements()]));
         let mut weights: Weights = config.weights().into_iter().map(ones).collect();
-        if let Some(Values::F32(word)) = weights.get_mut("word") {
+        if let Some(word) = weights.get_mut(Role::Word.name()).and_then(Values::f32s_mut) {
             word[..first.len()].copy_from_slice(first);
         }
         Model { config, weights }

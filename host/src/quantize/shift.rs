@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_shared::dtype::{Format, Values};
-use thimble_shared::model::{Config, Head, Model, Role, layer_weight};
+use thimble_shared::model::head::{masked_lm, question, token};
+use thimble_shared::model::{Config, Head, Model, Role, Site, Slot};
 
 /// Name of the vector that is added to the last layer's result.
 const HIDDEN_SHIFT: &str = Role::HiddenShift.name();
@@ -31,39 +32,52 @@ pub enum Reach {
 
 /// One place: what moves its vector, what reads it, and what must have it back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Site {
+struct Place {
     /// Biases that `c` is taken from.
     feeders: Vec<String>,
     /// Linear weights that read `x − c`; their biases gain `W·c`.
-    readers: Vec<String>,
+    readers: Vec<Reader>,
     /// Biases behind a residual that carries `x − c`: they gain `c`.
     residuals: Vec<String>,
     /// Whether `x` leaves the model as `last_hidden_state`.
     output: bool,
 }
 
-fn bias(weight: &str) -> String {
-    match weight {
-        "word" | "mlm.decoder" => "mlm.decoder.bias".to_string(),
-        other => format!("{other}.bias"),
+/// A linear weight by name, and its bias.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Reader {
+    weight: String,
+    bias: String,
+}
+
+impl Reader {
+    fn of(role: Role, site: Option<Site>) -> Reader {
+        Reader {
+            weight: role.at(site),
+            bias: bias(role, site),
+        }
     }
 }
 
+fn bias(role: Role, site: Option<Site>) -> String {
+    role.tensor(Slot::Bias, site)
+}
+
 /// What reads the last layer's hidden states.
-fn head_readers(config: &Config) -> Vec<String> {
-    let mut readers: Vec<&str> = match config.head {
+fn head_readers(config: &Config) -> Vec<Reader> {
+    let mut readers = match config.head {
         Head::None | Head::SequenceClassification | Head::MultipleChoice => vec![],
-        Head::MaskedLm | Head::PreTraining => vec!["mlm.dense"],
-        Head::TokenClassification => vec!["classifier"],
-        Head::QuestionAnswering => vec!["qa"],
+        Head::MaskedLm | Head::PreTraining => vec![masked_lm::DENSE],
+        Head::TokenClassification => vec![token::CLASSIFIER],
+        Head::QuestionAnswering => vec![question::SPAN],
     };
-    readers.extend(config.pooler.then_some("pooler"));
-    readers.into_iter().map(String::from).collect()
+    readers.extend(config.pooler.then_some(Role::Pooler));
+    readers.into_iter().map(|role| Reader::of(role, None)).collect()
 }
 
 /// The hidden states between layers. A layer has one `c` for all that feeds it, so feeders and readers that meet anywhere
 /// share it: with several groups mostly all of them, inner layers have their own.
-fn hidden_sites(config: &Config) -> Vec<Site> {
+fn hidden_places(config: &Config) -> Vec<Place> {
     let layers = config.layer_groups();
     let inner = config.inner_group_num;
     // Places of hidden states: before each layer of each group, and after the last one.
@@ -77,7 +91,7 @@ fn hidden_sites(config: &Config) -> Vec<Site> {
         let (a, b) = (class[first], class[to]);
         class.iter_mut().filter(|c| **c == b).for_each(|c| *c = a);
     };
-    join("map".into(), layers.first().map_or(end, |&g| place(g, 0)));
+    join(bias(Role::Map, None), layers.first().map_or(end, |&g| place(g, 0)));
     for (layer, &group) in layers.iter().enumerate() {
         for i in 0..inner {
             let next = match layers.get(layer + 1) {
@@ -85,67 +99,68 @@ fn hidden_sites(config: &Config) -> Vec<Site> {
                 Some(&following) => place(following, 0),
                 None => end,
             };
-            join(layer_weight(group, i, "ffn_norm"), next);
+            let site = Site { group, inner: i };
+            join(bias(Role::FeedForwardNorm, Some(site)), next);
         }
     }
-    let mut sites: BTreeMap<usize, Site> = BTreeMap::new();
+    let mut places: BTreeMap<usize, Place> = BTreeMap::new();
     for (feeder, to) in fed {
-        sites.entry(class[to]).or_default().feeders.push(bias(&feeder));
+        places.entry(class[to]).or_default().feeders.push(feeder);
     }
-    for group in 0..config.num_hidden_groups {
-        for i in 0..inner {
-            let site = sites.entry(class[place(group, i)]).or_default();
-            site.readers
-                .extend(["q", "k", "v"].map(|part| layer_weight(group, i, part)));
-            site.residuals.push(bias(&layer_weight(group, i, "o")));
-        }
+    for site in Site::all(config) {
+        let read = places.entry(class[place(site.group, site.inner)]).or_default();
+        let projections = [Role::Query, Role::Key, Role::Value];
+        read.readers
+            .extend(projections.map(|role| Reader::of(role, Some(site))));
+        read.residuals.push(bias(Role::AttentionOutput, Some(site)));
     }
-    let last = sites.entry(class[end]).or_default();
+    let last = places.entry(class[end]).or_default();
     last.readers.extend(head_readers(config));
     last.output = config.head == Head::None;
-    sites.into_values().collect()
+    places.into_values().collect()
 }
 
 /// Every place of a model that biases can shift. What gelu makes is none: nothing linear stands before `down`.
-fn sites(config: &Config) -> Vec<Site> {
-    let mut sites = hidden_sites(config);
-    sites.push(Site {
-        feeders: vec![bias("embed_norm")],
-        readers: vec!["map".into()],
-        ..Site::default()
+fn places(config: &Config) -> Vec<Place> {
+    let mut places = hidden_places(config);
+    places.push(Place {
+        feeders: vec![bias(Role::EmbeddingNorm, None)],
+        readers: vec![Reader::of(Role::Map, None)],
+        ..Place::default()
     });
-    for group in 0..config.num_hidden_groups {
-        for inner in 0..config.inner_group_num {
-            let at = |part: &str| layer_weight(group, inner, part);
-            // Every row of the softmax sums to one, so what is taken from each value is taken from the context.
-            sites.push(Site {
-                feeders: vec![bias(&at("v"))],
-                readers: vec![at("o")],
-                ..Site::default()
-            });
-            sites.push(Site {
-                feeders: vec![bias(&at("attn_norm"))],
-                readers: vec![at("up")],
-                residuals: vec![bias(&at("down"))],
-                ..Site::default()
-            });
-        }
-    }
-    if config.head.has_decoder() {
-        let decoder = if config.tied_decoder { "word" } else { "mlm.decoder" };
-        sites.push(Site {
-            feeders: vec![bias("mlm.norm")],
-            readers: vec![decoder.into()],
-            ..Site::default()
+    for site in Site::all(config).map(Some) {
+        // Every row of the softmax sums to one, so what is taken from each value is taken from the context.
+        places.push(Place {
+            feeders: vec![bias(Role::Value, site)],
+            readers: vec![Reader::of(Role::AttentionOutput, site)],
+            ..Place::default()
+        });
+        places.push(Place {
+            feeders: vec![bias(Role::AttentionNorm, site)],
+            readers: vec![Reader::of(Role::Up, site)],
+            residuals: vec![bias(Role::Down, site)],
+            ..Place::default()
         });
     }
-    sites
+    if config.head.has_decoder() {
+        let decoder = Reader::of(masked_lm::DECODER, None);
+        let tied = config.tied_decoder.then(|| Role::Word.at(None));
+        places.push(Place {
+            feeders: vec![bias(masked_lm::NORM, None)],
+            readers: vec![Reader {
+                weight: tied.unwrap_or(decoder.weight),
+                bias: decoder.bias,
+            }],
+            ..Place::default()
+        });
+    }
+    places
 }
 
-impl Site {
+impl Place {
     /// A place is shifted where that can save anything: some map that reads it has its numbers rounded.
     fn wanted(&self, formats: &BTreeMap<String, Format>, reach: Reach) -> bool {
-        let rounded = |reader: &String| formats.get(reader).is_some_and(|f| f.has_scales());
+        let rounded = |reader: &Reader| formats.get(&reader.weight).is_some_and(|f| f.has_scales());
         match reach {
             Reach::Nowhere => false,
             Reach::Inside => !self.output && self.readers.iter().any(rounded),
@@ -156,16 +171,16 @@ impl Site {
 
 /// The network of a model in these formats once it is shifted: with `hidden_shift` where hidden states leave it.
 pub fn shifted_config(config: &Config, formats: &BTreeMap<String, Format>, reach: Reach) -> Config {
-    let output = hidden_sites(config).into_iter().find(|site| site.output);
+    let output = hidden_places(config).into_iter().find(|place| place.output);
     Config {
-        hidden_shift: config.hidden_shift || output.is_some_and(|site| site.wanted(formats, reach)),
+        hidden_shift: config.hidden_shift || output.is_some_and(|place| place.wanted(formats, reach)),
         ..config.clone()
     }
 }
 
 /// The means of a place and what they change.
 struct Fold {
-    site: Site,
+    place: Place,
     centre: Vec<f32>,
     gains: Vec<(String, Vec<f32>)>,
 }
@@ -189,23 +204,23 @@ impl Shift {
     /// Rows the engine refuses.
     pub fn calibrate(model: &Model, rows: &[Row]) -> Result<Shift, QuantizeError> {
         let sums = sums(model, rows)?;
-        let folds = sites(&model.config).into_iter();
+        let folds = places(&model.config).into_iter();
         Ok(Shift {
-            folds: folds.filter_map(|site| fold(model, site, &sums)).collect(),
+            folds: folds.filter_map(|place| fold(model, place, &sums)).collect(),
         })
     }
 
     /// Shifts `model`, whose weights stand in `formats`, wherever `reach` lets it and a rounded map reads.
     pub fn apply(&self, model: &mut Model, formats: &BTreeMap<String, Format>, reach: Reach) {
-        for fold in self.folds.iter().filter(|f| f.site.wanted(formats, reach)) {
+        for fold in self.folds.iter().filter(|f| f.place.wanted(formats, reach)) {
             for (name, gain) in &fold.gains {
                 if name == HIDDEN_SHIFT && !model.config.hidden_shift {
                     model.config.hidden_shift = true;
                     model
                         .weights
-                        .insert(HIDDEN_SHIFT.into(), Values::F32(vec![0.0; gain.len()]));
+                        .insert(HIDDEN_SHIFT.into(), Values::f32(vec![0.0; gain.len()]));
                 }
-                if let Some(Values::F32(vector)) = model.weights.get_mut(name) {
+                if let Some(vector) = model.weights.get_mut(name).and_then(Values::f32s_mut) {
                     vector.iter_mut().zip(gain).for_each(|(x, g)| *x += g);
                 }
             }
@@ -214,15 +229,15 @@ impl Shift {
 
     /// What is taken from the input of `weight`, where it is shifted.
     pub fn centre(&self, weight: &str, formats: &BTreeMap<String, Format>, reach: Reach) -> Option<&[f32]> {
-        let reads = |f: &&Fold| f.site.readers.iter().any(|r| r == weight) && f.site.wanted(formats, reach);
+        let reads = |f: &&Fold| f.place.readers.iter().any(|r| r.weight == weight) && f.place.wanted(formats, reach);
         self.folds.iter().find(reads).map(|f| f.centre.as_slice())
     }
 }
 
 /// The gains of one place; None where no row reached it or a number leaves f32.
-fn fold(model: &Model, site: Site, sums: &BTreeMap<String, Sum>) -> Option<Fold> {
+fn fold(model: &Model, place: Place, sums: &BTreeMap<String, Sum>) -> Option<Fold> {
     let mut total = Sum::default();
-    for seen in site.readers.iter().filter_map(|reader| sums.get(reader)) {
+    for seen in place.readers.iter().filter_map(|reader| sums.get(&reader.weight)) {
         total.add(&seen.sum, seen.vectors);
     }
     let mean = |s: &f64| (s / total.vectors as f64) as f32;
@@ -231,21 +246,20 @@ fn fold(model: &Model, site: Site, sums: &BTreeMap<String, Sum>) -> Option<Fold>
         return None;
     }
     let lost: Vec<f32> = centre.iter().map(|c| -c).collect();
-    let mut gains: Vec<(String, Vec<f32>)> = site.feeders.iter().map(|name| (name.clone(), lost.clone())).collect();
-    gains.extend(site.residuals.iter().map(|name| (name.clone(), centre.clone())));
-    gains.extend(site.output.then(|| (HIDDEN_SHIFT.to_string(), centre.clone())));
-    for reader in &site.readers {
-        gains.push((bias(reader), product(&model.weights.get(reader)?.as_f32(), &centre)));
+    let mut gains: Vec<(String, Vec<f32>)> = place.feeders.iter().map(|name| (name.clone(), lost.clone())).collect();
+    gains.extend(place.residuals.iter().map(|name| (name.clone(), centre.clone())));
+    gains.extend(place.output.then(|| (HIDDEN_SHIFT.to_string(), centre.clone())));
+    for Reader { weight, bias } in &place.readers {
+        gains.push((bias.clone(), product(&model.weights.get(weight)?.as_f32(), &centre)));
     }
     // Every one of them is needed: a bias the model does not have cannot take its share.
     let kept = |(name, gain): &(String, Vec<f32>)| match model.weights.get(name) {
-        Some(Values::F32(vector)) => {
+        Some(values) => values.f32s().is_some_and(|vector| {
             vector.len() == gain.len() && vector.iter().zip(gain).all(|(x, g)| (x + g).is_finite())
-        }
-        Some(_) => false,
+        }),
         None => name == HIDDEN_SHIFT,
     };
-    gains.iter().all(kept).then_some(Fold { site, centre, gains })
+    gains.iter().all(kept).then_some(Fold { place, centre, gains })
 }
 
 /// `W·c`, summed in f64.
@@ -280,7 +294,7 @@ fn sums(model: &Model, rows: &[Row]) -> Result<BTreeMap<String, Sum>, QuantizeEr
         let (observed, seen) = (sums.clone(), row.clone());
         engine.observe(Some(Arc::new(move |input| {
             let mut sums = observed.lock().unwrap_or_else(PoisonError::into_inner);
-            let sum = sums.entry(input.weight.to_string()).or_default();
+            let sum = sums.entry(input.role.at(input.site)).or_default();
             sum.sum.resize(input.width, 0.0);
             let real = crate::quantize::gptq::real_vectors(&seen, input.x.len() / input.width);
             let vectors = input.x.chunks_exact(input.width).enumerate();

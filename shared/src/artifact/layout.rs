@@ -3,7 +3,7 @@
 //! worth of steps in one. `out` is padded to a multiple of 8, `in` to one of 16 (int8) or 32 (int4). All numbers are
 //! little-endian. Tables keep row-major order; int4 rows are padded to whole blocks.
 
-use crate::dtype::{Format, I4_BLOCK};
+use crate::dtype::{I4_BLOCK, Storage};
 
 /// Output channels per panel: what the 8x8 f32, SMLAL and SDOT kernels take.
 pub const PANEL_ROWS: usize = 8;
@@ -23,8 +23,8 @@ pub const TAIL: usize = 128;
 /// Shape and order of one packed linear weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PanelLayout {
-    /// Format of the numbers, which decides order and padding.
-    pub format: Format,
+    /// What the numbers are, which decides order and padding.
+    pub storage: Storage,
     /// Output channels, unpadded.
     pub out: usize,
     /// Input channels, unpadded.
@@ -33,8 +33,8 @@ pub struct PanelLayout {
 
 impl PanelLayout {
     /// The layout of a weight `[out, inp]`.
-    pub fn new(format: Format, out: usize, inp: usize) -> Self {
-        PanelLayout { format, out, inp }
+    pub fn new(storage: Storage, out: usize, inp: usize) -> Self {
+        PanelLayout { storage, out, inp }
     }
 
     /// Panels of 8 output channels, the last one perhaps padded.
@@ -49,10 +49,10 @@ impl PanelLayout {
 
     /// Input channels with padding: a multiple of 16 for int8, of 32 for int4, unpadded for f32 and f16.
     pub fn padded_in(&self) -> usize {
-        match self.format {
-            Format::W8 | Format::I8 | Format::I8A => self.inp.next_multiple_of(I8_DEPTH),
-            Format::I4 => self.inp.next_multiple_of(I4_BLOCK),
-            Format::F32 | Format::F16 => self.inp,
+        match self.storage {
+            Storage::I8 => self.inp.next_multiple_of(I8_DEPTH),
+            Storage::I4 => self.inp.next_multiple_of(I4_BLOCK),
+            Storage::F32 | Storage::F16 => self.inp,
         }
     }
 
@@ -63,18 +63,18 @@ impl PanelLayout {
 
     /// Dimensions of the initializer that holds the panels.
     pub fn dims(&self) -> Vec<usize> {
-        match self.format {
-            Format::W8 | Format::I8 | Format::I8A => {
+        match self.storage {
+            Storage::I8 => {
                 vec![self.panels(), self.padded_in() / I8_GROUP, PANEL_ROWS, I8_GROUP]
             }
-            Format::I4 => vec![
+            Storage::I4 => vec![
                 self.panels(),
                 self.blocks(),
                 I4_BLOCK / I8_GROUP / 2,
                 PANEL_ROWS,
                 I8_GROUP,
             ],
-            Format::F32 | Format::F16 => vec![self.panels(), self.inp, PANEL_ROWS],
+            Storage::F32 | Storage::F16 => vec![self.panels(), self.inp, PANEL_ROWS],
         }
     }
 
@@ -90,13 +90,13 @@ impl PanelLayout {
 
     /// Bytes of one panel of 8 output channels.
     pub fn panel_bytes(&self) -> usize {
-        PANEL_ROWS * self.padded_in() * self.format.bits() / 8
+        PANEL_ROWS * self.padded_in() * self.storage.bits() / 8
     }
 
     /// The layout of the int8 panels that int4 panels expand to.
     pub fn expanded(&self) -> PanelLayout {
         PanelLayout {
-            format: Format::I8,
+            storage: Storage::I8,
             out: self.out,
             inp: self.padded_in(),
         }
@@ -107,11 +107,9 @@ impl PanelLayout {
         let panel = n / PANEL_ROWS * PANEL_ROWS * self.padded_in();
         let row = n % PANEL_ROWS;
         panel
-            + match self.format {
-                Format::W8 | Format::I8 | Format::I8A | Format::I4 => {
-                    (k / I8_GROUP * PANEL_ROWS + row) * I8_GROUP + k % I8_GROUP
-                }
-                Format::F32 | Format::F16 => k * PANEL_ROWS + row,
+            + match self.storage {
+                Storage::I8 | Storage::I4 => (k / I8_GROUP * PANEL_ROWS + row) * I8_GROUP + k % I8_GROUP,
+                Storage::F32 | Storage::F16 => k * PANEL_ROWS + row,
             }
     }
 
@@ -122,9 +120,9 @@ impl PanelLayout {
 
     /// Runs of elements that are adjacent both in a row and in its panel: int8 rows move four at a time.
     fn group(&self) -> usize {
-        match self.format {
-            Format::W8 | Format::I8 | Format::I8A | Format::I4 => I8_GROUP,
-            Format::F32 | Format::F16 => 1,
+        match self.storage {
+            Storage::I8 | Storage::I4 => I8_GROUP,
+            Storage::F32 | Storage::F16 => 1,
         }
     }
 
@@ -176,7 +174,7 @@ mod tests {
 
     #[test]
     fn int8_panels_hold_four_inputs_of_eight_channels_side_by_side() {
-        let layout = PanelLayout::new(Format::I8, 16, 16);
+        let layout = PanelLayout::new(Storage::I8, 16, 16);
         assert_eq!(layout.index(0, 3), 3);
         assert_eq!(layout.index(1, 0), 4);
         assert_eq!(layout.index(0, 4), 32);

@@ -3,58 +3,24 @@
 //! one per row and block). All payloads are little-endian.
 
 use crate::artifact::layout::{I4_BLOCK_BYTES, PANEL_ROWS, PanelLayout, pack_int4, unpack_int4};
-use crate::dtype::{Format, I4_BLOCK, I4_MULTIPLIER_MAX, I4_RANGE, I8_INPUTS, Values};
+pub use crate::dtype::Part;
+use crate::dtype::{Format, I4_BLOCK, I4_MULTIPLIER_MAX, I8_INPUTS, Levels, Numbers, Storage, Values};
 use crate::model::{Kind, ModelSpec, WeightSpec};
 use crate::onnx::writer::{DataType, Mapped};
 use half::f16;
 use std::io::{self, Write};
 use std::ops::Range;
 
-/// What a stored tensor holds of its weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// The numbers themselves, under the weight's own name.
-    Numbers,
-    /// One f32 per row, as `NAME.scale`.
-    Scales,
-    /// One u8 per row and block of an int4 weight, as `NAME.mult`.
-    Multipliers,
-}
-
-impl Part {
-    /// Every part: the small ones first.
-    pub const ALL: [Part; 3] = [Part::Scales, Part::Multipliers, Part::Numbers];
-
-    /// Name of the initializer that holds this part of a weight.
-    pub fn of(self, weight: &str) -> String {
-        match self {
-            Part::Numbers => weight.to_string(),
-            Part::Scales => format!("{weight}.scale"),
-            Part::Multipliers => format!("{weight}.mult"),
-        }
-    }
-}
-
 /// The tensor of one part of a weight, if the format has that part.
 pub fn tensor(spec: &WeightSpec, format: Format, part: Part) -> Option<Mapped> {
+    let storage = format.storage();
+    if !storage.has(part) {
+        return None;
+    }
     let (data_type, dims) = match part {
-        Part::Scales if format.has_scales() => (DataType::F32, vec![spec.rows()]),
-        Part::Multipliers if format == Format::I4 => (DataType::U8, multiplier_dims(spec)),
-        Part::Scales | Part::Multipliers => return None,
-        Part::Numbers => {
-            let data_type = match format {
-                Format::F32 => DataType::F32,
-                Format::F16 => DataType::F16,
-                Format::W8 | Format::I8 | Format::I8A => DataType::I8,
-                Format::I4 => DataType::U8,
-            };
-            let dims = match (spec.kind, format) {
-                (Kind::Linear, _) => layout(spec, format).dims(),
-                (_, Format::I4) => vec![spec.rows(), row_blocks(spec), I4_BLOCK / 2],
-                _ => spec.shape.clone(),
-            };
-            (data_type, dims)
-        }
+        Part::Scales => (DataType::F32, vec![spec.rows()]),
+        Part::Multipliers => (DataType::U8, multiplier_dims(spec, storage)),
+        Part::Numbers => (data_type(storage), number_dims(spec, storage)),
     };
     Some(Mapped {
         name: part.of(&spec.name),
@@ -63,21 +29,43 @@ pub fn tensor(spec: &WeightSpec, format: Format, part: Part) -> Option<Mapped> {
     })
 }
 
-/// The panels of a linear weight, or a table seen as rows of columns.
-fn layout(spec: &WeightSpec, format: Format) -> PanelLayout {
-    PanelLayout::new(format, spec.rows(), spec.shape.get(1).copied().unwrap_or(1))
-}
-
-/// int4 blocks of a table's row.
-fn row_blocks(spec: &WeightSpec) -> usize {
-    layout(spec, Format::I4).blocks()
-}
-
-fn multiplier_dims(spec: &WeightSpec) -> Vec<usize> {
-    match spec.kind {
-        Kind::Linear => layout(spec, Format::I4).multiplier_dims(),
-        Kind::Table | Kind::Vector => vec![spec.rows(), row_blocks(spec), 1],
+/// The ONNX type of stored numbers; two int4 numbers share a byte.
+fn data_type(storage: Storage) -> DataType {
+    match storage {
+        Storage::F32 => DataType::F32,
+        Storage::F16 => DataType::F16,
+        Storage::I8 => DataType::I8,
+        Storage::I4 => DataType::U8,
     }
+}
+
+fn number_dims(spec: &WeightSpec, storage: Storage) -> Vec<usize> {
+    let layout = layout(spec, storage);
+    match spec.kind {
+        Kind::Linear => layout.dims(),
+        Kind::Table | Kind::Vector => match storage {
+            Storage::F32 | Storage::F16 | Storage::I8 => spec.shape.clone(),
+            Storage::I4 => vec![spec.rows(), layout.blocks(), I4_BLOCK / 2],
+        },
+    }
+}
+
+fn multiplier_dims(spec: &WeightSpec, storage: Storage) -> Vec<usize> {
+    let layout = layout(spec, storage);
+    match spec.kind {
+        Kind::Linear => layout.multiplier_dims(),
+        Kind::Table | Kind::Vector => vec![spec.rows(), layout.blocks(), 1],
+    }
+}
+
+/// The panels of a linear weight, or a table seen as rows of columns.
+fn layout(spec: &WeightSpec, storage: Storage) -> PanelLayout {
+    PanelLayout::new(storage, spec.rows(), columns(spec))
+}
+
+/// Columns of a table, inputs of a linear weight; 1 of a vector.
+fn columns(spec: &WeightSpec) -> usize {
+    spec.shape.get(1).copied().unwrap_or(1)
 }
 
 /// The initializers a ModelSpec needs, in file order: small vectors and scales together, then the others weight by weight.
@@ -116,7 +104,7 @@ const CHUNK: usize = 1 << 18;
 /// The rows of a weight, whole panels at a time: a chunk is stored as a weight of so many rows would be, one after the other.
 fn chunks(spec: &WeightSpec) -> impl Iterator<Item = (WeightSpec, Range<usize>)> + '_ {
     let rows = spec.rows();
-    let row_bytes = 4 * spec.shape.get(1).copied().unwrap_or(1).max(1);
+    let row_bytes = 4 * columns(spec).max(1);
     let step = (CHUNK / row_bytes / PANEL_ROWS * PANEL_ROWS).max(PANEL_ROWS);
     (0..rows).step_by(step).map(move |start| {
         let end = rows.min(start + step);
@@ -126,55 +114,21 @@ fn chunks(spec: &WeightSpec) -> impl Iterator<Item = (WeightSpec, Range<usize>)>
     })
 }
 
-/// Some rows of a weight as a weight of their own.
-fn rows_of(spec: &WeightSpec, values: &Values, rows: Range<usize>) -> Values {
-    let times = |n: usize| rows.start * n..rows.end * n;
-    let cols = spec.shape.get(1).copied().unwrap_or(1);
-    let (numbers, scales) = (times(cols), rows.clone());
-    match values {
-        Values::F32(v) => Values::F32(v[numbers].to_vec()),
-        Values::F16(v) => Values::F16(v[numbers].to_vec()),
-        Values::W8 { q, scales: s } => Values::W8 {
-            q: q[numbers].to_vec(),
-            scales: s[scales].to_vec(),
-        },
-        Values::I8 { q, scales: s } => Values::I8 {
-            q: q[numbers].to_vec(),
-            scales: s[scales].to_vec(),
-        },
-        Values::I8A { q, scales: s } => Values::I8A {
-            q: q[numbers].to_vec(),
-            scales: s[scales].to_vec(),
-        },
-        Values::I4 {
-            q,
-            multipliers,
-            scales: s,
-        } => Values::I4 {
-            q: q[numbers].to_vec(),
-            multipliers: multipliers[times(row_blocks(spec))].to_vec(),
-            scales: s[scales].to_vec(),
-        },
-    }
-}
-
 /// Writes what [`payload`] gives, some panels at a time.
 ///
 /// # Errors
 /// Those of `out`.
 pub fn write_payload(spec: &WeightSpec, values: &Values, part: Part, out: &mut dyn Write) -> io::Result<()> {
     let panels = spec.kind == Kind::Linear;
-    match (part, values) {
+    match (part, values.numbers()) {
         // What lies in memory as it does in the file.
-        (Part::Scales, values) => out.write_all(bytemuck::cast_slice(values.scales())),
-        (Part::Numbers, Values::F32(v)) if !panels => out.write_all(bytemuck::cast_slice(v)),
-        (Part::Numbers, Values::F16(v)) if !panels => out.write_all(bytemuck::cast_slice(v)),
-        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I8A { q, .. }) if !panels => {
-            out.write_all(bytemuck::cast_slice(q))
-        }
-        (Part::Numbers | Part::Multipliers, values) => {
+        (Part::Scales, numbers) => out.write_all(bytemuck::cast_slice(numbers.scales())),
+        (Part::Numbers, Numbers::F32(v)) if !panels => out.write_all(bytemuck::cast_slice(v)),
+        (Part::Numbers, Numbers::F16(v)) if !panels => out.write_all(bytemuck::cast_slice(v)),
+        (Part::Numbers, Numbers::I8 { q, .. }) if !panels => out.write_all(bytemuck::cast_slice(q)),
+        (Part::Numbers | Part::Multipliers, _) => {
             for (some, rows) in chunks(spec) {
-                out.write_all(&payload(&some, &rows_of(spec, values, rows), part))?;
+                out.write_all(&payload(&some, &values.some_rows(rows, columns(spec)), part))?;
             }
             Ok(())
         }
@@ -228,8 +182,8 @@ pub fn read<'a, E>(
     let mut all: Option<Values> = None;
     read_chunks(spec, format, get, read, |_, some| {
         match &mut all {
-            None => all = Some(with_room(some, spec.elements())),
-            Some(all) => append(all, some),
+            None => all.insert(some).reserve(spec.elements()),
+            Some(all) => all.append(some),
         }
         Ok(())
     })?;
@@ -255,68 +209,27 @@ pub fn stored_problem<'a, E>(
     Ok(found)
 }
 
-fn with_room(mut values: Values, elements: usize) -> Values {
-    let more = elements.saturating_sub(values.len());
-    match &mut values {
-        Values::F32(v) => v.reserve_exact(more),
-        Values::F16(v) => v.reserve_exact(more),
-        Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I8A { q, .. } | Values::I4 { q, .. } => {
-            q.reserve_exact(more)
-        }
-    }
-    values
-}
-
-/// Adds the rows of `more`, which is in the same format.
-fn append(all: &mut Values, more: Values) {
-    match (all, more) {
-        (Values::F32(a), Values::F32(b)) => a.extend(b),
-        (Values::F16(a), Values::F16(b)) => a.extend(b),
-        (Values::W8 { q, scales }, Values::W8 { q: b, scales: s })
-        | (Values::I8 { q, scales }, Values::I8 { q: b, scales: s })
-        | (Values::I8A { q, scales }, Values::I8A { q: b, scales: s }) => {
-            q.extend(b);
-            scales.extend(s);
-        }
-        (
-            Values::I4 { q, multipliers, scales },
-            Values::I4 {
-                q: b,
-                multipliers: m,
-                scales: s,
-            },
-        ) => {
-            q.extend(b);
-            multipliers.extend(m);
-            scales.extend(s);
-        }
-        (all, more) => unreachable!("{} rows beside {} ones", more.format(), all.format()),
-    }
-}
-
 /// The payload of one part. `values` must have the elements `spec` states.
 pub fn payload(spec: &WeightSpec, values: &Values, part: Part) -> Vec<u8> {
-    let layout = layout(spec, values.format());
+    let layout = layout(spec, values.format().storage());
     let panels = spec.kind == Kind::Linear;
-    match (part, values) {
-        (Part::Numbers, Values::F32(v)) if panels => bytes_of(&layout.scatter(v, 0.0)),
-        (Part::Numbers, Values::F16(v)) if panels => bytes_of(&layout.scatter(v, f16::ZERO)),
-        (Part::Numbers, Values::F32(v)) => bytes_of(v),
-        (Part::Numbers, Values::F16(v)) => bytes_of(v),
-        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I8A { q, .. }) if panels => {
-            bytes_of(&layout.scatter(q, 0))
-        }
-        (Part::Numbers, Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I8A { q, .. }) => bytes_of(q),
-        (Part::Numbers, Values::I4 { q, .. }) if panels => pack_int4(&layout.scatter(q, 0), I4_BLOCK_BYTES),
-        (Part::Numbers, Values::I4 { q, .. }) => {
+    match (part, values.numbers()) {
+        (Part::Numbers, Numbers::F32(v)) if panels => bytes_of(&layout.scatter(v, 0.0)),
+        (Part::Numbers, Numbers::F16(v)) if panels => bytes_of(&layout.scatter(v, f16::ZERO)),
+        (Part::Numbers, Numbers::I8 { q, .. }) if panels => bytes_of(&layout.scatter(q, 0)),
+        (Part::Numbers, Numbers::I4 { q, .. }) if panels => pack_int4(&layout.scatter(q, 0), I4_BLOCK_BYTES),
+        (Part::Numbers, Numbers::F32(v)) => bytes_of(v),
+        (Part::Numbers, Numbers::F16(v)) => bytes_of(v),
+        (Part::Numbers, Numbers::I8 { q, .. }) => bytes_of(q),
+        (Part::Numbers, Numbers::I4 { q, .. }) => {
             let rows = q.chunks_exact(layout.inp).flat_map(|row| {
                 let padding = std::iter::repeat_n(0, layout.padded_in() - layout.inp);
                 row.iter().copied().chain(padding)
             });
             pack_int4(&rows.collect::<Vec<i8>>(), I4_BLOCK / 2)
         }
-        (Part::Scales, values) => bytes_of(values.scales()),
-        (Part::Multipliers, Values::I4 { multipliers, .. }) if panels => {
+        (Part::Scales, numbers) => bytes_of(numbers.scales()),
+        (Part::Multipliers, Numbers::I4 { multipliers, .. }) if panels => {
             let mut stored = vec![0; layout.padded_out() * layout.blocks()];
             for (n, row) in multipliers.chunks_exact(layout.blocks()).enumerate() {
                 for (b, &m) in row.iter().enumerate() {
@@ -325,8 +238,8 @@ pub fn payload(spec: &WeightSpec, values: &Values, part: Part) -> Vec<u8> {
             }
             stored
         }
-        (Part::Multipliers, Values::I4 { multipliers, .. }) => multipliers.clone(),
-        (Part::Multipliers, _) => vec![],
+        (Part::Multipliers, Numbers::I4 { multipliers, .. }) => multipliers.clone(),
+        (Part::Multipliers, Numbers::F32(_) | Numbers::F16(_) | Numbers::I8 { .. }) => vec![],
     }
 }
 
@@ -339,50 +252,42 @@ pub fn values<'a, E>(
     format: Format,
     get: impl Fn(Part) -> Result<&'a [u8], E>,
 ) -> Result<Values, E> {
-    let layout = layout(spec, format);
+    let storage = format.storage();
+    let layout = layout(spec, storage);
     let panels = spec.kind == Kind::Linear;
-    let numbers = get(Part::Numbers)?;
+    let stored = get(Part::Numbers)?;
     let scales = || get(Part::Scales).map(f32s);
-    let int8s = || {
-        let stored = bytemuck::cast_slice::<u8, i8>(numbers);
-        if panels { layout.gather(stored) } else { stored.to_vec() }
-    };
-    Ok(match format {
-        Format::F32 if panels => Values::F32(layout.gather(&f32s(numbers))),
-        Format::F32 => Values::F32(f32s(numbers)),
-        Format::F16 if panels => Values::F16(layout.gather(&f16s(numbers))),
-        Format::F16 => Values::F16(f16s(numbers)),
-        Format::W8 => Values::W8 {
-            q: int8s(),
-            scales: scales()?,
-        },
-        Format::I8 => Values::I8 {
-            q: int8s(),
-            scales: scales()?,
-        },
-        Format::I8A => Values::I8A {
-            q: int8s(),
-            scales: scales()?,
-        },
-        Format::I4 => {
-            let stored = get(Part::Multipliers)?;
+    let numbers = match storage {
+        Storage::F32 if panels => Numbers::F32(layout.gather(&f32s(stored))),
+        Storage::F32 => Numbers::F32(f32s(stored)),
+        Storage::F16 if panels => Numbers::F16(layout.gather(&f16s(stored))),
+        Storage::F16 => Numbers::F16(f16s(stored)),
+        Storage::I8 => {
+            let stored = bytemuck::cast_slice::<u8, i8>(stored);
+            let q = if panels { layout.gather(stored) } else { stored.to_vec() };
+            let scales = scales()?;
+            Numbers::I8 { q, scales }
+        }
+        Storage::I4 => {
+            let factors = get(Part::Multipliers)?;
             let (q, multipliers) = if panels {
                 let blocks = layout.blocks();
-                let at = |n| (0..blocks).map(move |b| stored[layout.multiplier_index(n, b)]);
-                let q = layout.gather(&unpack_int4(numbers, I4_BLOCK_BYTES));
+                let at = |n| (0..blocks).map(move |b| factors[layout.multiplier_index(n, b)]);
+                let q = layout.gather(&unpack_int4(stored, I4_BLOCK_BYTES));
                 (q, (0..layout.out).flat_map(at).collect())
             } else {
-                let padded = unpack_int4(numbers, I4_BLOCK / 2);
+                let padded = unpack_int4(stored, I4_BLOCK / 2);
                 let rows = padded.chunks_exact(layout.padded_in());
                 (
                     rows.flat_map(|row| &row[..layout.inp]).copied().collect(),
-                    stored.to_vec(),
+                    factors.to_vec(),
                 )
             };
             let scales = scales()?;
-            Values::I4 { q, multipliers, scales }
+            Numbers::I4 { q, multipliers, scales }
         }
-    })
+    };
+    Ok(Values::new(format, numbers))
 }
 
 /// What makes `values` unfit to be stored as the weight `spec`.
@@ -394,30 +299,36 @@ pub fn problem(spec: &WeightSpec, values: &Values) -> Option<String> {
     if format.has_scales() && values.scales().len() != rows {
         return Some(format!("{} scales for {rows} rows", values.scales().len()));
     }
-    let said = match values {
-        Values::F32(v) => float_problem(v),
-        Values::F16(v) => v
+    let said = match values.numbers() {
+        Numbers::F32(v) => float_problem(v).map(str::to_string),
+        Numbers::F16(v) => v
             .iter()
             .any(|x| !x.is_finite())
-            .then_some("holds NaN or a value beyond fp16's ±65504; store it as f32 or i8"),
-        Values::W8 { q, .. } | Values::I8 { q, .. } | Values::I8A { q, .. } => q
-            .contains(&i8::MIN)
-            .then_some("holds -128; int8 weights lie in [-127, 127]"),
-        Values::I4 { q, multipliers, .. } => {
-            if multipliers.len() != rows * row_blocks(spec) {
-                Some("has another number of multipliers than blocks")
-            } else if q.iter().any(|q| !(I4_RANGE.0..=I4_RANGE.1).contains(q)) {
-                Some("holds a number outside int4's [-8, 7]")
+            .then(|| "holds NaN or a value beyond fp16's ±65504; store it as f32 or i8".into()),
+        Numbers::I8 { q, .. } => outside(format, q)
+            .map(|(q, name, Levels { least, most })| format!("holds {q}; {name} weights lie in [{least}, {most}]")),
+        Numbers::I4 { q, multipliers, .. } => {
+            let layout = layout(spec, format.storage());
+            if multipliers.len() != rows * layout.blocks() {
+                Some("has another number of multipliers than blocks".into())
+            } else if let Some((_, name, Levels { least, most })) = outside(format, q) {
+                Some(format!("holds a number outside {name}'s [{least}, {most}]"))
             } else {
                 let good = |m: &u8| (1..=I4_MULTIPLIER_MAX).contains(m);
-                (!multipliers.iter().all(good)).then_some("has a multiplier outside 1 to 15")
+                (!multipliers.iter().all(good)).then(|| "has a multiplier outside 1 to 15".into())
             }
         }
     };
-    let said = said.or(scale_problem(values.scales()));
     let vector = spec.kind == Kind::Vector && format != Format::F32;
-    said.or(vector.then_some("vectors are stored as f32"))
-        .map(str::to_string)
+    let others = scale_problem(values.scales()).or(vector.then_some("vectors are stored as f32"));
+    said.or(others.map(str::to_string))
+}
+
+/// The first number that is no level of a format, with the name of the format's numbers and their levels.
+fn outside(format: Format, q: &[i8]) -> Option<(i8, &'static str, Levels)> {
+    let levels = format.row().levels?;
+    let found = levels.first_outside(q)?;
+    Some((found, format.row().numbers.row().alias, levels))
 }
 
 /// What makes f32 numbers unfit to be stored.

@@ -87,10 +87,8 @@ pub fn activations(config: &Config, formats: &[Format], work: Work) -> u64 {
 
 /// The formats of the weights that linear maps read, a tied decoder's table among them; f32 where none is named.
 pub fn linears<'a>(config: &'a Config, formats: &'a BTreeMap<String, Format>) -> impl Iterator<Item = Format> + 'a {
-    let decoder = (config.head.has_decoder() && config.tied_decoder).then_some("word".to_string());
-    let names = config.weights().into_iter().filter(|w| w.kind == Kind::Linear);
-    let names = names.map(|w| w.name).chain(decoder);
-    names.map(|name| formats.get(&name).copied().unwrap_or(Format::F32))
+    let linear = config.weights().into_iter().filter(|w| w.kind == Kind::Linear);
+    linear.map(|w| formats.get(&w.name).copied().unwrap_or(Format::F32))
 }
 
 /// The whole of it, for a file of `file` bytes.

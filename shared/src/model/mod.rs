@@ -7,10 +7,10 @@ pub mod head;
 pub mod network;
 pub mod weight;
 pub mod weights;
+mod whole;
 
-pub use config::{Activation, Config, ConfigError};
-pub use head::Head;
-pub use weight::{Kind, Role, Site, WeightSpec, layer_weight};
+pub use config::{Activation, Config, ConfigError, Head};
+pub use weight::{Kind, Role, Site, Slot, WeightSpec};
 
 use crate::dtype::Format;
 use std::collections::BTreeMap;

@@ -168,21 +168,42 @@ impl Op {
 }
 
 impl Network {
-    /// The network of a model.
-    pub fn of(config: &Config) -> Network {
+    /// The steps of the encoder, and those of a head behind them.
+    pub(super) fn with_head(config: &Config, head: HeadSteps) -> Network {
         let layer = |group: usize, inner: usize| Layer {
             site: Site { group, inner },
             steps: layer(config.activation),
         };
         let group = |group: usize| (0..config.inner_group_num).map(|inner| layer(group, inner)).collect();
-        let mut head = HeadSteps::default();
-        (config.head.row().steps)(config, &mut head);
         Network {
             embed: embed(),
             groups: (0..config.num_hidden_groups).map(group).collect(),
             head: head.steps,
             outputs: head.outputs,
         }
+    }
+
+    /// Whether a linear map of the head works on one vector a row, not on one a token.
+    pub fn works_on_rows(&self, weight: Role) -> bool {
+        let mut rows: Vec<Value> = vec![];
+        for Step { op, output } in &self.head {
+            let of_row = |input: &Value| rows.contains(input);
+            let row = match op {
+                Op::Pool { .. } => true,
+                Op::Embed => false,
+                Op::LayerNorm { input, .. }
+                | Op::Linear { input, .. }
+                | Op::Attention { input }
+                | Op::Column { input, .. }
+                | Op::AddVector { input, .. }
+                | Op::Choices { input } => of_row(input),
+            };
+            if matches!(op, Op::Linear { weight: role, .. } if *role == weight) {
+                return row;
+            }
+            rows.extend(row.then_some(*output));
+        }
+        false
     }
 
     /// Whether the head reads the attention mask.
@@ -280,8 +301,8 @@ impl HeadSteps {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Head;
     use crate::model::config::tests::tiny;
-    use crate::model::head::Head;
 
     #[test]
     fn every_weight_has_a_use_and_every_use_a_weight() {

@@ -92,6 +92,16 @@ impl Role {
             None => self.name().to_string(),
         }
     }
+
+    /// The same of one tensor of the role.
+    pub fn tensor(self, slot: Slot, site: Option<Site>) -> String {
+        let whole = self.at(site);
+        match slot {
+            Slot::Whole => whole,
+            Slot::Gain => format!("{whole}.weight"),
+            Slot::Bias => format!("{whole}.bias"),
+        }
+    }
 }
 
 /// A layer of its own weights: an inner layer of a group.
@@ -101,6 +111,14 @@ pub struct Site {
     pub group: usize,
     /// Layer within the group, from 0.
     pub inner: usize,
+}
+
+impl Site {
+    /// All of them, in the order files store their weights.
+    pub fn all(config: &Config) -> impl Iterator<Item = Site> + use<> {
+        let inner = config.inner_group_num;
+        (0..config.num_hidden_groups).flat_map(move |group| (0..inner).map(move |inner| Site { group, inner }))
+    }
 }
 
 /// Which tensor of its role a weight is.
@@ -143,46 +161,6 @@ impl WeightSpec {
     }
 }
 
-/// Name of a weight of one shared layer, e.g. `0.0.q`.
-pub fn layer_weight(group: usize, inner: usize, part: &str) -> String {
-    format!("{group}.{inner}.{part}")
-}
-
-/// Every weight of the model, in the order files store them.
-pub(super) fn of(config: &Config) -> Vec<WeightSpec> {
-    let (h, e, ffn) = (config.hidden_size, config.embedding_size, config.intermediate_size);
-    let mut list = WeightList::default();
-    let word = if config.tied_decoder { Kind::Linear } else { Kind::Table };
-    list.push(Role::Word, Slot::Whole, word, &[config.vocab_size, e]);
-    list.push(
-        Role::Position,
-        Slot::Whole,
-        Kind::Table,
-        &[config.max_position_embeddings, e],
-    );
-    list.push(Role::TokenType, Slot::Whole, Kind::Table, &[config.type_vocab_size, e]);
-    list.norm(Role::EmbeddingNorm, e);
-    list.linear(Role::Map, h, e);
-    for group in 0..config.num_hidden_groups {
-        for inner in 0..config.inner_group_num {
-            list.site = Some(Site { group, inner });
-            for role in [Role::Query, Role::Key, Role::Value, Role::AttentionOutput] {
-                list.linear(role, h, h);
-            }
-            list.norm(Role::AttentionNorm, h);
-            list.linear(Role::Up, ffn, h);
-            list.linear(Role::Down, h, ffn);
-            list.norm(Role::FeedForwardNorm, h);
-        }
-    }
-    list.site = None;
-    if config.pooler {
-        list.linear(Role::Pooler, h, h);
-    }
-    (config.head.row().weights)(config, &mut list);
-    list.weights
-}
-
 /// Weights in the order they are named.
 #[derive(Debug, Default)]
 pub struct WeightList {
@@ -191,16 +169,49 @@ pub struct WeightList {
 }
 
 impl WeightList {
+    /// Those of the encoder and the pooler.
+    pub(super) fn encoder(config: &Config) -> WeightList {
+        let (h, e, ffn) = (config.hidden_size, config.embedding_size, config.intermediate_size);
+        let mut list = WeightList::default();
+        let word = if config.tied_decoder { Kind::Linear } else { Kind::Table };
+        list.push(Role::Word, Slot::Whole, word, &[config.vocab_size, e]);
+        list.push(
+            Role::Position,
+            Slot::Whole,
+            Kind::Table,
+            &[config.max_position_embeddings, e],
+        );
+        list.push(Role::TokenType, Slot::Whole, Kind::Table, &[config.type_vocab_size, e]);
+        list.norm(Role::EmbeddingNorm, e);
+        list.linear(Role::Map, h, e);
+        for group in 0..config.num_hidden_groups {
+            for inner in 0..config.inner_group_num {
+                list.site = Some(Site { group, inner });
+                for role in [Role::Query, Role::Key, Role::Value, Role::AttentionOutput] {
+                    list.linear(role, h, h);
+                }
+                list.norm(Role::AttentionNorm, h);
+                list.linear(Role::Up, ffn, h);
+                list.linear(Role::Down, h, ffn);
+                list.norm(Role::FeedForwardNorm, h);
+            }
+        }
+        list.site = None;
+        if config.pooler {
+            list.linear(Role::Pooler, h, h);
+        }
+        list
+    }
+
+    /// All that were named.
+    pub(super) fn done(self) -> Vec<WeightSpec> {
+        self.weights
+    }
+
     /// A tensor of a role.
     pub fn push(&mut self, role: Role, slot: Slot, kind: Kind, shape: &[usize]) {
-        let whole = role.at(self.site);
-        let name = match slot {
-            Slot::Whole => whole,
-            Slot::Gain => format!("{whole}.weight"),
-            Slot::Bias => format!("{whole}.bias"),
-        };
         self.weights.push(WeightSpec {
-            name,
+            name: role.tensor(slot, self.site),
             shape: shape.to_vec(),
             kind,
             role,

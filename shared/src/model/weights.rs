@@ -114,12 +114,12 @@ mod tests {
 
     #[test]
     fn a_clone_shares_what_neither_changes() {
-        let numbers = |x: f32| Values::F32(vec![x; 4]);
+        let numbers = |x: f32| Values::f32(vec![x; 4]);
         let first: Weights = [("a".to_string(), numbers(1.0)), ("b".to_string(), numbers(2.0))]
             .into_iter()
             .collect();
         let mut second = first.clone();
-        if let Some(Values::F32(b)) = second.get_mut("b") {
+        if let Some(b) = second.get_mut("b").and_then(Values::f32s_mut) {
             b[0] = 3.0;
         }
         let same = |name: &str| Arc::ptr_eq(first.shared(name).unwrap(), second.shared(name).unwrap());

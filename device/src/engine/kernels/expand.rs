@@ -94,13 +94,13 @@ multiversion! {
 mod tests {
     use thimble_shared::artifact::layout::PanelLayout;
     use thimble_shared::artifact::tensors::{Part, payload};
-    use thimble_shared::dtype::{Format, Values};
+    use thimble_shared::dtype::{Format, Numbers, Storage, Values};
     use thimble_shared::model::weight::{Kind, Role, Slot, WeightSpec};
 
     #[test]
     fn row_sums_are_exact_at_the_largest_numbers() {
         for (out, inp) in [(8, 16), (17, 1100), (24, 65_536), (3, 5)] {
-            let layout = PanelLayout::new(Format::I8A, out, inp);
+            let layout = PanelLayout::new(Storage::I8, out, inp);
             let rows: Vec<i8> = (0..out * inp)
                 .map(|i| match i / inp % 3 {
                     0 => 127,
@@ -131,14 +131,12 @@ mod tests {
                 slot: Slot::Whole,
                 site: None,
             };
-            let wide = PanelLayout::new(Format::I8, out, inp);
+            let wide = PanelLayout::new(Storage::I8, out, inp);
             let depth = wide.padded_in();
 
             let int4 = Values::round_to_nearest(Format::I4, &data, out);
-            let int8 = Values::I8 {
-                q: int4.int8s().unwrap(),
-                scales: int4.scales().to_vec(),
-            };
+            let (q, scales) = (int4.int8s().unwrap(), int4.scales().to_vec());
+            let int8 = Values::new(Format::I8, Numbers::I8 { q, scales });
             let mut found = vec![1i8; wide.bytes()];
             let (bytes, multipliers) = (
                 payload(&spec, &int4, Part::Numbers),
@@ -152,7 +150,7 @@ mod tests {
             super::int8(bytemuck::cast_slice(&int8), depth, inp, &mut found);
             let floats: Vec<f32> = int4.int8s().unwrap().iter().map(|&q| f32::from(q)).collect();
             // Which lie anywhere.
-            let floats = payload(&spec, &Values::F32(floats), Part::Numbers);
+            let floats = payload(&spec, &Values::f32(floats), Part::Numbers);
             let floats: Vec<f32> = floats.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
             assert_eq!(found, floats, "{out}x{inp}");
         }

@@ -6,7 +6,7 @@ use super::{F32Kernel, I8Kernel, KernelError, Work, fits_four, widen};
 use crate::image::buffer::Buffer;
 use half::f16;
 use thimble_shared::artifact::layout::{PANEL_ROWS, PanelLayout};
-use thimble_shared::dtype::{Format, InputRange};
+use thimble_shared::dtype::{InputRange, Storage};
 
 impl F32Kernel {
     pub(super) fn self_test(&self) -> Result<(), KernelError> {
@@ -68,7 +68,7 @@ impl I8Kernel {
         let (mut packed, mut work) = (PackedI8::default(), Work::default());
         let chains: Vec<u8> = fits_four(w).collect();
         let channels = panels * PANEL_ROWS;
-        let layout = PanelLayout::new(Format::I8, channels, k);
+        let layout = PanelLayout::new(Storage::I8, channels, k);
         let rows_of = |x: &[f32], range, packed: &mut PackedI8, work: &mut Work| {
             packed.quantise(&pool, self.tiling(), self.order(), range, x, k);
             let found = self.multiply(w, &chains, packed, work);

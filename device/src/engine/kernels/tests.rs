@@ -4,7 +4,7 @@ pub(crate) use super::selftest::Random;
 use super::*;
 use crate::engine::threads::Pool;
 use thimble_shared::artifact::layout::{I8_DEPTH, PanelLayout};
-use thimble_shared::dtype::{Format, I8_INPUTS, InputRange};
+use thimble_shared::dtype::{I8_INPUTS, InputRange, Storage};
 
 /// Random cases a test makes; an interpreter takes minutes for a few.
 pub(crate) const CASES: u64 = if cfg!(miri) { 3 } else { 200 };
@@ -73,7 +73,7 @@ fn every_int8_kernel_gives_the_exact_sums() {
     for kernel in I8Kernel::available() {
         let mut random = Random(3);
         for (n, k, rows) in shapes(&mut random) {
-            let layout = PanelLayout::new(Format::I8, n, k);
+            let layout = PanelLayout::new(Storage::I8, n, k);
             let mut w = Buffer::default();
             let len = layout.bytes();
             // Small weights in every other shape and, in the rest, in every third block: SMULL's chains are then all of four
@@ -125,7 +125,7 @@ fn every_f32_kernel_agrees_with_f64() {
     for kernel in F32Kernel::available() {
         let mut random = Random(4);
         for (n, k, rows) in shapes(&mut random) {
-            let layout = PanelLayout::new(Format::F32, n, k);
+            let layout = PanelLayout::new(Storage::F32, n, k);
             let len = layout.padded_out() * k;
             let mut w = Buffer::default();
             let mut halves = Buffer::default();

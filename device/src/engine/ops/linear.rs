@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use thimble_shared::artifact::layout::PANEL_ROWS;
-use thimble_shared::dtype::Format;
+use thimble_shared::dtype::{InputRange, Inputs, Storage};
 use thimble_shared::model::Activation;
 use tract_core::internal::*;
 
@@ -42,7 +42,7 @@ impl Op for Linear {
             .iter()
             .map(|w| {
                 let kernels = &self.context.kernels;
-                let kernel = if w.layout.format.quantises_input() {
+                let kernel = if w.format.quantises_input() {
                     kernels.i8.name()
                 } else {
                     kernels.f32.name()
@@ -117,11 +117,7 @@ impl TypedOp for Linear {
 impl Linear {
     /// What a profile calls it: the weights, without the group they belong to.
     fn label(&self) -> String {
-        let last = |name: &str| match name.splitn(3, '.').collect::<Vec<_>>()[..] {
-            [group, inner, part] if group.parse::<u32>().is_ok() && inner.parse::<u32>().is_ok() => part.to_string(),
-            _ => name.to_string(),
-        };
-        let names: Vec<String> = self.weights.iter().map(|w| last(&w.name)).collect();
+        let names: Vec<&str> = self.weights.iter().map(|w| w.role.name()).collect();
         names.join("+")
     }
 
@@ -144,20 +140,20 @@ impl Linear {
         if let Some(observer) = self.context.observer() {
             let layer = self.context.layer();
             for w in &self.weights {
-                let weight = &w.name;
                 observer(&LinearInput {
-                    weight,
+                    role: w.role,
+                    site: w.site,
                     layer,
                     x,
                     width,
                 });
             }
         }
-        let ranges = self.weights.iter().filter_map(|w| w.layout.format.input_range());
+        let ranges = self.weights.iter().filter_map(|w| w.format.input_range());
         packed.quantise(ranges, |to, range| {
             to.quantise(pool, kernels.i8.tiling(), kernels.i8.order(), range, x, width);
         });
-        if self.weights.iter().any(|w| !w.layout.format.quantises_input()) {
+        if self.weights.iter().any(|w| !w.format.quantises_input()) {
             packed.f32.pack(pool, kernels.f32.tiling(), x, rows, width, width);
         }
     }
@@ -169,9 +165,9 @@ impl Linear {
         let all: usize = self.weights.iter().map(|w| w.layout.panels()).sum();
         let shared = if threads > 1 { all / (4 * threads) } else { MOST };
         // Some panels are expanded a group at a time, into memory that should stay in the second cache.
-        let most = match weight.layout.format {
-            Format::F32 | Format::I8 | Format::I8A => MOST,
-            Format::F16 | Format::W8 | Format::I4 => 4,
+        let most = match (weight.layout.storage, weight.format.row().inputs) {
+            (Storage::F32, _) | (Storage::I8, Inputs::Int8(_)) => MOST,
+            (Storage::F16 | Storage::I4, _) | (Storage::I8, Inputs::Float) => 4,
         };
         // Even, since kernels of ours take panels in pairs.
         let size = (RESULT / (rows * PANEL_ROWS).max(1)).min(shared).min(most);
@@ -214,26 +210,27 @@ impl Linear {
         let bias = &padded(&weight.bias()[channels.clone()])[..width];
         let mut clock = profile.clock();
         // What the kernels leave: sums of products, for all rows.
-        let product = match layout.format {
-            Format::F32 => Product::F32(kernels.f32.multiply(weight.panels(group), &packed.f32, work)?),
-            Format::F16 => {
+        let product = match (layout.storage, weight.format.row().inputs) {
+            (Storage::F32, _) => Product::F32(kernels.f32.multiply(weight.panels(group), &packed.f32, work)?),
+            (Storage::F16, _) => {
                 let halves = weight.panels::<f16>(group);
                 Product::F32(kernels.f32.multiply_f16(halves, &packed.f32, panels, work)?)
             }
-            Format::W8 => {
+            (Storage::I8, Inputs::Float) => {
                 let wide = panels.take::<f32>(width * layout.inp);
                 expand::int8(weight.panels(group), layout.padded_in(), layout.inp, wide);
                 profile.inside(&mut clock, Inside::Expand);
                 Product::F32(kernels.f32.multiply(wide, &packed.f32, work)?)
             }
-            Format::I8 | Format::I8A | Format::I4 => {
-                let packed = packed.int8(layout.format.input_range().unwrap_or_default());
+            // The table of formats has no int4 that is multiplied in f32.
+            (Storage::I8, Inputs::Int8(_)) | (Storage::I4, _) => {
+                let packed = packed.int8(weight.format.input_range().unwrap_or_default());
                 let chains = if kernels.i8.asks_for_chains() {
                     weight.chains(group.clone())
                 } else {
                     &[]
                 };
-                let panels: &[i8] = if layout.format != Format::I4 {
+                let panels: &[i8] = if layout.storage == Storage::I8 {
                     weight.panels(group)
                 } else {
                     let wide = panels.take(width * packed.depth);
@@ -245,24 +242,25 @@ impl Linear {
             }
         };
         profile.inside(&mut clock, Inside::Multiply);
-        let scales = &match layout.format {
-            Format::F32 | Format::F16 => [0.0; WIDTH],
-            Format::W8 | Format::I8 | Format::I8A | Format::I4 => padded(&weight.scales()[channels.clone()]),
+        let scaled = weight.format.has_scales();
+        let scales = &match scaled {
+            true => padded(&weight.scales()[channels.clone()]),
+            false => [0.0; WIDTH],
         }[..width];
-        let row_sums = match layout.format {
-            Format::I8A => Some(padded(&weight.row_sums()[channels.clone()])),
-            Format::F32 | Format::F16 | Format::W8 | Format::I8 | Format::I4 => None,
+        let row_sums = match weight.format.input_range() {
+            Some(InputRange::Centred) => Some(padded(&weight.row_sums()[channels.clone()])),
+            Some(InputRange::Symmetric) | None => None,
         };
         let row_sums = row_sums.as_ref().map(|sums| &sums[..width]);
         for row in 0..out.rows {
             let from = row * width..(row + 1) * width;
-            out.fill(row, channels.clone(), |to| match (&product, layout.format) {
-                (Product::I32(sums, tokens), _) => match row_sums {
+            out.fill(row, channels.clone(), |to| match &product {
+                Product::I32(sums, tokens) => match row_sums {
                     Some(row_sums) => rescale_centred(&sums[from], tokens[row], scales, row_sums, bias, to),
                     None => rescale(&sums[from], tokens[row].scale, scales, bias, to),
                 },
-                (Product::F32(sums), Format::W8) => scale_channels(&sums[from], scales, bias, to),
-                (Product::F32(sums), _) => add_bias(&sums[from], bias, to),
+                Product::F32(sums) if scaled => scale_channels(&sums[from], scales, bias, to),
+                Product::F32(sums) => add_bias(&sums[from], bias, to),
             });
         }
         profile.inside(&mut clock, Inside::Rescale);

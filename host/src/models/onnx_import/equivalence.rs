@@ -365,7 +365,7 @@ fn moved(
 ) -> TractResult<Vec<f64>> {
     let mut nudged = model.clone();
     for name in model.weights.keys() {
-        let Some(dtype::Values::F32(list)) = nudged.weights.get_mut(name) else {
+        let Some(list) = nudged.weights.get_mut(name).and_then(dtype::Values::f32s_mut) else {
             continue;
         };
         for (i, v) in list.iter_mut().enumerate() {

@@ -12,7 +12,8 @@ use crate::onnx::element_type;
 use crate::onnx::flow::{port_name, port_shape};
 use crate::render::text::printable;
 use std::collections::BTreeMap;
-use thimble_shared::model::Head;
+use thimble_shared::model::head::{choice, masked_lm, pretraining, question, sequence, token};
+use thimble_shared::model::{Head, Role, Slot};
 
 pub struct Top<'a> {
     pub weights: BTreeMap<String, Matrix<'a>>,
@@ -164,38 +165,40 @@ impl<'a> Top<'a> {
                 } else {
                     Head::MaskedLm
                 };
-                self.linear(trace, "mlm.dense", dense)?;
-                self.weights.insert("mlm.norm.weight".into(), norm.weight.clone());
-                self.weights.insert("mlm.norm.bias".into(), norm.bias.clone());
-                self.linear(trace, "mlm.decoder", decoder)?;
+                self.linear(trace, masked_lm::DENSE, dense)?;
+                let of_norm = |slot| masked_lm::NORM.tensor(slot, None);
+                self.weights.insert(of_norm(Slot::Gain), norm.weight.clone());
+                self.weights.insert(of_norm(Slot::Bias), norm.bias.clone());
+                self.linear(trace, masked_lm::DECODER, decoder)?;
                 let same_shape = decoder.weight.shape() == embedding.word.shape();
                 self.tied =
                     same_shape && decoder.weight.fingerprint(trace.file)? == embedding.word.fingerprint(trace.file)?;
                 if self.tied {
-                    self.weights.remove("mlm.decoder");
+                    self.weights.remove(masked_lm::DECODER.name());
                 }
                 if let Some((pooler, map)) = sop {
                     self.pooler(trace, pooler)?;
-                    self.linear(trace, "sop", map)?;
+                    self.linear(trace, pretraining::ORDER, map)?;
                 }
             }
             (None, Some((pooler, map)), _) => {
                 self.pooler(trace, pooler)?;
-                self.linear(trace, "classifier", map)?;
                 if choices {
+                    self.linear(trace, choice::CLASSIFIER, map)?;
                     self.head = Head::MultipleChoice;
                 } else {
+                    self.linear(trace, sequence::CLASSIFIER, map)?;
                     self.head = Head::SequenceClassification;
                     self.labels = labels(map.size().1);
                 }
             }
             (None, None, Some((map, Some(_)))) if map.size().1 == 2 => {
                 self.head = Head::QuestionAnswering;
-                self.linear(trace, "qa", map)?;
+                self.linear(trace, question::SPAN, map)?;
             }
             (None, None, Some((map, _))) => {
                 self.head = Head::TokenClassification;
-                self.linear(trace, "classifier", map)?;
+                self.linear(trace, token::CLASSIFIER, map)?;
                 self.labels = labels(map.size().1);
             }
             (None, None, None) => {
@@ -246,23 +249,24 @@ impl<'a> Top<'a> {
         self.head = Head::None;
         self.tied = false;
         self.labels = vec![];
-        self.weights.retain(|name, _| self.pooler && name.starts_with("pooler"));
+        let pooler = [Slot::Whole, Slot::Bias].map(|slot| Role::Pooler.tensor(slot, None));
+        self.weights.retain(|name, _| self.pooler && pooler.contains(name));
         self.outputs = vec![(last, "last_hidden_state")];
         Ok(())
     }
 
-    fn linear(&mut self, trace: &Trace<'a>, name: &str, linear: &Linear<'a>) -> Result<(), ImportError> {
+    fn linear(&mut self, trace: &Trace<'a>, role: Role, linear: &Linear<'a>) -> Result<(), ImportError> {
         let Some(bias) = linear.bias.clone() else {
-            return Err(trace.not_albert(format!("its head's map {name} has no bias")));
+            return Err(trace.not_albert(format!("its head's map {} has no bias", role.name())));
         };
-        self.weights.insert(name.to_string(), linear.weight.clone());
-        self.weights.insert(format!("{name}.bias"), bias);
+        self.weights.insert(role.at(None), linear.weight.clone());
+        self.weights.insert(role.tensor(Slot::Bias, None), bias);
         Ok(())
     }
 
     fn pooler(&mut self, trace: &Trace<'a>, pooler: &Linear<'a>) -> Result<(), ImportError> {
         self.pooler = true;
-        self.linear(trace, "pooler", pooler)
+        self.linear(trace, Role::Pooler, pooler)
     }
 }
 

@@ -7,7 +7,7 @@ use super::trace::Trace;
 use super::weights::Matrix;
 use crate::render::text::printable;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use thimble_shared::model::{Activation, Config, Head, layer_weight};
+use thimble_shared::model::{Activation, Config, Head, Role, Site, Slot};
 use thimble_shared::onnx::reader::NodeView;
 
 pub struct Body<'a> {
@@ -21,7 +21,7 @@ pub struct Body<'a> {
 }
 
 struct Layer<'a> {
-    parts: Vec<(&'static str, Matrix<'a>)>,
+    parts: Vec<(Role, Slot, Matrix<'a>)>,
     out: &'a str,
     activation: Activation,
     head_size: Option<usize>,
@@ -135,7 +135,7 @@ pub fn anywhere<'a>(trace: &Trace<'a>) -> Result<Option<(usize, &'a str, &'a str
             at = layer.out;
             seen.insert(at);
             let mut key = Vec::new();
-            for (_, matrix) in layer.parts.iter().take(1) {
+            for (_, _, matrix) in layer.parts.iter().take(1) {
                 key.push(matrix.fingerprint(trace.file)?);
             }
             keys.push(key);
@@ -163,7 +163,7 @@ fn share<'a>(
     let mut prints: HashMap<(usize, bool), u64> = HashMap::new();
     for layer in &found {
         let mut key = Vec::with_capacity(layer.parts.len());
-        for (_, matrix) in &layer.parts {
+        for (_, _, matrix) in &layer.parts {
             let place = (matrix.tensor.encoded.as_ptr() as usize, matrix.turned);
             let print = match prints.get(&place) {
                 Some(print) => *print,
@@ -199,8 +199,12 @@ fn share<'a>(
         }
         let mut weights = BTreeMap::new();
         for (id, layer) in distinct.iter().enumerate() {
-            for (part, matrix) in &layer.parts {
-                weights.insert(layer_weight(id / inner, id % inner, part), matrix.clone());
+            let site = Site {
+                group: id / inner,
+                inner: id % inner,
+            };
+            for (role, slot, matrix) in &layer.parts {
+                weights.insert(role.tensor(*slot, Some(site)), matrix.clone());
             }
         }
         return Ok(Body {
@@ -279,27 +283,27 @@ fn layer<'a>(trace: &Trace<'a>, at: &'a str, hidden: usize, number: usize) -> Re
         .ok_or_else(|| stuck("no LayerNorm follows the feed-forward part and its residual"))?;
     let activation =
         activation(trace, up.out, down.x, &ops).map_err(|what| trace.unsupported(format!("layer {number}: {what}")))?;
-    let linears = [
-        ("q", "q.bias", &trace.linears[q]),
-        ("k", "k.bias", &trace.linears[k]),
-        ("v", "v.bias", &trace.linears[v]),
-        ("o", "o.bias", output),
-        ("up", "up.bias", up),
-        ("down", "down.bias", down),
-    ];
     let mut parts = Vec::new();
-    for (name, bias_name, linear) in linears {
+    let linears = [
+        (Role::Query, &trace.linears[q]),
+        (Role::Key, &trace.linears[k]),
+        (Role::Value, &trace.linears[v]),
+        (Role::AttentionOutput, output),
+        (Role::Up, up),
+        (Role::Down, down),
+    ];
+    for (role, linear) in linears {
         let bias = linear
             .bias
             .clone()
-            .ok_or_else(|| stuck(&format!("its map {name} has no bias")))?;
-        parts.extend([(name, linear.weight.clone()), (bias_name, bias)]);
+            .ok_or_else(|| stuck(&format!("its map {} has no bias", role.name())))?;
+        parts.extend([(role, Slot::Whole, linear.weight.clone()), (role, Slot::Bias, bias)]);
     }
     parts.extend([
-        ("attn_norm.weight", attended.weight.clone()),
-        ("attn_norm.bias", attended.bias.clone()),
-        ("ffn_norm.weight", fed.weight.clone()),
-        ("ffn_norm.bias", fed.bias.clone()),
+        (Role::AttentionNorm, Slot::Gain, attended.weight.clone()),
+        (Role::AttentionNorm, Slot::Bias, attended.bias.clone()),
+        (Role::FeedForwardNorm, Slot::Gain, fed.weight.clone()),
+        (Role::FeedForwardNorm, Slot::Bias, fed.bias.clone()),
     ]);
     Ok(Some(Layer {
         parts,

@@ -32,7 +32,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use thimble_shared::dtype::Values;
+use thimble_shared::dtype::{Numbers, Values};
 use thimble_shared::model::weights::Weights;
 use thimble_shared::model::{Config, Head, Kind, Model};
 use thimble_shared::onnx::reader::ModelView;
@@ -397,14 +397,14 @@ fn model(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<Model, ImportEr
             });
         }
         let values = matrix.values(file)?;
-        let values = match values {
-            Values::F16(half) if spec.kind == Kind::Vector => Values::F32(half.iter().map(|h| h.to_f32()).collect()),
-            other => other,
+        let values = match spec.kind {
+            Kind::Vector => Values::f32(values.to_f32()),
+            Kind::Table | Kind::Linear => values,
         };
-        let finite = match &values {
-            Values::F32(v) => v.iter().all(|x| x.is_finite()),
-            Values::F16(v) => v.iter().all(|x| x.is_finite()),
-            _ => true,
+        let finite = match values.numbers() {
+            Numbers::F32(v) => v.iter().all(|x| x.is_finite()),
+            Numbers::F16(v) => v.iter().all(|x| x.is_finite()),
+            Numbers::I8 { .. } | Numbers::I4 { .. } => true,
         };
         if !finite {
             return Err(ImportError::Unsupported {

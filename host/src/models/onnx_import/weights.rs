@@ -90,9 +90,9 @@ impl<'a> Matrix<'a> {
         let bytes = this.bytes(file)?;
         let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
         Ok(match self.tensor.data_type {
-            10 => Values::F16(pairs.map(f16::from_le_bytes).collect()),
-            16 => Values::F32(pairs.map(|b| bf16::from_le_bytes(b).to_f32()).collect()),
-            _ => Values::F32(
+            10 => Values::f16(pairs.map(f16::from_le_bytes).collect()),
+            16 => Values::f32(pairs.map(|b| bf16::from_le_bytes(b).to_f32()).collect()),
+            _ => Values::f32(
                 bytes
                     .chunks_exact(4)
                     .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))

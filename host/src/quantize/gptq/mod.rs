@@ -13,7 +13,7 @@ use crate::quantize::error::QuantizeError;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
-use thimble_shared::model::{Config, Kind, Model, WeightSpec};
+use thimble_shared::model::{Config, Kind, Model, Role, Site, WeightSpec};
 
 /// Most vectors taken per weight: twice the width of ALBERT-base's widest input. More are taken at even distances.
 const MOST_VECTORS: usize = 6144;
@@ -32,10 +32,10 @@ pub struct Moments {
     pub mean: Vec<f32>,
 }
 
-/// Moments by weight name. Maps of one input (query, key and value) share theirs.
+/// Moments by what is read.
 #[derive(Default)]
 pub struct Statistics {
-    moments: BTreeMap<String, Moments>,
+    moments: BTreeMap<Reads, Moments>,
 }
 
 /// Vectors on their way into the moments.
@@ -123,17 +123,29 @@ impl Gather {
     }
 }
 
-/// The weight under whose name the input of `weight` is gathered: query, key and value read the same vectors.
-fn input_of(weight: &str) -> String {
-    let query = |stem: &str| format!("{stem}.q");
-    let stem = weight.strip_suffix(".k").or_else(|| weight.strip_suffix(".v"));
-    stem.map_or_else(|| weight.to_string(), query)
+/// What a linear weight reads, said by the first that reads it: query, key and value read the same vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reads(Role, Option<Site>);
+
+impl Reads {
+    /// What a weight of a model reads.
+    pub fn of(weight: &WeightSpec) -> Reads {
+        match weight.role {
+            Role::Key | Role::Value => Reads(Role::Query, weight.site),
+            role => Reads(role, weight.site),
+        }
+    }
+
+    /// Whether the weight is the one it is said by.
+    fn by(self, weight: &WeightSpec) -> bool {
+        self == Reads(weight.role, weight.site)
+    }
 }
 
 /// The linear weights whose inputs are gathered.
 fn inputs(config: &Config) -> Vec<WeightSpec> {
     let mut weights: Vec<WeightSpec> = config.weights();
-    weights.retain(|w| w.kind == Kind::Linear && input_of(&w.name) == w.name && w.shape[1] <= WIDEST);
+    weights.retain(|w| w.kind == Kind::Linear && Reads::of(w).by(w) && w.shape[1] <= WIDEST);
     weights.sort_by_key(|w| w.shape[1]);
     let mut bytes = 0usize;
     weights.retain(|w| {
@@ -150,12 +162,12 @@ pub fn bytes(config: &Config) -> [u64; 2] {
 }
 
 /// The same with how many vectors to expect of each on `rows`.
-fn gathered(config: &Config, rows: &[Row]) -> BTreeMap<String, Gather> {
+fn gathered(config: &Config, rows: &[Row]) -> BTreeMap<Reads, Gather> {
     let expected = |w: &WeightSpec| -> usize {
         let each = rows.iter().map(|row| uses(config, w, row.input_ids.len()));
         each.map(|(passes, vectors)| passes * vectors).sum()
     };
-    let gather = |w: &WeightSpec| (w.name.clone(), Gather::new(w.shape[1], expected(w)));
+    let gather = |w: &WeightSpec| (Reads::of(w), Gather::new(w.shape[1], expected(w)));
     inputs(config).iter().map(gather).collect()
 }
 
@@ -182,7 +194,8 @@ impl Statistics {
             let (observed, seen) = (gathers.clone(), row.clone());
             engine.observe(Some(Arc::new(move |input| {
                 let mut gathers = observed.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(gather) = gathers.get_mut(input.weight).filter(|g| g.width == input.width) {
+                let read = Reads(input.role, input.site);
+                if let Some(gather) = gathers.get_mut(&read).filter(|g| g.width == input.width) {
                     gather.add(input.x, real_vectors(&seen, input.x.len() / input.width));
                 }
             })));
@@ -194,24 +207,20 @@ impl Statistics {
         let gathers = std::mem::take(&mut *gathers.lock().unwrap_or_else(PoisonError::into_inner));
         let seen = gathers.into_iter().filter(|(_, gather)| gather.seen > 0);
         Ok(Statistics {
-            moments: seen.map(|(name, gather)| (name, gather.finish())).collect(),
+            moments: seen.map(|(read, gather)| (read, gather.finish())).collect(),
         })
     }
 
     /// Moments of what enters a linear weight, if any row reached it. They are as large as the weights, so they are handed out.
-    pub fn take(&mut self, weight: &str) -> Option<Moments> {
-        self.moments.remove(&input_of(weight))
-    }
-
-    /// The name under which [`Statistics::take`] finds the moments: equal names, equal moments.
-    pub fn key(weight: &str) -> String {
-        input_of(weight)
+    pub fn take(&mut self, weight: &WeightSpec) -> Option<Moments> {
+        self.moments.remove(&Reads::of(weight))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use thimble_shared::model::Slot;
 
     #[test]
     fn moments_are_those_of_the_textbook() {
@@ -248,7 +257,19 @@ mod tests {
 
     #[test]
     fn query_key_and_value_share_what_enters_them() {
-        assert_eq!(input_of("0.0.v"), "0.0.q");
-        assert_eq!(input_of("0.0.o"), "0.0.o");
+        let site = Some(Site { group: 0, inner: 0 });
+        let weight = |role: Role| WeightSpec {
+            name: role.at(site),
+            shape: vec![8, 8],
+            kind: Kind::Linear,
+            role,
+            slot: Slot::Whole,
+            site,
+        };
+        assert_eq!(Reads::of(&weight(Role::Value)), Reads::of(&weight(Role::Query)));
+        assert_ne!(
+            Reads::of(&weight(Role::AttentionOutput)),
+            Reads::of(&weight(Role::Query))
+        );
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{Moments, factor, steps};
 use thimble_device::multiversion;
-use thimble_shared::dtype::{Format, I4_BLOCK, Values, i4, quantise};
+use thimble_shared::dtype::{Format, I4_BLOCK, Levels, Numbers, Storage, Values};
 
 /// Share of the mean diagonal added to every entry of it, so that inputs that are always zero or always alike do no harm.
 const DAMPING: f32 = 0.01;
@@ -55,9 +55,11 @@ impl Rounder {
 
     /// The rows of `data` in int8 or int4; None for formats that round nothing worth the effort.
     pub fn round(&self, format: Format, data: &[f32]) -> Option<Values> {
-        if !format.has_scales() || data.is_empty() || !data.len().is_multiple_of(self.width) {
+        let levels = format.row().levels?;
+        if data.is_empty() || !data.len().is_multiple_of(self.width) {
             return None;
         }
+        let storage = format.storage();
         let rows: Vec<&[f32]> = data.chunks_exact(self.width).collect();
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let share = rows.len().div_ceil(threads).next_multiple_of(LANES);
@@ -67,7 +69,9 @@ impl Rounder {
                 .map(|rows| {
                     scope.spawn(move || {
                         let batches = rows.chunks(LANES);
-                        batches.flat_map(|rows| self.batch(format, rows)).collect::<Vec<Row>>()
+                        batches
+                            .flat_map(|rows| self.batch(storage, levels, rows))
+                            .collect::<Vec<Row>>()
                     })
                 })
                 .collect();
@@ -79,19 +83,18 @@ impl Rounder {
             let scales = done.iter().map(|row| row.scale).collect();
             let multipliers = done.iter().flat_map(|row| row.multipliers.clone()).collect();
             let q = done.into_iter().flat_map(|row| row.q).collect();
-            match format {
-                Format::I4 => Some(Values::I4 { q, multipliers, scales }),
-                Format::I8 => Some(Values::I8 { q, scales }),
-                Format::I8A => Some(Values::I8A { q, scales }),
-                Format::W8 => Some(Values::W8 { q, scales }),
-                Format::F32 | Format::F16 => None,
-            }
+            let numbers = match storage {
+                Storage::F32 | Storage::F16 => return None,
+                Storage::I8 => Numbers::I8 { q, scales },
+                Storage::I4 => Numbers::I4 { q, multipliers, scales },
+            };
+            Some(Values::new(format, numbers))
         })?
     }
 
-    fn batch(&self, format: Format, rows: &[&[f32]]) -> Vec<Row> {
+    fn batch(&self, storage: Storage, levels: Levels, rows: &[&[f32]]) -> Vec<Row> {
         let k = self.width;
-        let mut made: Vec<Row> = rows.iter().map(|row| self.steps(format, row)).collect();
+        let mut made: Vec<Row> = rows.iter().map(|row| self.steps(storage, levels, row)).collect();
         // `errors[place][lane]` of what is rounded so far.
         let mut errors = vec![[0f32; LANES]; k];
         for place in (0..k).rev() {
@@ -100,13 +103,11 @@ impl Rounder {
             let column = self.order[place];
             for (lane, (row, made)) in rows.iter().zip(&mut made).enumerate() {
                 let wanted = row[column] + owed[lane];
-                let (q, step) = match format {
-                    Format::I4 => {
-                        let step = f32::from(made.multipliers[column / I4_BLOCK]) * made.scale;
-                        (i4(wanted, step), step)
-                    }
-                    _ => (quantise(wanted, made.scale), made.scale),
+                let step = match storage {
+                    Storage::F32 | Storage::F16 | Storage::I8 => made.scale,
+                    Storage::I4 => f32::from(made.multipliers[column / I4_BLOCK]) * made.scale,
                 };
+                let q = levels.nearest(wanted, step);
                 made.q[column] = q;
                 errors[place][lane] = row[column] - f32::from(q) * step;
             }
@@ -114,10 +115,10 @@ impl Rounder {
         made
     }
 
-    fn steps(&self, format: Format, row: &[f32]) -> Row {
-        let (scale, multipliers) = match format {
-            Format::I4 => steps::int4(row, &self.energy),
-            _ => (steps::int8(row, &self.energy), vec![]),
+    fn steps(&self, storage: Storage, levels: Levels, row: &[f32]) -> Row {
+        let (scale, multipliers) = match storage {
+            Storage::F32 | Storage::F16 | Storage::I8 => (steps::of_row(row, &self.energy, levels), vec![]),
+            Storage::I4 => steps::of_blocks(row, &self.energy, levels),
         };
         Row {
             q: vec![0; row.len()],
@@ -191,14 +192,19 @@ struct Row {
 
 /// Least-squares steps without moments, for tables and for inputs no calibration row reached.
 pub fn unweighted(format: Format, data: &[f32], rows: usize) -> Option<Values> {
-    if format != Format::I4 {
+    let levels = format.row().levels?;
+    match format.storage() {
         // A table's rows are read one by one: with 255 steps the largest magnitude is as good a choice as any.
-        return None;
+        Storage::F32 | Storage::F16 | Storage::I8 => return None,
+        Storage::I4 => {}
     }
     let cols = data.len().checked_div(rows)?.max(1);
     let ones = vec![1.0; cols];
-    let (scales, multipliers): (Vec<f32>, Vec<Vec<u8>>) = data.chunks(cols).map(|row| steps::int4(row, &ones)).unzip();
-    Some(Values::int4(data, multipliers.concat(), scales))
+    let (scales, multipliers): (Vec<f32>, Vec<Vec<u8>>) = data
+        .chunks(cols)
+        .map(|row| steps::of_blocks(row, &ones, levels))
+        .unzip();
+    Values::with_steps(format, data, multipliers.concat(), scales)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! smaller step serves all the others better. Errors of a column weigh as much as the mean square of its input.
 
 use thimble_device::multiversion;
-use thimble_shared::dtype::{I4_BLOCK, I4_MULTIPLIER_MAX, I4_RANGE, I8_MAX, absmax_scale};
+use thimble_shared::dtype::{I4_BLOCK, I4_MULTIPLIER_MAX, Levels, absmax};
 
 const _: () = assert!(FRACTIONS.len() <= LANES && (I4_MULTIPLIER_MAX as usize) < LANES);
 
@@ -19,7 +19,7 @@ multiversion! {
         let mut sums = [0f64; LANES];
         for (&x, &h) in row.iter().zip(weights) {
             for (sum, &step) in sums.iter_mut().zip(steps) {
-                // As `dtype::nearest` rounds, without a branch.
+                // As `Levels::nearest` rounds, without a branch.
                 let q = (x / step).round_ties_even().clamp(range.0, range.1);
                 let off = x - if step == 0.0 { 0.0 } else { q } * step;
                 *sum += f64::from(h) * f64::from(off).powi(2);
@@ -42,17 +42,17 @@ fn best_fraction(row: &[f32], weights: &[f32], most: f32, range: (f32, f32)) -> 
     steps[least(FRACTIONS.len(), &errors(row, weights, &steps, range), 0)]
 }
 
-/// The scale of an int8 row.
-pub fn int8(row: &[f32], weights: &[f32]) -> f32 {
-    best_fraction(row, weights, absmax_scale(row), (-I8_MAX, I8_MAX))
+/// The scale of a row that has one step.
+pub fn of_row(row: &[f32], weights: &[f32], levels: Levels) -> f32 {
+    best_fraction(row, weights, absmax(row) / levels.ends().1, levels.ends())
 }
 
-/// The scale of an int4 row and its blocks' multipliers.
-pub fn int4(row: &[f32], weights: &[f32]) -> (f32, Vec<u8>) {
-    let range = (f32::from(I4_RANGE.0), f32::from(I4_RANGE.1));
+/// The scale of a row and its blocks' multipliers.
+pub fn of_blocks(row: &[f32], weights: &[f32], levels: Levels) -> (f32, Vec<u8>) {
+    let range = levels.ends();
     let blocks: Vec<(&[f32], &[f32])> = row.chunks(I4_BLOCK).zip(weights.chunks(I4_BLOCK)).collect();
     let best_step = |&(block, weights): &(&[f32], &[f32])| {
-        let most = block.iter().fold(0f32, |m, x| m.max(x.abs())) / range.1;
+        let most = absmax(block) / range.1;
         best_fraction(block, weights, most, range)
     };
     let largest = blocks.iter().map(best_step).fold(0f32, f32::max);
@@ -83,6 +83,10 @@ mod tests {
     use super::*;
     use thimble_shared::dtype::{Format, Values};
 
+    fn levels(format: Format) -> Levels {
+        format.row().levels.unwrap()
+    }
+
     #[test]
     fn the_steps_lose_no_more_than_those_of_the_largest_magnitude() {
         let row: Vec<f32> = (0..200)
@@ -94,11 +98,12 @@ mod tests {
             let each = row.iter().zip(&back).zip(&weights);
             each.map(|((a, b), &h)| f64::from(h) * f64::from(a - b).powi(2)).sum()
         };
+        let with = |format, multipliers, scale| Values::with_steps(format, &row, multipliers, vec![scale]).unwrap();
         let plain = error(&Values::round_to_nearest(Format::I8, &row, 1));
-        assert!(error(&Values::int8(&row, &[int8(&row, &weights)])) <= plain);
+        assert!(error(&with(Format::I8, vec![], of_row(&row, &weights, levels(Format::I8)))) <= plain);
         let plain = error(&Values::round_to_nearest(Format::I4, &row, 1));
-        let (scale, multipliers) = int4(&row, &weights);
-        let ours = error(&Values::int4(&row, multipliers, vec![scale]));
+        let (scale, multipliers) = of_blocks(&row, &weights, levels(Format::I4));
+        let ours = error(&with(Format::I4, multipliers, scale));
         assert!(ours < plain, "{ours} against {plain}");
     }
 
@@ -111,7 +116,7 @@ mod tests {
         let all = errors(&row, &weights, &steps, (-8.0, 7.0));
         for (found, step) in all.iter().zip(steps) {
             let each = row.iter().zip(&weights).map(|(&x, &h)| {
-                let back = f32::from(thimble_shared::dtype::i4(x, step)) * step;
+                let back = f32::from(levels(Format::I4).nearest(x, step)) * step;
                 f64::from(h) * f64::from(x - back).powi(2)
             });
             assert_eq!(found.to_bits(), each.sum::<f64>().to_bits(), "{step}");
@@ -120,7 +125,7 @@ mod tests {
 
     #[test]
     fn an_empty_row_stays_empty() {
-        assert_eq!(int8(&[0.0; 8], &[1.0; 8]), 0.0);
-        assert_eq!(int4(&[0.0; 40], &[1.0; 40]), (0.0, vec![1, 1]));
+        assert_eq!(of_row(&[0.0; 8], &[1.0; 8], levels(Format::I8)), 0.0);
+        assert_eq!(of_blocks(&[0.0; 40], &[1.0; 40], levels(Format::I4)), (0.0, vec![1, 1]));
     }
 }

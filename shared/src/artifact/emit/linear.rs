@@ -3,24 +3,25 @@
 use super::{Lowering, scale};
 use crate::artifact::layout::{I4_OFFSET, PanelLayout};
 use crate::artifact::tensors::Part;
-use crate::dtype::{ACTIVATION_FLOOR, Format, I8_MAX};
+use crate::dtype::{ACTIVATION_FLOOR, I8_MAX, InputRange, Inputs, Storage};
 use crate::onnx::writer::{Attr, DataType};
 
 impl Lowering<'_> {
     /// `x · Wᵀ + b` in the weight's format.
     pub(super) fn linear(&mut self, x: &str, weight: &str, bias: &str, out: &str) -> String {
         let w = self.weight_matrix(weight);
-        let product = match self.graph.format(weight) {
-            Format::F32 | Format::F16 => self.node("MatMul", &[x, &w], &format!("{out}.mm"), &[]),
-            Format::W8 => {
+        let format = self.graph.format(weight);
+        let product = match format.row().inputs {
+            Inputs::Float if !format.has_scales() => self.node("MatMul", &[x, &w], &format!("{out}.mm"), &[]),
+            Inputs::Float => {
                 let raw = self.node("MatMul", &[x, &w], &format!("{out}.raw"), &[]);
                 self.node("Mul", &[&raw, &scale(weight)], &format!("{out}.mm"), &[])
             }
-            Format::I8 | Format::I4 => {
+            Inputs::Int8(InputRange::Symmetric) => {
                 let (q, step) = self.quantise(x);
                 self.int8_product([&q, &step], weight, &w, [out, "mm"])
             }
-            Format::I8A => {
+            Inputs::Int8(InputRange::Centred) => {
                 let (q, step, middle) = self.quantise_centred(x);
                 let product = self.int8_product([&q, &step], weight, &w, [out, "dot"]);
                 let sums = self.row_sums(weight, &w);
@@ -120,7 +121,8 @@ impl Lowering<'_> {
     /// `[in, out]` as the multiplication takes it, undone from its panels once however often it is used.
     fn weight_matrix(&mut self, weight: &str) -> String {
         let stored = self.stored_matrix(weight);
-        if !matches!(self.graph.format(weight), Format::F16 | Format::W8) {
+        let format = self.graph.format(weight);
+        if format.storage() == Storage::F32 || format.quantises_input() {
             return stored;
         }
         let name = format!("{weight}.w32");
@@ -138,11 +140,11 @@ impl Lowering<'_> {
         }
         // The lowering names only weights of the config's own table.
         let shape = &self.shapes[weight];
-        let layout = PanelLayout::new(self.graph.format(weight), shape[0], shape[1]);
-        let (panels, perm) = match layout.format {
-            Format::F32 | Format::F16 => (weight.to_string(), vec![1, 0, 2]),
-            Format::W8 | Format::I8 | Format::I8A => (weight.to_string(), vec![1, 3, 0, 2]),
-            Format::I4 => (self.int8_panels(weight, layout), vec![1, 3, 0, 2]),
+        let layout = PanelLayout::new(self.graph.format(weight).storage(), shape[0], shape[1]);
+        let (panels, perm) = match layout.storage {
+            Storage::F32 | Storage::F16 => (weight.to_string(), vec![1, 0, 2]),
+            Storage::I8 => (weight.to_string(), vec![1, 3, 0, 2]),
+            Storage::I4 => (self.int8_panels(weight, layout), vec![1, 3, 0, 2]),
         };
         let (k, n) = (layout.padded_in() as i64, layout.padded_out() as i64);
         let padded = (k, n) != (layout.inp as i64, layout.out as i64);

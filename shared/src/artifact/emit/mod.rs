@@ -7,7 +7,7 @@ mod steps;
 
 use crate::artifact::layout::PanelLayout;
 use crate::artifact::tensors::Part;
-use crate::dtype::Format;
+use crate::dtype::Storage;
 use crate::model::network::{Extent, Network, Output};
 use crate::model::{Activation, Config, ModelSpec, Role};
 use crate::onnx::writer::{Attr, Constant, DataType, Dim, Node, Port};
@@ -179,22 +179,25 @@ impl Lowering<'_> {
     }
 
     /// Rows of a table by index, in f32.
-    fn lookup(&mut self, table: &str, ids: &str) -> String {
-        if table == Role::Word.name() && self.config.tied_decoder {
+    fn lookup(&mut self, role: Role, ids: &str) -> String {
+        let table = role.name();
+        if role == Role::Word && self.config.tied_decoder {
             // The decoder's panels give [embedding, vocab]: a row of the table is a column here.
             let columns = self.stored_matrix(table);
             let picked = self.node("Gather", &[&columns, ids], "word.picked", &[Attr::Int("axis", 1)]);
             let perm = [Attr::Ints("perm", vec![1, 2, 0])];
             let rows = self.node("Transpose", &[&picked], "word.rows", &perm);
-            let format = match self.graph.format(table) {
-                Format::I4 => Format::I8,
-                other => other,
+            // int4 has become the int8 it stands for.
+            let storage = match self.graph.format(table).storage() {
+                Storage::F32 => Storage::F32,
+                Storage::F16 => Storage::F16,
+                Storage::I8 | Storage::I4 => Storage::I8,
             };
-            return self.widen(table, format, &rows, 3, |l, part| l.pick(table, part, ids));
+            return self.widen(table, storage, &rows, 3, |l, part| l.pick(table, part, ids));
         }
         let rows = self.pick(table, Part::Numbers, ids);
-        let format = self.graph.format(table);
-        self.widen(table, format, &rows, 3, |l, part| l.pick(table, part, ids))
+        let storage = self.graph.format(table).storage();
+        self.widen(table, storage, &rows, 3, |l, part| l.pick(table, part, ids))
     }
 
     /// One part of the rows `ids` of a table.
@@ -224,23 +227,23 @@ impl Lowering<'_> {
             l.node("Slice", &[&stored, &zero, &seq, &zero], &format!("{stored}.rows"), &[])
         };
         let rows = first(self, Part::Numbers);
-        self.widen(table, self.graph.format(table), &rows, 2, first)
+        self.widen(table, self.graph.format(table).storage(), &rows, 2, first)
     }
 
     /// f32 from stored table rows of `rank` dimensions; `part` emits the same rows of another part of the table.
     fn widen(
         &mut self,
         table: &str,
-        format: Format,
+        storage: Storage,
         rows: &str,
         rank: usize,
         part: impl Fn(&mut Self, Part) -> String,
     ) -> String {
-        let wide = match format {
-            Format::F32 => return rows.to_string(),
-            Format::F16 => return self.cast(rows, DataType::F32, &format!("{table}.f32")),
-            Format::W8 | Format::I8 | Format::I8A => self.cast(rows, DataType::F32, &format!("{table}.f32")),
-            Format::I4 => {
+        let wide = match storage {
+            Storage::F32 => return rows.to_string(),
+            Storage::F16 => return self.cast(rows, DataType::F32, &format!("{table}.f32")),
+            Storage::I8 => self.cast(rows, DataType::F32, &format!("{table}.f32")),
+            Storage::I4 => {
                 // [.., block, 16] bytes become [.., block, 32] numbers, then rows again.
                 let numbers = self.int4_numbers(table, rows, -1);
                 let multipliers = part(self, Part::Multipliers);
@@ -249,7 +252,7 @@ impl Lowering<'_> {
                 let wide = self.cast(&whole, DataType::F32, &format!("{table}.f32"));
                 let (cols, padded) = {
                     let shape = &self.shapes[table];
-                    let layout = PanelLayout::new(format, shape[0], shape[1]);
+                    let layout = PanelLayout::new(storage, shape[0], shape[1]);
                     (layout.inp as i64, layout.padded_in() as i64)
                 };
                 let mut dims = vec![0; rank - 1];
@@ -355,6 +358,7 @@ pub fn scale(weight: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dtype::Format;
     use crate::model::Head;
     use crate::model::config::tests::tiny;
 

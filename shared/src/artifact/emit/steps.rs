@@ -145,8 +145,8 @@ impl Lowering<'_> {
     }
 
     fn embeddings(&mut self, [ids, types]: [&str; 2], out: &str) {
-        let word = self.lookup(Role::Word.name(), ids);
-        let kind = self.lookup(Role::TokenType.name(), types);
+        let word = self.lookup(Role::Word, ids);
+        let kind = self.lookup(Role::TokenType, types);
         let position = self.positions(ids);
         let sum = self.node("Add", &[&word, &kind], "embed.word_type", &[]);
         self.node("Add", &[&sum, &position], out, &[]);

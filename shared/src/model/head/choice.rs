@@ -5,7 +5,7 @@ use crate::model::config::Config;
 use crate::model::network::{Extent, HeadSteps, Op};
 use crate::model::weight::{Role, WeightList};
 
-pub const ROW: HeadRow = HeadRow {
+pub(super) const ROW: HeadRow = HeadRow {
     name: "multiple choice",
     class: "AlbertForMultipleChoice",
     needs_pooler: true,
@@ -16,7 +16,8 @@ pub const ROW: HeadRow = HeadRow {
     steps,
 };
 
-const CLASSIFIER: Role = Role::Head("classifier");
+/// Scores a choice, `[1, hidden]`.
+pub const CLASSIFIER: Role = Role::Head("classifier");
 
 fn weights(config: &Config, list: &mut WeightList) {
     list.linear(CLASSIFIER, 1, config.hidden_size);

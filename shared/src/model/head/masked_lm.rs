@@ -5,7 +5,7 @@ use crate::model::config::Config;
 use crate::model::network::{Extent, HIDDEN, HeadSteps, Op, Value};
 use crate::model::weight::{Kind, Role, Slot, WeightList};
 
-pub const ROW: HeadRow = HeadRow {
+pub(super) const ROW: HeadRow = HeadRow {
     name: "masked LM",
     class: "AlbertForMaskedLM",
     needs_pooler: false,
@@ -16,9 +16,12 @@ pub const ROW: HeadRow = HeadRow {
     steps: |config, head| predictions(config, head, "logits"),
 };
 
-const DENSE: Role = Role::Head("mlm.dense");
-const NORM: Role = Role::Head("mlm.norm");
-const DECODER: Role = Role::Head("mlm.decoder");
+/// Before the norm, `[embedding, hidden]`.
+pub const DENSE: Role = Role::Head("mlm.dense");
+/// LayerNorm of width `embedding`.
+pub const NORM: Role = Role::Head("mlm.norm");
+/// Scores the vocabulary, `[vocab, embedding]`; absent where the word table is used.
+pub const DECODER: Role = Role::Head("mlm.decoder");
 
 pub(super) fn weights(config: &Config, list: &mut WeightList) {
     list.linear(DENSE, config.embedding_size, config.hidden_size);

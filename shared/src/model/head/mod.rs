@@ -1,38 +1,17 @@
 //! The heads: what comes behind the last layer. Each is a file with one row; the row says everything the rest of the program
 //! asks of a head.
 
-mod choice;
-mod masked_lm;
+pub mod choice;
+pub mod masked_lm;
 mod none;
-mod pretraining;
-mod question;
-mod sequence;
-mod token;
+pub mod pretraining;
+pub mod question;
+pub mod sequence;
+pub mod token;
 
-use super::config::Config;
+use super::config::{Config, Head};
 use super::network::HeadSteps;
 use super::weight::WeightList;
-use serde::{Deserialize, Serialize};
-
-/// What the model is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Head {
-    /// No head: `last_hidden_state`, and `pooler_output` where the model has a pooler.
-    None,
-    /// A score for every token of the vocabulary at every position.
-    MaskedLm,
-    /// The masked-LM scores, and whether two texts stand in order.
-    PreTraining,
-    /// One score a label for a whole row, or values of a regression.
-    SequenceClassification,
-    /// One score a label at every token.
-    TokenClassification,
-    /// A start and an end score at every token.
-    QuestionAnswering,
-    /// One score a choice; inputs are `[batch, choices, seq]`.
-    MultipleChoice,
-}
 
 /// All there is to say of a head.
 pub struct HeadRow {

@@ -5,7 +5,7 @@ use crate::model::config::Config;
 use crate::model::network::{Extent, HIDDEN, HeadSteps, Op};
 use crate::model::weight::{Role, WeightList};
 
-pub const ROW: HeadRow = HeadRow {
+pub(super) const ROW: HeadRow = HeadRow {
     name: "none",
     class: "AlbertModel",
     needs_pooler: false,

@@ -5,7 +5,7 @@ use crate::model::config::Config;
 use crate::model::network::{Extent, HeadSteps};
 use crate::model::weight::{Role, WeightList};
 
-pub const ROW: HeadRow = HeadRow {
+pub(super) const ROW: HeadRow = HeadRow {
     name: "pre-training",
     class: "AlbertForPreTraining",
     needs_pooler: true,
@@ -16,7 +16,8 @@ pub const ROW: HeadRow = HeadRow {
     steps,
 };
 
-const ORDER: Role = Role::Head("sop");
+/// Scores the order of two texts, `[2, hidden]`.
+pub const ORDER: Role = Role::Head("sop");
 
 fn weights(config: &Config, list: &mut WeightList) {
     masked_lm::weights(config, list);

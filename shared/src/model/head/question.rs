@@ -5,7 +5,7 @@ use crate::model::config::Config;
 use crate::model::network::{Extent, HIDDEN, HeadSteps, Op};
 use crate::model::weight::{Role, WeightList};
 
-pub const ROW: HeadRow = HeadRow {
+pub(super) const ROW: HeadRow = HeadRow {
     name: "question answering",
     class: "AlbertForQuestionAnswering",
     needs_pooler: false,
@@ -16,7 +16,8 @@ pub const ROW: HeadRow = HeadRow {
     steps,
 };
 
-const SPAN: Role = Role::Head("qa");
+/// Scores start and end at every token, `[2, hidden]`.
+pub const SPAN: Role = Role::Head("qa");
 
 fn weights(config: &Config, list: &mut WeightList) {
     list.linear(SPAN, 2, config.hidden_size);

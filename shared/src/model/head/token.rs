@@ -5,7 +5,7 @@ use crate::model::config::Config;
 use crate::model::network::{Extent, HIDDEN, HeadSteps};
 use crate::model::weight::{Role, WeightList};
 
-pub const ROW: HeadRow = HeadRow {
+pub(super) const ROW: HeadRow = HeadRow {
     name: "token classification",
     class: "AlbertForTokenClassification",
     needs_pooler: false,
@@ -16,7 +16,8 @@ pub const ROW: HeadRow = HeadRow {
     steps,
 };
 
-const CLASSIFIER: Role = Role::Head("classifier");
+/// Scores the labels at every token, `[labels, hidden]`.
+pub const CLASSIFIER: Role = Role::Head("classifier");
 
 fn weights(config: &Config, list: &mut WeightList) {
     list.linear(CLASSIFIER, config.labels.len(), config.hidden_size);

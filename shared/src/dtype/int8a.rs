@@ -1,0 +1,14 @@
+//! i8a: the numbers of i8, multiplied by inputs that are quantised around the middle of each token's range.
+
+use super::{Format, FormatRow, InputRange, Inputs, Offered, int8};
+
+pub(super) const ROW: FormatRow = FormatRow {
+    name: "i8a",
+    alias: "int8a",
+    help: Some("int8 weights and activations, each token around the middle of its range"),
+    since: 2,
+    inputs: Inputs::Int8(InputRange::Centred),
+    numbers: Format::I8,
+    offered: Offered::Always,
+    ..int8::ROW
+};
