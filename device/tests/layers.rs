@@ -18,6 +18,13 @@ struct Reference<'a> {
 impl Reference<'_> {
     fn linear(&self, name: &str, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
         let bias = self.weights[&format!("{name}.bias")].to_f32();
+        let ends = |x: &[f32]| {
+            (
+                x.iter().copied().fold(f32::MAX, f32::min),
+                x.iter().copied().fold(f32::MIN, f32::max),
+            )
+        };
+        let all: Vec<f32> = x.iter().flatten().map(|&v| v as f32).collect();
         let row = |x: &Vec<f64>| -> Vec<f64> {
             let k = x.len();
             let values = &self.weights[name];
@@ -25,17 +32,27 @@ impl Reference<'_> {
                 Some(range) => {
                     let (q, scales) = (values.int8s().unwrap(), values.scales());
                     let x: Vec<f32> = x.iter().map(|&v| v as f32).collect();
-                    let centre = match range {
-                        InputRange::Centred => {
-                            let most = x.iter().copied().fold(f32::MIN, f32::max);
-                            (most + x.iter().copied().fold(f32::MAX, f32::min)) * 0.5
-                        }
-                        InputRange::Symmetric => 0.0,
+                    let per_token = |centre: f32| {
+                        let x: Vec<f32> = x.iter().map(|v| v - centre).collect();
+                        let a = x.iter().fold(0f32, |m, v| m.max(v.abs())).max(1e-30);
+                        let x: Vec<i32> = x.iter().map(|v| (v * (127.0 / a)).round_ties_even() as i32).collect();
+                        (x, a / 127.0, centre)
                     };
-                    let x: Vec<f32> = x.iter().map(|v| v - centre).collect();
-                    let a = x.iter().fold(0f32, |m, v| m.max(v.abs())).max(1e-30);
-                    let (inverse, step) = (127.0 / a, a / 127.0);
-                    let x: Vec<i32> = x.iter().map(|v| (v * inverse).round_ties_even() as i32).collect();
+                    let (x, step, centre) = match range {
+                        InputRange::Symmetric => per_token(0.0),
+                        InputRange::Centred => {
+                            let (least, most) = ends(&x);
+                            per_token((most + least) * 0.5)
+                        }
+                        InputRange::Tensor => {
+                            let (least, most) = ends(&all);
+                            let (least, most) = (least.min(0.0), most.max(0.0));
+                            let step = (most - least) / 255.0;
+                            let zero = (-least / step).round_ties_even();
+                            let uint8 = |v: &f32| ((v / step).round_ties_even() + zero).clamp(0.0, 255.0) as i32;
+                            (x.iter().map(|v| uint8(v) - 128).collect(), step, step * (128.0 - zero))
+                        }
+                    };
                     let channel = |n: usize| {
                         let sum: i32 = q[n * k..][..k].iter().zip(&x).map(|(&w, &x)| i32::from(w) * x).sum();
                         let ones: i32 = q[n * k..][..k].iter().map(|&w| i32::from(w)).sum();

@@ -32,6 +32,8 @@ pub type Observer = Arc<dyn Fn(&LinearInput<'_>) + Send + Sync>;
 pub struct Scratch {
     pub work: Work,
     pub panels: Buffer,
+    /// int8 panels on their way from int4 to f32.
+    pub narrow: Buffer,
     pub tile: Vec<f32>,
     pub x: PackedF32,
     pub y: PackedF32,
@@ -41,9 +43,8 @@ pub struct Scratch {
 #[derive(Default)]
 pub struct Packed {
     pub f32: PackedF32,
-    i8: PackedI8,
-    /// The same input over its other range, where weights of both kinds read it.
-    other: PackedI8,
+    /// One for each range that the weights ask for, and what is left of earlier inputs behind them.
+    i8: Vec<PackedI8>,
 }
 
 impl Packed {
@@ -54,20 +55,19 @@ impl Packed {
         pack: impl Fn(&mut PackedI8, InputRange),
     ) {
         let wanted = |range| ranges.clone().any(|r| r == range);
-        match (wanted(InputRange::Symmetric), wanted(InputRange::Centred)) {
-            (true, true) => {
-                pack(&mut self.i8, InputRange::Symmetric);
-                pack(&mut self.other, InputRange::Centred);
+        let wanted = InputRange::ALL.into_iter().filter(|range| wanted(*range));
+        for (slot, range) in wanted.enumerate() {
+            if slot == self.i8.len() {
+                self.i8.push(PackedI8::default());
             }
-            (true, false) => pack(&mut self.i8, InputRange::Symmetric),
-            (false, true) => pack(&mut self.i8, InputRange::Centred),
-            (false, false) => {}
+            pack(&mut self.i8[slot], range);
         }
     }
 
-    /// The input quantised over `range`, which [`Packed::quantise`] was asked for last.
-    pub fn int8(&self, range: InputRange) -> &PackedI8 {
-        if self.i8.range == range { &self.i8 } else { &self.other }
+    /// The input quantised over `range`, which [`Packed::quantise`] was asked for last: the first of that range, since leftovers
+    /// stand behind.
+    pub fn int8(&self, range: InputRange) -> Option<&PackedI8> {
+        self.i8.iter().find(|packed| packed.range == range)
     }
 }
 

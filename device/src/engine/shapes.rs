@@ -161,28 +161,47 @@ fn product(x: &[f32], w: &[f32], bias: f32) -> (f64, f64) {
     )
 }
 
-/// The sum the ONNX states for an int8 weight, to the last bit.
-fn quantised(range: InputRange, x: &[f32], q: &[i8], scale: f32, bias: f32) -> f32 {
-    let centre = match range {
-        InputRange::Symmetric => 0.0,
+/// The sum the ONNX states for an int8 weight, to the last bit; `all` are the values of the whole tensor that the token `x` is of.
+fn quantised(range: InputRange, all: &[f32], x: &[f32], q: &[i8], scale: f32, bias: f32) -> f32 {
+    let ends = |x: &[f32]| {
+        (
+            x.iter().copied().fold(f32::MAX, f32::min),
+            x.iter().copied().fold(f32::MIN, f32::max),
+        )
+    };
+    let per_token = |centre: f32| {
+        let off: Vec<f32> = x.iter().map(|x| x - centre).collect();
+        let most = off.iter().fold(0f32, |m, v| m.max(v.abs())).max(ACTIVATION_FLOOR);
+        let inverse = 127.0 / most;
+        let int8s: Vec<i32> = off.iter().map(|x| (x * inverse).round_ties_even() as i32).collect();
+        assert!(int8s.iter().all(|q| q.abs() <= 127));
+        (int8s, most / 127.0, centre)
+    };
+    let (int8s, step, centre) = match range {
+        InputRange::Symmetric => per_token(0.0),
         InputRange::Centred => {
-            let greatest = x.iter().copied().fold(f32::MIN, f32::max);
-            (greatest + x.iter().copied().fold(f32::MAX, f32::min)) * 0.5
+            let (least, greatest) = ends(x);
+            per_token((greatest + least) * 0.5)
+        }
+        InputRange::Tensor => {
+            let (least, greatest) = ends(all);
+            let (least, greatest) = (least.min(0.0), greatest.max(0.0));
+            let step = if least == greatest {
+                1.0
+            } else {
+                (greatest - least) / 255.0
+            };
+            let zero = (-least / step).round_ties_even().clamp(0.0, 255.0);
+            let uint8 = |x: &f32| ((x / step).round_ties_even() + zero).clamp(0.0, 255.0) as i32;
+            (x.iter().map(|x| uint8(x) - 128).collect(), step, step * (128.0 - zero))
         }
     };
-    let off: Vec<f32> = x.iter().map(|x| x - centre).collect();
-    let most = off.iter().fold(0f32, |m, v| m.max(v.abs())).max(ACTIVATION_FLOOR);
-    let inverse = 127.0 / most;
-    let int8 = |&x: &f32| (x * inverse).round_ties_even() as i32;
-    assert!(off.iter().all(|x| int8(x).abs() <= 127));
-    let sum: i32 = off.iter().zip(q).map(|(x, &q)| int8(x) * i32::from(q)).sum();
-    let product = sum as f32 * (most / 127.0) * scale;
-    match range {
-        InputRange::Symmetric => product + bias,
-        InputRange::Centred => {
-            let ones: i32 = q.iter().map(|&q| i32::from(q)).sum();
-            product + centre * (ones as f32 * scale) + bias
-        }
+    let sum: i32 = int8s.iter().zip(q).map(|(x, &q)| x * i32::from(q)).sum();
+    let product = sum as f32 * step * scale;
+    let ones: i32 = q.iter().map(|&q| i32::from(q)).sum();
+    match range.is_moved() {
+        false => product + bias,
+        true => product + centre * (ones as f32 * scale) + bias,
     }
 }
 
@@ -242,11 +261,11 @@ fn check_linears(case: &Case, mut random: Random) {
             assert_eq!(got.len(), rows * out);
             for (i, &got) in got.iter().enumerate() {
                 let (t, c) = (i / out, i % out);
-                let (x, of) = (&x[t * width..][..width], c * width..(c + 1) * width);
+                let (all, x, of) = (&x[..], &x[t * width..][..width], c * width..(c + 1) * width);
                 let what = || format!("{name} token {t} channel {c}: {}", case.name());
                 match (&int8s, values.format().input_range()) {
                     (Some(q), Some(range)) => {
-                        let want = quantised(range, x, &q[of], values.scales()[c], bias[c]);
+                        let want = quantised(range, all, x, &q[of], values.scales()[c], bias[c]);
                         assert_eq!(got.to_bits(), want.to_bits(), "{got} not {want}, {}", what());
                     }
                     _ => {

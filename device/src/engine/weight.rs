@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use thimble_shared::artifact::Artifact;
 use thimble_shared::artifact::layout::{I4_BLOCK_BYTES, I4_OFFSET, I8_DEPTH, PANEL_ROWS, PanelLayout};
+use thimble_shared::artifact::runtime::Order;
 use thimble_shared::artifact::tensors::{self, Part};
 use thimble_shared::dtype::{Format, I4_BLOCK, InputRange, Storage};
 use thimble_shared::model::{Kind, Role, Site, WeightSpec};
@@ -137,7 +138,7 @@ impl<'a> Weights<'a> {
         };
         let format = self.artifact.graph.format(name);
         let part = |part| {
-            let tensor = tensors::tensor(spec, format, part);
+            let tensor = tensors::tensor(spec, format, part, Order::Panels);
             tensor.map(|t| self.range(&t.name, t.bytes())).transpose()
         };
         let range = part(Part::Numbers)?.ok_or_else(|| WeightError::Missing(name.to_string()))?;
@@ -240,7 +241,7 @@ impl LinearWeight {
     /// What an input of all ones gives in each channel: the sum of its int8 numbers times its scale. Empty in formats that
     /// quantise no input around a centre. The first call reads the whole weight.
     pub fn row_sums(&self) -> &[f32] {
-        if self.format.input_range() != Some(InputRange::Centred) {
+        if !self.format.input_range().is_some_and(InputRange::is_moved) {
             return &[];
         }
         self.row_sums.get_or_init(|| {
@@ -273,6 +274,11 @@ impl LinearWeight {
     /// Steps of [`I8_DEPTH`] inputs of one panel.
     fn steps(&self) -> usize {
         self.layout.inp.div_ceil(I8_DEPTH)
+    }
+
+    /// Inputs of the int8 panels that int4 panels stand for, with padding.
+    pub fn expanded_depth(&self) -> usize {
+        self.steps() * I8_DEPTH
     }
 
     /// int4 panels as the int8 panels they stand for.

@@ -78,7 +78,7 @@ impl Prepared {
         let some = tune.some(&dataset::sample(question.tune.len(), rows));
         let original = Digest::of(question.original);
         // What loses least is what most families will be in.
-        let int8 = [Format::W8, Format::I8A]
+        let int8 = [Format::W8, Format::I8A, Format::I8T]
             .into_iter()
             .find(|f| question.formats.contains(f));
         let int8 = int8.unwrap_or(Format::I8);

@@ -194,11 +194,11 @@ impl Problem {
     /// The choice that gives every family `format`, or its smallest where that is not on offer.
     pub fn mostly(&self, format: Format) -> Choice {
         let floor = self.floor();
-        // Tables have i8 in place of it.
-        let place = |options: &Vec<Format>, format| options.iter().position(|f| *f == format);
         let of = |(options, least): (&Vec<Format>, &usize)| {
-            place(options, format)
-                .or_else(|| place(options, Format::I8))
+            let place = |is: &dyn Fn(&Format) -> bool| options.iter().position(is);
+            // Tables have another format with the same numbers in place of it.
+            place(&|f| *f == format)
+                .or_else(|| place(&|f| f.shares_numbers(format)))
                 .unwrap_or(*least)
         };
         self.options.iter().zip(&floor).map(of).collect()

@@ -5,6 +5,7 @@ use bytesize::ByteSize;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use std::path::PathBuf;
+use thimble_shared::artifact::runtime::Runtime;
 use thimble_shared::dtype::Format;
 use thimble_shared::model::Head;
 
@@ -108,6 +109,9 @@ pub struct OnnxArgs {
     /// Fix the sequence length [default: symbolic, or what a file of thimble's already has]
     #[arg(long, value_name = "N")]
     pub seq: Option<usize>,
+    /// Write the file for this runtime: board (thimble-device), onnxruntime, or onnx (any reader of standard operators)
+    #[arg(long = "for", value_name = "RUNTIME", default_value_t)]
+    pub runtime: Runtime,
 }
 
 #[derive(Debug, clap::Args)]

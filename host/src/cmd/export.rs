@@ -14,9 +14,10 @@ use std::fmt::Write;
 use std::io::Error;
 use std::path::{Path, PathBuf};
 use thimble_device::image::mmap::ModelMap;
-use thimble_shared::artifact::emit::LowerOptions;
+use thimble_shared::artifact::emit::{LowerOptions, Runtime};
 use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{Provenance, Writer};
+use thimble_shared::dtype::Values;
 use thimble_shared::model::Model;
 use thimble_text::tokenizer_beside;
 
@@ -41,15 +42,38 @@ pub fn run(args: &ExportArgs) -> Result<Outcome> {
     refuse_inputs(&subject, &args.output)?;
     let mut model = subject.model()?;
     let mut lost = String::new();
+    let runtime = args.onnx.runtime;
     if let Some(Precision(format)) = args.precision {
+        let format = runtime.suited(format);
         let made = Quantiser::new(&model).model(&uniform(&model.config, format))?;
         for (name, zeros, of) in vanished(&model, &made) {
             writeln!(lost, "{name}: {zeros} of {of} numbers are zero in fp16")?;
         }
         model = Cow::Owned(made);
     }
+    if let Cow::Owned(suited) = suited(&model, runtime) {
+        model = Cow::Owned(suited);
+    }
     let written = write(&subject, &model, args.onnx.over(subject.options()), &args.output)?;
     Ok(Outcome::yes(written.report() + &lost))
+}
+
+/// The model with each weight's numbers in the format that the runtime is fast at.
+fn suited(model: &Model, runtime: Runtime) -> Cow<'_, Model> {
+    let changes = |values: &Values| runtime.suited(values.format()) != values.format();
+    if !model.weights.values().any(changes) {
+        return Cow::Borrowed(model);
+    }
+    // The numbers are the same: what differs is the arithmetic.
+    let same = |values: &Values| values.exactly(runtime.suited(values.format()));
+    let weights = model
+        .weights
+        .iter()
+        .map(|(name, values)| (name.clone(), same(values).unwrap_or_else(|| values.clone())));
+    Cow::Owned(Model {
+        config: model.config.clone(),
+        weights: weights.collect(),
+    })
 }
 
 /// What was put on disk.
@@ -74,6 +98,7 @@ impl OnnxArgs {
         LowerOptions {
             opset: self.opset.unwrap_or(source.opset),
             seq: self.seq.or(source.seq),
+            runtime: self.runtime,
         }
     }
 }

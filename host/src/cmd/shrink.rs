@@ -365,7 +365,7 @@ fn formats_help() -> String {
 fn formats(args: &ShrinkArgs) -> Vec<Format> {
     let mut formats = args.formats.clone();
     if formats.is_empty() {
-        formats.extend(offered(args.prefer));
+        formats.extend(offered(args.prefer).map(|format| args.onnx.runtime.suited(format)));
     }
     formats.sort();
     formats.dedup();

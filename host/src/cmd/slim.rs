@@ -7,7 +7,7 @@ use crate::onnx::slim::{Options, model_bytes, slim_over};
 use crate::render::text::{exact, percent, say};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
-use thimble_shared::artifact;
+use thimble_shared::artifact::{self, ArtifactError};
 
 #[derive(Debug, clap::Args)]
 pub struct SlimArgs {
@@ -54,9 +54,10 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
         bail!("{}: is no file name", args.output.display());
     }
     // A board reads its weights in place, where rewriting would move them to.
-    if artifact::open(file.bytes()).is_ok() {
+    let own = artifact::open(file.bytes());
+    if matches!(own, Ok(_) | Err(ArtifactError::OtherRuntime(_))) {
         bail!(
-            "{}: is thimble's own file, laid out for the board; thimble export and thimble shrink make smaller ones",
+            "{}: is thimble's own file, and no byte of it is to spare; thimble export and thimble shrink make smaller ones",
             args.file.display()
         );
     }

@@ -32,7 +32,7 @@ pub enum Subject {
 }
 
 /// A model that must be written before it can be mapped: a checkpoint, its weights in f32; another tool's ONNX; or a file of
-/// thimble's that another tool has saved again, its weights in the file's formats.
+/// thimble's that is made for another runtime or that another tool has saved again, its weights in the file's formats.
 pub struct Checkpoint {
     /// Configuration and weights, in f32 or in the formats of the file they come from.
     pub model: Model,
@@ -257,7 +257,9 @@ impl Subject {
             ));
         }
         let resaved = matches!(opened, Err(ArtifactError::Misaligned { .. } | ArtifactError::NoTail));
-        let artifact = if resaved {
+        // Weights that lie row by row are read like those another tool has moved.
+        let unmapped = resaved || matches!(opened, Err(ArtifactError::OtherRuntime(_)));
+        let artifact = if unmapped {
             artifact::open_resaved(map.bytes())
         } else {
             opened
@@ -277,6 +279,8 @@ impl Subject {
                 "note: {} was saved again by another tool; its numbers are read, its layout is not",
                 path.display()
             ));
+        }
+        if unmapped {
             return Ok(Subject::Checkpoint(Checkpoint {
                 model: artifact
                     .model_of(map.bytes(), &|part| map.release(part))

@@ -4,12 +4,14 @@
 
 pub mod emit;
 pub mod layout;
+pub mod runtime;
 pub mod tensors;
 pub mod verify;
 
 use self::tensors::Part;
 use crate::artifact::emit::{LowerOptions, OPSETS, lower};
 use crate::artifact::layout::{ALIGNMENT, TAIL};
+use crate::artifact::runtime::{Order, Runtime};
 use crate::dtype::{Format, I8_INPUTS};
 use crate::file_kind::FileKind;
 use crate::model::weights::Weights;
@@ -23,7 +25,7 @@ use std::ops::Range;
 
 /// The newest version of the `thimble.graph` text, and the last this program reads. A file states the least version that has
 /// what it uses, so that older programs read all they can.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// The key in `metadata_props` of the JSON that states the network and the formats; a file with it is thimble's.
 pub const KEY_GRAPH: &str = "thimble.graph";
@@ -124,6 +126,11 @@ pub enum ArtifactError {
     /// Writing failed.
     #[error("cannot be written: {0}")]
     Write(#[from] io::Error),
+    /// The file is made for another runtime than a board's.
+    #[error(
+        "made for {0} (--for {0}), and a board maps what is made for it; `thimble export FILE -o OUT.onnx` makes that of this file"
+    )]
+    OtherRuntime(Runtime),
     /// The zero bytes that kernels may read behind the last payload are not there.
     #[error(
         "fewer than {TAIL} bytes follow the last payload: the file was re-saved by another tool; run `thimble export` again"
@@ -153,6 +160,9 @@ struct GraphText {
     schema: u32,
     opset: i64,
     seq: Option<usize>,
+    /// What the file is for; left out where that is a board.
+    #[serde(rename = "for", default, skip_serializing_if = "Runtime::is_board")]
+    runtime: Runtime,
     config: Config,
     weights: Vec<WeightText>,
 }
@@ -220,9 +230,10 @@ pub(crate) fn assemble(
         schema: weights
             .iter()
             .map(|w| w.format.since())
-            .fold(graph.config.since(), u32::max),
+            .fold(graph.config.since().max(options.runtime.since()), u32::max),
         opset: options.opset,
         seq: options.seq,
+        runtime: options.runtime,
         config: graph.config.clone(),
         weights,
     };
@@ -256,7 +267,7 @@ pub(crate) fn assemble(
         metadata,
         nodes: lowered.nodes,
         constants: lowered.constants,
-        mapped: tensors::tensors(graph),
+        mapped: tensors::tensors(graph, options.runtime.order()),
         inputs: lowered.inputs,
         outputs: lowered.outputs,
     })
@@ -285,6 +296,7 @@ pub fn write(model: &Model, options: LowerOptions, provenance: &Provenance) -> R
 pub struct Writer<'a> {
     model: &'a Model,
     onnx: OnnxModel,
+    order: Order,
 }
 
 impl<'a> Writer<'a> {
@@ -296,7 +308,11 @@ impl<'a> Writer<'a> {
         model.config.check()?;
         check_values(model)?;
         let onnx = assemble(&model.graph(), options, provenance)?;
-        Ok(Writer { model, onnx })
+        Ok(Writer {
+            model,
+            onnx,
+            order: options.runtime.order(),
+        })
     }
 
     /// The exact size of the file, bytes.
@@ -317,7 +333,7 @@ impl<'a> Writer<'a> {
             .collect();
         writer::write_to(&self.onnx, out, |tensor, out| {
             let (spec, part) = parts[&tensor.name];
-            tensors::write_payload(spec, &self.model.weights[&spec.name], part, out)
+            tensors::write_payload(spec, &self.model.weights[&spec.name], part, self.order, out)
         })
     }
 }
@@ -342,15 +358,18 @@ fn check_values(model: &Model) -> Result<(), ArtifactError> {
 /// Any [`ArtifactError`] but [`ArtifactError::Write`].
 pub fn open(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
     let artifact = open_view(&reader::model(bytes)?, bytes.len(), Placement::Mapped)?;
+    if artifact.options.runtime != Runtime::Board {
+        return Err(ArtifactError::OtherRuntime(artifact.options.runtime));
+    }
     check_small(&artifact, bytes)?;
     Ok(artifact)
 }
 
-/// Opens a file that another tool has saved again: all of [`open`] but where payloads lie. It can be read and written
-/// anew, not mapped.
+/// Opens a file that another tool has saved again, or one made for another runtime: all of [`open`] but where payloads lie. It can be
+/// read and written anew, not mapped.
 ///
 /// # Errors
-/// Those of [`open`] but [`ArtifactError::Misaligned`] and [`ArtifactError::NoTail`].
+/// Those of [`open`] but [`ArtifactError::Misaligned`], [`ArtifactError::NoTail`] and [`ArtifactError::OtherRuntime`].
 pub fn open_resaved(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
     open_view(&reader::model(bytes)?, bytes.len(), Placement::Anywhere)
 }
@@ -415,6 +434,7 @@ pub(crate) fn open_view(
     let options = LowerOptions {
         opset: text.opset,
         seq: text.seq,
+        runtime: text.runtime,
     };
     check_options(&text.config, options)?;
     let specs: Vec<WeightSpec> = text
@@ -454,7 +474,7 @@ pub(crate) fn open_view(
         formats,
     };
     check_formats(&graph)?;
-    let tensors = locate(view, &graph, file_len, placement)?;
+    let tensors = locate(view, &graph, options.runtime.order(), file_len, placement)?;
     Ok(Artifact {
         graph,
         options,
@@ -471,6 +491,7 @@ pub(crate) fn open_view(
 fn locate(
     view: &ModelView<'_>,
     graph: &ModelSpec,
+    order: Order,
     file_len: usize,
     placement: Placement,
 ) -> Result<BTreeMap<String, Stored>, ArtifactError> {
@@ -481,7 +502,7 @@ fn locate(
         }
     }
     let mut stored = BTreeMap::new();
-    for want in tensors::tensors(graph) {
+    for want in tensors::tensors(graph, order) {
         let name = want.name.as_str();
         let tensor = by_name
             .get(name)
@@ -557,7 +578,7 @@ impl Artifact {
     pub fn model_of<'a>(&self, file: &'a [u8], read: &dyn Fn(&'a [u8])) -> Result<Model, ArtifactError> {
         let mut weights = Weights::new();
         for spec in self.graph.config.weights() {
-            let values = tensors::read(&spec, self.format(&spec), |part| self.part(file, &spec, part), read)?;
+            let values = tensors::read(&spec, self.stored_as(&spec), |part| self.part(file, &spec, part), read)?;
             weights.insert(spec.name, values);
         }
         let model = Model {
@@ -572,18 +593,20 @@ impl Artifact {
     pub(crate) fn check_numbers<'a>(&self, file: &'a [u8], read: &dyn Fn(&'a [u8])) -> Result<(), ArtifactError> {
         for spec in self.graph.config.weights() {
             let get = |part| self.part(file, &spec, part);
-            if let Some(problem) = tensors::stored_problem(&spec, self.format(&spec), get, read)? {
+            if let Some(problem) = tensors::stored_problem(&spec, self.stored_as(&spec), get, read)? {
                 return Err(tensor_error(&spec.name, problem));
             }
         }
         Ok(())
     }
 
-    fn format(&self, spec: &WeightSpec) -> Format {
-        match spec.kind {
+    /// How a weight is stored.
+    fn stored_as(&self, spec: &WeightSpec) -> (Format, Order) {
+        let format = match spec.kind {
             Kind::Vector => Format::F32,
             Kind::Table | Kind::Linear => self.graph.format(&spec.name),
-        }
+        };
+        (format, self.options.runtime.order())
     }
 
     fn part<'a>(&self, file: &'a [u8], spec: &WeightSpec, part: Part) -> Result<&'a [u8], ArtifactError> {

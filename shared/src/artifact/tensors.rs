@@ -3,6 +3,7 @@
 //! one per row and block). All payloads are little-endian.
 
 use crate::artifact::layout::{I4_BLOCK_BYTES, PANEL_ROWS, PanelLayout, pack_int4, unpack_int4};
+use crate::artifact::runtime::Order;
 pub use crate::dtype::Part;
 use crate::dtype::{Format, I4_BLOCK, I4_MULTIPLIER_MAX, I8_INPUTS, Levels, Numbers, Storage, Values};
 use crate::model::{Kind, ModelSpec, WeightSpec};
@@ -12,15 +13,15 @@ use std::io::{self, Write};
 use std::ops::Range;
 
 /// The tensor of one part of a weight, if the format has that part.
-pub fn tensor(spec: &WeightSpec, format: Format, part: Part) -> Option<Mapped> {
+pub fn tensor(spec: &WeightSpec, format: Format, part: Part, order: Order) -> Option<Mapped> {
     let storage = format.storage();
     if !storage.has(part) {
         return None;
     }
     let (data_type, dims) = match part {
         Part::Scales => (DataType::F32, vec![spec.rows()]),
-        Part::Multipliers => (DataType::U8, multiplier_dims(spec, storage)),
-        Part::Numbers => (data_type(storage), number_dims(spec, storage)),
+        Part::Multipliers => (DataType::U8, multiplier_dims(spec, storage, order)),
+        Part::Numbers => (data_type(storage), number_dims(spec, storage, order)),
     };
     Some(Mapped {
         name: part.of(&spec.name),
@@ -39,10 +40,14 @@ fn data_type(storage: Storage) -> DataType {
     }
 }
 
-fn number_dims(spec: &WeightSpec, storage: Storage) -> Vec<usize> {
+fn number_dims(spec: &WeightSpec, storage: Storage, order: Order) -> Vec<usize> {
     let layout = layout(spec, storage);
     match spec.kind {
-        Kind::Linear => layout.dims(),
+        Kind::Linear if order == Order::Panels => layout.dims(),
+        Kind::Linear => match storage {
+            Storage::F32 | Storage::F16 | Storage::I8 => vec![layout.inp, layout.out],
+            Storage::I4 => vec![layout.out, layout.blocks(), I4_BLOCK / 2],
+        },
         Kind::Table | Kind::Vector => match storage {
             Storage::F32 | Storage::F16 | Storage::I8 => spec.shape.clone(),
             Storage::I4 => vec![spec.rows(), layout.blocks(), I4_BLOCK / 2],
@@ -50,11 +55,11 @@ fn number_dims(spec: &WeightSpec, storage: Storage) -> Vec<usize> {
     }
 }
 
-fn multiplier_dims(spec: &WeightSpec, storage: Storage) -> Vec<usize> {
+fn multiplier_dims(spec: &WeightSpec, storage: Storage, order: Order) -> Vec<usize> {
     let layout = layout(spec, storage);
-    match spec.kind {
-        Kind::Linear => layout.multiplier_dims(),
-        Kind::Table | Kind::Vector => vec![spec.rows(), layout.blocks(), 1],
+    match (spec.kind, order) {
+        (Kind::Linear, Order::Panels) => layout.multiplier_dims(),
+        (Kind::Linear, Order::Rows) | (Kind::Table | Kind::Vector, _) => vec![spec.rows(), layout.blocks(), 1],
     }
 }
 
@@ -69,17 +74,17 @@ fn columns(spec: &WeightSpec) -> usize {
 }
 
 /// The initializers a ModelSpec needs, in file order: small vectors and scales together, then the others weight by weight.
-pub fn tensors(graph: &ModelSpec) -> Vec<Mapped> {
+pub fn tensors(graph: &ModelSpec, order: Order) -> Vec<Mapped> {
     let specs = graph.config.weights();
     let (mut small, mut large) = (vec![], vec![]);
     for spec in &specs {
         if spec.kind == Kind::Vector {
-            small.extend(tensor(spec, Format::F32, Part::Numbers));
+            small.extend(tensor(spec, Format::F32, Part::Numbers, order));
         } else {
             let format = graph.format(&spec.name);
-            small.extend(tensor(spec, format, Part::Scales));
-            large.extend(tensor(spec, format, Part::Multipliers));
-            large.extend(tensor(spec, format, Part::Numbers));
+            small.extend(tensor(spec, format, Part::Scales, order));
+            large.extend(tensor(spec, format, Part::Multipliers, order));
+            large.extend(tensor(spec, format, Part::Numbers, order));
         }
     }
     small.extend(large);
@@ -92,20 +97,29 @@ pub fn fits(spec: &WeightSpec, format: Format) -> bool {
     !summed || spec.shape.get(1).is_none_or(|&inputs| inputs <= I8_INPUTS)
 }
 
-/// Bytes a weight takes in a format, scales and multipliers included; alignment and node text come on top.
+/// Bytes a weight takes in a format in panels, scales and multipliers included; alignment and node text come on top. By rows it
+/// takes no more: there is no padding.
 pub fn weight_bytes(spec: &WeightSpec, format: Format) -> usize {
-    let parts = Part::ALL.into_iter().filter_map(|part| tensor(spec, format, part));
+    let parts = Part::ALL
+        .into_iter()
+        .filter_map(|part| tensor(spec, format, part, Order::Panels));
     parts.map(|t| t.bytes()).sum()
 }
 
 /// Bytes of f32 numbers that are encoded or decoded at a time.
 const CHUNK: usize = 1 << 18;
 
-/// The rows of a weight, whole panels at a time: a chunk is stored as a weight of so many rows would be, one after the other.
-fn chunks(spec: &WeightSpec) -> impl Iterator<Item = (WeightSpec, Range<usize>)> + '_ {
+/// The rows of a weight, whole panels at a time: a chunk is stored as a weight of so many rows would be, one after the other. A
+/// matrix whose outputs are columns is one chunk.
+fn chunks(spec: &WeightSpec, order: Order) -> impl Iterator<Item = (WeightSpec, Range<usize>)> + '_ {
     let rows = spec.rows();
     let row_bytes = 4 * columns(spec).max(1);
-    let step = (CHUNK / row_bytes / PANEL_ROWS * PANEL_ROWS).max(PANEL_ROWS);
+    let step = match (spec.kind, order) {
+        (Kind::Linear, Order::Rows) => rows.max(1),
+        (Kind::Linear, Order::Panels) | (Kind::Table | Kind::Vector, _) => {
+            (CHUNK / row_bytes / PANEL_ROWS * PANEL_ROWS).max(PANEL_ROWS)
+        }
+    };
     (0..rows).step_by(step).map(move |start| {
         let end = rows.min(start + step);
         let mut part = spec.clone();
@@ -118,7 +132,13 @@ fn chunks(spec: &WeightSpec) -> impl Iterator<Item = (WeightSpec, Range<usize>)>
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write_payload(spec: &WeightSpec, values: &Values, part: Part, out: &mut dyn Write) -> io::Result<()> {
+pub fn write_payload(
+    spec: &WeightSpec,
+    values: &Values,
+    part: Part,
+    order: Order,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let panels = spec.kind == Kind::Linear;
     match (part, values.numbers()) {
         // What lies in memory as it does in the file.
@@ -127,8 +147,8 @@ pub fn write_payload(spec: &WeightSpec, values: &Values, part: Part, out: &mut d
         (Part::Numbers, Numbers::F16(v)) if !panels => out.write_all(bytemuck::cast_slice(v)),
         (Part::Numbers, Numbers::I8 { q, .. }) if !panels => out.write_all(bytemuck::cast_slice(q)),
         (Part::Numbers | Part::Multipliers, _) => {
-            for (some, rows) in chunks(spec) {
-                out.write_all(&payload(&some, &values.some_rows(rows, columns(spec)), part))?;
+            for (some, rows) in chunks(spec, order) {
+                out.write_all(&payload(&some, &values.some_rows(rows, columns(spec)), part, order))?;
             }
             Ok(())
         }
@@ -139,21 +159,21 @@ pub fn write_payload(spec: &WeightSpec, values: &Values, part: Part, out: &mut d
 /// which bytes are not needed again. The parts have exactly the bytes their tensors state.
 fn read_chunks<'a, E>(
     spec: &WeightSpec,
-    format: Format,
+    (format, order): (Format, Order),
     get: impl Fn(Part) -> Result<&'a [u8], E>,
     read: &dyn Fn(&'a [u8]),
     mut each: impl FnMut(&WeightSpec, Values) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut left = Vec::new();
     for part in Part::ALL {
-        if tensor(spec, format, part).is_some() {
+        if tensor(spec, format, part, order).is_some() {
             left.push((part, get(part)?));
         }
     }
-    for (some, _) in chunks(spec) {
+    for (some, _) in chunks(spec, order) {
         let mut now = Vec::with_capacity(left.len());
         for (part, bytes) in &mut left {
-            let len = tensor(&some, format, *part).map_or(0, |t| t.bytes());
+            let len = tensor(&some, format, *part, order).map_or(0, |t| t.bytes());
             let (head, rest) = bytes.split_at(len.min(bytes.len()));
             *bytes = rest;
             now.push((*part, head));
@@ -163,7 +183,7 @@ fn read_chunks<'a, E>(
                 .find(|(p, _)| *p == part)
                 .map_or(&[][..], |(_, bytes)| *bytes)
         };
-        each(&some, values(&some, format, |part| Ok(of(part)))?)?;
+        each(&some, values(&some, (format, order), |part| Ok(of(part)))?)?;
         now.iter().for_each(|(_, bytes)| read(bytes));
     }
     Ok(())
@@ -175,12 +195,12 @@ fn read_chunks<'a, E>(
 /// Those of `get`.
 pub fn read<'a, E>(
     spec: &WeightSpec,
-    format: Format,
+    (format, order): (Format, Order),
     get: impl Fn(Part) -> Result<&'a [u8], E>,
     read: &dyn Fn(&'a [u8]),
 ) -> Result<Values, E> {
     let mut all: Option<Values> = None;
-    read_chunks(spec, format, get, read, |_, some| {
+    read_chunks(spec, (format, order), get, read, |_, some| {
         match &mut all {
             None => all.insert(some).reserve(spec.elements()),
             Some(all) => all.append(some),
@@ -197,12 +217,12 @@ pub fn read<'a, E>(
 /// Those of `get`.
 pub fn stored_problem<'a, E>(
     spec: &WeightSpec,
-    format: Format,
+    (format, order): (Format, Order),
     get: impl Fn(Part) -> Result<&'a [u8], E>,
     read: &dyn Fn(&'a [u8]),
 ) -> Result<Option<String>, E> {
     let mut found = None;
-    read_chunks(spec, format, get, read, |some, values| {
+    read_chunks(spec, (format, order), get, read, |some, values| {
         found = found.take().or_else(|| problem(some, &values));
         Ok(())
     })?;
@@ -210,10 +230,14 @@ pub fn stored_problem<'a, E>(
 }
 
 /// The payload of one part. `values` must have the elements `spec` states.
-pub fn payload(spec: &WeightSpec, values: &Values, part: Part) -> Vec<u8> {
+pub fn payload(spec: &WeightSpec, values: &Values, part: Part, order: Order) -> Vec<u8> {
     let layout = layout(spec, values.format().storage());
-    let panels = spec.kind == Kind::Linear;
+    let panels = spec.kind == Kind::Linear && order == Order::Panels;
+    let turned = spec.kind == Kind::Linear && order == Order::Rows;
     match (part, values.numbers()) {
+        (Part::Numbers, Numbers::F32(v)) if turned => bytes_of(&transposed(v, layout.inp)),
+        (Part::Numbers, Numbers::F16(v)) if turned => bytes_of(&transposed(v, layout.inp)),
+        (Part::Numbers, Numbers::I8 { q, .. }) if turned => bytes_of(&transposed(q, layout.inp)),
         (Part::Numbers, Numbers::F32(v)) if panels => bytes_of(&layout.scatter(v, 0.0)),
         (Part::Numbers, Numbers::F16(v)) if panels => bytes_of(&layout.scatter(v, f16::ZERO)),
         (Part::Numbers, Numbers::I8 { q, .. }) if panels => bytes_of(&layout.scatter(q, 0)),
@@ -226,7 +250,7 @@ pub fn payload(spec: &WeightSpec, values: &Values, part: Part) -> Vec<u8> {
                 let padding = std::iter::repeat_n(0, layout.padded_in() - layout.inp);
                 row.iter().copied().chain(padding)
             });
-            pack_int4(&rows.collect::<Vec<i8>>(), I4_BLOCK / 2)
+            pack_int4(&rows.collect::<Vec<i8>>(), row_half(order))
         }
         (Part::Scales, numbers) => bytes_of(numbers.scales()),
         (Part::Multipliers, Numbers::I4 { multipliers, .. }) if panels => {
@@ -249,22 +273,29 @@ pub fn payload(spec: &WeightSpec, values: &Values, part: Part) -> Vec<u8> {
 /// Those of `get`.
 pub fn values<'a, E>(
     spec: &WeightSpec,
-    format: Format,
+    (format, order): (Format, Order),
     get: impl Fn(Part) -> Result<&'a [u8], E>,
 ) -> Result<Values, E> {
     let storage = format.storage();
     let layout = layout(spec, storage);
-    let panels = spec.kind == Kind::Linear;
+    let panels = spec.kind == Kind::Linear && order == Order::Panels;
+    let turned = spec.kind == Kind::Linear && order == Order::Rows;
     let stored = get(Part::Numbers)?;
     let scales = || get(Part::Scales).map(f32s);
     let numbers = match storage {
+        Storage::F32 if turned => Numbers::F32(transposed(&f32s(stored), layout.out)),
+        Storage::F16 if turned => Numbers::F16(transposed(&f16s(stored), layout.out)),
         Storage::F32 if panels => Numbers::F32(layout.gather(&f32s(stored))),
         Storage::F32 => Numbers::F32(f32s(stored)),
         Storage::F16 if panels => Numbers::F16(layout.gather(&f16s(stored))),
         Storage::F16 => Numbers::F16(f16s(stored)),
         Storage::I8 => {
             let stored = bytemuck::cast_slice::<u8, i8>(stored);
-            let q = if panels { layout.gather(stored) } else { stored.to_vec() };
+            let q = match (panels, turned) {
+                (true, _) => layout.gather(stored),
+                (_, true) => transposed(stored, layout.out),
+                _ => stored.to_vec(),
+            };
             let scales = scales()?;
             Numbers::I8 { q, scales }
         }
@@ -276,7 +307,7 @@ pub fn values<'a, E>(
                 let q = layout.gather(&unpack_int4(stored, I4_BLOCK_BYTES));
                 (q, (0..layout.out).flat_map(at).collect())
             } else {
-                let padded = unpack_int4(stored, I4_BLOCK / 2);
+                let padded = unpack_int4(stored, row_half(order));
                 let rows = padded.chunks_exact(layout.padded_in());
                 (
                     rows.flat_map(|row| &row[..layout.inp]).copied().collect(),
@@ -351,6 +382,21 @@ pub fn f32s(bytes: &[u8]) -> Vec<f32> {
         .collect()
 }
 
+/// Numbers between those that share a byte in rows of int4: half a block where the device reads them, none where ONNX Runtime does.
+fn row_half(order: Order) -> usize {
+    match order {
+        Order::Panels => I4_BLOCK / 2,
+        Order::Rows => 1,
+    }
+}
+
+/// Rows of `cols` numbers as columns.
+fn transposed<T: Copy>(rows: &[T], cols: usize) -> Vec<T> {
+    (0..cols)
+        .flat_map(|c| rows.iter().skip(c).step_by(cols.max(1)).copied())
+        .collect()
+}
+
 fn f16s(bytes: &[u8]) -> Vec<f16> {
     bytes
         .chunks_exact(2)
@@ -400,23 +446,30 @@ mod tests {
         ];
         // An interpreter takes its time.
         let shapes = if cfg!(miri) { &shapes[..2] } else { &shapes };
+        let all = Format::ALL
+            .into_iter()
+            .flat_map(|f| [Order::Panels, Order::Rows].map(|order| (f, order)));
         for kind in [Kind::Linear, Kind::Table] {
             for &(out, inp) in shapes {
                 let data: Vec<f32> = (0..out * inp).map(|i| ((i * 37) % 251) as f32 - 125.0).collect();
                 let spec = spec(kind, &[out, inp]);
-                for format in Format::ALL {
+                for (format, order) in all.clone() {
                     let stored = Values::round_to_nearest(format, &data, out);
                     assert_eq!(problem(&spec, &stored), None);
-                    let parts = Part::ALL.map(|part| payload(&spec, &stored, part));
+                    let parts = Part::ALL.map(|part| payload(&spec, &stored, part, order));
                     for (part, bytes) in Part::ALL.iter().zip(&parts) {
-                        let stated = tensor(&spec, format, *part).map_or(0, |t| t.bytes());
-                        assert_eq!(bytes.len(), stated, "{out}x{inp} {format} {part:?}");
+                        let stated = tensor(&spec, format, *part, order).map_or(0, |t| t.bytes());
+                        assert_eq!(bytes.len(), stated, "{out}x{inp} {format} {part:?} {order:?}");
                     }
                     let get = |part| {
                         let at = Part::ALL.iter().position(|p| *p == part);
                         Ok::<_, ()>(parts[at.unwrap()].as_slice())
                     };
-                    assert_eq!(values(&spec, format, get), Ok(stored), "{out}x{inp} {format}");
+                    assert_eq!(
+                        values(&spec, (format, order), get),
+                        Ok(stored),
+                        "{out}x{inp} {format} {order:?}"
+                    );
                 }
             }
         }
@@ -434,8 +487,8 @@ mod tests {
     #[test]
     fn a_scale_of_a_float_has_no_tensor() {
         let spec = spec(Kind::Linear, &[4, 4]);
-        assert_eq!(tensor(&spec, Format::F16, Part::Scales), None);
-        assert_eq!(tensor(&spec, Format::I8, Part::Multipliers), None);
+        assert_eq!(tensor(&spec, Format::F16, Part::Scales, Order::Panels), None);
+        assert_eq!(tensor(&spec, Format::I8, Part::Multipliers, Order::Panels), None);
         assert_eq!(weight_bytes(&spec, Format::I4), 4 * 4 + 8 + I4_BLOCK_BYTES);
     }
 }

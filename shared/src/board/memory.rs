@@ -70,12 +70,10 @@ pub fn activations(config: &Config, formats: &[Format], work: Work) -> u64 {
     let tensors = 4 * (4 * hidden + inner + embedding + logits);
     // Inputs of linear maps as their kernels read them; the memory is kept from map to map.
     let has = |range| formats.iter().any(|f| f.input_range() == Some(range));
-    let (symmetric, centred) = (has(InputRange::Symmetric), has(InputRange::Centred));
+    let ranges = InputRange::ALL.into_iter().filter(|range| has(*range)).count() as u64;
     let float = formats.iter().any(|f| !f.quantises_input());
-    // Query, key and value may read the same input in both ways.
-    let packed = u64::from(symmetric || centred) * widest
-        + u64::from(symmetric && centred) * hidden
-        + u64::from(float) * 4 * widest;
+    // Query, key and value may read the same input over several ranges.
+    let packed = ranges.min(1) * widest + ranges.saturating_sub(1) * hidden + u64::from(float) * 4 * widest;
     // Attention per thread: keys, values, a block of queries and of results, and two copies of its scores.
     let size = hidden / (config.num_attention_heads as u64).max(1);
     let (seq, queries) = (work.seq as u64, work.seq.min(QUERIES) as u64);

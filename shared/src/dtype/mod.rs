@@ -6,8 +6,10 @@ mod fp32;
 mod int4;
 mod int8;
 mod int8a;
+mod int8t;
 mod storage;
 mod values;
+mod w4;
 mod w8;
 
 pub use storage::{I4_BLOCK, I4_MULTIPLIER_MAX, Levels, Numbers, Part, Storage, absmax};
@@ -52,9 +54,14 @@ formats! {
     /// The numbers of `I8`, but a linear weight in this format quantises its input per token around the middle of the
     /// token's range, so that one-sided inputs use all 255 steps; the middle times the row sums is added back in f32.
     I8A = int8a,
+    /// The numbers of `I8`, but a linear weight in this format quantizes its input over the whole tensor to uint8 with a zero
+    /// point, as ONNX's DynamicQuantizeLinear does it.
+    I8T = int8t,
     /// int4 in blocks of 32 inputs (columns). A block has an integer multiplier and a row an f32 scale, so that number ×
     /// multiplier is an int8 and everything after it is the arithmetic of `I8`.
     I4 = int4,
+    /// The numbers of `I4`, widened to f32 before any arithmetic.
+    W4 = w4,
 }
 
 /// All there is to say of a format.
@@ -87,11 +94,11 @@ pub struct FormatRow {
 pub enum Inputs {
     /// As it is, in f32.
     Float,
-    /// As int8, quantised per token over this range.
+    /// As int8, quantised over this range.
     Int8(InputRange),
 }
 
-/// Which range of a token's values the steps of its int8 cover.
+/// Which range of values the steps of an int8 input cover: a token's own, or that of all tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InputRange {
     /// From minus to plus the largest magnitude.
@@ -99,6 +106,22 @@ pub enum InputRange {
     Symmetric,
     /// From the least to the greatest value.
     Centred,
+    /// From the least to the greatest value of the whole tensor, 0 among them: uint8 with a zero point, by the formulas of ONNX's
+    /// DynamicQuantizeLinear.
+    Tensor,
+}
+
+impl InputRange {
+    /// All of them.
+    pub const ALL: [InputRange; 3] = [InputRange::Symmetric, InputRange::Centred, InputRange::Tensor];
+
+    /// Whether a number is taken off every value before it is quantised, so that products need the rows' sums.
+    pub fn is_moved(self) -> bool {
+        match self {
+            InputRange::Symmetric => false,
+            InputRange::Centred | InputRange::Tensor => true,
+        }
+    }
 }
 
 /// When a search offers a format that nobody named.
@@ -191,10 +214,6 @@ const _: () = {
             "a product in integers has integers on both sides"
         );
         assert!(
-            in_integers || !matches!(row.storage, Storage::I4),
-            "the engine expands int4 to int8 and no further"
-        );
-        assert!(
             row.numbers.row().storage as u8 == row.storage as u8,
             "the same numbers are stored alike"
         );
@@ -228,7 +247,7 @@ mod tests {
         }
         assert_eq!(
             "int5".parse::<Format>().unwrap_err(),
-            "unknown number format 'int5'; known are f32, f16, w8, i8, i8a, i4"
+            "unknown number format 'int5'; known are f32, f16, w8, i8, i8a, i8t, i4, w4"
         );
     }
 }

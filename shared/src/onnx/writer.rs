@@ -6,6 +6,9 @@ use crate::artifact::layout::{ALIGNMENT, TAIL};
 use crate::onnx::protobuf::{Message, varint_len};
 use std::io::{self, Write};
 
+/// The operator set of ONNX Runtime's own operators, imported at version 1 where a node is of it.
+pub const MICROSOFT: &str = "com.microsoft";
+
 /// `ir_version` of every file written: that of ONNX 1.10.
 pub const IR_VERSION: i64 = 8;
 
@@ -66,8 +69,10 @@ pub enum Attr {
 /// One node; its name is its first output's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// Operator of the default set.
+    /// The operator.
     pub op: &'static str,
+    /// Its operator set: empty for the default one, or [`MICROSOFT`].
+    pub domain: &'static str,
     /// Names of the values it reads; an empty one is an optional input left out.
     pub inputs: Vec<String>,
     /// Names of the values it makes, one at least: the first names the node too.
@@ -130,7 +135,7 @@ pub struct Port {
 /// A model as it is written: one graph, its constants in the file's head and its mapped initializers at the end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OnnxModel {
-    /// Version of the default operator set, the only one imported.
+    /// Version of the default operator set.
     pub opset: i64,
     /// `producer_version`; the producer's name is always `thimble`.
     pub producer_version: String,
@@ -226,6 +231,12 @@ fn layout(model: &OnnxModel) -> Layout {
     opset.text(1, "");
     opset.int(2, model.opset);
     head.message(8, &opset);
+    if model.nodes.iter().any(|node| node.domain == MICROSOFT) {
+        let mut opset = Message::default();
+        opset.text(1, MICROSOFT);
+        opset.int(2, 1);
+        head.message(8, &opset);
+    }
     for (key, value) in &model.metadata {
         let mut entry = Message::default();
         entry.text(1, key);
@@ -343,6 +354,9 @@ fn node(node: &Node) -> Message {
             }
         }
         m.message(5, &a);
+    }
+    if !node.domain.is_empty() {
+        m.text(7, node.domain);
     }
     m
 }

@@ -93,6 +93,7 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use thimble_shared::artifact::layout::PanelLayout;
+    use thimble_shared::artifact::runtime::Order;
     use thimble_shared::artifact::tensors::{Part, payload};
     use thimble_shared::dtype::{Format, Numbers, Storage, Values};
     use thimble_shared::model::weight::{Kind, Role, Slot, WeightSpec};
@@ -139,18 +140,18 @@ mod tests {
             let int8 = Values::new(Format::I8, Numbers::I8 { q, scales });
             let mut found = vec![1i8; wide.bytes()];
             let (bytes, multipliers) = (
-                payload(&spec, &int4, Part::Numbers),
-                payload(&spec, &int4, Part::Multipliers),
+                payload(&spec, &int4, Part::Numbers, Order::Panels),
+                payload(&spec, &int4, Part::Multipliers, Order::Panels),
             );
             super::int4(&bytes, &multipliers, depth, &mut found);
-            let int8 = payload(&spec, &int8, Part::Numbers);
+            let int8 = payload(&spec, &int8, Part::Numbers, Order::Panels);
             assert_eq!(found, bytemuck::cast_slice::<u8, i8>(&int8), "{out}x{inp}");
 
             let mut found = vec![1f32; wide.padded_out() * inp];
             super::int8(bytemuck::cast_slice(&int8), depth, inp, &mut found);
             let floats: Vec<f32> = int4.int8s().unwrap().iter().map(|&q| f32::from(q)).collect();
             // Which lie anywhere.
-            let floats = payload(&spec, &Values::f32(floats), Part::Numbers);
+            let floats = payload(&spec, &Values::f32(floats), Part::Numbers, Order::Panels);
             let floats: Vec<f32> = floats.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
             assert_eq!(found, floats, "{out}x{inp}");
         }

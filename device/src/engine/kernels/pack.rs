@@ -114,9 +114,11 @@ fn interleave_fours(_: &[&[f32]; PANEL_ROWS], _: &mut [f32]) -> usize {
 /// What one token needs besides its quantised values.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Token {
-    /// `a / 127`, `a` being the token's largest magnitude, or the largest distance from its centre.
+    /// What one step of the quantised values stands for: `a / 127`, `a` being the token's largest magnitude, or the largest
+    /// distance from its centre; one 255th of the tensor's range.
     pub scale: f32,
-    /// What was taken off every value before it was quantised: the middle of the token's range, or 0.
+    /// What was taken off every value before it was quantised: the middle of the token's range, what int8 zero stands for where
+    /// there is one range for the tensor, or 0.
     pub centre: f32,
     /// Sum of the quantised values, which undoes the +128 of unsigned × signed kernels; they all read [`Order::Groups`], and
     /// in other orders it is 0.
@@ -149,11 +151,12 @@ pub struct PackedI8 {
 }
 
 impl PackedI8 {
-    /// Quantises each row of `k` values over its own range and packs it.
+    /// Quantises each row of `k` values, over its own range or that of them all, and packs it.
     pub fn quantise(&mut self, pool: &Pool, tiling: Tiling, order: Order, range: InputRange, x: &[f32], k: usize) {
         let (depth, rows) = (k.next_multiple_of(I8_DEPTH), x.len() / k);
         (self.depth, self.order, self.range) = (depth, order, range);
         self.tokens.resize(rows, Token::default());
+        let whole = (range == InputRange::Tensor).then(|| Uint8::of(x));
         let tile_bytes = tiling.tokens * depth * self.element();
         let data = self.data.take::<u8>(tiling.tiles(rows) * tile_bytes);
         pool.chunks2(data, tile_bytes, &mut self.tokens, tiling.tokens, |i, tile, tokens| {
@@ -167,6 +170,7 @@ impl PackedI8 {
                 (token.scale, token.centre) = match range {
                     InputRange::Symmetric => (quantise_row(x, &mut row[..k]), 0.0),
                     InputRange::Centred => quantise_centred(x, &mut row[..k]),
+                    InputRange::Tensor => whole.unwrap_or_default().quantise(x, &mut row[..k]),
                 };
                 token.sum = if order == Order::Groups {
                     row.iter().map(|&v| i32::from(v)).sum()
@@ -241,6 +245,45 @@ crate::engine::elementwise::multiversion! {
     }
 }
 
+/// How a whole tensor becomes uint8, by the formulas of ONNX's DynamicQuantizeLinear as ONNX Runtime computes them: the range takes
+/// in 0, which is then a value of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Uint8 {
+    /// One step; 1 where all values are 0.
+    pub scale: f32,
+    /// The uint8 of 0.
+    pub zero: u8,
+}
+
+impl Uint8 {
+    /// That of the values `x`.
+    pub fn of(x: &[f32]) -> Uint8 {
+        let (least, most) = if x.is_empty() { (0.0, 0.0) } else { range(x) };
+        let (least, most) = (least.min(0.0), most.max(0.0));
+        let scale = if least == most { 1.0 } else { (most - least) / 255.0 };
+        let zero = (-least / scale).clamp(0.0, 255.0).round_ties_even();
+        Uint8 {
+            scale,
+            zero: zero as u8,
+        }
+    }
+
+    /// The values of one row as int8, 128 less than their uint8, with the step and what int8 zero stands for.
+    pub fn quantise(self, x: &[f32], q: &mut [i8]) -> (f32, f32) {
+        quantise_uint8(x, self.scale, f32::from(self.zero), q);
+        (self.scale, self.scale * (128.0 - f32::from(self.zero)))
+    }
+}
+
+crate::engine::elementwise::multiversion! {
+    fn quantise_uint8(x: &[f32], scale: f32, zero: f32, q: &mut [i8]) {
+        for (q, &x) in q.iter_mut().zip(x) {
+            let u8 = ((x / scale).round_ties_even() + zero).clamp(0.0, 255.0);
+            *q = (u8 as i32 - 128) as i8;
+        }
+    }
+}
+
 /// The nearest integer, ties to even. Adding 1.5 * 2^23 leaves it in the low mantissa bits: the addition itself rounds to
 /// even, and unlike a call to rint it vectorises on every target.
 #[inline(always)]
@@ -274,6 +317,40 @@ mod tests {
         let mut zeros = [1i8; 5];
         quantise_row(&[0.0; 5], &mut zeros);
         assert_eq!(zeros, [0; 5]);
+    }
+
+    /// Values of onnx.reference.ReferenceEvaluator and ONNX Runtime 1.32, which agree on them.
+    #[test]
+    fn a_tensor_is_quantised_as_dynamic_quantize_linear_does() {
+        for (x, scale, zero, u8s) in [
+            (
+                &[0.0, 2.0, -3.0, -2.5, 1.34, 0.5][..],
+                0.019_607_844,
+                153,
+                &[153u8, 255, 0, 26, 221, 179][..],
+            ),
+            (
+                &[-1.0, -2.1, -1.3, -2.5, -3.34, -4.0],
+                0.015_686_275,
+                255,
+                &[191, 121, 172, 96, 42, 0],
+            ),
+            (
+                &[1.0, 2.1, 1.3, 2.5, 3.34, 4.0],
+                0.015_686_275,
+                0,
+                &[64, 134, 83, 159, 213, 255],
+            ),
+            (&[0.0, 0.0], 1.0, 0, &[0, 0]),
+        ] {
+            let whole = Uint8::of(x);
+            assert_eq!((whole.scale, whole.zero), (scale, zero));
+            let mut q = vec![0; x.len()];
+            let (step, centre) = whole.quantise(x, &mut q);
+            assert_eq!((step, centre), (scale, scale * (128.0 - f32::from(zero))));
+            let found: Vec<u8> = q.iter().map(|&q| (i32::from(q) + 128) as u8).collect();
+            assert_eq!(found, u8s);
+        }
     }
 
     #[test]

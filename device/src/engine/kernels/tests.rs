@@ -91,17 +91,19 @@ fn every_int8_kernel_gives_the_exact_sums() {
                     .all(|(i, &c)| c == 1 || (rows % 2 == 1 && i % 3 != 0))
             );
             let x: Vec<f32> = (0..rows * k).map(|_| random.normal()).collect();
-            for range in [InputRange::Symmetric, InputRange::Centred] {
+            for range in InputRange::ALL {
                 let mut packed = PackedI8::default();
                 packed.quantise(&Pool::inline(), kernel.tiling(), kernel.order(), range, &x, k);
                 let mut work = Work::default();
                 let got = kernel.multiply(w, &chains, &packed, &mut work).unwrap();
+                let whole = pack::Uint8::of(&x);
                 let mut q = vec![0i8; k.next_multiple_of(I8_DEPTH)];
                 for t in 0..rows {
                     let x = &x[t * k..][..k];
                     match range {
                         InputRange::Symmetric => (pack::quantise_row(x, &mut q[..k]), 0.0),
                         InputRange::Centred => pack::quantise_centred(x, &mut q[..k]),
+                        InputRange::Tensor => whole.quantise(x, &mut q[..k]),
                     };
                     for c in 0..layout.padded_out() {
                         let want: i32 = (0..layout.padded_in())

@@ -118,6 +118,7 @@ impl Head<'_> {
             tile,
             x,
             y,
+            ..
         } = scratch;
         let scale = 1.0 / (size as f32).sqrt();
         // Keys are the output channels of the scores, the head's dimensions those of the result.

@@ -205,7 +205,9 @@ impl Linear {
         let layout = weight.layout;
         let width = group.len() * PANEL_ROWS;
         let channels = group.start * PANEL_ROWS..layout.out.min(group.end * PANEL_ROWS);
-        let Scratch { work, panels, .. } = scratch;
+        let Scratch {
+            work, panels, narrow, ..
+        } = scratch;
         let Context { kernels, profile, .. } = &*self.context;
         let bias = &padded(&weight.bias()[channels.clone()])[..width];
         let mut clock = profile.clock();
@@ -216,15 +218,25 @@ impl Linear {
                 let halves = weight.panels::<f16>(group);
                 Product::F32(kernels.f32.multiply_f16(halves, &packed.f32, panels, work)?)
             }
+            (Storage::I4, Inputs::Float) => {
+                let depth = weight.expanded_depth();
+                let int8s = narrow.take::<i8>(width * depth);
+                weight.expand_int4(group, int8s);
+                let wide = panels.take::<f32>(width * layout.inp);
+                expand::int8(int8s, depth, layout.inp, wide);
+                profile.inside(&mut clock, Inside::Expand);
+                Product::F32(kernels.f32.multiply(wide, &packed.f32, work)?)
+            }
             (Storage::I8, Inputs::Float) => {
                 let wide = panels.take::<f32>(width * layout.inp);
                 expand::int8(weight.panels(group), layout.padded_in(), layout.inp, wide);
                 profile.inside(&mut clock, Inside::Expand);
                 Product::F32(kernels.f32.multiply(wide, &packed.f32, work)?)
             }
-            // The table of formats has no int4 that is multiplied in f32.
-            (Storage::I8, Inputs::Int8(_)) | (Storage::I4, _) => {
-                let packed = packed.int8(weight.format.input_range().unwrap_or_default());
+            (Storage::I8 | Storage::I4, Inputs::Int8(range)) => {
+                let packed = packed
+                    .int8(range)
+                    .ok_or_else(|| format_err!("{} reads an input that was not packed", weight.name))?;
                 let chains = if kernels.i8.asks_for_chains() {
                     weight.chains(group.clone())
                 } else {
@@ -247,10 +259,8 @@ impl Linear {
             true => padded(&weight.scales()[channels.clone()]),
             false => [0.0; WIDTH],
         }[..width];
-        let row_sums = match weight.format.input_range() {
-            Some(InputRange::Centred) => Some(padded(&weight.row_sums()[channels.clone()])),
-            Some(InputRange::Symmetric) | None => None,
-        };
+        let moved = weight.format.input_range().is_some_and(InputRange::is_moved);
+        let row_sums = moved.then(|| padded(&weight.row_sums()[channels.clone()]));
         let row_sums = row_sums.as_ref().map(|sums| &sums[..width]);
         for row in 0..out.rows {
             let from = row * width..(row + 1) * width;

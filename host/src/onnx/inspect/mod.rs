@@ -128,7 +128,12 @@ pub fn explain(path: &Path) -> Result<Explanation, ExplainError> {
     let account = causes::account(&file, &view, &flow)?;
     let opened = artifact::open(bytes);
     let mut resaved = matches!(opened, Err(ArtifactError::Misaligned { .. } | ArtifactError::NoTail));
-    let opened = if resaved { artifact::open_resaved(bytes) } else { opened };
+    let unmapped = resaved || matches!(opened, Err(ArtifactError::OtherRuntime(_)));
+    let opened = if unmapped {
+        artifact::open_resaved(bytes)
+    } else {
+        opened
+    };
     let mut explanation = match opened {
         Ok(opened) => own(&opened, &file).map_err(artifact)?,
         Err(ArtifactError::NotThimble) => foreign(&view, &account),

@@ -1,6 +1,6 @@
 //! Linear maps: weights undone from their panels once, int8 inputs quantised once per value, products in the weight's format.
 
-use super::{Lowering, scale};
+use super::{Lowering, Order, scale};
 use crate::artifact::layout::{I4_OFFSET, PanelLayout};
 use crate::artifact::tensors::Part;
 use crate::dtype::{ACTIVATION_FLOOR, I8_MAX, InputRange, Inputs, Storage};
@@ -9,9 +9,14 @@ use crate::onnx::writer::{Attr, DataType};
 impl Lowering<'_> {
     /// `x · Wᵀ + b` in the weight's format.
     pub(super) fn linear(&mut self, x: &str, weight: &str, bias: &str, out: &str) -> String {
-        let w = self.weight_matrix(weight);
         let format = self.graph.format(weight);
-        let product = match format.row().inputs {
+        let inputs = format.row().inputs;
+        if inputs == Inputs::Float && format.storage() == Storage::I4 && self.options.runtime.is_onnxruntime() {
+            let product = self.matmul_nbits(x, weight, &format!("{out}.mm"));
+            return self.node("Add", &[&product, bias], out, &[]);
+        }
+        let w = self.weight_matrix(weight);
+        let product = match inputs {
             Inputs::Float if !format.has_scales() => self.node("MatMul", &[x, &w], &format!("{out}.mm"), &[]),
             Inputs::Float => {
                 let raw = self.node("MatMul", &[x, &w], &format!("{out}.raw"), &[]);
@@ -27,6 +32,14 @@ impl Lowering<'_> {
                 let sums = self.row_sums(weight, &w);
                 let base = self.node("Mul", &[&middle, &sums], &format!("{out}.base"), &[]);
                 self.node("Add", &[&product, &base], &format!("{out}.mm"), &[])
+            }
+            Inputs::Int8(InputRange::Tensor) => {
+                // In the order in which ONNX Runtime's own quantizer states it, and its optimizer fuses it.
+                let [q, step, zero] = self.quantise_tensor(x);
+                let acc = self.node("MatMulInteger", &[&q, &w, &zero], &format!("{out}.acc"), &[]);
+                let acc = self.cast(&acc, DataType::F32, &format!("{out}.accf"));
+                let steps = self.node("Mul", &[&step, &scale(weight)], &format!("{out}.steps"), &[]);
+                self.node("Mul", &[&acc, &steps], &format!("{out}.mm"), &[])
             }
         };
         self.node("Add", &[&product, bias], out, &[])
@@ -99,6 +112,15 @@ impl Lowering<'_> {
         (q, step, middle)
     }
 
+    /// uint8 values of `x`, their step and their zero point, one for the whole tensor.
+    fn quantise_tensor(&mut self, x: &str) -> [String; 3] {
+        let [q, step, zero] = ["u8", "ustep", "uzero"].map(|part| format!("{x}.{part}"));
+        if self.made.insert(q.clone(), String::new()).is_none() {
+            self.node_of("", "DynamicQuantizeLinear", &[x], &[&q, &step, &zero], &[]);
+        }
+        [q, step, zero]
+    }
+
     /// The int8 values and steps of `x`, where they have been stated.
     fn quantised(&self, x: &str) -> Option<(String, String)> {
         let q = format!("{x}.q8");
@@ -134,6 +156,9 @@ impl Lowering<'_> {
 
     /// `[in, out]` in the stored element type; int4 as the int8 it stands for.
     pub(super) fn stored_matrix(&mut self, weight: &str) -> String {
+        if self.options.runtime.order() == Order::Rows {
+            return self.row_matrix(weight);
+        }
         let name = format!("{weight}.w");
         if self.made.insert(name.clone(), String::new()).is_some() {
             return name;

@@ -3,6 +3,7 @@
 //! token, multiply in int8 and rescale. In: a [`ModelSpec`]; out: nodes, small constants and ports, deterministic.
 
 mod linear;
+mod rows;
 mod steps;
 
 use crate::artifact::layout::PanelLayout;
@@ -10,8 +11,10 @@ use crate::artifact::tensors::Part;
 use crate::dtype::Storage;
 use crate::model::network::{Extent, Network, Output};
 use crate::model::{Activation, Config, ModelSpec, Role};
-use crate::onnx::writer::{Attr, Constant, DataType, Dim, Node, Port};
+use crate::onnx::writer::{Attr, Constant, DataType, Dim, MICROSOFT, Node, Port};
 use std::collections::{BTreeSet, HashMap};
+
+pub use crate::artifact::runtime::{Order, Runtime};
 
 /// Operator set versions the lowering can state itself in.
 pub const OPSETS: std::ops::RangeInclusive<i64> = 13..=18;
@@ -23,11 +26,17 @@ pub struct LowerOptions {
     pub opset: i64,
     /// A fixed sequence length, or symbolic.
     pub seq: Option<usize>,
+    /// What the file is for.
+    pub runtime: Runtime,
 }
 
 impl Default for LowerOptions {
     fn default() -> Self {
-        LowerOptions { opset: 17, seq: None }
+        LowerOptions {
+            opset: 17,
+            seq: None,
+            runtime: Runtime::Board,
+        }
     }
 }
 
@@ -80,13 +89,32 @@ struct Lowering<'g> {
 
 impl Lowering<'_> {
     fn node(&mut self, op: &'static str, inputs: &[&str], out: &str, attributes: &[Attr]) -> String {
+        self.node_of("", op, inputs, &[out], attributes);
+        out.to_string()
+    }
+
+    /// A node of ONNX Runtime's own operators.
+    fn microsoft(&mut self, op: &'static str, inputs: &[&str], out: &str, attributes: &[Attr]) -> String {
+        self.node_of(MICROSOFT, op, inputs, &[out], attributes);
+        out.to_string()
+    }
+
+    fn node_of(
+        &mut self,
+        domain: &'static str,
+        op: &'static str,
+        inputs: &[&str],
+        outputs: &[&str],
+        attributes: &[Attr],
+    ) {
+        let names = |list: &[&str]| list.iter().map(|s| s.to_string()).collect();
         self.nodes.push(Node {
             op,
-            inputs: inputs.iter().map(|s| s.to_string()).collect(),
-            outputs: vec![out.to_string()],
+            domain,
+            inputs: names(inputs),
+            outputs: names(outputs),
             attributes: attributes.to_vec(),
         });
-        out.to_string()
     }
 
     fn constant(&mut self, name: &str, data_type: DataType, dims: &[usize], data: Vec<u8>) -> String {
@@ -181,6 +209,10 @@ impl Lowering<'_> {
     /// Rows of a table by index, in f32.
     fn lookup(&mut self, role: Role, ids: &str) -> String {
         let table = role.name();
+        let int4 = self.graph.format(table).storage() == Storage::I4;
+        if int4 && self.options.runtime.is_onnxruntime() {
+            return self.gather_int4(table, ids);
+        }
         if role == Role::Word && self.config.tied_decoder {
             // The decoder's panels give [embedding, vocab]: a row of the table is a column here.
             let columns = self.stored_matrix(table);
@@ -245,7 +277,14 @@ impl Lowering<'_> {
             Storage::I8 => self.cast(rows, DataType::F32, &format!("{table}.f32")),
             Storage::I4 => {
                 // [.., block, 16] bytes become [.., block, 32] numbers, then rows again.
-                let numbers = self.int4_numbers(table, rows, -1);
+                let numbers = match self.options.runtime.order() {
+                    Order::Panels => self.int4_numbers(table, rows, -1),
+                    Order::Rows => {
+                        let mut outer = vec![0; rank];
+                        outer[rank - 1] = -1;
+                        self.paired_numbers(table, rows, &outer)
+                    }
+                };
                 let multipliers = part(self, Part::Multipliers);
                 let multipliers = self.cast(&multipliers, DataType::I32, &format!("{table}.mult32"));
                 let whole = self.node("Mul", &[&numbers, &multipliers], &format!("{table}.whole"), &[]);
@@ -278,8 +317,12 @@ impl Lowering<'_> {
         self.node("Cast", &[x], out, &[Attr::Int("to", to.code())])
     }
 
-    /// Additive attention mask `[rows, 1, 1, seq]`: 0 where the mask is 1, the least f32 where it is 0.
+    /// Additive attention mask `[rows, 1, 1, seq]`: 0 where the mask is 1, the least f32 where it is 0. ONNX Runtime's attention
+    /// takes the mask itself, as int32.
     fn mask(&mut self, mask: &str) -> String {
+        if self.options.runtime.is_onnxruntime() {
+            return self.cast(mask, DataType::I32, "mask.keys");
+        }
         let one = self.float("one_f", 1.0);
         let least = self.float("least", f32::MIN);
         let axes = self.ints("mask_axes", &[1, 2]);
@@ -314,6 +357,13 @@ impl Lowering<'_> {
     }
 
     fn activate(&mut self, x: &str, activation: Activation, out: &str) -> String {
+        if self.options.runtime.is_onnxruntime() {
+            match activation {
+                Activation::Gelu => return self.microsoft("Gelu", &[x], out, &[]),
+                Activation::GeluNew => return self.microsoft("FastGelu", &[x], out, &[]),
+                Activation::Relu | Activation::Tanh | Activation::Silu => {}
+            }
+        }
         match activation {
             Activation::Relu => self.node("Relu", &[x], out, &[]),
             Activation::Tanh => self.node("Tanh", &[x], out, &[]),
@@ -371,8 +421,21 @@ mod tests {
                     LowerOptions {
                         opset: 13,
                         seq: Some(8),
+                        runtime: Runtime::Board,
                     },
-                    LowerOptions { opset: 18, seq: None },
+                    LowerOptions {
+                        opset: 18,
+                        ..LowerOptions::default()
+                    },
+                    LowerOptions {
+                        runtime: Runtime::OnnxRuntime,
+                        ..LowerOptions::default()
+                    },
+                    LowerOptions {
+                        opset: 13,
+                        seq: Some(8),
+                        runtime: Runtime::Onnx,
+                    },
                 ] {
                     let config = Config {
                         hidden_shift: head == Head::None && options.seq.is_some(),
@@ -386,7 +449,7 @@ mod tests {
                         known.extend(Part::ALL.map(|part| part.of(&weight.name)));
                     }
                     for node in &lowered.nodes {
-                        for input in &node.inputs {
+                        for input in node.inputs.iter().filter(|name| !name.is_empty()) {
                             assert!(
                                 known.contains(input),
                                 "{head:?} {format}: {} reads {input} before it is made",

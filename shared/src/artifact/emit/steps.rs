@@ -154,6 +154,19 @@ impl Lowering<'_> {
 
     fn attention(&mut self, x: &str, scope: &Scope, out: &str) {
         let (heads, size) = (self.config.num_attention_heads as i64, self.config.head_size() as i64);
+        if self.options.runtime.is_onnxruntime() {
+            let map = |l: &mut Self, role: Role| {
+                let weight = scope.weight(role);
+                l.linear(x, &weight, &format!("{weight}.bias"), &scope.name(role.name()))
+            };
+            let [q, k, v] = [Role::Query, Role::Key, Role::Value].map(|role| map(self, role));
+            let attributes = [
+                Attr::Int("num_heads", heads),
+                Attr::Float("mask_filter_value", f32::MIN),
+            ];
+            self.microsoft("MultiHeadAttention", &[&q, &k, &v, "", scope.mask], out, &attributes);
+            return;
+        }
         let split = self.ints("heads", &[0, 0, heads, size]);
         let merge = self.ints("merged", &[0, 0, heads * size]);
         let mut head = |role: Role, perm: [i64; 4]| {
