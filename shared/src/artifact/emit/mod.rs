@@ -332,6 +332,13 @@ impl Lowering<'_> {
         self.node("Unsqueeze", &[&bias, &axes], "mask.scores", &[])
     }
 
+    /// The LayerNorm of a sum in one node of ONNX Runtime's: its optimizer makes one only where a file declares inner shapes.
+    fn skip_layer_norm(&mut self, [x, residual]: [&str; 2], norm: &str, out: &str) -> String {
+        let (weight, bias) = (format!("{norm}.weight"), format!("{norm}.bias"));
+        let eps = Attr::Float("epsilon", self.config.layer_norm_eps);
+        self.microsoft("SkipLayerNormalization", &[x, residual, &weight, &bias], out, &[eps])
+    }
+
     fn layer_norm(&mut self, x: &str, norm: &str, out: &str) -> String {
         let (weight, bias) = (format!("{norm}.weight"), format!("{norm}.bias"));
         let eps = self.config.layer_norm_eps;

@@ -93,6 +93,10 @@ impl Lowering<'_> {
             Op::Embed => self.embeddings(scope.tokens, out),
             Op::LayerNorm { norm, input, residual } => {
                 let mut input = scope.name(input);
+                if let (Some(Residual { of, .. }), true) = (&residual, self.options.runtime.is_onnxruntime()) {
+                    self.skip_layer_norm([&input, &scope.name(*of)], &scope.weight(norm), out);
+                    return;
+                }
                 if let Some(Residual { of, sum }) = residual {
                     input = self.node("Add", &[&input, &scope.name(of)], &scope.name(sum), &[]);
                 }
