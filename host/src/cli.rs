@@ -25,29 +25,29 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Checkpoint or another tool's ONNX → one ONNX file, in one number format throughout
+    /// Convert a checkpoint or another tool's ONNX to one ONNX file in one number format
     Export(cmd::export::ExportArgs),
-    /// Checkpoint or another tool's ONNX → the ONNX file with the least measured loss under a byte budget
+    /// Choose number formats so that the file fits a byte budget with the least measured loss
     Shrink(Box<cmd::shrink::ShrinkArgs>),
-    /// Where the bytes of a file are, and whether its nodes state what it says of itself
+    /// Show where the bytes of an ONNX file are; check that a thimble file's nodes match its metadata
     Inspect(cmd::inspect::InspectArgs),
-    /// A smaller ONNX file that computes the same, for any ONNX
+    /// Remove copies and unused data from any ONNX file; the graph computes the same
     Slim(cmd::slim::SlimArgs),
-    /// How far apart two models are
+    /// Measure how far the outputs of two models differ
     Verify(cmd::verify::VerifyArgs),
-    /// One inference on this machine, answered as a person would read it
+    /// Run one inference on this machine and print the answer
     Run(cmd::run::RunArgs),
-    /// The boards thimble knows
+    /// List the known boards, or describe one
     Targets(cmd::targets::TargetsArgs),
-    /// Boots the virtual board of a target with a model: memory as a real kernel counts it
+    /// Boot a virtual board with the model and report the memory that its kernel counts
     Emulate(cmd::emulate::EmulateArgs),
-    /// Checks a board over ssh, sends program and model, measures, compares
+    /// Send program and model to a board over ssh, measure there, and compare the report
     Deploy(cmd::deploy::DeployArgs),
-    /// Bench reports side by side: a table, Markdown or one HTML page
+    /// Show bench reports side by side: a table, Markdown or one HTML page
     Report(cmd::report::ReportArgs),
-    /// An arm64 Debian package of device program, model and unit
+    /// Build an arm64 Debian package of the device program, the model and a systemd unit
     Package(cmd::package::PackageArgs),
-    /// Device program, model and unit into a mounted root file system or an SD card's image
+    /// Install program, model and unit into a mounted root file system or an SD-card image
     Install(cmd::install::InstallArgs),
 }
 

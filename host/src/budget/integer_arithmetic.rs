@@ -24,15 +24,15 @@ const ENOUGH: f64 = 0.9;
 /// figures.
 pub const SLOWER: [(&str, f64); 2] = [("Cortex-A72", 1.4), ("Cortex-A76", 3.5)];
 
-/// What the choice between time and loss goes by.
+/// How to choose between time and loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Prefer {
-    /// No w8 where the loss is good without it, w8 for the least work where it is not; f16 and f32 where bytes allow
+    /// Use w8 only if the loss is not good without it, for the least work; use f16 and f32 where bytes allow
     #[default]
     Balance,
-    /// The least loss: w8 wherever it loses less
+    /// Minimize the loss: use w8 wherever it loses less
     Loss,
-    /// Integer arithmetic in every linear map, whatever it loses
+    /// Use integer arithmetic in every linear map, whatever it loses
     Speed,
 }
 

@@ -138,7 +138,7 @@ pub enum Step {
     Rescale,
     /// Split outlier channels behind the activation function
     Split,
-    /// Round with regard to what the tuning rows multiply the numbers by
+    /// Round so that the outputs of linear maps change least on the tuning rows (GPTQ)
     Calibrate,
 }
 

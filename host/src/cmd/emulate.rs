@@ -22,36 +22,36 @@ use thimble_text::tokenizer_beside;
 
 #[derive(Debug, clap::Args)]
 pub struct EmulateArgs {
-    /// A file of thimble's
+    /// Run this thimble file
     pub file: PathBuf,
-    /// The board: a name (see thimble targets) or the path of a target file
+    /// Name the board (see thimble targets), or give the path of a target file
     #[arg(long, value_name = "NAME")]
     pub target: String,
-    /// RAM of the virtual board [default: the target's]
+    /// Give the virtual board this much RAM [default: the target's]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub ram: Option<ByteSize>,
     /// Find the least RAM in which the model runs
     #[arg(long)]
     pub find_min_ram: bool,
-    /// Tokens of the sequence [default: 128]
+    /// Run with this many tokens [default: 128]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub seq: Option<u32>,
-    /// Threads on the board [default: its cores]
+    /// Use this many threads on the board [default: its cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
-    /// Say no when the program's peak memory is over this
+    /// Exit 1 when the program's peak memory exceeds this
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub max_ram: Option<ByteSize>,
-    /// An arm64 kernel: an Image or a Debian package of one [default: Debian's, fetched with apt]
+    /// Boot this arm64 kernel: an Image or a Debian package [default: Debian's, fetched with apt]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// Where the model lies [default: disk, or initramfs when the kernel comes without modules]
+    /// Store the model there [default: disk, or initramfs when the kernel has no modules]
     #[arg(long, value_enum)]
     pub storage: Option<crate::boards::emulator::initramfs::Storage>,
-    /// The aarch64 thimble-device [default: where scripts/cross-build leaves it]
+    /// Use this aarch64 thimble-device [default: where scripts/cross-build leaves it]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,
-    /// Write the bench report there
+    /// Write the bench report to this file
     #[arg(short, long, value_name = "REPORT.json")]
     pub output: Option<PathBuf>,
     /// Show the board's console on stderr
