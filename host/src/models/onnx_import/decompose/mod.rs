@@ -199,18 +199,18 @@ pub fn decompose(file: &OnnxFile, wanted: &Wanted) -> Result<Option<Decomposed>,
     }
     if dequantize {
         notes.push(format!(
-            "its weights are quantised ({}) and taken as they are: what that cost in quality stays lost, and the file it was made from keeps it; the proof is of the file with its weights dequantised",
+            "its weights are quantized ({}) and taken as they are: what that cost in quality stays lost, and the file it was made from keeps it; the proof is of the file with its weights dequantized",
             listed(&quantised)
         ));
     }
     if originals > 0 {
         notes.push(format!(
-            "of {originals} of its quantised tensors the file holds the originals too, which are taken"
+            "of {originals} of its quantized tensors the file holds the originals too, which are taken"
         ));
     }
     if again > 0 {
         notes.push(format!(
-            "of its quantised tensors {again} are another rounding of one before, within both roundings, which stands for them"
+            "of its quantized tensors {again} are another rounding of one before, within both roundings, which stands for them"
         ));
     }
     Ok(Some(Decomposed {
