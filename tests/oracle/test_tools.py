@@ -91,7 +91,7 @@ def test_a_config_of_another_model_is_named(thimble, tmp_path):
     shutil.copy(WILD / "onnx" / "e05_softmax.onnx", tmp_path / "model.onnx")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     done = thimble.run("export", tmp_path / "model.onnx", "-o", tmp_path / "out.onnx")
-    assert "config.json is of another kind of model (bert) and is left alone: label names" in done.stderr
+    assert "config.json is of another kind of model (bert) and is ignored: label names" in done.stderr
 
 
 def test_a_pointer_in_the_place_of_external_data_is_named(thimble, tmp_path):

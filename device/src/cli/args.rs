@@ -243,7 +243,7 @@ fn check(command: Command, options: &Options) -> Result<(), UsageError> {
         return refuse("--lock keeps the file's own pages in RAM, --copy makes others of them; give one");
     }
     if options.input.ids.is_some() && options.input.file.is_some() {
-        return refuse("--ids and --input both say what goes in; give one");
+        return refuse("--ids and --input are both given; give one");
     }
     if options.input.batch.is_some() && options.input.file.is_some() {
         return refuse("--batch repeats one sequence; the tensors of --input have their own");

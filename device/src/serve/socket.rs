@@ -22,7 +22,7 @@ pub enum SocketError {
     Io { path: PathBuf, source: io::Error },
     #[error("--socket {path}: another server listens there; stop it, or name another socket", path = .path.display())]
     Live { path: PathBuf },
-    #[error("--socket {path}: something that is no socket is there and is left alone", path = .path.display())]
+    #[error("--socket {path}: the path exists and is no socket", path = .path.display())]
     NoSocket { path: PathBuf },
 }
 

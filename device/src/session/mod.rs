@@ -83,7 +83,7 @@ pub enum SessionError {
         rows: usize,
     },
     /// `--pin` names cores that the process may not use, or the system has no such call.
-    #[error("--pin: these cores cannot be had: {0}")]
+    #[error("--pin: these cores are not available: {0}")]
     Pin(io::Error),
     /// The model is not the one that was asked for.
     #[error("{file}: its SHA-256 is {found}, not the {wanted} of --sha256")]

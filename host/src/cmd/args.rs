@@ -126,7 +126,7 @@ pub fn bytes(text: &str) -> Result<ByteSize, String> {
         .parse()
         .map_err(|_| format!("'{text}' is not a size; write 12MiB (1024²), 12MB (1000²) or bytes"))?;
     if size.as_u64() == 0 {
-        Err("a budget of 0 bytes holds nothing".into())
+        Err("a budget of 0 bytes fits no file".into())
     } else {
         Ok(size)
     }

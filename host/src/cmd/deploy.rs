@@ -331,7 +331,7 @@ impl Told {
             self.text += &format!("  peak {} of {} available\n", size(peak), size(available));
         }
         if args.max_p95.is_some() && report.board.emulated.is_some() {
-            self.text += "  --max-p95 is not judged: an emulated board has no time\n";
+            self.text += "  --max-p95 is ignored: an emulated board has no time\n";
         }
         let mut errors = Vec::new();
         match &kept {

@@ -185,7 +185,7 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
 
 /// What an emulator leaves open, said every time.
 fn not_shown(target: &Target, report: Option<&Report>) -> Vec<String> {
-    let mut open = vec!["time: the emulator's clock says nothing of the board's".to_string()];
+    let mut open = vec!["time: the emulator's clock does not measure the board".to_string()];
     let emulated = report.and_then(|r| r.board.page_size).unwrap_or(4096);
     if target.page_size.value != emulated {
         open.push(format!(
@@ -229,10 +229,10 @@ impl std::fmt::Display for Told<'_> {
         let bytes = |b: Option<u64>| b.map_or("unknown".to_string(), size);
         if let Some(s) = self.shortage {
             match s.anon {
-                _ if s.during == "boot" => writeln!(f, "does not fit: the kernel did not even boot")?,
+                _ if s.during == "boot" => writeln!(f, "does not fit: the kernel did not boot")?,
                 Some(_) => writeln!(
                     f,
-                    "does not fit: killed for lack of memory, holding {} of its own and {} of the file; the board had {} left",
+                    "does not fit: killed for lack of memory, with {} private and {} of the file; the board had {} left",
                     bytes(s.anon),
                     bytes(s.file),
                     bytes(s.mem_available)
@@ -245,7 +245,7 @@ impl std::fmt::Display for Told<'_> {
             }
             writeln!(f, "  the kernel said: {}", s.kernel_said)?;
             if let Some(peak) = self.wanted {
-                writeln!(f, "it wanted {}: its peak where there is enough", exact(peak))?;
+                writeln!(f, "needs {}: the peak with enough RAM", exact(peak))?;
             }
         }
         if let Some(r) = self.report {

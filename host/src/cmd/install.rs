@@ -87,7 +87,7 @@ fn into_image(image: &Path, partition: Option<u32>, payload: &Payload) -> Result
     let done = sd_image::install(image, partition, payload)?;
     if done.owner_changed {
         say(&format!(
-            "warning: {}: only root can give it back to its owner; it is yours now",
+            "warning: {}: it belongs to you now; only root can restore its owner",
             image.display()
         ));
     }

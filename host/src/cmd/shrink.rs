@@ -397,7 +397,7 @@ fn levers(args: &ShrinkArgs, subject: &Subject) -> Result<(Levers, Option<vocabu
         None => None,
         Some(corpus) => {
             let Some(tokenizer) = subject.tokenizer() else {
-                bail!("--vocab-from: there is no tokenizer beside the model to cut");
+                bail!("--vocab-from: the model has no tokenizer beside it, which this option needs");
             };
             let cut = vocabulary::cut(corpus, tokenizer, subject.config().vocab_size).context("--vocab-from")?;
             say(&format!(

@@ -55,7 +55,7 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     // A board reads its weights in place, where rewriting would move them to.
     if artifact::open(file.bytes()).is_ok() {
         bail!(
-            "{}: is thimble's own file, laid out for the board; thimble export and thimble shrink make smaller ones",
+            "{}: is a thimble file, laid out for the board; thimble export and thimble shrink make smaller ones",
             args.file.display()
         );
     }
@@ -117,13 +117,11 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     }
     // Whoever reads a value decides what a runtime may fuse it with, and these change who does.
     if done.duplicates + done.transposed + done.dead_nodes > 0 || !options.outputs.is_empty() || options.strip_shapes {
-        say(
-            "note: the graph computes the same; a runtime may fuse it otherwise, and then the last bits round otherwise",
-        );
+        say("note: the graph computes the same; results may differ in the last bits if the runtime fuses differently");
     }
     if slimmed.data.is_none() && data_path.exists() {
         say(&format!(
-            "note: {} lies there from before; the model does not refer to it",
+            "note: {} is left from an earlier run; the model does not refer to it",
             data_path.display()
         ));
     }

@@ -193,7 +193,7 @@ pub fn decompose(file: &OnnxFile, wanted: &Wanted) -> Result<Option<Decomposed>,
     let mut notes = Vec::new();
     if !fused.is_empty() {
         notes.push(format!(
-            "its fused operators ({}) are read as the standard ones they state",
+            "its fused operators ({}) are read as the equivalent standard operators",
             listed(&fused)
         ));
     }
@@ -307,7 +307,7 @@ impl<'f, 'a> Decomposition<'f, 'a> {
             "GatherBlockQuantized" => self.gather_blocks(node),
             op if op.starts_with("QLinear") => self.qlinear(node),
             _ => Err(Problem::Other(
-                "is an operator of ONNX Runtime's own that thimble does not take apart".into(),
+                "is an operator of ONNX Runtime that thimble cannot decompose".into(),
             )),
         }
     }
