@@ -19,7 +19,7 @@ use thimble_shared::model::{Config, Head};
 pub struct RunArgs {
     /// Run this model: a thimble file, a checkpoint, or another tool's ONNX
     pub file: PathBuf,
-    /// Run on this text; a masked LM fills [MASK]
+    /// Run on this text; a masked LM fills its mask tokens
     #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
     pub text: Option<String>,
     /// Add a second text: the context of a question, or one choice each time for multiple choice

@@ -13,8 +13,8 @@ use thimble_shared::artifact;
 pub struct SlimArgs {
     /// Read this ONNX file, ALBERT or not. Results may differ in the last bits if the runtime fuses differently
     pub file: PathBuf,
-    /// Write the ONNX file here. External data goes to OUT.onnx.data, by way of OUT.onnx.<SHA-256>.data when it replaces a
-    /// file
+    /// Write the ONNX file here. External data goes to OUT.onnx.data; when it replaces a file, first under a name with its
+    /// checksum
     #[arg(short, long, value_name = "OUT.onnx")]
     pub output: PathBuf,
     /// Keep only these outputs (inner values are allowed) and the inputs and nodes they need
