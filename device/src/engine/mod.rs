@@ -210,7 +210,7 @@ impl Engine {
         memory::need(&graph.config, &formats, Work { rows, seq, threads }, file)
     }
 
-    /// Takes the times of everything computed from here on, until [`Profile::stop`].
+    /// Takes the times of everything computed from here on, until `Profile::stop`.
     pub fn profile(&self) -> &Profile {
         &self.context.profile
     }
