@@ -45,7 +45,7 @@ pub struct EmulateArgs {
     /// Boot this arm64 kernel: an Image or a Debian package [default: Debian's, fetched with apt]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// Store the model there [default: disk, or initramfs when the kernel has no modules]
+    /// Choose where the model is stored [default: disk, or initramfs when the kernel has no modules]
     #[arg(long, value_enum)]
     pub storage: Option<crate::boards::emulator::initramfs::Storage>,
     /// Use this aarch64 thimble-device [default: where scripts/cross-build leaves it]

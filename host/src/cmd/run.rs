@@ -22,7 +22,7 @@ pub struct RunArgs {
     /// Run on this text; a masked LM fills its mask tokens
     #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
     pub text: Option<String>,
-    /// Add a second text: the context of a question, or one choice each time for multiple choice
+    /// Add a second text: the context of a question; for multiple choice, give it once per choice
     #[arg(long, requires = "text")]
     pub pair: Vec<String>,
     /// Run on these token ids, separated by commas
