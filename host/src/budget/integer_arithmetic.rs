@@ -3,7 +3,6 @@
 //! the one with `w8` in the families that cost the least work, if the model's loss is then called better ([`Word`]) or falls
 //! by a quarter.
 
-use crate::boards::cost_model::uses;
 use crate::budget::answer::{Answer, Limits};
 use crate::budget::error::BudgetError;
 use crate::budget::problem::Choice;
@@ -11,6 +10,7 @@ use crate::budget::sensitivity::Study;
 use crate::eval::metrics::{Objective, Score, Word};
 use crate::render::progress::Watch;
 use thimble_shared::dtype::Format;
+use thimble_shared::model::network::uses;
 
 /// Sets of families run to find the least work, beside all of them.
 const RUNS: usize = 8;

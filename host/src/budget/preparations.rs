@@ -2,11 +2,11 @@
 
 use crate::budget::candidates::Bench;
 use crate::budget::error::BudgetError;
-use crate::budget::loss_cache::Digest;
 use crate::budget::problem::Choice;
 use crate::budget::question::affordable_rows;
 use crate::budget::sizes::Sizes;
 use crate::eval::dataset;
+use crate::eval::digest::Digest;
 use crate::eval::runner::Judge;
 use crate::quantize::quantizer::Quantiser;
 use crate::quantize::shift::Reach;

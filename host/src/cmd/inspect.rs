@@ -2,12 +2,12 @@
 
 use super::outcome::Outcome;
 use crate::fs::atomic::{self, write_whole};
+use crate::inspect::causes::title;
+use crate::inspect::growth::Growth;
+use crate::inspect::{Explanation, explain, html};
 use crate::models::checkpoint;
 use crate::models::model_file::onnx_in;
 use crate::onnx::OnnxFile;
-use crate::onnx::inspect::causes::title;
-use crate::onnx::inspect::growth::Growth;
-use crate::onnx::inspect::{Explanation, explain, html};
 use crate::render::text::{Align, exact, percent, printable, say, table, thousands};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
