@@ -1,12 +1,16 @@
 //! The engine that maps a thimble model and computes it in tract plans, as a library: the board's program and the host's
 //! calibration both run it in process. Kernels read weight panels where the file has them; nothing is copied or repacked.
 
+#![deny(unsafe_code)]
+
 pub mod bench;
+#[allow(unsafe_code)]
 pub mod block_cache;
 pub mod cli;
 pub mod engine;
 #[cfg(target_os = "linux")]
 mod guest_init;
+#[allow(unsafe_code)]
 pub mod image;
 pub mod log;
 pub mod platform;

@@ -3,11 +3,14 @@
 //!
 //! Arrows go downwards: `cmd` → `budget`, `boards` → `quantize`, `eval` → `models` → `onnx` → `render`, `fs`.
 
+#![deny(unsafe_code)]
+
 pub mod boards;
 pub mod budget;
 pub mod cli;
 pub mod cmd;
 pub mod eval;
+#[allow(unsafe_code)]
 pub mod fs;
 pub mod models;
 pub mod onnx;

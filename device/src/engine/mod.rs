@@ -4,12 +4,14 @@
 pub mod build;
 pub mod context;
 pub mod elementwise;
+#[allow(unsafe_code)]
 pub mod kernels;
 pub mod ops;
 pub mod profile;
 #[cfg(test)]
 mod shapes;
 pub mod tensors;
+#[allow(unsafe_code)]
 pub mod threads;
 pub mod weight;
 

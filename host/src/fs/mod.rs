@@ -3,4 +3,5 @@
 pub mod atomic;
 pub mod ram;
 pub mod scratch;
+pub mod signals;
 pub mod subprocess;

@@ -4,16 +4,15 @@
 
 pub mod initramfs;
 pub mod kernel;
-mod signals;
 
 use crate::boards::reports;
 use crate::fs::atomic::FileError;
 use crate::fs::scratch::Scratch;
+use crate::fs::signals::{self, PutOff};
 use crate::fs::subprocess::{ToolError, ends_with_us, last_line};
 use crate::render::text::{printable, say, size};
 use initramfs::{INITRAMFS, MODEL_DISK, Storage};
 use kernel::Kernel;
-use signals::PutOff;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -1,4 +1,5 @@
 //! Signals that would end the program while a virtual board runs: they are put off until its files are gone, then raised again.
+//! And one that is an error in place of the end. By libc: rustix has no call that sets what a signal does.
 
 use libc::{SIG_DFL, SIG_IGN, SIGHUP, SIGINT, SIGTERM, c_int, sighandler_t};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -46,6 +47,12 @@ impl Drop for PutOff {
             unsafe { libc::raise(signal) };
         }
     }
+}
+
+/// Makes a write beyond the limit on the size of files (ulimit -f) an error, which names the file.
+pub fn ignore_file_size_limit() {
+    // SAFETY: to ignore a signal needs no handler, and nothing else here has a say in this one.
+    unsafe { libc::signal(libc::SIGXFSZ, SIG_IGN) };
 }
 
 /// Whether one waits.
