@@ -17,7 +17,8 @@ pub struct PutOff {
 }
 
 impl PutOff {
-    pub fn new() -> PutOff {
+    /// Puts them off from here on.
+    pub fn begin() -> PutOff {
         let handler = came as extern "C" fn(c_int) as sighandler_t;
         let put = |signal| {
             // SAFETY: the handler stores to an atomic and does nothing else.

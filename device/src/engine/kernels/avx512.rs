@@ -10,8 +10,8 @@ pub const ROW: Row<F32Product> = Row {
     runs: || Fit::where_there(has_avx512()),
     tiling: OWN_16,
     product: F32Product::Tiles(F32Tiles {
-        f32: |tile| multiply::<f32, false>(tile),
-        f16: Some(|tile| multiply::<half::f16, true>(tile)),
+        f32: multiply::<f32, false>,
+        f16: Some(multiply::<half::f16, true>),
     }),
 };
 

@@ -173,7 +173,7 @@ enum Shown {
 
 /// Boots once with `ram` bytes.
 fn boot(setup: &Setup, ram: u64) -> Result<Shown, BoardError> {
-    let _put_off = PutOff::new();
+    let _put_off = PutOff::begin();
     let dir = Scratch::new().map_err(|e| BoardError::file(&std::env::temp_dir(), e))?;
     let image = initramfs::build(setup, dir.path())?;
     let kernel = &setup.kernel.image;
