@@ -2,13 +2,14 @@
 //! `cmd`. Exit codes: 0 yes, 1 a clear no, 2 usage, I/O or malformed input.
 
 use crate::cmd;
+use crate::fs::signals;
 use crate::render::text::{one_line, printable, say};
 use clap::{Parser, Subcommand};
 use std::io::Write;
 use std::process::ExitCode;
 use thimble_device::block_cache;
+use thimble_device::image::pages;
 use thimble_device::image::sigbus;
-use thimble_device::platform::process;
 
 /// Fits ALBERT on an ARM board: one ONNX file under a byte budget, with the least measured loss.
 #[derive(Debug, Parser)]
@@ -54,13 +55,11 @@ enum Command {
 /// Parses the arguments, runs the command, prints its outcome.
 pub fn main() -> ExitCode {
     sigbus::install("error: ", "start again with the whole file");
-    // A limit on the size of files (ulimit -f) is then an error that names the file, not the end.
-    // SAFETY: to ignore a signal needs no handler, and nothing else here has a say in this one.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    signals::ignore_file_size_limit();
     block_cache::models();
     let command = Cli::parse().command;
     // What the start took of the program is no part of a command's memory.
-    process::forget_program();
+    pages::forget_program();
     let result = match command {
         Command::Export(args) => cmd::export::run(&args),
         Command::Shrink(args) => cmd::shrink::run(&args),

@@ -27,12 +27,14 @@
 //! ```
 
 #![warn(missing_docs)]
+#![deny(unsafe_code)]
 
 pub mod boards;
 pub mod budget;
 pub mod cli;
 pub mod cmd;
 pub mod eval;
+#[allow(unsafe_code)]
 pub(crate) mod fs;
 pub mod inspect;
 pub mod models;

@@ -4,12 +4,14 @@
 pub(crate) mod build;
 pub(crate) mod context;
 pub(crate) mod elementwise;
+#[allow(unsafe_code)]
 pub mod kernels;
 pub(crate) mod ops;
 pub(crate) mod profile;
 #[cfg(test)]
 mod shapes;
 pub mod tensors;
+#[allow(unsafe_code)]
 pub(crate) mod threads;
 pub(crate) mod weight;
 

@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use crate::engine::tensors::TensorError;
 use crate::image::mmap::{self, MapError, ModelFile, ModelMap};
-use crate::platform::{board, process};
+use crate::image::pages;
+use crate::platform::board;
 use crate::{Engine, EngineError, EngineOptions, Image, Input, InputError, Outputs, block_cache};
 use thimble_shared::artifact::tensors::Part;
 use thimble_shared::board::memory::Need;
@@ -178,7 +179,7 @@ impl Session {
         })?;
         crate::HEAP.release();
         block_cache::repeating();
-        process::forget_code();
+        pages::forget_code();
         let load_ms = milliseconds(start);
         Ok(Session {
             engine,

@@ -2,6 +2,7 @@
 //! their covariance, the second moments around it. In: a model and rows; out: [`Statistics`], from which `round` chooses int8
 //! and int4 numbers. The mean's own error goes into the bias, so rounding need only mind what differs from it.
 
+#[allow(unsafe_code)] // the matrix products of the crate `matrixmultiply` take pointers
 pub mod factor;
 pub mod round;
 mod steps;
