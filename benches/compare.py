@@ -183,7 +183,7 @@ def where(file, seq):
     profile = json.loads(sh(DEVICE, "bench", file, "--seq", str(seq), "--threads", "1", "--profile", "--json"))["profile"]
     parts = {f"linear maps: {kind}": ms for kind, ms in profile["linear_ms"].items()}
     for op in profile["ops"]:
-        name = "linear maps: quantise and pack" if op["op"].endswith(": pack") else op["op"] if op["op"] in ("attention", "norm", "embed") else None
+        name = "linear maps: quantize and pack" if op["op"].endswith(": pack") else op["op"] if op["op"] in ("attention", "norm", "embed") else None
         if name:
             parts[name] = parts.get(name, 0) + op["ms"]
     return parts | {"the rest": profile["ms"] - sum(parts.values())}
@@ -315,8 +315,8 @@ def main():
         + f". {args.rounds} rounds of {args.runs} runs after {args.warmup}; made by `benches/compare`.\n",
         f"Load average while measuring: {min(loads):.1f} to {max(loads):.1f}"
         + ("; the machine was busy with other work: read the ratios, not the times.\n" if min(loads) > 1.5 else ".\n"),
-        "int8 of ONNX Runtime, tract and rten: `quantize_dynamic` (per channel, QInt8) of the fp32 model with plain row-major weights, "
-        "the repair by hand that makes it quantise every layer; its activations are quantised per tensor, thimble's per token.",
+        "int8 of ONNX Runtime, tract and rten is `quantize_dynamic` (per channel, QInt8) of the fp32 model with plain row-major weights; "
+        "this manual repair makes it quantize every layer. It quantizes activations per tensor, thimble per token.",
     ]
     result = "\n".join(head + text) + "\n"
     (out / "compare.json").write_text(json.dumps(raw, indent=1) + "\n")

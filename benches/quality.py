@@ -1,6 +1,6 @@
-"""What quantising costs, judged by ONNX Runtime on the files thimble wrote: the solver beside round-to-nearest of the same
+"""What quantizing costs, judged by ONNX Runtime on the files thimble wrote: the solver beside round-to-nearest of the same
 size, on trained models, on the same models made hard (scripts/spoil), on albert-base's shape at three budgets, and on
-PL-BERT (scripts/plbert), a real model with activation outliers, beside what ONNX Runtime quantises itself.
+PL-BERT (scripts/plbert), a real model with activation outliers, beside what ONNX Runtime quantizes itself.
 
     benches/quality [--out DIR] [--only NAME] [--plbert FOLDER]    (a wrapper that finds Python and builds the programs)
 

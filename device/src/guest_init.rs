@@ -2,10 +2,12 @@
 //! the kernel modules it was given, runs itself on the model, says on the console how that ended, and switches off. Lines
 //! for the host begin with [`MARK`]; everything it is told lies in /thimble/ of the initramfs.
 
-use std::ffi::{CString, OsString};
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
+use rustix::system::{RebootCommand, finit_module, reboot};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -23,11 +25,9 @@ pub fn main() -> ! {
         tell(&format!("problem {problem}"));
     }
     let _ = io::stdout().flush();
-    // SAFETY: neither call takes a pointer. Nothing on this machine is to be kept: its disk is mounted read-only.
-    unsafe {
-        libc::sync();
-        libc::reboot(libc::RB_POWER_OFF);
-    }
+    // Nothing on this machine is to be kept: its disk is mounted read-only.
+    rustix::fs::sync();
+    let _ = reboot(RebootCommand::PowerOff);
     // A kernel that cannot switch off: its first process must not end.
     loop {
         std::thread::park();
@@ -40,13 +40,13 @@ fn tell(text: &str) {
 }
 
 fn work() -> Result<(), String> {
-    mount("devtmpfs", "/dev", "devtmpfs", 0).or_else(|e| match Path::new("/dev/null").exists() {
+    mount("devtmpfs", "/dev", "devtmpfs", MountFlags::empty()).or_else(|e| match Path::new("/dev/null").exists() {
         // A kernel with CONFIG_DEVTMPFS_MOUNT has done it.
         true => Ok(()),
         false => Err(e),
     })?;
-    mount("proc", "/proc", "proc", 0)?;
-    mount("sysfs", "/sys", "sysfs", 0)?;
+    mount("proc", "/proc", "proc", MountFlags::empty())?;
+    mount("sysfs", "/sys", "sysfs", MountFlags::empty())?;
     for module in lines("/thimble/modules")? {
         load_module(&module)?;
     }
@@ -58,7 +58,7 @@ fn work() -> Result<(), String> {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        mount(device, "/model", kind, libc::MS_RDONLY)?;
+        mount(device, "/model", kind, MountFlags::RDONLY)?;
     }
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let figure = |name: &str| {
@@ -90,33 +90,16 @@ fn lines(path: &str) -> Result<Vec<String>, String> {
     Ok(text.lines().map(str::to_string).collect())
 }
 
-fn mount(what: &str, at: &str, kind: &str, flags: libc::c_ulong) -> Result<(), String> {
+fn mount(what: &str, at: &str, kind: &str, flags: MountFlags) -> Result<(), String> {
     fs::create_dir_all(at).map_err(|e| format!("{at}: {e}"))?;
-    let text = |s: &str| CString::new(s).map_err(|_| format!("{s:?} holds a NUL"));
-    let (source, target, fstype) = (text(what)?, text(at)?, text(kind)?);
-    // SAFETY: three NUL-terminated strings that live through the call; no data for the file system.
-    let done = unsafe {
-        libc::mount(
-            source.as_ptr(),
-            target.as_ptr(),
-            fstype.as_ptr(),
-            flags,
-            std::ptr::null(),
-        )
-    };
-    match done {
-        0 => Ok(()),
-        _ => Err(format!("cannot mount {what} at {at}: {}", io::Error::last_os_error())),
-    }
+    rustix::mount::mount(what, at, kind, flags, None)
+        .map_err(|e| format!("cannot mount {what} at {at}: {}", io::Error::from(e)))
 }
 
 fn load_module(path: &str) -> Result<(), String> {
     let file = File::open(path).map_err(|e| format!("{path}: {e}"))?;
-    // SAFETY: an open descriptor, an empty NUL-terminated string of parameters, and no flags.
-    let done = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
-    match io::Error::last_os_error() {
-        _ if done == 0 => Ok(()),
-        error if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-        error => Err(format!("{path} cannot be loaded: {error}")),
+    match finit_module(&file, c"", 0) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(e) => Err(format!("{path} cannot be loaded: {}", io::Error::from(e))),
     }
 }

@@ -18,13 +18,16 @@
 //! ```
 
 #![warn(missing_docs)]
+#![deny(unsafe_code)]
 
 pub mod bench;
+#[allow(unsafe_code)]
 pub mod block_cache;
 pub mod cli;
 pub mod engine;
 #[cfg(target_os = "linux")]
 mod guest_init;
+#[allow(unsafe_code)]
 pub mod image;
 pub(crate) mod log;
 pub mod platform;

@@ -4,9 +4,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use thimble::inspect::{explain, html};
 use thimble::models::onnx_import::{self, ImportOptions};
 use thimble::onnx::OnnxFile;
-use thimble::onnx::inspect::{explain, html};
 use thimble::onnx::slim::{Options, slim};
 use thimble_fuzz::{Allowance, bounded, one_line, put};
 

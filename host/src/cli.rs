@@ -2,13 +2,14 @@
 //! `cmd`. Exit codes: 0 yes, 1 a clear no, 2 usage, I/O or malformed input.
 
 use crate::cmd;
+use crate::fs::signals;
 use crate::render::text::{one_line, printable, say};
 use clap::{Parser, Subcommand};
 use std::io::Write;
 use std::process::ExitCode;
 use thimble_device::block_cache;
+use thimble_device::image::pages;
 use thimble_device::image::sigbus;
-use thimble_device::platform::process;
 
 /// Fits ALBERT on an ARM board: one ONNX file under a byte budget, with the least measured loss.
 #[derive(Debug, Parser)]
@@ -25,42 +26,40 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Checkpoint or another tool's ONNX → one ONNX file, in one number format throughout
+    /// Convert a checkpoint or another tool's ONNX to one ONNX file in one number format
     Export(cmd::export::ExportArgs),
-    /// Checkpoint or another tool's ONNX → the ONNX file with the least measured loss under a byte budget
+    /// Choose number formats so that the file fits a byte budget with the least measured loss
     Shrink(Box<cmd::shrink::ShrinkArgs>),
-    /// Where the bytes of a file are, and whether its nodes state what it says of itself
+    /// Show where the bytes of an ONNX file are; check that a thimble file's nodes match its metadata
     Inspect(cmd::inspect::InspectArgs),
-    /// A smaller ONNX file that computes the same, for any ONNX
+    /// Remove copies and unused data from any ONNX file; the graph computes the same
     Slim(cmd::slim::SlimArgs),
-    /// How far apart two models are
+    /// Measure how far the outputs of two models differ
     Verify(cmd::verify::VerifyArgs),
-    /// One inference on this machine, answered as a person would read it
+    /// Run one inference on this machine and print the answer
     Run(cmd::run::RunArgs),
-    /// The boards thimble knows
+    /// List the known boards, or describe one
     Targets(cmd::targets::TargetsArgs),
-    /// Boots the virtual board of a target with a model: memory as a real kernel counts it
+    /// Boot a virtual board with the model and report the memory that its kernel counts
     Emulate(cmd::emulate::EmulateArgs),
-    /// Checks a board over ssh, sends program and model, measures, compares
+    /// Send program and model to a board over ssh, measure there, and compare the report
     Deploy(cmd::deploy::DeployArgs),
-    /// Bench reports side by side: a table, Markdown or one HTML page
+    /// Show bench reports side by side: a table, Markdown or one HTML page
     Report(cmd::report::ReportArgs),
-    /// An arm64 Debian package of device program, model and unit
+    /// Build an arm64 Debian package of the device program, the model and a systemd unit
     Package(cmd::package::PackageArgs),
-    /// Device program, model and unit into a mounted root file system or an SD card's image
+    /// Install program, model and unit into a mounted root file system or an SD-card image
     Install(cmd::install::InstallArgs),
 }
 
 /// Parses the arguments, runs the command, prints its outcome.
 pub fn main() -> ExitCode {
     sigbus::install("error: ", "start again with the whole file");
-    // A limit on the size of files (ulimit -f) is then an error that names the file, not the end.
-    // SAFETY: to ignore a signal needs no handler, and nothing else here has a say in this one.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    signals::ignore_file_size_limit();
     block_cache::models();
     let command = Cli::parse().command;
     // What the start took of the program is no part of a command's memory.
-    process::forget_program();
+    pages::forget_program();
     let result = match command {
         Command::Export(args) => cmd::export::run(&args),
         Command::Shrink(args) => cmd::shrink::run(&args),

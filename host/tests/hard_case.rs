@@ -128,7 +128,7 @@ fn powers_of_two_between_adjacent_weights_cost_nothing() {
     let same = loss(&model, &equalise(&model), &rows.rows[..50]);
     assert!(
         same.outputs.values().all(|d| d.max_abs == 0.0),
-        "equalising keeps it so: {same:?}"
+        "equalizing keeps it so: {same:?}"
     );
 
     let (nearest, solved) = shrunk(&model, &rows);

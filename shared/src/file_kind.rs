@@ -463,9 +463,7 @@ impl fmt::Display for FileKind {
             FileKind::ShardIndex => "the index of a sharded checkpoint; thimble export makes an ONNX file of it",
             FileKind::Empty => "an empty file",
             FileKind::Html => "an HTML page, not a model: a sign-in or error page was saved; fetch the file again",
-            FileKind::ErrorPage => {
-                "a server's answer that there is no such file or no leave to read it; fetch the file again"
-            }
+            FileKind::ErrorPage => "a server's error message (file not found or access denied); fetch the file again",
             FileKind::OrtFlatbuffer => {
                 "ONNX Runtime's own format (.ort), which only ONNX Runtime reads; name the .onnx file it was made from"
             }

@@ -261,7 +261,7 @@ def test_quantised_files_are_refused_by_name(thimble, tmp_path):
     path = tmp_path / "int8.onnx"
     quantize_dynamic(FIXTURES / "exported" / "seq_torch2.6_opset11.onnx", path, weight_type=QuantType.QInt8)
     done = thimble.run("export", path, "-o", tmp_path / "out.onnx", code=2)
-    one_clear_line(done, "int8.onnx", "already quantised", "nodes such as")
+    one_clear_line(done, "int8.onnx", "already quantized", "nodes such as")
     assert not (tmp_path / "out.onnx").exists()
 
 

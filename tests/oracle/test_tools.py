@@ -91,7 +91,7 @@ def test_a_config_of_another_model_is_named(thimble, tmp_path):
     shutil.copy(WILD / "onnx" / "e05_softmax.onnx", tmp_path / "model.onnx")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     done = thimble.run("export", tmp_path / "model.onnx", "-o", tmp_path / "out.onnx")
-    assert "config.json is of another kind of model (bert) and is left alone: label names" in done.stderr
+    assert "config.json is of another kind of model (bert) and is ignored: label names" in done.stderr
 
 
 def test_a_pointer_in_the_place_of_external_data_is_named(thimble, tmp_path):
@@ -450,7 +450,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantised_files_are_read_when_asked_to(thimble, tmp_path, kind):
     path, out = quantised(kind, tmp_path / "int8.onnx"), tmp_path / "out.onnx"
-    one_clear_line(thimble.run("export", path, "-o", out, code=2), "already quantised", "--dequantize")
+    one_clear_line(thimble.run("export", path, "-o", out, code=2), "already quantized", "--dequantize")
     done = thimble.run("export", path, "-o", out, "--dequantize")
     assert "stays lost" in done.stderr
     feeds = rows(97)
@@ -497,7 +497,7 @@ def test_a_quantised_file_is_never_called_no_albert(thimble, tmp_path):
 def test_quantised_weights_are_the_files_own(thimble, tmp_path, name):
     """Of each stored table: (q - zero point) · scale, to the bit of f32."""
     source, out = WILD / "onnx" / f"{name}.onnx", tmp_path / "out.onnx"
-    one_clear_line(thimble.run("export", source, "-o", out, code=2), "already quantised", "--dequantize")
+    one_clear_line(thimble.run("export", source, "-o", out, code=2), "already quantized", "--dequantize")
     thimble.run("export", source, "-o", out, "--dequantize")
     stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(source).graph.initializer}
     made = layout.read(out)

@@ -28,7 +28,7 @@ struct Model {
     vocab: Option<Listed>,
 }
 
-/// The member of a tokenizer.json's `decoder` that holds [`Outline::max_length`].
+/// The member of a tokenizer.json's `decoder` that holds `Outline::max_length`.
 pub const MAX_LENGTH: &str = "model_max_length";
 
 /// What the tokenizers library does not know of.

@@ -11,6 +11,7 @@ use super::timing::{Limits, Runs, judge, summarise, time};
 use super::warnings::{Observed, warnings};
 use crate::Input;
 use crate::image::mmap::ModelFile;
+use crate::image::pages;
 use crate::platform::power::{self, Sampler, Sensor};
 use crate::platform::process::{self, Resident};
 use crate::platform::thermal::{self, Throttle};
@@ -214,7 +215,7 @@ impl Start {
     pub fn now(drop: Option<&ModelFile>, power: bool) -> Start {
         let sensor = Some(Path::new("/")).filter(|_| power).and_then(Sensor::find);
         let idle_watts = sensor.as_ref().and_then(Sensor::idle);
-        let cold = drop.map(|model| control::drop_from_cache(model.file()));
+        let cold = drop.map(|model| pages::drop_from_cache(model.file()));
         Start {
             load: control::load_average(),
             cold,

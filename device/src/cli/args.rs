@@ -61,19 +61,19 @@ fn flags() -> impl Iterator<Item = &'static Flag> {
 /// The text of `--help`, from the table of options.
 pub fn help() -> String {
     let mut text = String::from(
-        "thimble-device: runs and measures a thimble model on this board\n\n\
+        "thimble-device: run and measure a thimble model on this board\n\n\
          Usage:\n  \
-         thimble-device info [FILE] [options]   the board, and what a model holds\n  \
-         thimble-device run FILE [options]      one pass, outputs shown or written\n  \
-         thimble-device bench FILE [options]    latency, memory, faults, temperature\n  \
-         thimble-device serve FILE [options]    answers JSON lines, on stdin or a socket, until told to end\n\nOptions:\n",
+         thimble-device info [FILE] [options]   describe the board and the model\n  \
+         thimble-device run FILE [options]      compute one pass; print or write the outputs\n  \
+         thimble-device bench FILE [options]    measure latency, memory, page faults and temperature\n  \
+         thimble-device serve FILE [options]    answer JSON lines on stdin or a socket until stopped\n\nOptions:\n",
     );
     for flag in flags() {
         let takers: Vec<&str> = flag.takes.iter().map(|c| c.name()).collect();
         let left = format!("--{} {}", flag.name, flag.value);
         text += &format!("  {left:<22} {} [{}]\n", flag.help, takers.join(", "));
     }
-    text + "  -h, --help             this text\n  -V, --version          version\n\n\
+    text + "  -h, --help             print this text\n  -V, --version          print the version\n\n\
             Exit codes: 0 yes, 1 a limit does not hold, 2 usage, I/O or malformed input.\n"
 }
 
@@ -243,7 +243,7 @@ fn check(command: Command, options: &Options) -> Result<(), UsageError> {
         return refuse("--lock keeps the file's own pages in RAM, --copy makes others of them; give one");
     }
     if options.input.ids.is_some() && options.input.file.is_some() {
-        return refuse("--ids and --input both say what goes in; give one");
+        return refuse("--ids and --input are both given; give one");
     }
     if options.input.batch.is_some() && options.input.file.is_some() {
         return refuse("--batch repeats one sequence; the tensors of --input have their own");

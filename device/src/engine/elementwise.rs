@@ -21,6 +21,7 @@ macro_rules! multiversion {
                 }
                 if is_x86_feature_detected!("avx2") {
                     // SAFETY: the CPU has AVX2, the only feature the function is compiled for.
+                    #[allow(unsafe_code)]
                     return unsafe { avx2($($arg),*) };
                 }
             }

@@ -4,12 +4,14 @@
 pub(crate) mod build;
 pub(crate) mod context;
 pub(crate) mod elementwise;
+#[allow(unsafe_code)]
 pub mod kernels;
 pub(crate) mod ops;
 pub(crate) mod profile;
 #[cfg(test)]
 mod shapes;
 pub mod tensors;
+#[allow(unsafe_code)]
 pub(crate) mod threads;
 pub(crate) mod weight;
 
@@ -210,7 +212,7 @@ impl Engine {
         memory::need(&graph.config, &formats, Work { rows, seq, threads }, file)
     }
 
-    /// Takes the times of everything computed from here on, until [`Profile::stop`].
+    /// Takes the times of everything computed from here on, until `Profile::stop`.
     pub fn profile(&self) -> &Profile {
         &self.context.profile
     }

@@ -172,7 +172,9 @@ unsafe impl<T: Send> Sync for Start<T> {}
 impl<T> Start<T> {
     /// The `i`-th chunk of `size` of `len` elements.
     ///
-    /// SAFETY: `len` elements are borrowed for as long as the chunk is used, and nobody else has this chunk.
+    /// # Safety
+    ///
+    /// There are so many chunks, `len` elements are borrowed for as long as this one is used, and nobody else has it.
     #[allow(clippy::mut_from_ref)]
     unsafe fn chunk(&self, i: usize, size: usize, len: usize) -> &mut [T] {
         let first = i * size;
@@ -224,7 +226,7 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `f(0..tasks)`, in any order and at the same time.
+    /// Calls `f(0..tasks)`, each number once, in any order and at the same time.
     pub fn each(&self, tasks: usize, f: impl Fn(usize) + Sync) {
         let free = |shared: &&Arc<Shared>| tasks > 1 && !shared.taken.swap(true, Ordering::Acquire);
         // Called by a task of its own, or by two threads at once: the workers are busy as it is.

@@ -3,6 +3,7 @@
 
 pub mod buffer;
 pub mod mmap;
+pub mod pages;
 pub mod sigbus;
 
 use crate::image::buffer::{ALIGNMENT, Buffer};

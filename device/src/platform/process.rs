@@ -74,76 +74,6 @@ fn parse_faults(stat: &str) -> Option<(u64, u64)> {
     Some((fields.get(9)?.parse().ok()?, fields.get(7)?.parse().ok()?))
 }
 
-/// Lets go of the program's code as far as it has been read: what loading alone needed is not resident afterwards, what
-/// inference needs comes back from the page cache, a few hundred minor faults once.
-pub fn forget_code() {
-    #[cfg(target_os = "linux")]
-    if let Some(code) = read("/proc/self/smaps").and_then(|maps| clean_code(&maps, forget_code as *const () as usize)) {
-        // SAFETY: these pages are the file's own, so the kernel reads the same bytes again.
-        unsafe { libc::madvise(code.start as *mut libc::c_void, code.len(), libc::MADV_DONTNEED) };
-    }
-}
-
-/// Lets go of the program's code and of its constants: what [`forget_code`] does, and the same for what starting it read of the
-/// file beside the code, its relocations above all.
-pub fn forget_program() {
-    forget_code();
-    #[cfg(target_os = "linux")]
-    for part in read("/proc/self/smaps").map_or_else(Vec::new, |maps| {
-        clean_constants(&maps, forget_code as *const () as usize)
-    }) {
-        // SAFETY: as in `forget_code`: the file's own pages, which nobody has changed.
-        unsafe { libc::madvise(part.start as *mut libc::c_void, part.len(), libc::MADV_DONTNEED) };
-    }
-}
-
-/// The mappings in /proc/self/smaps of the file whose code holds `address` that are only read and in which nobody has changed a
-/// page: not what the loader relocated.
-#[cfg(target_os = "linux")]
-fn clean_constants(maps: &str, address: usize) -> Vec<std::ops::Range<usize>> {
-    let Some(code) = clean_code(maps, address) else {
-        return vec![];
-    };
-    let mut file = None;
-    let mut areas = Vec::new();
-    for line in maps.lines() {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let ends = fields.first().and_then(|first| first.split_once('-'));
-        let number = |text| usize::from_str_radix(text, 16).ok();
-        if let Some((start, end)) = ends.and_then(|(start, end)| Some((number(start)?, number(end)?))) {
-            let path = fields.get(5).copied().unwrap_or_default();
-            if start == code.start {
-                file = Some(path);
-            }
-            areas.push((start..end, fields[1] == "r--p", path, false));
-        } else if let (Some(("Anonymous:", "0")), Some(area)) =
-            (fields.first().copied().zip(fields.get(1).copied()), areas.last_mut())
-        {
-            area.3 = true;
-        }
-    }
-    let clean = areas
-        .into_iter()
-        .filter(|(_, read, path, clean)| *read && *clean && Some(*path) == file);
-    clean.map(|(range, ..)| range).collect()
-}
-
-/// The mapping in /proc/self/smaps that holds `address`, if it is a file's code in which nobody has changed a page, as
-/// debuggers do for a breakpoint and some loaders for all of it.
-#[cfg(target_os = "linux")]
-fn clean_code(maps: &str, address: usize) -> Option<std::ops::Range<usize>> {
-    let mut lines = maps.lines();
-    let range = lines.find_map(|line| {
-        let mut fields = line.split_whitespace();
-        let (start, end) = fields.next()?.split_once('-')?;
-        let range = usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?;
-        let code = fields.next()? == "r-xp" && fields.nth(3)?.starts_with('/') && !line.ends_with(" (deleted)");
-        (code && range.contains(&address)).then_some(range)
-    })?;
-    let own: Vec<&str> = lines.take_while(|line| !line.starts_with("VmFlags")).collect();
-    (kilobytes(&own.join("\n"), "Anonymous") == Some(0)).then_some(range)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,43 +103,6 @@ mod tests {
             }
         );
         assert_eq!(Resident::parse("", ""), Resident::default());
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn only_unchanged_code_is_let_go() {
-        let entry =
-            |head: &str, anonymous: &str| format!("{head}\nRss: 4 kB\nAnonymous: {anonymous} kB\nVmFlags: rd ex\n");
-        let maps = [
-            entry("5000-6000 r--p 00000000 fe:00 12 /bin/a b", "0"),
-            entry("6000-9000 r-xp 00001000 fe:00 12 /bin/a b", "0"),
-            entry("a000-b000 r-xp 00001000 fe:00 12 /bin/patched", "4"),
-            entry("b000-c000 r-xp 00000000 00:00 0 [vdso]", "0"),
-            entry("c000-d000 r-xp 00000000 00:01 7 /memfd:text (deleted)", "0"),
-            entry("d000-e000 rwxp 00000000 00:00 0 ", "0"),
-        ]
-        .concat();
-        assert_eq!(clean_code(&maps, 0x6000), Some(0x6000..0x9000));
-        for none in [0x5fff, 0x9000, 0xa000, 0xb000, 0xc000, 0xd000] {
-            assert_eq!(clean_code(&maps, none), None, "{none:x}");
-        }
-        // The code read again is what it was.
-        forget_code();
-        assert_eq!(clean_code(&maps, 0x8fff), Some(0x6000..0x9000));
-        let own = |start: &str, anonymous: &str| entry(&format!("{start} r--p 00000000 fd:00 7 /bin/x"), anonymous);
-        let code = entry("2000-3000 r-xp 00000000 fd:00 7 /bin/x", "0");
-        let other = entry("5000-6000 r--p 00000000 fd:00 8 /bin/y", "0");
-        let maps = [
-            own("1000-2000", "0"),
-            code,
-            own("3000-4000", "0"),
-            own("4000-5000", "8"),
-            other,
-        ]
-        .concat();
-        assert_eq!(clean_constants(&maps, 0x2800), [0x1000..0x2000, 0x3000..0x4000]);
-        forget_program();
-        assert_eq!("still here".len(), 10);
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod queue;
 mod request;
 mod sequence;
 pub mod settings;
+#[allow(unsafe_code)]
+mod signals;
 mod socket;
 mod stats;
 mod system;
@@ -30,9 +32,10 @@ use self::client::{Client, Line, Lines, Patient};
 use self::queue::{Limits, Queue, Work};
 use self::request::{Asked, Id, Infer, Model};
 use self::settings::Settings;
+use self::signals::EndSignals;
 use self::socket::{Bound, SocketError};
 use self::stats::Stats;
-use self::system::{EndSignals, Stdin, Stdout};
+use self::system::{Stdin, Stdout};
 use self::text::Texts;
 use crate::session::{Session, SessionError};
 
@@ -430,7 +433,7 @@ impl Server {
     fn listen(self: &Arc<Server>, path: &Path) -> Result<Option<Standard>, ServeError> {
         let clients = self.settings.clients;
         let needed = clients as u64 + DESCRIPTORS;
-        let most = system::allow_descriptors(needed).map_err(ServeError::Start)?;
+        let most = system::allow_descriptors(needed);
         if most < needed {
             return Err(ServeError::Descriptors { clients, needed, most });
         }

@@ -402,7 +402,7 @@ impl Model {
             Some(_) => return Err("\"at\" is a list of positions, like [3, 5]".into()),
         };
         let mut infer = match (raw.ids, raw.text) {
-            (Some(_), Some(_)) => return Err("\"ids\" and \"text\" both say what goes in; give one".into()),
+            (Some(_), Some(_)) => return Err("\"ids\" and \"text\" are both given; give one".into()),
             (None, Some(text)) => self.encode(&text, raw.pair.as_deref(), raw.choices, raw.types)?,
             (ids, None) => {
                 if raw.pair.is_some() {
@@ -439,7 +439,7 @@ impl Model {
     fn sequences(&self, ids: Option<List>, choices: Option<List>, types: Option<List>) -> Result<Infer, String> {
         let several = self.config.head == Head::MultipleChoice;
         let (name, rows) = match (ids, choices) {
-            (Some(_), Some(_)) => return Err("\"ids\" and \"choices\" both say what goes in; give one".into()),
+            (Some(_), Some(_)) => return Err("\"ids\" and \"choices\" are both given; give one".into()),
             (Some(List::Numbers(ids)), None) if !several => ("ids", vec![ids]),
             (Some(_), None) if !several => {
                 return Err("\"ids\" is one sequence, like [2, 17, 3]; send one request for each".into());
@@ -462,7 +462,7 @@ impl Model {
                     self.config.head.name()
                 ));
             }
-            (_, None) => return Err("nothing goes in: give \"ids\", like [2, 17, 3]".into()),
+            (_, None) => return Err("no input: give \"ids\", like [2, 17, 3]".into()),
         };
         let types: Vec<Option<Vec<i64>>> = match types {
             None => vec![None; rows.len()],

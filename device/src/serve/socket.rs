@@ -1,9 +1,11 @@
 //! The Unix socket of a server: taken only when no other server has it, with the permissions asked for from its first
 //! moment, and removed at the end if it is still the same.
 
+use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::io::Errno;
+use rustix::process::umask;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -22,7 +24,7 @@ pub enum SocketError {
     Io { path: PathBuf, source: io::Error },
     #[error("--socket {path}: another server listens there; stop it, or name another socket", path = .path.display())]
     Live { path: PathBuf },
-    #[error("--socket {path}: something that is no socket is there and is left alone", path = .path.display())]
+    #[error("--socket {path}: the path exists and is no socket", path = .path.display())]
     NoSocket { path: PathBuf },
 }
 
@@ -67,11 +69,10 @@ pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), SocketError
     }
     // Changing the mode afterwards would leave a moment in which anyone may connect.
     let alone = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
-    // SAFETY: umask takes an integer and cannot fail. It is the whole process's: nobody else sets it meanwhile.
-    let before = unsafe { libc::umask(!(mode as libc::mode_t) & 0o777) };
+    // It is the whole process's: nobody else sets it meanwhile.
+    let before = umask(Mode::from_raw_mode(!mode & 0o777));
     let bound = UnixListener::bind(path);
-    // SAFETY: as above.
-    unsafe { libc::umask(before) };
+    umask(before);
     drop(alone);
     let listener = bound.map_err(failed)?;
     let made = fs::symlink_metadata(path).map_err(failed)?;
@@ -90,13 +91,10 @@ static UMASK: Mutex<()> = Mutex::new(());
 fn lock(folder: &File) -> io::Result<()> {
     let patience = Instant::now() + PATIENCE;
     loop {
-        // SAFETY: the descriptor is open.
-        if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-            return Ok(());
-        }
-        let e = io::Error::last_os_error();
-        if e.kind() != io::ErrorKind::WouldBlock {
-            return Err(e);
+        match flock(folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) => {}
+            Err(e) => return Err(e.into()),
         }
         if Instant::now() > patience {
             return Err(io::Error::other("another program holds its folder locked"));

@@ -46,7 +46,7 @@ mod with {
                     let found = ModelFile::open(&beside).and_then(|file| file.sha256());
                     if own.as_ref() != Some(&found.map_err(SessionError::from)?) {
                         log::line(&format!(
-                            "note: {} is not the tokenizer the model was written with and is left alone; --tokenizer takes any",
+                            "note: {} is not the tokenizer the model was written with and is ignored; --tokenizer takes any",
                             beside.display()
                         ));
                         return Ok(Texts(None));

@@ -59,7 +59,7 @@ fn ids_input(config: &Config, source: &InputSource) -> Input {
     }
 }
 
-/// ALBERT's [CLS] 2 and [SEP] 3 around ids spread over the vocabulary: the same on every board.
+/// ALBERT's `[CLS]` 2 and `[SEP]` 3 around ids spread over the vocabulary: the same on every board.
 fn made_up(vocab: usize, seq: usize) -> Vec<i64> {
     let id = |at: usize| match at {
         0 => 2,

@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use crate::engine::tensors::TensorError;
 use crate::image::mmap::{self, MapError, ModelFile, ModelMap};
-use crate::platform::{board, process};
+use crate::image::pages;
+use crate::platform::board;
 use crate::{Engine, EngineError, EngineOptions, Image, Input, InputError, Outputs, block_cache};
 use thimble_shared::artifact::tensors::Part;
 use thimble_shared::board::memory::Need;
@@ -83,7 +84,7 @@ pub enum SessionError {
         rows: usize,
     },
     /// `--pin` names cores that the process may not use, or the system has no such call.
-    #[error("--pin: these cores cannot be had: {0}")]
+    #[error("--pin: these cores are not available: {0}")]
     Pin(io::Error),
     /// The model is not the one that was asked for.
     #[error("{file}: its SHA-256 is {found}, not the {wanted} of --sha256")]
@@ -178,7 +179,7 @@ impl Session {
         })?;
         crate::HEAP.release();
         block_cache::repeating();
-        process::forget_code();
+        pages::forget_code();
         let load_ms = milliseconds(start);
         Ok(Session {
             engine,

@@ -7,8 +7,8 @@ use thimble_shared::artifact::tensors::weight_bytes;
 use thimble_shared::board::memory::{self, Need, Work};
 use thimble_shared::board::target::Target;
 use thimble_shared::dtype::Format;
-use thimble_shared::model::network::Network;
-use thimble_shared::model::{Activation, Config, Head, Kind, Role, Site, WeightSpec};
+use thimble_shared::model::network::uses;
+use thimble_shared::model::{Activation, Config, Head, Kind, WeightSpec};
 
 /// Threads the device program computes with unless told otherwise: the cores of most boards.
 const CORES: usize = 4;
@@ -132,19 +132,6 @@ impl Pace {
             self.weight(config, &w, format, seq)
         });
         self.attention(config, seq) + each.sum::<u64>()
-    }
-}
-
-/// How often a weight is gone through per inference, and for how many tokens each time.
-pub fn uses(config: &Config, weight: &WeightSpec, seq: usize) -> (usize, usize) {
-    if weight.kind != Kind::Linear {
-        return (0, 0);
-    }
-    match weight.site {
-        Some(Site { group, .. }) => (config.layer_groups().iter().filter(|&&g| g == group).count(), seq),
-        // Maps behind the pooling read one vector a row.
-        None if weight.role == Role::Pooler || Network::of(config).works_on_rows(weight.role) => (1, 1),
-        None => (1, seq),
     }
 }
 

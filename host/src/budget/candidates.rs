@@ -1,9 +1,10 @@
 //! Models to choose between: made of one variant in any formats, and their scores on one set of rows.
 
 use crate::budget::error::BudgetError;
-use crate::budget::loss_cache::{Digest, Memo};
+use crate::budget::loss_cache::Memo;
 use crate::budget::question::Question;
 use crate::eval::dataset::Row;
+use crate::eval::digest::Digest;
 use crate::eval::metrics::Score;
 use crate::eval::runner::Judge;
 use crate::models::image::image_of;

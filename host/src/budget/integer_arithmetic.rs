@@ -3,7 +3,6 @@
 //! the one with `w8` in the families that cost the least work, if the model's loss is then called better ([`Word`]) or falls
 //! by a quarter.
 
-use crate::boards::cost_model::uses;
 use crate::budget::answer::{Answer, Limits};
 use crate::budget::error::BudgetError;
 use crate::budget::problem::Choice;
@@ -11,6 +10,7 @@ use crate::budget::sensitivity::Study;
 use crate::eval::metrics::{Objective, Score, Word};
 use crate::render::progress::Watch;
 use thimble_shared::dtype::Format;
+use thimble_shared::model::network::uses;
 
 /// Sets of families run to find the least work, beside all of them.
 const RUNS: usize = 8;
@@ -24,15 +24,15 @@ const ENOUGH: f64 = 0.9;
 /// figures.
 pub const SLOWER: [(&str, f64); 2] = [("Cortex-A72", 1.4), ("Cortex-A76", 3.5)];
 
-/// What the choice between time and loss goes by.
+/// How to choose between time and loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Prefer {
-    /// No w8 where the loss is good without it, w8 for the least work where it is not; f16 and f32 where bytes allow
+    /// Use w8 only if the loss is not good without it, for the least work; use f16 and f32 where bytes allow
     #[default]
     Balance,
-    /// The least loss: w8 wherever it loses less
+    /// Minimize the loss: use w8 wherever it loses less
     Loss,
-    /// Integer arithmetic in every linear map, whatever it loses
+    /// Use integer arithmetic in every linear map, whatever it loses
     Speed,
 }
 

@@ -2,6 +2,7 @@
 //! folder, from the formats tried to the loss found. A cache that cannot be read or written costs time, nothing else.
 
 use crate::eval::dataset::Row;
+use crate::eval::digest::{Digest, hash_rows};
 use crate::eval::metrics::Score;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -10,7 +11,6 @@ use std::sync::{Mutex, PoisonError};
 use thimble_device::engine::kernels::Kernels;
 use thimble_shared::dtype::Format;
 use thimble_shared::files;
-use thimble_shared::model::Model;
 
 pub struct Memo {
     /// None when there is nowhere to keep it.
@@ -85,62 +85,12 @@ fn folder() -> Option<PathBuf> {
     }
 }
 
-/// Numbers hashed at a time.
-const CHUNK: usize = 1 << 16;
-
-/// SHA-256 of a model's numbers and network.
-#[derive(Clone)]
-pub struct Digest(Vec<u8>);
-
-impl Digest {
-    pub fn of(model: &Model) -> Digest {
-        let mut hash = Sha256::new();
-        for (name, values) in model.weights.iter() {
-            hash.update(name);
-            hash.update(values.format().name());
-            for some in values.as_f32().chunks(CHUNK) {
-                let numbers: Vec<u8> = some.iter().flat_map(|x| x.to_le_bytes()).collect();
-                hash.update(numbers);
-            }
-        }
-        // A config is plain data: it always has a JSON text.
-        hash.update(serde_json::to_vec(&model.config).unwrap_or_default());
-        Digest(hash.finalize().to_vec())
-    }
-
-    /// What depends on how it was prepared as well.
-    pub fn with(self, how: &str) -> Digest {
-        let mut hash = Sha256::new();
-        hash.update(&self.0);
-        hash.update(how);
-        Digest(hash.finalize().to_vec())
-    }
-
-    /// What depends on rows as well.
-    pub fn with_rows(self, rows: &[Row]) -> Digest {
-        let mut hash = Sha256::new();
-        hash.update(&self.0);
-        hash_rows(&mut hash, rows);
-        Digest(hash.finalize().to_vec())
-    }
-}
-
-fn hash_rows(hash: &mut Sha256, rows: &[Row]) {
-    for row in rows {
-        for values in [&row.input_ids, &row.attention_mask, &row.token_type_ids] {
-            hash.update((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|v| hash.update(v.to_le_bytes()));
-        }
-        hash.update(format!("{:?}", row.shape));
-    }
-}
-
 /// Digest of everything a loss depends on: the numbers, the network, the inputs and this very program, whose kernels and
 /// quantiser another build may have changed.
 fn question(models: &[&Digest], rows: &[Row]) -> Option<String> {
     let program = std::env::current_exe().ok()?.metadata().ok()?;
     let mut hash = Sha256::new();
-    models.iter().for_each(|digest| hash.update(&digest.0));
+    models.iter().for_each(|digest| hash.update(digest.bytes()));
     hash.update(format!("{} {:?}", program.len(), program.modified().ok()?));
     // Another CPU's kernels round elsewhere.
     hash.update(format!("{:?}", Kernels::available()));

@@ -79,7 +79,7 @@ pub fn check(task: &Task) -> Result<(), BudgetError> {
             available: exact(available.bytes),
             remedy: available
                 .remedy(need)
-                .unwrap_or_else(|| "close other programs, run it on a machine with more".to_string()),
+                .unwrap_or_else(|| "close other programs, or use a machine with more".to_string()),
             by: available.by,
         }),
         _ => Ok(()),

@@ -2,11 +2,11 @@
 
 use crate::budget::candidates::Bench;
 use crate::budget::error::BudgetError;
-use crate::budget::loss_cache::Digest;
 use crate::budget::problem::Choice;
 use crate::budget::question::affordable_rows;
 use crate::budget::sizes::Sizes;
 use crate::eval::dataset;
+use crate::eval::digest::Digest;
 use crate::eval::runner::Judge;
 use crate::quantize::quantizer::Quantiser;
 use crate::quantize::shift::Reach;
@@ -138,7 +138,7 @@ pub enum Step {
     Rescale,
     /// Split outlier channels behind the activation function
     Split,
-    /// Round with regard to what the tuning rows multiply the numbers by
+    /// Round so that the outputs of linear maps change least on the tuning rows (GPTQ)
     Calibrate,
 }
 

@@ -5,12 +5,12 @@
 use crate::budget::answer::{Answer, Limits, NOTHING_FINITE};
 use crate::budget::candidates::Bench;
 use crate::budget::error::BudgetError;
-use crate::budget::loss_cache::Digest;
 use crate::budget::preparations::{PrepareOptions, Prepared, Tried};
 use crate::budget::problem::{Choice, Problem};
 use crate::budget::question::{Question, affordable_rows};
 use crate::budget::sizes::Sizes;
 use crate::eval::dataset::{self};
+use crate::eval::digest::Digest;
 use crate::eval::metrics::{Loss, Score, decides};
 use crate::eval::runner::Judge;
 use crate::models::image::image_of;

@@ -1,4 +1,4 @@
-//! The main job: the model with the least measured loss within a budget. In: a [`Study`] and limits; out: a choice. All
+//! The main job: the model with the least measured loss within a budget. In: a `Study` and limits; out: a choice. All
 //! combinations are ranked exactly by the sum of their families' losses; the best few that fit are run; what they measured
 //! corrects the predictions around the best one until nothing better is found; and the one that measured least is the answer.
 

@@ -41,16 +41,16 @@ impl ValueEnum for Precision {
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Reading the source")]
 pub struct SourceArgs {
-    /// Make this head, whatever class config.json names
+    /// Build this head instead of the class that config.json names
     #[arg(long, value_enum, value_name = "NAME")]
     pub head: Option<HeadName>,
     /// Merge this LoRA adapter of PEFT into the checkpoint
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// Of an ONNX file: take the ALBERT that ends in this value, in place of the file's outputs; a list takes several
+    /// Take the ALBERT that ends in this value of an ONNX file instead of the file's outputs; a list takes several
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub output_value: Vec<String>,
-    /// Of a quantised ONNX file: take its weights as they are; what quantising cost stays lost
+    /// Accept a quantized ONNX file and read its weights back to f32; the accuracy that quantizing cost stays lost
     #[arg(long)]
     pub dequantize: bool,
 }
@@ -70,11 +70,11 @@ impl SourceArgs {
 /// The heads by the names the command line gives them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum HeadName {
-    /// Hidden states, and the pooler's output where there is a pooler
+    /// Hidden states, and the pooler output if the model has a pooler
     None,
-    /// Masked language modelling
+    /// Masked language modeling
     Mlm,
-    /// Masked language modelling and sentence order
+    /// Masked language modeling and sentence order
     Pretraining,
     /// Sequence classification or regression
     Sequence,
@@ -103,10 +103,10 @@ impl HeadName {
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct OnnxArgs {
-    /// ONNX operator set, 13 to 18 [default: 17, or what a file of thimble's already has]
+    /// Use this ONNX operator set, 13 to 18 [default: 17, or that of the thimble file read]
     #[arg(long)]
     pub opset: Option<i64>,
-    /// Fix the sequence length [default: symbolic, or what a file of thimble's already has]
+    /// Fix the sequence length [default: symbolic, or that of the thimble file read]
     #[arg(long, value_name = "N")]
     pub seq: Option<usize>,
     /// Write the file for this runtime: board (thimble-device), onnxruntime, or onnx (any reader of standard operators)
@@ -116,10 +116,10 @@ pub struct OnnxArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct PayloadArgs {
-    /// The unit's memory limit (MemoryMax=)
+    /// Limit the unit's memory (MemoryMax=)
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub max_ram: Option<ByteSize>,
-    /// The aarch64 thimble-device [default: where scripts/cross-build leaves it]
+    /// Use this aarch64 thimble-device [default: where scripts/cross-build leaves it]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,
 }
@@ -130,7 +130,7 @@ pub fn bytes(text: &str) -> Result<ByteSize, String> {
         .parse()
         .map_err(|_| format!("'{text}' is not a size; write 12MiB (1024²), 12MB (1000²) or bytes"))?;
     if size.as_u64() == 0 {
-        Err("a budget of 0 bytes holds nothing".into())
+        Err("a budget of 0 bytes fits no file".into())
     } else {
         Ok(size)
     }

@@ -30,48 +30,48 @@ use thimble_text::tokenizer_beside;
 
 #[derive(Debug, clap::Args)]
 pub struct DeployArgs {
-    /// A file of thimble's
+    /// Deploy this thimble file
     pub file: PathBuf,
-    /// The board: a name (see thimble targets) or the path of a target file
+    /// Name the board (see thimble targets), or give the path of a target file
     #[arg(long, value_name = "NAME", required_unless_present = "inventory")]
     pub target: Option<String>,
-    /// Where it is, as ssh takes it: USER@HOST, or a name of your ssh configuration
+    /// Connect to this host, as ssh takes it: USER@HOST, or a name of your ssh configuration
     #[arg(long, value_name = "USER@HOST", required_unless_present = "inventory")]
     pub to: Option<String>,
-    /// Many boards at once: an Ansible inventory (INI); thimble_target=NAME names a host's board
+    /// Deploy to every host of an Ansible inventory (INI); thimble_target=NAME names a host's board
     #[arg(long, value_name = "FILE", conflicts_with = "to")]
     pub inventory: Option<PathBuf>,
-    /// Directory on the board, from the user's home unless absolute
+    /// Put the files in this directory on the board, relative to the user's home
     #[arg(long, value_name = "DIR", default_value = ".thimble")]
     pub dir: String,
-    /// ssh configuration to use instead of yours (ports, keys, jump hosts)
+    /// Use this ssh configuration instead of yours (ports, keys, jump hosts)
     #[arg(long, value_name = "FILE")]
     pub ssh_config: Option<PathBuf>,
-    /// Say no when the program's peak memory is over this
+    /// Exit 1 when the program's peak memory exceeds this
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub max_ram: Option<ByteSize>,
-    /// Say no when 95 % of the runs are not within this
+    /// Exit 1 when the 95th percentile of the latency exceeds this
     #[arg(long, value_name = "MS", value_parser = milliseconds)]
     pub max_p95: Option<f64>,
-    /// Tokens of the sequence [default: 128]
+    /// Measure with this many tokens [default: 128]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub seq: Option<u32>,
-    /// Timed runs [default: 50]
+    /// Time this many runs [default: 50]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub runs: Option<u32>,
-    /// Threads on the board [default: its cores]
+    /// Use this many threads on the board [default: its cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
-    /// Measure a program that reads the model into RAM of its own instead of mapping it (thimble-device --copy)
+    /// Measure with the model read into RAM instead of mapped (thimble-device --copy)
     #[arg(long)]
     pub copy: bool,
-    /// Leave it installed: a systemd unit that measures the board at every boot
+    /// Install a systemd unit that measures the board at every boot
     #[arg(long)]
     pub keep: bool,
-    /// Reports so far, one JSON line each; the new one is added
+    /// Append the report to this history, one JSON line each
     #[arg(long, value_name = "FILE", default_value = "thimble-reports.jsonl")]
     pub history: PathBuf,
-    /// The aarch64 thimble-device [default: where scripts/cross-build leaves it]
+    /// Use this aarch64 thimble-device [default: where scripts/cross-build leaves it]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,
     /// Print one JSON object
@@ -331,7 +331,7 @@ impl Told {
             self.text += &format!("  peak {} of {} available\n", size(peak), size(available));
         }
         if args.max_p95.is_some() && report.board.emulated.is_some() {
-            self.text += "  --max-p95 is not judged: an emulated board has no time\n";
+            self.text += "  --max-p95 is ignored: an emulated board has no time\n";
         }
         let mut errors = Vec::new();
         match &kept {

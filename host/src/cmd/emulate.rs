@@ -22,36 +22,36 @@ use thimble_text::tokenizer_beside;
 
 #[derive(Debug, clap::Args)]
 pub struct EmulateArgs {
-    /// A file of thimble's
+    /// Run this thimble file
     pub file: PathBuf,
-    /// The board: a name (see thimble targets) or the path of a target file
+    /// Name the board (see thimble targets), or give the path of a target file
     #[arg(long, value_name = "NAME")]
     pub target: String,
-    /// RAM of the virtual board [default: the target's]
+    /// Give the virtual board this much RAM [default: the target's]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub ram: Option<ByteSize>,
     /// Find the least RAM in which the model runs
     #[arg(long)]
     pub find_min_ram: bool,
-    /// Tokens of the sequence [default: 128]
+    /// Run with this many tokens [default: 128]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub seq: Option<u32>,
-    /// Threads on the board [default: its cores]
+    /// Use this many threads on the board [default: its cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
-    /// Say no when the program's peak memory is over this
+    /// Exit 1 when the program's peak memory exceeds this
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub max_ram: Option<ByteSize>,
-    /// An arm64 kernel: an Image or a Debian package of one [default: Debian's, fetched with apt]
+    /// Boot this arm64 kernel: an Image or a Debian package [default: Debian's, fetched with apt]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// Where the model lies [default: disk, or initramfs when the kernel comes without modules]
+    /// Choose where the model is stored [default: disk, or initramfs when the kernel has no modules]
     #[arg(long, value_enum)]
     pub storage: Option<crate::boards::emulator::initramfs::Storage>,
-    /// The aarch64 thimble-device [default: where scripts/cross-build leaves it]
+    /// Use this aarch64 thimble-device [default: where scripts/cross-build leaves it]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,
-    /// Write the bench report there
+    /// Write the bench report to this file
     #[arg(short, long, value_name = "REPORT.json")]
     pub output: Option<PathBuf>,
     /// Show the board's console on stderr
@@ -185,7 +185,7 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
 
 /// What an emulator leaves open, said every time.
 fn not_shown(target: &Target, report: Option<&Report>) -> Vec<String> {
-    let mut open = vec!["time: the emulator's clock says nothing of the board's".to_string()];
+    let mut open = vec!["time: the emulator's clock does not measure the board".to_string()];
     let emulated = report.and_then(|r| r.board.page_size).unwrap_or(4096);
     if target.page_size.value != emulated {
         open.push(format!(
@@ -229,10 +229,10 @@ impl std::fmt::Display for Told<'_> {
         let bytes = |b: Option<u64>| b.map_or("unknown".to_string(), size);
         if let Some(s) = self.shortage {
             match s.anon {
-                _ if s.during == "boot" => writeln!(f, "does not fit: the kernel did not even boot")?,
+                _ if s.during == "boot" => writeln!(f, "does not fit: the kernel did not boot")?,
                 Some(_) => writeln!(
                     f,
-                    "does not fit: killed for lack of memory, holding {} of its own and {} of the file; the board had {} left",
+                    "does not fit: killed for lack of memory, with {} private and {} of the file; the board had {} left",
                     bytes(s.anon),
                     bytes(s.file),
                     bytes(s.mem_available)
@@ -245,7 +245,7 @@ impl std::fmt::Display for Told<'_> {
             }
             writeln!(f, "  the kernel said: {}", s.kernel_said)?;
             if let Some(peak) = self.wanted {
-                writeln!(f, "it wanted {}: its peak where there is enough", exact(peak))?;
+                writeln!(f, "needs {}: the peak with enough RAM", exact(peak))?;
             }
         }
         if let Some(r) = self.report {

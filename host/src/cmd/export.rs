@@ -23,12 +23,12 @@ use thimble_text::tokenizer_beside;
 
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// A checkpoint (a folder, or its weights file), an ALBERT that another tool wrote as ONNX, or a file of thimble's
+    /// Read this model: a checkpoint (its folder or weights file), another tool's ONNX, or a thimble file
     pub source: PathBuf,
-    /// The ONNX file to write; the tokenizer goes beside it
+    /// Write the ONNX file here, and the tokenizer beside it
     #[arg(short, long, value_name = "OUT.onnx")]
     pub output: PathBuf,
-    /// Format of every table and linear weight [default: fp32, or what a file of thimble's already has]
+    /// Store every table and linear weight in this format [default: fp32, or those of the thimble file read]
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
     #[command(flatten)]

@@ -2,12 +2,12 @@
 
 use super::outcome::Outcome;
 use crate::fs::atomic::{self, write_whole};
+use crate::inspect::causes::title;
+use crate::inspect::growth::Growth;
+use crate::inspect::{Explanation, explain, html};
 use crate::models::checkpoint;
 use crate::models::model_file::onnx_in;
 use crate::onnx::OnnxFile;
-use crate::onnx::inspect::causes::title;
-use crate::onnx::inspect::growth::Growth;
-use crate::onnx::inspect::{Explanation, explain, html};
 use crate::render::text::{Align, exact, percent, printable, say, table, thousands};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
@@ -16,15 +16,15 @@ use thimble_shared::file_kind::FileKind;
 
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
-    /// An ONNX file
+    /// Read this ONNX file
     pub file: PathBuf,
-    /// The checkpoint it came from (or another ONNX file), to compare sizes with
+    /// Compare sizes with the checkpoint it came from, or with another ONNX file
     #[arg(long, value_name = "SRC")]
     pub against: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// Write a page with a map of the file, too; it needs nothing but a browser
+    /// Write a self-contained HTML page with a map of the file
     #[arg(long, value_name = "OUT.html")]
     pub html: Option<PathBuf>,
 }

@@ -16,9 +16,9 @@ use std::path::{Component, Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 pub struct InstallArgs {
-    /// A file of thimble's
+    /// Install this thimble file
     pub file: PathBuf,
-    /// A mounted root file system of an aarch64 system
+    /// Install into this mounted root file system of an aarch64 system
     #[arg(
         long,
         value_name = "DIR",
@@ -26,13 +26,13 @@ pub struct InstallArgs {
         conflicts_with = "image"
     )]
     pub rootfs: Option<PathBuf>,
-    /// A raw SD-card image: it is replaced by one that holds the files, whole or not at all (needs e2fsprogs, no root)
+    /// Install into this raw SD-card image, which is replaced as a whole or not at all (needs e2fsprogs, no root)
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
-    /// The image's root partition [default: the only ext4 one with etc/os-release]
+    /// Use this partition as root [default: the only ext4 one with etc/os-release]
     #[arg(long, value_name = "N", requires = "image")]
     pub partition: Option<u32>,
-    /// The board it is for: its RAM and file are held against each other
+    /// Name the board; the file must fit its RAM
     #[arg(long, value_name = "NAME")]
     pub target: String,
     #[command(flatten)]
@@ -87,7 +87,7 @@ fn into_image(image: &Path, partition: Option<u32>, payload: &Payload) -> Result
     let done = sd_image::install(image, partition, payload)?;
     if done.owner_changed {
         say(&format!(
-            "warning: {}: only root can give it back to its owner; it is yours now",
+            "warning: {}: it belongs to you now; only root can restore its owner",
             image.display()
         ));
     }

@@ -13,23 +13,23 @@ use thimble_text::tokenizer_beside;
 
 #[derive(Debug, clap::Args)]
 pub struct PackageArgs {
-    /// A file of thimble's
+    /// Package this thimble file
     pub file: PathBuf,
-    /// The package to write
+    /// Write the package to this file
     #[arg(short, long, value_name = "OUT.deb")]
     pub output: PathBuf,
     #[command(flatten)]
     pub payload: PayloadArgs,
-    /// Package name
+    /// Name the package
     #[arg(long, default_value = "thimble-model")]
     pub name: String,
-    /// Package version
+    /// Set the package version
     #[arg(long, value_name = "V", default_value = env!("CARGO_PKG_VERSION"))]
     pub release: String,
-    /// Who answers for it, as Debian writes it
+    /// Name the maintainer, as Debian writes it
     #[arg(long, value_name = "NAME <MAIL>")]
     pub maintainer: String,
-    /// Description of what the model is for, one line
+    /// Describe the model in one line
     #[arg(long, default_value = "ALBERT model with the program that runs and measures it")]
     pub description: String,
 }

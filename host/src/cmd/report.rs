@@ -11,13 +11,13 @@ use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub struct ReportArgs {
-    /// Bench reports (.json), or histories of them as deploy keeps them (.jsonl)
+    /// Read these bench reports (.json) or the histories that deploy keeps (.jsonl)
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
     /// Print Markdown
     #[arg(long, visible_alias = "md", conflicts_with = "json")]
     pub markdown: bool,
-    /// Write one self-contained page
+    /// Write one self-contained HTML page
     #[arg(long, value_name = "OUT.html")]
     pub html: Option<PathBuf>,
     /// Print one JSON object

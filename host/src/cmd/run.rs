@@ -17,26 +17,26 @@ use thimble_shared::model::{Config, Head};
 
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// A file of thimble's, a checkpoint, or another tool's ONNX
+    /// Run this model: a thimble file, a checkpoint, or another tool's ONNX
     pub file: PathBuf,
-    /// Text to run on; [MASK] marks what a masked LM shall fill
+    /// Run on this text; a masked LM fills its mask tokens
     #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
     pub text: Option<String>,
-    /// Second text: the context of a question; for multiple choice, once per choice
+    /// Add a second text: the context of a question; for multiple choice, give it once per choice
     #[arg(long, requires = "text")]
     pub pair: Vec<String>,
-    /// Token ids, separated by commas
+    /// Run on these token ids, separated by commas
     #[arg(long, value_delimiter = ',')]
     pub ids: Option<Vec<i64>>,
-    /// tokenizer.json, spiece.model, vocab.txt or their folder to use instead of the tokenizer beside the model
+    /// Use this tokenizer.json, spiece.model, vocab.txt or their folder instead of the tokenizer beside the model
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help = max_answer_help())]
     pub max_answer: Option<u32>,
-    /// Let "no answer" win, for models trained on questions that have none
+    /// Allow the empty answer, for models trained on unanswerable questions (SQuAD 2.0)
     #[arg(long)]
     pub allow_no_answer: bool,
-    /// Print the tag of every token instead of spans
+    /// Print the label of every token instead of spans
     #[arg(long)]
     pub per_token: bool,
     /// Print one JSON object
@@ -47,7 +47,7 @@ pub struct RunArgs {
 }
 
 fn max_answer_help() -> String {
-    format!("Most tokens of an answer to a question [default: {MAX_ANSWER}]")
+    format!("Limit an answer to a question to this many tokens [default: {MAX_ANSWER}]")
 }
 
 pub fn run(args: &RunArgs) -> Result<Outcome> {

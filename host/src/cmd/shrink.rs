@@ -38,37 +38,37 @@ use thimble_shared::model::{Config, Role};
 /// Arguments of `thimble shrink`.
 #[derive(Debug, clap::Args)]
 pub struct ShrinkArgs {
-    /// A checkpoint (a folder, or its weights file), an ALBERT that another tool wrote as ONNX, or a file of thimble's
+    /// Read this model: a checkpoint (its folder or weights file), another tool's ONNX, or a thimble file
     pub source: PathBuf,
-    /// Most bytes the file may have: 12MiB (1024²), 12MB (1000²) or a plain number of bytes
+    /// Limit the file to this size: 12MiB (1024²), 12MB (1000²) or a plain number of bytes
     #[arg(long, value_parser = bytes, required_unless_present_any = ["max_ram", "max_latency", "min_agreement", "frontier"])]
     pub budget: Option<ByteSize>,
-    /// The ONNX file to write; the tokenizer goes beside it
+    /// Write the ONNX file here, and the tokenizer beside it
     #[arg(short, long, value_name = "OUT.onnx", required_unless_present_any = ["dry_run", "frontier"])]
     pub output: Option<PathBuf>,
-    /// Inputs to measure the loss on: JSON lines with "text" (and "text_pair", "label") or "input_ids", or safetensors
+    /// Measure the loss on these inputs: JSON lines with "text" (and "text_pair", "label") or "input_ids", or safetensors
     #[arg(long, value_name = "X.jsonl")]
     pub calibrate: Option<PathBuf>,
-    /// Most calibration rows the choice is made on; up to 256 others are held out for the report
+    /// Tune on at most this many calibration rows; up to 256 others are held out for the report
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = rows)]
     pub rows: usize,
-    /// With a budget: refuse a result whose decisions agree with the original's less often than this, 0 to 1. Without one:
-    /// the smallest file that agrees at least this often
+    /// Require this agreement with the original's decisions, 0 to 1: with a budget, refuse a result below it; without one,
+    /// find the smallest file that reaches it
     #[arg(long, value_name = "F", value_parser = share)]
     pub min_agreement: Option<f64>,
-    /// Most RAM the device program may need, as predicted from the model's shape at --seq tokens
+    /// Limit the RAM that the device program is predicted to need at --seq tokens
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub max_ram: Option<ByteSize>,
-    /// Most milliseconds one inference of --seq tokens may take, as predicted from the target's profile
+    /// Limit the milliseconds that one inference of --seq tokens is predicted to take on the target
     #[arg(long, value_name = "MS", requires = "target", value_parser = milliseconds)]
     pub max_latency: Option<f64>,
-    /// What is minimised [default: kl where the model decides something, error elsewhere]
+    /// Minimize this loss [default: kl for a model that decides something, else error]
     #[arg(long, value_enum)]
     pub objective: Option<Objective>,
-    /// Round to nearest and prepare the model in no way, whatever it costs
+    /// Round to nearest and skip all preparation, whatever it costs
     #[arg(long)]
     pub nearest: bool,
-    /// Ways of preparing the model that may be tried [default: all]
+    /// Try only these preparation steps [default: all]
     #[arg(
         long,
         value_enum,
@@ -77,16 +77,16 @@ pub struct ShrinkArgs {
         conflicts_with = "nearest"
     )]
     pub prepare: Vec<Step>,
-    /// What decides between integer arithmetic and f32 arithmetic (w8, f16, f32), which loses less and is slower
+    /// Choose between integer arithmetic and f32 arithmetic (w8, f16, f32), which loses less and is slower
     #[arg(long, value_enum, value_name = "WHAT", default_value_t, conflicts_with = "formats")]
     pub prefer: Prefer,
-    /// Formats on offer.
+    /// Formats to choose from.
     #[arg(long, value_name = "LIST", value_delimiter = ',', help = formats_help())]
     pub formats: Vec<Format>,
-    /// Board the file is for: its RAM is held against the file's size
+    /// Name the board the file is for; its RAM must hold the file
     #[arg(long, value_name = "NAME")]
     pub target: Option<String>,
-    /// Say what would be written and its size, and write nothing
+    /// Print what would be written and its size, and write nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Print one JSON object
@@ -114,25 +114,25 @@ pub struct FrontierArgs {
     /// Print bytes against loss, from the smallest file to fp32
     #[arg(long)]
     pub frontier: bool,
-    /// Budgets tried for it
+    /// Solve for this many budgets
     #[arg(long, value_name = "N", default_value_t = 12, requires = "frontier", value_parser = points)]
     pub points: usize,
-    /// Beside each point, the same formats rounded to nearest without rescaling
+    /// Add to each point the same formats rounded to nearest without rescaling
     #[arg(long, requires = "frontier")]
     pub baseline: bool,
-    /// Draw it as an SVG file
+    /// Draw the frontier as an SVG file
     #[arg(long, value_name = "FILE", requires = "frontier")]
     pub svg: Option<PathBuf>,
-    /// Draw it as an HTML page that needs nothing else
+    /// Draw the frontier as a self-contained HTML page
     #[arg(long, value_name = "FILE", requires = "frontier")]
     pub html: Option<PathBuf>,
 }
 
 /// Arguments of `thimble shrink` for what can be left out before anything is rounded.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Levers: what can be left out")]
+#[command(next_help_heading = "Leaving parts out")]
 pub struct LeverArgs {
-    /// Leave out the pooler of a model without a head that reads it
+    /// Leave out the pooler of a model that has no head
     #[arg(long)]
     pub drop_pooler: bool,
     /// Cut the position embeddings to this many tokens
@@ -354,7 +354,7 @@ fn formats_help() -> String {
         .collect();
     let (last, first) = integers.split_last().unwrap_or((&"none", &[]));
     format!(
-        "Formats the solver may use, whatever --prefer would do [default: {}; with --prefer speed, linear maps take {} and \
+        "Choose from these formats, whatever --prefer says [default: {}; with --prefer speed, linear maps take {} and \
          {last} only]",
         names.join(","),
         first.join(", ")
@@ -397,7 +397,7 @@ fn levers(args: &ShrinkArgs, subject: &Subject) -> Result<(Levers, Option<vocabu
         None => None,
         Some(corpus) => {
             let Some(tokenizer) = subject.tokenizer() else {
-                bail!("--vocab-from: there is no tokenizer beside the model to cut");
+                bail!("--vocab-from: the model has no tokenizer beside it, which this option needs");
             };
             let cut = vocabulary::cut(corpus, tokenizer, subject.config().vocab_size).context("--vocab-from")?;
             say(&format!(

@@ -11,26 +11,25 @@ use thimble_shared::artifact::{self, ArtifactError};
 
 #[derive(Debug, clap::Args)]
 pub struct SlimArgs {
-    /// An ONNX file, ALBERT or not; the smaller graph computes the same, and a runtime that fuses it otherwise may round its
-    /// last bits otherwise
+    /// Read this ONNX file, ALBERT or not. Results may differ in the last bits if the runtime fuses differently
     pub file: PathBuf,
-    /// The ONNX file to write; external data goes to OUT.onnx.data, and where one is replaced for a moment to
-    /// OUT.onnx.<SHA-256>.data
+    /// Write the ONNX file here. External data goes to OUT.onnx.data; when it replaces a file, first under a name with its
+    /// checksum
     #[arg(short, long, value_name = "OUT.onnx")]
     pub output: PathBuf,
-    /// Keep only these outputs, and only what they need; an inner value becomes an output, and the inputs it does not need go
+    /// Keep only these outputs (inner values are allowed) and the inputs and nodes they need
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub outputs: Vec<String>,
-    /// Give inner values short names and nodes none
+    /// Shorten the names of inner values and drop those of nodes
     #[arg(long)]
     pub short_names: bool,
-    /// Leave the model's own metadata out as well; programs may read it
+    /// Drop the model's own metadata as well; programs may read it
     #[arg(long)]
     pub strip_metadata: bool,
-    /// Leave declared shapes of inner values out as well; a runtime may then fuse and round differently
+    /// Drop the declared shapes of inner values as well; a runtime may then fuse and round differently
     #[arg(long)]
     pub strip_shapes: bool,
-    /// Put external data into the file
+    /// Store external data inside the file
     #[arg(long)]
     pub one_file: bool,
     /// Print one JSON object
@@ -57,7 +56,7 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     let own = artifact::open(file.bytes());
     if matches!(own, Ok(_) | Err(ArtifactError::OtherRuntime(_))) {
         bail!(
-            "{}: is thimble's own file, and no byte of it is to spare; thimble export and thimble shrink make smaller ones",
+            "{}: is a thimble file, and no byte of it is to spare; thimble export and thimble shrink make smaller ones",
             args.file.display()
         );
     }
@@ -119,13 +118,11 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     }
     // Whoever reads a value decides what a runtime may fuse it with, and these change who does.
     if done.duplicates + done.transposed + done.dead_nodes > 0 || !options.outputs.is_empty() || options.strip_shapes {
-        say(
-            "note: the graph computes the same; a runtime may fuse it otherwise, and then the last bits round otherwise",
-        );
+        say("note: the graph computes the same; results may differ in the last bits if the runtime fuses differently");
     }
     if slimmed.data.is_none() && data_path.exists() {
         say(&format!(
-            "note: {} lies there from before; the model does not refer to it",
+            "note: {} is left from an earlier run; the model does not refer to it",
             data_path.display()
         ));
     }

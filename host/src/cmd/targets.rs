@@ -13,7 +13,7 @@ use thimble_shared::model::ModelSpec;
 
 #[derive(Debug, clap::Args)]
 pub struct TargetsArgs {
-    /// A board's name or the path of a target file: prints all that is known of it
+    /// Describe this board: a name, or the path of a target file
     pub name: Option<String>,
     /// Print one JSON object
     #[arg(long)]

@@ -15,23 +15,23 @@ use thimble_shared::model::{Config, Head};
 
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
-    /// The model to compare with: a checkpoint, another tool's ONNX, or a file of thimble's
+    /// Compare with this model: a checkpoint, another tool's ONNX, or a thimble file
     pub reference: PathBuf,
-    /// The model to judge
+    /// Judge this model
     pub candidate: PathBuf,
-    /// Inputs: JSON lines or safetensors; without them, made-up token sequences
+    /// Run on these inputs: JSON lines or safetensors [default: made-up token sequences]
     #[arg(long, value_name = "X")]
     pub inputs: Option<PathBuf>,
-    /// Most rows used
+    /// Use at most this many rows
     #[arg(long, value_name = "N", value_parser = rows)]
     pub rows: Option<usize>,
-    /// Exit 1 when decisions agree less often than this, 0 to 1
+    /// Exit 1 when the share of equal decisions is below this, 0 to 1
     #[arg(long, value_name = "F", value_parser = share)]
     pub min_agreement: Option<f64>,
-    /// Exit 1 when any output differs by more than this
+    /// Exit 1 when an output differs by more than this
     #[arg(long, value_name = "X", value_parser = difference)]
     pub max_abs: Option<f64>,
-    /// Compare models whose labels have other names or another problem type, in their order
+    /// Compare labels by position, whatever their names and problem type
     #[arg(long)]
     pub ignore_labels: bool,
     /// Print one JSON object

@@ -719,7 +719,7 @@ const SEP: i64 = 3;
 /// The id of `[MASK]` in ALBERT's vocabularies, taken where no tokenizer tells.
 pub const MASK: i64 = 4;
 
-/// `count` token sequences of different lengths, seeded: [CLS], random tokens, [SEP], every other one a pair; for a masked LM
+/// `count` token sequences of different lengths, seeded: `[CLS]`, random tokens, `[SEP]`, every other one a pair; for a masked LM
 /// some tokens are masked, for multiple choice each row has three choices.
 pub fn made_up(config: &Config, count: usize, seed: u64) -> Vec<Row> {
     let mut random = SplitMix(seed);

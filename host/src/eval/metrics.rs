@@ -147,10 +147,10 @@ pub struct Top5 {
     pub at_blanks: bool,
 }
 
-/// What the solver minimises.
+/// What the solver minimizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Objective {
-    /// Decisions on which the models part; among equals the lower KL
+    /// Share of decisions on which the models differ; among equals the lower KL
     Agreement,
     /// Mean KL divergence of the output distributions, in nats
     Kl,

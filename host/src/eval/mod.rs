@@ -3,6 +3,7 @@
 pub mod answer;
 pub(crate) mod comparison;
 pub mod dataset;
+pub(crate) mod digest;
 pub mod error;
 pub(crate) mod kept_outputs;
 pub mod metrics;

@@ -3,4 +3,5 @@
 pub(crate) mod atomic;
 pub(crate) mod ram;
 pub(crate) mod scratch;
+pub(crate) mod signals;
 pub(crate) mod subprocess;

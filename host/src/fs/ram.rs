@@ -2,6 +2,7 @@
 //! v2) and of its address space. In: /proc and /sys/fs/cgroup; out: bytes and what sets them.
 
 use crate::render::text::exact;
+use rustix::process::{Resource, getrlimit};
 use std::path::{Path, PathBuf};
 use thimble_device::platform::sysfs::{kilobytes, read, read_number};
 
@@ -123,17 +124,9 @@ const THREAD: u64 = 66 << 20;
 
 /// What `ulimit -v` leaves.
 fn address_space(threads: usize) -> Option<Available> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: it writes the structure it is given, which outlives the call.
-    let known = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) } == 0;
-    if !known || limit.rlim_cur == libc::RLIM_INFINITY {
-        return None;
-    }
+    let limit = getrlimit(Resource::As).current?;
     let used = kilobytes(&read("/proc/self/status")?, "VmSize")?;
-    Some(left_by_ulimit(limit.rlim_cur, used, threads))
+    Some(left_by_ulimit(limit, used, threads))
 }
 
 fn left_by_ulimit(limit: u64, used: u64, threads: usize) -> Available {

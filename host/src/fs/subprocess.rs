@@ -38,15 +38,16 @@ pub fn tool(name: &str) -> Command {
 /// Lets a program end with the thread that starts it, however that ends: nobody else would end it.
 #[cfg(target_os = "linux")]
 pub fn ends_with_us(command: &mut Command) {
+    use rustix::io::Errno;
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
     use std::os::unix::process::CommandExt;
     let us = std::process::id();
     let in_child = move || {
-        // SAFETY: both are plain system calls without pointers.
-        let (asked, parent) = unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), libc::getppid()) };
+        set_parent_process_death_signal(Some(Signal::KILL))?;
         // Who ended before the call will not be told of.
-        match asked == 0 && u32::try_from(parent) == Ok(us) {
+        match getppid().map(|parent| parent.as_raw_nonzero().get().cast_unsigned()) == Some(us) {
             true => Ok(()),
-            false => Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
+            false => Err(Errno::SRCH.into()),
         }
     };
     // SAFETY: between fork and exec it makes system calls only; nothing is allocated or locked.

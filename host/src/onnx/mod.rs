@@ -2,7 +2,6 @@
 //! asked for. In comes a path, out come borrowed views and payloads as little-endian bytes in the tensor's own order.
 
 pub(crate) mod flow;
-pub mod inspect;
 pub(crate) mod kinds;
 pub(crate) mod same;
 pub mod slim;

@@ -2,8 +2,8 @@
 //! study tries one step of preparation after another and keeps those that lower the loss, so each has to earn its place on
 //! the tuning rows.
 
-use crate::budget::loss_cache::Digest;
 use crate::eval::dataset::Row;
+use crate::eval::digest::Digest;
 use crate::eval::runner::Vocabulary;
 use crate::quantize::equalize::equalise;
 use crate::quantize::error::QuantizeError;

@@ -196,7 +196,7 @@ const OVERFLOW: &str = "CVE-2025-53630 (GGUF): sizes summed past 2⁶⁴, and a 
 const PRODUCT: &str = "CVE-2026-33298 (GGUF): a product of dims that overflows looked like a small tensor";
 const LENGTH: &str = "CVE-2026-27940 (GGUF): a size near 2⁶⁴ got past its check once alignment was added";
 const ALLOCATION: &str = "rten issue 1218: memory taken because the file declares it";
-const SCALES: &str = "a file that loads and gives nonsense: scales no quantiser writes";
+const SCALES: &str = "a file that loads and gives nonsense: scales no quantizer writes";
 const STACK: &str = "CVE-2025-4565 (protobuf) and its like in JSON: parsers that recurse as deep as the file says";
 const CONFUSION: &str = "type confusion: declared as one type, stored as another";
 

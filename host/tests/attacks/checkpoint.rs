@@ -196,7 +196,7 @@ pub const ROWS: &[Attack] = &[
             let (header, data) = good();
             write(d, &header.to_string(), &[data, vec![0; 64]].concat())
         },
-        "64 bytes stand behind its last tensor",
+        "64 bytes follow its last tensor",
     ),
     row(
         "a shape whose product is 2⁶⁴",
@@ -346,7 +346,7 @@ pub const ROWS: &[Attack] = &[
         "a YAML alias inside what it repeats",
         "a cycle, in a training configuration",
         |d| yaml(d, "model_params: &a\n  hidden_size: 24\n  again: *a\n"),
-        "an alias repeats what it lies in",
+        "an alias contains itself",
     ),
     row(
         "a YAML nested 100,000 deep",

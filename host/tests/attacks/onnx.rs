@@ -539,7 +539,7 @@ pub const ROWS: &[Attack] = &[
     ),
     asked(
         Dequantize,
-        "one tensor dequantised 4000 times",
+        "one tensor dequantized 4000 times",
         ALLOCATION,
         |d| by_many_scales(d, 4000),
         "ask for tensors of more than",

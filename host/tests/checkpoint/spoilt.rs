@@ -82,7 +82,7 @@ fn spoilt_checkpoints_are_refused_in_words() {
         (set("layer_norm_eps", json!(-1.0)), "layer_norm_eps"),
         (
             set("quantization_config", json!({"quant_method": "gptq"})),
-            "already quantised (gptq)",
+            "already quantized (gptq)",
         ),
         (set("pruned_heads", json!({"0": [1]})), "pruned_heads"),
         (set("id2label", json!({"0": "a", "2": "b"})), "id2label: '2'"),

@@ -273,7 +273,7 @@ pub(crate) fn assemble(
     })
 }
 
-/// The exact size of the file [`write`] makes of a model with this graph.
+/// The exact size of the file [`write()`] makes of a model with this graph.
 ///
 /// # Errors
 /// Hyperparameters, options or formats that no file can have.

@@ -110,7 +110,7 @@ impl Target {
         let plain = serde_json::to_value(self).is_ok_and(|value| is_plain(&value));
         check(
             plain,
-            "a text holds a control character, or one that turns the direction of text",
+            "a text holds a control character or one that changes the text direction",
         );
         check(
             !self.qemu_cpu.is_empty() && !self.qemu_cpu.contains([',', ' ']),

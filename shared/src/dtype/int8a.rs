@@ -5,7 +5,7 @@ use super::{Format, FormatRow, InputRange, Inputs, Offered, int8};
 pub(super) const ROW: FormatRow = FormatRow {
     name: "i8a",
     alias: "int8a",
-    help: Some("int8 weights and activations, each token around the middle of its range"),
+    help: Some("int8 weights and activations; each token is centered on the middle of its range"),
     since: 2,
     inputs: Inputs::Int8(InputRange::Centred),
     numbers: Format::I8,

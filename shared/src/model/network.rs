@@ -2,7 +2,7 @@
 //! in ONNX, the device's engine builds its plans of them.
 
 use super::config::{Activation, Config};
-use super::weight::{Role, Site};
+use super::weight::{Kind, Role, Site, WeightSpec};
 
 /// The steps of a model. A group's layers run as often as [`Config::layer_groups`] says.
 #[derive(Clone, Debug, PartialEq)]
@@ -295,6 +295,19 @@ impl HeadSteps {
     /// Declares an output: the value of that name, or what the last layer gives where no step has made one.
     pub fn output(&mut self, name: Value, extent: Extent) {
         self.outputs.push(Output { name, extent });
+    }
+}
+
+/// How often a weight is gone through per inference, and for how many tokens each time.
+pub fn uses(config: &Config, weight: &WeightSpec, seq: usize) -> (usize, usize) {
+    if weight.kind != Kind::Linear {
+        return (0, 0);
+    }
+    match weight.site {
+        Some(Site { group, .. }) => (config.layer_groups().iter().filter(|&&g| g == group).count(), seq),
+        // Maps behind the pooling read one vector a row.
+        None if weight.role == Role::Pooler || Network::of(config).works_on_rows(weight.role) => (1, 1),
+        None => (1, seq),
     }
 }
 

@@ -19,7 +19,7 @@ pub struct AlbertRules {
 }
 
 /// What is taken off the score of pieces that end in a comma after a digit, so that libraries that do not know
-/// [`Albert::encode`]'s last step split them too; Hugging Face's own conversion takes off the same.
+/// `Albert::encode`'s last step split them too; Hugging Face's own conversion takes off the same.
 pub const COMMA_PENALTY: f64 = 100.0;
 
 /// Whether a piece ends in a comma after a digit, like `9,`.

@@ -1,12 +1,25 @@
-//! Which matrix kernels this CPU gets, and the proof that they compute what they should. A kernel multiplies whole weight
-//! panels by packed activations into rows of `[token][channel]`; int8 results are exact, whichever kernel ran.
+//! The matrix kernels. A kernel is a file with a row, and the tables below have the rows of all: what this CPU gets is chosen from
+//! them, and proves by its self-test that it computes what it should. A kernel multiplies whole weight panels by packed activations
+//! into rows of `[token][channel]`; int8 results are exact, whichever kernel ran.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
 pub(crate) mod expand;
 pub(crate) mod pack;
 mod portable;
+#[cfg(target_arch = "aarch64")]
+mod sdot;
 mod selftest;
+#[cfg(target_arch = "aarch64")]
+mod smmla;
+#[cfg(target_arch = "aarch64")]
+mod smull;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod tract;
@@ -15,43 +28,173 @@ mod x86_64;
 
 use crate::image::buffer::Buffer;
 use half::f16;
-use pack::{Order, PackedF32, PackedI8, Tiling};
+use pack::{Order, PackedF32, PackedI8, Tiling, Token};
+use std::cmp::Reverse;
+use std::fmt;
 use thimble_shared::artifact::layout::{I8_DEPTH, PANEL_ROWS};
 use thimble_shared::dtype::I8_MAX;
 use tract::{Operands, TractKernel, Workspace};
 use tract_core::internal::TractResult;
 
-/// A matrix kernel for f32 sums: it computes weights in f32, f16 and w8.
-#[derive(Clone, Debug)]
-pub enum F32Kernel {
-    /// thimble's own, on AVX-512.
+/// The kernels of f32 panels, best first.
+static F32: &[&Row<F32Product>] = &[
     #[cfg(target_arch = "x86_64")]
-    Avx512,
-    /// One of tract's, for 8 × 8 tiles.
-    Tract(TractKernel),
-    /// Plain Rust, on any CPU.
-    Portable,
+    &avx512::ROW,
+    #[cfg(target_arch = "x86_64")]
+    &tract::FMA_F32,
+    #[cfg(target_arch = "x86_64")]
+    &tract::AVX_F32,
+    #[cfg(target_arch = "aarch64")]
+    &tract::ARM_F32,
+    #[cfg(target_arch = "aarch64")]
+    &tract::A53_F32,
+    #[cfg(target_arch = "aarch64")]
+    &tract::A55_F32,
+    &portable::F32,
+];
+
+/// The kernels of int8 panels, best first.
+static I8: &[&Row<I8Product>] = &[
+    #[cfg(target_arch = "x86_64")]
+    &avx512vnni::ROW,
+    #[cfg(target_arch = "x86_64")]
+    &avx2::ROW,
+    #[cfg(target_arch = "aarch64")]
+    &smmla::ROW,
+    #[cfg(target_arch = "aarch64")]
+    &sdot::ROW,
+    #[cfg(target_arch = "aarch64")]
+    &tract::DOT_I8,
+    #[cfg(target_arch = "aarch64")]
+    &smull::ROW,
+    &portable::I8,
+];
+
+/// All there is to say of a kernel.
+pub(crate) struct Row<P: 'static> {
+    /// What `--kernel` and reports call it.
+    pub name: &'static str,
+    /// Whether this CPU has what it needs.
+    pub runs: fn() -> Fit,
+    /// The tokens it takes at a time.
+    pub tiling: Tiling,
+    /// What it computes, and how.
+    pub product: P,
 }
 
-/// A matrix kernel for int8 products and int32 sums: it computes weights in i8, i8a and i4.
-#[derive(Clone, Debug)]
-pub enum I8Kernel {
-    /// thimble's own, on AVX-512 VNNI.
-    #[cfg(target_arch = "x86_64")]
-    Vnni,
-    /// thimble's own, on AVX2.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// thimble's own, on the dot-product instructions SDOT or SMMLA.
-    #[cfg(target_arch = "aarch64")]
-    Dot(aarch64::Dot),
-    /// thimble's own, on SMULL and SMLAL, for CPUs without dot products.
-    #[cfg(target_arch = "aarch64")]
-    Smull,
-    /// One of tract's, for 8 × 8 tiles.
+/// How a kernel suits this CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fit {
+    /// An instruction is missing.
+    No,
+    Runs,
+    #[cfg_attr(
+        not(target_arch = "aarch64"),
+        allow(dead_code, reason = "only aarch64 has such a kernel")
+    )]
+    /// It was made for this very core, and goes before all that only run.
+    Tuned,
+}
+
+impl Fit {
+    /// [`Fit::Runs`] where the instructions are there.
+    pub fn where_there(instructions: bool) -> Fit {
+        if instructions { Fit::Runs } else { Fit::No }
+    }
+}
+
+/// How a kernel multiplies f32 panels.
+#[derive(Clone, Copy)]
+pub(crate) enum F32Product {
+    /// Tile by tile, in this crate.
+    Tiles(F32Tiles),
+    /// As a whole, by the kernel of tract's that has the row's name.
+    Tract { packing: usize },
+}
+
+/// A kernel of this crate's for f32 activations.
+#[derive(Clone, Copy)]
+pub(crate) struct F32Tiles {
+    pub f32: fn(F32Tile<'_, f32>),
+    /// The same over f16 panels, where it widens them as it reads.
+    pub f16: Option<fn(F32Tile<'_, f16>)>,
+}
+
+/// How a kernel multiplies int8 panels.
+#[derive(Clone, Copy)]
+pub(crate) enum I8Product {
+    /// Tile by tile, in this crate.
+    Tiles(I8Tiles),
+    #[cfg_attr(
+        not(target_arch = "aarch64"),
+        allow(dead_code, reason = "only aarch64 has such a kernel")
+    )]
+    /// As a whole, by the kernel of tract's that has the row's name.
+    Tract { packing: usize },
+}
+
+/// A kernel of this crate's for int8 activations.
+#[derive(Clone, Copy)]
+pub(crate) struct I8Tiles {
+    /// How it reads activations.
+    pub order: Order,
+    /// Whether it wants to be told what [`fits_four`].
+    pub asks_for_chains: bool,
+    pub multiply: fn(I8Tile<'_>),
+}
+
+/// Up to two panels `[k][8]` of `W` and one tile `[k][token]`.
+pub(crate) struct F32Tile<'a, W> {
+    pub w: &'a [W],
+    pub x: &'a [f32],
+    pub k: usize,
+    pub tokens: usize,
+    /// Where the first token's first channel goes; the next token's lies `stride` on.
+    pub out: &'a mut [f32],
+    pub stride: usize,
+}
+
+/// Up to two panels `[depth/4][8][4]` and one tile in the kernel's order.
+pub(crate) struct I8Tile<'a> {
+    pub w: &'a [i8],
+    #[cfg_attr(
+        not(target_arch = "aarch64"),
+        allow(dead_code, reason = "only aarch64 has such a kernel")
+    )]
+    /// What [`fits_four`] says of the panels; empty where the kernel does not ask.
+    pub chains: &'a [u8],
+    pub x: &'a [u8],
+    pub tokens: &'a [Token],
+    pub depth: usize,
+    /// Where the first token's first channel goes; the next token's lies `stride` on.
+    pub out: &'a mut [i32],
+    pub stride: usize,
+}
+
+/// A kernel this CPU runs on f32 panels.
+#[derive(Clone)]
+pub struct F32Kernel {
+    row: &'static Row<F32Product>,
+    run: F32Run,
+}
+
+#[derive(Clone)]
+enum F32Run {
+    Tiles(F32Tiles),
     Tract(TractKernel),
-    /// Plain Rust, on any CPU.
-    Portable,
+}
+
+/// A kernel this CPU runs on int8 panels.
+#[derive(Clone)]
+pub struct I8Kernel {
+    row: &'static Row<I8Product>,
+    run: I8Run,
+}
+
+#[derive(Clone)]
+enum I8Run {
+    Tiles(I8Tiles),
+    Tract(TractKernel),
 }
 
 /// The kernels an engine computes with.
@@ -119,103 +262,59 @@ const OWN_4: Tiling = Tiling {
     padded: false,
 };
 
+/// The kernels of a table that this CPU has, best first.
+fn available<P, K>(table: &[&'static Row<P>], found: impl Fn(&'static Row<P>) -> Option<K>) -> Vec<K> {
+    let mut rows: Vec<(Fit, &Row<P>)> = table.iter().map(|row| ((row.runs)(), *row)).collect();
+    rows.retain(|(fit, _)| *fit != Fit::No);
+    rows.sort_by_key(|(fit, _)| Reverse(*fit));
+    rows.into_iter().filter_map(|(_, row)| found(row)).collect()
+}
+
 impl F32Kernel {
     /// Best first.
     pub(crate) fn available() -> Vec<F32Kernel> {
-        let mut all = vec![];
-        #[cfg(target_arch = "x86_64")]
-        {
-            all.extend(x86_64::has_avx512().then_some(F32Kernel::Avx512));
-            let names = ["fma_mmm_f32_8x8", "avx_mmm_f32_8x8"];
-            all.extend(
-                names
-                    .iter()
-                    .filter_map(|n| TractKernel::find(n, 0))
-                    .map(F32Kernel::Tract),
-            );
-        }
-        #[cfg(target_arch = "aarch64")]
-        {
-            let variant = match cpu_part().as_deref() {
-                Some("0xd03") => "a53",
-                Some("0xd05") => "a55",
-                _ => "gen",
+        available(F32, |row| {
+            let run = match row.product {
+                F32Product::Tiles(tiles) => F32Run::Tiles(tiles),
+                F32Product::Tract { packing } => F32Run::Tract(TractKernel::find(row, packing)?),
             };
-            let mut names = vec![format!("arm64simd_mmm_f32_8x8_{variant}")];
-            names.extend(
-                ["gen", "a53", "a55"]
-                    .iter()
-                    .filter(|v| **v != variant)
-                    .map(|v| format!("arm64simd_mmm_f32_8x8_{v}")),
-            );
-            all.extend(
-                names
-                    .iter()
-                    .filter_map(|n| TractKernel::find(n, 0))
-                    .map(F32Kernel::Tract),
-            );
+            Some(F32Kernel { row, run })
+        })
+    }
+
+    /// What every CPU runs.
+    fn portable() -> F32Kernel {
+        F32Kernel {
+            row: &portable::F32,
+            run: F32Run::Tiles(portable::F32_TILES),
         }
-        all.push(F32Kernel::Portable);
-        all
     }
 
     /// As `--kernel` and reports spell it.
-    pub fn name(&self) -> &str {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            F32Kernel::Avx512 => "avx512",
-            F32Kernel::Tract(kernel) => kernel.name(),
-            F32Kernel::Portable => "portable",
-        }
+    pub fn name(&self) -> &'static str {
+        self.row.name
     }
 
-    /// How it wants activations packed.
-    pub fn tiling(&self) -> Tiling {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            F32Kernel::Avx512 => OWN_16,
-            F32Kernel::Tract(kernel) => Tiling {
-                tokens: kernel.tokens(),
-                padded: true,
-            },
-            F32Kernel::Portable => OWN_4,
-        }
+    pub(crate) fn tiling(&self) -> Tiling {
+        self.row.tiling
     }
 
     /// `w` is whole panels `[x.k][8]`; returns one row of their channels per token.
     pub fn multiply<'w>(&self, w: &[f32], x: &PackedF32, work: &'w mut Work) -> TractResult<&'w mut [f32]> {
-        let (rows, k) = (x.rows, x.k);
-        let channels = w.len() / k;
-        let tiling = self.tiling();
-        match self {
-            F32Kernel::Tract(kernel) => {
+        match &self.run {
+            F32Run::Tiles(tiles) => Ok(self.tiles(w, x, work, tiles.f32)),
+            F32Run::Tract(kernel) => {
                 let work = work.tract_f32.get_or_insert_with(|| kernel.workspace());
-                let (w, x) = (bytemuck::cast_slice(w), bytemuck::cast_slice(x.all(tiling)));
+                let channels = w.len() / x.k;
                 let operands = Operands {
-                    w,
+                    w: bytemuck::cast_slice(w),
                     channels,
-                    x,
-                    tokens: rows,
-                    k,
+                    x: bytemuck::cast_slice(x.all(self.tiling())),
+                    tokens: x.rows,
+                    k: x.k,
                     element: 4,
                 };
                 kernel.multiply(operands, work)
-            }
-            #[cfg(target_arch = "x86_64")]
-            F32Kernel::Avx512 => {
-                let out = room(&mut work.f32, rows * channels);
-                let w: &[u8] = bytemuck::cast_slice(w);
-                by_pairs(w, 4 * k, tiling, rows, |w, tile, tokens, at| {
-                    x86_64::f32_avx512::<false>(w, x.tile(tiling, tile), k, tokens, &mut out[at..], channels);
-                });
-                Ok(out)
-            }
-            F32Kernel::Portable => {
-                let out = room(&mut work.f32, rows * channels);
-                by_pairs(w, k, tiling, rows, |w, tile, tokens, at| {
-                    portable::f32_tile(w, x.tile(tiling, tile), k, tokens, &mut out[at..], channels);
-                });
-                Ok(out)
             }
         }
     }
@@ -228,105 +327,76 @@ impl F32Kernel {
         wide: &mut Buffer,
         work: &'w mut Work,
     ) -> TractResult<&'w mut [f32]> {
-        #[cfg(target_arch = "x86_64")]
-        if matches!(self, F32Kernel::Avx512) {
-            let (rows, k, tiling) = (x.rows, x.k, self.tiling());
-            let channels = w.len() / k;
-            let out = room(&mut work.f32, rows * channels);
-            let w: &[u8] = bytemuck::cast_slice(w);
-            by_pairs(w, 2 * k, tiling, rows, |w, tile, tokens, at| {
-                x86_64::f32_avx512::<true>(w, x.tile(tiling, tile), k, tokens, &mut out[at..], channels);
-            });
-            return Ok(out);
+        match self.run {
+            F32Run::Tiles(F32Tiles { f16: Some(tile), .. }) => Ok(self.tiles(w, x, work, tile)),
+            F32Run::Tiles(F32Tiles { f16: None, .. }) | F32Run::Tract(_) => {
+                let wide = wide.take(w.len());
+                widen(w, wide);
+                self.multiply(wide, x, work)
+            }
         }
-        let wide = wide.take(w.len());
-        widen(w, wide);
-        self.multiply(wide, x, work)
+    }
+
+    fn tiles<'w, W>(&self, w: &[W], x: &PackedF32, work: &'w mut Work, one: fn(F32Tile<'_, W>)) -> &'w mut [f32] {
+        let (tiling, k, stride) = (self.tiling(), x.k, w.len() / x.k);
+        let out = room(&mut work.f32, x.rows * stride);
+        by_pairs(w, k, tiling, x.rows, |w, tile, tokens, at| {
+            let (x, out) = (x.tile(tiling, tile), &mut out[at..]);
+            one(F32Tile {
+                w,
+                x,
+                k,
+                tokens,
+                out,
+                stride,
+            });
+        });
+        out
     }
 }
 
 impl I8Kernel {
     /// Best first.
     pub(crate) fn available() -> Vec<I8Kernel> {
-        let mut all = vec![];
-        #[cfg(target_arch = "x86_64")]
-        {
-            all.extend(x86_64::has_vnni().then_some(I8Kernel::Vnni));
-            all.extend(is_x86_feature_detected!("avx2").then_some(I8Kernel::Avx2));
+        available(I8, |row| {
+            let run = match row.product {
+                I8Product::Tiles(tiles) => I8Run::Tiles(tiles),
+                I8Product::Tract { packing } => I8Run::Tract(TractKernel::find(row, packing)?),
+            };
+            Some(I8Kernel { row, run })
+        })
+    }
+
+    /// What every CPU runs.
+    fn portable() -> I8Kernel {
+        I8Kernel {
+            row: &portable::I8,
+            run: I8Run::Tiles(portable::I8_TILES),
         }
-        #[cfg(target_arch = "aarch64")]
-        {
-            let own = [aarch64::Dot::Smmla, aarch64::Dot::Sdot];
-            all.extend(own.into_iter().filter(|dot| dot.available()).map(I8Kernel::Dot));
-            all.extend(TractKernel::find("arm64simd_mmm_i32_8x8_dot", 1).map(I8Kernel::Tract));
-            all.push(I8Kernel::Smull);
-        }
-        all.push(I8Kernel::Portable);
-        all
     }
 
     /// As `--kernel` and reports spell it.
-    pub fn name(&self) -> &str {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            I8Kernel::Vnni => "avx512vnni",
-            #[cfg(target_arch = "x86_64")]
-            I8Kernel::Avx2 => "avx2",
-            #[cfg(target_arch = "aarch64")]
-            I8Kernel::Dot(aarch64::Dot::Sdot) => "sdot",
-            #[cfg(target_arch = "aarch64")]
-            I8Kernel::Dot(aarch64::Dot::Smmla) => "smmla",
-            #[cfg(target_arch = "aarch64")]
-            I8Kernel::Smull => "smull",
-            I8Kernel::Tract(kernel) => kernel.name(),
-            I8Kernel::Portable => "portable",
-        }
+    pub fn name(&self) -> &'static str {
+        self.row.name
     }
 
-    /// How it wants activations packed.
-    pub fn tiling(&self) -> Tiling {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            I8Kernel::Vnni => OWN_16,
-            #[cfg(target_arch = "x86_64")]
-            I8Kernel::Avx2 => OWN_4,
-            #[cfg(target_arch = "aarch64")]
-            I8Kernel::Dot(_) => Tiling {
-                tokens: aarch64::DOT_TOKENS,
-                padded: true,
-            },
-            #[cfg(target_arch = "aarch64")]
-            I8Kernel::Smull => Tiling {
-                tokens: aarch64::SMULL_TOKENS,
-                padded: true,
-            },
-            I8Kernel::Tract(kernel) => Tiling {
-                tokens: kernel.tokens(),
-                padded: true,
-            },
-            I8Kernel::Portable => OWN_4,
-        }
+    pub(crate) fn tiling(&self) -> Tiling {
+        self.row.tiling
     }
 
     /// How it reads activations.
     pub fn order(&self) -> Order {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            I8Kernel::Avx2 => Order::WideGroups,
-            #[cfg(target_arch = "aarch64")]
-            I8Kernel::Smull | I8Kernel::Dot(aarch64::Dot::Sdot) => Order::Blocks,
-            #[cfg(target_arch = "aarch64")]
-            I8Kernel::Dot(aarch64::Dot::Smmla) => Order::Halves,
-            _ => Order::Groups,
+        match &self.run {
+            I8Run::Tiles(tiles) => tiles.order,
+            I8Run::Tract(_) => Order::Groups,
         }
     }
 
     /// Whether it wants to be told what [`fits_four`].
     pub fn asks_for_chains(&self) -> bool {
-        match self {
-            #[cfg(target_arch = "aarch64")]
-            I8Kernel::Smull => true,
-            _ => false,
+        match &self.run {
+            I8Run::Tiles(tiles) => tiles.asks_for_chains,
+            I8Run::Tract(_) => false,
         }
     }
 
@@ -335,58 +405,58 @@ impl I8Kernel {
     pub fn multiply<'w>(
         &self,
         w: &[i8],
-        #[cfg_attr(not(target_arch = "aarch64"), allow(unused_variables))] chains: &[u8],
+        chains: &[u8],
         x: &PackedI8,
         work: &'w mut Work,
     ) -> TractResult<&'w mut [i32]> {
-        let (rows, depth) = (x.rows(), x.depth);
-        let channels = w.len() / depth;
-        let tiling = self.tiling();
-        if let I8Kernel::Tract(kernel) = self {
-            let work = work.tract_i32.get_or_insert_with(|| kernel.workspace());
-            let (w, x) = (bytemuck::cast_slice(w), x.all(tiling));
-            return kernel.multiply(
-                Operands {
-                    w,
-                    channels,
-                    x,
+        let (rows, depth, tiling) = (x.rows(), x.depth, self.tiling());
+        let stride = w.len() / depth;
+        let tiles = match &self.run {
+            I8Run::Tiles(tiles) => tiles,
+            I8Run::Tract(kernel) => {
+                let work = work.tract_i32.get_or_insert_with(|| kernel.workspace());
+                let operands = Operands {
+                    w: bytemuck::cast_slice(w),
+                    channels: stride,
+                    x: x.all(tiling),
                     tokens: rows,
                     k: depth,
                     element: 1,
-                },
-                work,
-            );
-        }
-        let out = room(&mut work.i32, rows * channels);
-        by_pairs(w, depth, tiling, rows, |w, tile, count, at| {
-            let tokens = &x.tokens[tile * tiling.tokens..][..count];
-            let (tile, out) = (x.tile(tiling, tile), &mut out[at..]);
-            match self {
-                #[cfg(target_arch = "x86_64")]
-                I8Kernel::Vnni => x86_64::i8_vnni(w, bytemuck::cast_slice(tile), tokens, depth, out, channels),
-                #[cfg(target_arch = "x86_64")]
-                I8Kernel::Avx2 => x86_64::i8_avx2(w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels),
-                #[cfg(target_arch = "aarch64")]
-                I8Kernel::Dot(dot) => {
-                    aarch64::i8_dot(*dot, w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels);
-                }
-                #[cfg(target_arch = "aarch64")]
-                I8Kernel::Smull => {
-                    let chains = &chains[at % channels / PANEL_ROWS * (depth / I8_DEPTH)..];
-                    aarch64::i8_smull(
-                        w,
-                        chains,
-                        bytemuck::cast_slice(tile),
-                        depth,
-                        tokens.len(),
-                        out,
-                        channels,
-                    );
-                }
-                _ => portable::i8_tile(w, bytemuck::cast_slice(tile), depth, tokens.len(), out, channels),
+                };
+                return kernel.multiply(operands, work);
             }
+        };
+        let out = room(&mut work.i32, rows * stride);
+        by_pairs(w, depth, tiling, rows, |w, tile, count, at| {
+            let chains = match tiles.asks_for_chains {
+                true => &chains[at % stride / PANEL_ROWS * (depth / I8_DEPTH)..],
+                false => &[],
+            };
+            let tokens = &x.tokens[tile * tiling.tokens..][..count];
+            let (x, out) = (x.tile(tiling, tile), &mut out[at..]);
+            (tiles.multiply)(I8Tile {
+                w,
+                chains,
+                x,
+                tokens,
+                depth,
+                out,
+                stride,
+            });
         });
         Ok(out)
+    }
+}
+
+impl fmt::Debug for F32Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Debug for I8Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -426,11 +496,8 @@ impl Kernels {
     /// chosen has passed its self-test.
     pub fn choose(forced: Option<&str>) -> Result<Kernels, KernelError> {
         let (f32s, i8s) = (F32Kernel::available(), I8Kernel::available());
-        let mut known: Vec<&str> = f32s
-            .iter()
-            .map(F32Kernel::name)
-            .chain(i8s.iter().map(I8Kernel::name))
-            .collect();
+        let f32_names = f32s.iter().map(F32Kernel::name);
+        let mut known: Vec<&str> = f32_names.chain(i8s.iter().map(I8Kernel::name)).collect();
         known.sort_unstable();
         known.dedup();
         if let Some(name) = forced
@@ -442,19 +509,13 @@ impl Kernels {
             });
         }
         let is = |name: &str| Some(name) == forced;
-        // Both lists end with the portable kernel, so there is a first.
-        let f32 = f32s
-            .iter()
-            .find(|k| is(k.name()))
-            .or(f32s.first())
-            .cloned()
-            .unwrap_or(F32Kernel::Portable);
-        let i8 = i8s
-            .iter()
-            .find(|k| is(k.name()))
-            .or(i8s.first())
-            .cloned()
-            .unwrap_or(I8Kernel::Portable);
+        let f32 = f32s.iter().find(|k| is(k.name())).or(f32s.first()).cloned();
+        let i8 = i8s.iter().find(|k| is(k.name())).or(i8s.first()).cloned();
+        // Both tables end with the portable kernel, so there is a first.
+        let (f32, i8) = (
+            f32.unwrap_or_else(F32Kernel::portable),
+            i8.unwrap_or_else(I8Kernel::portable),
+        );
         f32.self_test()?;
         i8.self_test()?;
         Ok(Kernels { f32, i8 })
@@ -477,12 +538,4 @@ pub fn widen(from: &[f16], to: &mut [f32]) {
     aarch64::widen_f16(bytemuck::cast_slice(from), to);
     #[cfg(not(target_arch = "aarch64"))]
     half::slice::HalfFloatSliceExt::convert_to_f32_slice(from, to);
-}
-
-/// First `CPU part` of /proc/cpuinfo. The in-order cores want other instruction schedules than the rest.
-#[cfg(target_arch = "aarch64")]
-fn cpu_part() -> Option<String> {
-    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = info.lines().find(|l| l.starts_with("CPU part"))?;
-    Some(line.split(':').nth(1)?.trim().to_string())
 }

@@ -1,12 +1,72 @@
 //! Glue to tract-linalg's matrix kernels: finds one by name and runs it over weight panels and activation tiles that stay
 //! where they are, in the mapped file or in scratch. Results are rows of `[token][channel]`, f32 or i32.
 
+#[cfg(target_arch = "aarch64")]
+use super::I8Product;
+use super::pack::Tiling;
+use super::{F32Product, Fit, Row};
 use std::fmt;
 use thimble_shared::artifact::layout::PANEL_ROWS;
 use tract_core::internal::*;
 use tract_linalg::mmm::{
     AsInputValue, FusedSpec, MMMInputFormat, MMMInputValue, MatMatMul, OutputStoreSpec, PackedExoticFact, ScratchSpace,
 };
+
+/// What all of its kernels that thimble calls take: panels of eight channels, and eight tokens, the last ones filled up.
+const TILING: Tiling = Tiling {
+    tokens: 8,
+    padded: true,
+};
+
+/// A row of one of its f32 kernels.
+macro_rules! f32_row {
+    ($(#[$attribute:meta])* $row:ident, $name:literal, $runs:expr) => {
+        $(#[$attribute])*
+        pub const $row: Row<F32Product> = Row {
+            name: $name,
+            runs: $runs,
+            tiling: TILING,
+            product: F32Product::Tract { packing: 0 },
+        };
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+f32_row!(FMA_F32, "fma_mmm_f32_8x8", || Fit::Runs);
+#[cfg(target_arch = "x86_64")]
+f32_row!(AVX_F32, "avx_mmm_f32_8x8", || Fit::Runs);
+#[cfg(target_arch = "aarch64")]
+f32_row!(ARM_F32, "arm64simd_mmm_f32_8x8_gen", || Fit::Runs);
+#[cfg(target_arch = "aarch64")]
+f32_row!(A53_F32, "arm64simd_mmm_f32_8x8_a53", || scheduled_for("0xd03"));
+#[cfg(target_arch = "aarch64")]
+f32_row!(A55_F32, "arm64simd_mmm_f32_8x8_a55", || scheduled_for("0xd05"));
+
+#[cfg(target_arch = "aarch64")]
+pub const DOT_I8: Row<I8Product> = Row {
+    name: "arm64simd_mmm_i32_8x8_dot",
+    runs: || Fit::Runs,
+    tiling: TILING,
+    product: I8Product::Tract { packing: 1 },
+};
+
+/// How a kernel suits whose instructions stand in the order that one core wants. Of the in-order cores each wants another.
+#[cfg(target_arch = "aarch64")]
+fn scheduled_for(part: &str) -> Fit {
+    if cpu_part().as_deref() == Some(part) {
+        Fit::Tuned
+    } else {
+        Fit::Runs
+    }
+}
+
+/// First `CPU part` of /proc/cpuinfo.
+#[cfg(target_arch = "aarch64")]
+fn cpu_part() -> Option<String> {
+    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = info.lines().find(|l| l.starts_with("CPU part"))?;
+    Some(line.split(':').nth(1)?.trim().to_string())
+}
 
 /// A kernel of tract's, with the position of the packing it is called with.
 #[derive(Clone)]
@@ -34,21 +94,16 @@ pub struct Workspace {
 }
 
 impl TractKernel {
-    /// The kernel called `name`, if this build has it, this CPU runs it, and it takes panels of eight channels.
-    pub fn find(name: &str, packing: usize) -> Option<TractKernel> {
+    /// The kernel of a row, if this build has it, this CPU runs it, and it takes panels of eight channels and the row's tiles.
+    pub fn find<P>(row: &Row<P>, packing: usize) -> Option<TractKernel> {
         let mut all = tract_linalg::mmm_routines::declared().map(|r| (r.make)());
-        let kernel = all.find(|k| k.name() == name && k.runnable())?;
+        let kernel = all.find(|k| k.name() == row.name && k.runnable())?;
         let fits = kernel.packings().get(packing).is_some_and(|(a, _)| a.r() == PANEL_ROWS);
-        fits.then_some(TractKernel { kernel, packing })
+        (fits && kernel.nr() == row.tiling.tokens).then_some(TractKernel { kernel, packing })
     }
 
     pub fn name(&self) -> &str {
         self.kernel.name()
-    }
-
-    /// Tokens per tile of packed activations.
-    pub fn tokens(&self) -> usize {
-        self.kernel.nr()
     }
 
     pub fn workspace(&self) -> Workspace {

@@ -5,7 +5,7 @@
 use crate::engine::context::{Context, Scratch};
 use crate::engine::elementwise::masked_softmax;
 use crate::engine::kernels::pack::interleave;
-use crate::engine::ops::linear::Columns;
+use crate::engine::ops::linear::{Tile, each_tile};
 use crate::engine::threads::Pool;
 use std::sync::{Arc, Mutex};
 use thimble_shared::artifact::layout::PANEL_ROWS;
@@ -57,16 +57,12 @@ impl EvalOp for Attention {
         );
         // A head reads its columns of the queries block by block and nobody else does: the result takes their place.
         let mut queries = query.into_tensor();
-        let columns = Columns::of(&mut queries, batch * seq)?;
         let size = hidden / self.heads;
         let failure = Mutex::new(None);
-        self.context.pool.each(batch * self.heads, |task| {
+        each_tile(&self.context.pool, &mut queries, [seq, size], |task, queries| {
             let (sequence, head) = (task / self.heads, task % self.heads);
             let from = sequence * seq * hidden + head * size;
             let one = Head {
-                queries: &columns,
-                row: sequence * seq,
-                column: head * size,
                 key: &key[from..],
                 value: &value[from..],
                 keep: &keep[sequence * seq..][..seq],
@@ -74,11 +70,13 @@ impl EvalOp for Attention {
                 size,
                 stride: hidden,
             };
-            let done = self.context.with_scratch(|scratch| one.attend(&self.context, scratch));
+            let done = self
+                .context
+                .with_scratch(|scratch| one.attend(queries, &self.context, scratch));
             if let (Err(e), Ok(mut failure)) = (done, failure.lock()) {
                 *failure = Some(e);
             }
-        });
+        })?;
         failure.into_inner().ok().flatten().map_or(Ok(()), Err)?;
         let layer = self.context.layer();
         self.context.profile.op(clock, layer, || "attention".to_string());
@@ -94,12 +92,8 @@ impl TypedOp for Attention {
     }
 }
 
-/// One head of one sequence. Its queries stand in `queries` from `row` and `column`, where the result goes; rows of keys
-/// and values are `stride` apart.
+/// What one head of one sequence attends to. Rows of keys and values are `stride` apart.
 struct Head<'a> {
-    queries: &'a Columns,
-    row: usize,
-    column: usize,
     key: &'a [f32],
     value: &'a [f32],
     keep: &'a [f32],
@@ -109,7 +103,8 @@ struct Head<'a> {
 }
 
 impl Head<'_> {
-    fn attend(&self, context: &Context, scratch: &mut Scratch) -> TractResult<()> {
+    /// Puts the result where the head's queries are.
+    fn attend(&self, mut queries: Tile<'_>, context: &Context, scratch: &mut Scratch) -> TractResult<()> {
         let &Head { seq, size, stride, .. } = self;
         let kernel = &context.kernels.f32;
         let Scratch {
@@ -132,7 +127,7 @@ impl Head<'_> {
             let rows = QUERIES.min(seq - first);
             tile.resize(rows * size, 0.0);
             for (row, query) in tile.chunks_exact_mut(size).enumerate() {
-                self.queries.read(self.row + first + row, self.column, query);
+                query.copy_from_slice(queries.row(first + row));
             }
             x.pack(&Pool::inline(), kernel.tiling(), tile, rows, size, size);
             let scores = kernel.multiply(keys, x, work)?;
@@ -142,7 +137,7 @@ impl Head<'_> {
             y.pack(&Pool::inline(), kernel.tiling(), scores, rows, seq, padded_seq);
             let result = kernel.multiply(values, y, work)?;
             for (row, values) in result.chunks_exact(padded_size).enumerate() {
-                self.queries.write(self.row + first + row, self.column, &values[..size]);
+                queries.row(first + row).copy_from_slice(&values[..size]);
             }
         }
         Ok(())

@@ -6,8 +6,10 @@ use crate::engine::elementwise::{activate, multiversion};
 use crate::engine::kernels::expand;
 use crate::engine::kernels::pack::Token;
 use crate::engine::profile::Inside;
+use crate::engine::threads::Pool;
 use crate::engine::weight::LinearWeight;
 use half::f16;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -264,19 +266,22 @@ impl Linear {
         let row_sums = row_sums.as_ref().map(|sums| &sums[..width]);
         for row in 0..out.rows {
             let from = row * width..(row + 1) * width;
-            out.fill(row, channels.clone(), |to| match &product {
+            // SAFETY: a task has its group of channels to itself, in all rows.
+            let to = unsafe { out.fill(row, channels.clone()) };
+            match &product {
                 Product::I32(sums, tokens) => match row_sums {
                     Some(row_sums) => rescale_centred(&sums[from], tokens[row], scales, row_sums, bias, to),
                     None => rescale(&sums[from], tokens[row].scale, scales, bias, to),
                 },
                 Product::F32(sums) if scaled => scale_channels(&sums[from], scales, bias, to),
                 Product::F32(sums) => add_bias(&sums[from], bias, to),
-            });
+            }
         }
         profile.inside(&mut clock, Inside::Rescale);
         if let Some(activation) = self.activation {
             for row in 0..out.rows {
-                out.change(row, channels.clone(), |values| activate(activation, values));
+                // SAFETY: as above, and the loop above has written them.
+                activate(activation, unsafe { out.change(row, channels.clone()) });
             }
             profile.inside(&mut clock, Inside::Activate);
         }
@@ -339,21 +344,23 @@ multiversion! {
     }
 }
 
-/// A tensor `[rows, stride]` that several tasks read and fill at the same time, each its own columns.
-pub(crate) struct Columns {
+/// A tensor `[rows, stride]`, borrowed, that several tasks read and fill at the same time, each its own columns.
+struct Columns<'a> {
     start: *mut f32,
     rows: usize,
     stride: usize,
+    tensor: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: the memory is reached only through the methods below, whose callers never share columns.
-unsafe impl Send for Columns {}
+// SAFETY: a borrow of f32 numbers, which may be used on any thread; the memory is reached only through the methods below, whose
+// callers promise that no two tasks share columns.
+unsafe impl Send for Columns<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Columns {}
+unsafe impl Sync for Columns<'_> {}
 
-impl Columns {
-    /// The columns of a tensor whose leading dimensions make `rows`. It must outlive what is made of it.
-    pub fn of(tensor: &mut Tensor, rows: usize) -> TractResult<Columns> {
+impl<'a> Columns<'a> {
+    /// The columns of a tensor whose leading dimensions make `rows`.
+    fn of(tensor: &'a mut Tensor, rows: usize) -> TractResult<Columns<'a>> {
         let stride = tensor.shape().last().copied().unwrap_or(0);
         ensure!(
             tensor.len() == rows * stride,
@@ -364,43 +371,122 @@ impl Columns {
             start: tensor.as_ptr_mut::<f32>()?,
             rows,
             stride,
+            tensor: PhantomData,
         })
     }
 
-    /// Reads part of one row, of columns this task owns.
-    pub fn read(&self, row: usize, column: usize, to: &mut [f32]) {
-        assert!(row < self.rows && column + to.len() <= self.stride);
-        // SAFETY: inside the allocation by the assertion, and nobody else writes these columns.
-        unsafe {
-            let from = self.start.add(row * self.stride + column);
-            std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len());
+    /// Where a part of a row starts.
+    ///
+    /// # Panics
+    ///
+    /// Where the tensor has no such part.
+    fn at(&self, row: usize, columns: &Range<usize>) -> *mut f32 {
+        assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.stride);
+        // `of` found so many numbers in one allocation.
+        self.start.wrapping_add(row * self.stride + columns.start)
+    }
+
+    /// Part of one row, to be written whole.
+    ///
+    /// # Safety
+    ///
+    /// While the result lives, nobody else reads or writes these columns of the row.
+    #[allow(clippy::mut_from_ref)] // as the contract says
+    unsafe fn fill(&self, row: usize, columns: Range<usize>) -> &mut [MaybeUninit<f32>] {
+        // SAFETY: `at` stays inside the borrowed tensor, the caller keeps others away, and whatever the numbers are, they are
+        // `MaybeUninit`.
+        unsafe { std::slice::from_raw_parts_mut(self.at(row, &columns).cast(), columns.len()) }
+    }
+
+    /// Part of one row, to be read and changed.
+    ///
+    /// # Safety
+    ///
+    /// While the result lives, nobody else reads or writes these columns of the row, and they have been written.
+    #[allow(clippy::mut_from_ref)] // as the contract says
+    unsafe fn change(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
+        // SAFETY: `at` stays inside the borrowed tensor, the numbers are there, and the caller keeps others away.
+        unsafe { std::slice::from_raw_parts_mut(self.at(row, &columns), columns.len()) }
+    }
+}
+
+/// Part of a tensor that one task has for itself.
+pub(crate) struct Tile<'a> {
+    columns: &'a Columns<'a>,
+    row: usize,
+    column: usize,
+    shape: [usize; 2],
+}
+
+impl Tile<'_> {
+    /// One row of the tile.
+    pub fn row(&mut self, row: usize) -> &mut [f32] {
+        let [rows, width] = self.shape;
+        assert!(row < rows);
+        // SAFETY: `each_tile` makes one tile of these columns and these rows, of a tensor that was written, and this one is
+        // borrowed alone.
+        unsafe { self.columns.change(self.row + row, self.column..self.column + width) }
+    }
+}
+
+/// Cuts a tensor, its leading dimensions taken for rows, into tiles of `shape` rows and columns, and hands each to a task: row
+/// by row of tiles, each from left to right.
+pub(crate) fn each_tile(
+    pool: &Pool,
+    tensor: &mut Tensor,
+    shape: [usize; 2],
+    f: impl Fn(usize, Tile<'_>) + Sync,
+) -> TractResult<()> {
+    let [height, width] = shape;
+    let stride = tensor.shape().last().copied().unwrap_or(0);
+    let rows = tensor.len().checked_div(stride).unwrap_or(0);
+    ensure!(
+        height > 0 && width > 0 && rows.is_multiple_of(height) && stride.is_multiple_of(width),
+        "{:?} is no grid of {height} by {width}",
+        tensor.shape()
+    );
+    let columns = &Columns::of(tensor, rows)?;
+    let across = stride / width;
+    // The pool gives every task once, and tiles do not overlap.
+    pool.each(rows / height * across, |task| {
+        let (row, column) = (task / across * height, task % across * width);
+        f(
+            task,
+            Tile {
+                columns,
+                row,
+                column,
+                shape,
+            },
+        );
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_are_a_grid_and_each_has_its_own_numbers() {
+        let mut tensor = Tensor::zero::<f32>(&[2, 3, 4]).unwrap();
+        for pool in [Pool::inline(), Pool::new(2).unwrap()] {
+            each_tile(&pool, &mut tensor, [3, 2], |task, mut tile| {
+                for row in 0..3 {
+                    let numbers = tile.row(row);
+                    assert_eq!(numbers.len(), 2);
+                    numbers.fill(task as f32);
+                }
+            })
+            .unwrap();
+            let tensor = tensor.try_as_plain_ram().unwrap();
+            let found: Vec<f32> = tensor.as_slice::<f32>().unwrap().to_vec();
+            let want = |i: usize| (i / 12 * 2 + i % 4 / 2) as f32;
+            assert!(found.iter().enumerate().all(|(i, &x)| x == want(i)), "{found:?}");
         }
-    }
-
-    /// Lets `f` write part of one row, of columns this task owns; it must write all of it.
-    fn fill(&self, row: usize, columns: Range<usize>, f: impl FnOnce(&mut [MaybeUninit<f32>])) {
-        assert!(row < self.rows && columns.end <= self.stride);
-        // SAFETY: inside the allocation by the assertion, nobody else reads or writes these columns, and whatever they hold is
-        // a `MaybeUninit`.
-        f(unsafe {
-            std::slice::from_raw_parts_mut(self.start.add(row * self.stride + columns.start).cast(), columns.len())
-        });
-    }
-
-    /// Lets `f` change part of one row, of columns this task owns and has written.
-    fn change(&self, row: usize, columns: Range<usize>, f: impl FnOnce(&mut [f32])) {
-        assert!(row < self.rows && columns.end <= self.stride);
-        // SAFETY: inside the allocation by the assertion, written before, and nobody else reads or writes these columns.
-        f(unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.stride + columns.start), columns.len()) });
-    }
-
-    /// Writes part of one row, of columns this task owns.
-    pub fn write(&self, row: usize, column: usize, values: &[f32]) {
-        assert!(row < self.rows && column + values.len() <= self.stride);
-        // SAFETY: inside the allocation by the assertion, and nobody else reads or writes these columns.
-        unsafe {
-            let to = self.start.add(row * self.stride + column);
-            std::ptr::copy_nonoverlapping(values.as_ptr(), to, values.len());
+        for shape in [[4, 2], [3, 3], [0, 2]] {
+            let error = each_tile(&Pool::inline(), &mut tensor, shape, |_, _| {}).unwrap_err();
+            assert!(error.to_string().contains("is no grid"), "{error}");
         }
     }
 }

@@ -2,5 +2,6 @@
 
 pub mod attention;
 pub mod embed;
+#[allow(unsafe_code)]
 pub mod linear;
 pub mod norm;

@@ -52,7 +52,7 @@ impl EvalOp for Norm {
         let width = weight.len();
         ensure!(
             x.shape().last() == Some(&width),
-            "normalises {width} values, got {:?}",
+            "normalizes {width} values, got {:?}",
             x.shape()
         );
         let residual = match &residual {

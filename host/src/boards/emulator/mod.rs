@@ -4,16 +4,15 @@
 
 pub mod initramfs;
 pub mod kernel;
-mod signals;
 
 use crate::boards::reports;
 use crate::fs::atomic::FileError;
 use crate::fs::scratch::Scratch;
+use crate::fs::signals::{self, PutOff};
 use crate::fs::subprocess::{ToolError, ends_with_us, last_line};
 use crate::render::text::{printable, say, size};
 use initramfs::{INITRAMFS, MODEL_DISK, Storage};
 use kernel::Kernel;
-use signals::PutOff;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -174,7 +173,7 @@ enum Shown {
 
 /// Boots once with `ram` bytes.
 fn boot(setup: &Setup, ram: u64) -> Result<Shown, BoardError> {
-    let _put_off = PutOff::new();
+    let _put_off = PutOff::begin();
     let dir = Scratch::new().map_err(|e| BoardError::file(&std::env::temp_dir(), e))?;
     let image = initramfs::build(setup, dir.path())?;
     let kernel = &setup.kernel.image;

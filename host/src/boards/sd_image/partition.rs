@@ -130,7 +130,7 @@ fn mbr(image: &mut (impl Read + Seek), size: u64, first: &[u8]) -> Result<Vec<Pa
     let mut link = base;
     for number in 5.. {
         if number - 5 >= MOST_LOGICAL {
-            return damaged("its logical partitions go round in a circle");
+            return damaged("its logical partitions form a loop");
         }
         let at = link.checked_mul(SECTOR).filter(|at| at + SECTOR <= size);
         let Some(at) = at else {
@@ -163,7 +163,7 @@ fn gpt(image: &mut (impl Read + Seek), size: u64) -> Result<Vec<Partition>, Tabl
                  (losetup -P --sector-size {WIDE_SECTOR}) and name that with --rootfs"
             ));
         }
-        return damaged("its first sector speaks of a GPT, its second holds none");
+        return damaged("its first sector announces a GPT, but the second holds none");
     }
     let length = le32(&header, 12) as usize;
     if !(92..=SECTOR as usize).contains(&length) {
@@ -357,7 +357,7 @@ mod tests {
             (logical, |i| entry(i, 0, 0, 0x83, 0, 5), "partition 1"),
             (logical, |i| entry(i, 0, 0, 0x83, u32::MAX, u32::MAX), "partition 1"),
             (logical, |i| entry(i, 0, 3, 0x0f, 300, 9), "two extended"),
-            (logical, |i| entry(i, 500, 1, 0x05, 300, 9), "circle"),
+            (logical, |i| entry(i, 500, 1, 0x05, 300, 9), "loop"),
             (logical, |i| entry(i, 200, 1, 0x05, u32::MAX, 9), "outside of the image"),
             (logical, |i| i[500 * 512 + 511] = 0, "no signature"),
             (guid, |i| i[512] = 0, "holds none"),

@@ -124,7 +124,7 @@ impl Lines {
     /// Takes in one line, without the white space around it. An error says what is wrong, not where.
     fn read(&mut self, line: &str, number: usize) -> Result<(), String> {
         if line.chars().any(|c| acts(c) && c != '\t') {
-            return Err("holds a control character, or one that turns the direction of text".into());
+            return Err("holds a control character or one that changes the text direction".into());
         }
         if line.is_empty() || line.starts_with(['#', ';']) {
             return Ok(());

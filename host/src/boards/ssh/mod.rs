@@ -95,7 +95,7 @@ pub enum DeployError {
     #[error("killed (signal 9); most often that is for memory, {0}")]
     Killed(String),
     /// Another deploy holds the lock on a file and sends nothing.
-    #[error("{name}: another deploy holds it and does not get on; end that one, or remove {dir}/.lock")]
+    #[error("{name}: another deploy holds it and makes no progress; end that one, or remove {dir}/.lock")]
     Held {
         /// Name of the file.
         name: String,

@@ -51,7 +51,7 @@ pub fn trade_text(plan: &Plan) -> String {
             .collect();
         let time: Vec<String> = trade.time.iter().map(|(cpu, t)| format!("{t:.2} on {cpu}")).collect();
         text = format!(
-            "arithmetic: f32 in {}; predicted time in units of integers throughout, which --prefer speed keeps to: {}",
+            "arithmetic: f32 in {}; predicted time relative to integers throughout (--prefer speed): {}",
             wide.join(", "),
             time.join(", ")
         );

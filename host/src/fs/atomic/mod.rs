@@ -79,16 +79,11 @@ pub fn is_null(path: &Path) -> bool {
 
 /// Whether files could be made in a directory, by the system's word.
 pub fn takes_files(dir: &Path) -> std::io::Result<()> {
-    use std::os::unix::ffi::OsStrExt;
+    use rustix::fs::{Access, access};
     if !std::fs::metadata(dir)?.is_dir() {
         return Err(std::io::ErrorKind::NotADirectory.into());
     }
-    let name = std::ffi::CString::new(dir.as_os_str().as_bytes())?;
-    // SAFETY: the name is NUL-terminated and outlives the call, which keeps no pointer.
-    match unsafe { libc::access(name.as_ptr(), libc::W_OK | libc::X_OK) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    }
+    Ok(access(dir, Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
 /// What a file is to hold.
@@ -347,8 +342,7 @@ fn second_name(first: &Path, folder: &Path) -> std::io::Result<NamedTempFile> {
 
 /// Whether we made it: in a directory that all may write to, others' names mean nothing.
 pub fn is_ours(meta: &Metadata) -> bool {
-    // SAFETY: it takes nothing and always succeeds.
-    meta.uid() == unsafe { libc::geteuid() }
+    meta.uid() == rustix::process::geteuid().as_raw()
 }
 
 /// Removes temporary files whose maker was killed, and with it their lock: they may be as large as a card's image.

@@ -235,7 +235,7 @@ fn unsupported(fields: &Fields) -> Result<(), SourceError> {
         let method = value.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
         return fields.bad(
             "quantization_config",
-            format!("the weights are already quantised ({method}); start from the original checkpoint"),
+            format!("the weights are already quantized ({method}); start from the original checkpoint"),
         );
     }
     // Other implementations can put the norms before the sublayers, or share part of a layer only.

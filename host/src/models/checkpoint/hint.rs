@@ -64,7 +64,7 @@ pub fn without_a_model(dir: &Path) -> String {
         .collect();
     if !of_trainers.is_empty() {
         return format!(
-            "; there is only what a Trainer keeps to go on training ({}), the model is missing: trainer.save_model(DIR) writes it",
+            "; only a Trainer's state for resuming is there ({}), the model is missing: trainer.save_model(DIR) writes it",
             listed(&of_trainers)
         );
     }

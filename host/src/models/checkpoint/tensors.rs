@@ -70,7 +70,7 @@ fn safetensors(file: &Mapped) -> Result<Vec<RawTensor<'_>>, SourceError> {
     let views = SafeTensors::deserialize(bytes).map_err(|cause| match file_kind::bytes_too_many(bytes) {
         Some(more) => SourceError::Format {
             path: path(),
-            problem: format!("{more} bytes stand behind its last tensor; fetch it again"),
+            problem: format!("{more} bytes follow its last tensor; fetch it again"),
         },
         None => SourceError::Safetensors { path: path(), cause },
     })?;

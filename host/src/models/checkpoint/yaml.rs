@@ -26,7 +26,7 @@ pub enum YamlError {
     #[error("more than {0}, which no training configuration has")]
     TooMuch(String),
     /// An alias repeats what it lies in.
-    #[error("line {0}: an alias repeats what it lies in")]
+    #[error("line {0}: an alias contains itself")]
     Alias(usize),
     /// A mapping's key is a list or a mapping.
     #[error("line {0}: a key is no text")]
@@ -295,7 +295,7 @@ mod tests {
             (long, "1048576 bytes of repeated text"),
             ("a: {<<: [1]}".into(), "takes over mappings only"),
             ("a: *a".into(), "invalid YAML"),
-            ("a: &a\n  b: *a\n".into(), "line 2: an alias repeats what it lies in"),
+            ("a: &a\n  b: *a\n".into(), "line 2: an alias contains itself"),
             ("[".repeat(70), "64 levels"),
             ("- 1\n".repeat(70_000), "65536 values"),
             ("{[1]: 2}".into(), "a key is no text"),

@@ -60,7 +60,7 @@ fn config(model: &Path) -> Result<(PathBuf, Value), String> {
             Some(kind) if kind != "albert" => format!("is of another kind of model ({})", printable(kind)),
             _ => return Ok((path, json)),
         };
-        why.get_or_insert_with(|| format!("{} {problem} and is left alone", path.display()));
+        why.get_or_insert_with(|| format!("{} {problem} and is ignored", path.display()));
     }
     Err(why.unwrap_or_else(|| "no config.json lies beside it or one folder up".into()))
 }

@@ -209,9 +209,9 @@ fn settle<'a>(
     let repeated = table.iter().all(|row| row == &table[0]);
     let count = if repeated { 1 } else { table.len() };
     notes.push(if repeated {
-        "the exporter has looked up one token type; the others are not in the file".to_string()
+        "the exporter kept only one token type; the others are not in the file".to_string()
     } else {
-        format!("the exporter has looked up the first {count} positions; the others are not in the file")
+        format!("the exporter kept only the first {count} positions; the others are not in the file")
     });
     Ok(Matrix {
         reshaped: Some(vec![numbers.len() / width, width]),

@@ -19,7 +19,7 @@ pub enum ImportError {
         looks: String,
     },
     /// The graph has attention, and its form is not one of ALBERT's that are known.
-    #[error("{file}: not recognised as an ALBERT: {problem}; it looks like {looks}")]
+    #[error("{file}: not recognized as an ALBERT: {problem}; it looks like {looks}")]
     Unrecognised {
         /// The ONNX file.
         file: String,
@@ -33,7 +33,7 @@ pub enum ImportError {
     Inside(Box<Inside>),
     /// The weights are quantised already, and nobody asked to read them so.
     #[error(
-        "{file}: its weights are already quantised ({how}); import the file it was quantised from, and let thimble quantise, or read them as they are with --dequantize"
+        "{file}: its weights are already quantized ({how}); import the file it was quantized from, and let thimble quantize, or read them as they are with --dequantize"
     )]
     Quantised {
         /// The ONNX file.

@@ -205,7 +205,7 @@ fn body<'a>(trace: &Trace<'a>) -> Result<(Embedding<'a>, Body<'a>), ImportError>
             layers,
             from: printable(from),
             to: printable(to),
-            problem: format!("what comes before is not recognised: {problem}"),
+            problem: format!("what comes before is not recognized: {problem}"),
             advice: String::new(),
         }))),
         None => Err(lacking),
@@ -310,7 +310,7 @@ fn rounded_apart(config: &Config) -> Option<String> {
     let sets = config.num_hidden_groups * config.inner_group_num;
     (sets > 1).then(|| {
         format!(
-            "its {} layers hold {sets} sets of weights, read as {} groups of {}: where a quantiser rounded one set several ways, the file it was made from holds the one",
+            "its {} layers hold {sets} sets of weights, read as {} groups of {}: where a quantizer rounded one set several ways, the file it was made from holds the one",
             config.num_hidden_layers * config.inner_group_num,
             config.num_hidden_groups,
             config.inner_group_num

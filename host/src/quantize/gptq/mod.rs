@@ -2,17 +2,18 @@
 //! their covariance, the second moments around it. In: a model and rows; out: [`Statistics`], from which `round` chooses int8
 //! and int4 numbers. The mean's own error goes into the bias, so rounding need only mind what differs from it.
 
+#[allow(unsafe_code)] // the matrix products of the crate `matrixmultiply` take pointers
 pub mod factor;
 pub mod round;
 mod steps;
 
-use crate::boards::cost_model::uses;
 use crate::eval::dataset::Row;
 use crate::models::image::image_of;
 use crate::quantize::error::QuantizeError;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
+use thimble_shared::model::network::uses;
 use thimble_shared::model::{Config, Kind, Model, Role, Site, WeightSpec};
 
 /// Most vectors taken per weight: twice the width of ALBERT-base's widest input. More are taken at even distances.

@@ -188,7 +188,7 @@ fn read_index(file: &Mapped) -> Result<Bundle, SourceError> {
         return Err(SourceError::Format {
             path: file.path.clone(),
             problem:
-                "it has brightmart's first layout (layer_shared), which adds and normalises embeddings after their \
+                "it has brightmart's first layout (layer_shared), which adds and normalizes embeddings after their \
                       projection: another network than ALBERT; take the same model in Google's layout (albert_*_google)"
                     .into(),
         });

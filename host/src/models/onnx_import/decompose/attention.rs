@@ -23,11 +23,11 @@ impl<'a> Decomposition<'_, 'a> {
     fn refuse(&self, node: &NodeView<'a>, flags: &[&str], inputs: &[usize]) -> Result<(), Problem> {
         for flag in flags {
             if self.int(node, flag)?.unwrap_or(0) != 0 {
-                return Err(Problem::Other(format!("has {flag}, which is not ALBERT's")));
+                return Err(Problem::Other(format!("has {flag}, which ALBERT does not use")));
             }
         }
         if let Some(i) = inputs.iter().find(|&&i| self.maybe(node, i).is_some()) {
-            return Err(Problem::Other(format!("has input {i}, which is not ALBERT's")));
+            return Err(Problem::Other(format!("has input {i}, which ALBERT does not use")));
         }
         if node.outputs.iter().skip(1).any(|o| self.is_needed(o)) {
             return Err(Problem::Other("has a second output that is read".into()));
@@ -223,7 +223,7 @@ impl<'a> Decomposition<'_, 'a> {
             Some(2) => Ok(Mask::Tokens(name)),
             Some(3) => Ok(Mask::Pairs(name)),
             Some(rank) => Err(Problem::Other(format!(
-                "takes a mask of {rank} dimensions, which thimble does not take apart"
+                "takes a mask of {rank} dimensions, which thimble cannot decompose"
             ))),
             None => Err(Problem::Other("takes a mask of unknown rank".into())),
         }

@@ -37,7 +37,7 @@ impl<'a> Decomposition<'_, 'a> {
         let (bits, block) = (self.size(node, "bits", 4)?, self.size(node, "block_size", 0)?);
         if !matches!(bits, 4 | 8) || self.maybe(node, 4).is_some() {
             return Err(Problem::Other(format!(
-                "has weights of {bits} bits or an order of groups, which thimble does not dequantise"
+                "has weights of {bits} bits or an order of groups, which thimble does not dequantize"
             )));
         }
         if [k, n, block].contains(&0) {
@@ -96,7 +96,7 @@ impl<'a> Decomposition<'_, 'a> {
                 }
                 (U8, ..) => {
                     return Err(Problem::Other(format!(
-                        "has weights of {bits} bits, which thimble does not dequantise"
+                        "has weights of {bits} bits, which thimble does not dequantize"
                     )));
                 }
                 _ => (this.stored(&tensor)?, this.table(scaling, 0.0)?),

@@ -121,7 +121,7 @@ impl<'a> Decomposition<'_, 'a> {
         let (mut a, mut b) = (self.input(node, 0)?.to_string(), self.input(node, 1)?.to_string());
         for flag in ["transBatchA", "transBatchB"] {
             if self.int(node, flag)?.unwrap_or(0) != 0 {
-                return Err(Problem::Other(format!("has {flag}, which thimble does not take apart")));
+                return Err(Problem::Other(format!("has {flag}, which thimble cannot decompose")));
             }
         }
         if self.int(node, "transA")?.unwrap_or(0) != 0 {
@@ -148,7 +148,7 @@ impl<'a> Decomposition<'_, 'a> {
         let plain = ["Tanh", "Relu", "Sigmoid", "Softplus", "Softsign"];
         if !activation.is_empty() && !plain.contains(&activation.as_str()) {
             return Err(Problem::Other(format!(
-                "has the activation {}, which thimble does not take apart",
+                "has the activation {}, which thimble cannot decompose",
                 crate::render::text::printable(&activation)
             )));
         }

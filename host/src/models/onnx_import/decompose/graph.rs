@@ -30,7 +30,7 @@ pub fn f32s(bytes: &[u8]) -> Vec<f32> {
 
 /// Made tensors would take more memory than the file gives reason for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("its operators, said in standard ones, ask for tensors of more than {most} bytes")]
+#[error("its operators, written as standard ones, need tensors of more than {most} bytes")]
 pub struct TooMuch {
     most: usize,
 }

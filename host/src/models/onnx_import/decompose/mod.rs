@@ -193,24 +193,24 @@ pub fn decompose(file: &OnnxFile, wanted: &Wanted) -> Result<Option<Decomposed>,
     let mut notes = Vec::new();
     if !fused.is_empty() {
         notes.push(format!(
-            "its fused operators ({}) are read as the standard ones they state",
+            "its fused operators ({}) are read as the equivalent standard operators",
             listed(&fused)
         ));
     }
     if dequantize {
         notes.push(format!(
-            "its weights are quantised ({}) and taken as they are: what that cost in quality stays lost, and the file it was made from keeps it; the proof is of the file with its weights dequantised",
+            "its weights are quantized ({}) and taken as they are: what that cost in quality stays lost, and the file it was made from keeps it; the proof is of the file with its weights dequantized",
             listed(&quantised)
         ));
     }
     if originals > 0 {
         notes.push(format!(
-            "of {originals} of its quantised tensors the file holds the originals too, which are taken"
+            "of {originals} of its quantized tensors the file holds the originals too, which are taken"
         ));
     }
     if again > 0 {
         notes.push(format!(
-            "of its quantised tensors {again} are another rounding of one before, within both roundings, which stands for them"
+            "of its quantized tensors {again} are another rounding of one before, within both roundings, which stands for them"
         ));
     }
     Ok(Some(Decomposed {
@@ -307,7 +307,7 @@ impl<'f, 'a> Decomposition<'f, 'a> {
             "GatherBlockQuantized" => self.gather_blocks(node),
             op if op.starts_with("QLinear") => self.qlinear(node),
             _ => Err(Problem::Other(
-                "is an operator of ONNX Runtime's own that thimble does not take apart".into(),
+                "is an operator of ONNX Runtime that thimble cannot decompose".into(),
             )),
         }
     }

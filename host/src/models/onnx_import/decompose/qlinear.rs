@@ -91,7 +91,7 @@ impl<'a> Decomposition<'_, 'a> {
             "Where" => (vec![1, 4], 8),
             _ => {
                 return Err(Problem::Other(
-                    "is a quantised operator that thimble does not take apart".into(),
+                    "is a quantized operator that thimble cannot decompose".into(),
                 ));
             }
         };

@@ -48,7 +48,7 @@ impl<'a> Decomposition<'_, 'a> {
         };
         if moves > 0 && !(one(scaling.scale) && one(scaling.zero)) {
             return Err(Problem::Other(
-                "dequantises by the channel what was moved before".into(),
+                "dequantizes per channel after the tensor was reshaped or transposed".into(),
             ));
         }
         let mut name = self.dequantized(at, scaling)?;

@@ -137,7 +137,7 @@ impl<'a> Decomposition<'_, 'a> {
             22 => nibbles().map(|n| f32::from((n << 4) as i8 >> 4)).collect(),
             other => {
                 return Err(Problem::Other(format!(
-                    "has weights of {}, which thimble does not dequantise",
+                    "has weights of {}, which thimble does not dequantize",
                     element_type(other)
                 )));
             }

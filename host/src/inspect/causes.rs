@@ -325,7 +325,7 @@ impl<'a, 'f> Judge<'a, 'f> {
             .count();
         (identities > 0).then(|| {
             format!(
-                "{identities} Identity nodes hand a weight on under another name; quantisers that look for initializers (onnxruntime's quantize_dynamic) skip what is read through them"
+                "{identities} Identity nodes pass a weight on under another name; quantizers that look for initializers (onnxruntime's quantize_dynamic) skip what is read through them"
             )
         })
     }

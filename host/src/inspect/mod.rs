@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 use serde::Serialize;
 use std::collections::BTreeMap;
-use thimble_device::platform::process;
+use thimble_device::image::pages;
 use thimble_shared::artifact::emit::scale;
 use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{self, Artifact, ArtifactError};
@@ -225,7 +225,7 @@ fn own(artifact: &Artifact, file: &OnnxFile) -> Result<Explanation, ArtifactErro
         tokenizer_sha256: artifact.provenance.tokenizer_sha256.clone(),
         differences: {
             // Reading the file took other parts of the program than reading its numbers does.
-            process::forget_program();
+            pages::forget_program();
             verify::differences_of(file.bytes(), &|part| file.release(part))?
         },
         ..empty("thimble")

@@ -1,4 +1,5 @@
 //! Signals that would end the program while a virtual board runs: they are put off until its files are gone, then raised again.
+//! And one that is an error in place of the end. By libc: rustix has no call that sets what a signal does.
 
 use libc::{SIG_DFL, SIG_IGN, SIGHUP, SIGINT, SIGTERM, c_int, sighandler_t};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -16,7 +17,8 @@ pub struct PutOff {
 }
 
 impl PutOff {
-    pub fn new() -> PutOff {
+    /// Puts them off from here on.
+    pub fn begin() -> PutOff {
         let handler = came as extern "C" fn(c_int) as sighandler_t;
         let put = |signal| {
             // SAFETY: the handler stores to an atomic and does nothing else.
@@ -46,6 +48,12 @@ impl Drop for PutOff {
             unsafe { libc::raise(signal) };
         }
     }
+}
+
+/// Makes a write beyond the limit on the size of files (ulimit -f) an error, which names the file.
+pub fn ignore_file_size_limit() {
+    // SAFETY: to ignore a signal needs no handler, and nothing else here has a say in this one.
+    unsafe { libc::signal(libc::SIGXFSZ, SIG_IGN) };
 }
 
 /// Whether one waits.
