@@ -13,7 +13,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use thimble_shared::artifact::layout::PANEL_ROWS;
+use thimble_shared::artifact::layout::{I8_DEPTH, PANEL_ROWS};
 use thimble_shared::dtype::{InputRange, Inputs, Storage};
 use thimble_shared::model::Activation;
 use tract_core::internal::*;
@@ -239,10 +239,15 @@ impl Linear {
                 let packed = packed
                     .int8(range)
                     .ok_or_else(|| format_err!("{} reads an input that was not packed", weight.name))?;
-                let chains = if kernels.i8.asks_for_chains() {
-                    weight.chains(group.clone())
-                } else {
-                    &[]
+                let in_twos: Vec<u8>;
+                let chains: &[u8] = match (kernels.i8.asks_for_chains(), range) {
+                    (false, _) => &[],
+                    (true, InputRange::Symmetric | InputRange::Centred) => weight.chains(group.clone()),
+                    // Inputs go down to -128 there: chains of four products could overflow, chains of two cannot.
+                    (true, InputRange::Tensor) => {
+                        in_twos = vec![0; group.len() * (packed.depth / I8_DEPTH)];
+                        &in_twos
+                    }
                 };
                 let panels: &[i8] = if layout.storage == Storage::I8 {
                     weight.panels(group)
