@@ -3,12 +3,13 @@
 use super::args::{OnnxArgs, Precision, SourceArgs};
 use super::outcome::Outcome;
 use crate::fs::atomic::{self, Content, Output, write_outputs_together};
+use crate::models::huggingface_folder;
 use crate::models::model_file::Subject;
 use crate::models::tokenizer::TokenizerSource;
 use crate::models::tokenizer_json;
 use crate::quantize::quantizer::{Quantiser, uniform, vanished};
 use crate::render::text::exact;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::io::Error;
@@ -128,6 +129,9 @@ pub fn write_parts(
     output: &Path,
 ) -> Result<Written> {
     let writer = Writer::new(model, onnx, provenance)?;
+    if is_folder(output, onnx.runtime) {
+        return write_folder(&writer, model, tokenizer, output);
+    }
     let beside = tokenizer_beside(output);
     let model = Output {
         content: Content::Made {
@@ -141,6 +145,34 @@ pub fn write_parts(
     Ok(Written {
         model: (output.display().to_string(), writer.size() as u64),
         tokenizer: tokenizer.map(|t| (beside.display().to_string(), t.len() as u64)),
+    })
+}
+
+/// Whether an output is a folder as Hugging Face's tools want it: for another runtime than a board's, what does not end in .onnx.
+fn is_folder(output: &Path, runtime: Runtime) -> bool {
+    runtime != Runtime::Board && output.extension().is_none_or(|end| end != "onnx")
+}
+
+/// Writes the model into a folder, with the files that Hugging Face's tools want beside it.
+fn write_folder(writer: &Writer, model: &Model, tokenizer: Option<String>, dir: &Path) -> Result<Written> {
+    let path = dir.join(huggingface_folder::MODEL);
+    std::fs::create_dir_all(atomic::folder(&path)).with_context(|| dir.display().to_string())?;
+    let files: Vec<(PathBuf, String)> = huggingface_folder::files(&model.config, tokenizer.as_deref())
+        .into_iter()
+        .map(|(name, text)| (dir.join(name), text))
+        .collect();
+    let onnx = Output {
+        content: Content::Made {
+            fill: &|out| writer.write_to(out),
+            check: &states_its_graph,
+        },
+        ..Output::new(&path, &[])
+    };
+    let beside = files.iter().map(|(path, text)| Output::new(path, text.as_bytes()));
+    write_outputs_together(&std::iter::once(onnx).chain(beside).collect::<Vec<_>>())?;
+    Ok(Written {
+        model: (path.display().to_string(), writer.size() as u64),
+        tokenizer: tokenizer.map(|t| (dir.join("tokenizer.json").display().to_string(), t.len() as u64)),
     })
 }
 
@@ -158,8 +190,18 @@ fn states_its_graph(path: &Path) -> std::io::Result<()> {
 
 /// An output may replace an older one, but nothing that was read: a failed or wrong write must lose nothing.
 pub fn refuse_inputs(subject: &Subject, output: &Path) -> Result<()> {
-    for output in [output, &tokenizer_beside(output)] {
-        atomic::refuse_inputs(output, subject.files())?;
+    let of_folder = [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        huggingface_folder::MODEL,
+    ];
+    let of_folder = of_folder.map(|name| output.join(name));
+    let outputs = [output.to_path_buf(), tokenizer_beside(output)]
+        .into_iter()
+        .chain(of_folder);
+    for output in outputs {
+        atomic::refuse_inputs(&output, subject.files())?;
     }
     Ok(())
 }

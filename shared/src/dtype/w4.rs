@@ -4,7 +4,7 @@ use super::{Format, FormatRow, Inputs, Offered, int4};
 
 pub(super) const ROW: FormatRow = FormatRow {
     name: "w4",
-    alias: "weights4",
+    alias: "w4",
     help: Some("int4 weights in blocks of 32, f32 arithmetic: ONNX Runtime's MatMulNBits"),
     since: 3,
     inputs: Inputs::Float,
