@@ -80,7 +80,7 @@ fn loss(reference: &Model, candidate: &Model, rows: &[Row]) -> Loss {
 }
 
 /// The solver at int8's size, tuned on some rows, judged on all the others.
-fn shrunk(model: &Model, rows: &dataset::Inputs) -> (Loss, Loss) {
+fn shrunk(model: &Model, rows: &dataset::Dataset) -> (Loss, Loss) {
     let (tune, judge) = split(rows, 48);
     let int8 = Quantiser::new(model)
         .model(&uniform(&model.config, Format::I8))

@@ -4,7 +4,7 @@ use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use thimble::eval::dataset::{self, Inputs, Row, made_up};
+use thimble::eval::dataset::{self, Dataset, Row, made_up};
 use thimble::models::checkpoint;
 use thimble::models::tokenizer;
 use thimble_shared::model::Config;
@@ -19,7 +19,7 @@ fn config(name: &str) -> Config {
     checkpoint::read(&fixture(name)).unwrap().config
 }
 
-fn read(name: &str, text: &str) -> Result<Inputs, String> {
+fn read(name: &str, text: &str) -> Result<Dataset, String> {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("x.jsonl");
     fs::write(&file, text).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use thimble::eval::dataset::{self, Row};
-use thimble::eval::metrics::Outputs;
+use thimble::eval::metrics::NamedOutputs;
 use thimble::eval::runner::{self, Judge, Vocabulary};
 use thimble::models::image::image_of;
 use thimble::models::model_file::Subject;
@@ -18,7 +18,7 @@ fn albert_deb() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/albert-deb")
 }
 
-fn outputs(model: &Model, rows: &[Row]) -> Vec<Outputs> {
+fn outputs(model: &Model, rows: &[Row]) -> Vec<NamedOutputs> {
     runner::outputs(&image_of(model).unwrap(), rows).unwrap()
 }
 

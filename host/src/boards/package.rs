@@ -35,7 +35,7 @@ pub enum PackageError {
 }
 
 /// One file of a payload.
-pub struct File {
+pub struct PackagedFile {
     /// From the root of the board's file system, without the leading slash.
     pub path: String,
     /// Permission bits.
@@ -47,7 +47,7 @@ pub struct File {
 /// What a board gets.
 pub struct Payload {
     /// Sorted by path.
-    pub files: Vec<File>,
+    pub files: Vec<PackagedFile>,
 }
 
 /// Where a system's owner puts units, which go before those of packages.
@@ -59,8 +59,9 @@ pub const WANTS: &str = "etc/systemd/system/multi-user.target.wants";
 
 impl Payload {
     /// The files in the order they are installed: the unit comes last, so that a boot never finds one whose program is missing.
-    pub fn in_order(&self) -> Vec<&File> {
-        let (units, others): (Vec<&File>, Vec<&File>) = self.files.iter().partition(|f| f.path.starts_with(UNITS));
+    pub fn in_order(&self) -> Vec<&PackagedFile> {
+        let (units, others): (Vec<&PackagedFile>, Vec<&PackagedFile>) =
+            self.files.iter().partition(|f| f.path.starts_with(UNITS));
         others.into_iter().chain(units).collect()
     }
 
@@ -101,7 +102,7 @@ pub fn payload(
             wanted: PLAIN_NAME,
         });
     }
-    let at = |path: &str, mode: u32, bytes: Vec<u8>| File {
+    let at = |path: &str, mode: u32, bytes: Vec<u8>| PackagedFile {
         path: path.to_string(),
         mode,
         bytes,
@@ -439,7 +440,7 @@ mod tests {
     #[test]
     fn files_lie_at_plain_paths_and_each_once() {
         let with = |paths: &[&str]| {
-            let files = paths.iter().map(|path| File {
+            let files = paths.iter().map(|path| PackagedFile {
                 path: path.to_string(),
                 mode: 0o644,
                 bytes: vec![],
@@ -543,7 +544,7 @@ mod tests {
     #[test]
     fn the_same_input_gives_the_same_bytes() {
         let payload = || Payload {
-            files: vec![File {
+            files: vec![PackagedFile {
                 path: "usr/lib/thimble/a".into(),
                 mode: 0o644,
                 bytes: vec![1; 700],
@@ -567,7 +568,7 @@ mod tests {
 
     #[test]
     fn the_unit_is_installed_last_and_its_link_leads_to_it() {
-        let file = |path: &str| File {
+        let file = |path: &str| PackagedFile {
             path: path.into(),
             mode: 0o644,
             bytes: vec![],

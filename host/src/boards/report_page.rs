@@ -2,7 +2,7 @@
 //! RAM, bytes by weight, and the trend of each board. Inline SVG and CSS, no script, nothing fetched; text from files is
 //! escaped. Times are milliseconds, sizes bytes.
 
-use crate::boards::reports::{Entry, Kind, comparison, notes};
+use crate::boards::reports::{Entry, ReportKind, comparison, notes};
 use crate::render::text::{percent, size, xml};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -310,7 +310,7 @@ fn weights(entries: &[Entry]) -> String {
 
 /// The median and the peak of what was measured more than once in the same way, in the order of the reports.
 fn trend(entries: &[Entry]) -> String {
-    let mut kinds: Vec<(Kind, Vec<&Entry>)> = Vec::new();
+    let mut kinds: Vec<(ReportKind, Vec<&Entry>)> = Vec::new();
     for e in entries {
         match kinds.iter_mut().find(|(kind, _)| *kind == e.kind()) {
             Some((_, seen)) => seen.push(e),

@@ -5,7 +5,7 @@
 use crate::budget::answer::{Answer, Limits};
 use crate::budget::error::BudgetError;
 use crate::budget::integer_arithmetic::Trade;
-use crate::budget::preparations::{PrepareOptions, Step, Tried};
+use crate::budget::preparations::{PreparationStep, PrepareOptions, Tried};
 use crate::budget::problem::{Choice, Problem};
 use crate::budget::question::{self, Question};
 use crate::budget::sensitivity::{Study, Yardstick};
@@ -274,7 +274,7 @@ pub struct Task<'a> {
     /// Formats that the search may use.
     pub formats: &'a [Format],
     /// How the model may be prepared before its weights are rounded.
-    pub steps: &'a [Step],
+    pub steps: &'a [PreparationStep],
     /// Most bytes of the file.
     pub budget: u64,
     /// How the file is laid out as ONNX, which bears on its size.

@@ -7,7 +7,7 @@ use crate::boards::cost_model::{need, seq_of};
 use crate::boards::device_binary::{device_program, for_boards, head, largest_page};
 use crate::boards::package::PROGRAM;
 use crate::boards::profiles;
-use crate::boards::reports::{self, Entry, Kind};
+use crate::boards::reports::{self, Entry, ReportKind};
 use crate::boards::ssh::inventory::{self, Host};
 use crate::boards::ssh::link::{Link, Sockets};
 use crate::boards::ssh::{Cargo, DeployError, Deployed, Order, deploy, item};
@@ -319,7 +319,7 @@ impl Told {
         for line in &against {
             self.text += &format!("  not as {} is listed: {}\n", target.name, printable(line));
         }
-        let last = reports::last(history, &Kind::of(&host.name, &report));
+        let last = reports::last(history, &ReportKind::of(&host.name, &report));
         let changes = last
             .map(|l| reports::against_last(&report, &l.report))
             .unwrap_or_default();

@@ -11,14 +11,14 @@ use crate::budget::answer::NOTHING_FINITE;
 use crate::budget::chart;
 use crate::budget::integer_arithmetic::Prefer;
 use crate::budget::memory_need;
-use crate::budget::preparations::{PrepareOptions, STEPS, Step};
+use crate::budget::preparations::{PreparationStep, PrepareOptions, STEPS};
 use crate::budget::question::Question;
 use crate::budget::sensitivity::Study;
 use crate::budget::sizes::Sizes;
 use crate::budget::solver::Plan;
 use crate::cmd::export::{self, Written};
 use crate::cmd::verify;
-use crate::eval::dataset::{self, Inputs, Row};
+use crate::eval::dataset::{self, Dataset, Row};
 use crate::eval::metrics::{Objective, decides};
 use crate::fs::atomic::{refuse_inputs, write_together};
 use crate::models::model_file::Subject;
@@ -76,7 +76,7 @@ pub struct ShrinkArgs {
         value_delimiter = ',',
         conflicts_with = "nearest"
     )]
-    pub prepare: Vec<Step>,
+    pub prepare: Vec<PreparationStep>,
     /// Choose between integer arithmetic and f32 arithmetic (w8, f16, f32), which loses less and is slower
     #[arg(long, value_enum, value_name = "WHAT", default_value_t, conflicts_with = "formats")]
     pub prefer: Prefer,
@@ -326,8 +326,8 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
 }
 
 /// The steps of preparation to try.
-fn steps(args: &ShrinkArgs) -> Vec<Step> {
-    let asked = |step: &Step| args.prepare.is_empty() || args.prepare.contains(step);
+fn steps(args: &ShrinkArgs) -> Vec<PreparationStep> {
+    let asked = |step: &PreparationStep| args.prepare.is_empty() || args.prepare.contains(step);
     STEPS.into_iter().filter(|step| !args.nearest && asked(step)).collect()
 }
 
@@ -420,7 +420,7 @@ fn levers(args: &ShrinkArgs, subject: &Subject) -> Result<(Levers, Option<vocabu
 }
 
 /// Different inputs, short enough for what the levers leave.
-fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) -> Result<Inputs> {
+fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) -> Result<Dataset> {
     let config = Config {
         max_position_embeddings: levers.max_seq.unwrap_or(config.max_position_embeddings),
         ..config.clone()
@@ -450,7 +450,7 @@ fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) 
     Ok(inputs)
 }
 
-fn warn_of_lost_tokens(vocabulary: &crate::eval::runner::Vocabulary, inputs: &Inputs) {
+fn warn_of_lost_tokens(vocabulary: &crate::eval::runner::Vocabulary, inputs: &Dataset) {
     let kept: BTreeSet<i64> = vocabulary.kept.iter().map(|&id| id as i64).collect();
     let lost = |row: &&Row| row.input_ids.iter().any(|id| !kept.contains(id));
     match inputs.rows.iter().filter(lost).count() {
@@ -463,7 +463,7 @@ fn warn_of_lost_tokens(vocabulary: &crate::eval::runner::Vocabulary, inputs: &In
 }
 
 /// Rows to choose on and rows to report on: apart where there are enough, so that no loss is reported on rows tuned on.
-pub fn split(inputs: &Inputs, tune: usize) -> (Vec<Row>, Vec<Row>) {
+pub fn split(inputs: &Dataset, tune: usize) -> (Vec<Row>, Vec<Row>) {
     let rows = &inputs.rows;
     if rows.len() < SPLIT_FROM {
         return (rows.clone(), rows.clone());
@@ -522,9 +522,9 @@ mod tests {
     #[test]
     fn rows_tuned_on_and_rows_reported_on_are_apart_even_if_inputs_repeat() {
         let rows = (0..90).map(|i| Row::sequence(&[2, 5 + i % 40, 3])).collect();
-        let mut inputs = Inputs {
+        let mut inputs = Dataset {
             rows,
-            ..Inputs::default()
+            ..Dataset::default()
         };
         assert_eq!(inputs.drop_repeats(), 50);
         let (tune, report) = split(&inputs, 30);

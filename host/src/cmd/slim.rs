@@ -3,7 +3,7 @@
 use super::outcome::Outcome;
 use crate::fs::atomic::{self, Output, refuse_inputs};
 use crate::onnx::OnnxFile;
-use crate::onnx::slim::{Options, model_bytes, slim_over};
+use crate::onnx::slim::{SlimOptions, model_bytes, slim_over};
 use crate::render::text::{exact, percent, say};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
@@ -64,7 +64,7 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     for output in [&args.output, &data_path] {
         refuse_inputs(output, inputs.iter().map(PathBuf::as_path))?;
     }
-    let options = Options {
+    let options = SlimOptions {
         outputs: args.outputs.clone(),
         short_names: args.short_names,
         strip_metadata: args.strip_metadata,

@@ -3,7 +3,7 @@
 //! decided is decided by `thimble_shared::decode`.
 
 use crate::eval::dataset::{MASK, Row};
-use crate::eval::metrics::Outputs;
+use crate::eval::metrics::NamedOutputs;
 use crate::models::tokenizer_json::{Encoded, Tokeniser};
 use crate::render::text::printable;
 use serde::Serialize;
@@ -220,7 +220,7 @@ const SHOWN: usize = 8;
 ///
 /// # Errors
 /// Any [`AnswerError`].
-pub fn answer(config: &Config, outputs: &[Outputs], asked: Asked) -> Result<Answer, AnswerError> {
+pub fn answer(config: &Config, outputs: &[NamedOutputs], asked: Asked) -> Result<Answer, AnswerError> {
     let (Some(row), Some(first)) = (asked.rows.first(), outputs.first()) else {
         return Err(AnswerError::Missing("output"));
     };
@@ -253,7 +253,7 @@ pub fn answer(config: &Config, outputs: &[Outputs], asked: Asked) -> Result<Answ
     }
 }
 
-fn numbers<'a>(outputs: &'a Outputs, name: &'static str, expected: usize) -> Result<&'a [f32], AnswerError> {
+fn numbers<'a>(outputs: &'a NamedOutputs, name: &'static str, expected: usize) -> Result<&'a [f32], AnswerError> {
     let output = outputs.get(name).ok_or(AnswerError::Missing(name))?;
     match output.data.len() {
         found if found == expected && found > 0 => Ok(&output.data),
@@ -277,7 +277,7 @@ fn labels(config: &Config, logits: &[f32]) -> Answer {
     }
 }
 
-fn choice(outputs: &Outputs, row: &Row, encoded: &[Encoded]) -> Result<Answer, AnswerError> {
+fn choice(outputs: &NamedOutputs, row: &Row, encoded: &[Encoded]) -> Result<Answer, AnswerError> {
     let count = row.shape.get(1).copied().unwrap_or(0);
     let logits = numbers(outputs, "logits", count)?;
     let name = |i: usize| {
@@ -413,7 +413,7 @@ fn no_mask(tokeniser: Option<&Tokeniser>) -> AnswerError {
 }
 
 /// The answer over all windows; with bare ids there is one.
-fn span(outputs: &[Outputs], asked: Asked) -> Result<Answer, AnswerError> {
+fn span(outputs: &[NamedOutputs], asked: Asked) -> Result<Answer, AnswerError> {
     let mut windows = Vec::with_capacity(asked.rows.len());
     for (i, (row, outputs)) in asked.rows.iter().zip(outputs).enumerate() {
         let places: &[Place] = asked.encoded.get(i).map_or(&[], |e| &e.places);
@@ -454,7 +454,7 @@ fn span(outputs: &[Outputs], asked: Asked) -> Result<Answer, AnswerError> {
     }))
 }
 
-fn hidden(config: &Config, outputs: &Outputs, row: &Row) -> Result<Answer, AnswerError> {
+fn hidden(config: &Config, outputs: &NamedOutputs, row: &Row) -> Result<Answer, AnswerError> {
     let width = config.hidden_size;
     let all = numbers(outputs, "last_hidden_state", row.seq() * width)?;
     let real = all

@@ -3,7 +3,7 @@
 //! reference's vocabulary (`kept`); distributions are then compared over the tokens both have, decisions over all.
 
 use crate::eval::dataset::Row;
-use crate::eval::metrics::{Distance, Loss, LossError, Output, Outputs, Share, Top5};
+use crate::eval::metrics::{Distance, Loss, LossError, NamedOutputs, OutputTensor, Share, Top5};
 use std::collections::BTreeMap;
 use thimble_shared::decode::{self, MAX_ANSWER, decides, log_softmax};
 use thimble_shared::model::{Config, Head};
@@ -99,7 +99,7 @@ impl<'a> Meter<'a> {
 
     /// Adds one input's outputs. The row's labels are what is right: one class; one per token with -100 where nothing is
     /// asked; first and last token of an answer, 0 where there is none.
-    pub fn add(&mut self, row: &Row, reference: &Outputs, candidate: &Outputs) -> Result<(), LossError> {
+    pub fn add(&mut self, row: &Row, reference: &NamedOutputs, candidate: &NamedOutputs) -> Result<(), LossError> {
         let labels = row.labels.as_deref();
         self.rows += 1;
         if let Some(name) = candidate.keys().find(|name| !reference.contains_key(*name)) {
@@ -132,7 +132,7 @@ impl<'a> Meter<'a> {
         }
     }
 
-    fn comparable(&self, name: &str, a: &Output, b: &Output) -> Result<(), LossError> {
+    fn comparable(&self, name: &str, a: &OutputTensor, b: &OutputTensor) -> Result<(), LossError> {
         let mut wanted = a.shape.clone();
         if let (Some(kept), true, Some(last)) = (self.scale.kept, self.over_vocabulary(name), wanted.last_mut()) {
             *last = kept.len();
@@ -154,8 +154,8 @@ impl<'a> Meter<'a> {
         name: &str,
         row: &Row,
         label: Option<&i64>,
-        a: &Output,
-        b: &Output,
+        a: &OutputTensor,
+        b: &OutputTensor,
     ) -> Result<(), LossError> {
         let mut possible = row.context();
         if let (Some(first), Some(mask)) = (possible.first_mut(), row.attention_mask.first()) {
@@ -174,8 +174,8 @@ impl<'a> Meter<'a> {
     }
 
     /// The spans both models would answer with, held against each other.
-    fn add_span(&mut self, row: &Row, reference: &Outputs, candidate: &Outputs) {
-        let span = |outputs: &Outputs| {
+    fn add_span(&mut self, row: &Row, reference: &NamedOutputs, candidate: &NamedOutputs) {
+        let span = |outputs: &NamedOutputs| {
             let (start, end) = (outputs.get("start_logits")?, outputs.get("end_logits")?);
             best_span(row, &start.data, &end.data)
         };
@@ -185,9 +185,9 @@ impl<'a> Meter<'a> {
         self.span_f1 += span(candidate).map_or(0.0, |b| span_f1(a, b));
     }
 
-    fn add_output(&mut self, name: &str, row: &Row, a: &Output, b: &Output) -> Result<(), LossError> {
+    fn add_output(&mut self, name: &str, row: &Row, a: &OutputTensor, b: &OutputTensor) -> Result<(), LossError> {
         let labels = row.labels.as_deref();
-        let width = |o: &Output| o.shape.last().copied().unwrap_or(1).max(1);
+        let width = |o: &OutputTensor| o.shape.last().copied().unwrap_or(1).max(1);
         if let (Some(targets), "logits") = (&row.targets, name) {
             self.errors_reference.add(&a.data, targets);
             self.errors.add(&b.data, targets);
@@ -438,10 +438,10 @@ mod tests {
         }
     }
 
-    fn one(name: &str, shape: &[usize], data: &[f32]) -> Outputs {
+    fn one(name: &str, shape: &[usize], data: &[f32]) -> NamedOutputs {
         [(
             name.to_string(),
-            Output {
+            OutputTensor {
                 shape: shape.to_vec(),
                 data: data.to_vec(),
             },
@@ -521,17 +521,17 @@ mod tests {
     fn span_labels_are_positions_of_the_sequence() {
         let config = config(Head::QuestionAnswering);
         let mut meter = Meter::new(scale(&config));
-        let a: Outputs = [
+        let a: NamedOutputs = [
             (
                 "start_logits".to_string(),
-                Output {
+                OutputTensor {
                     shape: vec![1, 4],
                     data: vec![9.0, 0.0, 5.0, 1.0],
                 },
             ),
             (
                 "end_logits".to_string(),
-                Output {
+                OutputTensor {
                     shape: vec![1, 4],
                     data: vec![9.0, 0.0, 1.0, 5.0],
                 },

@@ -97,7 +97,7 @@ pub struct Row {
 
 /// Rows to run, with what was odd about them.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Inputs {
+pub struct Dataset {
     /// Whether they came from a file; made-up ones say little about real text.
     pub given: bool,
     /// In the order of the file; several for a context in windows.
@@ -284,12 +284,12 @@ pub fn load(
     config: &Config,
     tokenizer: Option<&TokenizerSource>,
     most: Option<usize>,
-) -> Result<Inputs, InputsError> {
+) -> Result<Dataset, InputsError> {
     let most = most.unwrap_or(usize::MAX);
     let Some(path) = path else {
-        let mut inputs = Inputs {
+        let mut inputs = Dataset {
             rows: made_up(config, most.min(MADE_UP), SEED),
-            ..Inputs::default()
+            ..Dataset::default()
         };
         inputs.find_blanks(config, None);
         return Ok(inputs);
@@ -311,7 +311,7 @@ pub fn load(
     Ok(inputs)
 }
 
-impl Inputs {
+impl Dataset {
     /// The rows of one line's texts: one, or one for each window over a question's context.
     fn encode(
         &mut self,
@@ -397,16 +397,16 @@ fn lines(
     config: &Config,
     tokeniser: Option<&Tokeniser>,
     most: usize,
-) -> Result<Inputs, InputsError> {
+) -> Result<Dataset, InputsError> {
     let all: Vec<(usize, &[u8])> = bytes
         .split(|&b| b == b'\n')
         .enumerate()
         .map(|(i, line)| (i + 1, line.trim_ascii()))
         .filter(|(_, line)| !line.is_empty())
         .collect();
-    let mut inputs = Inputs {
+    let mut inputs = Dataset {
         given: true,
-        ..Inputs::default()
+        ..Dataset::default()
     };
     for i in sample(all.len(), most) {
         let (number, line) = all[i];
@@ -597,7 +597,7 @@ fn integers(name: &str, value: &Value) -> Result<(Vec<usize>, Vec<i64>), String>
 const IDS: &str = "input_ids";
 
 /// Rows of a safetensors file: `input_ids` and what goes with it, alone or under prefixes (`s16.input_ids`).
-fn tensors(path: &Path, config: &Config, most: usize) -> Result<Inputs, InputsError> {
+fn tensors(path: &Path, config: &Config, most: usize) -> Result<Dataset, InputsError> {
     let file = TensorFile::read(path)?;
     let prefixes: BTreeSet<String> = file
         .names()
@@ -672,10 +672,10 @@ fn tensors(path: &Path, config: &Config, most: usize) -> Result<Inputs, InputsEr
         });
     }
     let rows = sample(rows.len(), most).into_iter().map(|i| rows[i].clone()).collect();
-    Ok(Inputs {
+    Ok(Dataset {
         given: true,
         rows,
-        ..Inputs::default()
+        ..Dataset::default()
     })
 }
 

@@ -8,9 +8,9 @@ pub use thimble_shared::decode::decides;
 use thimble_shared::model::Config;
 
 /// An f32 output: dims and row-major numbers.
-pub type Output = thimble_device::engine::tensors::Tensor<f32>;
+pub type OutputTensor = thimble_device::engine::tensors::Tensor<f32>;
 /// Outputs by Hugging Face's names.
-pub type Outputs = BTreeMap<String, Output>;
+pub type NamedOutputs = BTreeMap<String, OutputTensor>;
 
 /// Numbers of one output over all rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -6,7 +6,7 @@ use crate::eval::comparison::{Meter, Scale};
 use crate::eval::dataset::Row;
 use crate::eval::error::EvalError;
 use crate::eval::kept_outputs::Kept;
-use crate::eval::metrics::{Loss, Outputs, decides};
+use crate::eval::metrics::{Loss, NamedOutputs, decides};
 use crate::models::image::image_of;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -55,17 +55,22 @@ fn engine(image: &Arc<Image>) -> Result<Engine, EvalError> {
 }
 
 /// Outputs of every row, in order.
-pub fn outputs(image: &Arc<Image>, rows: &[Row]) -> Result<Vec<Outputs>, EvalError> {
+pub fn outputs(image: &Arc<Image>, rows: &[Row]) -> Result<Vec<NamedOutputs>, EvalError> {
     on_all_cores(rows.len(), || engine(image), |engine, i| run(engine, &rows[i]))
 }
 
 /// One row through the engine.
-pub fn run(engine: &Engine, row: &Row) -> Result<Outputs, EvalError> {
+pub fn run(engine: &Engine, row: &Row) -> Result<NamedOutputs, EvalError> {
     Ok(engine.run(&row.input())?.0.into_iter().collect())
 }
 
 /// How far `candidate`'s outputs are from `reference`'s.
-pub fn compare(config: &Config, rows: &[Row], reference: &[Outputs], candidate: &[Outputs]) -> Result<Loss, EvalError> {
+pub fn compare(
+    config: &Config,
+    rows: &[Row],
+    reference: &[NamedOutputs],
+    candidate: &[NamedOutputs],
+) -> Result<Loss, EvalError> {
     let scale = Scale {
         config,
         at_blanks: rows.iter().any(|row| !row.blanks.is_empty()),

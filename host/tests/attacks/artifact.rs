@@ -10,7 +10,7 @@ use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, KEY_GRAPH, Provenance};
 use thimble_shared::dtype::{Format, Values};
 use thimble_shared::model::{Activation, Config, Head, Kind, Model};
-use thimble_shared::onnx::protobuf::{Fields, Message, Value};
+use thimble_shared::onnx::protobuf::{FieldValue, Fields, Message};
 
 pub fn config() -> Config {
     Config {
@@ -86,8 +86,8 @@ fn text(folder: &Path, change: impl Fn(&str) -> String) -> PathBuf {
     let mut out = Message::default();
     for field in Fields::new(&file).map(Result::unwrap) {
         match field.value {
-            Value::Varint(v) => out.int(field.number, v as i64),
-            Value::Bytes(entry) if field.number == 14 => {
+            FieldValue::Varint(v) => out.int(field.number, v as i64),
+            FieldValue::Bytes(entry) if field.number == 14 => {
                 let of = |number| {
                     let mut fields = Fields::new(entry).map(Result::unwrap);
                     fields.find(|f| f.number == number).unwrap().text().unwrap()
@@ -102,7 +102,7 @@ fn text(folder: &Path, change: impl Fn(&str) -> String) -> PathBuf {
                 entry.text(2, &value);
                 out.message(14, &entry);
             }
-            Value::Bytes(bytes) => out.bytes(field.number, bytes),
+            FieldValue::Bytes(bytes) => out.bytes(field.number, bytes),
             other => panic!("{other:?} is in no file of ours"),
         }
     }

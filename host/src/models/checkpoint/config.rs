@@ -49,12 +49,12 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
         |field: &str, tensor: &str, axis: usize, default: usize| size(field, rows(tensor, axis).unwrap_or(default));
     let (groups, inner) = stored.groups();
     let problem = match (head, fields.text("problem_type")?) {
-        (Head::SequenceClassification, named) => match Problem::of(named, labels.len()) {
+        (Head::SequenceClassification, named) => match ProblemType::of(named, labels.len()) {
             Ok(problem) => problem,
             Err(problem) => return fields.bad("problem_type", problem),
         },
         // No other head's class reads it.
-        (_, _) => Problem::default(),
+        (_, _) => ProblemType::default(),
     };
     notes.extend(problem.note(labels.len()).map(str::to_string));
     let pooler = head.needs_pooler() || (head == Head::None && stored.has("pooler.weight"));
@@ -154,19 +154,19 @@ fn defaults(fields: &Fields, notes: &mut Vec<String>) {
 /// What `problem_type` and the number of labels make of a sequence classifier, as transformers 4.57 decides it: its
 /// text-classification pipeline the scores, `AlbertForSequenceClassification` the loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Problem {
+pub struct ProblemType {
     /// [`Config::multi_label`].
     pub multi_label: bool,
     /// [`Config::regression`].
     pub regression: bool,
 }
 
-impl Problem {
+impl ProblemType {
     /// Of the value of `problem_type`.
     ///
     /// # Errors
     /// A value transformers refuses.
-    pub fn of(named: Option<&str>, labels: usize) -> Result<Problem, String> {
+    pub fn of(named: Option<&str>, labels: usize) -> Result<ProblemType, String> {
         let (multi_label, regression) = match (named, labels) {
             (Some("multi_label_classification"), _) => (true, false),
             // One label without `multi_label` is a value without more being said.
@@ -180,7 +180,7 @@ impl Problem {
                 ));
             }
         };
-        Ok(Problem {
+        Ok(ProblemType {
             multi_label,
             regression,
         })

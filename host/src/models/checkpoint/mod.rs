@@ -29,7 +29,7 @@ mod torch;
 mod yaml;
 mod zip;
 
-pub use config::Problem;
+pub use config::ProblemType;
 pub use error::{Mismatch, Misshapen, PickleError, SourceError};
 pub use tensorflow::BundleError;
 

@@ -1,7 +1,7 @@
 //! What stands beside a foreign ONNX file, or one folder up, and says what the file cannot: label names and the problem type in
 //! config.json, and the tokenizer. Neither is needed; what does not fit the graph is left alone, with a note.
 
-use crate::models::checkpoint::Problem;
+use crate::models::checkpoint::ProblemType;
 use crate::models::tokenizer::{self, TokenizerSource};
 use crate::render::text::printable;
 use serde_json::Value;
@@ -129,7 +129,7 @@ pub fn read(model: &Path, sigmoid: bool, config: &mut Config, notes: &mut Vec<St
 
 /// Takes over the `problem_type` that is named; one that transformers does not know is left out with a note.
 fn problem(named: Option<&str>, config: &mut Config, path: &Path, notes: &mut Vec<String>) {
-    match Problem::of(named, config.labels.len()) {
+    match ProblemType::of(named, config.labels.len()) {
         Ok(problem) => {
             (config.multi_label, config.regression) = (problem.multi_label, problem.regression);
             notes.extend(problem.note(config.labels.len()).map(str::to_string));
