@@ -1,8 +1,10 @@
 //! Measuring models: inputs, the runs, how far outputs are apart, and what they answer.
 
 pub mod answer;
+pub mod columns;
 pub mod comparison;
 pub mod dataset;
 pub mod kept_outputs;
 pub mod metrics;
+pub mod records;
 pub mod runner;

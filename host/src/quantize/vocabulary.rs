@@ -2,6 +2,8 @@
 //! WordPiece; out: the ids that stay, in order, and the file rewritten to match. Special tokens stay, and so does every
 //! piece of a single character or byte: text of other corpora still encodes, in shorter pieces.
 
+use crate::eval::columns;
+use crate::eval::records::{RecordError, Records};
 use crate::eval::runner::Vocabulary;
 use crate::models::raw_json::{elements, members, object};
 use crate::models::tokenizer::TokenizerSource;
@@ -16,7 +18,7 @@ use tokenizers::{NormalizedString, Normalizer, Tokenizer};
 pub enum VocabularyError {
     #[error("{path}: {cause}", path = .path.display())]
     Io { path: PathBuf, cause: std::io::Error },
-    #[error("{path}: no text in it; one text per line, or JSON lines with \"text\"", path = .path.display())]
+    #[error("{path}: no text in it; one text per line, JSON lines with \"text\", or a table with a column of texts", path = .path.display())]
     Empty { path: PathBuf },
     #[error("{path}, line {line}: {problem}", path = .path.display())]
     Line {
@@ -24,6 +26,8 @@ pub enum VocabularyError {
         line: usize,
         problem: String,
     },
+    #[error("{path}: {problem}", path = .path.display())]
+    Rows { path: PathBuf, problem: String },
     #[error(transparent)]
     Tokenise(#[from] TokeniseError),
     #[error("{path}: {problem}", path = .path.display())]
@@ -158,46 +162,45 @@ fn encode(tokenizer: &Splitter, text: &str) -> Result<Vec<u32>, String> {
     Ok(tokenizer.encode(text, None)?.get_ids().to_vec())
 }
 
-/// Every text of a corpus: the strings of JSON lines, or the lines themselves.
+/// Every text of a corpus, in any form that rows of inputs have.
 fn texts(path: &Path) -> Result<Vec<String>, VocabularyError> {
-    let whole = files::read_text(path).map_err(|cause| VocabularyError::Io {
+    let bytes = files::read(path).map_err(|cause| VocabularyError::Io {
         path: path.to_path_buf(),
         cause,
     })?;
-    let json = path.extension().is_some_and(|e| e == "jsonl" || e == "json");
-    let mut texts = Vec::new();
-    for (i, line) in whole.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        if !json {
-            texts.push(line.to_string());
-            continue;
-        }
-        let bad = |problem: String| VocabularyError::Line {
+    let bad = |error: RecordError| match error.line {
+        Some(line) => VocabularyError::Line {
             path: path.to_path_buf(),
-            line: i + 1,
-            problem,
-        };
-        let value: Value = serde_json::from_str(line).map_err(|e| bad(format!("invalid JSON: {e}")))?;
-        let names = [
-            "text",
-            "question",
-            "sentence",
-            "text_pair",
-            "pair",
-            "context",
-            "choices",
-        ];
-        let before = texts.len();
-        for found in names.iter().filter_map(|name| value.get(name)) {
-            match found {
-                Value::String(text) => texts.push(text.clone()),
-                Value::Array(list) => texts.extend(list.iter().filter_map(Value::as_str).map(str::to_string)),
-                _ => {}
+            line,
+            problem: error.problem,
+        },
+        None => VocabularyError::Rows {
+            path: path.to_path_buf(),
+            problem: error.problem,
+        },
+    };
+    let records = Records::open(&bytes, None, &[]).map_err(bad)?;
+    let mut texts = Vec::new();
+    let all: Vec<usize> = (0..records.len()).collect();
+    records
+        .take(&all, |record| {
+            let before = texts.len();
+            for found in columns::all_texts(&record.fields) {
+                match found {
+                    Value::String(text) => texts.push(text.clone()),
+                    Value::Array(list) => texts.extend(list.iter().filter_map(Value::as_str).map(str::to_string)),
+                    _ => {}
+                }
             }
-        }
-        if texts.len() == before {
-            return Err(bad(r#"has no "text""#.into()));
-        }
-    }
+            match texts.len() == before && record.typed {
+                true => Err(RecordError {
+                    line: Some(record.line),
+                    problem: r#"has no "text""#.into(),
+                }),
+                false => Ok(()),
+            }
+        })
+        .map_err(bad)?;
     if texts.is_empty() {
         return Err(VocabularyError::Empty {
             path: path.to_path_buf(),
