@@ -8,7 +8,7 @@ use crate::onnx::OnnxFile;
 use crate::onnx::inspect::causes::title;
 use crate::onnx::inspect::growth::Growth;
 use crate::onnx::inspect::{Explanation, explain, html};
-use crate::render::text::{Align, exact, percent, printable, say, table, thousands};
+use crate::render::text::{Align, exact, percent, printable, remark, table, thousands};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use thimble_device::image::mmap::ModelMap;
@@ -38,7 +38,7 @@ pub fn run(args: &InspectArgs) -> Result<Outcome> {
     if let Some(page) = &args.html {
         atomic::refuse_inputs(page, inputs(args)?.iter().map(PathBuf::as_path))?;
         write_whole(page, html::page(&explanation, against).as_bytes())?;
-        say(&format!("{}: written", printable(&page.display().to_string())));
+        remark(&format!("{}: written", printable(&page.display().to_string())));
     }
     let text = if args.json {
         let mut json = serde_json::to_value(&explanation)?;

@@ -4,12 +4,13 @@ mod beside;
 mod bounds;
 mod output;
 
-use super::args::{OnnxArgs, SourceArgs, bytes, milliseconds, rows, share};
+use super::args::{OnnxArgs, RowArgs, SourceArgs, bytes, format, milliseconds, rows, share};
 use super::outcome::Outcome;
 use crate::boards::profiles;
 use crate::budget::answer::NOTHING_FINITE;
 use crate::budget::chart;
 use crate::budget::integer_arithmetic::Prefer;
+use crate::budget::loss_cache;
 use crate::budget::memory_need;
 use crate::budget::preparations::{PrepareOptions, STEPS, Step};
 use crate::budget::question::Question;
@@ -20,14 +21,15 @@ use crate::cmd::export::{self, Written};
 use crate::cmd::verify;
 use crate::eval::dataset::{self, Inputs, Row};
 use crate::eval::metrics::{Objective, decides};
-use crate::fs::atomic::{refuse_inputs, write_together};
+use crate::fs::atomic::{can_be_written, refuse_inputs, write_together};
+use crate::fs::interrupt::Farewell;
 use crate::models::model_file::Subject;
 use crate::models::tokenizer_json;
 use crate::quantize::prune::Levers;
 use crate::quantize::vocabulary;
 use crate::render::progress::Bar;
-use crate::render::text::say;
-use anyhow::{Context, Result, bail};
+use crate::render::text::{remark, say};
+use anyhow::{Context, Error, Result, bail};
 use bounds::Bounds;
 use bytesize::ByteSize;
 use std::collections::BTreeSet;
@@ -81,7 +83,7 @@ pub struct ShrinkArgs {
     pub prefer: Prefer,
     /// Formats the solver may use, whatever --prefer would do [default: f32,f16,i8,i8a,i4; with --prefer speed, linear maps
     /// take i8, i8a and i4 only]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', ignore_case = true, value_parser = format())]
     pub formats: Vec<Format>,
     /// Board the file is for: its RAM is held against the file's size
     #[arg(long, value_name = "NAME")]
@@ -99,6 +101,8 @@ pub struct ShrinkArgs {
     pub frontier: FrontierArgs,
     #[command(flatten)]
     pub levers: LeverArgs,
+    #[command(flatten)]
+    pub rows_of: RowArgs,
     #[command(flatten)]
     pub reading: SourceArgs,
 }
@@ -151,9 +155,11 @@ const SPLIT_FROM: usize = 16;
 
 pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     let target = args.target.as_deref().map(profiles::find).transpose()?;
-    let subject = Subject::open_with(&args.source, &args.reading.options())?;
     let written = [&args.output, &args.frontier.svg, &args.frontier.html];
     let written: Vec<&PathBuf> = written.into_iter().flatten().collect();
+    // Before a model is read, which may take a while.
+    written.iter().try_for_each(|output| can_be_written(output))?;
+    let subject = Subject::open_with(&args.source, &args.reading.options())?;
     for (i, output) in written.iter().enumerate() {
         export::refuse_inputs(&subject, output)?;
         let texts = [&args.calibrate, &args.levers.vocab_from];
@@ -237,6 +243,12 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         rows: &inputs.rows,
         calibrated: !args.nearest,
     })?;
+    let farewell = Farewell::new(match loss_cache::is_kept() {
+        true => {
+            "interrupted: no file was written; the losses of finished stages are kept, and the same command goes on from them"
+        }
+        false => "interrupted: no file was written",
+    });
     let mut watch = Bar::default();
     let steps = steps(args);
     let options = PrepareOptions {
@@ -256,7 +268,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         None => vec![],
     };
     if args.frontier.frontier && !wants_a_file(args) {
-        drop(watch);
+        drop((watch, farewell));
         let points = points.as_deref().unwrap_or_default();
         return Ok(Outcome::yes(about.frontier(points, &drawn)));
     }
@@ -287,7 +299,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         _ => (answer, None),
     };
     let plan = study.plan(answer, bounds.limits.bytes, trade, &mut watch)?;
-    drop(watch);
+    drop((watch, farewell));
     about.savings = savings(&question, &levers, &plan)?;
 
     let mut reasons = Vec::new();
@@ -367,7 +379,7 @@ fn levers(args: &ShrinkArgs, subject: &Subject) -> Result<(Levers, Option<vocabu
                 bail!("--vocab-from: there is no tokenizer beside the model to cut");
             };
             let cut = vocabulary::cut(corpus, tokenizer, subject.config().vocab_size).context("--vocab-from")?;
-            say(&format!(
+            remark(&format!(
                 "note: {} texts produce or need {} of {} tokens",
                 cut.texts,
                 cut.vocabulary.kept.len(),
@@ -393,7 +405,12 @@ fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) 
         ..config.clone()
     };
     let most = args.rows.saturating_add(REPORT_ROWS);
-    let mut inputs = dataset::load(args.calibrate.as_deref(), &config, subject.tokenizer(), Some(most))?;
+    let path = args.calibrate.as_deref();
+    let options = (args.rows_of)
+        .options(("--calibrate", path.is_some()))
+        .map_err(Error::msg)?;
+    let mut inputs = dataset::load_with(path, &config, subject.tokenizer(), Some(most), &options)?;
+    inputs.read_as.iter().for_each(|form| remark(&format!("note: {form}")));
     if !inputs.given {
         say("warning: no --calibrate: the loss is measured on made-up token sequences and says little about real text");
     }
@@ -406,7 +423,7 @@ fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) 
     }
     let repeats = inputs.drop_repeats();
     if repeats > 0 {
-        say(&format!("note: {repeats} inputs that repeat another were left out"));
+        remark(&format!("note: {repeats} inputs that repeat another were left out"));
     }
     if inputs.rows.len() < SPLIT_FROM {
         say(&format!(
