@@ -81,8 +81,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
                 command = Some(known.ok_or_else(|| {
                     let word = word.to_string_lossy();
                     let meant = nearest(&word, Command::ALL.map(Command::name));
-                    let meant = meant.map_or(String::new(), |name| format!("; did you mean {name}?"));
-                    UsageError(format!("no command {word:?}{meant}; it is info, run, bench or serve"))
+                    let meant = meant.map_or(String::new(), |name| format!("did you mean {name}? "));
+                    UsageError(format!("no command {word:?}; {meant}it is info, run, bench or serve"))
                 })?);
             }
             Arg::Value(word) if options.file.is_none() => options.file = Some(PathBuf::from(word)),
@@ -95,7 +95,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
             Arg::Long(long) => {
                 let Some(flag) = flags().find(|f| f.name == long) else {
                     return Err(UsageError(format!(
-                        "no option --{long}{}; see --help",
+                        "no option --{long}; {}see --help",
                         meant(long, command)
                     )));
                 };
@@ -215,7 +215,7 @@ fn set_text(flag: &str, command: Command, options: &mut Options, text: &str) -> 
 fn meant(long: &str, command: Option<Command>) -> String {
     let of = |flag: &&Flag| command.is_none_or(|command| flag.takes.contains(&command));
     let known = flags().filter(of).map(|flag| flag.name);
-    nearest(long, known).map_or(String::new(), |name| format!("; did you mean --{name}?"))
+    nearest(long, known).map_or(String::new(), |name| format!("did you mean --{name}? "))
 }
 
 /// A number of bytes: "12MiB" is 12 · 1024², "12MB" 12 · 1000², a bare number bytes.

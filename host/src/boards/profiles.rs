@@ -12,7 +12,7 @@ const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/targets.rs
 
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    #[error("no target '{name}'{}; known are {known}, or give the path of a .toml file", .meant.as_ref().map(|m| format!("; did you mean {m}?")).unwrap_or_default())]
+    #[error("no target '{name}'; {}known are {known}, or give the path of a .toml file", .meant.as_ref().map(|m| format!("did you mean {m}? ")).unwrap_or_default())]
     Unknown {
         name: String,
         meant: Option<String>,

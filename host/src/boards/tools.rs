@@ -95,9 +95,9 @@ pub const TOOLS: &[Tool] = &[
     tool(
         "cargo",
         ("cargo", "rust"),
-        "builds the board's program",
+        "builds the board's program, where none is there yet",
         &["scripts/cross-build"],
-        false,
+        true,
     ),
     tool(
         "aarch64-linux-gnu-gcc",

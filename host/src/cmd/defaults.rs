@@ -108,9 +108,9 @@ fn read(text: &str) -> Result<Table, String> {
         let mut keys: Vec<&str> = known().collect();
         keys.sort_unstable();
         keys.dedup();
-        let meant = nearest(strange, known()).map_or(String::new(), |name| format!("; did you mean {name}?"));
+        let meant = nearest(strange, known()).map_or(String::new(), |name| format!("did you mean {name}? "));
         return Err(format!(
-            "unknown key '{}'{meant}; known are {}",
+            "unknown key '{}'; {meant}known are {}",
             printable(strange),
             keys.join(", ")
         ));

@@ -33,6 +33,7 @@ pub struct InspectArgs {
 const MOST_ROWS: usize = 20;
 
 pub fn run(args: &InspectArgs) -> Result<Outcome> {
+    args.html.as_deref().map_or(Ok(()), atomic::can_be_written)?;
     let explanation = explain(&args.file)?;
     let against = args.against.as_deref().map(bytes_of).transpose()?;
     if let Some(page) = &args.html {

@@ -26,6 +26,7 @@ pub struct ReportArgs {
 }
 
 pub fn run(args: &ReportArgs) -> Result<Outcome> {
+    args.html.as_deref().map_or(Ok(()), atomic::can_be_written)?;
     let mut entries: Vec<Entry> = Vec::new();
     for file in &args.files {
         entries.extend(reports::load(file)?);
