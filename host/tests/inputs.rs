@@ -204,7 +204,7 @@ fn same(text: &str, label: Option<i64>) -> Row {
 
 #[test]
 fn rows_are_read_in_every_form_people_have_them() {
-    let cases: [(&str, &[u8], &str); 19] = [
+    let cases: [(&str, &[u8], &str); 20] = [
         ("an array", br#"[{"text": "a library", "label": 3}, {"text": "two\nlines", "label": 9}]"#, ""),
         ("an array over lines", b"\n[\n  {\"text\": \"a library\",\n   \"label\": 3},\n  {\"text\": \"two\\nlines\", \"label\": 9}\n]\n", ""),
         ("lines with a byte order mark", b"\xef\xbb\xbf{\"text\": \"a library\", \"label\": 3}\n{\"text\": \"two\\nlines\", \"label\": \"rust\"}", ""),
@@ -218,6 +218,7 @@ fn rows_are_read_in_every_form_people_have_them() {
         ("other columns", b"id,title,text,label\n7,x,a library,3\n8,y,\"two\nlines\",9\n", "texts from 'text'"),
         ("objects with other names", b"{\"sentence\": \"a library\", \"category\": 3, \"idx\": 0}\n{\"review\": \"two\\nlines\", \"class\": \"rust\"}", ""),
         ("UTF-16", &utf16("text\tlabel\r\na library\t3\r\n\"two\nlines\"\t9\r\n"), "read as TSV"),
+        ("an odd column", b"text,is it (1/0)?,label\na library,1,3\n\"two\nlines\",0,9\n", "labels from 'label'"),
         ("no labels", b"text\na library\n\"two\nlines\"\n", "no labels"),
         ("labels not told", b"text,label\na library,-1\n\"two\nlines\",-1\n", "read as CSV"),
         ("texts of an array", br#"["a library", "two\nlines"]"#, ""),

@@ -420,7 +420,6 @@ fn who_interrupts_a_shrink_is_told_what_is_kept() {
             .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
         // The first stage is said when the work begins, behind warnings and notes.
         let mut line = String::from("note");
         while line.starts_with("warning") || line.starts_with("note") {

@@ -555,8 +555,13 @@ fn table(bytes: &[u8], wanted: &[String]) -> Result<Option<Table>, RecordError> 
             wanted => wanted.iter().any(|w| w.eq_ignore_ascii_case(name)),
         };
         let like_names = names.iter().all(|name| like_a_name(name.trim()));
-        if like_names && names.iter().any(|name| known(name.trim())) {
-            return Table::read(bytes, delimiter).map(Some);
+        if names.iter().any(|name| known(name.trim())) {
+            let table = Table::read(bytes, delimiter);
+            // A sentence may hold the name of a column between commas; lines that all have as many are no sentences.
+            let wide = table.as_ref().is_ok_and(|table| names.len() > 1 && table.count > 0);
+            if like_names || !wanted.is_empty() || wide {
+                return table.map(Some);
+            }
         }
         if names.len() < 2 {
             continue;
