@@ -61,4 +61,5 @@ pub mod file_kind;
 pub mod files;
 pub mod model;
 pub mod onnx;
+pub mod spelling;
 pub mod terminal;

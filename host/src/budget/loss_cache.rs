@@ -73,6 +73,11 @@ impl Memo {
     }
 }
 
+/// Whether losses are kept between runs.
+pub fn is_kept() -> bool {
+    folder().is_some()
+}
+
 /// `$THIMBLE_CACHE`, or `thimble` in the user's cache folder. An empty `THIMBLE_CACHE` turns the cache off.
 fn folder() -> Option<PathBuf> {
     match std::env::var_os("THIMBLE_CACHE") {

@@ -1,39 +1,27 @@
 //! Arguments that several commands take, and how values are read.
 
+use crate::eval::columns::Columns;
+use crate::eval::dataset::RowOptions;
+use crate::eval::records::Form;
 use crate::models::read_options::ReadOptions;
 use bytesize::ByteSize;
 use clap::ValueEnum;
-use clap::builder::PossibleValue;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
 use thimble_shared::dtype::Format;
 use thimble_shared::model::Head;
 
-/// A number format by the name the command line gives it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Precision(pub Format);
-
-impl ValueEnum for Precision {
-    fn value_variants<'a>() -> &'a [Precision] {
-        const ALL: [Precision; Format::ALL.len()] = {
-            let mut all = [Precision(Format::F32); Format::ALL.len()];
-            let mut i = 0;
-            while i < all.len() {
-                all[i] = Precision(Format::ALL[i]);
-                i += 1;
-            }
-            all
-        };
-        &ALL
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        let row = self.0.row();
-        let value = PossibleValue::new(row.alias);
-        Some(match row.help {
-            Some(help) => value.help(help),
-            None => value,
-        })
-    }
+/// Reads the name of a number format, in any spelling.
+pub fn format() -> impl TypedValueParser<Value = Format> {
+    let name = |format: Format| {
+        let row = format.row();
+        let name = PossibleValue::new(row.name).alias(row.alias).aliases(row.also);
+        match row.help {
+            Some(help) => name.help(help),
+            None => name,
+        }
+    };
+    PossibleValuesParser::new(Format::ALL.map(name)).try_map(|text| text.to_lowercase().parse::<Format>())
 }
 
 /// How a model is read where its folder or file leaves it open.
@@ -100,6 +88,46 @@ impl HeadName {
     }
 }
 
+/// What a user says of a file of rows whose content leaves it open.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Rows of inputs")]
+pub struct RowArgs {
+    /// Take the texts from this field or column; of a pair: NAME,NAME [default: told by the names data sets have]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub text_column: Vec<String>,
+    /// Take the labels from this field or column [default: label, labels or another usual name]
+    #[arg(long, value_name = "NAME")]
+    pub label_column: Option<String>,
+    /// Read the rows in this form [default: told by the content]
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub form: Option<Form>,
+}
+
+impl RowArgs {
+    /// What the reader of rows takes; `file` is the option that names the file, and whether it was given.
+    ///
+    /// # Errors
+    /// Where there is no file to read so, or the columns named are no text and no pair.
+    pub fn options(&self, file: (&str, bool)) -> Result<RowOptions, String> {
+        let named = !self.text_column.is_empty() || self.label_column.is_some() || self.form.is_some();
+        if let ((option, false), true) = (file, named) {
+            return Err(format!(
+                "--text-column, --label-column and --form say how to read {option}; give it too"
+            ));
+        }
+        if self.text_column.len() > 2 || self.text_column.iter().any(String::is_empty) {
+            return Err("--text-column: name one column, or the two of a pair".into());
+        }
+        Ok(RowOptions {
+            form: self.form,
+            columns: Columns {
+                text: self.text_column.clone(),
+                label: self.label_column.clone(),
+            },
+        })
+    }
+}
+
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct OnnxArgs {
     /// Use this ONNX operator set, 13 to 18 [default: 17, or that of the thimble file read]
@@ -159,6 +187,37 @@ pub fn milliseconds(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_format_is_known_by_both_of_its_names() {
+        let command = || clap::Command::new("x").arg(clap::Arg::new("f").ignore_case(true).value_parser(format()));
+        let read = |text: &str| -> Option<Format> {
+            let matches = command().try_get_matches_from(["x", text]).ok()?;
+            matches.get_one::<Format>("f").copied()
+        };
+        let cases = [
+            ("i8", Some(Format::I8)),
+            ("int8", Some(Format::I8)),
+            ("i8a", Some(Format::I8A)),
+            ("int8a", Some(Format::I8A)),
+            ("f32", Some(Format::F32)),
+            ("fp32", Some(Format::F32)),
+            ("float16", Some(Format::F16)),
+            ("w8", Some(Format::W8)),
+            ("int4", Some(Format::I4)),
+            ("INT4", Some(Format::I4)),
+            ("i5", None),
+        ];
+        for (text, want) in cases {
+            assert_eq!(read(text), want, "{text}");
+        }
+        // What the library reads in files is taken here too.
+        for text in [
+            "f32", "fp32", "f16", "fp16", "w8", "i8", "int8", "i8a", "int8a", "i4", "int4",
+        ] {
+            assert_eq!(read(text), text.parse().ok(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_in_mb_and_mib_differ_and_zero_is_refused() {

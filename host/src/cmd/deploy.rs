@@ -11,9 +11,11 @@ use crate::boards::reports::{self, Entry, ReportKind};
 use crate::boards::ssh::inventory::{self, Host};
 use crate::boards::ssh::link::{Link, Sockets};
 use crate::boards::ssh::{Cargo, DeployError, Deployed, Order, deploy, item};
+use crate::boards::tools;
 use crate::fs::atomic;
 use crate::models::model_file::File;
-use crate::render::text::{exact, printable, say, size};
+use crate::render::progress::Bar;
+use crate::render::text::{exact, printable, remark, say, size};
 use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
 use serde_json::{Value, json};
@@ -35,9 +37,12 @@ pub struct DeployArgs {
     /// Name the board (see thimble targets), or give the path of a target file
     #[arg(long, value_name = "NAME", required_unless_present = "inventory")]
     pub target: Option<String>,
-    /// Connect to this host, as ssh takes it: USER@HOST, or a name of your ssh configuration
+    /// Connect to this host, as ssh takes it: USER@HOST, USER@HOST:PORT, or a name of your ssh configuration
     #[arg(long, value_name = "USER@HOST", required_unless_present = "inventory")]
     pub to: Option<String>,
+    /// Connect to this port [default: ssh's own]
+    #[arg(long, value_name = "N", conflicts_with = "inventory", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
     /// Deploy to every host of an Ansible inventory (INI); thimble_target=NAME names a host's board
     #[arg(long, value_name = "FILE", conflicts_with = "to")]
     pub inventory: Option<PathBuf>,
@@ -83,6 +88,7 @@ pub struct DeployArgs {
 const AT_ONCE: usize = 8;
 
 pub fn run(args: &DeployArgs) -> Result<Outcome> {
+    tools::need(&["ssh"])?;
     let file = File::for_board(&args.file)?;
     let graph = &file.artifact.graph;
     let program = device_program(args.device_program.as_deref())?;
@@ -156,12 +162,15 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     let history = reports::history(&args.history)?;
     let hosts = match (&args.inventory, &args.to) {
         (Some(path), _) => inventory::read(path)?,
-        (None, Some(to)) => vec![Host {
-            name: to.clone(),
-            to: to.clone(),
-            port: None,
-            target: None,
-        }],
+        (None, Some(to)) => {
+            let (to, port) = address(to, args.port)?;
+            vec![Host {
+                name: to.clone(),
+                to,
+                port,
+                target: None,
+            }]
+        }
         (None, None) => bail!("give --to or --inventory"),
     };
     if hosts.is_empty() {
@@ -184,6 +193,8 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         })
         .collect::<Result<Vec<_>>>()?;
     let several = jobs.len() > 1;
+    // On a terminal, what is being done; elsewhere the lines of finished boards say enough.
+    let bar = Bar::spinner("");
     // What came of each board, by its place in the inventory.
     let done = Mutex::new(BTreeMap::new());
     let next = Mutex::new(0..jobs.len());
@@ -202,7 +213,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
                         };
                         told.add(host, target, result, &history, args);
                         if several {
-                            say(&format!(
+                            remark(&format!(
                                 "{}: {}, {} of {} done",
                                 host.name,
                                 told.word(),
@@ -216,11 +227,37 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
             });
         }
     });
+    drop(bar);
     let mut told = Told::default();
     for one in done.into_inner().unwrap_or_default().into_values() {
         told.join(one);
     }
     Ok(told.outcome(args.json, jobs.len()))
+}
+
+/// An address and the port it names or `--port` does. An IPv6 address has colons of its own; in brackets it may have a port.
+pub fn address(to: &str, port: Option<u16>) -> Result<(String, Option<u16>)> {
+    if to.starts_with("ssh://") {
+        return Ok((to.to_string(), port));
+    }
+    let host_at = to.rfind('@').map_or(0, |at| at + 1);
+    let (user, host) = to.split_at(host_at);
+    let (host, own) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, None),
+        Some((host, rest)) => (host, rest.strip_prefix(':')),
+        None => match host.split_once(':') {
+            Some((host, port)) if !port.contains(':') => (host, Some(port)),
+            _ => (host, None),
+        },
+    };
+    let own = own.map(|text| match text.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => bail!("--to {to}: '{text}' is no port"),
+    });
+    match (own.transpose()?, port) {
+        (Some(own), Some(port)) if own != port => bail!("--to {to} and --port {port} name two ports"),
+        (own, port) => Ok((format!("{user}{host}"), own.or(port))),
+    }
 }
 
 /// Whether ssh can read its configuration there each time it is started, which a pipe gives only once. "none" and /dev/null are
@@ -417,6 +454,29 @@ fn timed(report: Report, max_p95_ms: Option<f64>) -> Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_may_end_in_a_port() {
+        let cases = [
+            ("pi@kitchen", None, Ok(("pi@kitchen", None))),
+            ("pi@kitchen:2222", None, Ok(("pi@kitchen", Some(2222)))),
+            ("kitchen:2222", Some(2222), Ok(("kitchen", Some(2222)))),
+            ("kitchen", Some(23), Ok(("kitchen", Some(23)))),
+            ("pi@fe80::1%eth0", None, Ok(("pi@fe80::1%eth0", None))),
+            ("pi@[fe80::1]:22", None, Ok(("pi@fe80::1", Some(22)))),
+            ("ssh://pi@kitchen:2222", None, Ok(("ssh://pi@kitchen:2222", None))),
+            ("kitchen:22", Some(23), Err("name two ports")),
+            ("kitchen:0", None, Err("'0' is no port")),
+            ("kitchen:x", None, Err("'x' is no port")),
+        ];
+        for (to, port, want) in cases {
+            match (address(to, port), want) {
+                (Ok((to, port)), Ok(want)) => assert_eq!((to.as_str(), port), want),
+                (Err(e), Err(want)) => assert!(e.to_string().contains(want), "{e}"),
+                (found, _) => panic!("{to}: {found:?}"),
+            }
+        }
+    }
 
     #[test]
     fn a_limit_of_time_is_judged_where_time_is_real() {

@@ -8,9 +8,10 @@ use crate::boards::device_binary::device_program;
 use crate::boards::emulator::initramfs::Storage;
 use crate::boards::emulator::kernel::Kernel;
 use crate::boards::emulator::{BoardError, Ending, Machine, Setup, Shortage, least_ram};
-use crate::boards::profiles;
+use crate::boards::{profiles, tools};
 use crate::fs::atomic;
 use crate::models::model_file::File;
+use crate::render::progress::Bar;
 use crate::render::text::{exact, percent, say, size};
 use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
@@ -55,7 +56,7 @@ pub struct EmulateArgs {
     #[arg(short, long, value_name = "REPORT.json")]
     pub output: Option<PathBuf>,
     /// Show the board's console on stderr
-    #[arg(long)]
+    #[arg(short, long)]
     pub verbose: bool,
     /// Print one JSON object
     #[arg(long)]
@@ -70,6 +71,12 @@ const STEP: u64 = 2 * MIB;
 
 pub fn run(args: &EmulateArgs) -> Result<Outcome> {
     let target = profiles::find(&args.target)?;
+    // What lacks is told before a kernel is fetched.
+    tools::need(&[tools::QEMU])?;
+    if args.storage == Some(Storage::Disk) || (args.storage.is_none() && args.kernel.is_none()) {
+        tools::need(&["mke2fs"])?;
+    }
+    args.output.as_deref().map_or(Ok(()), atomic::can_be_written)?;
     let file = File::for_board(&args.file)?;
     let seq = seq_of(&file.artifact.graph.config, args.seq)?;
     let device_program = device_program(args.device_program.as_deref())?;
@@ -80,6 +87,7 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
             .flatten();
         atomic::refuse_inputs(output, inputs.into_iter().chain(named))?;
     }
+    let bar = (!args.verbose).then(|| Bar::spinner("finding a kernel"));
     let kernel = Kernel::find(args.kernel.as_deref())?;
     let storage = args.storage.unwrap_or(match kernel.has_modules() {
         true => Storage::Disk,
@@ -134,6 +142,7 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
         }
         false => None,
     };
+    drop(bar);
     let boots = &machine.boots;
     let report = ran;
     match (&args.output, &report) {

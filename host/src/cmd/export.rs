@@ -1,6 +1,6 @@
 //! `thimble export`: checkpoint → one ONNX file in one number format throughout.
 
-use super::args::{OnnxArgs, Precision, SourceArgs};
+use super::args::{OnnxArgs, SourceArgs, format};
 use super::outcome::Outcome;
 use crate::fs::atomic::{self, Content, Output, write_outputs_together};
 use crate::models::model_file::Subject;
@@ -17,6 +17,7 @@ use thimble_device::image::mmap::ModelMap;
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{Provenance, Writer};
+use thimble_shared::dtype::Format;
 use thimble_shared::model::Model;
 use thimble_text::tokenizer_beside;
 
@@ -27,9 +28,9 @@ pub struct ExportArgs {
     /// Write the ONNX file here, and the tokenizer beside it
     #[arg(short, long, value_name = "OUT.onnx")]
     pub output: PathBuf,
-    /// Store every table and linear weight in this format [default: fp32, or those of the thimble file read]
-    #[arg(long, value_enum)]
-    pub precision: Option<Precision>,
+    /// Store every table and linear weight in this format [default: f32, or those of the thimble file read]
+    #[arg(long, value_name = "FORMAT", ignore_case = true, value_parser = format())]
+    pub precision: Option<Format>,
     #[command(flatten)]
     pub onnx: OnnxArgs,
     #[command(flatten)]
@@ -37,14 +38,15 @@ pub struct ExportArgs {
 }
 
 pub fn run(args: &ExportArgs) -> Result<Outcome> {
+    atomic::can_be_written(&args.output)?;
     let subject = Subject::open_with(&args.source, &args.reading.options())?;
     refuse_inputs(&subject, &args.output)?;
     let mut model = subject.model()?;
     let mut lost = String::new();
-    if let Some(Precision(format)) = args.precision {
-        let made = Quantiser::new(&model).model(&uniform(&model.config, format))?;
+    if let Some(precision) = args.precision {
+        let made = Quantiser::new(&model).model(&uniform(&model.config, precision))?;
         for (name, zeros, of) in vanished(&model, &made) {
-            writeln!(lost, "{name}: {zeros} of {of} numbers are zero in fp16")?;
+            writeln!(lost, "{name}: {zeros} of {of} numbers are zero in f16")?;
         }
         model = Cow::Owned(made);
     }
@@ -135,6 +137,7 @@ fn states_its_graph(path: &Path) -> std::io::Result<()> {
 pub fn refuse_inputs(subject: &Subject, output: &Path) -> Result<()> {
     for output in [output, &tokenizer_beside(output)] {
         atomic::refuse_inputs(output, subject.files())?;
+        atomic::can_be_written(output)?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::eval::runner;
 use crate::models::model_file::Subject;
 use crate::models::tokenizer;
 use crate::models::tokenizer_json::{Encoded, Tokeniser};
-use crate::render::text::{printable, say};
+use crate::render::text::{printable, remark, say};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use thimble_device::engine::{Engine, EngineOptions};
@@ -56,7 +56,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
     refuse_what_says_nothing(args, config.head)?;
     let named = args.tokenizer.as_deref().map(tokenizer::named).transpose()?;
     if let Some(note) = named.as_ref().and_then(|source| source.note()) {
-        say(&format!("note: {}", printable(&note)));
+        remark(&format!("note: {}", printable(&note)));
     }
     let tokenizer = named.as_ref().or(subject.tokenizer());
     let tokeniser = tokenizer.map(|source| source.open(&config)).transpose()?;

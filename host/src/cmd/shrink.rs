@@ -4,12 +4,13 @@ mod beside;
 mod bounds;
 mod output;
 
-use super::args::{OnnxArgs, SourceArgs, bytes, milliseconds, rows, share};
+use super::args::{OnnxArgs, RowArgs, SourceArgs, bytes, format, milliseconds, rows, share};
 use super::outcome::Outcome;
 use crate::boards::profiles;
 use crate::budget::answer::NOTHING_FINITE;
 use crate::budget::chart;
 use crate::budget::integer_arithmetic::Prefer;
+use crate::budget::loss_cache;
 use crate::budget::memory_need;
 use crate::budget::preparations::{PreparationStep, PrepareOptions, STEPS};
 use crate::budget::question::Question;
@@ -20,14 +21,15 @@ use crate::cmd::export::{self, Written};
 use crate::cmd::verify;
 use crate::eval::dataset::{self, Dataset, Row};
 use crate::eval::metrics::{Objective, decides};
-use crate::fs::atomic::{refuse_inputs, write_together};
+use crate::fs::atomic::{can_be_written, refuse_inputs, write_together};
+use crate::fs::interrupt::Farewell;
 use crate::models::model_file::Subject;
 use crate::models::tokenizer_json;
 use crate::quantize::prune::Levers;
 use crate::quantize::vocabulary;
 use crate::render::progress::Bar;
-use crate::render::text::say;
-use anyhow::{Context, Result, bail};
+use crate::render::text::{remark, say};
+use anyhow::{Context, Error, Result, bail};
 use bounds::Bounds;
 use bytesize::ByteSize;
 use std::collections::BTreeSet;
@@ -81,7 +83,7 @@ pub struct ShrinkArgs {
     #[arg(long, value_enum, value_name = "WHAT", default_value_t, conflicts_with = "formats")]
     pub prefer: Prefer,
     /// Formats to choose from.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', help = formats_help())]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help = formats_help(), ignore_case = true, value_parser = format())]
     pub formats: Vec<Format>,
     /// Name the board the file is for; its RAM must hold the file
     #[arg(long, value_name = "NAME")]
@@ -102,6 +104,9 @@ pub struct ShrinkArgs {
     /// What may be left out of the model first.
     #[command(flatten)]
     pub levers: LeverArgs,
+    /// How rows are read.
+    #[command(flatten)]
+    pub rows_of: RowArgs,
     /// How the source is read.
     #[command(flatten)]
     pub reading: SourceArgs,
@@ -162,9 +167,11 @@ const SPLIT_FROM: usize = 16;
 /// Limits that cannot be met are an outcome, not an error.
 pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     let target = args.target.as_deref().map(profiles::find).transpose()?;
-    let subject = Subject::open_with(&args.source, &args.reading.options())?;
     let written = [&args.output, &args.frontier.svg, &args.frontier.html];
     let written: Vec<&PathBuf> = written.into_iter().flatten().collect();
+    // Before a model is read, which may take a while.
+    written.iter().try_for_each(|output| can_be_written(output))?;
+    let subject = Subject::open_with(&args.source, &args.reading.options())?;
     for (i, output) in written.iter().enumerate() {
         export::refuse_inputs(&subject, output)?;
         let texts = [&args.calibrate, &args.levers.vocab_from];
@@ -248,6 +255,12 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         rows: &inputs.rows,
         calibrated: !args.nearest,
     })?;
+    let farewell = Farewell::new(match loss_cache::is_kept() {
+        true => {
+            "interrupted: no file was written; the losses of finished stages are kept, and the same command goes on from them"
+        }
+        false => "interrupted: no file was written",
+    });
     let mut watch = Bar::default();
     let steps = steps(args);
     let options = PrepareOptions {
@@ -267,7 +280,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         None => vec![],
     };
     if args.frontier.frontier && !wants_a_file(args) {
-        drop(watch);
+        drop((watch, farewell));
         let points = points.as_deref().unwrap_or_default();
         return Ok(Outcome::yes(about.frontier(points, &drawn)));
     }
@@ -298,7 +311,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         _ => (answer, None),
     };
     let plan = study.plan(answer, bounds.limits.bytes, trade, &mut watch)?;
-    drop(watch);
+    drop((watch, farewell));
     about.savings = savings(&question, &levers, &plan)?;
 
     let mut reasons = Vec::new();
@@ -400,7 +413,7 @@ fn levers(args: &ShrinkArgs, subject: &Subject) -> Result<(Levers, Option<vocabu
                 bail!("--vocab-from: the model has no tokenizer beside it, which this option needs");
             };
             let cut = vocabulary::cut(corpus, tokenizer, subject.config().vocab_size).context("--vocab-from")?;
-            say(&format!(
+            remark(&format!(
                 "note: {} texts produce or need {} of {} tokens",
                 cut.texts,
                 cut.vocabulary.kept.len(),
@@ -426,7 +439,12 @@ fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) 
         ..config.clone()
     };
     let most = args.rows.saturating_add(REPORT_ROWS);
-    let mut inputs = dataset::load(args.calibrate.as_deref(), &config, subject.tokenizer(), Some(most))?;
+    let path = args.calibrate.as_deref();
+    let options = (args.rows_of)
+        .options(("--calibrate", path.is_some()))
+        .map_err(Error::msg)?;
+    let mut inputs = dataset::load_with(path, &config, subject.tokenizer(), Some(most), &options)?;
+    inputs.read_as.iter().for_each(|form| remark(&format!("note: {form}")));
     if !inputs.given {
         say("warning: no --calibrate: the loss is measured on made-up token sequences and says little about real text");
     }
@@ -439,7 +457,7 @@ fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) 
     }
     let repeats = inputs.drop_repeats();
     if repeats > 0 {
-        say(&format!("note: {repeats} inputs that repeat another were left out"));
+        remark(&format!("note: {repeats} inputs that repeat another were left out"));
     }
     if inputs.rows.len() < SPLIT_FROM {
         say(&format!(

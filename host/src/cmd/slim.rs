@@ -4,7 +4,7 @@ use super::outcome::Outcome;
 use crate::fs::atomic::{self, Output, refuse_inputs};
 use crate::onnx::OnnxFile;
 use crate::onnx::slim::{SlimOptions, model_bytes, slim_over};
-use crate::render::text::{exact, percent, say};
+use crate::render::text::{exact, percent, remark};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 use thimble_shared::artifact;
@@ -63,6 +63,7 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     let inputs = file.paths();
     for output in [&args.output, &data_path] {
         refuse_inputs(output, inputs.iter().map(PathBuf::as_path))?;
+        atomic::can_be_written(output)?;
     }
     let options = SlimOptions {
         outputs: args.outputs.clone(),
@@ -111,22 +112,24 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     atomic::clear_passing(&data_path, &inputs);
     let done = &slimmed.done;
     if after > before {
-        say("note: it is larger than before, by what names and Transpose nodes take; without flags it would not be");
+        remark("note: it is larger than before, by what names and Transpose nodes take; without flags it would not be");
     } else if file.bytes().len() as u64 == after && after == before && !options.leaves_out() {
-        say("note: nothing could be saved; the file is a copy");
+        remark("note: nothing could be saved; the file is a copy");
     }
     // Whoever reads a value decides what a runtime may fuse it with, and these change who does.
     if done.duplicates + done.transposed + done.dead_nodes > 0 || !options.outputs.is_empty() || options.strip_shapes {
-        say("note: the graph computes the same; results may differ in the last bits if the runtime fuses differently");
+        remark(
+            "note: the graph computes the same; results may differ in the last bits if the runtime fuses differently",
+        );
     }
     if slimmed.data.is_none() && data_path.exists() {
-        say(&format!(
+        remark(&format!(
             "note: {} is left from an earlier run; the model does not refer to it",
             data_path.display()
         ));
     }
     if slimmed.data.is_none() && inputs.len() > 1 && !args.one_file {
-        say("note: the external data is in the file now, where it takes fewer bytes than beside it");
+        remark("note: the external data is in the file now, where it takes fewer bytes than beside it");
     }
     if args.json {
         let json = serde_json::json!({

@@ -1,15 +1,17 @@
 //! `thimble verify`: how far apart two models are, on the same inputs, in the device's engine.
 
-use super::args::{SourceArgs, rows, share};
+use super::args::{RowArgs, SourceArgs, rows, share};
 use super::outcome::Outcome;
 use crate::eval::dataset;
 use crate::eval::metrics::{Loss, decides};
 use crate::eval::runner::{Judge, Vocabulary};
 use crate::models::model_file::Subject;
 use crate::quantize::vocabulary;
-use crate::render::text::{Align, say, table};
-use anyhow::{Result, anyhow, bail};
+use crate::render::progress::{Bar, Watch};
+use crate::render::text::{Align, remark, say, table};
+use anyhow::{Error, Result, anyhow, bail};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use thimble_shared::decode::Scoring;
 use thimble_shared::model::{Config, Head};
 
@@ -38,6 +40,8 @@ pub struct VerifyArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
+    pub rows_of: RowArgs,
+    #[command(flatten)]
     pub reading: SourceArgs,
 }
 
@@ -55,7 +59,7 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
     let vocabulary = vocabulary(&reference, &candidate)?;
     refuse_strangers(&config, candidate.config(), vocabulary.is_some(), args.ignore_labels)?;
     if config.pooler && !candidate.config().pooler {
-        say("note: the candidate has no pooler; pooler_output is not compared");
+        remark("note: the candidate has no pooler; pooler_output is not compared");
     }
     if args.min_agreement.is_some() && !decides(&config) {
         bail!("--min-agreement: {}; use --max-abs", decides_nothing(&config));
@@ -66,7 +70,12 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
             .min(candidate.config().max_position_embeddings),
         ..config.clone()
     };
-    let inputs = dataset::load(args.inputs.as_deref(), &shorter, reference.tokenizer(), args.rows)?;
+    let path = args.inputs.as_deref();
+    let options = (args.rows_of)
+        .options(("--inputs", path.is_some()))
+        .map_err(Error::msg)?;
+    let inputs = dataset::load_with(path, &shorter, reference.tokenizer(), args.rows, &options)?;
+    inputs.read_as.iter().for_each(|form| remark(&format!("note: {form}")));
     inputs.warnings().iter().for_each(|w| say(&format!("warning: {w}")));
     if inputs.truncated > 0 {
         say(&format!(
@@ -74,9 +83,13 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
             inputs.truncated
         ));
     }
+    let rows = inputs.rows.len();
     let mapped = [reference.mapped(), candidate.mapped()];
     let judge = Judge::new(&config, &reference.image()?, inputs.rows, vocabulary.as_ref());
-    let loss = judge.loss(&candidate.image()?)?;
+    let bar = Mutex::new(Bar::counter("comparing", rows));
+    let row_done = || bar.lock().unwrap_or_else(PoisonError::into_inner).step("rows");
+    let loss = judge.loss_told(&candidate.image()?, &row_done)?;
+    drop(bar);
     mapped.iter().flatten().try_for_each(|file| file.unchanged())?;
     let mut reasons = Vec::new();
     if let (Some(least), share) = (args.min_agreement, loss.agreement.unwrap_or(0.0))

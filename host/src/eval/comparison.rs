@@ -79,6 +79,7 @@ impl Errors {
 const TOP: usize = 5;
 
 impl<'a> Meter<'a> {
+    /// One that has seen no row.
     pub fn new(scale: Scale<'a>) -> Self {
         Meter {
             scale,
@@ -310,6 +311,7 @@ impl<'a> Meter<'a> {
         self.spans += other.spans;
     }
 
+    /// What all rows come to.
     pub fn finish(self) -> Loss {
         let decisions = self.agreement.of;
         Loss {

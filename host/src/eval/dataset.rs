@@ -1,7 +1,9 @@
-//! Inputs to calibrate and verify on: JSON lines (`{"text": ..}` or `{"input_ids": [..]}`), safetensors as the device reads
+//! Dataset to calibrate and verify on: rows of text or of token ids in any form of `records`, safetensors as the device reads
 //! them, or made-up token sequences. Out come rows, one inference each, ids and masks flat in row-major order. A context too
 //! long for one inference becomes several rows, the windows a question is answered in.
 
+use super::columns::{self, Columns};
+use super::records::{Form, Record, RecordError, Records};
 use crate::models::tokenizer::TokenizerSource;
 use crate::models::tokenizer_json::{Encoded, TokeniseError, Tokeniser};
 use serde_json::{Map, Value};
@@ -12,6 +14,7 @@ use thimble_device::engine::tensors::{Tensor, TensorError, TensorFile};
 use thimble_shared::decode::context_of_ids;
 use thimble_shared::files;
 use thimble_shared::model::{Config, Head};
+use thimble_shared::terminal::printable;
 
 /// Why inputs cannot be read. `path` is always the file of inputs.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +35,14 @@ pub enum InputsError {
         /// Counted from 1.
         line: usize,
         /// What is wrong with the line.
+        problem: String,
+    },
+    /// The file as a whole holds no rows of this model.
+    #[error("{path}: {problem}", path = .path.display())]
+    Rows {
+        /// The file of inputs.
+        path: PathBuf,
+        /// What is wrong with it.
         problem: String,
     },
     /// A tensor is missing or does not fit the model.
@@ -106,10 +117,25 @@ pub struct Dataset {
     pub truncated: usize,
     /// Texts of which nothing but unknown tokens is left.
     pub unknown: usize,
-    /// Inputs left out because no token of theirs is real.
+    /// Dataset left out because no token of theirs is real.
     pub masked: usize,
     /// What is odd about the tokenizer, where texts were split with it.
     pub scarce: Option<String>,
+    /// What the file was taken for, where that is not plain to see.
+    pub read_as: Option<String>,
+    /// Rows of a table left out because they hold no text.
+    pub empty: usize,
+    /// Rows whose label is -1, which data sets give where the label is not told.
+    pub unlabelled: usize,
+}
+
+/// What a user says of a file of rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RowOptions {
+    /// Its form, where the content is not to tell it.
+    pub form: Option<Form>,
+    /// Which columns hold texts and labels.
+    pub columns: Columns,
 }
 
 impl Row {
@@ -269,6 +295,8 @@ fn compares_labels(config: &Config) -> bool {
 
 /// Hugging Face's label of a token that is not asked.
 pub const IGNORED: i64 = -100;
+/// Hugging Face's label of a row whose class is not told.
+const UNTOLD: i64 = -1;
 
 /// Rows made up when none are given.
 const MADE_UP: usize = 64;
@@ -285,6 +313,20 @@ pub fn load(
     tokenizer: Option<&TokenizerSource>,
     most: Option<usize>,
 ) -> Result<Dataset, InputsError> {
+    load_with(path, config, tokenizer, most, &RowOptions::default())
+}
+
+/// The same of a file of which the user says more.
+///
+/// # Errors
+/// Where the file cannot be read, a row is malformed, or it cannot be told which fields hold the texts.
+pub fn load_with(
+    path: Option<&Path>,
+    config: &Config,
+    tokenizer: Option<&TokenizerSource>,
+    most: Option<usize>,
+    options: &RowOptions,
+) -> Result<Dataset, InputsError> {
     let most = most.unwrap_or(usize::MAX);
     let Some(path) = path else {
         let mut inputs = Dataset {
@@ -295,16 +337,20 @@ pub fn load(
         return Ok(inputs);
     };
     let mut mask = None;
-    let mut inputs = if path.extension().is_some_and(|e| e == "safetensors") {
-        tensors(path, config, most)?
-    } else {
-        let bytes = files::read(path).map_err(|cause| InputsError::Io {
+    let named = path.extension().is_some_and(|e| e == "safetensors");
+    let bytes = match named {
+        true => None,
+        false => Some(files::read(path).map_err(|cause| InputsError::Io {
             path: path.to_path_buf(),
             cause,
-        })?;
+        })?),
+    };
+    let mut inputs = if let Some(bytes) = bytes.filter(|bytes| !is_safetensors(bytes)) {
         let tokeniser = tokenizer.map(|source| source.open(config)).transpose()?;
         mask = tokeniser.as_ref().and_then(|t| t.mask_id());
-        lines(path, &bytes, config, tokeniser.as_ref(), most)?
+        rows(path, &bytes, config, tokeniser.as_ref(), most, options)?
+    } else {
+        tensors(path, config, most)?
     };
     inputs.drop_masked(path)?;
     inputs.find_blanks(config, mask);
@@ -312,6 +358,53 @@ pub fn load(
 }
 
 impl Dataset {
+    /// Adds the rows of one record.
+    fn add(
+        &mut self,
+        record: &Record,
+        config: &Config,
+        tokeniser: Option<&Tokeniser>,
+        columns: &Columns,
+    ) -> Result<(), RowError> {
+        let line = Line {
+            object: &record.fields,
+            config,
+            columns,
+            typed: record.typed,
+        };
+        // A value of a table that is empty is none.
+        let texts = || {
+            columns
+                .text
+                .first()
+                .is_some_and(|name| columns::field(&record.fields, name).is_some())
+        };
+        if !record.typed && !record.fields.contains_key("input_ids") && !texts() {
+            self.empty += 1;
+            return Ok(());
+        }
+        let mut rows = if record.fields.contains_key("input_ids") {
+            vec![line.ids()?]
+        } else {
+            let texts = line.texts()?;
+            let tokeniser = tokeniser.ok_or(RowError::NoTokenizer)?;
+            self.scarce = tokeniser.scarce();
+            self.encode(&texts, config, tokeniser).map_err(RowError::Tokenise)?
+        };
+        // Positions of an answer are those of the first window.
+        if let Some(row) = rows.first_mut() {
+            row.labels = line.labels()?;
+            if config.head == Head::SequenceClassification && row.labels.as_deref() == Some(&[UNTOLD]) {
+                row.labels = None;
+                self.unlabelled += 1;
+            }
+            row.targets = line.targets()?;
+        }
+        rows.iter().try_for_each(|row| row.check(config))?;
+        self.rows.append(&mut rows);
+        Ok(())
+    }
+
     /// The rows of one line's texts: one, or one for each window over a question's context.
     fn encode(
         &mut self,
@@ -376,7 +469,15 @@ impl Dataset {
                 self.masked
             )
         });
-        self.scarce.clone().into_iter().chain(unknown).chain(masked).collect()
+        let empty = (self.empty > 0).then(|| format!("{} rows without a text were left out", self.empty));
+        let unlabelled = (self.unlabelled > 0).then(|| {
+            format!(
+                "{} rows have the label -1, which tells no class; they count as rows without a label",
+                self.unlabelled
+            )
+        });
+        let more = [unknown, masked, empty, unlabelled].into_iter().flatten();
+        self.scarce.clone().into_iter().chain(more).collect()
     }
 
     /// Leaves out rows that repeat an earlier one, whatever their labels: how many went.
@@ -391,61 +492,102 @@ impl Dataset {
     }
 }
 
-fn lines(
+/// Whether the bytes begin as a safetensors file does: the length of the header, and the header's brace.
+fn is_safetensors(bytes: &[u8]) -> bool {
+    match bytes.split_first_chunk::<8>() {
+        Some((length, rest)) => rest.starts_with(b"{") && u64::from_le_bytes(*length) <= rest.len() as u64,
+        None => false,
+    }
+}
+
+fn rows(
     path: &Path,
     bytes: &[u8],
     config: &Config,
     tokeniser: Option<&Tokeniser>,
     most: usize,
+    options: &RowOptions,
 ) -> Result<Dataset, InputsError> {
-    let all: Vec<(usize, &[u8])> = bytes
-        .split(|&b| b == b'\n')
-        .enumerate()
-        .map(|(i, line)| (i + 1, line.trim_ascii()))
-        .filter(|(_, line)| !line.is_empty())
-        .collect();
+    let bad = |error: RecordError| match error.line {
+        Some(line) => InputsError::Line {
+            path: path.to_path_buf(),
+            line,
+            problem: error.problem,
+        },
+        None => InputsError::Rows {
+            path: path.to_path_buf(),
+            problem: error.problem,
+        },
+    };
+    let records = Records::open(bytes, options.form, &options.columns.text).map_err(bad)?;
+    let (columns, read_as) = match records.header() {
+        Some(header) => options.columns.of_table(header).map_err(|problem| InputsError::Rows {
+            path: path.to_path_buf(),
+            problem,
+        })?,
+        None => (options.columns.clone(), String::new()),
+    };
     let mut inputs = Dataset {
         given: true,
+        read_as: records
+            .form()
+            .map(|form| format!("{}: read as {form}{read_as}", path.display())),
         ..Dataset::default()
     };
-    for i in sample(all.len(), most) {
-        let (number, line) = all[i];
-        let bad = |problem| InputsError::Line {
-            path: path.to_path_buf(),
-            line: number,
-            problem,
-        };
-        let json: Value = serde_json::from_slice(line).map_err(|e| bad(format!("invalid JSON: {e}")))?;
-        let object = json.as_object().ok_or_else(|| bad("is no JSON object".into()))?;
-        let line = Line { object, config };
-        let mut rows = if object.contains_key("input_ids") {
-            vec![line.ids().map_err(bad)?]
-        } else {
-            let texts = line.texts().map_err(bad)?;
-            let Some(tokeniser) = tokeniser else {
-                return Err(InputsError::NoTokenizer {
-                    path: path.to_path_buf(),
-                    line: number,
-                });
-            };
-            inputs.scarce = tokeniser.scarce();
-            inputs.encode(&texts, config, tokeniser)?
-        };
-        // Positions of an answer are those of the first window.
-        if let Some(row) = rows.first_mut() {
-            row.labels = line.labels().map_err(bad)?;
-            row.targets = line.targets().map_err(bad)?;
-        }
-        rows.iter().try_for_each(|row| row.check(config)).map_err(bad)?;
-        inputs.rows.append(&mut rows);
-    }
+    records
+        .take(&sample(records.len(), most), |record| {
+            inputs
+                .add(&record, config, tokeniser, &columns)
+                .map_err(|told| match told {
+                    RowError::Row(problem) => Refused(bad(RecordError {
+                        line: Some(record.line),
+                        problem,
+                    })),
+                    RowError::NoTokenizer => Refused(InputsError::NoTokenizer {
+                        path: path.to_path_buf(),
+                        line: record.line,
+                    }),
+                    RowError::Tokenise(error) => Refused(error.into()),
+                })
+        })
+        .map_err(|refused: Refusal| match refused {
+            Refusal::Record(error) => bad(error),
+            Refusal::Input(error) => error,
+        })?;
     if inputs.rows.is_empty() {
         return Err(InputsError::Empty {
             path: path.to_path_buf(),
-            expected: r#"expected one JSON object per line with "text" or "input_ids""#,
+            expected: r#"expected one JSON object per line with "text" or "input_ids", a JSON array of them, a table with a header line (CSV, TSV), or one text per line"#,
         });
     }
     Ok(inputs)
+}
+
+/// What ends the reading of rows: a record that does not parse, or one that is no input of the model.
+enum Refusal {
+    Record(RecordError),
+    Input(InputsError),
+}
+
+use Refusal::Input as Refused;
+
+impl From<RecordError> for Refusal {
+    fn from(error: RecordError) -> Refusal {
+        Refusal::Record(error)
+    }
+}
+
+/// What is wrong with one row.
+enum RowError {
+    Row(String),
+    NoTokenizer,
+    Tokenise(TokeniseError),
+}
+
+impl From<String> for RowError {
+    fn from(problem: String) -> RowError {
+        RowError::Row(problem)
+    }
 }
 
 /// `most` of `count` indices in order, drawn at random but the same every time: whatever order a file has, sorted by label
@@ -458,10 +600,13 @@ pub fn sample(count: usize, most: usize) -> Vec<usize> {
     indices
 }
 
-/// One line of a JSONL file.
+/// One row's fields.
 struct Line<'a> {
     object: &'a Map<String, Value>,
     config: &'a Config,
+    columns: &'a Columns,
+    /// Whether numbers are told from texts.
+    typed: bool,
 }
 
 impl<'a> Line<'a> {
@@ -472,28 +617,32 @@ impl<'a> Line<'a> {
             .filter(|v| !v.is_null())
     }
 
-    fn text(&self, names: &[&str]) -> Result<Option<&'a str>, String> {
-        match self.get(names) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(format!("\"{}\" must be a string", names[0])),
+    fn text(&self, name: &str) -> Result<&'a str, String> {
+        match self.object.get(name) {
+            Some(Value::String(text)) => Ok(text),
+            _ => Err(format!("\"{}\" must be a string", printable(name))),
         }
     }
 
     /// The texts to encode: one, or one per choice.
     fn texts(&self) -> Result<Vec<(&'a str, Option<&'a str>)>, String> {
-        let text = self
-            .text(&["text", "question", "sentence"])?
-            .ok_or(r#"has neither "text" nor "input_ids""#)?;
+        let names = self.columns.texts(self.object)?;
+        let first = self.text(names[0])?;
         if self.config.head != Head::MultipleChoice {
-            return Ok(vec![(text, self.text(&["text_pair", "pair", "context"])?)]);
+            let pair = names.get(1).map(|name| self.text(name)).transpose()?;
+            return Ok(vec![(first, pair)]);
         }
         let choices = match self.get(&["choices"]) {
-            Some(Value::Array(choices)) if !choices.is_empty() => choices,
-            _ => return Err(r#"multiple choice needs "choices", a list of texts"#.into()),
+            Some(Value::Array(choices)) if !choices.is_empty() => {
+                let text = |c: &'a Value| c.as_str().ok_or(r#""choices" must be texts"#.to_string());
+                choices.iter().map(text).collect::<Result<Vec<_>, _>>()?
+            }
+            _ => columns::choices(self.object),
         };
-        let choice = |c: &'a Value| Ok((text, Some(c.as_str().ok_or(r#""choices" must be texts"#)?)));
-        choices.iter().map(choice).collect()
+        if choices.is_empty() {
+            return Err(r#"multiple choice needs "choices", a list of texts, or fields choice0, choice1 …"#.into());
+        }
+        Ok(choices.into_iter().map(|choice| (first, Some(choice))).collect())
     }
 
     fn ids(&self) -> Result<Row, String> {
@@ -521,7 +670,8 @@ impl<'a> Line<'a> {
     }
 
     fn labels(&self) -> Result<Option<Vec<i64>>, String> {
-        let value = self.get(&["labels", "label"]).filter(|_| compares_labels(self.config));
+        let value = self.columns.label(self.object).filter(|_| compares_labels(self.config));
+        let value = value.map(|(_, value)| value);
         let one = |v: &Value| self.label(v);
         match value {
             None => Ok(None),
@@ -532,11 +682,17 @@ impl<'a> Line<'a> {
 
     /// A regression's values: a number, or one for each label.
     fn targets(&self) -> Result<Option<Vec<f32>>, String> {
-        let value = self.get(&["labels", "label"]).filter(|_| self.config.predicts_values());
+        let value = self
+            .columns
+            .label(self.object)
+            .filter(|_| self.config.predicts_values());
+        let value = value.map(|(_, value)| value);
         let one = |v: &Value| {
-            let number = v
-                .as_f64()
-                .ok_or_else(|| format!("label {v} must be a number: the model gives values"))?;
+            let number = match v {
+                Value::String(text) if !self.typed => text.trim().parse::<f64>().ok(),
+                value => value.as_f64(),
+            };
+            let number = number.ok_or_else(|| format!("label {v} must be a number: the model gives values"))?;
             Ok(number as f32)
         };
         match value {
@@ -554,7 +710,18 @@ impl<'a> Line<'a> {
         let name = value
             .as_str()
             .ok_or_else(|| format!("label {value} must be a whole number or a label's name"))?;
-        let at = self.config.labels.iter().position(|l| l == name);
+        let labels = &self.config.labels;
+        let at = labels.iter().position(|l| l == name);
+        if at.is_none() && !self.typed {
+            // In a table a class's number is a text too; where names are numbers themselves, only names are taken.
+            let number = whole_number(name).filter(|_| !labels.iter().any(|label| whole_number(label).is_some()));
+            if let Some(number) = number {
+                return Ok(number);
+            }
+            if let Some(at) = labels.iter().position(|l| l == name.trim()) {
+                return Ok(at as i64);
+            }
+        }
         at.map(|i| i as i64).ok_or_else(|| {
             format!(
                 "label '{name}' is not one of the model's: {}",
@@ -562,6 +729,12 @@ impl<'a> Line<'a> {
             )
         })
     }
+}
+
+/// A whole number as a table spells it: pandas writes 3.0 where a column has gaps.
+fn whole_number(text: &str) -> Option<i64> {
+    let text = text.trim();
+    text.strip_suffix(".0").unwrap_or(text).parse().ok()
 }
 
 /// A list of integers, or a list of equally long ones: its shape and its numbers.

@@ -227,6 +227,11 @@ impl<'a> Judge<'a> {
 
     /// How far a candidate is from the original. An output the candidate does not give is not compared.
     pub fn loss(&self, candidate: &Arc<Image>) -> Result<Loss, EvalError> {
+        self.loss_told(candidate, &|| ())
+    }
+
+    /// The same; `row_done` hears of every row.
+    pub fn loss_told(&self, candidate: &Arc<Image>, row_done: &(dyn Fn() + Sync)) -> Result<Loss, EvalError> {
         let scale = Scale {
             config: self.config,
             at_blanks: self.rows.iter().any(|row| !row.blanks.is_empty()),
@@ -251,6 +256,7 @@ impl<'a> Judge<'a> {
             let mut meter = Meter::new(scale);
             meter.add(row, &reference, &run(engine, &self.seen_by_candidate(row))?)?;
             sums.lock().unwrap_or_else(PoisonError::into_inner).put(i, meter);
+            row_done();
             Ok(())
         })?;
         let loss = sums.into_inner().unwrap_or_else(PoisonError::into_inner).sum.finish();

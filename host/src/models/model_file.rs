@@ -8,7 +8,7 @@ use crate::models::checkpoint::{self, Source};
 use crate::models::onnx_import::{self, ImportOptions, Imported};
 use crate::models::tokenizer::TokenizerSource;
 use crate::models::tokenizer_json;
-use crate::render::text::{printable, say};
+use crate::render::text::{printable, remark};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -145,8 +145,8 @@ fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<Tokeniz
     if provenance.tokenizer_sha256.as_ref() == Some(&tokenizer_json::sha256(&bytes)) {
         return Ok(Some(TokenizerSource::File(beside)));
     }
-    say(&format!(
-        "note: {} is not the tokenizer {} was written with and is ignored; --tokenizer takes any",
+    remark(&format!(
+        "note: {} is not the tokenizer {} was written with and is left alone; --tokenizer takes any",
         beside.display(),
         model.display()
     ));
@@ -193,7 +193,7 @@ fn import_onnx(path: &Path, options: &ReadOptions) -> Result<Subject, ModelError
     imported
         .notes
         .iter()
-        .for_each(|note| say(&format!("note: {}", printable(note))));
+        .for_each(|note| remark(&format!("note: {}", printable(note))));
     Ok(Subject::Checkpoint(imported.into()))
 }
 
@@ -214,7 +214,7 @@ impl Subject {
         source
             .notes
             .iter()
-            .for_each(|note| say(&format!("note: {}", printable(note))));
+            .for_each(|note| remark(&format!("note: {}", printable(note))));
         Ok(Subject::Checkpoint(source.into()))
     }
 
@@ -227,7 +227,7 @@ impl Subject {
         if checkpoint::is_checkpoint(path) {
             let checkpoint = Subject::checkpoint(path, options)?;
             if let Some(onnx) = exported {
-                say(&format!(
+                remark(&format!(
                     "note: the checkpoint in {} is read, {} beside it is not; name the file to read that",
                     path.display(),
                     onnx.display()
@@ -273,7 +273,7 @@ impl Subject {
         }
         let tokenizer = own_tokenizer(path, &artifact.provenance)?;
         if resaved {
-            say(&format!(
+            remark(&format!(
                 "note: {} was saved again by another tool; its numbers are read, its layout is not",
                 path.display()
             ));

@@ -10,7 +10,7 @@ use crate::fs::atomic::FileError;
 use crate::fs::scratch::Scratch;
 use crate::fs::signals::{self, PutOff};
 use crate::fs::subprocess::{ToolError, ends_with_us, last_line};
-use crate::render::text::{printable, say, size};
+use crate::render::text::{printable, remark, say, size};
 use initramfs::{INITRAMFS, MODEL_DISK, Storage};
 use kernel::Kernel;
 use std::io::Read;
@@ -91,7 +91,7 @@ const AFTER_PANIC: Duration = Duration::from_secs(3);
 
 /// RAM in which every kernel for the virtual board starts.
 const ENOUGH: u64 = 512 << 20;
-const QEMU: &str = "qemu-system-aarch64";
+use crate::boards::tools::QEMU;
 /// The kernel's name beside [`INITRAMFS`].
 const KERNEL: &str = "kernel";
 
@@ -158,7 +158,7 @@ impl<'a> Machine<'a> {
             Shown::Ended(Ending::OutOfMemory(_)) => (false, "out of memory"),
             Shown::NoStart(_) => (false, "did not start"),
         };
-        say(&format!("booted with {}: {told}", size(ram)));
+        remark(&format!("booted with {}: {told}", size(ram)));
         self.boots.push((ram, fits));
         Ok(shown)
     }

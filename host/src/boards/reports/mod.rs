@@ -8,7 +8,7 @@ pub use compare::{against_last, against_target, as_markdown, as_table, compariso
 pub use journal::{append, writable};
 
 use crate::fs::atomic::{self, FileError};
-use crate::render::text::{printable, say};
+use crate::render::text::{printable, remark};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -86,7 +86,7 @@ fn entries(path: &Path) -> Result<Vec<Entry>, ReportError> {
     let mut bytes = std::fs::read(path).map_err(|e| file(e.to_string()))?;
     let torn = journal::torn(&bytes).len();
     if torn > 0 {
-        say(&format!(
+        remark(&format!(
             "note: {}: its last line was cut short and is left out",
             printable(&path.display().to_string())
         ));

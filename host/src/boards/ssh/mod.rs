@@ -8,7 +8,8 @@ mod probe;
 use crate::boards::package;
 use crate::boards::reports;
 use crate::fs::atomic::FileError;
-use crate::render::text::{percent, say, size};
+use crate::render::progress::doing;
+use crate::render::text::{percent, remark, say, size};
 use link::{Link, LinkError, quote};
 pub use probe::{Look, Refusal};
 use probe::{check, look};
@@ -143,6 +144,7 @@ fn part_name(item: &Item) -> String {
 /// # Errors
 /// Any [`DeployError`]. What was sent stays on the board for the next try.
 pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, DeployError> {
+    doing(&format!("{}: looking at the board", link.to));
     let look = look(link, cargo, order)?;
     let missing: Vec<&Item> = cargo
         .files
@@ -155,11 +157,13 @@ pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, Dep
         persist(link, &clear(&look, &cargo.files), &mut breaks)?;
     }
     for item in &missing {
+        doing(&format!("{}: sending {}, {}", link.to, item.name, size(item.bytes)));
         sent += send(link, &look, item, &missing, &mut breaks)?;
     }
     if !missing.is_empty() {
         place(link, &look, &missing, &mut breaks)?;
     }
+    doing(&format!("{}: measuring", link.to));
     let report = bench(link, &look, cargo, order, &mut breaks)?;
     let measured = report.model.sha256.as_deref();
     if let Some(model) = cargo.files.iter().find(|f| f.name == cargo.model)
@@ -222,7 +226,7 @@ fn again(
 ) -> Result<link::Told, LinkError> {
     *breaks += 1;
     while *tries < TRIES {
-        say(&format!("{}: {broken}; once more", link.to));
+        remark(&format!("{}: {broken}; once more", link.to));
         link.reset();
         std::thread::sleep(pause(*tries));
         *tries += 1;
@@ -317,7 +321,7 @@ fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) 
                 }
                 Ok(told) if told.code == GREW => {
                     if looks == 0 {
-                        say(&format!("{}: another deploy sends {} too", link.to, item.name));
+                        remark(&format!("{}: another deploy sends {} too", link.to, item.name));
                     }
                     let look_again = format!(
                         "cd {dir} || exit 3\n\
@@ -405,7 +409,7 @@ fn bench(link: &Link, look: &Look, cargo: &Cargo, order: &Order, breaks: &mut u3
             break told;
         }
         if waits == 0 {
-            say(&format!("{}: another deploy measures there; waiting", link.to));
+            remark(&format!("{}: another deploy measures there; waiting", link.to));
         }
         if waits == WAITS {
             return Err(DeployError::Busy { dir: look.dir.clone() });

@@ -113,5 +113,5 @@ pub fn prepared_text(plan: &Plan) -> String {
     }
     let aligns = [Align::Left, Align::Right, Align::Right];
     let chosen = format!("prepared: {}\n", plan.preparation.describe(&plan.done));
-    chosen + &table(&["prepared", "smallest file loses", "int8 throughout"], &aligns, &rows)
+    chosen + &table(&["prepared", "smallest file loses", "i8 throughout"], &aligns, &rows)
 }

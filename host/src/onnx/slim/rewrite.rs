@@ -2,7 +2,7 @@
 //! as the plan says. Unknown fields are copied as they are; payloads are borrowed, never held twice.
 
 use super::chunks::Chunks;
-use super::{Layout, SlimPlan, SlimError, SlimOptions, Slimmed};
+use super::{Layout, SlimError, SlimOptions, SlimPlan, Slimmed};
 use crate::onnx::flow::{Flow, port_name};
 use crate::onnx::kinds::Kinds;
 use crate::onnx::{MAX_NESTING, OnnxFile, tensor_bytes};
