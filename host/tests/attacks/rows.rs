@@ -53,9 +53,9 @@ pub const ROWS: &[Attack] = &[
         Refused("line 2: a double quote is opened here"),
     ),
     row(
-        "quotes inside quotes",
+        "a quote that ends in the middle of a value, lines later",
         "rows that hide in another row's text",
-        |f| file(f, b"text,label\n\"a\"b\",3\n"),
+        |f| file(f, b"text,label\n\"a\nb\"c,3\nd,4\n"),
         Refused("line 2: a double quote is opened here"),
     ),
     row(
