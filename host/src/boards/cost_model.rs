@@ -164,6 +164,7 @@ pub fn albert_base() -> Config {
         multi_label: false,
         regression: false,
         hidden_shift: false,
+        sentence: None,
     }
 }
 

@@ -261,6 +261,7 @@ mod tests {
             multi_label: false,
             regression: false,
             hidden_shift: false,
+            sentence: None,
         }
     }
 

@@ -470,6 +470,7 @@ mod tests {
             multi_label: false,
             regression: false,
             hidden_shift: false,
+            sentence: None,
         }
     }
 
@@ -551,6 +552,7 @@ mod tests {
         let config = Config {
             multi_label: true,
             hidden_shift: false,
+            sentence: None,
             ..config(Head::SequenceClassification)
         };
         let mut meter = Meter::new(scale(&config));

@@ -32,6 +32,7 @@ pub fn config() -> Config {
         multi_label: false,
         regression: false,
         hidden_shift: false,
+        sentence: None,
         labels: vec![],
     }
 }

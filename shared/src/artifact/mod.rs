@@ -23,7 +23,7 @@ use std::ops::Range;
 
 /// The newest version of the `thimble.graph` text, and the last this program reads. A file states the least version that has
 /// what it uses, so that older programs read all they can.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 pub const KEY_GRAPH: &str = "thimble.graph";
 pub(crate) const KEY_VERSION: &str = "thimble.version";

@@ -1,6 +1,7 @@
 //! The hyperparameters of a model, and what must hold of them.
 
 use super::head::Head;
+use super::head::sentence::Sentence;
 use super::weight;
 use super::weight::WeightSpec;
 use crate::dtype::I4_BLOCK;
@@ -51,6 +52,9 @@ pub struct Config {
     /// `last_hidden_state` is what the last layer gives plus that vector. Only without a head: a head's biases absorb it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hidden_shift: bool,
+    /// How tokens become the embedding of a sentence; only of that head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentence: Option<Sentence>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -143,6 +147,18 @@ impl Config {
                 format!("{} names for a {} head", self.labels.len(), self.head.name()),
             );
         }
+        if self.sentence.is_some() != (self.head == Head::SentenceEmbedding) {
+            return bad("sentence", format!("does not go with the {} head", self.head.name()));
+        }
+        if let Some(sentence) = &self.sentence {
+            if let Some(problem) = sentence.problem() {
+                return bad("sentence", problem);
+            }
+            let sizes = sentence.dense.iter().map(|dense| dense.size).chain(sentence.max_tokens);
+            if let Some(size) = sizes.into_iter().find(|size| !(1..=MAX_DIM).contains(size)) {
+                return bad("sentence", format!("a size of {size}, must be 1 to {MAX_DIM}"));
+            }
+        }
         if self.regression && self.head != Head::SequenceClassification {
             return bad("regression", format!("the {} head has none", self.head.name()));
         }
@@ -168,7 +184,11 @@ impl Config {
 
     /// The version of the `thimble.graph` text that brought what this network has.
     pub fn since(&self) -> u32 {
-        if self.hidden_shift { 2 } else { 1 }
+        match (&self.sentence, self.hidden_shift) {
+            (Some(_), _) => 3,
+            (None, true) => 2,
+            (None, false) => 1,
+        }
     }
 
     pub fn head_size(&self) -> usize {
@@ -192,6 +212,8 @@ impl Config {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::model::head::sentence::Dense;
+    use crate::model::network::Pooling;
 
     pub(crate) fn tiny(head: Head) -> Config {
         Config {
@@ -213,6 +235,15 @@ pub(crate) mod tests {
             multi_label: false,
             regression: false,
             hidden_shift: false,
+            sentence: (head == Head::SentenceEmbedding).then(|| Sentence {
+                pooling: vec![Pooling::Mean, Pooling::Max],
+                dense: vec![Dense {
+                    size: 10,
+                    activation: Some(Activation::Tanh),
+                }],
+                normalize: true,
+                max_tokens: Some(16),
+            }),
             labels: match head.row().has_labels {
                 true => vec!["a".into(), "b".into(), "c".into()],
                 false => vec![],

@@ -3,6 +3,7 @@
 
 use super::config::{Activation, Config};
 use super::weight::{Role, Site};
+use serde::{Deserialize, Serialize};
 
 /// The steps of a model. A group's layers run as often as [`Config::layer_groups`] says.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +61,10 @@ pub enum Op {
     Attention { input: Value },
     /// One vector of a row's tokens: `[batch, seq, width]` to `[batch, width]`.
     Pool { input: Value, pooling: Pooling },
+    /// Vectors of a row side by side: `[batch, width]` each.
+    Concat { inputs: Vec<Value> },
+    /// Each vector over its length, which counts as at least 1e-12.
+    Normalize { input: Value },
     /// One column of the last axis, which goes: `[batch, seq, width]` to `[batch, seq]`.
     Column { input: Value, column: usize },
     /// Adds a stored vector.
@@ -75,11 +80,21 @@ pub struct Residual {
     pub sum: Value,
 }
 
-/// How the tokens of a row become one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How the tokens of a row become one vector. Only real tokens count, those whose mask is 1; a mean divides by at least 1e-9,
+/// as sentence-transformers' `Pooling` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Pooling {
-    /// The first token.
+    /// The first token, whatever its mask.
     First,
+    /// The largest of each channel.
+    Max,
+    /// The mean.
+    Mean,
+    /// The sum over the square root of the number of tokens.
+    MeanSqrtLen,
+    /// The mean in which the token at position `i`, from 0, weighs `i + 1`.
+    WeightedMean,
 }
 
 /// An output of the model, under Hugging Face's name.
@@ -119,10 +134,13 @@ impl Op {
             Op::Attention { .. } => true,
             Op::Pool { pooling, .. } => match pooling {
                 Pooling::First => false,
+                Pooling::Max | Pooling::Mean | Pooling::MeanSqrtLen | Pooling::WeightedMean => true,
             },
             Op::Embed
             | Op::LayerNorm { .. }
             | Op::Linear { .. }
+            | Op::Concat { .. }
+            | Op::Normalize { .. }
             | Op::Column { .. }
             | Op::AddVector { .. }
             | Op::Choices { .. } => false,
@@ -265,7 +283,13 @@ mod tests {
                     Op::LayerNorm { norm, .. } => used.push(*norm),
                     Op::Linear { weight, bias, .. } => used.extend([*weight, *bias]),
                     Op::AddVector { vector, .. } => used.push(*vector),
-                    Op::Embed | Op::Attention { .. } | Op::Pool { .. } | Op::Column { .. } | Op::Choices { .. } => {}
+                    Op::Embed
+                    | Op::Attention { .. }
+                    | Op::Pool { .. }
+                    | Op::Concat { .. }
+                    | Op::Normalize { .. }
+                    | Op::Column { .. }
+                    | Op::Choices { .. } => {}
                 }
             }
             let mut there: Vec<Role> = config.weights().iter().map(|w| w.role).collect();

@@ -4,3 +4,4 @@ pub mod attention;
 pub mod embed;
 pub mod linear;
 pub mod norm;
+pub mod pool;

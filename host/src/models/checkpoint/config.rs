@@ -92,6 +92,7 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
         regression: problem.regression,
         labels,
         hidden_shift: false,
+        sentence: None,
     };
     let bad = |field: &str, problem| SourceError::Config {
         path: path.to_path_buf(),

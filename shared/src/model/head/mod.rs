@@ -6,6 +6,7 @@ mod masked_lm;
 mod none;
 mod pretraining;
 mod question;
+pub mod sentence;
 mod sequence;
 mod token;
 
@@ -25,6 +26,7 @@ pub enum Head {
     TokenClassification,
     QuestionAnswering,
     MultipleChoice,
+    SentenceEmbedding,
 }
 
 /// All there is to say of a head.
@@ -49,7 +51,7 @@ pub struct HeadRow {
 
 impl Head {
     /// All of them.
-    pub const ALL: [Head; 7] = [
+    pub const ALL: [Head; 8] = [
         Head::None,
         Head::MaskedLm,
         Head::PreTraining,
@@ -57,6 +59,7 @@ impl Head {
         Head::TokenClassification,
         Head::QuestionAnswering,
         Head::MultipleChoice,
+        Head::SentenceEmbedding,
     ];
 
     /// What is to be said of it.
@@ -69,6 +72,7 @@ impl Head {
             Head::TokenClassification => &token::ROW,
             Head::QuestionAnswering => &question::ROW,
             Head::MultipleChoice => &choice::ROW,
+            Head::SentenceEmbedding => &sentence::ROW,
         }
     }
 
