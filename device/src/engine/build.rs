@@ -251,7 +251,7 @@ impl<'a> Builder<'a> {
                     let first = wiring.one("first_token", Slice::new(1, 0, 1), &[scope.get(wiring, input)?])?;
                     wiring.one("first_row", AxisOp::Rm(1), &[first])
                 }
-                Pooling::Max | Pooling::Mean | Pooling::MeanSqrtLen | Pooling::WeightedMean => {
+                Pooling::Last | Pooling::Max | Pooling::Mean | Pooling::MeanSqrtLen | Pooling::WeightedMean => {
                     let pool = Pool {
                         pooling,
                         context: self.context.clone(),

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use thimble_shared::decode::AnswerOptions;
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::{AnswerKind, Config};
 
 use super::sequence::Sequence;
 use super::text::Texts;
@@ -422,7 +422,7 @@ impl Model {
             allow_none: no_answer,
             ..AnswerOptions::default()
         };
-        if self.config.head != Head::QuestionAnswering && (no_answer || max_answer.is_some()) {
+        if self.config.head.answer() != AnswerKind::Span && (no_answer || max_answer.is_some()) {
             return Err(format!(
                 "\"max_answer\" and \"no_answer\" are for question answering, this model's head is {}",
                 self.config.head.name()
@@ -437,7 +437,7 @@ impl Model {
     }
 
     fn sequences(&self, ids: Option<List>, choices: Option<List>, types: Option<List>) -> Result<Infer, String> {
-        let several = self.config.head == Head::MultipleChoice;
+        let several = self.config.head.takes_choices();
         let (name, rows) = match (ids, choices) {
             (Some(_), Some(_)) => return Err("\"ids\" and \"choices\" both say what goes in; give one".into()),
             (Some(List::Numbers(ids)), None) if !several => ("ids", vec![ids]),
@@ -491,7 +491,7 @@ impl Model {
         if types.is_some() {
             return Err("\"types\" goes with \"ids\"; those of a text are its tokenizer's".into());
         }
-        let several = self.config.head == Head::MultipleChoice;
+        let several = self.config.head.takes_choices();
         let pairs: Vec<Option<&str>> = match (&choices, several) {
             (Some(List::Texts(choices)), true) if pair.is_none() => choices.iter().map(|c| Some(c.as_str())).collect(),
             (_, true) => {
@@ -506,7 +506,7 @@ impl Model {
             tokenised: true,
             ..Infer::default()
         };
-        if self.config.head == Head::QuestionAnswering {
+        if self.config.head.answer() == AnswerKind::Span {
             let Some(context) = pair else {
                 return Err("question answering needs the question as \"text\", the context as \"pair\"".into());
             };
@@ -516,7 +516,7 @@ impl Model {
             infer.texts = vec![text.to_string(), context.to_string()];
             return Ok(infer);
         }
-        if self.config.head == Head::TokenClassification {
+        if self.config.head.answer() == AnswerKind::TokenLabels {
             infer.texts = [Some(text), pair].into_iter().flatten().map(str::to_string).collect();
         }
         // Before the work, not after it: the last choice may be the shortest of thousands.
@@ -533,7 +533,7 @@ impl Model {
 
     fn check(&self, infer: &Infer) -> Result<(), String> {
         let config = &self.config;
-        let several = config.head == Head::MultipleChoice;
+        let several = config.head.takes_choices();
         for (number, row) in infer.rows.iter().enumerate() {
             let name = |field: &str| match (several, field) {
                 (false, field) => field.to_string(),
@@ -572,8 +572,8 @@ impl Model {
         let all = rows * longest;
         if all > self.tokens {
             let most = self.tokens;
-            let what = match self.config.head {
-                Head::QuestionAnswering => "windows",
+            let what = match self.config.head.answer() {
+                AnswerKind::Span => "windows",
                 _ => "choices",
             };
             return Err(format!(
@@ -587,7 +587,14 @@ impl Model {
     fn choose(&self, infer: &mut Infer, at: Option<Vec<i64>>, top: Option<u32>) -> Result<(), String> {
         let config = &self.config;
         let (decoder, seq) = (config.head.has_decoder(), infer.longest());
-        let per_token = !matches!(config.head, Head::SequenceClassification | Head::MultipleChoice);
+        let per_token = match config.head.answer() {
+            AnswerKind::Labels | AnswerKind::Choice | AnswerKind::Embedding => false,
+            AnswerKind::Hidden
+            | AnswerKind::Vocabulary
+            | AnswerKind::VocabularyAndOrder
+            | AnswerKind::TokenLabels
+            | AnswerKind::Span => true,
+        };
         if let Some(at) = at {
             if infer.rows.len() > 1 && per_token {
                 return Err("\"at\" chooses tokens of one sequence, the context is read in several windows".into());
@@ -627,17 +634,23 @@ impl Model {
         if positions > seq {
             return Err(format!("\"at\" names {positions} positions, the sequence has {seq}"));
         }
-        let wide = match config.head {
-            Head::None if infer.full || infer.at.is_some() => config.hidden_size,
-            _ if decoder => {
+        let wide = match config.head.answer() {
+            AnswerKind::Hidden if infer.full || infer.at.is_some() => config.hidden_size,
+            AnswerKind::Vocabulary | AnswerKind::VocabularyAndOrder => {
                 let full = if infer.full { config.vocab_size } else { 0 };
                 full + 3 * infer.top.unwrap_or(0)
             }
             // A tag and, where each token is an entity of its own, a span.
-            Head::TokenClassification => config.labels.len() + 10,
-            Head::QuestionAnswering => 2 * infer.rows.len(),
-            _ => 0,
+            AnswerKind::TokenLabels => config.labels.len() + 10,
+            AnswerKind::Span => 2 * infer.rows.len(),
+            AnswerKind::Hidden | AnswerKind::Labels | AnswerKind::Choice | AnswerKind::Embedding => 0,
         };
+        let embedding = config.sentence.as_ref().map_or(0, |s| s.size(config.hidden_size));
+        if embedding > NUMBERS {
+            return Err(format!(
+                "the embedding has {embedding} numbers, at most {NUMBERS} are sent"
+            ));
+        }
         infer.numbers = positions.saturating_mul(wide);
         if infer.numbers > NUMBERS {
             return Err(format!(
@@ -646,11 +659,12 @@ impl Model {
             ));
         }
         // What is there once: outputs, scores and names.
-        infer.numbers += match config.head {
-            Head::SequenceClassification => 3 * config.labels.len(),
-            Head::MultipleChoice => 2 * infer.rows.len(),
-            Head::QuestionAnswering => 16,
-            _ => 0,
+        infer.numbers += match config.head.answer() {
+            AnswerKind::Labels => 3 * config.labels.len(),
+            AnswerKind::Choice => 2 * infer.rows.len(),
+            AnswerKind::Span => 16,
+            AnswerKind::Embedding => embedding,
+            AnswerKind::Hidden | AnswerKind::Vocabulary | AnswerKind::VocabularyAndOrder | AnswerKind::TokenLabels => 0,
         };
         Ok(())
     }

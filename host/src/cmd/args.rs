@@ -3,6 +3,7 @@
 use crate::models::read_options::ReadOptions;
 use bytesize::ByteSize;
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use std::path::PathBuf;
 use thimble_shared::dtype::Format;
 use thimble_shared::model::Head;
@@ -56,7 +57,7 @@ impl SourceArgs {
     /// What the readers take.
     pub fn options(&self) -> ReadOptions {
         ReadOptions {
-            head: self.head.map(HeadName::head),
+            head: self.head.map(|name| name.0),
             adapter: self.adapter.clone(),
             output_values: self.output_value.clone(),
             dequantize: self.dequantize,
@@ -64,37 +65,27 @@ impl SourceArgs {
     }
 }
 
-/// The heads by the names the command line gives them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum HeadName {
-    /// Hidden states, and the pooler's output where there is a pooler
-    None,
-    /// Masked language modelling
-    Mlm,
-    /// Masked language modelling and sentence order
-    Pretraining,
-    /// Sequence classification or regression
-    Sequence,
-    /// Token classification
-    Token,
-    /// Extractive question answering
-    Qa,
-    /// Multiple choice
-    Choice,
-}
+/// A head by the name the command line gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadName(pub Head);
 
-impl HeadName {
-    /// The head it names.
-    pub fn head(self) -> Head {
-        match self {
-            HeadName::None => Head::None,
-            HeadName::Mlm => Head::MaskedLm,
-            HeadName::Pretraining => Head::PreTraining,
-            HeadName::Sequence => Head::SequenceClassification,
-            HeadName::Token => Head::TokenClassification,
-            HeadName::Qa => Head::QuestionAnswering,
-            HeadName::Choice => Head::MultipleChoice,
-        }
+impl ValueEnum for HeadName {
+    fn value_variants<'a>() -> &'a [HeadName] {
+        const ALL: [HeadName; Head::ALL.len()] = {
+            let mut all = [HeadName(Head::None); Head::ALL.len()];
+            let mut at = 0;
+            while at < all.len() {
+                all[at] = HeadName(Head::ALL[at]);
+                at += 1;
+            }
+            all
+        };
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = self.0.row().flag;
+        Some(PossibleValue::new(name).help(help))
     }
 }
 

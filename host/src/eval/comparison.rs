@@ -4,9 +4,10 @@
 
 use crate::eval::dataset::Row;
 use crate::eval::metrics::{Distance, Loss, LossError, Output, Outputs, Share, Top5};
+use crate::eval::pair_order::Embeddings;
 use std::collections::BTreeMap;
 use thimble_shared::decode::{self, MAX_ANSWER, decides, log_softmax};
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::{AnswerKind, Config};
 
 #[derive(Default)]
 struct Sums {
@@ -47,6 +48,7 @@ pub struct Meter<'a> {
     top5_positions: u64,
     span_f1: f64,
     spans: u64,
+    embeddings: Embeddings,
 }
 
 /// Squared errors against given values.
@@ -94,6 +96,7 @@ impl<'a> Meter<'a> {
             top5_positions: 0,
             span_f1: 0.0,
             spans: 0,
+            embeddings: Embeddings::default(),
         }
     }
 
@@ -125,11 +128,8 @@ impl<'a> Meter<'a> {
 
     /// Whether an output's last axis is the vocabulary.
     fn over_vocabulary(&self, name: &str) -> bool {
-        match self.scale.config.head {
-            Head::MaskedLm => name == "logits",
-            Head::PreTraining => name == "prediction_logits",
-            _ => false,
-        }
+        let head = self.scale.config.head;
+        head.has_decoder() && name == head.row().answered_by
     }
 
     fn comparable(&self, name: &str, a: &Output, b: &Output) -> Result<(), LossError> {
@@ -194,6 +194,9 @@ impl<'a> Meter<'a> {
         }
         let per_token = a.shape.len() == 3;
         let vocabulary = self.over_vocabulary(name);
+        if self.scale.config.head.answer() == AnswerKind::Embedding {
+            self.embeddings.add(&a.data, &b.data);
+        }
         for (i, (x, y)) in a.data.chunks(width(a)).zip(b.data.chunks(width(b))).enumerate() {
             if per_token && row.attention_mask.get(i) == Some(&0) {
                 continue;
@@ -284,9 +287,14 @@ impl<'a> Meter<'a> {
             return Err(LossError::NotFinite { name: name.to_string() });
         }
         // The last axis of these heads' outputs is positions or choices, of which inputs have more and fewer.
-        let channels = match self.scale.config.head {
-            Head::QuestionAnswering | Head::MultipleChoice => 1,
-            _ => x.len(),
+        let channels = match self.scale.config.head.answer() {
+            AnswerKind::Span | AnswerKind::Choice => 1,
+            AnswerKind::Hidden
+            | AnswerKind::Vocabulary
+            | AnswerKind::VocabularyAndOrder
+            | AnswerKind::Labels
+            | AnswerKind::TokenLabels
+            | AnswerKind::Embedding => x.len(),
         };
         self.sums.entry(name.to_string()).or_default().add(x, y, channels);
         Ok(())
@@ -308,6 +316,7 @@ impl<'a> Meter<'a> {
         self.top5_positions += other.top5_positions;
         self.span_f1 += other.span_f1;
         self.spans += other.spans;
+        self.embeddings.absorb(other.embeddings);
     }
 
     pub fn finish(self) -> Loss {
@@ -325,6 +334,7 @@ impl<'a> Meter<'a> {
                 positions: self.top5_positions,
                 at_blanks: self.scale.at_blanks,
             }),
+            pair_order: self.embeddings.order(),
             span_f1: (self.spans > 0).then(|| self.span_f1 / self.spans as f64),
             outputs: self.sums.into_iter().map(|(name, s)| (name, s.distance())).collect(),
             reference_accuracy: self.right_reference.rate(),
@@ -420,6 +430,7 @@ fn span_f1(a: (usize, usize), b: (usize, usize)) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use thimble_shared::model::Head;
 
     fn scale(config: &Config) -> Scale<'_> {
         Scale {

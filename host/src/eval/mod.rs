@@ -5,4 +5,5 @@ pub mod comparison;
 pub mod dataset;
 pub mod kept_outputs;
 pub mod metrics;
+pub mod pair_order;
 pub mod runner;

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_shared::dtype::{Format, Values};
-use thimble_shared::model::{Config, Head, Model, Role, layer_weight};
+use thimble_shared::model::network::{HIDDEN, Network, Op, Step};
+use thimble_shared::model::{Config, Model, Role, layer_weight};
 
 /// Name of the vector that is added to the last layer's result.
 const HIDDEN_SHIFT: &str = Role::HiddenShift.name();
@@ -38,7 +39,7 @@ struct Site {
     readers: Vec<String>,
     /// Biases behind a residual that carries `x − c`: they gain `c`.
     residuals: Vec<String>,
-    /// Whether `x` leaves the model as `last_hidden_state`.
+    /// Whether `x` leaves the model, as it is or pooled.
     output: bool,
 }
 
@@ -51,14 +52,15 @@ fn bias(weight: &str) -> String {
 
 /// What reads the last layer's hidden states.
 fn head_readers(config: &Config) -> Vec<String> {
-    let mut readers: Vec<&str> = match config.head {
-        Head::None | Head::SequenceClassification | Head::MultipleChoice => vec![],
-        Head::MaskedLm | Head::PreTraining => vec!["mlm.dense"],
-        Head::TokenClassification => vec!["classifier"],
-        Head::QuestionAnswering => vec!["qa"],
+    let reader = |step: Step| match step.op {
+        Op::Linear { weight, input, .. } if input == HIDDEN => Some(weight.name()),
+        _ => None,
     };
-    readers.extend(config.pooler.then_some("pooler"));
-    readers.into_iter().map(String::from).collect()
+    let readers = Network::of(config).head.into_iter().filter_map(reader);
+    readers
+        .chain(config.pooler.then_some("pooler"))
+        .map(String::from)
+        .collect()
 }
 
 /// The hidden states between layers. A layer has one `c` for all that feeds it, so feeders and readers that meet anywhere
@@ -102,7 +104,7 @@ fn hidden_sites(config: &Config) -> Vec<Site> {
     }
     let last = sites.entry(class[end]).or_default();
     last.readers.extend(head_readers(config));
-    last.output = config.head == Head::None;
+    last.output = config.head.row().gives_hidden;
     sites.into_values().collect()
 }
 

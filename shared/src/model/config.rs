@@ -1,7 +1,7 @@
 //! The hyperparameters of a model, and what must hold of them.
 
-use super::head::Head;
 use super::head::sentence::Sentence;
+use super::head::{AnswerKind, Head};
 use super::weight;
 use super::weight::WeightSpec;
 use crate::dtype::I4_BLOCK;
@@ -17,6 +17,19 @@ pub enum Activation {
     Relu,
     Silu,
     Tanh,
+}
+
+impl Activation {
+    /// The name for a person.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Gelu => "gelu",
+            Activation::GeluNew => "gelu_new",
+            Activation::Relu => "relu",
+            Activation::Silu => "silu",
+            Activation::Tanh => "tanh",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,10 +62,11 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub regression: bool,
     /// The layers work on hidden states that lie `hidden_shift`, a vector of its own, below Hugging Face's:
-    /// `last_hidden_state` is what the last layer gives plus that vector. Only without a head: a head's biases absorb it.
+    /// `last_hidden_state`, and what sentences are pooled of, is what the last layer gives plus that vector. Only where hidden states
+    /// leave the model: the biases of other heads absorb it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hidden_shift: bool,
-    /// How tokens become the embedding of a sentence; only of that head.
+    /// How tokens become a sentence's embedding; of that head alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sentence: Option<Sentence>,
 }
@@ -135,10 +149,10 @@ impl Config {
         if self.tied_decoder && !self.head.has_decoder() {
             return bad("tied_decoder", format!("the {} head has no decoder", self.head.name()));
         }
-        if self.hidden_shift && self.head != Head::None {
+        if self.hidden_shift && !self.head.row().gives_hidden {
             return bad(
                 "hidden_shift",
-                format!("the {} head gives no last_hidden_state", self.head.name()),
+                format!("the {} head gives no hidden states", self.head.name()),
             );
         }
         if self.head.row().has_labels == self.labels.is_empty() {
@@ -147,19 +161,13 @@ impl Config {
                 format!("{} names for a {} head", self.labels.len(), self.head.name()),
             );
         }
-        if self.sentence.is_some() != (self.head == Head::SentenceEmbedding) {
+        if self.sentence.is_some() != (self.head.answer() == AnswerKind::Embedding) {
             return bad("sentence", format!("does not go with the {} head", self.head.name()));
         }
-        if let Some(sentence) = &self.sentence {
-            if let Some(problem) = sentence.problem() {
-                return bad("sentence", problem);
-            }
-            let sizes = sentence.dense.iter().map(|dense| dense.size).chain(sentence.max_tokens);
-            if let Some(size) = sizes.into_iter().find(|size| !(1..=MAX_DIM).contains(size)) {
-                return bad("sentence", format!("a size of {size}, must be 1 to {MAX_DIM}"));
-            }
+        if let Some(problem) = self.sentence.as_ref().and_then(|sentence| sentence.problem(MAX_DIM)) {
+            return bad("sentence", problem);
         }
-        if self.regression && self.head != Head::SequenceClassification {
+        if self.regression && self.head.answer() != AnswerKind::Labels {
             return bad("regression", format!("the {} head has none", self.head.name()));
         }
         for weight in self.weights() {
@@ -179,7 +187,7 @@ impl Config {
     /// Whether the outputs are values rather than decisions: a sequence classifier whose loss is the squared error, as
     /// transformers chooses it for `problem_type` regression and for one label without `problem_type`.
     pub fn predicts_values(&self) -> bool {
-        self.head == Head::SequenceClassification && (self.regression || (self.labels.len() == 1 && !self.multi_label))
+        self.head.answer() == AnswerKind::Labels && (self.regression || (self.labels.len() == 1 && !self.multi_label))
     }
 
     /// The version of the `thimble.graph` text that brought what this network has.
@@ -189,6 +197,14 @@ impl Config {
             (None, true) => 2,
             (None, false) => 1,
         }
+    }
+
+    /// Most tokens of an input that a text becomes.
+    pub fn max_tokens(&self) -> usize {
+        let own = self.sentence.as_ref().and_then(|sentence| sentence.max_tokens);
+        own.map_or(self.max_position_embeddings, |own| {
+            own.min(self.max_position_embeddings)
+        })
     }
 
     pub fn head_size(&self) -> usize {
@@ -243,6 +259,7 @@ pub(crate) mod tests {
                 }],
                 normalize: true,
                 max_tokens: Some(16),
+                prompt: None,
             }),
             labels: match head.row().has_labels {
                 true => vec!["a".into(), "b".into(), "c".into()],

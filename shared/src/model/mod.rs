@@ -9,7 +9,7 @@ pub mod weight;
 pub mod weights;
 
 pub use config::{Activation, Config, ConfigError};
-pub use head::Head;
+pub use head::{AnswerKind, Head};
 pub use weight::{Kind, Role, Site, WeightSpec, layer_weight};
 
 use crate::dtype::Format;

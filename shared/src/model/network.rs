@@ -80,14 +80,16 @@ pub struct Residual {
     pub sum: Value,
 }
 
-/// How the tokens of a row become one vector. Only real tokens count, those whose mask is 1; a mean divides by at least 1e-9,
-/// as sentence-transformers' `Pooling` does.
+/// How the tokens of a row become one vector, as sentence-transformers' `Pooling` does it. Only tokens whose mask is 1 count, and
+/// means divide by at least 1e-9.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
     /// The first token, whatever its mask.
     First,
-    /// The largest of each channel.
+    /// The last token that counts; 0 where there is none.
+    Last,
+    /// The largest number of each channel; -1e9 where no token counts.
     Max,
     /// The mean.
     Mean,
@@ -95,6 +97,35 @@ pub enum Pooling {
     MeanSqrtLen,
     /// The mean in which the token at position `i`, from 0, weighs `i + 1`.
     WeightedMean,
+}
+
+impl Pooling {
+    /// All of them.
+    pub const ALL: [Pooling; 6] = [
+        Pooling::First,
+        Pooling::Last,
+        Pooling::Max,
+        Pooling::Mean,
+        Pooling::MeanSqrtLen,
+        Pooling::WeightedMean,
+    ];
+
+    /// sentence-transformers' name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Pooling::First => "cls",
+            Pooling::Last => "lasttoken",
+            Pooling::Max => "max",
+            Pooling::Mean => "mean",
+            Pooling::MeanSqrtLen => "mean_sqrt_len_tokens",
+            Pooling::WeightedMean => "weightedmean",
+        }
+    }
+
+    /// Whether it reads the mask.
+    pub fn reads_mask(self) -> bool {
+        self != Pooling::First
+    }
 }
 
 /// An output of the model, under Hugging Face's name.
@@ -132,10 +163,7 @@ impl Op {
     pub fn reads_mask(&self) -> bool {
         match self {
             Op::Attention { .. } => true,
-            Op::Pool { pooling, .. } => match pooling {
-                Pooling::First => false,
-                Pooling::Max | Pooling::Mean | Pooling::MeanSqrtLen | Pooling::WeightedMean => true,
-            },
+            Op::Pool { pooling, .. } => pooling.reads_mask(),
             Op::Embed
             | Op::LayerNorm { .. }
             | Op::Linear { .. }

@@ -65,35 +65,62 @@ const LEAST_TOKEN: f32 = -1e9;
 /// What PyTorch raises a length to at least before it divides by it.
 const LEAST_LENGTH: f32 = 1e-12;
 
-/// One row: `tokens` is `[seq, width]`, `keep` has 1 for each real token, `out` is `[width]`.
+/// One row: `tokens` is `[seq, width]`, `keep` has 1 for each token that counts, `out` is `[width]`.
 fn pool(pooling: Pooling, tokens: &[f32], keep: &[f32], out: &mut [f32]) {
-    let rows = || tokens.chunks_exact(out.len()).zip(keep);
-    let mut sum = |weight: &dyn Fn(usize) -> f32, divisor: &dyn Fn(f32) -> f32| {
-        let weights: Vec<f32> = keep.iter().enumerate().map(|(at, keep)| keep * weight(at)).collect();
-        let divisor = divisor(weights.iter().sum::<f32>().max(LEAST_COUNT));
-        out.fill(0.0);
-        for (token, weight) in tokens.chunks_exact(out.len()).zip(&weights) {
-            out.iter_mut().zip(token).for_each(|(out, x)| *out += x * weight);
-        }
-        out.iter_mut().for_each(|out| *out /= divisor);
-    };
+    let mut rows = tokens.chunks_exact(out.len().max(1)).zip(keep);
     match pooling {
         Pooling::First => out.copy_from_slice(&tokens[..out.len()]),
-        Pooling::Mean => sum(&|_| 1.0, &|count| count),
-        Pooling::MeanSqrtLen => sum(&|_| 1.0, &f32::sqrt),
-        Pooling::WeightedMean => sum(&|at| (at + 1) as f32, &|count| count),
+        Pooling::Mean => {
+            let count = weighed(rows, |_| 1.0, out);
+            divide(out, count);
+        }
+        Pooling::MeanSqrtLen => {
+            let count = weighed(rows, |_| 1.0, out);
+            divide(out, count.sqrt());
+        }
+        Pooling::WeightedMean => {
+            let weights = weighed(rows, |at| (at + 1) as f32, out);
+            divide(out, weights);
+        }
+        Pooling::Last => match rows.rfind(|(_, keep)| **keep != 0.0) {
+            Some((token, _)) => out.copy_from_slice(token),
+            None => out.fill(0.0),
+        },
         Pooling::Max => {
-            let shown = rows()
-                .map(|(token, &keep)| (keep != 0.0).then_some(token))
-                .collect::<Vec<_>>();
             out.fill(f32::NEG_INFINITY);
-            for token in shown {
-                for (i, out) in out.iter_mut().enumerate() {
-                    *out = out.max(token.map_or(LEAST_TOKEN, |token| token[i]));
-                }
+            for (token, keep) in rows {
+                let counts = *keep != 0.0;
+                let numbers = token.iter().map(|&x| if counts { x } else { LEAST_TOKEN });
+                out.iter_mut().zip(numbers).for_each(|(out, x)| *out = larger(*out, x));
             }
         }
     }
+}
+
+/// Puts the sum of the tokens that count into `out`, each times its weight, by its place from 0; gives the sum of the weights,
+/// which is at least [`LEAST_COUNT`].
+fn weighed<'a>(
+    rows: impl Iterator<Item = (&'a [f32], &'a f32)>,
+    weight: impl Fn(usize) -> f32,
+    out: &mut [f32],
+) -> f32 {
+    out.fill(0.0);
+    let mut weights = 0.0;
+    for (at, (token, _)) in rows.enumerate().filter(|(_, (_, keep))| **keep != 0.0) {
+        let weight = weight(at);
+        weights += weight;
+        out.iter_mut().zip(token).for_each(|(out, x)| *out += x * weight);
+    }
+    weights.max(LEAST_COUNT)
+}
+
+fn divide(out: &mut [f32], divisor: f32) {
+    out.iter_mut().for_each(|x| *x /= divisor);
+}
+
+/// The larger of two numbers; NaN where one is.
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a || b.is_nan() { b } else { a }
 }
 
 /// Vectors `[batch, width]` over their lengths.
@@ -140,8 +167,9 @@ mod tests {
     #[test]
     fn rows_are_pooled_by_their_real_tokens() {
         let tokens = [1.0, -4.0, 3.0, -2.0, 100.0, 100.0];
-        let cases: [(Pooling, [f32; 2]); 5] = [
+        let cases: [(Pooling, [f32; 2]); 6] = [
             (Pooling::First, [1.0, -4.0]),
+            (Pooling::Last, [3.0, -2.0]),
             (Pooling::Max, [3.0, -2.0]),
             (Pooling::Mean, [2.0, -3.0]),
             (Pooling::MeanSqrtLen, [4.0 / 2f32.sqrt(), -6.0 / 2f32.sqrt()]),
@@ -155,11 +183,47 @@ mod tests {
     }
 
     #[test]
-    fn a_row_without_a_token_gives_what_sentence_transformers_gives() {
-        let mut found = [f32::NAN; 2];
-        pool(Pooling::Mean, &[1.0, 2.0], &[0.0], &mut found);
-        assert_eq!(found, [0.0, 0.0]);
-        pool(Pooling::Max, &[1.0, 2.0], &[0.0], &mut found);
-        assert_eq!(found, [LEAST_TOKEN; 2]);
+    fn only_tokens_whose_mask_is_1_count_wherever_they_stand() {
+        let tokens = [100.0, 1.0, 100.0, 5.0, 100.0];
+        let cases = [
+            (Pooling::First, 100.0),
+            (Pooling::Last, 5.0),
+            (Pooling::Max, 5.0),
+            (Pooling::Mean, 3.0),
+            (Pooling::MeanSqrtLen, 6.0 / 2f32.sqrt()),
+            (Pooling::WeightedMean, (2.0 + 20.0) / 6.0),
+        ];
+        for (pooling, want) in cases {
+            let mut found = [f32::NAN];
+            pool(pooling, &tokens, &[0.0, 1.0, 0.0, 1.0, 0.0], &mut found);
+            assert_eq!(found, [want], "{pooling:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_without_a_token_gives_a_number() {
+        let cases = [
+            (Pooling::First, 1.0),
+            (Pooling::Last, 0.0),
+            (Pooling::Max, LEAST_TOKEN),
+            (Pooling::Mean, 0.0),
+            (Pooling::MeanSqrtLen, 0.0),
+            (Pooling::WeightedMean, 0.0),
+        ];
+        for (pooling, want) in cases {
+            let mut found = [f32::NAN];
+            pool(pooling, &[1.0, 2.0], &[0.0, 0.0], &mut found);
+            assert_eq!(found, [want], "{pooling:?}");
+        }
+    }
+
+    #[test]
+    fn nan_is_not_pooled_away() {
+        for pooling in Pooling::ALL {
+            let mut found = [0.0];
+            pool(pooling, &[f32::NAN, f32::NAN], &[1.0, 1.0], &mut found);
+            assert!(found[0].is_nan(), "{pooling:?}");
+        }
+        assert!(larger(f32::NAN, 1.0).is_nan() && larger(1.0, f32::NAN).is_nan());
     }
 }

@@ -170,12 +170,7 @@ impl Lowering<'_> {
                 let padding = self.node("Mul", &["mask.padding", &least], &format!("{out}.padding"), &[]);
                 let padding = self.node("Unsqueeze", &[&padding, &axis], &format!("{out}.hidden"), &[]);
                 let all = self.node("Add", &[&shown, &padding], &format!("{out}.all"), &[]);
-                if self.options.opset >= 18 {
-                    let axes = self.ints("token_axis", &[1]);
-                    self.node("ReduceMax", &[&all, &axes], out, &[drop]);
-                } else {
-                    self.node("ReduceMax", &[&all], out, &[Attr::Ints("axes", vec![1]), drop]);
-                }
+                self.largest(&all, drop, out);
             }
             Pooling::Mean | Pooling::MeanSqrtLen => {
                 let count = self.sum("mask.real", 1, Attr::Int("keepdims", 1), &format!("{out}.count"));
@@ -183,13 +178,41 @@ impl Lowering<'_> {
                 self.weighed(x, "mask.real", &count, mean, out);
             }
             Pooling::WeightedMean => {
-                let axis = self.int("axis_1", 1);
-                let ones = self.node("Add", &["mask.real", "mask.padding"], &format!("{out}.ones"), &[]);
-                let places = self.node("CumSum", &[&ones, &axis], &format!("{out}.places"), &[]);
-                let weights = self.node("Mul", &["mask.real", &places], &format!("{out}.weights"), &[]);
+                let weights = self.places(out);
                 let sum = self.sum(&weights, 1, Attr::Int("keepdims", 1), &format!("{out}.count"));
                 self.weighed(x, &weights, &sum, true, out);
             }
+            // The last place is the largest; where no token counts it is 0, which is nobody's.
+            Pooling::Last => {
+                let (places, axis) = (self.places(out), self.ints("last", &[-1]));
+                let last = self.largest(&places, Attr::Int("keepdims", 1), &format!("{out}.place"));
+                let apart = self.node("Sub", &[&last, &places], &format!("{out}.apart"), &[]);
+                let one = self.float("one_f", 1.0);
+                let near = self.node("Min", &[&apart, &one], &format!("{out}.near"), &[]);
+                let is_last = self.node("Sub", &[&one, &near], &format!("{out}.is_last"), &[]);
+                let weights = self.node("Mul", &["mask.real", &is_last], &format!("{out}.weights"), &[]);
+                let weights = self.node("Unsqueeze", &[&weights, &axis], &format!("{out}.tokens"), &[]);
+                let shown = self.node("Mul", &[x, &weights], &format!("{out}.shown"), &[]);
+                self.sum(&shown, 1, drop, out);
+            }
+        }
+    }
+
+    /// The places of a row's tokens as f32, from 1; 0 for those that do not count.
+    fn places(&mut self, out: &str) -> String {
+        let axis = self.int("second", 1);
+        let ones = self.node("Add", &["mask.real", "mask.padding"], &format!("{out}.ones"), &[]);
+        let places = self.node("CumSum", &[&ones, &axis], &format!("{out}.all_places"), &[]);
+        self.node("Mul", &["mask.real", &places], &format!("{out}.places"), &[])
+    }
+
+    /// The largest along the tokens.
+    fn largest(&mut self, x: &str, keep: Attr, out: &str) -> String {
+        if self.options.opset >= 18 {
+            let axes = self.ints("token_axis", &[1]);
+            self.node("ReduceMax", &[x, &axes], out, &[keep])
+        } else {
+            self.node("ReduceMax", &[x], out, &[Attr::Ints("axes", vec![1]), keep])
         }
     }
 

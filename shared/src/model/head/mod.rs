@@ -29,12 +29,39 @@ pub enum Head {
     SentenceEmbedding,
 }
 
+/// What the outputs of a head say: how they are read, compared and answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerKind {
+    /// Hidden states.
+    Hidden,
+    /// A score for each token of the vocabulary, at every token.
+    Vocabulary,
+    /// The same, and whether two segments are in order.
+    VocabularyAndOrder,
+    /// A score or a value for each label.
+    Labels,
+    /// A score for each label, at every token.
+    TokenLabels,
+    /// Scores for the first and the last token of an answer.
+    Span,
+    /// A score for each choice.
+    Choice,
+    /// A vector, near to those of texts that mean the same.
+    Embedding,
+}
+
 /// All there is to say of a head.
 pub struct HeadRow {
     /// For a person.
     pub name: &'static str,
+    /// Its name on the command line, and what is said of it there.
+    pub flag: (&'static str, &'static str),
     /// Hugging Face's class.
     pub class: &'static str,
+    /// What its outputs say.
+    pub answer: AnswerKind,
+    /// The output that says it, the first of two.
+    pub answered_by: &'static str,
     /// Whether it reads the pooled first token.
     pub needs_pooler: bool,
     /// Whether it has a decoder over the vocabulary.
@@ -43,6 +70,10 @@ pub struct HeadRow {
     pub has_labels: bool,
     /// Whether inputs are `[batch, choices, seq]`.
     pub takes_choices: bool,
+    /// Whether hidden states leave it as they are or pooled, so that [`Config::hidden_shift`] is added to them.
+    pub gives_hidden: bool,
+    /// Hugging Face's modules of the weights that it brings, where they are called otherwise here.
+    pub modules: &'static [(&'static str, &'static str)],
     /// Its weights, behind those of the encoder and the pooler.
     pub weights: fn(&Config, &mut WeightList),
     /// Its steps and outputs.
@@ -79,6 +110,11 @@ impl Head {
     /// Whether the head itself reads the pooled first token.
     pub fn needs_pooler(self) -> bool {
         self.row().needs_pooler
+    }
+
+    /// What its outputs say.
+    pub fn answer(self) -> AnswerKind {
+        self.row().answer
     }
 
     /// Whether it has a decoder over the vocabulary.
