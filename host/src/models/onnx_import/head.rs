@@ -5,6 +5,7 @@ use super::ImportError;
 use super::answers::{self, Answer};
 use super::embedding::Embedding;
 use super::layers::Body;
+use super::sentence::{self, Embedded};
 use super::trace::{Linear, Norm, Trace};
 use super::weights::Matrix;
 use crate::onnx::element_type;
@@ -12,6 +13,7 @@ use crate::onnx::flow::{port_name, port_shape};
 use crate::render::text::printable;
 use std::collections::BTreeMap;
 use thimble_shared::model::Head;
+use thimble_shared::model::head::sentence::{OUTPUT, Sentence, dense_weight};
 use thimble_shared::onnx::reader::NodeView;
 
 pub struct Top<'a> {
@@ -24,6 +26,8 @@ pub struct Top<'a> {
     pub labels: Vec<String>,
     /// A Sigmoid follows the logits: each label has a probability of its own.
     pub sigmoid: bool,
+    /// How tokens become a sentence's embedding, where that is the head.
+    pub sentence: Option<Sentence>,
     /// The file's outputs, and thimble's names of them.
     pub outputs: Vec<(&'a str, &'static str)>,
     pub notes: Vec<String>,
@@ -54,11 +58,13 @@ pub fn find<'a>(
     embedding: &Embedding<'a>,
     body: &Body<'a>,
     choices: bool,
+    pools: bool,
 ) -> Result<Top<'a>, HeadError> {
     let last = body.states.last().copied().unwrap_or(embedding.out);
     let mut origins: Vec<(&'a str, Origin<'_, 'a>)> = Vec::new();
     let (mut notes, mut unknown) = (Vec::new(), Vec::new());
     let (mut pooled, mut sigmoid) = (false, false);
+    let mut embedded: Option<(&'a str, Embedded<'_, 'a>)> = None;
     let mut names = Vec::new();
     for port in &trace.view.outputs {
         names.push(
@@ -89,6 +95,8 @@ pub fn find<'a>(
                     origins.push((inner, origin));
                 }
             }
+        } else if let Some(found) = sentence::embedded(trace, name, last).filter(|_| pools && embedded.is_none()) {
+            embedded = Some((name, found));
         } else if answers::pools(trace, name, last) {
             pooled = true;
             notes.push(format!(
@@ -99,6 +107,12 @@ pub fn find<'a>(
         } else {
             unknown.push(name);
         }
+    }
+    let bare = |(_, origin): &(&str, Origin)| matches!(origin, Origin::Hidden | Origin::Pooled(_));
+    if let Some((name, found)) = embedded.filter(|_| origins.iter().all(bare)) {
+        origins.iter().for_each(|(name, _)| unknown.push(*name));
+        notes.extend(unknown.iter().map(|name| format!("'{}' is left out", printable(name))));
+        return Ok(Top::of_sentence(trace, name, found, notes)?);
     }
     if origins.is_empty() && pooled {
         origins.push((last, Origin::Hidden));
@@ -119,6 +133,7 @@ pub fn find<'a>(
         tied: false,
         labels: vec![],
         sigmoid,
+        sentence: None,
         outputs: vec![],
         notes,
     };
@@ -154,6 +169,32 @@ impl From<ImportError> for HeadError {
 }
 
 impl<'a> Top<'a> {
+    /// The head that makes an embedding of the output `name`.
+    fn of_sentence(
+        trace: &Trace<'a>,
+        name: &'a str,
+        found: Embedded<'_, 'a>,
+        notes: Vec<String>,
+    ) -> Result<Top<'a>, ImportError> {
+        let mut top = Top {
+            weights: BTreeMap::new(),
+            head: Head::SentenceEmbedding,
+            pooler: false,
+            tied: false,
+            labels: vec![],
+            sigmoid: false,
+            sentence: Some(found.sentence),
+            outputs: vec![(name, OUTPUT)],
+            notes,
+        };
+        for (number, map) in found.dense.into_iter().enumerate() {
+            if let Some(weight) = dense_weight(number) {
+                top.linear(trace, weight, map)?;
+            }
+        }
+        Ok(top)
+    }
+
     fn settle(
         &mut self,
         trace: &Trace<'a>,
@@ -266,6 +307,7 @@ impl<'a> Top<'a> {
         self.head = Head::None;
         self.tied = false;
         self.labels = vec![];
+        self.sentence = None;
         self.weights.retain(|name, _| self.pooler && name.starts_with("pooler"));
         self.outputs = vec![(last, "last_hidden_state")];
         Ok(())
@@ -291,7 +333,7 @@ fn labels(count: usize) -> Vec<String> {
 }
 
 /// The value `name` is a view of, and which part of it.
-fn strip<'a>(trace: &Trace<'a>, name: &'a str) -> (&'a str, Option<Part>) {
+pub fn strip<'a>(trace: &Trace<'a>, name: &'a str) -> (&'a str, Option<Part>) {
     let (mut name, mut part) = (trace.source(name), None);
     for _ in 0..16 {
         match trace.node(name) {

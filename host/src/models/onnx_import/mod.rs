@@ -14,6 +14,7 @@ mod head;
 mod layers;
 mod ports;
 mod samples;
+mod sentence;
 mod trace;
 mod weights;
 
@@ -33,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use thimble_shared::dtype::Values;
 use thimble_shared::model::weights::Weights;
-use thimble_shared::model::{Config, Head, Kind, Model};
+use thimble_shared::model::{AnswerKind, Config, Head, Kind, Model};
 use thimble_shared::onnx::reader::ModelView;
 use trace::Trace;
 use weights::Matrix;
@@ -83,6 +84,8 @@ struct Reading {
     right_padded: bool,
     /// Whether advice is proven before it is given.
     proves: bool,
+    /// Whether what is pooled from hidden states is read.
+    pools: bool,
 }
 
 /// Reads and proves the model in the file at `path`.
@@ -107,11 +110,29 @@ pub fn open_with(path: &Path, options: &ImportOptions) -> Result<Imported, Impor
         dequantized: options.dequantize,
         right_padded: plain.as_ref().is_some_and(|p| p.right_padded),
         proves: true,
+        pools: true,
     };
-    let (mut recognised, beside) = recognise(file, view, flow, &reading).map_err(|e| e.besides(left))?;
-    let model = model(file, &recognised)?;
-    let told = equivalence::prove(file, &mut recognised, &model).map_err(|e| e.besides(left))?;
-    recognised.notes.extend(told);
+    let proven = |reading: &Reading| {
+        let (mut recognised, beside) = recognise(file, view.clone(), flow.clone(), reading)?;
+        let model = model(file, &recognised)?;
+        let told = equivalence::prove(file, &mut recognised, &model);
+        let pooled = model.config.head.answer() == AnswerKind::Embedding;
+        Ok((recognised, beside, model, told, pooled))
+    };
+    let (mut recognised, mut beside, mut model, mut told, pooled) =
+        proven(&reading).map_err(|e: ImportError| e.besides(left))?;
+    if let (Err(ImportError::Parts { gap, .. }), true, None) = (&told, pooled, reading.head) {
+        let note = format!(
+            "what it pools of hidden states is another function than was read (by {gap:.3e}): hidden states are made"
+        );
+        let reading = Reading {
+            pools: false,
+            ..reading
+        };
+        (recognised, beside, model, told, _) = proven(&reading).map_err(|e| e.besides(left))?;
+        recognised.notes.push(note);
+    }
+    recognised.notes.extend(told.map_err(|e| e.besides(left))?);
     if recognised.inputs.right_padded {
         recognised.notes.push(
             "its attention reads how many tokens of a row are real, not which: as ALBERT it is proven for padding on the right"
@@ -164,6 +185,7 @@ pub fn outline(file: &OnnxFile) -> Result<Outline, ImportError> {
         dequantized: false,
         right_padded: false,
         proves: false,
+        pools: true,
     };
     let (recognised, beside) = recognise(file, view, flow, &reading)?;
     Ok(Outline {
@@ -231,7 +253,7 @@ fn recognise<'a>(
     })?;
     inputs.right_padded |= reading.right_padded;
     let choices = inputs.shape.len() == 3;
-    let mut head = head::find(&trace, &embedding, &body, choices).map_err(|e| match e {
+    let mut head = head::find(&trace, &embedding, &body, choices, reading.pools).map_err(|e| match e {
         HeadError::Foreign(problem) => {
             let problem = match &body.after {
                 Some(after) => format!("{problem}; after it, {after}"),
@@ -261,6 +283,7 @@ fn recognise<'a>(
         head: head.head,
         pooler: head.pooler,
         tied_decoder: head.tied,
+        sentence: head.sentence,
         ..body.config
     };
     let mut notes = embedding.notes;

@@ -22,6 +22,7 @@ use thimble_shared::artifact::emit::scale;
 use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{self, Artifact, ArtifactError};
 use thimble_shared::model::Kind;
+use thimble_shared::model::head::sentence::Sentence;
 use thimble_shared::onnx::reader;
 
 /// One row of the table.
@@ -46,6 +47,9 @@ pub struct Explanation {
     pub producer: String,
     pub opset: i64,
     pub head: Option<String>,
+    /// How tokens become a sentence's embedding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentence: Option<Sentence>,
     pub layers: Option<usize>,
     pub parts: Vec<Part>,
     /// Bytes that are no weight's: nodes, names, metadata, alignment.
@@ -148,6 +152,7 @@ fn empty(kind: &'static str) -> Explanation {
         producer: String::new(),
         opset: 0,
         head: None,
+        sentence: None,
         layers: None,
         parts: vec![],
         rest: 0,
@@ -185,6 +190,7 @@ fn own(artifact: &Artifact, file: &OnnxFile) -> Result<Explanation, ArtifactErro
         .collect();
     Ok(Explanation {
         head: Some(config.head.name().to_string()),
+        sentence: config.sentence.clone(),
         layers: Some(config.num_hidden_layers),
         parts,
         source_sha256: artifact.provenance.source_sha256.clone(),
