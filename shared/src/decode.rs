@@ -2,7 +2,7 @@
 //! spans and tagged spans. In come f32 logits of one sequence, row-major; out come probabilities as f64 with positions of
 //! tokens and bytes of texts. Host and board decide with these functions alone.
 
-use crate::model::{AnswerKind, Config};
+use crate::model::Config;
 use std::collections::BTreeMap;
 
 /// Longest answer in tokens: `max_answer_len` of the question-answering pipeline.
@@ -400,12 +400,7 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
 
 /// Whether a model's outputs are answers, which two models can agree on: labels, tags, tokens, spans or choices.
 pub fn decides(config: &Config) -> bool {
-    match config.head.answer() {
-        AnswerKind::Hidden | AnswerKind::Embedding => false,
-        AnswerKind::Labels => !config.predicts_values(),
-        AnswerKind::TokenLabels => config.labels.len() > 1,
-        AnswerKind::Vocabulary | AnswerKind::VocabularyAndOrder | AnswerKind::Span | AnswerKind::Choice => true,
-    }
+    config.head.answer().decides(config)
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use thimble_shared::decode::AnswerOptions;
+use thimble_shared::model::network::Network;
 use thimble_shared::model::{AnswerKind, Config};
 
+use super::answer;
 use super::sequence::Sequence;
 use super::text::Texts;
 
@@ -587,14 +589,10 @@ impl Model {
     fn choose(&self, infer: &mut Infer, at: Option<Vec<i64>>, top: Option<u32>) -> Result<(), String> {
         let config = &self.config;
         let (decoder, seq) = (config.head.has_decoder(), infer.longest());
-        let per_token = match config.head.answer() {
-            AnswerKind::Labels | AnswerKind::Choice | AnswerKind::Embedding => false,
-            AnswerKind::Hidden
-            | AnswerKind::Vocabulary
-            | AnswerKind::VocabularyAndOrder
-            | AnswerKind::TokenLabels
-            | AnswerKind::Span => true,
-        };
+        let per_token = Network::of(config)
+            .outputs
+            .iter()
+            .any(|output| output.extent.per_token());
         if let Some(at) = at {
             if infer.rows.len() > 1 && per_token {
                 return Err("\"at\" chooses tokens of one sequence, the context is read in several windows".into());
@@ -634,38 +632,19 @@ impl Model {
         if positions > seq {
             return Err(format!("\"at\" names {positions} positions, the sequence has {seq}"));
         }
-        let wide = match config.head.answer() {
-            AnswerKind::Hidden if infer.full || infer.at.is_some() => config.hidden_size,
-            AnswerKind::Vocabulary | AnswerKind::VocabularyAndOrder => {
-                let full = if infer.full { config.vocab_size } else { 0 };
-                full + 3 * infer.top.unwrap_or(0)
-            }
-            // A tag and, where each token is an entity of its own, a span.
-            AnswerKind::TokenLabels => config.labels.len() + 10,
-            AnswerKind::Span => 2 * infer.rows.len(),
-            AnswerKind::Hidden | AnswerKind::Labels | AnswerKind::Choice | AnswerKind::Embedding => 0,
-        };
-        let embedding = config.sentence.as_ref().map_or(0, |s| s.size(config.hidden_size));
-        if embedding > NUMBERS {
+        let (wide, once) = answer::numbers(config, infer);
+        let of_positions = positions.saturating_mul(wide);
+        if of_positions > NUMBERS {
             return Err(format!(
-                "the embedding has {embedding} numbers, at most {NUMBERS} are sent"
+                "the answer would have {of_positions} numbers, at most {NUMBERS} are sent; choose fewer positions with \"at\"",
             ));
         }
-        infer.numbers = positions.saturating_mul(wide);
-        if infer.numbers > NUMBERS {
+        if once > NUMBERS {
             return Err(format!(
-                "the answer would have {} numbers, at most {NUMBERS} are sent; choose fewer positions with \"at\"",
-                positions * wide
+                "the answer would have {once} numbers, at most {NUMBERS} are sent"
             ));
         }
-        // What is there once: outputs, scores and names.
-        infer.numbers += match config.head.answer() {
-            AnswerKind::Labels => 3 * config.labels.len(),
-            AnswerKind::Choice => 2 * infer.rows.len(),
-            AnswerKind::Span => 16,
-            AnswerKind::Embedding => embedding,
-            AnswerKind::Hidden | AnswerKind::Vocabulary | AnswerKind::VocabularyAndOrder | AnswerKind::TokenLabels => 0,
-        };
+        infer.numbers = of_positions + once;
         Ok(())
     }
 }

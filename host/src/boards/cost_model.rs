@@ -7,6 +7,7 @@ use thimble_shared::artifact::tensors::weight_bytes;
 use thimble_shared::board::memory::{self, Need, Work};
 use thimble_shared::board::target::Target;
 use thimble_shared::dtype::Format;
+use thimble_shared::model::network::Network;
 use thimble_shared::model::{Activation, Config, Head, Kind, WeightSpec};
 
 /// Threads the device program computes with unless told otherwise: the cores of most boards.
@@ -135,9 +136,8 @@ pub fn uses(config: &Config, weight: &WeightSpec, seq: usize) -> (usize, usize) 
         .and_then(|(group, _)| group.parse::<usize>().ok());
     match (group, weight.name.as_str()) {
         (Some(group), _) => (config.layer_groups().iter().filter(|&&g| g == group).count(), seq),
-        // These read the first token only.
-        (None, "pooler" | "sop") => (1, 1),
-        (None, "classifier") if config.head.needs_pooler() => (1, 1),
+        (None, "pooler") => (1, 1),
+        (None, _) if Network::of(config).maps_of_rows().contains(&weight.role) => (1, 1),
         (None, _) => (1, seq),
     }
 }

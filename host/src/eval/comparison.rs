@@ -7,6 +7,7 @@ use crate::eval::metrics::{Distance, Loss, LossError, Output, Outputs, Share, To
 use crate::eval::pair_order::Embeddings;
 use std::collections::BTreeMap;
 use thimble_shared::decode::{self, MAX_ANSWER, decides, log_softmax};
+use thimble_shared::model::network::{Extent, Network};
 use thimble_shared::model::{AnswerKind, Config};
 
 #[derive(Default)]
@@ -49,6 +50,8 @@ pub struct Meter<'a> {
     span_f1: f64,
     spans: u64,
     embeddings: Embeddings,
+    /// Outputs whose last axis is positions or choices, of which inputs have more and fewer.
+    unlike: Vec<&'static str>,
 }
 
 /// Squared errors against given values.
@@ -82,6 +85,8 @@ const TOP: usize = 5;
 
 impl<'a> Meter<'a> {
     pub fn new(scale: Scale<'a>) -> Self {
+        let outputs = Network::of(scale.config).outputs.into_iter();
+        let unlike = outputs.filter(|output| matches!(output.extent, Extent::Token | Extent::Choice));
         Meter {
             scale,
             rows: 0,
@@ -97,6 +102,7 @@ impl<'a> Meter<'a> {
             span_f1: 0.0,
             spans: 0,
             embeddings: Embeddings::default(),
+            unlike: unlike.map(|output| output.name).collect(),
         }
     }
 
@@ -286,16 +292,7 @@ impl<'a> Meter<'a> {
         if x.iter().any(|v| !v.is_finite()) {
             return Err(LossError::NotFinite { name: name.to_string() });
         }
-        // The last axis of these heads' outputs is positions or choices, of which inputs have more and fewer.
-        let channels = match self.scale.config.head.answer() {
-            AnswerKind::Span | AnswerKind::Choice => 1,
-            AnswerKind::Hidden
-            | AnswerKind::Vocabulary
-            | AnswerKind::VocabularyAndOrder
-            | AnswerKind::Labels
-            | AnswerKind::TokenLabels
-            | AnswerKind::Embedding => x.len(),
-        };
+        let channels = if self.unlike.contains(&name) { 1 } else { x.len() };
         self.sums.entry(name.to_string()).or_default().add(x, y, channels);
         Ok(())
     }

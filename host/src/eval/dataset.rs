@@ -172,16 +172,8 @@ impl Row {
     }
 
     fn check_labels(&self, labels: &[i64], config: &Config) -> Result<(), String> {
-        let (wanted, classes) = match config.head.answer() {
-            AnswerKind::TokenLabels => (self.seq(), config.labels.len()),
-            AnswerKind::Vocabulary => (self.seq(), config.vocab_size),
-            AnswerKind::Labels if config.multi_label => (config.labels.len(), 2),
-            AnswerKind::Labels => (1, config.labels.len()),
-            AnswerKind::Choice => (1, self.shape.get(1).copied().unwrap_or(0)),
-            AnswerKind::Span => (2, self.seq()),
-            AnswerKind::VocabularyAndOrder | AnswerKind::Hidden | AnswerKind::Embedding => {
-                return Err(format!("labels are given, a {} head compares none", config.head.name()));
-            }
+        let Some((wanted, classes)) = config.head.answer().labels(config, &self.shape) else {
+            return Err(format!("labels are given, a {} head compares none", config.head.name()));
         };
         if labels.len() != wanted {
             return Err(format!(
@@ -214,14 +206,9 @@ fn check_targets(targets: &[f32], config: &Config) -> Result<(), String> {
     }
 }
 
-/// Whether a model's answers can be held against classes: a regression's target is none, hidden states and embeddings decide nothing, and
-/// pre-training has two kinds of labels.
+/// Whether a model's answers can be held against classes: values, and what no label is compared with, cannot.
 fn compares_labels(config: &Config) -> bool {
-    match config.head.answer() {
-        AnswerKind::Hidden | AnswerKind::VocabularyAndOrder | AnswerKind::Embedding => false,
-        AnswerKind::Labels => !config.predicts_values(),
-        AnswerKind::Vocabulary | AnswerKind::TokenLabels | AnswerKind::Span | AnswerKind::Choice => true,
-    }
+    !config.predicts_values() && config.head.answer().labels(config, &[]).is_some()
 }
 
 /// Hugging Face's label of a token that is not asked.

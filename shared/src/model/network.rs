@@ -199,6 +199,33 @@ impl Network {
         self.head.iter().any(|step| step.op.reads_mask())
     }
 
+    /// The maps of the head that read one vector of a row, not each token's.
+    pub fn maps_of_rows(&self) -> Vec<Role> {
+        let (mut rows, mut maps) = (Vec::new(), Vec::new());
+        for step in &self.head {
+            let of_rows = match &step.op {
+                Op::Pool { .. } => true,
+                Op::Concat { inputs } => inputs.iter().all(|input| rows.contains(input)),
+                Op::Linear { input, .. }
+                | Op::Normalize { input }
+                | Op::LayerNorm { input, .. }
+                | Op::Column { input, .. }
+                | Op::AddVector { input, .. }
+                | Op::Choices { input }
+                | Op::Attention { input } => rows.contains(input),
+                Op::Embed => false,
+            };
+            if of_rows {
+                rows.push(step.output);
+                maps.extend(match step.op {
+                    Op::Linear { weight, .. } => Some(weight),
+                    _ => None,
+                });
+            }
+        }
+        maps
+    }
+
     /// The output that is the last layer's result itself, if one is.
     pub fn output_of_last_layer(&self) -> Option<Value> {
         let made = |output: &Output| self.head.iter().any(|step| step.output == output.name);
@@ -291,6 +318,22 @@ mod tests {
     use super::*;
     use crate::model::config::tests::tiny;
     use crate::model::head::Head;
+
+    #[test]
+    fn what_is_pooled_is_mapped_once_a_row() {
+        let cases: [(Head, &[&str]); 5] = [
+            (Head::MaskedLm, &[]),
+            (Head::PreTraining, &["pooler", "sop"]),
+            (Head::SequenceClassification, &["pooler", "classifier"]),
+            (Head::TokenClassification, &[]),
+            (Head::SentenceEmbedding, &["dense"]),
+        ];
+        for (head, want) in cases {
+            let maps = Network::of(&tiny(head)).maps_of_rows();
+            let names: Vec<&str> = maps.iter().map(|role| role.name()).collect();
+            assert_eq!(names, want, "{head:?}");
+        }
+    }
 
     #[test]
     fn every_weight_has_a_use_and_every_use_a_weight() {

@@ -8,7 +8,7 @@ use super::{SourceError, json, locate};
 use crate::render::text::printable;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use thimble_shared::model::head::sentence::{Dense, MOST_DENSE, Sentence, dense_weight};
+use thimble_shared::model::head::sentence::{Dense, MOST_DENSE, MOST_PROMPT, Sentence, dense_weight};
 use thimble_shared::model::network::Pooling;
 use thimble_shared::model::{Activation, Config};
 
@@ -535,6 +535,12 @@ impl Texts {
                     format!("'{}' is none of the prompts", printable(name)),
                 );
             };
+            if prompt.len() > MOST_PROMPT {
+                return fields.bad(
+                    "prompts",
+                    format!("a prompt of {} bytes, at most {MOST_PROMPT}", prompt.len()),
+                );
+            }
             self.prompt = (!prompt.is_empty()).then(|| prompt.to_string());
             others.retain(|other| other != name);
             if !prompt.is_empty() {

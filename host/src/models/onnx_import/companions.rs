@@ -2,7 +2,7 @@
 //! config.json, and the tokenizer. Neither is needed; what does not fit the graph is left alone, with a note.
 
 use crate::models::checkpoint::Problem;
-use crate::models::checkpoint::sentence_transformers::Texts;
+use crate::models::checkpoint::sentence_transformers::{Modules, Texts};
 use crate::models::tokenizer::{self, TokenizerSource};
 use crate::render::text::printable;
 use serde_json::Value;
@@ -148,6 +148,24 @@ fn texts(model: &Path, positions: usize, sentence: &mut Sentence, found: &mut Ne
         }
         Err(e) => notes.push(format!("{e}; it is left alone")),
     }
+}
+
+/// How sentence-transformers pools the hidden states that a file gives, and the folder whose `modules.json` says so: the file's or
+/// the one around it. An error where that takes weights that the file does not have, or is not computed.
+pub fn pooling(model: &Path) -> Option<Result<(Sentence, PathBuf), String>> {
+    let modules = |dir: PathBuf| match Modules::find(&dir) {
+        Ok(modules) => modules.filter(Modules::pools).map(|modules| (dir, modules.embedding())),
+        Err(e) => Some((dir, Err(e))),
+    };
+    let (dir, found) = folders(model).into_iter().find_map(modules)?;
+    Some(match found {
+        Ok(embedding) if embedding.weights().next().is_some() => Err(format!(
+            "{} has dense layers that the file has not; start from the checkpoint",
+            dir.display()
+        )),
+        Ok(embedding) => Ok((embedding.sentence, dir)),
+        Err(e) => Err(e.to_string()),
+    })
 }
 
 /// Takes over the `problem_type` that is named; one that transformers does not know is left out with a note.

@@ -294,6 +294,15 @@ impl<'a> Top<'a> {
         Ok(())
     }
 
+    /// Makes an embedding of the hidden states that the file gives. They are proven; of its outputs none is left to compare.
+    pub fn pool(&mut self, sentence: Sentence) {
+        self.head = Head::SentenceEmbedding;
+        self.sentence = Some(sentence);
+        self.pooler = false;
+        self.weights.clear();
+        self.outputs.clear();
+    }
+
     /// Makes another head of what the file holds: only none can be made of every other.
     pub fn make(&mut self, trace: &Trace<'a>, wanted: Head, last: &'a str) -> Result<(), ImportError> {
         if wanted != Head::None {

@@ -33,6 +33,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use thimble_shared::dtype::Values;
+use thimble_shared::model::head::sentence::Sentence;
+use thimble_shared::model::network::Pooling;
 use thimble_shared::model::weights::Weights;
 use thimble_shared::model::{AnswerKind, Config, Head, Kind, Model};
 use thimble_shared::onnx::reader::ModelView;
@@ -272,6 +274,24 @@ fn recognise<'a>(
         }
         HeadError::Import(e) => e,
     })?;
+    let asked = reading.head.map(|head| head.answer() == AnswerKind::Embedding);
+    if head.head == Head::None && reading.pools && asked != Some(false) {
+        match (companions::pooling(&file.path), asked) {
+            (Some(Ok((sentence, dir))), _) => {
+                head.notes
+                    .push(format!("{} pools its hidden states: {sentence}", dir.display()));
+                head.pool(sentence);
+            }
+            (Some(Err(why)), Some(_)) => return Err(trace.unsupported(format!("--head sentence: {why}"))),
+            (Some(Err(why)), None) => head.notes.push(format!("{why}; hidden states are made")),
+            (None, Some(_)) => {
+                head.notes
+                    .push("nothing says how tokens become a sentence's embedding: it is their mean".into());
+                head.pool(Sentence::pooled(Pooling::Mean));
+            }
+            (None, None) => {}
+        }
+    }
     if let Some(wanted) = reading.head.filter(|w| *w != head.head) {
         head.make(&trace, wanted, last)?;
     }

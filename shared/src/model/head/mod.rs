@@ -1,6 +1,7 @@
 //! The heads: what comes behind the last layer. Each is a file with one row; the row says everything the rest of the program
 //! asks of a head.
 
+mod answer;
 mod choice;
 mod masked_lm;
 mod none;
@@ -9,6 +10,8 @@ mod question;
 pub mod sentence;
 mod sequence;
 mod token;
+
+pub use answer::AnswerKind;
 
 use super::config::Config;
 use super::network::HeadSteps;
@@ -27,27 +30,6 @@ pub enum Head {
     QuestionAnswering,
     MultipleChoice,
     SentenceEmbedding,
-}
-
-/// What the outputs of a head say: how they are read, compared and answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AnswerKind {
-    /// Hidden states.
-    Hidden,
-    /// A score for each token of the vocabulary, at every token.
-    Vocabulary,
-    /// The same, and whether two segments are in order.
-    VocabularyAndOrder,
-    /// A score or a value for each label.
-    Labels,
-    /// A score for each label, at every token.
-    TokenLabels,
-    /// Scores for the first and the last token of an answer.
-    Span,
-    /// A score for each choice.
-    Choice,
-    /// A vector, near to those of texts that mean the same.
-    Embedding,
 }
 
 /// All there is to say of a head.

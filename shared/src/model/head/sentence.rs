@@ -65,10 +65,10 @@ pub const OUTPUT: Value = "sentence_embedding";
 
 /// The weight of each dense layer, its value before the activation, and its value.
 const DENSE: [(Role, Value, Value); MOST_DENSE] = [
-    (Role::Head("dense"), "dense.map", "dense.out"),
-    (Role::Head("dense2"), "dense2.map", "dense2.out"),
-    (Role::Head("dense3"), "dense3.map", "dense3.out"),
-    (Role::Head("dense4"), "dense4.map", "dense4.out"),
+    (Role::Head("dense"), "dense_map", "dense_out"),
+    (Role::Head("dense2"), "dense2_map", "dense2_out"),
+    (Role::Head("dense3"), "dense3_map", "dense3_out"),
+    (Role::Head("dense4"), "dense4_map", "dense4_out"),
 ];
 
 /// The name of the weight of the dense layer `number`, from 0.
@@ -112,7 +112,7 @@ impl Sentence {
     }
 }
 
-/// "mean and max pooling, dense 256 tanh, normalized, at most 128 tokens"
+/// "mean and max pooling, dense 256 tanh, normalized, at most 128 tokens", and the prompt
 impl fmt::Display for Sentence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ways: Vec<&str> = self.pooling.iter().map(|pooling| pooling.name()).collect();
@@ -126,8 +126,11 @@ impl fmt::Display for Sentence {
         if self.normalize {
             f.write_str(", normalized")?;
         }
-        match self.max_tokens {
-            Some(most) => write!(f, ", at most {most} tokens"),
+        if let Some(most) = self.max_tokens {
+            write!(f, ", at most {most} tokens")?;
+        }
+        match &self.prompt {
+            Some(prompt) => write!(f, ", prompt {prompt:?}"),
             None => Ok(()),
         }
     }
@@ -159,12 +162,12 @@ fn steps(config: &Config, head: &mut HeadSteps) {
     let mut inputs = vec![];
     for &pooling in &sentence.pooling {
         let own = match pooling {
-            Pooling::First => "pooled.first",
-            Pooling::Last => "pooled.last",
-            Pooling::Max => "pooled.max",
-            Pooling::Mean => "pooled.mean",
-            Pooling::MeanSqrtLen => "pooled.mean_sqrt_len",
-            Pooling::WeightedMean => "pooled.weighted_mean",
+            Pooling::First => "pool_first",
+            Pooling::Last => "pool_last",
+            Pooling::Max => "pool_max",
+            Pooling::Mean => "pool_mean",
+            Pooling::MeanSqrtLen => "pool_mean_sqrt_len",
+            Pooling::WeightedMean => "pool_weighted_mean",
         };
         inputs.push(head.step(Op::Pool { input: hidden, pooling }, name(own, left)));
     }
