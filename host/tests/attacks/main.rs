@@ -6,6 +6,7 @@ mod allocation;
 mod artifact;
 mod checkpoint;
 mod onnx;
+mod sentence;
 mod tensorflow;
 mod tokenizer;
 mod torch;
@@ -214,6 +215,7 @@ fn every_attack_is_refused_by_its_name_or_read_for_a_reason() {
         torch::ROWS,
         tokenizer::ROWS,
         tensorflow::ROWS,
+        sentence::ROWS,
     ]
     .concat();
     let folder = tempfile::tempdir().unwrap();
