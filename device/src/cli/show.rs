@@ -10,7 +10,7 @@ use crate::engine::tensors::Tensor;
 use serde_json::{Value, json};
 use thimble_shared::board::memory::Need;
 use thimble_shared::board::report::{BoardReport, EngineReport, ModelReport, ProfileReport, Report};
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::{AnswerKind, Config};
 use thimble_shared::terminal::printable;
 
 fn size(bytes: impl Into<Option<u64>>) -> String {
@@ -127,14 +127,18 @@ pub fn info(
     model_lines(&mut text, model);
     let _ = writeln!(
         text,
-        "network  {} layers in {} groups, hidden {}, heads {}, vocabulary {}, up to {} tokens, head: {}",
+        "network  {} layers in {} groups, hidden {}, heads {}, vocabulary {}, up to {} tokens, head: {}{}",
         config.num_hidden_layers,
         config.num_hidden_groups,
         config.hidden_size,
         config.num_attention_heads,
         config.vocab_size,
         config.max_position_embeddings,
-        config.head.name()
+        config.head.name(),
+        config
+            .sentence
+            .as_ref()
+            .map_or(String::new(), |sentence| format!(" ({sentence})"))
     );
     let _ = writeln!(
         text,
@@ -229,7 +233,7 @@ fn first_values(tensor: &Tensor<f32>) -> String {
 fn labels<'a>(outputs: &Outputs, config: &'a Config) -> Option<Vec<(&'a str, f64)>> {
     let logits = outputs
         .get("logits")
-        .filter(|_| config.head == Head::SequenceClassification)?;
+        .filter(|_| config.head.answer() == AnswerKind::Labels)?;
     let best = |row: &[f32]| {
         let (at, &top) = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
         let sum: f64 = row.iter().map(|&v| f64::from(v - top).exp()).sum();

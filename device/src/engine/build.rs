@@ -6,13 +6,15 @@ use crate::engine::ops::attention::Attention;
 use crate::engine::ops::embed::Embed;
 use crate::engine::ops::linear::Linear;
 use crate::engine::ops::norm::Norm;
+use crate::engine::ops::pool::{Normalize, Pool};
 use crate::engine::weight::{WeightError, Weights};
 use std::fmt;
 use std::sync::Arc;
-use thimble_shared::model::network::{HIDDEN, Layer, Network, OUT, Op, Output, Pooling, Step, Value};
+use thimble_shared::model::network::{HIDDEN, Layer, Network, OUT, Op, Output, Step, Value};
+use thimble_shared::model::sentence::Pooling;
 use thimble_shared::model::{Config, Role, Site};
 use tract_core::internal::*;
-use tract_core::ops::array::Slice;
+use tract_core::ops::array::{Slice, TypedConcat};
 use tract_core::ops::math;
 
 /// One optimised `TypedModel`, ready to run.
@@ -250,7 +252,27 @@ impl<'a> Builder<'a> {
                     let first = wiring.one("first_token", Slice::new(1, 0, 1), &[scope.get(wiring, input)?])?;
                     wiring.one("first_row", AxisOp::Rm(1), &[first])
                 }
+                Pooling::Last | Pooling::Max | Pooling::Mean | Pooling::MeanSqrtLen | Pooling::WeightedMean => {
+                    let pool = Pool {
+                        pooling,
+                        context: self.context.clone(),
+                    };
+                    wiring.one(step.output, pool, &[scope.get(wiring, input)?, scope.keep(wiring)?])
+                }
             },
+            Op::Concat { ref inputs } => {
+                let inputs: Vec<OutletId> = inputs
+                    .iter()
+                    .map(|input| scope.get(wiring, input))
+                    .collect::<Result<_, _>>()?;
+                wiring.one(step.output, TypedConcat::new(1), &inputs)
+            }
+            Op::Normalize { input } => {
+                let normalize = Normalize {
+                    context: self.context.clone(),
+                };
+                wiring.one(step.output, normalize, &[scope.get(wiring, input)?])
+            }
             Op::Column { input, column } => {
                 let slice = Slice::new(2, column, column + 1);
                 let name = format!("{}.column", step.output);

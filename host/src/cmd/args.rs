@@ -46,7 +46,7 @@ impl SourceArgs {
     /// What the readers take.
     pub fn options(&self) -> ReadOptions {
         ReadOptions {
-            head: self.head.map(HeadName::head),
+            head: self.head.map(|name| name.0),
             adapter: self.adapter.clone(),
             output_values: self.output_value.clone(),
             dequantize: self.dequantize,
@@ -54,37 +54,27 @@ impl SourceArgs {
     }
 }
 
-/// The heads by the names the command line gives them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum HeadName {
-    /// Hidden states, and the pooler output if the model has a pooler
-    None,
-    /// Masked language modeling
-    Mlm,
-    /// Masked language modeling and sentence order
-    Pretraining,
-    /// Sequence classification or regression
-    Sequence,
-    /// Token classification
-    Token,
-    /// Extractive question answering
-    Qa,
-    /// Multiple choice
-    Choice,
-}
+/// A head by the name the command line gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadName(pub Head);
 
-impl HeadName {
-    /// The head it names.
-    pub fn head(self) -> Head {
-        match self {
-            HeadName::None => Head::None,
-            HeadName::Mlm => Head::MaskedLm,
-            HeadName::Pretraining => Head::PreTraining,
-            HeadName::Sequence => Head::SequenceClassification,
-            HeadName::Token => Head::TokenClassification,
-            HeadName::Qa => Head::QuestionAnswering,
-            HeadName::Choice => Head::MultipleChoice,
-        }
+impl ValueEnum for HeadName {
+    fn value_variants<'a>() -> &'a [HeadName] {
+        const ALL: [HeadName; Head::ALL.len()] = {
+            let mut all = [HeadName(Head::None); Head::ALL.len()];
+            let mut at = 0;
+            while at < all.len() {
+                all[at] = HeadName(Head::ALL[at]);
+                at += 1;
+            }
+            all
+        };
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = self.0.row().flag;
+        Some(PossibleValue::new(name).help(help))
     }
 }
 

@@ -166,6 +166,11 @@ fn refuse_strangers(a: &Config, b: &Config, cut: bool, ignore_labels: bool) -> R
             differs("the score of a label", &ours.name(), &theirs.name())
         ));
     }
+    let embeddings = [a, b].map(|c| c.sentence.as_ref().map(|sentence| sentence.size(c.hidden_size)));
+    if embeddings[0] != embeddings[1] {
+        let [a, b] = embeddings.map(Option::unwrap_or_default);
+        return Err(differs("the size of embeddings", &a, &b));
+    }
     let sizes = [
         ("vocab_size", a.vocab_size, b.vocab_size),
         ("hidden_size", a.hidden_size, b.hidden_size),
@@ -205,6 +210,12 @@ pub fn describe(loss: &Loss) -> String {
     }
     if let Some(f1) = loss.span_f1 {
         text.push_str(&format!("answer spans overlap with F1 {f1:.4}\n"));
+    }
+    if let Some(order) = loss.pair_order {
+        text.push_str(&format!(
+            "rank correlation {:.6} of the cosines of {} pairs of inputs, which differ by {:.3e} at most\n",
+            order.spearman, order.pairs, order.max_cosine_difference
+        ));
     }
     if let (Some(before), Some(after)) = (loss.reference_accuracy, loss.accuracy) {
         text.push_str(&format!(

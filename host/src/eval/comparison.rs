@@ -4,9 +4,11 @@
 
 use crate::eval::dataset::Row;
 use crate::eval::metrics::{Distance, Loss, LossError, NamedOutputs, OutputTensor, Share, Top5};
+use crate::eval::pair_order::Embeddings;
 use std::collections::BTreeMap;
 use thimble_shared::decode::{self, MAX_ANSWER, decides, log_softmax};
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::network::{Extent, Network};
+use thimble_shared::model::{AnswerKind, Config};
 
 #[derive(Default)]
 struct Sums {
@@ -47,6 +49,9 @@ pub struct Meter<'a> {
     top5_positions: u64,
     span_f1: f64,
     spans: u64,
+    embeddings: Embeddings,
+    /// Outputs whose last axis is positions or choices, of which inputs have more and fewer.
+    unlike: Vec<&'static str>,
 }
 
 /// Squared errors against given values.
@@ -81,6 +86,8 @@ const TOP: usize = 5;
 impl<'a> Meter<'a> {
     /// One that has seen no row.
     pub fn new(scale: Scale<'a>) -> Self {
+        let outputs = Network::of(scale.config).outputs.into_iter();
+        let unlike = outputs.filter(|output| matches!(output.extent, Extent::Token | Extent::Choice));
         Meter {
             scale,
             rows: 0,
@@ -95,6 +102,8 @@ impl<'a> Meter<'a> {
             top5_positions: 0,
             span_f1: 0.0,
             spans: 0,
+            embeddings: Embeddings::default(),
+            unlike: unlike.map(|output| output.name).collect(),
         }
     }
 
@@ -126,11 +135,8 @@ impl<'a> Meter<'a> {
 
     /// Whether an output's last axis is the vocabulary.
     fn over_vocabulary(&self, name: &str) -> bool {
-        match self.scale.config.head {
-            Head::MaskedLm => name == "logits",
-            Head::PreTraining => name == "prediction_logits",
-            _ => false,
-        }
+        let head = self.scale.config.head;
+        head.has_decoder() && name == head.row().answered_by
     }
 
     fn comparable(&self, name: &str, a: &OutputTensor, b: &OutputTensor) -> Result<(), LossError> {
@@ -195,6 +201,9 @@ impl<'a> Meter<'a> {
         }
         let per_token = a.shape.len() == 3;
         let vocabulary = self.over_vocabulary(name);
+        if self.scale.config.head.answer() == AnswerKind::Embedding {
+            self.embeddings.add(&a.data, &b.data);
+        }
         for (i, (x, y)) in a.data.chunks(width(a)).zip(b.data.chunks(width(b))).enumerate() {
             if per_token && row.attention_mask.get(i) == Some(&0) {
                 continue;
@@ -284,11 +293,7 @@ impl<'a> Meter<'a> {
         if x.iter().any(|v| !v.is_finite()) {
             return Err(LossError::NotFinite { name: name.to_string() });
         }
-        // The last axis of these heads' outputs is positions or choices, of which inputs have more and fewer.
-        let channels = match self.scale.config.head {
-            Head::QuestionAnswering | Head::MultipleChoice => 1,
-            _ => x.len(),
-        };
+        let channels = if self.unlike.contains(&name) { 1 } else { x.len() };
         self.sums.entry(name.to_string()).or_default().add(x, y, channels);
         Ok(())
     }
@@ -309,6 +314,7 @@ impl<'a> Meter<'a> {
         self.top5_positions += other.top5_positions;
         self.span_f1 += other.span_f1;
         self.spans += other.spans;
+        self.embeddings.absorb(other.embeddings);
     }
 
     /// What all rows come to.
@@ -327,6 +333,7 @@ impl<'a> Meter<'a> {
                 positions: self.top5_positions,
                 at_blanks: self.scale.at_blanks,
             }),
+            pair_order: self.embeddings.order(),
             span_f1: (self.spans > 0).then(|| self.span_f1 / self.spans as f64),
             outputs: self.sums.into_iter().map(|(name, s)| (name, s.distance())).collect(),
             reference_accuracy: self.right_reference.rate(),
@@ -422,6 +429,7 @@ fn span_f1(a: (usize, usize), b: (usize, usize)) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use thimble_shared::model::Head;
 
     fn scale(config: &Config) -> Scale<'_> {
         Scale {
@@ -472,6 +480,7 @@ mod tests {
             multi_label: false,
             regression: false,
             hidden_shift: false,
+            sentence: None,
         }
     }
 
@@ -553,6 +562,7 @@ mod tests {
         let config = Config {
             multi_label: true,
             hidden_shift: false,
+            sentence: None,
             ..config(Head::SequenceClassification)
         };
         let mut meter = Meter::new(scale(&config));

@@ -13,7 +13,7 @@ use thimble_device::engine::Input;
 use thimble_device::engine::tensors::{Tensor, TensorError, TensorFile};
 use thimble_shared::decode::context_of_ids;
 use thimble_shared::files;
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::{AnswerKind, Config};
 use thimble_shared::terminal::printable;
 
 /// Why inputs cannot be read. `path` is always the file of inputs.
@@ -198,7 +198,7 @@ impl Row {
     /// # Errors
     /// What is wrong with the row, for people.
     pub fn check(&self, config: &Config) -> Result<(), String> {
-        let wanted = if config.head == Head::MultipleChoice { 3 } else { 2 };
+        let wanted = if config.head.takes_choices() { 3 } else { 2 };
         if self.shape.len() != wanted || self.shape.first() != Some(&1) {
             return Err(format!(
                 "its shape is {:?}, one input of this model has {wanted} dimensions",
@@ -241,16 +241,8 @@ impl Row {
     }
 
     fn check_labels(&self, labels: &[i64], config: &Config) -> Result<(), String> {
-        let (wanted, classes) = match config.head {
-            Head::TokenClassification => (self.seq(), config.labels.len()),
-            Head::MaskedLm => (self.seq(), config.vocab_size),
-            Head::SequenceClassification if config.multi_label => (config.labels.len(), 2),
-            Head::SequenceClassification => (1, config.labels.len()),
-            Head::MultipleChoice => (1, self.shape.get(1).copied().unwrap_or(0)),
-            Head::QuestionAnswering => (2, self.seq()),
-            Head::PreTraining | Head::None => {
-                return Err(format!("labels are given, a {} head compares none", config.head.name()));
-            }
+        let Some((wanted, classes)) = config.head.answer().labels(config, &self.shape) else {
+            return Err(format!("labels are given, a {} head compares none", config.head.name()));
         };
         if labels.len() != wanted {
             return Err(format!(
@@ -283,14 +275,9 @@ fn check_targets(targets: &[f32], config: &Config) -> Result<(), String> {
     }
 }
 
-/// Whether a model's answers can be held against classes: a regression's target is none, a bare model decides nothing, and
-/// pre-training has two kinds of labels.
+/// Whether a model's answers can be held against classes: values, and what no label is compared with, cannot.
 fn compares_labels(config: &Config) -> bool {
-    match config.head {
-        Head::None | Head::PreTraining => false,
-        Head::SequenceClassification => !config.predicts_values(),
-        Head::MaskedLm | Head::TokenClassification | Head::QuestionAnswering | Head::MultipleChoice => true,
-    }
+    !config.predicts_values() && config.head.answer().labels(config, &[]).is_some()
 }
 
 /// Hugging Face's label of a token that is not asked.
@@ -394,7 +381,7 @@ impl Dataset {
         // Positions of an answer are those of the first window.
         if let Some(row) = rows.first_mut() {
             row.labels = line.labels()?;
-            if config.head == Head::SequenceClassification && row.labels.as_deref() == Some(&[UNTOLD]) {
+            if config.head.answer() == AnswerKind::Labels && row.labels.as_deref() == Some(&[UNTOLD]) {
                 row.labels = None;
                 self.unlabelled += 1;
             }
@@ -412,8 +399,8 @@ impl Dataset {
         config: &Config,
         tokeniser: &Tokeniser,
     ) -> Result<Vec<Row>, TokeniseError> {
-        let row = |encoded: &[Encoded]| Row::of(encoded, tokeniser.pad_id(), config.head == Head::MultipleChoice);
-        if let (Head::QuestionAnswering, [(question, Some(context))]) = (config.head, texts) {
+        let row = |encoded: &[Encoded]| Row::of(encoded, tokeniser.pad_id(), config.head.takes_choices());
+        if let (AnswerKind::Span, [(question, Some(context))]) = (config.head.answer(), texts) {
             let windows = tokeniser.windows(question, context)?;
             self.unknown += usize::from(windows.iter().any(|w| w.unknown));
             return Ok(windows.iter().map(|w| row(std::slice::from_ref(w))).collect());
@@ -628,7 +615,7 @@ impl<'a> Line<'a> {
     fn texts(&self) -> Result<Vec<(&'a str, Option<&'a str>)>, String> {
         let names = self.columns.texts(self.object)?;
         let first = self.text(names[0])?;
-        if self.config.head != Head::MultipleChoice {
+        if !self.config.head.takes_choices() {
             let pair = names.get(1).map(|name| self.text(name)).transpose()?;
             return Ok(vec![(first, pair)]);
         }
@@ -657,7 +644,7 @@ impl<'a> Line<'a> {
         let (attention_mask, token_type_ids) = (same("attention_mask", 1)?, same("token_type_ids", 0)?);
         // A batch of one, as a tokenizer's return_tensors gives it, is the row itself.
         let shape = match inner.as_slice() {
-            [1, seq] if self.config.head != Head::MultipleChoice => vec![1, *seq],
+            [1, seq] if !self.config.head.takes_choices() => vec![1, *seq],
             inner => [&[1], inner].concat(),
         };
         Ok(Row {
@@ -872,7 +859,7 @@ fn targets(file: &TensorFile, name: &str, count: usize, config: &Config) -> Resu
 /// How many rows a tensor of `shape` holds, and the shape of each. A multiple-choice model takes two dimensions as the
 /// choices of one question.
 fn split(shape: &[usize], config: &Config) -> Result<(usize, Vec<usize>), String> {
-    match (shape, config.head == Head::MultipleChoice) {
+    match (shape, config.head.takes_choices()) {
         ([batch, seq], false) => Ok((*batch, vec![1, *seq])),
         ([choices, seq], true) => Ok((1, vec![1, *choices, *seq])),
         ([batch, choices, seq], true) => Ok((*batch, vec![1, *choices, *seq])),
@@ -896,18 +883,18 @@ pub const MASK: i64 = 4;
 /// some tokens are masked, for multiple choice each row has three choices.
 pub fn made_up(config: &Config, count: usize, seed: u64) -> Vec<Row> {
     let mut random = SplitMix(seed);
-    let longest = config.max_position_embeddings.min(MADE_UP_TOKENS);
+    let longest = config.max_tokens().min(MADE_UP_TOKENS);
     let shortest = longest.min(8);
-    let masks = matches!(config.head, Head::MaskedLm | Head::PreTraining);
+    let masks = config.head.has_decoder();
     let mut rows = Vec::with_capacity(count);
     for i in 0..count {
         let seq = shortest + random.below(longest - shortest + 1);
-        let choices = if config.head == Head::MultipleChoice { 3 } else { 1 };
+        let choices = if config.head.takes_choices() { 3 } else { 1 };
         let mut row = Row {
             attention_mask: vec![1; choices * seq],
             ..Row::default()
         };
-        row.shape = if config.head == Head::MultipleChoice {
+        row.shape = if config.head.takes_choices() {
             vec![1, choices, seq]
         } else {
             vec![1, seq]

@@ -8,5 +8,6 @@ pub(crate) mod digest;
 pub mod error;
 pub(crate) mod kept_outputs;
 pub mod metrics;
+pub mod pair_order;
 pub mod records;
 pub mod runner;

@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_device::image::Image;
-use thimble_shared::model::{Config, Head, Model};
+use thimble_shared::model::network::{self, Extent, Network};
+use thimble_shared::model::{Config, Model};
 
 /// `work` on each of `count` rows, on all cores, the results in order. `start` makes what a worker needs.
 fn on_all_cores<W, T: Send>(
@@ -165,14 +166,13 @@ const KEPT: usize = 1 << 27;
 /// The same of outputs that are kept in memory: 16 MiB.
 const IN_MEMORY: usize = 1 << 22;
 
-/// f32 numbers that a model gives for each token, about.
+/// f32 numbers that a model gives for each token, about; where it gives some for each input, as many as for a token.
 fn numbers_per_token(config: &Config) -> usize {
-    match config.head {
-        Head::None => config.hidden_size,
-        Head::MaskedLm | Head::PreTraining => config.vocab_size,
-        Head::QuestionAnswering => 2,
-        Head::SequenceClassification | Head::TokenClassification | Head::MultipleChoice => config.labels.len().max(1),
-    }
+    let width = |output: &network::Output| match output.extent {
+        Extent::Tokens(width) | Extent::Row(width) => width,
+        Extent::Token | Extent::Choice => 1,
+    };
+    Network::of(config).outputs.iter().map(width).sum()
 }
 
 /// How a candidate's vocabulary differs from the original's.

@@ -22,6 +22,7 @@ use thimble_shared::artifact::emit::scale;
 use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{self, Artifact, ArtifactError};
 use thimble_shared::model::Kind;
+use thimble_shared::model::sentence::Sentence;
 use thimble_shared::onnx::reader;
 
 /// One row of the table.
@@ -56,6 +57,9 @@ pub struct Explanation {
     pub opset: i64,
     /// Name of the head, for thimble's own files.
     pub head: Option<String>,
+    /// How tokens become a sentence's embedding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentence: Option<Sentence>,
     /// Layers of the network, for thimble's own files.
     pub layers: Option<usize>,
     /// Weights in the order of the network, or a foreign file's initializers, largest first.
@@ -177,6 +181,7 @@ fn empty(kind: &'static str) -> Explanation {
         producer: String::new(),
         opset: 0,
         head: None,
+        sentence: None,
         layers: None,
         parts: vec![],
         rest: 0,
@@ -214,6 +219,7 @@ fn own(artifact: &Artifact, file: &OnnxFile) -> Result<Explanation, ArtifactErro
         .collect();
     Ok(Explanation {
         head: Some(config.head.name().to_string()),
+        sentence: config.sentence.clone(),
         layers: Some(config.num_hidden_layers),
         parts,
         source_sha256: artifact.provenance.source_sha256.clone(),

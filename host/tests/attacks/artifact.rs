@@ -32,6 +32,7 @@ pub fn config() -> Config {
         multi_label: false,
         regression: false,
         hidden_shift: false,
+        sentence: None,
         labels: vec![],
     }
 }
@@ -212,6 +213,28 @@ pub const ROWS: &[Attack] = &[
             })
         },
         "vocab_size: is 4294967296, must be 1 to 16777216",
+    ),
+    row(
+        "an embedding of 2⁴⁰ numbers",
+        ALLOCATION,
+        |d| {
+            described(d, |g| {
+                g["config"]["head"] = "sentence_embedding".into();
+                g["config"]["sentence"] = serde_json::json!({"pooling": ["mean"], "dense": [{"size": 1u64 << 40}]});
+            })
+        },
+        "sentence: a size of 1099511627776, must be 1 to 16777216",
+    ),
+    row(
+        "an embedding without a way of pooling",
+        ALLOCATION,
+        |d| {
+            described(d, |g| {
+                g["config"]["head"] = "sentence_embedding".into();
+                g["config"]["sentence"] = serde_json::json!({"pooling": []});
+            })
+        },
+        "sentence: pooling has each way at most once, and at least one",
     ),
     row(
         "the largest table there may be",

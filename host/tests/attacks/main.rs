@@ -7,6 +7,7 @@ mod artifact;
 mod checkpoint;
 mod onnx;
 mod rows;
+mod sentence;
 mod tensorflow;
 mod tokenizer;
 mod torch;
@@ -226,6 +227,7 @@ fn every_attack_is_refused_by_its_name_or_read_for_a_reason() {
         tokenizer::ROWS,
         tensorflow::ROWS,
         rows::ROWS,
+        sentence::ROWS,
     ]
     .concat();
     let folder = tempfile::tempdir().unwrap();

@@ -316,14 +316,14 @@ fn folders_lead_to_the_model_inside_and_say_what_is_left_out() {
             "modules.json",
             |_| fixture("wild/d01_sentence_transformers"),
             &[
-                "the transformer in this folder is read, Pooling is left out",
-                "hidden states",
+                "the transformer in this folder with mean pooling, at most 100 tokens is read, nothing is left out",
+                "pooler left out",
             ],
         ),
         (
             "0_Transformer",
             |_| fixture("wild/d02_st_old"),
-            &["the transformer in 0_Transformer is read, Pooling is left out"],
+            &["the transformer in 0_Transformer with mean pooling, at most 100 tokens is read, nothing is left out"],
         ),
         (
             "0_Transformer without a list",
@@ -332,7 +332,7 @@ fn folders_lead_to_the_model_inside_and_say_what_is_left_out() {
                 fs::remove_file(d.join("modules.json")).unwrap();
                 d.to_path_buf()
             },
-            &["the transformer in 0_Transformer is read, Pooling is left out"],
+            &["the transformer in 0_Transformer with mean pooling, at most 100 tokens is read, nothing is left out"],
         ),
         (
             "SetFit",

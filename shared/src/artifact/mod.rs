@@ -23,7 +23,7 @@ use std::ops::Range;
 
 /// The newest version of the `thimble.graph` text, and the last this program reads. A file states the least version that has
 /// what it uses, so that older programs read all they can.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// The key in `metadata_props` of the JSON that states the network and the formats; a file with it is thimble's.
 pub const KEY_GRAPH: &str = "thimble.graph";
@@ -431,6 +431,13 @@ pub(crate) fn open_view(
         )));
     }
     let mut formats = BTreeMap::new();
+    if text.config.since() > text.schema {
+        return Err(bad(format!(
+            "schema {}, but the network has what came with schema {}",
+            text.schema,
+            text.config.since()
+        )));
+    }
     for (spec, said) in specs.iter().zip(&text.weights) {
         if spec.name != said.name || spec.shape != said.shape {
             return Err(bad(format!(
@@ -629,6 +636,7 @@ mod tests {
             Head::PreTraining,
             Head::SequenceClassification,
             Head::QuestionAnswering,
+            Head::SentenceEmbedding,
         ];
         // An interpreter takes minutes for one file.
         let (heads, formats) = match cfg!(miri) {
@@ -663,15 +671,30 @@ mod tests {
                 file[at] = version;
                 open(&file).map(|artifact| artifact.graph.formats)
             };
-            assert!(swapped(b'2').is_ok(), "{format}");
-            let error = swapped(b'3').unwrap_err().to_string();
-            assert!(error.contains("schema 3, this program reads 1 to 2"), "{error}");
+            assert!(swapped(b'2').is_ok() && swapped(b'3').is_ok(), "{format}");
+            let error = swapped(b'4').unwrap_err().to_string();
+            assert!(error.contains("schema 4, this program reads 1 to 3"), "{error}");
             match (format.since(), swapped(b'1')) {
                 (1, Ok(_)) => {}
                 (2, Err(e)) => assert!(e.to_string().contains("is in i8a, which came with schema 2"), "{e}"),
                 (_, found) => panic!("{format}: {found:?}"),
             }
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "reads several files")]
+    fn a_sentence_embedding_states_version_3() {
+        let mut file = file(Head::SentenceEmbedding, Format::I8);
+        let said = b"{\"schema\":3,";
+        let at = file.windows(said.len()).position(|w| w == said).unwrap() + said.len() - 2;
+        assert!(open(&file).unwrap().graph.config.sentence.is_some());
+        file[at] = b'2';
+        let error = open(&file).unwrap_err().to_string();
+        assert!(
+            error.contains("schema 2, but the network has what came with schema 3"),
+            "{error}"
+        );
     }
 
     #[test]

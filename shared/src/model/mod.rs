@@ -5,11 +5,13 @@
 pub mod config;
 pub mod head;
 pub mod network;
+pub mod sentence;
 pub mod weight;
 pub mod weights;
 mod whole;
 
 pub use config::{Activation, Config, ConfigError, Head};
+pub use head::AnswerKind;
 pub use weight::{Kind, Role, Site, Slot, WeightSpec};
 
 use crate::dtype::Format;

@@ -1,7 +1,8 @@
 //! A model as a whole, encoder and head together: its weights, its network, and what must hold of its configuration. The parts
 //! stand in `config`, `weight`, `network` and `head`, and none of them reads this file.
 
-use super::config::{Config, ConfigError, Head};
+use super::config::{Config, ConfigError};
+use super::head::AnswerKind;
 use super::network::{HeadSteps, Network};
 use super::weight::{WeightList, WeightSpec};
 use crate::dtype::I4_BLOCK;
@@ -84,10 +85,10 @@ impl Config {
         if self.tied_decoder && !self.head.has_decoder() {
             return bad("tied_decoder", format!("the {} head has no decoder", self.head.name()));
         }
-        if self.hidden_shift && self.head != Head::None {
+        if self.hidden_shift && !self.head.row().gives_hidden {
             return bad(
                 "hidden_shift",
-                format!("the {} head gives no last_hidden_state", self.head.name()),
+                format!("the {} head gives no hidden states", self.head.name()),
             );
         }
         if self.head.row().has_labels == self.labels.is_empty() {
@@ -96,7 +97,13 @@ impl Config {
                 format!("{} names for a {} head", self.labels.len(), self.head.name()),
             );
         }
-        if self.regression && self.head != Head::SequenceClassification {
+        if self.sentence.is_some() != (self.head.answer() == AnswerKind::Embedding) {
+            return bad("sentence", format!("does not go with the {} head", self.head.name()));
+        }
+        if let Some(problem) = self.sentence.as_ref().and_then(|sentence| sentence.problem(MAX_DIM)) {
+            return bad("sentence", problem);
+        }
+        if self.regression && self.head.answer() != AnswerKind::Labels {
             return bad("regression", format!("the {} head has none", self.head.name()));
         }
         for weight in self.weights() {
@@ -126,6 +133,7 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Head;
     use crate::model::config::tests::tiny;
 
     #[test]

@@ -4,7 +4,7 @@
 use crate::budget::integer_arithmetic::Trade;
 use crate::budget::sensitivity::Yardstick;
 use crate::budget::solver::Plan;
-use crate::eval::metrics::{Score, Word};
+use crate::eval::metrics::Score;
 use crate::quantize::shift::Reach;
 use crate::render::text::{Align, table};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ pub fn yardsticks_text(plan: &Plan) -> String {
         true => String::new(),
         false => format!("beside it: {}; ", each.join(", ")),
     };
-    format!("{beside}{}\n\n", Word::rule(score.decides()))
+    format!("{beside}{}\n\n", score.rule())
 }
 
 pub fn yardstick_json(yardstick: &Yardstick) -> Value {

@@ -6,13 +6,16 @@ use super::answers::{self, Answer};
 use super::embedding::Embedding;
 use super::layers::Body;
 use super::origin::{Origin, Part, origin};
+use super::sentence::{self, Embedded};
 use super::trace::{Linear, Trace};
 use super::weights::Matrix;
 use crate::onnx::element_type;
 use crate::onnx::flow::{port_name, port_shape};
 use crate::render::text::printable;
 use std::collections::BTreeMap;
+use thimble_shared::model::head::sentence::{OUTPUT, dense_weight};
 use thimble_shared::model::head::{choice, masked_lm, pretraining, question, sequence, token};
+use thimble_shared::model::sentence::Sentence;
 use thimble_shared::model::{Head, Role, Slot};
 
 pub struct Top<'a> {
@@ -25,6 +28,8 @@ pub struct Top<'a> {
     pub labels: Vec<String>,
     /// A Sigmoid follows the logits: each label has a probability of its own.
     pub sigmoid: bool,
+    /// How tokens become a sentence's embedding, where that is the head.
+    pub sentence: Option<Sentence>,
     /// The file's outputs, and thimble's names of them.
     pub outputs: Vec<(&'a str, &'static str)>,
     pub notes: Vec<String>,
@@ -35,11 +40,13 @@ pub fn find<'a>(
     embedding: &Embedding<'a>,
     body: &Body<'a>,
     choices: bool,
+    pools: bool,
 ) -> Result<Top<'a>, HeadError> {
     let last = body.states.last().copied().unwrap_or(embedding.out);
     let mut origins: Vec<(&'a str, Origin<'_, 'a>)> = Vec::new();
     let (mut notes, mut unknown) = (Vec::new(), Vec::new());
     let (mut pooled, mut sigmoid) = (false, false);
+    let mut embedded: Option<(&'a str, Embedded<'_, 'a>)> = None;
     let mut names = Vec::new();
     for port in &trace.view.outputs {
         names.push(
@@ -70,6 +77,8 @@ pub fn find<'a>(
                     origins.push((inner, origin));
                 }
             }
+        } else if let Some(found) = sentence::embedded(trace, name, last).filter(|_| pools && embedded.is_none()) {
+            embedded = Some((name, found));
         } else if answers::pools(trace, name, last) {
             pooled = true;
             notes.push(format!(
@@ -80,6 +89,12 @@ pub fn find<'a>(
         } else {
             unknown.push(name);
         }
+    }
+    let bare = |(_, origin): &(&str, Origin)| matches!(origin, Origin::Hidden | Origin::Pooled(_));
+    if let Some((name, found)) = embedded.filter(|_| origins.iter().all(bare)) {
+        origins.iter().for_each(|(name, _)| unknown.push(*name));
+        notes.extend(unknown.iter().map(|name| format!("'{}' is left out", printable(name))));
+        return Ok(Top::of_sentence(trace, name, found, notes)?);
     }
     if origins.is_empty() && pooled {
         origins.push((last, Origin::Hidden));
@@ -100,6 +115,7 @@ pub fn find<'a>(
         tied: false,
         labels: vec![],
         sigmoid,
+        sentence: None,
         outputs: vec![],
         notes,
     };
@@ -135,6 +151,32 @@ impl From<ImportError> for HeadError {
 }
 
 impl<'a> Top<'a> {
+    /// The head that makes an embedding of the output `name`.
+    fn of_sentence(
+        trace: &Trace<'a>,
+        name: &'a str,
+        found: Embedded<'_, 'a>,
+        notes: Vec<String>,
+    ) -> Result<Top<'a>, ImportError> {
+        let mut top = Top {
+            weights: BTreeMap::new(),
+            head: Head::SentenceEmbedding,
+            pooler: false,
+            tied: false,
+            labels: vec![],
+            sigmoid: false,
+            sentence: Some(found.sentence),
+            outputs: vec![(name, OUTPUT)],
+            notes,
+        };
+        for (number, map) in found.dense.into_iter().enumerate() {
+            if let Some(weight) = dense_weight(number) {
+                top.linear(trace, weight, map)?;
+            }
+        }
+        Ok(top)
+    }
+
     fn settle(
         &mut self,
         trace: &Trace<'a>,
@@ -236,6 +278,15 @@ impl<'a> Top<'a> {
         Ok(())
     }
 
+    /// Makes an embedding of the hidden states that the file gives. They are proven; of its outputs none is left to compare.
+    pub fn pool(&mut self, sentence: Sentence) {
+        self.head = Head::SentenceEmbedding;
+        self.sentence = Some(sentence);
+        self.pooler = false;
+        self.weights.clear();
+        self.outputs.clear();
+    }
+
     /// Makes another head of what the file holds: only none can be made of every other.
     pub fn make(&mut self, trace: &Trace<'a>, wanted: Head, last: &'a str) -> Result<(), ImportError> {
         if wanted != Head::None {
@@ -250,6 +301,7 @@ impl<'a> Top<'a> {
         self.tied = false;
         self.labels = vec![];
         let pooler = [Slot::Whole, Slot::Bias].map(|slot| Role::Pooler.tensor(slot, None));
+        self.sentence = None;
         self.weights.retain(|name, _| self.pooler && pooler.contains(name));
         self.outputs = vec![(last, "last_hidden_state")];
         Ok(())

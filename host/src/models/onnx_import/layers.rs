@@ -114,6 +114,7 @@ pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Body<'a>
         multi_label: false,
         regression: false,
         hidden_shift: false,
+        sentence: None,
     };
     found.truncate(count);
     share(trace, base, found, steps, after)

@@ -375,7 +375,7 @@ mod tests {
                     LowerOptions { opset: 18, seq: None },
                 ] {
                     let config = Config {
-                        hidden_shift: head == Head::None && options.seq.is_some(),
+                        hidden_shift: head.row().gives_hidden && options.seq.is_some(),
                         ..tiny(head)
                     };
                     let graph = ModelSpec::uniform(config, format);
