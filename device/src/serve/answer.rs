@@ -73,24 +73,6 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Numbers of an answer: at each position, and once, outputs, scores and names among them.
-pub fn numbers(config: &Config, infer: &Infer) -> (usize, usize) {
-    match config.head.answer() {
-        AnswerKind::Hidden if infer.full || infer.at.is_some() => (config.hidden_size, 0),
-        AnswerKind::Hidden => (0, 0),
-        AnswerKind::Vocabulary | AnswerKind::VocabularyAndOrder => {
-            let full = if infer.full { config.vocab_size } else { 0 };
-            (full + 3 * infer.top.unwrap_or(0), 0)
-        }
-        AnswerKind::Labels => (0, 3 * config.labels.len()),
-        // A tag and, where each token is an entity of its own, a span.
-        AnswerKind::TokenLabels => (config.labels.len() + 10, 0),
-        AnswerKind::Span => (2 * infer.rows.len(), 16),
-        AnswerKind::Choice => (0, 2 * infer.rows.len()),
-        AnswerKind::Embedding => (0, config.sentence.as_ref().map_or(0, |s| s.size(config.hidden_size))),
-    }
-}
-
 /// Appends one answer, with its line feed, to `line`.
 pub fn write(line: &mut Vec<u8>, id: &Id, asked: &Infer, place: Place, config: &Config, texts: &Texts, since: Instant) {
     let mut json = Object::begin(line, id);

@@ -9,7 +9,6 @@ use thimble_shared::decode::AnswerOptions;
 use thimble_shared::model::network::Network;
 use thimble_shared::model::{AnswerKind, Config};
 
-use super::answer;
 use super::sequence::Sequence;
 use super::text::Texts;
 
@@ -632,7 +631,7 @@ impl Model {
         if positions > seq {
             return Err(format!("\"at\" names {positions} positions, the sequence has {seq}"));
         }
-        let (wide, once) = answer::numbers(config, infer);
+        let (wide, once) = numbers(config, infer);
         let of_positions = positions.saturating_mul(wide);
         if of_positions > NUMBERS {
             return Err(format!(
@@ -654,5 +653,23 @@ fn within(name: &str, values: &[i64], end: usize) -> Result<(), String> {
     match values.iter().position(|&v| wrong(v)) {
         Some(at) => Err(format!("{name}[{at}] is {}, must be 0 to {}", values[at], end - 1)),
         None => Ok(()),
+    }
+}
+
+/// Numbers of an answer: at each position, and once, outputs, scores and names among them.
+fn numbers(config: &Config, infer: &Infer) -> (usize, usize) {
+    match config.head.answer() {
+        AnswerKind::Hidden if infer.full || infer.at.is_some() => (config.hidden_size, 0),
+        AnswerKind::Hidden => (0, 0),
+        AnswerKind::Vocabulary | AnswerKind::VocabularyAndOrder => {
+            let full = if infer.full { config.vocab_size } else { 0 };
+            (full + 3 * infer.top.unwrap_or(0), 0)
+        }
+        AnswerKind::Labels => (0, 3 * config.labels.len()),
+        // A tag and, where each token is an entity of its own, a span.
+        AnswerKind::TokenLabels => (config.labels.len() + 10, 0),
+        AnswerKind::Span => (2 * infer.rows.len(), 16),
+        AnswerKind::Choice => (0, 2 * infer.rows.len()),
+        AnswerKind::Embedding => (0, config.sentence.as_ref().map_or(0, |s| s.size(config.hidden_size))),
     }
 }

@@ -2,10 +2,10 @@
 //! line per stage, and one every half minute of a long one. Everything goes to stderr and is a courtesy: a closed stderr must not
 //! stop the work, and --quiet turns it off.
 
-use super::text::{Verbosity, detail, verbosity};
+use super::terminal::{SHOWN, Verbosity, detail, verbosity};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 /// Told what is being done.
@@ -27,18 +27,6 @@ impl<F: FnMut(&str)> Watch for F {
 const TICK: Duration = Duration::from_millis(250);
 /// How often a stage without a terminal says how far it is.
 const OFTEN: Duration = Duration::from_secs(30);
-
-/// The bar that is on the terminal now: other lines are printed above it.
-static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
-
-/// Prints something on stderr beside whatever bar is drawn there.
-pub fn aside(print: impl FnOnce()) {
-    let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    match shown {
-        Some(bar) => bar.suspend(print),
-        None => print(),
-    }
-}
 
 /// Says what is done now: on the bar that is drawn, and as a line with --verbose elsewhere.
 pub fn doing(what: &str) {

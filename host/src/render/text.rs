@@ -1,9 +1,9 @@
 //! Text for terminals: aligned tables and sizes. Sizes are printed in binary units, beside exact bytes where they decide.
 
+pub use super::terminal::{Verbosity, detail, remark, say, set_verbosity, verbosity};
 use bytesize::ByteSize;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, Ordering};
 pub use thimble_shared::terminal::printable;
 use thimble_shared::terminal::{acts, line};
 
@@ -40,56 +40,6 @@ pub fn table(heads: &[&str], aligns: &[Align], rows: &[Vec<String>]) -> String {
         out.push_str(&line(row.iter().map(String::as_str).collect()));
     }
     out
-}
-
-/// How much is said beside the answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Verbosity {
-    /// Warnings and errors.
-    Quiet,
-    /// Notes and progress too.
-    #[default]
-    Usual,
-    /// And what was found where.
-    Verbose,
-}
-
-/// Said once a run, by the command line.
-static VERBOSITY: AtomicU8 = AtomicU8::new(1);
-
-/// Sets how much is said from here on.
-pub fn set_verbosity(verbosity: Verbosity) {
-    VERBOSITY.store(verbosity as u8, Ordering::Relaxed);
-}
-
-/// How much is said.
-pub fn verbosity() -> Verbosity {
-    match VERBOSITY.load(Ordering::Relaxed) {
-        0 => Verbosity::Quiet,
-        1 => Verbosity::Usual,
-        _ => Verbosity::Verbose,
-    }
-}
-
-/// A warning or an error on stderr. A closed or full stderr must not stop the work.
-pub fn say(text: &str) {
-    super::progress::aside(|| {
-        let _ = writeln!(std::io::stderr(), "{text}");
-    });
-}
-
-/// A note on stderr, or what is being done: nothing that would be missed with --quiet.
-pub fn remark(text: &str) {
-    if verbosity() != Verbosity::Quiet {
-        say(text);
-    }
-}
-
-/// What --verbose adds.
-pub fn detail(text: &str) {
-    if verbosity() == Verbosity::Verbose {
-        say(text);
-    }
 }
 
 /// A line on stderr that says how far long work is; nothing where stderr is no terminal or the work is short.

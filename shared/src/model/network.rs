@@ -1,7 +1,8 @@
 //! The computation, said once: steps on named values, from token ids to the outputs of the head. `artifact::emit` states them
 //! in ONNX, the device's engine builds its plans of them.
 
-use super::config::{Activation, Config};
+use super::activation::Activation;
+use super::config::Config;
 use super::sentence::Pooling;
 use super::weight::{Kind, Role, Site, WeightSpec};
 

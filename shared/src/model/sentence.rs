@@ -1,6 +1,6 @@
 //! How the hidden states of a text become its embedding: what sentence-transformers' modules.json says, as a configuration holds it.
 
-use super::config::Activation;
+use super::activation::Activation;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

@@ -2,7 +2,8 @@
 //! Trainer's checkpoints. In comes the path a user gave, out comes the folder to read with what is left out of it, or what to do
 //! instead.
 
-use super::listing::{holds_weights, is_dangling, listed, names_in};
+use super::listing::{is_dangling, listed, names_in};
+use super::locate::has_weights;
 use super::sentence_transformers::Modules;
 use super::{SourceError, hint, hub, tensorflow};
 use std::path::{Path, PathBuf};
@@ -26,11 +27,6 @@ const HUB: &str = "hub";
 
 /// Longest `refs/main` that is read.
 const MOST_TEXT: u64 = 1 << 20;
-
-/// Whether a folder itself holds a model's weights.
-pub fn has_weights(dir: &Path) -> bool {
-    holds_weights(dir) || tensorflow::is_checkpoint(dir)
-}
 
 /// What is to be read for the path a user gave.
 pub fn resolve(path: &Path) -> Result<Opened, SourceError> {

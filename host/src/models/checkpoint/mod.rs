@@ -240,7 +240,7 @@ fn fit_labels(json: &mut serde_json::Value, stored: &names::Stored) -> Option<St
 
 /// Whether a folder holds a checkpoint's weights.
 pub fn holds_weights(dir: &Path) -> bool {
-    folder::has_weights(dir)
+    locate::has_weights(dir)
 }
 
 /// The files the weights and the configuration of the checkpoint at `path` are read from.

@@ -70,7 +70,7 @@ impl Modules {
         let list = dir.join(MODULES);
         let parts = if list.is_file() {
             listed(&list)?
-        } else if dir.join(OLD_TRANSFORMER).is_dir() && !super::folder::has_weights(dir) {
+        } else if dir.join(OLD_TRANSFORMER).is_dir() && !super::locate::has_weights(dir) {
             let mut names = super::listing::names_in(dir);
             names.retain(|name| name.starts_with(|c: char| c.is_ascii_digit()) && dir.join(name).is_dir());
             let part = |name: String| Part {
