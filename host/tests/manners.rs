@@ -86,7 +86,7 @@ fn outputs_that_cannot_be_are_refused_before_the_work() {
             &["shrink", "SRC", "--frontier", "--svg", "no/x.svg"],
             "no/x.svg: there is no folder",
         ),
-        (&["slim", "MODEL", "-o", "no/x.onnx"], "no/x.onnx: there is no folder"),
+        (&["slim", "THEIRS", "-o", "no/x.onnx"], "no/x.onnx: there is no folder"),
         (&["package", "MODEL", "-o", "no/x.deb"], "no/x.deb: there is no folder"),
     ];
     for (arguments, want) in cases {
@@ -94,6 +94,7 @@ fn outputs_that_cannot_be_are_refused_before_the_work() {
         command.args(arguments.iter().map(|word| match *word {
             "SRC" => deb.clone().into_os_string(),
             "MODEL" => model.clone().into_os_string(),
+            "THEIRS" => fixture("exported/qa_torch2.6.onnx").into_os_string(),
             word => word.into(),
         }));
         let begin = std::time::Instant::now();
