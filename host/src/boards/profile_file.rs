@@ -338,6 +338,15 @@ impl<'a> Answer<'a> {
         ]
     }
 
+    /// The features that matter to kernels.
+    fn features(&self) -> Value {
+        let features: Vec<&str> = self.said("features").unwrap_or_default().split_whitespace().collect();
+        let matter = ["asimd", "asimdhp", "asimddp", "i8mm"]
+            .into_iter()
+            .filter(|f| features.contains(f));
+        Value::Array(matter.map(Value::from).collect())
+    }
+
     /// The size of each level of data cache.
     fn caches(&self) -> Vec<(&'static str, Value)> {
         let mut sizes = Vec::new();
@@ -361,6 +370,14 @@ impl<'a> Answer<'a> {
         }
         sizes
     }
+}
+
+/// The RAM a board is sold with whose kernel sees `seen` bytes.
+fn sold(seen: u64) -> u64 {
+    SOLD.iter()
+        .map(|mib| mib << 20)
+        .find(|&sold| sold >= seen)
+        .unwrap_or(seen)
 }
 
 /// A figure that was read on the board, from `place`.
@@ -397,11 +414,6 @@ pub fn of_board(text: &str) -> Result<Target, String> {
         .number("cores")
         .filter(|&n| n > 0)
         .ok_or("it does not tell its cores (/proc/cpuinfo)")?;
-    let total = SOLD
-        .iter()
-        .map(|mib| mib << 20)
-        .find(|&sold| sold >= seen)
-        .unwrap_or(seen);
     // Of a board with two kinds of cores the last listed, which are the fast ones.
     let part = answer
         .lines()
@@ -434,20 +446,13 @@ pub fn of_board(text: &str) -> Result<Target, String> {
     for (name, value) in answer.speed(core) {
         put(name, value);
     }
-    let features: Vec<&str> = answer.said("features").unwrap_or_default().split_whitespace().collect();
-    let matter = ["asimd", "asimdhp", "asimddp", "i8mm"]
-        .into_iter()
-        .filter(|f| features.contains(f));
-    put(
-        "features",
-        verified(Value::Array(matter.map(Value::from).collect()), "/proc/cpuinfo"),
-    );
+    put("features", verified(answer.features(), "/proc/cpuinfo"));
     for (name, value) in answer.caches() {
         put(name, value);
     }
     put(
         "ram_total",
-        unverified(whole(total), "MemTotal, rounded up to a size boards are sold with"),
+        unverified(whole(sold(seen)), "MemTotal, rounded up to a size boards are sold with"),
     );
     put("ram_seen", verified(whole(seen), "/proc/meminfo, MemTotal"));
     if let Some(available) = answer.bytes("available").filter(|&available| available <= seen) {
