@@ -80,13 +80,7 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
     let file = File::for_board(&args.file)?;
     let seq = seq_of(&file.artifact.graph.config, args.seq)?;
     let device_program = device_program(args.device_program.as_deref())?;
-    if let Some(output) = &args.output {
-        let inputs = [args.file.as_path(), &tokenizer_beside(&args.file), &device_program];
-        let named = [args.kernel.as_deref(), profiles::file(&args.target)]
-            .into_iter()
-            .flatten();
-        atomic::refuse_inputs(output, inputs.into_iter().chain(named))?;
-    }
+    refuse_inputs(args, &device_program)?;
     let bar = (!args.verbose).then(|| Bar::spinner("finding a kernel"));
     let kernel = Kernel::find(args.kernel.as_deref())?;
     let storage = args.storage.unwrap_or(match kernel.has_modules() {
@@ -114,12 +108,8 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
         Ending::Ran(report) => (Some(report.without_times()), None),
         Ending::OutOfMemory(shortage) => (None, Some(shortage)),
     };
-    // How much it wanted is what it takes where there is enough; the report of that board is not this one's.
     let wanted = match (&shortage, ram < machine.enough) {
-        (Some(_), true) => match machine.with_enough()? {
-            Ending::Ran(report) => report.memory.peak_rss,
-            Ending::OutOfMemory(_) => None,
-        },
+        (Some(_), true) => peak_with_enough(&mut machine)?,
         _ => None,
     };
     let least = match args.find_min_ram {
@@ -160,6 +150,18 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
     Ok(if fits { Outcome::yes(text) } else { Outcome::no(text) })
 }
 
+/// Refuses to write the report over a file that the board is made of.
+fn refuse_inputs(args: &EmulateArgs, device_program: &Path) -> Result<()> {
+    if let Some(output) = &args.output {
+        let inputs = [args.file.as_path(), &tokenizer_beside(&args.file), device_program];
+        let named = [args.kernel.as_deref(), profiles::file(&args.target)]
+            .into_iter()
+            .flatten();
+        atomic::refuse_inputs(output, inputs.into_iter().chain(named))?;
+    }
+    Ok(())
+}
+
 /// What the bench on the board is told.
 fn bench_options(args: &EmulateArgs, seq: usize) -> Vec<String> {
     // Times mean nothing here, and memory has settled after the first run.
@@ -171,6 +173,14 @@ fn bench_options(args: &EmulateArgs, seq: usize) -> Vec<String> {
     option("--threads", args.threads.map(|n| n.to_string()));
     option("--max-ram", args.max_ram.map(|r| r.as_u64().to_string()));
     bench
+}
+
+/// How much the model wanted is what it takes where there is enough; the report of that board is not this one's.
+fn peak_with_enough(machine: &mut Machine) -> Result<Option<u64>, BoardError> {
+    Ok(match machine.with_enough()? {
+        Ending::Ran(report) => report.memory.peak_rss,
+        Ending::OutOfMemory(_) => None,
+    })
 }
 
 /// The size of the kernel's image.

@@ -290,16 +290,7 @@ fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) 
             }
             let before = there;
             let script = append_script(look, item, all, there, abandoned);
-            let mut file = Rest {
-                file: item.file.file(),
-                at: there,
-                failed: None,
-            };
-            let told = link.feed(&script, &mut (&mut file).take(item.bytes - there));
-            if let Some(e) = file.failed {
-                return Err(FileError::new(item.file.path(), e).into());
-            }
-            match told {
+            match feed_rest(link, &script, item, there)? {
                 Ok(told) if told.code == 0 => {
                     sent += item.bytes - before;
                     break;
@@ -352,6 +343,20 @@ fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) 
     Err(DeployError::Damaged {
         name: item.name.clone(),
     })
+}
+
+/// Runs `script` on the rest of a file, from `there` on. The outer error is the file's, the inner one the link's.
+fn feed_rest(link: &Link, script: &str, item: &Item, there: u64) -> Result<Result<link::Told, LinkError>, DeployError> {
+    let mut file = Rest {
+        file: item.file.file(),
+        at: there,
+        failed: None,
+    };
+    let told = link.feed(script, &mut (&mut file).take(item.bytes - there));
+    match file.failed {
+        Some(e) => Err(FileError::new(item.file.path(), e).into()),
+        None => Ok(told),
+    }
 }
 
 /// Adds what it reads to the part of a file that is there, as long as that is `there` bytes long.
