@@ -9,7 +9,9 @@ use crate::engine::kernels::Kernels;
 use crate::engine::tensors::Tensor;
 use serde_json::{Value, json};
 use thimble_shared::board::memory::Need;
-use thimble_shared::board::report::{BoardReport, EngineReport, ModelReport, ProfileReport, Report};
+use thimble_shared::board::report::{
+    BoardReport, EngineReport, Faults, Latency, Memory, ModelReport, ProfileReport, Report,
+};
 use thimble_shared::model::{AnswerKind, Config};
 use thimble_shared::terminal::printable;
 
@@ -250,13 +252,28 @@ pub fn report(report: &Report, json: bool) -> String {
     let mut text = String::new();
     model_lines(&mut text, &report.model);
     board_lines(&mut text, &report.board);
-    let (e, l, m, f, t) = (
-        &report.engine,
-        &report.latency_ms,
-        &report.memory,
-        &report.faults,
-        &report.thermal,
-    );
+    engine_lines(&mut text, report);
+    latency_lines(&mut text, &report.latency_ms);
+    memory_lines(&mut text, &report.memory, &report.faults);
+    heat_lines(&mut text, report);
+    if let Some(profile) = &report.profile {
+        profile_lines(&mut text, profile);
+    }
+    for warning in &report.warnings {
+        let _ = writeln!(text, "warning  {warning}");
+    }
+    if report.verdict.fits {
+        text += "verdict  yes\n";
+    }
+    for reason in &report.verdict.reasons {
+        let _ = writeln!(text, "verdict  no: {reason}");
+    }
+    text
+}
+
+/// What computes, and how long it took to be ready.
+fn engine_lines(text: &mut String, report: &Report) {
+    let e = &report.engine;
     let locked = match (e.locked, e.copied) {
         (true, _) => ", pages locked",
         (_, true) => ", model copied",
@@ -280,6 +297,10 @@ pub fn report(report: &Report, json: bool) -> String {
             None => "",
         }
     );
+}
+
+/// The runs, their mean and their percentiles.
+fn latency_lines(text: &mut String, l: &Latency) {
     let _ = writeln!(
         text,
         "latency  {}{} tokens, {} runs after {} to warm up: mean {} ± {} ms",
@@ -304,6 +325,10 @@ pub fn report(report: &Report, json: bool) -> String {
         ms(l.p99),
         ms(l.max)
     );
+}
+
+/// Memory measured and predicted, and the page faults.
+fn memory_lines(text: &mut String, m: &Memory, f: &Faults) {
     let _ = writeln!(
         text,
         "RAM      peak {}, {} before loading; now {} of its own, {} of files",
@@ -321,6 +346,11 @@ pub fn report(report: &Report, json: bool) -> String {
         or_dash(f.major),
         or_dash(f.minor)
     );
+}
+
+/// Temperatures, and the energy of one inference where a sensor tells it.
+fn heat_lines(text: &mut String, report: &Report) {
+    let t = &report.thermal;
     let degrees = |c: Option<f64>| c.map_or("-".to_string(), |c| format!("{c:.1}"));
     let throttled = match t.throttled {
         Some(true) => "throttled",
@@ -341,19 +371,6 @@ pub fn report(report: &Report, json: bool) -> String {
             e.mj_per_inference, e.watts, e.readings, e.sensor
         );
     }
-    if let Some(profile) = &report.profile {
-        profile_lines(&mut text, profile);
-    }
-    for warning in &report.warnings {
-        let _ = writeln!(text, "warning  {warning}");
-    }
-    if report.verdict.fits {
-        text += "verdict  yes\n";
-    }
-    for reason in &report.verdict.reasons {
-        let _ = writeln!(text, "verdict  no: {reason}");
-    }
-    text
 }
 
 fn line(value: Value) -> String {

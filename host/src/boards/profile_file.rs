@@ -287,51 +287,150 @@ const SOLD: [u64; 14] = [
     128, 256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 32768, 65536,
 ];
 
+/// What a board said to [`SCRIPT`], a key and a value a line.
+struct Answer<'a>(&'a str);
+
+impl<'a> Answer<'a> {
+    /// Keys and values in the order they were said.
+    fn lines(&self) -> impl DoubleEndedIterator<Item = (&'a str, &'a str)> + use<'a> {
+        self.0.lines().filter_map(|line| line.trim().split_once(' '))
+    }
+
+    /// The first value of a key.
+    fn said(&self, key: &str) -> Option<&'a str> {
+        self.lines().find(|(k, _)| *k == key).map(|(_, value)| value.trim())
+    }
+
+    fn number(&self, key: &str) -> Option<u64> {
+        self.said(key).and_then(|value| value.parse::<u64>().ok())
+    }
+
+    /// A number of kilobytes, in bytes.
+    fn bytes(&self, key: &str) -> Option<u64> {
+        self.number(key).and_then(|kilobytes| kilobytes.checked_mul(1024))
+    }
+
+    /// The clock and what follows of it.
+    fn speed(&self, core: Option<&Core>) -> Vec<(&'static str, Value)> {
+        let Some(khz) = self
+            .lines()
+            .filter(|(key, _)| *key == "khz")
+            .filter_map(|(_, v)| v.trim().parse::<u64>().ok())
+            .max()
+        else {
+            return vec![];
+        };
+        // Operations a cycle: cores with larger caches have two units of 128 bits.
+        let wide = if core.is_some_and(|core| core.l1d > 32 << 10) {
+            16.0
+        } else {
+            8.0
+        };
+        vec![
+            ("clock_mhz", verified(whole(khz / 1000), "cpufreq/cpuinfo_max_freq")),
+            (
+                "f32_gflops_per_core",
+                unverified(
+                    Value::Float(khz as f64 / 1e6 * wide),
+                    "computed from the clock, not measured",
+                ),
+            ),
+        ]
+    }
+
+    /// The features that matter to kernels.
+    fn features(&self) -> Value {
+        let features: Vec<&str> = self.said("features").unwrap_or_default().split_whitespace().collect();
+        let matter = ["asimd", "asimdhp", "asimddp", "i8mm"]
+            .into_iter()
+            .filter(|f| features.contains(f));
+        Value::Array(matter.map(Value::from).collect())
+    }
+
+    /// The size of each level of data cache.
+    fn caches(&self) -> Vec<(&'static str, Value)> {
+        let mut sizes = Vec::new();
+        for (level, name) in [("1", "l1d"), ("2", "l2"), ("3", "l3")] {
+            let caches = self
+                .lines()
+                .filter(|(key, _)| *key == "cache")
+                .map(|(_, v)| v.split_whitespace().collect::<Vec<_>>());
+            let mut found = caches.filter_map(|words| match words.as_slice() {
+                [at, kind, size] if *at == level && *kind != "Instruction" => {
+                    size.strip_suffix('K')?.parse::<u64>().ok()
+                }
+                _ => None,
+            });
+            if let Some(kilobytes) = found.next_back().filter(|&k| k > 0 && k < 1 << 30) {
+                sizes.push((
+                    name,
+                    verified(whole(kilobytes << 10), "sys/devices/system/cpu/cpu0/cache"),
+                ));
+            }
+        }
+        sizes
+    }
+}
+
+/// The RAM a board is sold with whose kernel sees `seen` bytes.
+fn sold(seen: u64) -> u64 {
+    SOLD.iter()
+        .map(|mib| mib << 20)
+        .find(|&sold| sold >= seen)
+        .unwrap_or(seen)
+}
+
+/// A figure that was read on the board, from `place`.
+fn verified(value: Value, place: &str) -> Value {
+    let mut figure = unverified(value, &format!("read on the board, {place}"));
+    if let Value::Table(fields) = &mut figure {
+        fields.insert("confidence".into(), Value::from("verified"));
+    }
+    figure
+}
+
+/// A number as TOML writes it.
+fn whole(n: u64) -> Value {
+    Value::Integer(i64::try_from(n).unwrap_or(i64::MAX))
+}
+
 /// A target of what a board said to [`SCRIPT`].
 ///
 /// # Errors
 /// Where it is not 64-bit ARM, or tells neither its cores nor its memory.
 pub fn of_board(text: &str) -> Result<Target, String> {
-    let lines = || text.lines().filter_map(|line| line.trim().split_once(' '));
-    let said = |key: &str| lines().find(|(k, _)| *k == key).map(|(_, value)| value.trim());
-    let number = |key: &str| said(key).and_then(|value| value.parse::<u64>().ok());
-    let arch = said("arch").unwrap_or("of an unknown kind");
+    let answer = Answer(text);
+    let arch = answer.said("arch").unwrap_or("of an unknown kind");
     if arch != "aarch64" && arch != "arm64" {
         return Err(format!(
             "it is {}, thimble-device is for aarch64 (64-bit ARM)",
             printable(arch)
         ));
     }
-    let bytes = |key: &str| number(key).and_then(|kilobytes| kilobytes.checked_mul(1024));
-    let seen = bytes("total").ok_or("it does not tell its memory (/proc/meminfo)")?;
-    let cores = number("cores")
+    let seen = answer
+        .bytes("total")
+        .ok_or("it does not tell its memory (/proc/meminfo)")?;
+    let cores = answer
+        .number("cores")
         .filter(|&n| n > 0)
         .ok_or("it does not tell its cores (/proc/cpuinfo)")?;
-    let total = SOLD
-        .iter()
-        .map(|mib| mib << 20)
-        .find(|&sold| sold >= seen)
-        .unwrap_or(seen);
     // Of a board with two kinds of cores the last listed, which are the fast ones.
-    let part = lines()
+    let part = answer
+        .lines()
         .filter(|(key, _)| *key == "part")
         .map(|(_, part)| part.trim())
         .next_back();
     let core = part.and_then(|part| CORES.iter().find(|core| core.part == part));
-    let model = said("model").filter(|model| !model.is_empty()).unwrap_or("a board");
-    let soc = said("compatible")
+    let model = answer
+        .said("model")
+        .filter(|model| !model.is_empty())
+        .unwrap_or("a board");
+    let soc = answer
+        .said("compatible")
         .and_then(|text| text.rsplit(',').next())
         .unwrap_or("unknown");
     let mut table = Table::new();
     let mut put = |name: &str, value: Value| drop(table.insert(name.to_string(), value));
-    let read = |value: Value, place: &str| {
-        let mut figure = unverified(value, &format!("read on the board, {place}"));
-        if let Value::Table(fields) = &mut figure {
-            fields.insert("confidence".into(), Value::from("verified"));
-        }
-        figure
-    };
-    let whole = |n: u64| Value::Integer(i64::try_from(n).unwrap_or(i64::MAX));
     put("name", Value::from(slug(model)));
     put("board", Value::from(printable(model)));
     put("soc", Value::from(printable(soc)));
@@ -339,58 +438,31 @@ pub fn of_board(text: &str) -> Result<Target, String> {
         "cpu",
         Value::from(core.map_or_else(|| format!("part {}", part.unwrap_or("unknown")), |c| c.name.to_string())),
     );
-    put("cpu_part", read(Value::from(part.unwrap_or("0x0")), "/proc/cpuinfo"));
-    put("cores", read(whole(cores), "/proc/cpuinfo"));
-    if let Some(khz) = lines()
-        .filter(|(key, _)| *key == "khz")
-        .filter_map(|(_, v)| v.trim().parse::<u64>().ok())
-        .max()
-    {
-        put("clock_mhz", read(whole(khz / 1000), "cpufreq/cpuinfo_max_freq"));
-        // Operations a cycle: cores with larger caches have two units of 128 bits.
-        let wide = if core.is_some_and(|core| core.l1d > 32 << 10) {
-            16.0
-        } else {
-            8.0
-        };
-        put(
-            "f32_gflops_per_core",
-            unverified(
-                Value::Float(khz as f64 / 1e6 * wide),
-                "computed from the clock, not measured",
-            ),
-        );
-    }
-    let features: Vec<&str> = said("features").unwrap_or_default().split_whitespace().collect();
-    let matter = ["asimd", "asimdhp", "asimddp", "i8mm"]
-        .into_iter()
-        .filter(|f| features.contains(f));
     put(
-        "features",
-        read(Value::Array(matter.map(Value::from).collect()), "/proc/cpuinfo"),
+        "cpu_part",
+        verified(Value::from(part.unwrap_or("0x0")), "/proc/cpuinfo"),
     );
-    for (level, name) in [("1", "l1d"), ("2", "l2"), ("3", "l3")] {
-        let caches = lines()
-            .filter(|(key, _)| *key == "cache")
-            .map(|(_, v)| v.split_whitespace().collect::<Vec<_>>());
-        let mut found = caches.filter_map(|words| match words.as_slice() {
-            [at, kind, size] if *at == level && *kind != "Instruction" => size.strip_suffix('K')?.parse::<u64>().ok(),
-            _ => None,
-        });
-        if let Some(kilobytes) = found.next_back().filter(|&k| k > 0 && k < 1 << 30) {
-            put(name, read(whole(kilobytes << 10), "sys/devices/system/cpu/cpu0/cache"));
-        }
+    put("cores", verified(whole(cores), "/proc/cpuinfo"));
+    for (name, value) in answer.speed(core) {
+        put(name, value);
+    }
+    put("features", verified(answer.features(), "/proc/cpuinfo"));
+    for (name, value) in answer.caches() {
+        put(name, value);
     }
     put(
         "ram_total",
-        unverified(whole(total), "MemTotal, rounded up to a size boards are sold with"),
+        unverified(whole(sold(seen)), "MemTotal, rounded up to a size boards are sold with"),
     );
-    put("ram_seen", read(whole(seen), "/proc/meminfo, MemTotal"));
-    if let Some(available) = bytes("available").filter(|&available| available <= seen) {
-        put("ram_available", read(whole(available), "/proc/meminfo, MemAvailable"));
+    put("ram_seen", verified(whole(seen), "/proc/meminfo, MemTotal"));
+    if let Some(available) = answer.bytes("available").filter(|&available| available <= seen) {
+        put(
+            "ram_available",
+            verified(whole(available), "/proc/meminfo, MemAvailable"),
+        );
     }
-    if let Some(page) = number("page") {
-        put("page_size", read(whole(page), "getconf PAGESIZE"));
+    if let Some(page) = answer.number("page") {
+        put("page_size", verified(whole(page), "getconf PAGESIZE"));
     }
     defaults(&mut table, core);
     let target: Target = Value::Table(table)

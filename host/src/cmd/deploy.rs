@@ -90,6 +90,40 @@ const AT_ONCE: usize = 8;
 pub fn run(args: &DeployArgs) -> Result<Outcome> {
     tools::need(&["ssh"])?;
     let file = File::for_board(&args.file)?;
+    let (cargo, seq) = cargo(args, &file)?;
+    let bench = bench_options(args, seq);
+    if args.dir.is_empty() || args.dir.ends_with(char::is_whitespace) || args.dir.chars().any(|c| acts(c) || c == '\\')
+    {
+        bail!(
+            "--dir {:?}: name a directory on the board, without control characters, backslashes or a blank at its end",
+            args.dir
+        );
+    }
+    if let Some(config) = &args.ssh_config {
+        readable(config).with_context(|| format!("--ssh-config {}", config.display()))?;
+    }
+    let order = Order {
+        dir: &args.dir,
+        bench: &bench,
+        max_ram: args.max_ram.map(|r| r.as_u64()),
+        keep: args.keep,
+    };
+    // What cannot be kept afterwards must not be measured first.
+    let history = history(args, &cargo)?;
+    let hosts = hosts(args)?;
+    // A wrong target or address must be known before the first board is touched.
+    let sockets = Sockets::new(&std::env::temp_dir());
+    let jobs = jobs(args, hosts, &sockets)?;
+    let done = deploy_all(args, &jobs, &cargo, &order, &history);
+    let mut told = Told::default();
+    for one in done.into_values() {
+        told.join(one);
+    }
+    Ok(told.outcome(args.json, jobs.len()))
+}
+
+/// What a board is sent, and the tokens it is measured with.
+fn cargo(args: &DeployArgs, file: &File) -> Result<(Cargo, usize)> {
     let graph = &file.artifact.graph;
     let program = device_program(args.device_program.as_deref())?;
     let name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -121,6 +155,11 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         files,
         model: name,
     };
+    Ok((cargo, seq))
+}
+
+/// What the bench on the board is told.
+fn bench_options(args: &DeployArgs, seq: usize) -> Vec<String> {
     let mut bench = vec!["--seq".to_string(), seq.to_string()];
     let mut option = |flag: &str, value: Option<String>| {
         bench.extend(value.into_iter().flat_map(|value| [flag.to_string(), value]));
@@ -131,23 +170,11 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     if args.copy {
         bench.push("--copy".to_string());
     }
-    if args.dir.is_empty() || args.dir.ends_with(char::is_whitespace) || args.dir.chars().any(|c| acts(c) || c == '\\')
-    {
-        bail!(
-            "--dir {:?}: name a directory on the board, without control characters, backslashes or a blank at its end",
-            args.dir
-        );
-    }
-    if let Some(config) = &args.ssh_config {
-        readable(config).with_context(|| format!("--ssh-config {}", config.display()))?;
-    }
-    let order = Order {
-        dir: &args.dir,
-        bench: &bench,
-        max_ram: args.max_ram.map(|r| r.as_u64()),
-        keep: args.keep,
-    };
-    // What cannot be kept afterwards must not be measured first.
+    bench
+}
+
+/// The reports so far, in a history that can be written to and is no input.
+fn history(args: &DeployArgs, cargo: &Cargo) -> Result<Vec<Entry>> {
     let named = [&args.inventory, &args.ssh_config].into_iter().flatten();
     let inputs = cargo
         .files
@@ -159,7 +186,11 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         inputs.chain(args.target.as_deref().and_then(profiles::file)),
     )?;
     reports::writable(&args.history)?;
-    let history = reports::history(&args.history)?;
+    Ok(reports::history(&args.history)?)
+}
+
+/// The boards that are named, at least one.
+fn hosts(args: &DeployArgs) -> Result<Vec<Host>> {
     let hosts = match (&args.inventory, &args.to) {
         (Some(path), _) => inventory::read(path)?,
         (None, Some(to)) => {
@@ -176,9 +207,15 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     if hosts.is_empty() {
         bail!("the inventory names no host");
     }
-    // A wrong target or address must be known before the first board is touched.
-    let sockets = Sockets::new(&std::env::temp_dir());
-    let jobs = hosts
+    Ok(hosts)
+}
+
+/// A board, what it is held against, and the way to it.
+type Job = (Host, Target, Link);
+
+/// Each host with its target and a link to it.
+fn jobs(args: &DeployArgs, hosts: Vec<Host>, sockets: &Sockets) -> Result<Vec<Job>> {
+    hosts
         .into_iter()
         .enumerate()
         .map(|(at, host)| {
@@ -191,7 +228,17 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
             let link = Link::new(&host.to, host.port, config, sockets.socket(at)).with_context(|| host.name.clone())?;
             Ok((host, target, link))
         })
-        .collect::<Result<Vec<_>>>()?;
+        .collect()
+}
+
+/// Deploys to all boards, several at a time; what came of each, by its place in the inventory.
+fn deploy_all(
+    args: &DeployArgs,
+    jobs: &[Job],
+    cargo: &Cargo,
+    order: &Order,
+    history: &[Entry],
+) -> BTreeMap<usize, Told> {
     let several = jobs.len() > 1;
     // On a terminal, what is being done; elsewhere the lines of finished boards say enough.
     let bar = Bar::spinner("");
@@ -203,7 +250,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
             scope.spawn(|| {
                 while let Some(at) = next.lock().ok().and_then(|mut n| n.next()) {
                     let (host, target, link) = &jobs[at];
-                    let result = deploy(link, &cargo, &order);
+                    let result = deploy(link, cargo, order);
                     link.reset();
                     // Kept and said as each board finishes: whoever ends this before the last loses no measurement.
                     if let Ok(mut done) = done.lock() {
@@ -211,7 +258,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
                             several,
                             ..Told::default()
                         };
-                        told.add(host, target, result, &history, args);
+                        told.add(host, target, result, history, args);
                         if several {
                             remark(&format!(
                                 "{}: {}, {} of {} done",
@@ -228,11 +275,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         }
     });
     drop(bar);
-    let mut told = Told::default();
-    for one in done.into_inner().unwrap_or_default().into_values() {
-        told.join(one);
-    }
-    Ok(told.outcome(args.json, jobs.len()))
+    done.into_inner().unwrap_or_default()
 }
 
 /// An address and the port it names or `--port` does. An IPv6 address has colons of its own; in brackets it may have a port.
@@ -371,18 +414,7 @@ impl Told {
             self.text += "  --max-p95 is ignored: an emulated board has no time\n";
         }
         let mut errors = Vec::new();
-        match &kept {
-            None => {}
-            Some(Ok(())) => self.text += &format!("  kept: {} measures at every boot\n", crate::boards::package::UNIT),
-            Some(Err(DeployError::Refused(refusal))) => {
-                self.no = true;
-                self.text += &format!("  not kept: {}\n", printable(&refusal.to_string()));
-            }
-            Some(Err(error)) => {
-                self.text += "  not kept\n";
-                errors.push(self.failed(host, &format!("measured, but not kept: {error}")));
-            }
-        }
+        errors.extend(self.kept(host, kept.as_ref()));
         self.no |= !report.verdict.fits;
         let entry = Entry {
             schema: SCHEMA,
@@ -412,6 +444,23 @@ impl Told {
         }
         self.json.push(told);
         self.entries.push(entry);
+    }
+
+    /// Tells what came of --keep; the error, where there was one.
+    fn kept(&mut self, host: &Host, kept: Option<&Result<(), DeployError>>) -> Option<String> {
+        match kept {
+            None => {}
+            Some(Ok(())) => self.text += &format!("  kept: {} measures at every boot\n", crate::boards::package::UNIT),
+            Some(Err(DeployError::Refused(refusal))) => {
+                self.no = true;
+                self.text += &format!("  not kept: {}\n", printable(&refusal.to_string()));
+            }
+            Some(Err(error)) => {
+                self.text += "  not kept\n";
+                return Some(self.failed(host, &format!("measured, but not kept: {error}")));
+            }
+        }
+        None
     }
 
     fn outcome(self, json: bool, boards: usize) -> Outcome {

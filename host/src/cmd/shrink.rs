@@ -7,9 +7,9 @@ mod output;
 use super::args::{OnnxArgs, RowArgs, SourceArgs, bytes, format, milliseconds, rows, share};
 use super::outcome::Outcome;
 use crate::boards::profiles;
-use crate::budget::answer::NOTHING_FINITE;
+use crate::budget::answer::{Answer, NOTHING_FINITE};
 use crate::budget::chart;
-use crate::budget::integer_arithmetic::Prefer;
+use crate::budget::integer_arithmetic::{Prefer, Trade};
 use crate::budget::loss_cache;
 use crate::budget::memory_need;
 use crate::budget::preparations::{PreparationStep, PrepareOptions, STEPS};
@@ -172,27 +172,8 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     // Before a model is read, which may take a while.
     written.iter().try_for_each(|output| can_be_written(output))?;
     let subject = Subject::open_with(&args.source, &args.reading.options())?;
-    for (i, output) in written.iter().enumerate() {
-        export::refuse_inputs(&subject, output)?;
-        let texts = [&args.calibrate, &args.levers.vocab_from];
-        refuse_inputs(output, texts.into_iter().flatten().map(PathBuf::as_path))?;
-        if written[..i].contains(output) {
-            bail!("{} is named twice as an output", output.display());
-        }
-    }
+    check_arguments(args, &subject, &written)?;
     let config = subject.config().clone();
-    refuse_what_nothing_decides(args, &config)?;
-    let chosen_by = args.budget.is_some() || args.max_ram.is_some() || args.max_latency.is_some();
-    if wants_a_file(args) && !chosen_by && args.min_agreement.is_none() {
-        bail!(
-            "--frontier alone writes no file; to choose one give --budget, --max-ram, --max-latency or --min-agreement"
-        );
-    }
-    if let (Some(seq), Some(max)) = (args.onnx.seq, args.levers.max_seq)
-        && seq > max
-    {
-        bail!("--seq {seq}: --max-seq leaves {max} positions");
-    }
 
     let (mut provenance, mut tokenizer) = export::provenance(&subject)?;
     let (levers, cut) = levers(args, &subject)?;
@@ -255,6 +236,37 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         rows: &inputs.rows,
         calibrated: !args.nearest,
     })?;
+    search(about, sizes, &levers, tokenizer)
+}
+
+/// Refuses arguments that contradict each other or the model, and outputs that are inputs or named twice.
+fn check_arguments(args: &ShrinkArgs, subject: &Subject, written: &[&PathBuf]) -> Result<()> {
+    for (i, output) in written.iter().enumerate() {
+        export::refuse_inputs(subject, output)?;
+        let texts = [&args.calibrate, &args.levers.vocab_from];
+        refuse_inputs(output, texts.into_iter().flatten().map(PathBuf::as_path))?;
+        if written[..i].contains(output) {
+            bail!("{} is named twice as an output", output.display());
+        }
+    }
+    refuse_what_nothing_decides(args, subject.config())?;
+    let chosen_by = args.budget.is_some() || args.max_ram.is_some() || args.max_latency.is_some();
+    if wants_a_file(args) && !chosen_by && args.min_agreement.is_none() {
+        bail!(
+            "--frontier alone writes no file; to choose one give --budget, --max-ram, --max-latency or --min-agreement"
+        );
+    }
+    if let (Some(seq), Some(max)) = (args.onnx.seq, args.levers.max_seq)
+        && seq > max
+    {
+        bail!("--seq {seq}: --max-seq leaves {max} positions");
+    }
+    Ok(())
+}
+
+/// Measures, chooses the formats, holds the choice to the limits and writes the file.
+fn search(mut about: output::About, sizes: Sizes, levers: &Levers, tokenizer: Option<String>) -> Result<Outcome> {
+    let (args, bounds, question) = (about.args, about.bounds, about.question);
     let farewell = Farewell::new(match loss_cache::is_kept() {
         true => {
             "interrupted: no file was written; the losses of finished stages are kept, and the same command goes on from them"
@@ -268,7 +280,6 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         most: bounds.limits.bytes,
     };
     let mut study = Study::measure(sizes, options, &mut watch)?;
-    let mut about = about;
     let points = if args.frontier.frontier {
         let (count, baseline) = (args.frontier.points, args.frontier.baseline);
         Some(study.frontier(&bounds.limits, count, baseline, &mut watch)?)
@@ -288,9 +299,47 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     let smallest = args
         .min_agreement
         .filter(|_| !bounds.bytes_given || args.frontier.frontier);
+    let (answer, trade) = match choose(&mut study, &about, smallest, &mut watch)? {
+        Ok(chosen) => chosen,
+        Err(reason) => return Ok(Outcome::no(about.refused(&[reason], points.as_deref()))),
+    };
+    let plan = study.plan(answer, bounds.limits.bytes, trade, &mut watch)?;
+    drop((watch, farewell));
+    about.savings = savings(question, levers, &plan)?;
+
+    let reasons = unmet(&about, &plan);
+    let written: Option<Written> = match &args.output {
+        Some(output) if reasons.is_empty() && !args.dry_run => Some(export::write_parts(
+            &plan.model,
+            question.onnx,
+            question.provenance,
+            tokenizer,
+            output,
+        )?),
+        _ => None,
+    };
+    let text = about.plan(&plan, points.as_deref(), &drawn, &reasons, written.as_ref());
+    Ok(if reasons.is_empty() {
+        Outcome::yes(text)
+    } else {
+        Outcome::no(text)
+    })
+}
+
+/// An answer, and what it traded where integer arithmetic was weighed.
+type Chosen = (Answer, Option<Trade>);
+
+/// The formats that lose least, or with `smallest` the smallest file of that agreement; the reason where there are none.
+fn choose(
+    study: &mut Study,
+    about: &output::About,
+    smallest: Option<f64>,
+    watch: &mut Bar,
+) -> Result<Result<Chosen, String>> {
+    let (args, bounds) = (about.args, about.bounds);
     let answer = match smallest {
-        Some(share) => study.smallest(share, &bounds.limits, &mut watch)?,
-        None => study.answer(&bounds.limits, &mut watch)?,
+        Some(share) => study.smallest(share, &bounds.limits, watch)?,
+        None => study.answer(&bounds.limits, watch)?,
     };
     let Some(answer) = answer else {
         let reason = match smallest {
@@ -301,21 +350,21 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
             None if bounds.latency.is_some() => "no formats keep to all of the limits together".to_string(),
             None => bail!("{NOTHING_FINITE}"),
         };
-        return Ok(Outcome::no(about.refused(&[reason], points.as_deref())));
+        return Ok(Err(reason));
     };
-    let (answer, trade) = match args.prefer {
+    Ok(Ok(match args.prefer {
         Prefer::Balance if args.formats.is_empty() && smallest.is_none() => {
-            let (answer, trade) = study.widen(answer, &bounds.limits, &mut watch)?;
+            let (answer, trade) = study.widen(answer, &bounds.limits, watch)?;
             (answer, Some(trade))
         }
         _ => (answer, None),
-    };
-    let plan = study.plan(answer, bounds.limits.bytes, trade, &mut watch)?;
-    drop((watch, farewell));
-    about.savings = savings(&question, &levers, &plan)?;
+    }))
+}
 
+/// The limits that the plan does not keep to.
+fn unmet(about: &output::About, plan: &Plan) -> Vec<String> {
     let mut reasons = Vec::new();
-    if let Some(least) = args.min_agreement {
+    if let Some(least) = about.args.min_agreement {
         let share = plan.loss.agreement.unwrap_or(0.0);
         if share < least {
             reasons.push(format!(
@@ -323,19 +372,8 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
             ));
         }
     }
-    reasons.extend(bounds.beyond_board(target.as_ref(), plan.bytes));
-    let written: Option<Written> = match &args.output {
-        Some(output) if reasons.is_empty() && !args.dry_run => {
-            Some(export::write_parts(&plan.model, onnx, &provenance, tokenizer, output)?)
-        }
-        _ => None,
-    };
-    let text = about.plan(&plan, points.as_deref(), &drawn, &reasons, written.as_ref());
-    Ok(if reasons.is_empty() {
-        Outcome::yes(text)
-    } else {
-        Outcome::no(text)
-    })
+    reasons.extend(about.bounds.beyond_board(about.target, plan.bytes));
+    reasons
 }
 
 /// The steps of preparation to try.

@@ -97,58 +97,61 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
                 one(&target)
             }))
         }
-        None => {
-            let all = profiles::all()?;
-            let (base, seq) = (albert_base(), 128);
-            let graph = ModelSpec::uniform(base, Format::I8);
-            let file = artifact::size(&graph, LowerOptions::default(), &Provenance::default())?;
-            let need = need(&graph.config, Some(&graph.formats), file as u64, seq);
-            if args.json {
-                let json = serde_json::json!({ "schema": 1, "targets": all, "albert_base_int8": need });
-                return Ok(Outcome::yes(format!("{json:#}\n")));
-            }
-            let rows = all
-                .iter()
-                .map(|t| {
-                    vec![
-                        t.name.clone(),
-                        t.board.clone(),
-                        format!("{} × {}", t.cores.value, t.cpu),
-                        ram(t),
-                        t.ram_available.as_ref().map_or("unknown".into(), |f| size(f.value)),
-                        percent(need.total(), t.ram_available.as_ref().unwrap_or(&t.ram_total).value),
-                        t.features.value.join(" "),
-                    ]
-                })
-                .collect::<Vec<_>>();
-            let heads = [
-                "name",
-                "board",
-                "cores",
-                "RAM",
-                "available",
-                "ALBERT-base i8",
-                "features",
-            ];
-            let aligns = [
-                Align::Left,
-                Align::Left,
-                Align::Left,
-                Align::Right,
-                Align::Right,
-                Align::Right,
-                Align::Left,
-            ];
-            let predicted = format!(
-                "ALBERT-base in i8 at {seq} tokens is predicted to need {} of RAM: {} for the program, {} for activations, {} for the file\n",
-                size(need.total()),
-                size(need.program),
-                size(need.activations),
-                size(need.file)
-            );
-            Ok(Outcome::yes(table(&heads, &aligns, &rows) + &predicted))
-        }
+        None => list(args),
     }
+}
+
+/// All boards known, and what ALBERT-base would take of each.
+fn list(args: &TargetsArgs) -> Result<Outcome> {
+    let all = profiles::all()?;
+    let (base, seq) = (albert_base(), 128);
+    let graph = ModelSpec::uniform(base, Format::I8);
+    let file = artifact::size(&graph, LowerOptions::default(), &Provenance::default())?;
+    let need = need(&graph.config, Some(&graph.formats), file as u64, seq);
+    if args.json {
+        let json = serde_json::json!({ "schema": 1, "targets": all, "albert_base_int8": need });
+        return Ok(Outcome::yes(format!("{json:#}\n")));
+    }
+    let rows = all
+        .iter()
+        .map(|t| {
+            vec![
+                t.name.clone(),
+                t.board.clone(),
+                format!("{} × {}", t.cores.value, t.cpu),
+                ram(t),
+                t.ram_available.as_ref().map_or("unknown".into(), |f| size(f.value)),
+                percent(need.total(), t.ram_available.as_ref().unwrap_or(&t.ram_total).value),
+                t.features.value.join(" "),
+            ]
+        })
+        .collect::<Vec<_>>();
+    let heads = [
+        "name",
+        "board",
+        "cores",
+        "RAM",
+        "available",
+        "ALBERT-base i8",
+        "features",
+    ];
+    let aligns = [
+        Align::Left,
+        Align::Left,
+        Align::Left,
+        Align::Right,
+        Align::Right,
+        Align::Right,
+        Align::Left,
+    ];
+    let predicted = format!(
+        "ALBERT-base in i8 at {seq} tokens is predicted to need {} of RAM: {} for the program, {} for activations, {} for the file\n",
+        size(need.total()),
+        size(need.program),
+        size(need.activations),
+        size(need.file)
+    );
+    Ok(Outcome::yes(table(&heads, &aligns, &rows) + &predicted))
 }
 
 /// The RAM it is sold with: 1, 2, 4, 8 GiB.

@@ -767,63 +767,7 @@ fn tensors(path: &Path, config: &Config, most: usize) -> Result<Dataset, InputsE
         .collect();
     let mut rows = Vec::new();
     for prefix in &prefixes {
-        let bad = |tensor: &str, problem: String| InputsError::Tensor {
-            path: path.to_path_buf(),
-            tensor: format!("{prefix}{tensor}"),
-            problem,
-        };
-        let tensor = |name: &str| file.integers(&format!("{prefix}{name}"));
-        let ids = tensor(IDS)?.ok_or_else(|| bad(IDS, "is not there".into()))?;
-        let (count, shape) = split(&ids.shape, config).map_err(|problem| bad(IDS, problem))?;
-        if count == 0 {
-            continue;
-        }
-        // With at least one row, the file's own size bounds this product.
-        let size: usize = shape.iter().product();
-        let like = |name: &'static str, default: i64| -> Result<Tensor<i64>, InputsError> {
-            match tensor(name)? {
-                None => Ok(Tensor {
-                    shape: ids.shape.clone(),
-                    data: vec![default; ids.data.len()],
-                }),
-                Some(t) if t.shape == ids.shape => Ok(t),
-                Some(t) => Err(bad(name, format!("has shape {:?}, input_ids {:?}", t.shape, ids.shape))),
-            }
-        };
-        let (mask, types) = (like("attention_mask", 1)?, like("token_type_ids", 0)?);
-        let labels = match compares_labels(config) {
-            true => tensor("labels")?,
-            false => None,
-        };
-        if let Some(labels) = labels.as_ref().filter(|l| l.shape.first() != Some(&count)) {
-            return Err(bad(
-                "labels",
-                format!("has shape {:?}, there are {count} inputs", labels.shape),
-            ));
-        }
-        let targets =
-            targets(&file, &format!("{prefix}labels"), count, config).map_err(|problem| bad("labels", problem))?;
-        for i in 0..count {
-            let part = |t: &Tensor<i64>| t.data[i * size..(i + 1) * size].to_vec();
-            let row = Row {
-                shape: shape.clone(),
-                input_ids: part(&ids),
-                attention_mask: part(&mask),
-                token_type_ids: part(&types),
-                labels: labels.as_ref().map(|l| {
-                    let each = l.data.len() / count;
-                    l.data[i * each..(i + 1) * each].to_vec()
-                }),
-                targets: targets.as_ref().map(|t| {
-                    let each = t.len() / count;
-                    t[i * each..(i + 1) * each].to_vec()
-                }),
-                blanks: vec![],
-            };
-            row.check(config)
-                .map_err(|problem| bad(IDS, format!("row {i}: {problem}")))?;
-            rows.push(row);
-        }
+        rows.extend(prefixed(path, &file, prefix, config)?);
     }
     if rows.is_empty() {
         return Err(InputsError::Empty {
@@ -837,6 +781,68 @@ fn tensors(path: &Path, config: &Config, most: usize) -> Result<Dataset, InputsE
         rows,
         ..Dataset::default()
     })
+}
+
+/// The rows under one prefix.
+fn prefixed(path: &Path, file: &TensorFile, prefix: &str, config: &Config) -> Result<Vec<Row>, InputsError> {
+    let bad = |tensor: &str, problem: String| InputsError::Tensor {
+        path: path.to_path_buf(),
+        tensor: format!("{prefix}{tensor}"),
+        problem,
+    };
+    let tensor = |name: &str| file.integers(&format!("{prefix}{name}"));
+    let ids = tensor(IDS)?.ok_or_else(|| bad(IDS, "is not there".into()))?;
+    let (count, shape) = split(&ids.shape, config).map_err(|problem| bad(IDS, problem))?;
+    if count == 0 {
+        return Ok(vec![]);
+    }
+    // With at least one row, the file's own size bounds this product.
+    let size: usize = shape.iter().product();
+    let like = |name: &'static str, default: i64| -> Result<Tensor<i64>, InputsError> {
+        match tensor(name)? {
+            None => Ok(Tensor {
+                shape: ids.shape.clone(),
+                data: vec![default; ids.data.len()],
+            }),
+            Some(t) if t.shape == ids.shape => Ok(t),
+            Some(t) => Err(bad(name, format!("has shape {:?}, input_ids {:?}", t.shape, ids.shape))),
+        }
+    };
+    let (mask, types) = (like("attention_mask", 1)?, like("token_type_ids", 0)?);
+    let labels = match compares_labels(config) {
+        true => tensor("labels")?,
+        false => None,
+    };
+    if let Some(labels) = labels.as_ref().filter(|l| l.shape.first() != Some(&count)) {
+        return Err(bad(
+            "labels",
+            format!("has shape {:?}, there are {count} inputs", labels.shape),
+        ));
+    }
+    let targets = targets(file, &format!("{prefix}labels"), count, config).map_err(|problem| bad("labels", problem))?;
+    let mut rows = Vec::with_capacity(count);
+    for i in 0..count {
+        let part = |t: &Tensor<i64>| t.data[i * size..(i + 1) * size].to_vec();
+        let row = Row {
+            shape: shape.clone(),
+            input_ids: part(&ids),
+            attention_mask: part(&mask),
+            token_type_ids: part(&types),
+            labels: labels.as_ref().map(|l| {
+                let each = l.data.len() / count;
+                l.data[i * each..(i + 1) * each].to_vec()
+            }),
+            targets: targets.as_ref().map(|t| {
+                let each = t.len() / count;
+                t[i * each..(i + 1) * each].to_vec()
+            }),
+            blanks: vec![],
+        };
+        row.check(config)
+            .map_err(|problem| bad(IDS, format!("row {i}: {problem}")))?;
+        rows.push(row);
+    }
+    Ok(rows)
 }
 
 /// A regression's values in the tensor `name`, floats or integers, of `count` rows.

@@ -392,12 +392,50 @@ pub(crate) fn open_view(
             .find(|(k, _)| *k == key)
             .map(|(_, v)| v.to_string())
     };
-    let bad = |problem: String| ArtifactError::Metadata {
+    let text = graph_text(&meta(KEY_GRAPH).ok_or(ArtifactError::NotThimble)?)?;
+    text.config.check()?;
+    if text.opset != view.opset {
+        return Err(bad_graph(format!(
+            "opset {} but the file imports {}",
+            text.opset, view.opset
+        )));
+    }
+    let options = LowerOptions {
+        opset: text.opset,
+        seq: text.seq,
+    };
+    check_options(&text.config, options)?;
+    let formats = listed_formats(&text)?;
+    let graph = ModelSpec {
+        config: text.config,
+        formats,
+    };
+    check_formats(&graph)?;
+    let tensors = locate(view, &graph, file_len, placement)?;
+    Ok(Artifact {
+        graph,
+        options,
+        version: meta(KEY_VERSION).unwrap_or_default(),
+        provenance: Provenance {
+            source_sha256: meta(KEY_SOURCE),
+            tokenizer_sha256: meta(KEY_TOKENIZER),
+        },
+        tensors,
+    })
+}
+
+/// The error of a graph description that does not hold.
+fn bad_graph(problem: String) -> ArtifactError {
+    ArtifactError::Metadata {
         key: KEY_GRAPH,
         problem,
-    };
-    let text = meta(KEY_GRAPH).ok_or(ArtifactError::NotThimble)?;
-    let raw: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+    }
+}
+
+/// Reads the graph's description, whose schema this program must know.
+fn graph_text(text: &str) -> Result<GraphText, ArtifactError> {
+    let bad = bad_graph;
+    let raw: serde_json::Value = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
     match raw.get("schema").and_then(|s| s.as_u64()) {
         Some(schema) if (1..=u64::from(SCHEMA)).contains(&schema) => {}
         Some(schema) => {
@@ -407,16 +445,12 @@ pub(crate) fn open_view(
         }
         None => return Err(bad("no schema number".into())),
     }
-    let text: GraphText = serde_json::from_value(raw).map_err(|e| bad(e.to_string()))?;
-    text.config.check()?;
-    if text.opset != view.opset {
-        return Err(bad(format!("opset {} but the file imports {}", text.opset, view.opset)));
-    }
-    let options = LowerOptions {
-        opset: text.opset,
-        seq: text.seq,
-    };
-    check_options(&text.config, options)?;
+    serde_json::from_value(raw).map_err(|e| bad(e.to_string()))
+}
+
+/// The format of each weight, by name; the list must be the one the configuration has.
+fn listed_formats(text: &GraphText) -> Result<BTreeMap<String, Format>, ArtifactError> {
+    let bad = bad_graph;
     let specs: Vec<WeightSpec> = text
         .config
         .weights()
@@ -456,22 +490,7 @@ pub(crate) fn open_view(
         }
         formats.insert(said.name.clone(), said.format);
     }
-    let graph = ModelSpec {
-        config: text.config,
-        formats,
-    };
-    check_formats(&graph)?;
-    let tensors = locate(view, &graph, file_len, placement)?;
-    Ok(Artifact {
-        graph,
-        options,
-        version: meta(KEY_VERSION).unwrap_or_default(),
-        provenance: Provenance {
-            source_sha256: meta(KEY_SOURCE),
-            tokenizer_sha256: meta(KEY_TOKENIZER),
-        },
-        tensors,
-    })
+    Ok(formats)
 }
 
 /// Finds every stored tensor among the initializers.

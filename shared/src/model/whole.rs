@@ -20,6 +20,11 @@ fn addressable(shape: &[usize], most: u64) -> bool {
     bytes.is_some_and(|bytes| bytes <= most)
 }
 
+/// The error of a field that does not hold.
+fn bad(field: &'static str, problem: String) -> Result<(), ConfigError> {
+    Err(ConfigError { field, problem })
+}
+
 impl Config {
     /// Every weight of the model, in the order files store them.
     pub fn weights(&self) -> Vec<WeightSpec> {
@@ -30,7 +35,25 @@ impl Config {
 
     /// Everything that must hold before shapes are derived from the fields.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let bad = |field, problem: String| Err(ConfigError { field, problem });
+        self.check_sizes()?;
+        self.check_encoder()?;
+        self.check_head()?;
+        for weight in self.weights() {
+            if !addressable(&weight.shape, isize::MAX as u64) {
+                return bad(
+                    "weights",
+                    format!(
+                        "{} {:?} is larger than this machine can address",
+                        weight.name, weight.shape
+                    ),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Each size by itself.
+    fn check_sizes(&self) -> Result<(), ConfigError> {
         let sizes = [
             ("vocab_size", self.vocab_size, MAX_DIM),
             ("embedding_size", self.embedding_size, MAX_DIM),
@@ -48,6 +71,11 @@ impl Config {
                 return bad(field, format!("is {value}, must be 1 to {max}"));
             }
         }
+        Ok(())
+    }
+
+    /// What layers, groups and attention heads ask of each other.
+    fn check_encoder(&self) -> Result<(), ConfigError> {
         let steps = self.num_hidden_layers.saturating_mul(self.inner_group_num);
         if steps > MAX_LAYERS {
             return bad(
@@ -79,6 +107,11 @@ impl Config {
                 format!("is {}, must be finite and not negative", self.layer_norm_eps),
             );
         }
+        Ok(())
+    }
+
+    /// What goes with the head and what does not.
+    fn check_head(&self) -> Result<(), ConfigError> {
         if self.head.needs_pooler() && !self.pooler {
             return bad("pooler", format!("the {} head needs it", self.head.name()));
         }
@@ -105,17 +138,6 @@ impl Config {
         }
         if self.regression && self.head.answer() != AnswerKind::Labels {
             return bad("regression", format!("the {} head has none", self.head.name()));
-        }
-        for weight in self.weights() {
-            if !addressable(&weight.shape, isize::MAX as u64) {
-                return Err(ConfigError {
-                    field: "weights",
-                    problem: format!(
-                        "{} {:?} is larger than this machine can address",
-                        weight.name, weight.shape
-                    ),
-                });
-            }
         }
         Ok(())
     }

@@ -50,28 +50,12 @@ pub fn read(
         true => labels::read(&fields, rows("classifier.weight", 0), &mut notes)?,
         false => Vec::new(),
     };
-    let sentence = match (head.answer(), sentence) {
-        (AnswerKind::Embedding, None) => {
-            notes.push(
-                "no modules.json says how tokens become a sentence's embedding: it is their mean, as sentence-transformers takes it then"
-                    .into(),
-            );
-            Some(Sentence::pooled(Pooling::Mean))
-        }
-        (_, sentence) => sentence,
-    };
+    let sentence = pooling(head, sentence, &mut notes);
     let size = |field: &str, default: usize| Ok::<_, SourceError>(fields.size(field)?.unwrap_or(default));
     let told =
         |field: &str, tensor: &str, axis: usize, default: usize| size(field, rows(tensor, axis).unwrap_or(default));
     let (groups, inner) = stored.groups();
-    let problem = match (head.answer(), fields.text("problem_type")?) {
-        (AnswerKind::Labels, named) => match ProblemType::of(named, labels.len()) {
-            Ok(problem) => problem,
-            Err(problem) => return fields.bad("problem_type", problem),
-        },
-        // No other head's class reads it.
-        (_, _) => ProblemType::default(),
-    };
+    let problem = problem_type(&fields, head, labels.len())?;
     notes.extend(problem.note(labels.len()).map(str::to_string));
     let pooler = head.needs_pooler() || (head == Head::None && stored.has("pooler.weight"));
     if head == Head::None && !pooler {
@@ -123,6 +107,32 @@ pub fn read(
         tie: fields.flag("tie_word_embeddings")?.unwrap_or(true),
         notes,
     })
+}
+
+/// How a sentence's embedding is pooled: as files say, else the tokens' mean.
+fn pooling(head: Head, sentence: Option<Sentence>, notes: &mut Vec<String>) -> Option<Sentence> {
+    match (head.answer(), sentence) {
+        (AnswerKind::Embedding, None) => {
+            notes.push(
+                "no modules.json says how tokens become a sentence's embedding: it is their mean, as sentence-transformers takes it then"
+                    .into(),
+            );
+            Some(Sentence::pooled(Pooling::Mean))
+        }
+        (_, sentence) => sentence,
+    }
+}
+
+/// What a head with `labels` labels is trained for.
+fn problem_type(fields: &Fields, head: Head, labels: usize) -> Result<ProblemType, SourceError> {
+    match (head.answer(), fields.text("problem_type")?) {
+        (AnswerKind::Labels, named) => match ProblemType::of(named, labels) {
+            Ok(problem) => Ok(problem),
+            Err(problem) => fields.bad("problem_type", problem),
+        },
+        // No other head's class reads it.
+        (_, _) => Ok(ProblemType::default()),
+    }
 }
 
 /// Holds a configuration to what thimble builds, and to how much the checkpoint stores.

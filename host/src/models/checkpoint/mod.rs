@@ -108,16 +108,7 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
         tokenizer = tokenizer.map(TokenizerSource::lower_casing);
     }
     let of_tensorflow = files.first().is_some_and(tensorflow::is_index);
-    let tensors = if of_tensorflow {
-        notes.extend(tensorflow::note_on_activation(&json));
-        tensorflow::tensors(&files)?
-    } else {
-        let listed = tensors::stored(&files, located.promised.as_ref())?;
-        notes.extend(listed.notes);
-        listed.tensors
-    };
-    let base = names::Stored::new(tensors)?;
-    notes.extend(base.notes.iter().cloned());
+    let base = stored(&files, located.promised.as_ref(), &json, &mut notes)?;
     notes.extend(config_notes);
     let mut head = options.head;
     let merged = match &adapter {
@@ -160,13 +151,6 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
     opened.iter().try_for_each(|file| file.unchanged())?;
     let stored_as: BTreeSet<_> = stored.iter().map(|t| t.dtype.to_string()).collect();
     notes.append(&mut described.notes);
-    let mut read = located.weights;
-    read.extend(
-        adapter
-            .iter()
-            .flat_map(|a| [a.weights().path.clone(), a.config_file.clone()]),
-    );
-    read.extend(embedding.iter().flat_map(Embedding::paths));
     Ok(Source {
         config: described.config,
         weights,
@@ -174,11 +158,47 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
         notes,
         bytes: opened.iter().map(|f| f.bytes().len() as u64).sum(),
         sha256: sha256(&opened)?,
-        files: read,
+        files: read_files(located.weights, adapter.as_ref(), embedding.as_ref()),
         config_file: located.config,
         stored_as: stored_as.into_iter().collect(),
         tokenizer,
     })
+}
+
+/// The tensors of a checkpoint's weights files, under canonical names.
+fn stored<'a>(
+    files: &'a [map::Mapped],
+    promised: Option<&BTreeSet<String>>,
+    json: &serde_json::Value,
+    notes: &mut Vec<String>,
+) -> Result<names::Stored<'a>, SourceError> {
+    let tensors = if files.first().is_some_and(tensorflow::is_index) {
+        notes.extend(tensorflow::note_on_activation(json));
+        tensorflow::tensors(files)?
+    } else {
+        let listed = tensors::stored(files, promised)?;
+        notes.extend(listed.notes);
+        listed.tensors
+    };
+    let stored = names::Stored::new(tensors)?;
+    notes.extend(stored.notes.iter().cloned());
+    Ok(stored)
+}
+
+/// The files of weights, of the adapter and of the sentence embedding.
+fn read_files(
+    weights: Vec<PathBuf>,
+    adapter: Option<&adapter::Adapter>,
+    embedding: Option<&Embedding>,
+) -> Vec<PathBuf> {
+    let mut read = weights;
+    read.extend(
+        adapter
+            .iter()
+            .flat_map(|a| [a.weights().path.clone(), a.config_file.clone()]),
+    );
+    read.extend(embedding.iter().flat_map(|e| e.paths()));
+    read
 }
 
 /// Whether `path` can only be meant as a checkpoint, by its name or what stands at it: neither a file of thimble's nor ONNX.

@@ -26,7 +26,7 @@ use crate::render::text::printable;
 use decompose::Wanted;
 use embedding::Embedding;
 pub use error::{ImportError, Inside};
-use head::HeadError;
+use head::{HeadError, Top};
 use layers::Body;
 use ports::{Foreign, Inputs};
 use sha2::{Digest, Sha256};
@@ -273,24 +273,7 @@ fn recognise<'a>(
         }
         HeadError::Import(e) => e,
     })?;
-    let asked = reading.head.map(|head| head.answer() == AnswerKind::Embedding);
-    if head.head == Head::None && reading.pools && asked != Some(false) {
-        match (companions::pooling(&file.path), asked) {
-            (Some(Ok((sentence, dir))), _) => {
-                head.notes
-                    .push(format!("{} pools its hidden states: {sentence}", dir.display()));
-                head.pool(sentence);
-            }
-            (Some(Err(why)), Some(_)) => return Err(trace.unsupported(format!("--head sentence: {why}"))),
-            (Some(Err(why)), None) => head.notes.push(format!("{why}; hidden states are made")),
-            (None, Some(_)) => {
-                head.notes
-                    .push("nothing says how tokens become a sentence's embedding: it is their mean".into());
-                head.pool(Sentence::pooled(Pooling::Mean));
-            }
-            (None, None) => {}
-        }
-    }
+    pool(&trace, reading, &mut head)?;
     if let Some(wanted) = reading.head.filter(|w| *w != head.head) {
         head.make(&trace, wanted, last)?;
     }
@@ -325,6 +308,29 @@ fn recognise<'a>(
         },
         beside,
     ))
+}
+
+/// Makes a sentence's embedding of bare hidden states, where a file beside the graph or the user says so.
+fn pool(trace: &Trace<'_>, reading: &Reading, head: &mut Top<'_>) -> Result<(), ImportError> {
+    let asked = reading.head.map(|head| head.answer() == AnswerKind::Embedding);
+    if head.head == Head::None && reading.pools && asked != Some(false) {
+        match (companions::pooling(&trace.file.path), asked) {
+            (Some(Ok((sentence, dir))), _) => {
+                head.notes
+                    .push(format!("{} pools its hidden states: {sentence}", dir.display()));
+                head.pool(sentence);
+            }
+            (Some(Err(why)), Some(_)) => return Err(trace.unsupported(format!("--head sentence: {why}"))),
+            (Some(Err(why)), None) => head.notes.push(format!("{why}; hidden states are made")),
+            (None, Some(_)) => {
+                head.notes
+                    .push("nothing says how tokens become a sentence's embedding: it is their mean".into());
+                head.pool(Sentence::pooled(Pooling::Mean));
+            }
+            (None, None) => {}
+        }
+    }
+    Ok(())
 }
 
 /// What is said where something reads the last hidden state that no head of ALBERT's is, and what works then. `alone` is whether
