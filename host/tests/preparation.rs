@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use thimble::eval::dataset::{self, Row};
 use thimble::eval::runner;
 use thimble::models::image::image_of;
-use thimble::models::model_file::Subject;
+use thimble::models::model_file::ModelSource;
 use thimble::quantize::outlier_split::split;
 use thimble::quantize::shift::{Reach, Shift};
 use thimble_shared::dtype::{Format, Values};
@@ -35,7 +35,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn model(name: &str) -> Model {
-    Subject::open(&fixture(name)).unwrap().model().unwrap().into_owned()
+    ModelSource::open(&fixture(name)).unwrap().model().unwrap().into_owned()
 }
 
 /// Made-up rows, and the same with holes in their masks, with padding on the left, and with no real token at all.

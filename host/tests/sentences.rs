@@ -9,7 +9,7 @@ use std::process::Command;
 use thimble::eval::dataset::Row;
 use thimble::eval::runner;
 use thimble::models::checkpoint;
-use thimble::models::model_file::Subject;
+use thimble::models::model_file::ModelSource;
 use thimble::models::tokenizer_json::Tokeniser;
 use thimble_device::engine::{Engine, EngineOptions, Input};
 use thimble_device::image::Image;
@@ -166,7 +166,7 @@ fn every_model_answers_as_sentence_transformers() {
     for (case, want) in cases {
         let folder = tempfile::tempdir().unwrap();
         model(&case, folder.path());
-        let subject = Subject::open(folder.path()).unwrap_or_else(|e| panic!("{case}: {e:#}"));
+        let subject = ModelSource::open(folder.path()).unwrap_or_else(|e| panic!("{case}: {e:#}"));
         let config = subject.config().clone();
         assert_eq!(config.head, Head::SentenceEmbedding, "{case}");
         assert!(!config.pooler, "{case}");
@@ -376,7 +376,7 @@ fn the_head_can_be_chosen() {
 fn onnx_that_pools_is_a_sentence_embedding() {
     for (name, normalized) in [("e09_sentence", false), ("e09b_sentence_norm", true)] {
         let path = fixture("wild/onnx").join(format!("{name}.onnx"));
-        let subject = Subject::open(&path).unwrap_or_else(|e| panic!("{name}: {e:#}"));
+        let subject = ModelSource::open(&path).unwrap_or_else(|e| panic!("{name}: {e:#}"));
         let sentence = subject.config().sentence.clone().unwrap_or_else(|| panic!("{name}"));
         let want = if normalized {
             "mean pooling, normalized"
@@ -389,7 +389,7 @@ fn onnx_that_pools_is_a_sentence_embedding() {
             ..Default::default()
         };
         assert_eq!(
-            Subject::open_with(&path, &hidden).unwrap().config().sentence,
+            ModelSource::open_with(&path, &hidden).unwrap().config().sentence,
             None,
             "{name}"
         );

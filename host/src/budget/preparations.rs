@@ -31,7 +31,7 @@ pub struct Tried {
     pub int8: f64,
 }
 
-/// How a study may prepare models.
+/// How a search may prepare models.
 #[derive(Clone, Copy, Debug)]
 pub struct PrepareOptions<'a> {
     /// Steps that are tried, in this order; none of them: rounding to nearest.
@@ -95,7 +95,7 @@ impl Prepared {
                 smallest: lost(&problem.floor())?,
                 int8: lost(&problem.mostly(int8))?,
             };
-            bench.memo.save();
+            bench.cache.save();
             Ok(tried)
         };
         let plain = measure(&best.variant, &best.quantiser)?;

@@ -3,7 +3,7 @@
 use super::args::{OnnxArgs, SourceArgs, format};
 use super::outcome::Outcome;
 use crate::fs::atomic::{self, Content, Output, write_outputs_together};
-use crate::models::model_file::Subject;
+use crate::models::model_file::ModelSource;
 use crate::models::tokenizer::TokenizerSource;
 use crate::models::tokenizer_json;
 use crate::quantize::quantizer::{Quantiser, uniform, vanished};
@@ -39,9 +39,9 @@ pub struct ExportArgs {
 
 pub fn run(args: &ExportArgs) -> Result<Outcome> {
     atomic::can_be_written(&args.output)?;
-    let subject = Subject::open_with(&args.source, &args.reading.options())?;
-    refuse_inputs(&subject, &args.output)?;
-    let mut model = subject.model()?;
+    let source = ModelSource::open_with(&args.source, &args.reading.options())?;
+    refuse_inputs(&source, &args.output)?;
+    let mut model = source.model()?;
     let mut lost = String::new();
     if let Some(precision) = args.precision {
         let made = Quantiser::new(&model).model(&uniform(&model.config, precision))?;
@@ -50,7 +50,7 @@ pub fn run(args: &ExportArgs) -> Result<Outcome> {
         }
         model = Cow::Owned(made);
     }
-    let written = write(&subject, &model, args.onnx.over(subject.options()), &args.output)?;
+    let written = write(&source, &model, args.onnx.over(source.options()), &args.output)?;
     Ok(Outcome::yes(written.report() + &lost))
 }
 
@@ -81,18 +81,18 @@ impl OnnxArgs {
 }
 
 /// Where a model comes from, and the compact tokenizer that travels with it.
-pub fn provenance(subject: &Subject) -> Result<(Provenance, Option<String>)> {
-    let tokenizer = subject.tokenizer().map(TokenizerSource::compact).transpose()?;
+pub fn provenance(source: &ModelSource) -> Result<(Provenance, Option<String>)> {
+    let tokenizer = source.tokenizer().map(TokenizerSource::compact).transpose()?;
     let provenance = Provenance {
-        source_sha256: subject.source_sha256(),
+        source_sha256: source.source_sha256(),
         tokenizer_sha256: tokenizer.as_ref().map(|t| tokenizer_json::sha256(t.as_bytes())),
     };
     Ok((provenance, tokenizer))
 }
 
 /// Writes the model and its tokenizer, both being on disk before the first takes its place, and checks the file against its own ModelSpec first.
-pub fn write(subject: &Subject, model: &Model, onnx: LowerOptions, output: &Path) -> Result<Written> {
-    let (provenance, tokenizer) = provenance(subject)?;
+pub fn write(source: &ModelSource, model: &Model, onnx: LowerOptions, output: &Path) -> Result<Written> {
+    let (provenance, tokenizer) = provenance(source)?;
     write_parts(model, onnx, &provenance, tokenizer, output)
 }
 
@@ -134,9 +134,9 @@ fn states_its_graph(path: &Path) -> std::io::Result<()> {
 }
 
 /// An output may replace an older one, but nothing that was read: a failed or wrong write must lose nothing.
-pub fn refuse_inputs(subject: &Subject, output: &Path) -> Result<()> {
+pub fn refuse_inputs(source: &ModelSource, output: &Path) -> Result<()> {
     for output in [output, &tokenizer_beside(output)] {
-        atomic::refuse_inputs(output, subject.files())?;
+        atomic::refuse_inputs(output, source.files())?;
         atomic::can_be_written(output)?;
     }
     Ok(())

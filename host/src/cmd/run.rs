@@ -5,7 +5,7 @@ use super::outcome::Outcome;
 use crate::eval::answer::{Asked, answer, per_token};
 use crate::eval::dataset::Row;
 use crate::eval::runner;
-use crate::models::model_file::Subject;
+use crate::models::model_file::ModelSource;
 use crate::models::tokenizer;
 use crate::models::tokenizer_json::{Encoded, Tokeniser};
 use crate::render::text::{printable, remark, say};
@@ -51,14 +51,14 @@ fn max_answer_help() -> String {
 }
 
 pub fn run(args: &RunArgs) -> Result<Outcome> {
-    let subject = Subject::open_with(&args.file, &args.reading.options())?;
-    let config = subject.config().clone();
+    let source = ModelSource::open_with(&args.file, &args.reading.options())?;
+    let config = source.config().clone();
     refuse_what_says_nothing(args, config.head)?;
     let named = args.tokenizer.as_deref().map(tokenizer::named).transpose()?;
     if let Some(note) = named.as_ref().and_then(|source| source.note()) {
         remark(&format!("note: {}", printable(&note)));
     }
-    let tokenizer = named.as_ref().or(subject.tokenizer());
+    let tokenizer = named.as_ref().or(source.tokenizer());
     let tokeniser = tokenizer.map(|source| source.open(&config)).transpose()?;
     let (rows, encoded) = match (args.text.as_slice(), &args.ids) {
         ([], Some(ids)) => {
@@ -79,8 +79,8 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
             texts(tokeniser, &config, given, &args.pair)?
         }
     };
-    let mapped = subject.mapped();
-    let engine = Engine::new(subject.image()?, EngineOptions::default())?;
+    let mapped = source.mapped();
+    let engine = Engine::new(source.image()?, EngineOptions::default())?;
     let outputs = rows.iter().map(|row| runner::run(&engine, row));
     let outputs = outputs
         .collect::<std::result::Result<Vec<_>, _>>()

@@ -14,7 +14,7 @@ use crate::budget::loss_cache;
 use crate::budget::memory_need;
 use crate::budget::preparations::{PreparationStep, PrepareOptions, STEPS};
 use crate::budget::question::Question;
-use crate::budget::sensitivity::Study;
+use crate::budget::sensitivity::Search;
 use crate::budget::sizes::Sizes;
 use crate::budget::solver::Plan;
 use crate::cmd::export::{self, Written};
@@ -23,7 +23,7 @@ use crate::eval::dataset::{self, Dataset, Row};
 use crate::eval::metrics::{Objective, decides};
 use crate::fs::atomic::{can_be_written, refuse_inputs, write_together};
 use crate::fs::interrupt::Farewell;
-use crate::models::model_file::Subject;
+use crate::models::model_file::ModelSource;
 use crate::models::tokenizer_json;
 use crate::quantize::prune::Levers;
 use crate::quantize::vocabulary;
@@ -171,17 +171,17 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     let written: Vec<&PathBuf> = written.into_iter().flatten().collect();
     // Before a model is read, which may take a while.
     written.iter().try_for_each(|output| can_be_written(output))?;
-    let subject = Subject::open_with(&args.source, &args.reading.options())?;
-    check_arguments(args, &subject, &written)?;
-    let config = subject.config().clone();
+    let opened = ModelSource::open_with(&args.source, &args.reading.options())?;
+    check_arguments(args, &opened, &written)?;
+    let config = opened.config().clone();
 
-    let (mut provenance, mut tokenizer) = export::provenance(&subject)?;
-    let (levers, cut) = levers(args, &subject)?;
+    let (mut provenance, mut tokenizer) = export::provenance(&opened)?;
+    let (levers, cut) = levers(args, &opened)?;
     if let Some(cut) = &cut {
         provenance.tokenizer_sha256 = Some(tokenizer_json::sha256(cut.tokenizer.as_bytes()));
         tokenizer = Some(cut.tokenizer.clone());
     }
-    let original = subject.model()?;
+    let original = opened.model()?;
     let left = if levers.any() {
         Some(levers.apply(&original)?)
     } else {
@@ -189,13 +189,13 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     };
     let source = left.as_ref().unwrap_or(&original);
 
-    let inputs = load(args, &config, &levers, &subject)?;
+    let inputs = load(args, &config, &levers, &opened)?;
     let (tune, report) = split(&inputs, args.rows);
     if let Some(vocabulary) = &levers.vocabulary {
         warn_of_lost_tokens(vocabulary, &inputs);
     }
     let formats = formats(args);
-    let onnx = args.onnx.over(subject.options());
+    let onnx = args.onnx.over(opened.options());
     let question = Question {
         original: &original,
         source,
@@ -240,16 +240,16 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
 }
 
 /// Refuses arguments that contradict each other or the model, and outputs that are inputs or named twice.
-fn check_arguments(args: &ShrinkArgs, subject: &Subject, written: &[&PathBuf]) -> Result<()> {
+fn check_arguments(args: &ShrinkArgs, source: &ModelSource, written: &[&PathBuf]) -> Result<()> {
     for (i, output) in written.iter().enumerate() {
-        export::refuse_inputs(subject, output)?;
+        export::refuse_inputs(source, output)?;
         let texts = [&args.calibrate, &args.levers.vocab_from];
         refuse_inputs(output, texts.into_iter().flatten().map(PathBuf::as_path))?;
         if written[..i].contains(output) {
             bail!("{} is named twice as an output", output.display());
         }
     }
-    refuse_what_nothing_decides(args, subject.config())?;
+    refuse_what_nothing_decides(args, source.config())?;
     let chosen_by = args.budget.is_some() || args.max_ram.is_some() || args.max_latency.is_some();
     if wants_a_file(args) && !chosen_by && args.min_agreement.is_none() {
         bail!(
@@ -279,10 +279,10 @@ fn search(mut about: output::About, sizes: Sizes, levers: &Levers, tokenizer: Op
         steps: &steps,
         most: bounds.limits.bytes,
     };
-    let mut study = Study::measure(sizes, options, &mut watch)?;
+    let mut search = Search::measure(sizes, options, &mut watch)?;
     let points = if args.frontier.frontier {
         let (count, baseline) = (args.frontier.points, args.frontier.baseline);
-        Some(study.frontier(&bounds.limits, count, baseline, &mut watch)?)
+        Some(search.frontier(&bounds.limits, count, baseline, &mut watch)?)
     } else {
         None
     };
@@ -299,11 +299,11 @@ fn search(mut about: output::About, sizes: Sizes, levers: &Levers, tokenizer: Op
     let smallest = args
         .min_agreement
         .filter(|_| !bounds.bytes_given || args.frontier.frontier);
-    let (answer, trade) = match choose(&mut study, &about, smallest, &mut watch)? {
+    let (answer, trade) = match choose(&mut search, &about, smallest, &mut watch)? {
         Ok(chosen) => chosen,
         Err(reason) => return Ok(Outcome::no(about.refused(&[reason], points.as_deref()))),
     };
-    let plan = study.plan(answer, bounds.limits.bytes, trade, &mut watch)?;
+    let plan = search.plan(answer, bounds.limits.bytes, trade, &mut watch)?;
     drop((watch, farewell));
     about.savings = savings(question, levers, &plan)?;
 
@@ -331,15 +331,15 @@ type Chosen = (Answer, Option<Trade>);
 
 /// The formats that lose least, or with `smallest` the smallest file of that agreement; the reason where there are none.
 fn choose(
-    study: &mut Study,
+    search: &mut Search,
     about: &output::About,
     smallest: Option<f64>,
     watch: &mut Bar,
 ) -> Result<Result<Chosen, String>> {
     let (args, bounds) = (about.args, about.bounds);
     let answer = match smallest {
-        Some(share) => study.smallest(share, &bounds.limits, watch)?,
-        None => study.answer(&bounds.limits, watch)?,
+        Some(share) => search.smallest(share, &bounds.limits, watch)?,
+        None => search.answer(&bounds.limits, watch)?,
     };
     let Some(answer) = answer else {
         let reason = match smallest {
@@ -354,7 +354,7 @@ fn choose(
     };
     Ok(Ok(match args.prefer {
         Prefer::Balance if args.formats.is_empty() && smallest.is_none() => {
-            let (answer, trade) = study.widen(answer, &bounds.limits, watch)?;
+            let (answer, trade) = search.widen(answer, &bounds.limits, watch)?;
             (answer, Some(trade))
         }
         _ => (answer, None),
@@ -443,14 +443,14 @@ fn refuse_what_nothing_decides(args: &ShrinkArgs, config: &Config) -> Result<()>
 }
 
 /// The levers asked for, and the vocabulary cut for them.
-fn levers(args: &ShrinkArgs, subject: &Subject) -> Result<(Levers, Option<vocabulary::Cut>)> {
+fn levers(args: &ShrinkArgs, source: &ModelSource) -> Result<(Levers, Option<vocabulary::Cut>)> {
     let cut = match &args.levers.vocab_from {
         None => None,
         Some(corpus) => {
-            let Some(tokenizer) = subject.tokenizer() else {
+            let Some(tokenizer) = source.tokenizer() else {
                 bail!("--vocab-from: the model has no tokenizer beside it, which this option needs");
             };
-            let cut = vocabulary::cut(corpus, tokenizer, subject.config().vocab_size).context("--vocab-from")?;
+            let cut = vocabulary::cut(corpus, tokenizer, source.config().vocab_size).context("--vocab-from")?;
             remark(&format!(
                 "note: {} texts produce or need {} of {} tokens",
                 cut.texts,
@@ -466,12 +466,12 @@ fn levers(args: &ShrinkArgs, subject: &Subject) -> Result<(Levers, Option<vocabu
         vocabulary: cut.as_ref().map(|c| c.vocabulary.clone()),
     };
     // Before anything is read or measured for a lever that cannot be pulled.
-    levers.config(subject.config())?;
+    levers.config(source.config())?;
     Ok((levers, cut))
 }
 
 /// Different inputs, short enough for what the levers leave.
-fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) -> Result<Dataset> {
+fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, source: &ModelSource) -> Result<Dataset> {
     let config = Config {
         max_position_embeddings: levers.max_seq.unwrap_or(config.max_position_embeddings),
         ..config.clone()
@@ -481,7 +481,7 @@ fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) 
     let options = (args.rows_of)
         .options(("--calibrate", path.is_some()))
         .map_err(Error::msg)?;
-    let mut inputs = dataset::load_with(path, &config, subject.tokenizer(), Some(most), &options)?;
+    let mut inputs = dataset::load_with(path, &config, source.tokenizer(), Some(most), &options)?;
     inputs.read_as.iter().for_each(|form| remark(&format!("note: {form}")));
     if !inputs.given {
         say("warning: no --calibrate: the loss is measured on made-up token sequences and says little about real text");

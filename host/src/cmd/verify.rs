@@ -5,7 +5,7 @@ use super::outcome::Outcome;
 use crate::eval::dataset;
 use crate::eval::metrics::{Loss, decides};
 use crate::eval::runner::{Judge, Vocabulary};
-use crate::models::model_file::Subject;
+use crate::models::model_file::ModelSource;
 use crate::quantize::vocabulary;
 use crate::render::progress::{Bar, Watch};
 use crate::render::text::{Align, remark, say, table};
@@ -53,8 +53,8 @@ fn difference(text: &str) -> Result<f64, String> {
 }
 
 pub fn run(args: &VerifyArgs) -> Result<Outcome> {
-    let reference = Subject::open_with(&args.reference, &args.reading.options())?;
-    let candidate = Subject::open(&args.candidate)?;
+    let reference = ModelSource::open_with(&args.reference, &args.reading.options())?;
+    let candidate = ModelSource::open(&args.candidate)?;
     let config = reference.config().clone();
     let vocabulary = vocabulary(&reference, &candidate)?;
     refuse_strangers(&config, candidate.config(), vocabulary.is_some(), args.ignore_labels)?;
@@ -132,7 +132,7 @@ pub fn decides_nothing(config: &Config) -> String {
 }
 
 /// How the candidate's tokens are called by the reference, where its vocabulary was cut.
-fn vocabulary(reference: &Subject, candidate: &Subject) -> Result<Option<Vocabulary>> {
+fn vocabulary(reference: &ModelSource, candidate: &ModelSource) -> Result<Option<Vocabulary>> {
     let sizes = (reference.config().vocab_size, candidate.config().vocab_size);
     match (reference.tokenizer(), candidate.tokenizer()) {
         (Some(a), Some(b)) if sizes.1 < sizes.0 => Ok(vocabulary::between(a, b, sizes)?),

@@ -35,7 +35,7 @@ pub struct Scale<'a> {
 }
 
 /// Collects row after row.
-pub struct Meter<'a> {
+pub struct LossTally<'a> {
     scale: Scale<'a>,
     rows: usize,
     sums: BTreeMap<String, Sums>,
@@ -83,12 +83,12 @@ impl Errors {
 
 const TOP: usize = 5;
 
-impl<'a> Meter<'a> {
+impl<'a> LossTally<'a> {
     /// One that has seen no row.
     pub fn new(scale: Scale<'a>) -> Self {
         let outputs = Network::of(scale.config).outputs.into_iter();
         let unlike = outputs.filter(|output| matches!(output.extent, Extent::Token | Extent::Choice));
-        Meter {
+        LossTally {
             scale,
             rows: 0,
             sums: BTreeMap::new(),
@@ -298,8 +298,8 @@ impl<'a> Meter<'a> {
         Ok(())
     }
 
-    /// Adds what another meter of the same scale collected.
-    pub fn absorb(&mut self, other: Meter) {
+    /// Adds what another tally of the same scale collected.
+    pub fn absorb(&mut self, other: LossTally) {
         self.rows += other.rows;
         for (name, sums) in other.sums {
             self.sums.entry(name).or_default().absorb(&sums);
@@ -487,11 +487,11 @@ mod tests {
     #[test]
     fn padding_is_never_compared() {
         let config = config(Head::TokenClassification);
-        let mut meter = Meter::new(scale(&config));
+        let mut tally = LossTally::new(scale(&config));
         let a = one("logits", &[1, 3, 2], &[1.0, 0.0, 0.0, 1.0, 9.0, 9.0]);
         let b = one("logits", &[1, 3, 2], &[1.0, 0.0, 0.0, 1.0, -5.0, f32::NAN]);
-        meter.add(&row(&[1, 1, 0], Some(&[0, 0, 1])), &a, &b).unwrap();
-        let loss = meter.finish();
+        tally.add(&row(&[1, 1, 0], Some(&[0, 0, 1])), &a, &b).unwrap();
+        let loss = tally.finish();
         assert_eq!((loss.agreement, loss.decisions, loss.kl), (Some(1.0), 2, Some(0.0)));
         assert_eq!(loss.accuracy, Some(0.5));
         assert_eq!(loss.outputs["logits"].max_abs, 0.0);
@@ -500,16 +500,16 @@ mod tests {
     #[test]
     fn a_nan_is_the_largest_difference_and_agrees_with_nothing() {
         let config = config(Head::SequenceClassification);
-        let mut meter = Meter::new(scale(&config));
+        let mut tally = LossTally::new(scale(&config));
         let (good, nan) = (
             one("logits", &[1, 2], &[1.0, 0.0]),
             one("logits", &[1, 2], &[f32::NAN, f32::NAN]),
         );
-        meter.add(&row(&[1], None), &good, &nan).unwrap();
-        let loss = meter.finish();
+        tally.add(&row(&[1], None), &good, &nan).unwrap();
+        let loss = tally.finish();
         assert!(loss.objective().is_infinite() && loss.outputs["logits"].max_abs.is_infinite());
         assert_eq!(loss.agreement, Some(0.0));
-        let error = Meter::new(scale(&config))
+        let error = LossTally::new(scale(&config))
             .add(&row(&[1], None), &nan, &good)
             .unwrap_err();
         assert_eq!(error, LossError::NotFinite { name: "logits".into() });
@@ -524,14 +524,14 @@ mod tests {
         );
         let other = one("pooler_output", &[1, 2], &[1.0, 0.0]);
         for (a, b) in [(&two, &three), (&two, &other), (&other, &two)] {
-            assert!(Meter::new(scale(&config)).add(&row(&[1], None), a, b).is_err());
+            assert!(LossTally::new(scale(&config)).add(&row(&[1], None), a, b).is_err());
         }
     }
 
     #[test]
     fn span_labels_are_positions_of_the_sequence() {
         let config = config(Head::QuestionAnswering);
-        let mut meter = Meter::new(scale(&config));
+        let mut tally = LossTally::new(scale(&config));
         let a: NamedOutputs = [
             (
                 "start_logits".to_string(),
@@ -551,8 +551,8 @@ mod tests {
         .into();
         let mut row = row(&[0, 1, 1, 1], Some(&[2, 2]));
         row.input_ids = vec![0, 8, 9, 9];
-        meter.add(&row, &a, &a).unwrap();
-        let loss = meter.finish();
+        tally.add(&row, &a, &a).unwrap();
+        let loss = tally.finish();
         assert_eq!((loss.agreement, loss.decisions), (Some(1.0), 2));
         assert_eq!(loss.accuracy, Some(0.5), "the start is right, the end is not");
     }
@@ -565,13 +565,13 @@ mod tests {
             sentence: None,
             ..config(Head::SequenceClassification)
         };
-        let mut meter = Meter::new(scale(&config));
+        let mut tally = LossTally::new(scale(&config));
         let (a, b) = (
             one("logits", &[1, 2], &[3.0, 2.0]),
             one("logits", &[1, 2], &[3.0, -2.0]),
         );
-        meter.add(&row(&[1], Some(&[1, 0])), &a, &b).unwrap();
-        let loss = meter.finish();
+        tally.add(&row(&[1], Some(&[1, 0])), &a, &b).unwrap();
+        let loss = tally.finish();
         assert_eq!((loss.agreement, loss.decisions), (Some(0.5), 2));
         assert_eq!((loss.reference_accuracy, loss.accuracy), (Some(0.5), Some(1.0)));
     }
@@ -585,14 +585,14 @@ mod tests {
                 regression,
                 ..config(Head::SequenceClassification)
             };
-            let mut meter = Meter::new(scale(&config));
+            let mut tally = LossTally::new(scale(&config));
             let mut row = row(&[1], None);
             row.targets = Some(vec![1.0; labels]);
             let (a, b) = (vec![1.5; labels], vec![3.0; labels]);
-            meter
+            tally
                 .add(&row, &one("logits", &[1, labels], &a), &one("logits", &[1, labels], &b))
                 .unwrap();
-            let loss = meter.finish();
+            let loss = tally.finish();
             assert_eq!((loss.agreement, loss.kl, loss.decisions), (None, None, 0));
             assert_eq!(
                 (loss.reference_squared_error, loss.squared_error),
@@ -641,14 +641,14 @@ mod tests {
         let mut row = row(&[1, 1], None);
         row.blanks = vec![0];
         for (at_blanks, overlap, positions) in [(true, 0.4, 1), (false, 0.7, 2)] {
-            let mut meter = Meter::new(Scale {
+            let mut tally = LossTally::new(Scale {
                 at_blanks,
                 ..scale(&config)
             });
-            meter
+            tally
                 .add(&row, &one("logits", &[1, 2, 8], &a), &one("logits", &[1, 2, 8], &b))
                 .unwrap();
-            let top5 = meter.finish().top5.unwrap();
+            let top5 = tally.finish().top5.unwrap();
             assert_eq!(
                 (top5.overlap, top5.positions, top5.at_blanks),
                 (overlap, positions, at_blanks)
@@ -662,14 +662,14 @@ mod tests {
         let reference = one("logits", &[1, 2, 4], &[1.0, 2.0, 3.0, 9.0, 1.0, 2.0, 3.0, 0.0]);
         // Tokens 0 to 2 are left, with the same logits: no divergence among them, one decision lost.
         let candidate = one("logits", &[1, 2, 3], &[1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
-        let mut meter = Meter::new(Scale {
+        let mut tally = LossTally::new(Scale {
             kept: Some(&[0, 1, 2]),
             ..scale(&config)
         });
-        meter.add(&row(&[1, 1], None), &reference, &candidate).unwrap();
-        let loss = meter.finish();
+        tally.add(&row(&[1, 1], None), &reference, &candidate).unwrap();
+        let loss = tally.finish();
         assert_eq!((loss.agreement, loss.kl), (Some(0.5), Some(0.0)));
-        let mut strict = Meter::new(scale(&config));
+        let mut strict = LossTally::new(scale(&config));
         assert!(strict.add(&row(&[1, 1], None), &reference, &candidate).is_err());
     }
 
@@ -677,11 +677,11 @@ mod tests {
     fn deviations_are_taken_around_one_mean_and_around_each_channels() {
         // Channel 0 is 300 at every token, channel 1 is -1 or 1.
         let none = config(Head::None);
-        let mut meter = Meter::new(scale(&none));
+        let mut tally = LossTally::new(scale(&none));
         let a = one("last_hidden_state", &[1, 2, 2], &[300.0, -1.0, 300.0, 1.0]);
         let b = one("last_hidden_state", &[1, 2, 2], &[300.0, -0.5, 300.0, 0.5]);
-        meter.add(&row(&[1, 1], None), &a, &b).unwrap();
-        let loss = meter.finish();
+        tally.add(&row(&[1, 1], None), &a, &b).unwrap();
+        let loss = tally.finish();
         let found = &loss.outputs["last_hidden_state"];
         let near = |a: f64, b: f64| (a - b).abs() < 1e-9 * b;
         assert!(near(found.channel_std, 0.5f64.sqrt()), "{found:?}");
@@ -691,14 +691,14 @@ mod tests {
 
         // The values of a span's ends are positions', however many a row has.
         let spans = config(Head::QuestionAnswering);
-        let mut meter = Meter::new(scale(&spans));
+        let mut tally = LossTally::new(scale(&spans));
         for seq in [2, 3] {
             let start = one("start_logits", &[1, seq], &[4.0, 1.0, 1.0][..seq]);
             let mut row = row(&[1, 1, 1][..seq], None);
             row.input_ids = vec![2, 8, 9][..seq].to_vec();
-            meter.add(&row, &start, &start).unwrap();
+            tally.add(&row, &start, &start).unwrap();
         }
-        let found = &meter.finish().outputs["start_logits"];
+        let found = &tally.finish().outputs["start_logits"];
         assert_eq!((found.values, found.channel_std), (5, found.reference_std));
     }
 
@@ -710,11 +710,11 @@ mod tests {
             ([2.0, 1.0], [2.5, 0.7]),
             ([0.0, 1.0], [-1.0, 3.0]),
         ];
-        let (mut whole, mut parts) = (Meter::new(scale(&config)), Meter::new(scale(&config)));
+        let (mut whole, mut parts) = (LossTally::new(scale(&config)), LossTally::new(scale(&config)));
         for (a, b) in rows {
             let (a, b) = (one("logits", &[1, 2], &a), one("logits", &[1, 2], &b));
             whole.add(&row(&[1], Some(&[0])), &a, &b).unwrap();
-            let mut part = Meter::new(scale(&config));
+            let mut part = LossTally::new(scale(&config));
             part.add(&row(&[1], Some(&[0])), &a, &b).unwrap();
             parts.absorb(part);
         }

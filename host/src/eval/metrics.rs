@@ -1,6 +1,6 @@
 //! How far a candidate's outputs are from a reference's, as the user feels it: agreement of the predicted label with its
 //! interval, KL of the output distributions, top-5 and span overlap, cosine, RMS and max |Δ| of the numbers, and accuracy
-//! where labels are given. `meter` collects it row by row; the solver minimises one [`Objective`] of it.
+//! where labels are given. `tally` collects it row by row; the solver minimises one [`Objective`] of it.
 
 use crate::eval::pair_order::PairOrder;
 use serde::{Deserialize, Serialize};

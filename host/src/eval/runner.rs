@@ -2,7 +2,7 @@
 //! Inputs run one row at a time without padding, so a row's outputs do not depend on its neighbours; losses are added up in
 //! the rows' order, so they do not depend on the number of cores.
 
-use crate::eval::comparison::{Meter, Scale};
+use crate::eval::comparison::{LossTally, Scale};
 use crate::eval::dataset::Row;
 use crate::eval::error::EvalError;
 use crate::eval::kept_outputs::Kept;
@@ -78,11 +78,11 @@ pub fn compare(
         kept: None,
         fewer: false,
     };
-    let mut meter = Meter::new(scale);
+    let mut tally = LossTally::new(scale);
     for (i, ((row, a), b)) in rows.iter().zip(reference).zip(candidate).enumerate() {
-        meter.add(row, a, b).map_err(|e| EvalError::from(e).at_row(i))?;
+        tally.add(row, a, b).map_err(|e| EvalError::from(e).at_row(i))?;
     }
-    Ok(meter.finish())
+    Ok(tally.finish())
 }
 
 /// What candidates are held against: inputs and what the original answers to them.
@@ -245,7 +245,7 @@ impl<'a> Judge<'a> {
         };
         let start = || Ok((again.as_ref().map(engine).transpose()?, engine(candidate)?));
         // A row's sums go as soon as its turn has come: those over a vocabulary are long.
-        let sums = Mutex::new(InOrder::new(Meter::new(scale)));
+        let sums = Mutex::new(InOrder::new(LossTally::new(scale)));
         on_all_cores(self.rows.len(), start, |(original, engine), i| {
             let row = &self.rows[i];
             let reference = match (original, known) {
@@ -253,9 +253,9 @@ impl<'a> Judge<'a> {
                 (None, Some(known)) => known.get(self.places[i])?,
                 (None, None) => Cow::default(),
             };
-            let mut meter = Meter::new(scale);
-            meter.add(row, &reference, &run(engine, &self.seen_by_candidate(row))?)?;
-            sums.lock().unwrap_or_else(PoisonError::into_inner).put(i, meter);
+            let mut tally = LossTally::new(scale);
+            tally.add(row, &reference, &run(engine, &self.seen_by_candidate(row))?)?;
+            sums.lock().unwrap_or_else(PoisonError::into_inner).put(i, tally);
             row_done();
             Ok(())
         })?;
@@ -273,13 +273,13 @@ impl<'a> Judge<'a> {
 
 /// Meters of rows added up in the rows' order, whichever is done first.
 struct InOrder<'a> {
-    sum: Meter<'a>,
+    sum: LossTally<'a>,
     next: usize,
-    waiting: BTreeMap<usize, Meter<'a>>,
+    waiting: BTreeMap<usize, LossTally<'a>>,
 }
 
 impl<'a> InOrder<'a> {
-    fn new(sum: Meter<'a>) -> Self {
+    fn new(sum: LossTally<'a>) -> Self {
         InOrder {
             sum,
             next: 0,
@@ -287,10 +287,10 @@ impl<'a> InOrder<'a> {
         }
     }
 
-    fn put(&mut self, row: usize, meter: Meter<'a>) {
-        self.waiting.insert(row, meter);
-        while let Some(meter) = self.waiting.remove(&self.next) {
-            self.sum.absorb(meter);
+    fn put(&mut self, row: usize, tally: LossTally<'a>) {
+        self.waiting.insert(row, tally);
+        while let Some(tally) = self.waiting.remove(&self.next) {
+            self.sum.absorb(tally);
             self.next += 1;
         }
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use thimble::models::checkpoint::{self, Source};
-use thimble::models::model_file::Subject;
+use thimble::models::model_file::ModelSource;
 use thimble::models::read_options::ReadOptions;
 use thimble_device::engine::{Engine, EngineOptions, Input};
 use thimble_shared::model::Head;
@@ -25,7 +25,7 @@ fn json(path: &Path) -> Value {
 /// Holds what a model answers for `ids` against the first values of each output.
 fn answers(path: &Path, options: &ReadOptions, ids: &Value, outputs: &Value) {
     let name = path.display();
-    let subject = Subject::open_with(path, options).unwrap_or_else(|e| panic!("{name}: {e:#}"));
+    let subject = ModelSource::open_with(path, options).unwrap_or_else(|e| panic!("{name}: {e:#}"));
     let engine = Engine::new(subject.image().unwrap(), EngineOptions::default()).unwrap();
     let ids: Vec<i64> = serde_json::from_value(ids.clone()).unwrap();
     let got = engine.run(&Input::sequence(&ids)).unwrap();
@@ -297,7 +297,7 @@ fn what_is_not_read_says_what_to_do() {
     for (name, build, words) in cases {
         let folder = tempfile::tempdir().unwrap();
         let path = build(folder.path());
-        let said = match Subject::open(&path) {
+        let said = match ModelSource::open(&path) {
             Ok(_) => panic!("{name}: is read"),
             Err(error) => format!("{error:#}"),
         };
