@@ -14,7 +14,7 @@ use thimble_fuzz::plain;
 #[derive(Arbitrary, Debug)]
 enum Entry {
     Directory(String, u16),
-    PackagedFile(String, u16, Vec<u8>),
+    File(String, u16, Vec<u8>),
     Symlink(String, String),
     Device(String, u16, u32, u32),
 }
