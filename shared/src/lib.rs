@@ -29,6 +29,7 @@
 //!     multi_label: false,
 //!     regression: false,
 //!     hidden_shift: false,
+//!     sentence: None,
 //! };
 //! let weights = config
 //!     .weights()
