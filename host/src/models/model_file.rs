@@ -146,7 +146,7 @@ fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<Tokeniz
         return Ok(Some(TokenizerSource::File(beside)));
     }
     remark(&format!(
-        "note: {} is not the tokenizer {} was written with and is left alone; --tokenizer takes any",
+        "note: {} is not the tokenizer {} was written with and is ignored; --tokenizer takes any",
         beside.display(),
         model.display()
     ));
