@@ -133,7 +133,7 @@ pub struct PayloadArgs {
     /// Limit the unit's memory (MemoryMax=)
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub max_ram: Option<ByteSize>,
-    /// Use this aarch64 thimble-device [default: where scripts/cross-build leaves it]
+    /// Use this aarch64 thimble-device [default: the one found as docs/commands.md says]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,
 }

@@ -76,7 +76,7 @@ pub struct DeployArgs {
     /// Append the report to this history, one JSON line each
     #[arg(long, value_name = "FILE", default_value = "thimble-reports.jsonl")]
     pub history: PathBuf,
-    /// Use this aarch64 thimble-device [default: where scripts/cross-build leaves it]
+    /// Use this aarch64 thimble-device [default: the one found as docs/commands.md says]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,
     /// Print one JSON object

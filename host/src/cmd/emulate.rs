@@ -49,7 +49,7 @@ pub struct EmulateArgs {
     /// Choose where the model is stored [default: disk, or initramfs when the kernel has no modules]
     #[arg(long, value_enum)]
     pub storage: Option<crate::boards::emulator::initramfs::Storage>,
-    /// Use this aarch64 thimble-device [default: where scripts/cross-build leaves it]
+    /// Use this aarch64 thimble-device [default: the one found as docs/commands.md says]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,
     /// Write the bench report to this file

@@ -48,7 +48,7 @@ pub struct ShrinkArgs {
     /// Write the ONNX file here, and the tokenizer beside it
     #[arg(short, long, value_name = "OUT.onnx", required_unless_present_any = ["dry_run", "frontier"])]
     pub output: Option<PathBuf>,
-    /// Measure the loss on these inputs: JSON lines with "text" (and "text_pair", "label") or "input_ids", or safetensors
+    /// Measure the loss on these inputs: JSON, CSV, TSV or lines of text, with labels if there are any, or safetensors
     #[arg(long, value_name = "X.jsonl")]
     pub calibrate: Option<PathBuf>,
     /// Tune on at most this many calibration rows; up to 256 others are held out for the report
@@ -143,7 +143,7 @@ pub struct LeverArgs {
     /// Cut the position embeddings to this many tokens
     #[arg(long, value_name = "N")]
     pub max_seq: Option<usize>,
-    /// Drop vocabulary rows that this text never produces: one text per line, or JSON lines with "text"
+    /// Drop vocabulary rows that this text never produces: lines of text, JSON, CSV or TSV
     #[arg(long, value_name = "FILE")]
     pub vocab_from: Option<PathBuf>,
 }

@@ -21,7 +21,7 @@ pub struct VerifyArgs {
     pub reference: PathBuf,
     /// Judge this model
     pub candidate: PathBuf,
-    /// Run on these inputs: JSON lines or safetensors [default: made-up token sequences]
+    /// Run on these inputs: JSON, CSV, TSV, lines of text or safetensors [default: made-up token sequences]
     #[arg(long, value_name = "X")]
     pub inputs: Option<PathBuf>,
     /// Use at most this many rows

@@ -88,11 +88,11 @@ pub(crate) enum Fit {
     /// An instruction is missing.
     No,
     Runs,
+    /// It was made for this very core, and goes before all that only run.
     #[cfg_attr(
         not(target_arch = "aarch64"),
         allow(dead_code, reason = "only aarch64 has such a kernel")
     )]
-    /// It was made for this very core, and goes before all that only run.
     Tuned,
 }
 
@@ -125,11 +125,11 @@ pub(crate) struct F32Tiles {
 pub(crate) enum I8Product {
     /// Tile by tile, in this crate.
     Tiles(I8Tiles),
+    /// As a whole, by the kernel of tract's that has the row's name.
     #[cfg_attr(
         not(target_arch = "aarch64"),
         allow(dead_code, reason = "only aarch64 has such a kernel")
     )]
-    /// As a whole, by the kernel of tract's that has the row's name.
     Tract { packing: usize },
 }
 
@@ -157,11 +157,11 @@ pub(crate) struct F32Tile<'a, W> {
 /// Up to two panels `[depth/4][8][4]` and one tile in the kernel's order.
 pub(crate) struct I8Tile<'a> {
     pub w: &'a [i8],
+    /// What [`fits_four`] says of the panels; empty where the kernel does not ask.
     #[cfg_attr(
         not(target_arch = "aarch64"),
         allow(dead_code, reason = "only aarch64 has such a kernel")
     )]
-    /// What [`fits_four`] says of the panels; empty where the kernel does not ask.
     pub chains: &'a [u8],
     pub x: &'a [u8],
     pub tokens: &'a [Token],
