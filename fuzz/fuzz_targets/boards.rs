@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
 use thimble::boards::sd_image::partition;
 use thimble::boards::ssh::{inventory, link::Link};
-use thimble::boards::{device_binary, profiles, reports};
+use thimble::boards::{device_binary, profile_file, profiles, reports};
 use thimble_fuzz::{Allowance, bounded, one_line, plain, put};
 
 const ALLOWANCE: Allowance = Allowance {
@@ -32,6 +32,11 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn target(bytes: &[u8]) {
+    // What a board that is asked may answer.
+    if let Ok(target) = profile_file::of_board(&String::from_utf8_lossy(bytes)) {
+        let text = profile_file::write(&target);
+        assert_eq!(profile_file::read(&text), Ok(target), "{text}");
+    }
     let path = put("input.toml", bytes);
     match profiles::find(&path.display().to_string()) {
         Ok(target) => {

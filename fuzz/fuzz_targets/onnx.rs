@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use thimble::inspect::{explain, html};
 use thimble::models::onnx_import::{self, ImportOptions};
 use thimble::onnx::OnnxFile;
-use thimble::onnx::slim::{Options, slim};
+use thimble::onnx::slim::{SlimOptions, slim};
 use thimble_fuzz::{Allowance, bounded, one_line, put};
 
 const NAME: &str = "input.onnx";
@@ -32,12 +32,12 @@ fuzz_target!(|data: &[u8]| {
         }
         match OnnxFile::open(&path) {
             Ok(file) => {
-                let short = Options {
+                let short = SlimOptions {
                     short_names: true,
                     one_file: true,
-                    ..Options::default()
+                    ..SlimOptions::default()
                 };
-                for options in [Options::default(), short] {
+                for options in [SlimOptions::default(), short] {
                     match slim(&file, &options, "out.onnx.data") {
                         Ok(slimmed) => {
                             let bytes: usize = slimmed.model.pieces.iter().map(|p| p.len()).sum();

@@ -8,7 +8,7 @@ use flate2::read::GzDecoder;
 use libfuzzer_sys::fuzz_target;
 use std::io::Read;
 use thimble::boards::cpio::Archive;
-use thimble::boards::package::{Control, File, Payload, deb, plain_name, unit};
+use thimble::boards::package::{Control, PackagedFile, Payload, deb, plain_name, unit};
 use thimble_fuzz::plain;
 
 #[derive(Arbitrary, Debug)]
@@ -124,7 +124,7 @@ fn debian(files: &[(String, u16, Vec<u8>)], control: &Control) {
     let payload = Payload {
         files: files
             .iter()
-            .map(|(path, mode, bytes)| File {
+            .map(|(path, mode, bytes)| PackagedFile {
                 path: path.clone(),
                 mode: u32::from(*mode) & 0o777,
                 bytes: bytes.clone(),

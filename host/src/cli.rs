@@ -1,55 +1,158 @@
 //! The command line: which subcommands there are, and how a run of one ends. Their arguments stand with them in
 //! `cmd`. Exit codes: 0 yes, 1 a clear no, 2 usage, I/O or malformed input.
 
-use crate::cmd;
+use crate::cmd::defaults::{self, Filled};
+use crate::cmd::{self, examples};
 use crate::fs::signals;
-use crate::render::text::{one_line, printable, say};
-use clap::{Parser, Subcommand};
+use crate::render::text::{Verbosity, one_line, printable, remark, say, set_verbosity};
+use clap::error::{ContextKind, ContextValue};
+use clap::{CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 use thimble_device::block_cache;
 use thimble_device::image::pages;
 use thimble_device::image::sigbus;
+use thimble_device::session;
+use thimble_shared::files;
 
 /// Fits ALBERT on an ARM board: one ONNX file under a byte budget, with the least measured loss.
 #[derive(Debug, Parser)]
 #[command(
     name = "thimble",
     version,
+    long_version = LONG_VERSION.as_str(),
+    max_term_width = 120,
     about = "Fits ALBERT on an ARM board: one ONNX file under a byte budget, with the least measured loss",
     after_help = "Exit codes: 0 yes; 1 a clear no (over budget, below agreement, different); 2 usage, I/O or malformed input."
 )]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Print the answer, warnings and errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say also what is found where
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+/// What was built, of which source, with which engine.
+static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "{}\ncommit: {}\ntract: {}\nbuilt for: {}",
+        env!("CARGO_PKG_VERSION"),
+        env!("THIMBLE_COMMIT"),
+        session::TRACT,
+        env!("THIMBLE_TRIPLE"),
+    )
+});
+
+/// Commands of other tools, and what they are called here.
+const ELSEWHERE: [(&str, &str); 12] = [
+    ("quantize", "shrink"),
+    ("quantise", "shrink"),
+    ("compress", "shrink"),
+    ("convert", "export"),
+    ("optimize", "slim"),
+    ("simplify", "slim"),
+    ("compare", "verify"),
+    ("eval", "verify"),
+    ("predict", "run"),
+    ("boards", "targets"),
+    ("flash", "install"),
+    ("bench", "deploy"),
+];
+
+/// The command line with what `thimble.toml` says beside it, and what was taken of that.
+fn arguments() -> Result<Filled, String> {
+    let given: Vec<OsString> = std::env::args_os().collect();
+    let text = match files::read_text(Path::new(defaults::FILE)) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Filled {
+                arguments: given,
+                taken: Vec::new(),
+            });
+        }
+        Err(e) => return Err(e.to_string()),
+    };
+    let lacks_first = |arguments: &[OsString]| match Cli::try_parse_from(arguments) {
+        Ok(_) => false,
+        Err(error) => match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::Strings(missing)) => missing.iter().any(|name| name == "<SOURCE>"),
+            _ => false,
+        },
+    };
+    defaults::fill(&given, &text, lacks_first)
+}
+
+/// The command line, or the end of the program: help, a version, or what is wrong with it.
+fn parse(arguments: &[OsString]) -> Cli {
+    Cli::try_parse_from(arguments).unwrap_or_else(|mut error| {
+        let wrong = match error.get(ContextKind::InvalidSubcommand) {
+            Some(ContextValue::String(word)) => word.clone(),
+            _ => String::new(),
+        };
+        if let Some((_, ours)) = ELSEWHERE.iter().find(|(theirs, _)| *theirs == wrong) {
+            error.insert(
+                ContextKind::SuggestedSubcommand,
+                ContextValue::Strings(vec![ours.to_string()]),
+            );
+        }
+        error.exit()
+    })
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Convert a checkpoint or another tool's ONNX to one ONNX file in one number format
+    #[command(after_help = examples::EXPORT)]
     Export(cmd::export::ExportArgs),
     /// Choose number formats so that the file fits a byte budget with the least measured loss
+    #[command(after_help = examples::SHRINK)]
     Shrink(Box<cmd::shrink::ShrinkArgs>),
     /// Show where the bytes of an ONNX file are; check that a thimble file's nodes match its metadata
+    #[command(after_help = examples::INSPECT)]
     Inspect(cmd::inspect::InspectArgs),
     /// Remove copies and unused data from any ONNX file; the graph computes the same
+    #[command(after_help = examples::SLIM)]
     Slim(cmd::slim::SlimArgs),
     /// Measure how far the outputs of two models differ
+    #[command(after_help = examples::VERIFY)]
     Verify(cmd::verify::VerifyArgs),
     /// Run one inference on this machine and print the answer
+    #[command(after_help = examples::RUN)]
     Run(cmd::run::RunArgs),
     /// List the known boards, or describe one
+    #[command(after_help = examples::TARGETS)]
     Targets(cmd::targets::TargetsArgs),
     /// Boot a virtual board with the model and report the memory that its kernel counts
+    #[command(after_help = examples::EMULATE)]
     Emulate(cmd::emulate::EmulateArgs),
     /// Send program and model to a board over ssh, measure there, and compare the report
+    #[command(after_help = examples::DEPLOY)]
     Deploy(cmd::deploy::DeployArgs),
     /// Show bench reports side by side: a table, Markdown or one HTML page
+    #[command(after_help = examples::REPORT)]
     Report(cmd::report::ReportArgs),
     /// Build an arm64 Debian package of the device program, the model and a systemd unit
+    #[command(after_help = examples::PACKAGE)]
     Package(cmd::package::PackageArgs),
     /// Install program, model and unit into a mounted root file system or an SD-card image
+    #[command(after_help = examples::INSTALL)]
     Install(cmd::install::InstallArgs),
+    /// List the programs that commands call and that are missing here, and what installs them
+    #[command(after_help = examples::DOCTOR)]
+    Doctor(cmd::doctor::DoctorArgs),
+    /// Print the script that completes thimble's commands in a shell
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(cmd::manual::CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    #[command(after_help = examples::MAN)]
+    Man(cmd::manual::ManArgs),
 }
 
 /// Parses the arguments, runs the command, prints its outcome.
@@ -57,7 +160,30 @@ pub fn main() -> ExitCode {
     sigbus::install("error: ", "start again with the whole file");
     signals::ignore_file_size_limit();
     block_cache::models();
-    let command = Cli::parse().command;
+    let filled = match arguments() {
+        Ok(filled) => filled,
+        Err(problem) => {
+            say(&format!(
+                "error: {}: {}",
+                defaults::FILE,
+                one_line(anyhow::Error::msg(problem).as_ref())
+            ));
+            return ExitCode::from(2);
+        }
+    };
+    let Cli {
+        command,
+        quiet,
+        verbose,
+    } = parse(&filled.arguments);
+    set_verbosity(match (quiet, verbose) {
+        (true, _) => Verbosity::Quiet,
+        (_, true) => Verbosity::Verbose,
+        _ => Verbosity::Usual,
+    });
+    if !filled.taken.is_empty() {
+        remark(&format!("note: from {}: {}", defaults::FILE, filled.taken.join(", ")));
+    }
     // What the start took of the program is no part of a command's memory.
     pages::forget_program();
     let result = match command {
@@ -73,6 +199,9 @@ pub fn main() -> ExitCode {
         Command::Report(args) => cmd::report::run(&args),
         Command::Package(args) => cmd::package::run(&args),
         Command::Install(args) => cmd::install::run(&args),
+        Command::Doctor(args) => cmd::doctor::run(&args),
+        Command::Completions(args) => Ok(cmd::manual::completions(&args, Cli::command())),
+        Command::Man(args) => cmd::manual::man(&args, Cli::command()),
     };
     match result {
         Ok(outcome) => {
@@ -104,7 +233,64 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    /// Words of an example as a shell would hand them over: quotes hold a text together, pipes and redirections end it.
+    fn words(line: &str) -> Vec<String> {
+        let quoted = line.split('"').enumerate();
+        let parts = quoted.flat_map(|(i, part)| match i % 2 {
+            1 => vec![part.to_string()],
+            _ => part.split_whitespace().map(String::from).collect(),
+        });
+        parts.take_while(|word| word != ">" && word != "|").collect()
+    }
+
+    #[test]
+    fn every_command_has_examples_and_each_of_them_parses() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let help = command
+                .get_after_help()
+                .unwrap_or_else(|| panic!("{name} has no examples"))
+                .to_string();
+            let lines: Vec<&str> = help.lines().filter(|line| line.starts_with("  ")).collect();
+            assert!(help.starts_with("Examples:\n") && !lines.is_empty(), "{name}: {help}");
+            for line in lines {
+                assert!(line.starts_with(&format!("  thimble {name}")), "{line}");
+                Cli::try_parse_from(words(line)).unwrap_or_else(|e| panic!("{line}: {e}"));
+            }
+        }
+    }
+
+    #[test]
+    fn what_other_tools_call_it_is_no_command_here() {
+        let ours: Vec<String> = Cli::command()
+            .get_subcommands()
+            .map(|c| c.get_name().to_string())
+            .collect();
+        for (theirs, here) in ELSEWHERE {
+            assert!(
+                ours.iter().any(|name| name == here) && ours.iter().all(|name| name != theirs),
+                "{theirs}"
+            );
+        }
+    }
+
+    #[test]
+    fn quiet_and_verbose_go_anywhere_and_not_together() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        for line in ["thimble -q targets", "thimble targets -q", "thimble targets --quiet"] {
+            let cli = parse(line).unwrap();
+            assert!(cli.quiet && !cli.verbose, "{line}");
+        }
+        for line in [
+            "thimble -v targets",
+            "thimble emulate x --target pi-4 --verbose",
+            "thimble emulate x --target pi-4 -v",
+        ] {
+            assert!(parse(line).unwrap().verbose, "{line}");
+        }
+        assert!(parse("thimble targets -q -v").is_err());
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use thimble::eval::answer::{Answer, AnswerError, Asked, answer, per_token};
 use thimble::eval::dataset::{self, Row};
-use thimble::eval::metrics::{Output, Outputs};
+use thimble::eval::metrics::{NamedOutputs, OutputTensor};
 use thimble::models::checkpoint;
 use thimble::models::tokenizer::TokenizerSource;
 use thimble::models::tokenizer_json::{self, Encoded, Tokeniser};
@@ -51,13 +51,13 @@ fn with_head(head: Head) -> (Config, Tokeniser) {
     (config, tokeniser)
 }
 
-fn outputs(named: &[(&str, Vec<f32>)]) -> Outputs {
+fn outputs(named: &[(&str, Vec<f32>)]) -> NamedOutputs {
     named
         .iter()
         .map(|(n, d)| {
             (
                 n.to_string(),
-                Output {
+                OutputTensor {
                     shape: vec![1, d.len()],
                     data: d.clone(),
                 },

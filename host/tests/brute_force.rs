@@ -10,7 +10,7 @@ use thimble::budget::problem::{Choice, families};
 use thimble::budget::solver::{Task, solve};
 use thimble::eval::{dataset, runner};
 use thimble::models::image::image_of;
-use thimble::models::model_file::Subject;
+use thimble::models::model_file::ModelSource;
 use thimble::quantize::quantizer::Quantiser;
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Provenance};
@@ -37,7 +37,7 @@ fn the_solver_finds_what_brute_force_finds_in_all_formats() {
 
 fn compare(offered: &[Format], budgets: &[u64]) {
     let model_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/albert-deb");
-    let subject = Subject::open(&model_dir).unwrap();
+    let subject = ModelSource::open(&model_dir).unwrap();
     let source = subject.model().unwrap();
     let jsonl = model_dir.join("test.jsonl");
     let rows = dataset::load(Some(&jsonl), &source.config, subject.tokenizer(), Some(ROWS))

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use thimble::inspect::{explain, html, ledger};
 use thimble::models::onnx_import;
 use thimble::onnx::OnnxFile;
-use thimble::onnx::slim::{Options, slim};
+use thimble::onnx::slim::{SlimOptions, slim};
 use thimble::render::text::one_line;
 use thimble_shared::onnx::protobuf::Message;
 
@@ -204,12 +204,12 @@ fn read(path: &Path, proof: bool) -> Result<usize, String> {
     }
     match OnnxFile::open(path) {
         Ok(file) => {
-            let short = Options {
+            let short = SlimOptions {
                 short_names: true,
                 one_file: true,
-                ..Options::default()
+                ..SlimOptions::default()
             };
-            for options in [Options::default(), short] {
+            for options in [SlimOptions::default(), short] {
                 match slim(&file, &options, "out.onnx.data") {
                     Ok(slimmed) => {
                         let bytes: usize = slimmed.model.pieces.iter().map(|p| p.len()).sum();
@@ -315,7 +315,7 @@ fn external_data_is_read_from_the_model_s_folder_alone() {
         assert_eq!(account.files.len(), 2, "{location}");
         assert_eq!(account.files[1].bytes, 96);
         let file = OnnxFile::open(&path).unwrap();
-        let slimmed = slim(&file, &Options::default(), "out.onnx.data");
+        let slimmed = slim(&file, &SlimOptions::default(), "out.onnx.data");
         match problem {
             None => assert!(slimmed.is_ok(), "{location}"),
             Some(word) => {

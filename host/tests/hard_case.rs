@@ -9,7 +9,7 @@ use thimble::eval::dataset::{self, Row};
 use thimble::eval::metrics::Loss;
 use thimble::eval::runner;
 use thimble::models::image::image_of;
-use thimble::models::model_file::Subject;
+use thimble::models::model_file::ModelSource;
 use thimble::quantize::equalize::equalise;
 use thimble::quantize::quantizer::{Quantiser, uniform};
 use thimble_shared::artifact::Provenance;
@@ -80,7 +80,7 @@ fn loss(reference: &Model, candidate: &Model, rows: &[Row]) -> Loss {
 }
 
 /// The solver at int8's size, tuned on some rows, judged on all the others.
-fn shrunk(model: &Model, rows: &dataset::Inputs) -> (Loss, Loss) {
+fn shrunk(model: &Model, rows: &dataset::Dataset) -> (Loss, Loss) {
     let (tune, judge) = split(rows, 48);
     let int8 = Quantiser::new(model)
         .model(&uniform(&model.config, Format::I8))
@@ -108,7 +108,7 @@ fn shrunk(model: &Model, rows: &dataset::Inputs) -> (Loss, Loss) {
 
 #[test]
 fn powers_of_two_between_adjacent_weights_cost_nothing() {
-    let subject = Subject::open(&albert_deb()).unwrap();
+    let subject = ModelSource::open(&albert_deb()).unwrap();
     let source = subject.model().unwrap();
     let rows = dataset::load(
         Some(&albert_deb().join("test.jsonl")),
@@ -151,7 +151,7 @@ fn powers_of_two_between_adjacent_weights_cost_nothing() {
 
 #[test]
 fn factors_that_are_no_powers_of_two_cost_nothing_either() {
-    let subject = Subject::open(&albert_deb()).unwrap();
+    let subject = ModelSource::open(&albert_deb()).unwrap();
     let source = subject.model().unwrap();
     let rows = dataset::load(
         Some(&albert_deb().join("test.jsonl")),
@@ -233,7 +233,7 @@ fn outliers(source: &Model) -> Model {
 
 #[test]
 fn outliers_in_the_activations_cost_nothing() {
-    let subject = Subject::open(&albert_deb()).unwrap();
+    let subject = ModelSource::open(&albert_deb()).unwrap();
     let source = subject.model().unwrap();
     let jsonl = albert_deb().join("test.jsonl");
     let rows = dataset::load(Some(&jsonl), &source.config, subject.tokenizer(), Some(600)).unwrap();

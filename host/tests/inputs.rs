@@ -4,7 +4,9 @@ use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use thimble::eval::dataset::{self, Inputs, Row, made_up};
+use thimble::eval::columns::Columns;
+use thimble::eval::dataset::{self, Dataset, Row, RowOptions, made_up};
+use thimble::eval::records::Form;
 use thimble::models::checkpoint;
 use thimble::models::tokenizer;
 use thimble_shared::model::Config;
@@ -19,12 +21,16 @@ fn config(name: &str) -> Config {
     checkpoint::read(&fixture(name)).unwrap().config
 }
 
-fn read(name: &str, text: &str) -> Result<Inputs, String> {
+fn read(name: &str, text: &str) -> Result<Dataset, String> {
+    read_bytes(name, text.as_bytes(), &RowOptions::default())
+}
+
+fn read_bytes(name: &str, bytes: &[u8], options: &RowOptions) -> Result<Dataset, String> {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("x.jsonl");
-    fs::write(&file, text).unwrap();
+    fs::write(&file, bytes).unwrap();
     let tokenizer = tokenizer::find(&fixture(name)).unwrap();
-    dataset::load(Some(&file), &config(name), tokenizer.as_ref(), None).map_err(|e| e.to_string())
+    dataset::load_with(Some(&file), &config(name), tokenizer.as_ref(), None, options).map_err(|e| e.to_string())
 }
 
 #[test]
@@ -184,6 +190,238 @@ fn spoilt_lines_name_file_line_and_field() {
             .unwrap_err()
             .contains("129 tokens, the model's positions end at 128")
     );
+}
+
+/// Texts come as rows of ids: equal texts are equal rows, whatever form they came in.
+fn same(text: &str, label: Option<i64>) -> Row {
+    let mut row = read("albert-deb", &json!({ "text": text }).to_string())
+        .unwrap()
+        .rows
+        .remove(0);
+    row.labels = label.map(|label| vec![label]);
+    row
+}
+
+#[test]
+fn rows_are_read_in_every_form_people_have_them() {
+    let cases: [(&str, &[u8], &str); 20] = [
+        ("an array", br#"[{"text": "a library", "label": 3}, {"text": "two\nlines", "label": 9}]"#, ""),
+        ("an array over lines", b"\n[\n  {\"text\": \"a library\",\n   \"label\": 3},\n  {\"text\": \"two\\nlines\", \"label\": 9}\n]\n", ""),
+        ("lines with a byte order mark", b"\xef\xbb\xbf{\"text\": \"a library\", \"label\": 3}\n{\"text\": \"two\\nlines\", \"label\": \"rust\"}", ""),
+        ("CSV", b"text,label\na library,3\n\"two\nlines\",9\n", "read as CSV: texts from 'text', labels from 'label'"),
+        ("CSV of Windows", b"\xef\xbb\xbftext,label\r\n\"a library\",3\r\n\"two\nlines\",rust\r\n", "read as CSV"),
+        ("the index of pandas", b",Sentence,Label\n0,a library,3.0\n1,\"two\nlines\",9.0\n", "texts from 'Sentence', labels from 'Label'"),
+        ("semicolons", b"label;text\n3;a library\n9;\"two\nlines\"\n", "CSV with semicolons"),
+        ("TSV", b"sentence\tlabel\na library\t3\n\"two\nlines\"\t9\n", "read as TSV"),
+        ("rows without a text", b"text,label\na library,3\n,4\n\"two\nlines\",9\n", "read as CSV"),
+        ("blanks after commas", b"text, label\na library, 3\n\"two\nlines\", rust\n", "read as CSV"),
+        ("other columns", b"id,title,text,label\n7,x,a library,3\n8,y,\"two\nlines\",9\n", "texts from 'text'"),
+        ("objects with other names", b"{\"sentence\": \"a library\", \"category\": 3, \"idx\": 0}\n{\"review\": \"two\\nlines\", \"class\": \"rust\"}", ""),
+        ("UTF-16", &utf16("text\tlabel\r\na library\t3\r\n\"two\nlines\"\t9\r\n"), "read as TSV"),
+        ("an odd column", b"text,is it (1/0)?,label\na library,1,3\n\"two\nlines\",0,9\n", "labels from 'label'"),
+        ("no labels", b"text\na library\n\"two\nlines\"\n", "no labels"),
+        ("labels not told", b"text,label\na library,-1\n\"two\nlines\",-1\n", "read as CSV"),
+        ("texts of an array", br#"["a library", "two\nlines"]"#, ""),
+        ("plain lines", b"a library\r\n\r\ntwo lines", "read as plain text, one text a line"),
+        ("plain lines with commas", b"a library\ntwo, lines\n", "read as plain text"),
+        ("plain lines in brackets", b"[MASK] library\n[two] lines\n", "read as plain text"),
+    ];
+    for (name, bytes, form) in cases {
+        let inputs = read_bytes("albert-deb", bytes, &RowOptions::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let told = inputs.read_as.clone().unwrap_or_default();
+        assert!(
+            told.contains(form) && told.is_empty() == form.is_empty(),
+            "{name}: {told}"
+        );
+        if name.starts_with("plain lines") {
+            assert_eq!(inputs.rows.len(), 2, "{name}");
+            continue;
+        }
+        let labels = if form == "no labels" || name == "labels not told" || name.starts_with("texts") {
+            [None, None]
+        } else {
+            [Some(3), Some(9)]
+        };
+        assert_eq!(
+            inputs.rows,
+            [same("a library", labels[0]), same("two\nlines", labels[1])],
+            "{name}"
+        );
+        let warnings = inputs.warnings().join("; ");
+        assert_eq!(
+            name == "rows without a text",
+            warnings.contains("1 rows without a text"),
+            "{warnings}"
+        );
+        assert_eq!(
+            name == "labels not told",
+            warnings.contains("2 rows have the label -1"),
+            "{warnings}"
+        );
+    }
+}
+
+fn utf16(text: &str) -> Vec<u8> {
+    [0xfeff]
+        .into_iter()
+        .chain(text.encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect()
+}
+
+#[test]
+fn pairs_and_choices_are_found_by_the_names_data_sets_give_them() {
+    let pair = |text: &str| read("albert-deb", text).unwrap().rows.remove(0);
+    let want = pair(r#"{"text": "a b", "text_pair": "c d"}"#);
+    for text in [
+        "sentence1,sentence2,label,idx\na b,c d,1,0\n",
+        "premise\thypothesis\tlabel\na b\tc d\t1\n",
+        "question1,question2\na b,c d\n",
+        "title,question,sentence\nx,a b,c d\n",
+        "id,title,context,question,answers\n1,t,c d,a b,\"{'text': ['c']}\"\n",
+        r#"{"premise": "a b", "hypothesis": "c d"}"#,
+        r#"[{"sentence": "a b", "context": "c d"}]"#,
+    ] {
+        let row = pair(text);
+        assert_eq!(
+            (row.input_ids, row.token_type_ids),
+            (want.input_ids.clone(), want.token_type_ids.clone()),
+            "{text}"
+        );
+    }
+    // Token ids and the tags of tokens in a table, as pandas writes lists.
+    let ids = read(
+        "albert-tok-tiny",
+        "input_ids,labels\n\"[2, 7, 3]\",\"[-100, 4, -100]\"\n",
+    )
+    .unwrap();
+    assert_eq!(ids.rows[0].input_ids, [2, 7, 3]);
+    assert_eq!(ids.rows[0].labels, Some(vec![-100, 4, -100]));
+    let values = read("answers/one_regression", "input_ids,label\n\"[2, 3]\",3.7\n").unwrap();
+    assert_eq!(values.rows[0].targets, Some(vec![3.7]));
+}
+
+#[test]
+fn named_columns_and_forms_are_taken_at_their_word() {
+    let columns = |text: &[&str], label: Option<&str>, form: Option<Form>| RowOptions {
+        form,
+        columns: Columns {
+            text: text.iter().map(ToString::to_string).collect(),
+            label: label.map(String::from),
+        },
+    };
+    let cases: [(&str, RowOptions, Result<(), &str>); 8] = [
+        (
+            "body,kind,text\na library,3,x\n",
+            columns(&["body"], Some("kind"), None),
+            Ok(()),
+        ),
+        (
+            "{\"body\": \"a library\", \"kind\": 3}",
+            columns(&["body"], Some("kind"), None),
+            Ok(()),
+        ),
+        (
+            "body;kind\na library;3\n",
+            columns(&["body"], Some("kind"), Some(Form::Csv)),
+            Ok(()),
+        ),
+        (
+            "body,kind\na library,3\n",
+            columns(&["bdy"], None, None),
+            Err("no column 'bdy'; the columns are 'body', 'kind'"),
+        ),
+        (
+            "body,kind\na library,3\n",
+            columns(&["body"], Some("x"), None),
+            Err("no column 'x'"),
+        ),
+        (
+            "{\"body\": \"a\"}",
+            columns(&["text"], None, None),
+            Err("--text-column: no field 'text' with a value; there are 'body'"),
+        ),
+        (
+            "a,b\n",
+            columns(&[], None, Some(Form::Json)),
+            Err("line 1: invalid JSON"),
+        ),
+        ("", columns(&[], None, Some(Form::Csv)), Err("has no header line")),
+    ];
+    for (text, options, want) in cases {
+        match (read_bytes("albert-deb", text.as_bytes(), &options), want) {
+            (Ok(inputs), Ok(())) => assert_eq!(inputs.rows, [same("a library", Some(3))], "{text}"),
+            (Err(e), Err(said)) => assert!(e.contains(said), "{text}: {e}"),
+            (found, _) => panic!("{text}: {found:?}"),
+        }
+    }
+    let lines = read_bytes(
+        "albert-deb",
+        b"text,label\na,1\n",
+        &columns(&[], None, Some(Form::Text)),
+    )
+    .unwrap();
+    assert_eq!(lines.rows.len(), 2);
+}
+
+#[test]
+fn spoilt_tables_name_file_line_and_what_to_do() {
+    let cases: [(&[u8], &str); 17] = [
+        (b"text,label\na,3\nb\n", "line 3: 1 values, the header has 2 columns"),
+        (
+            b"text,label\na, b,3\n",
+            "line 2: 3 values, the header has 2 columns; a value with a comma",
+        ),
+        (
+            b"text,label\n\"a\nb\",3\nc,99\n",
+            "line 4: label 99 is not one of 0 to 11",
+        ),
+        (
+            b"text,label\na,cobol\n",
+            "line 2: label 'cobol' is not one of the model's",
+        ),
+        (
+            b"text\n\"a\nb\n",
+            "line 2: a double quote is opened here and not closed",
+        ),
+        (
+            b"text,label\na,3\n\"b\"c,3,4\n",
+            "line 3: a double quote is opened here",
+        ),
+        (b"text,label\n\xe9,3\n", "line 2: is not UTF-8; save the file as UTF-8"),
+        (b"caf\xe9\n", "line 1: is not UTF-8"),
+        (b"text,text\na,b\n", "the column 'text' stands twice"),
+        (
+            b"review,comment\na,b\n",
+            "several fields could be the text; choose with --text-column review or --text-column comment",
+        ),
+        (
+            b"kind\tbody\n3\ta library\n",
+            "its fields are 'body', 'kind': name the text's with --text-column NAME",
+        ),
+        (
+            b"a text\t3\nmore, of it\t4\n",
+            "line 1: the file looks like TSV, and its first line names no columns ('a text', '3')",
+        ),
+        (b"text\n", "no inputs in it; expected one JSON object per line"),
+        (b"[{\"text\": \"a\"}", "line 1: invalid JSON: the array does not end"),
+        (b"[\n{\"text\": \"a\"},\n{\"text\": }]", "line 3: invalid JSON"),
+        (
+            b"[{\"text\": \"a\"}]\n[{\"text\": \"a\"}]",
+            "line 2: invalid JSON: more follows the array",
+        ),
+        (b"PAR1\x15\x04", "is a Parquet file; write it as JSON lines"),
+    ];
+    for (bytes, want) in cases {
+        let error = read_bytes("albert-deb", bytes, &RowOptions::default()).expect_err(want);
+        assert!(
+            error.contains("x.jsonl") && error.contains(want),
+            "expected: {want}\nfound: {error}"
+        );
+    }
+    // Quotes of GLUE's TSV files are letters.
+    let inputs = read("albert-deb", "sentence\tlabel\n\"a\" library\t3\n\"b\t4\nc\"\t5\n").unwrap();
+    assert_eq!(inputs.rows.len(), 3);
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use thimble::eval::dataset::{self, Row};
-use thimble::eval::metrics::Outputs;
+use thimble::eval::metrics::NamedOutputs;
 use thimble::eval::runner::{self, Judge, Vocabulary};
 use thimble::models::image::image_of;
-use thimble::models::model_file::Subject;
+use thimble::models::model_file::ModelSource;
 use thimble::models::tokenizer::TokenizerSource;
 use thimble::models::tokenizer_json::Tokeniser;
 use thimble::quantize::prune::{LeverError, Levers};
@@ -18,7 +18,7 @@ fn albert_deb() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/albert-deb")
 }
 
-fn outputs(model: &Model, rows: &[Row]) -> Vec<Outputs> {
+fn outputs(model: &Model, rows: &[Row]) -> Vec<NamedOutputs> {
     runner::outputs(&image_of(model).unwrap(), rows).unwrap()
 }
 
@@ -65,7 +65,7 @@ fn corpus(folder: &Path, lines: usize) -> PathBuf {
 
 #[test]
 fn a_cut_vocabulary_gives_the_same_outputs_for_its_corpus_to_the_last_bit() {
-    let subject = Subject::open(&albert_deb()).unwrap();
+    let subject = ModelSource::open(&albert_deb()).unwrap();
     let model = subject.model().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let corpus = corpus(folder.path(), 60);
@@ -115,7 +115,7 @@ fn a_cut_vocabulary_gives_the_same_outputs_for_its_corpus_to_the_last_bit() {
 
 #[test]
 fn decoder_rows_go_with_a_cut_vocabulary_and_their_logits_stay() {
-    let subject = Subject::open(&albert_deb()).unwrap();
+    let subject = ModelSource::open(&albert_deb()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let corpus = corpus(folder.path(), 20);
     for tied_decoder in [true, false] {
@@ -210,7 +210,7 @@ fn a_wordpiece_vocabulary_is_cut_without_splitting_any_text_otherwise() {
 
 #[test]
 fn positions_and_a_pooler_nobody_reads_can_go() {
-    let subject = Subject::open(&albert_deb()).unwrap();
+    let subject = ModelSource::open(&albert_deb()).unwrap();
     let config = Config {
         head: Head::None,
         labels: vec![],
@@ -249,7 +249,7 @@ fn positions_and_a_pooler_nobody_reads_can_go() {
 
 #[test]
 fn levers_that_cannot_be_pulled_say_why() {
-    let subject = Subject::open(&albert_deb()).unwrap();
+    let subject = ModelSource::open(&albert_deb()).unwrap();
     let model = subject.model().unwrap();
     let of = |levers: Levers, model: &Model| levers.apply(model).unwrap_err();
     let pooler = Levers {

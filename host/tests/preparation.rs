@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use thimble::eval::dataset::{self, Row};
 use thimble::eval::runner;
 use thimble::models::image::image_of;
-use thimble::models::model_file::Subject;
+use thimble::models::model_file::ModelSource;
 use thimble::quantize::outlier_split::split;
 use thimble::quantize::shift::{Reach, Shift};
 use thimble_shared::dtype::{Format, Values};
-use thimble_shared::model::{Head, Model, ModelSpec};
+use thimble_shared::model::{AnswerKind, Model, ModelSpec};
 
 /// Every fixture whose weights lie here.
 const MODELS: [&str; 9] = [
@@ -35,7 +35,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn model(name: &str) -> Model {
-    Subject::open(&fixture(name)).unwrap().model().unwrap().into_owned()
+    ModelSource::open(&fixture(name)).unwrap().model().unwrap().into_owned()
 }
 
 /// Made-up rows, and the same with holes in their masks, with padding on the left, and with no real token at all.
@@ -83,10 +83,9 @@ fn shiftable(model: &Model) -> usize {
     let layers = config.num_hidden_groups * config.inner_group_num;
     // embed_norm and map; of each layer q, k, v, o, both LayerNorms, up and down; what the head reads.
     let decoder = if config.head.has_decoder() { 3 } else { 0 };
-    let head = match config.head {
-        Head::None => 1,
-        Head::TokenClassification | Head::QuestionAnswering => 1,
-        Head::MaskedLm | Head::PreTraining | Head::SequenceClassification | Head::MultipleChoice => 0,
+    let head = match config.head.answer() {
+        AnswerKind::Hidden | AnswerKind::TokenLabels | AnswerKind::Span | AnswerKind::Embedding => 1,
+        AnswerKind::Vocabulary | AnswerKind::VocabularyAndOrder | AnswerKind::Labels | AnswerKind::Choice => 0,
     };
     2 + 8 * layers + decoder + head + usize::from(config.pooler)
 }
@@ -104,7 +103,11 @@ fn shifts_keep_the_function_in_f32() {
             let gap = apart(&source, &shifted, &rows);
             assert!(gap <= EXACT, "{name}, {reach:?}: {gap:e}");
             if reach == Reach::Everywhere {
-                assert_eq!(shifted.config.hidden_shift, source.config.head == Head::None, "{name}");
+                assert_eq!(
+                    shifted.config.hidden_shift,
+                    source.config.head.row().gives_hidden,
+                    "{name}"
+                );
                 let found = changed(&source, &shifted);
                 assert_eq!(found.len(), shiftable(&source), "{name}: {found:?}");
             }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use thimble::eval::dataset::Row;
 use thimble::eval::runner;
 use thimble::models::checkpoint;
-use thimble::models::model_file::Subject;
+use thimble::models::model_file::ModelSource;
 use thimble::models::tokenizer::{self, TokenizerSource};
 use thimble::models::tokenizer_json::Splitter;
 use thimble::quantize::vocabulary;
@@ -157,7 +157,7 @@ fn models_as_people_have_them_give_the_ids_of_their_classes() {
 fn a_model_with_a_vocabulary_alone_answers_as_hugging_face_does() {
     let wild = fixtures().join("wild");
     let expected: Value = serde_json::from_slice(&fs::read(wild.join("expected.json")).unwrap()).unwrap();
-    let subject = Subject::open(&wild.join("c01_zh_vocab_only")).unwrap();
+    let subject = ModelSource::open(&wild.join("c01_zh_vocab_only")).unwrap();
     let config = subject.config().clone();
     let tokeniser = subject.tokenizer().unwrap().open(&config).unwrap();
     let encoded = tokeniser.encode("今天心情很好 hello", None).unwrap();

@@ -2,7 +2,7 @@
 //! spans and tagged spans. In come f32 logits of one sequence, row-major; out come probabilities as f64 with positions of
 //! tokens and bytes of texts. Host and board decide with these functions alone.
 
-use crate::model::{Config, Head};
+use crate::model::Config;
 use std::collections::BTreeMap;
 
 /// Longest answer in tokens: `max_answer_len` of the question-answering pipeline.
@@ -391,14 +391,16 @@ pub fn tag_spans<'a>(tags: &[TokenTag], labels: &'a [String]) -> Vec<TagSpan<'a>
     spans.filter(|s| s.label != OUTSIDE).collect()
 }
 
+/// The cosine of the angle between two vectors of one length; 0 where one of them is 0, as sentence-transformers' `cos_sim` has it.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let sum = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum() };
+    let lengths = (sum(a, a) * sum(b, b)).sqrt();
+    if lengths == 0.0 { 0.0 } else { sum(a, b) / lengths }
+}
+
 /// Whether a model's outputs are answers, which two models can agree on: labels, tags, tokens, spans or choices.
 pub fn decides(config: &Config) -> bool {
-    match config.head {
-        Head::None => false,
-        Head::SequenceClassification => !config.predicts_values(),
-        Head::TokenClassification => config.labels.len() > 1,
-        Head::MaskedLm | Head::PreTraining | Head::QuestionAnswering | Head::MultipleChoice => true,
-    }
+    config.head.answer().decides(config)
 }
 
 #[cfg(test)]

@@ -429,6 +429,7 @@ fn protobuf(bytes: &[u8]) -> FileKind {
 }
 
 impl fmt::Display for FileKind {
+    /// What a file of this kind is and what to do with it. One arm a kind, so it is not cut into parts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
             FileKind::LfsPointer(size) => {
@@ -520,6 +521,7 @@ mod tests {
         FileKind::of(bytes)
     }
 
+    // One row a mark, as the table of kinds lists them, so it is not cut into parts.
     #[test]
     fn every_mark_is_told() {
         let header = br#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"data_offsets":[8, 16 ]}}"#;

@@ -29,6 +29,7 @@
 //!     multi_label: false,
 //!     regression: false,
 //!     hidden_shift: false,
+//!     sentence: None,
 //! };
 //! let weights = config
 //!     .weights()
@@ -61,4 +62,5 @@ pub mod file_kind;
 pub mod files;
 pub mod model;
 pub mod onnx;
+pub mod spelling;
 pub mod terminal;

@@ -111,7 +111,7 @@ def strangers(folder):
         "packed with gzip": gzip.compress(whole[:1000]),
         "a pickle that torch.save did not write": b"\x80\x04\x95\x0b\0\0\0\0\0\0\0}\x8c\x01a\x8c\x01bs.",
         "a text, not a model": b"hello\n",
-        "a server's answer that there is no such file": b"<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code></Error>",
+        "a server's error message": b"<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code></Error>",
         "the index of a TensorFlow checkpoint; thimble export makes": (WILD / "t01_google_tf1" / "model.ckpt-best.index").read_bytes(),
         "arrays of numpy": b"\x93NUMPY\x01\0" + bytes(64),
     }

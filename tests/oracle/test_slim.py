@@ -582,7 +582,7 @@ def test_a_runtime_that_fuses_otherwise_rounds_otherwise_and_slim_says_so(thimbl
     rng = np.random.default_rng(30)
     before, after = made(tmp_path / "before.onnx", fusible(kind, rng)), tmp_path / "after.onnx"
     done = thimble.run("slim", before, "-o", after, *(["--outputs", "y"] if kind == "outputs" else []))
-    assert "the graph computes the same" in done.stderr and "round otherwise" in done.stderr
+    assert "the graph computes the same" in done.stderr and "may differ in the last bits" in done.stderr
     x = {"x": rng.standard_normal((32, 1024)).astype(np.float32)}
     # Without the optimiser the graphs are the same to the bit; with it, to rounding.
     for a, b in zip(said(before, x, plain=True), said(after, x, plain=True)):

@@ -30,7 +30,7 @@ use std::sync::{Arc, Once};
 pub use thimble_shared::decode::Place;
 use thimble_shared::decode::{Windows, excerpt};
 use thimble_shared::files;
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::{AnswerKind, Config};
 use tokenizers::utils::truncation::{TruncationStrategy, truncate_encodings};
 use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationParams};
 
@@ -229,6 +229,8 @@ pub struct Tokeniser {
     max: usize,
     /// How question answering cuts a context that is too long; other heads leave its end out.
     windows: Option<Windows>,
+    /// What is put before every text.
+    prompt: Option<String>,
 }
 
 /// One text or pair, encoded. All vectors have one entry per token.
@@ -283,14 +285,15 @@ impl Tokeniser {
             problem,
         };
         let mut inner = Splitter::new(json).map_err(format)?;
-        let positions = config.max_position_embeddings;
+        let positions = config.max_tokens();
+        let answer = config.head.answer();
         // Of the pipelines of transformers these two cut at the tokenizer's own length.
-        let cuts = matches!(config.head, Head::QuestionAnswering | Head::TokenClassification);
+        let cuts = matches!(answer, AnswerKind::Span | AnswerKind::TokenLabels);
         let most = inner
             .max_length
             .filter(|_| cuts)
             .map_or(positions, |own| own.min(positions));
-        let windows = (config.head == Head::QuestionAnswering).then(|| Windows::of(most));
+        let windows = (answer == AnswerKind::Span).then(|| Windows::of(most));
         let max = windows.map_or(most, |w| w.tokens);
         let special = inner.special_tokens(true);
         if max <= special + 1 {
@@ -310,6 +313,7 @@ impl Tokeniser {
             vocab_size: config.vocab_size,
             max,
             windows,
+            prompt: config.sentence.as_ref().and_then(|sentence| sentence.prompt.clone()),
         })
     }
 
@@ -318,13 +322,16 @@ impl Tokeniser {
         self.max
     }
 
-    /// Encodes a text or pair with special tokens, the longer text cut first where both exceed the model's positions. For
+    /// Encodes a text or pair with special tokens, the model's prompt before it, the longer text cut first where both exceed the
+    /// model's positions. For
     /// question answering a pair is the first of its [`windows`](Self::windows).
     ///
     /// # Errors
     /// [`TokeniseError::Encode`], [`TokeniseError::Vocabulary`] and, for a pair in question answering,
     /// [`TokeniseError::LongQuestion`].
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Encoded, TokeniseError> {
+        let prompted = self.prompt.as_ref().map(|prompt| format!("{prompt}{text}"));
+        let text = prompted.as_deref().unwrap_or(text);
         let encoding = self.encoding(text, pair)?;
         self.encoded(&text.into(), pair.map(Arc::from).as_ref(), &encoding)
     }

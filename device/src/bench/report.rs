@@ -7,7 +7,7 @@ use thimble_shared::board::report::{
     self, EngineReport, Faults, Memory, ModelReport, OpTime, ProfileReport, Report, Thermal,
 };
 
-use super::timing::{Limits, Runs, judge, summarise, time};
+use super::timing::{Limits, Runs, Timings, judge, summarise, time};
 use super::warnings::{Observed, warnings};
 use crate::Input;
 use crate::image::mmap::ModelFile;
@@ -65,32 +65,8 @@ pub fn measure(
             rows,
         });
     }
-    let runs = Runs {
-        warmup: options.warmup.unwrap_or(5),
-        timed: options.runs.unwrap_or(match (options.spread_percent, options.seconds) {
-            (None, None) => 50,
-            _ => UNTIL_ENOUGH,
-        }),
-        spread_percent: options.spread_percent,
-        // Without a limit of time a restless board would never be done.
-        seconds: options.seconds.or(options.spread_percent.map(|_| 60.0)),
-    };
-    let (mut before, mut sampler) = (None, None);
-    let timings = time(
-        runs,
-        || session.engine.run(&input).map(drop).map_err(SessionError::Run),
-        || {
-            sampler = start.sensor.as_ref().and_then(Sampler::start);
-            before = process::faults();
-        },
-    );
-    let readings = sampler.map(Sampler::stop).unwrap_or_default();
-    let timings = timings?;
-    let during = |pick: fn((u64, u64)) -> u64| Some(pick(process::faults()?).saturating_sub(pick(before?)));
-    let faults = Faults {
-        major: during(|f| f.0),
-        minor: during(|f| f.1),
-    };
+    let runs = runs(options);
+    let (timings, faults, readings) = timed(session, &input, runs, start.sensor.as_ref())?;
     let seq = input.shape.last().copied().unwrap_or(0);
     let sequences = input.shape.iter().rev().skip(1).product::<usize>();
     let memory = Memory {
@@ -122,21 +98,8 @@ pub fn measure(
         load: start.load,
         threads: session.engine.threads(),
     });
-    // Last of all: reading the whole file warms the page cache and would change what was measured. There is no report of
-    // a file that somebody wrote to before this was done.
-    let sha256 = session.held.sha256()?;
-    session.unchanged()?;
-    if let Some(wanted) = &options.sha256 {
-        agree(&session.file, sha256.clone(), wanted)?;
-    }
-    if let Held::Mapped(file) = &session.held
-        && !file.in_place()
-    {
-        warnings.push(format!(
-            "{} is another file by now, or gone: figures and SHA-256 are those of the one that was opened",
-            session.file.display()
-        ));
-    }
+    // Last of all: reading the whole file warms the page cache and would change what was measured.
+    let sha256 = digest(session, options, &mut warnings)?;
     Ok(Report {
         schema: report::SCHEMA,
         model: ModelReport {
@@ -160,6 +123,64 @@ pub fn measure(
         warnings,
         verdict,
     })
+}
+
+/// How many runs the options ask for, and what ends them.
+fn runs(options: &BenchOptions) -> Runs {
+    Runs {
+        warmup: options.warmup.unwrap_or(5),
+        timed: options.runs.unwrap_or(match (options.spread_percent, options.seconds) {
+            (None, None) => 50,
+            _ => UNTIL_ENOUGH,
+        }),
+        spread_percent: options.spread_percent,
+        // Without a limit of time a restless board would never be done.
+        seconds: options.seconds.or(options.spread_percent.map(|_| 60.0)),
+    }
+}
+
+/// The runs' times; of the timed ones also the page faults and the power in watts.
+fn timed(
+    session: &Session,
+    input: &Input,
+    runs: Runs,
+    sensor: Option<&Sensor>,
+) -> Result<(Timings, Faults, Vec<f64>), SessionError> {
+    let (mut before, mut sampler) = (None, None);
+    let timings = time(
+        runs,
+        || session.engine.run(input).map(drop).map_err(SessionError::Run),
+        || {
+            sampler = sensor.and_then(Sampler::start);
+            before = process::faults();
+        },
+    );
+    let readings = sampler.map(Sampler::stop).unwrap_or_default();
+    let timings = timings?;
+    let during = |pick: fn((u64, u64)) -> u64| Some(pick(process::faults()?).saturating_sub(pick(before?)));
+    let faults = Faults {
+        major: during(|f| f.0),
+        minor: during(|f| f.1),
+    };
+    Ok((timings, faults, readings))
+}
+
+/// The file's SHA-256. There is no report of a file that somebody wrote to before this was done.
+fn digest(session: &Session, options: &BenchOptions, warnings: &mut Vec<String>) -> Result<String, SessionError> {
+    let sha256 = session.held.sha256()?;
+    session.unchanged()?;
+    if let Some(wanted) = &options.sha256 {
+        agree(&session.file, sha256.clone(), wanted)?;
+    }
+    if let Held::Mapped(file) = &session.held
+        && !file.in_place()
+    {
+        warnings.push(format!(
+            "{} is another file by now, or gone: figures and SHA-256 are those of the one that was opened",
+            session.file.display()
+        ));
+    }
+    Ok(sha256)
 }
 
 /// Where the time goes, over as many runs as make some steady means.

@@ -12,6 +12,7 @@ use super::serve_flags;
 use crate::bench::report::BenchOptions;
 use crate::serve::settings::Settings;
 use crate::session::{InputSource, SessionOptions};
+use thimble_shared::spelling::nearest;
 
 /// What the arguments ask for.
 #[derive(Debug, PartialEq)]
@@ -95,10 +96,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
                     .into_iter()
                     .find(|c| word.to_str() == Some(c.name()));
                 command = Some(known.ok_or_else(|| {
-                    UsageError(format!(
-                        "no command {:?}; it is info, run, bench or serve",
-                        word.to_string_lossy()
-                    ))
+                    let word = word.to_string_lossy();
+                    let meant = nearest(&word, Command::ALL.map(Command::name));
+                    let meant = meant.map_or(String::new(), |name| format!("did you mean {name}? "));
+                    UsageError(format!("no command {word:?}; {meant}it is info, run, bench or serve"))
                 })?);
             }
             Arg::Value(word) if options.file.is_none() => options.file = Some(PathBuf::from(word)),
@@ -110,7 +111,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
             }
             Arg::Long(long) => {
                 let Some(flag) = flags().find(|f| f.name == long) else {
-                    return Err(UsageError(format!("no option --{long}; see --help")));
+                    return Err(UsageError(format!(
+                        "no option --{long}; {}see --help",
+                        meant(long, command)
+                    )));
                 };
                 let command = command.ok_or_else(|| UsageError(format!("the command comes before --{}", flag.name)))?;
                 // One name may be an option of several commands, with a meaning in each.
@@ -224,6 +228,13 @@ fn set_text(flag: &str, command: Command, options: &mut Options, text: &str) -> 
     Ok(())
 }
 
+/// The option nearest to a wrong one, of the command's own where it is known.
+fn meant(long: &str, command: Option<Command>) -> String {
+    let of = |flag: &&Flag| command.is_none_or(|command| flag.takes.contains(&command));
+    let known = flags().filter(of).map(|flag| flag.name);
+    nearest(long, known).map_or(String::new(), |name| format!("did you mean --{name}? "))
+}
+
 /// A number of bytes: "12MiB" is 12 · 1024², "12MB" 12 · 1000², a bare number bytes.
 fn size(text: &str) -> Result<u64, String> {
     text.parse::<bytesize::ByteSize>()
@@ -318,6 +329,10 @@ mod tests {
             ("run a b", "one FILE at a time"),
             ("run m --runs 3", "--runs means nothing to run"),
             ("run m --frobnicate", "no option --frobnicate"),
+            ("run m --sqe 3", "no option --sqe; did you mean --seq?"),
+            ("bench m --max_ram 3", "did you mean --max-ram?"),
+            ("serve m --sockte s", "did you mean --socket?"),
+            ("bnech m", "did you mean bench?"),
             ("run m -x", "no option -x"),
             ("run m --ids", "missing"),
             ("run m --ids 2,,3", "token ids are"),

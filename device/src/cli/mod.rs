@@ -44,9 +44,10 @@ pub fn main() -> ExitCode {
         Request::Help => (args::help(), 0),
         Request::Version => (
             format!(
-                "thimble-device {} (tract {})\n",
+                "thimble-device {} (tract {}{})\n",
                 env!("CARGO_PKG_VERSION"),
-                session::TRACT
+                session::TRACT,
+                if cfg!(feature = "text") { ", with text" } else { "" }
             ),
             0,
         ),

@@ -9,8 +9,10 @@ use crate::engine::kernels::Kernels;
 use crate::engine::tensors::Tensor;
 use serde_json::{Value, json};
 use thimble_shared::board::memory::Need;
-use thimble_shared::board::report::{BoardReport, EngineReport, ModelReport, ProfileReport, Report};
-use thimble_shared::model::{Config, Head};
+use thimble_shared::board::report::{
+    BoardReport, EngineReport, Faults, Latency, Memory, ModelReport, ProfileReport, Report,
+};
+use thimble_shared::model::{AnswerKind, Config};
 use thimble_shared::terminal::printable;
 
 fn size(bytes: impl Into<Option<u64>>) -> String {
@@ -127,14 +129,18 @@ pub fn info(
     model_lines(&mut text, model);
     let _ = writeln!(
         text,
-        "network  {} layers in {} groups, hidden {}, heads {}, vocabulary {}, up to {} tokens, head: {}",
+        "network  {} layers in {} groups, hidden {}, heads {}, vocabulary {}, up to {} tokens, head: {}{}",
         config.num_hidden_layers,
         config.num_hidden_groups,
         config.hidden_size,
         config.num_attention_heads,
         config.vocab_size,
         config.max_position_embeddings,
-        config.head.name()
+        config.head.name(),
+        config
+            .sentence
+            .as_ref()
+            .map_or(String::new(), |sentence| format!(" ({sentence})"))
     );
     let _ = writeln!(
         text,
@@ -229,7 +235,7 @@ fn first_values(tensor: &Tensor<f32>) -> String {
 fn labels<'a>(outputs: &Outputs, config: &'a Config) -> Option<Vec<(&'a str, f64)>> {
     let logits = outputs
         .get("logits")
-        .filter(|_| config.head == Head::SequenceClassification)?;
+        .filter(|_| config.head.answer() == AnswerKind::Labels)?;
     let best = |row: &[f32]| {
         let (at, &top) = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
         let sum: f64 = row.iter().map(|&v| f64::from(v - top).exp()).sum();
@@ -246,13 +252,28 @@ pub fn report(report: &Report, json: bool) -> String {
     let mut text = String::new();
     model_lines(&mut text, &report.model);
     board_lines(&mut text, &report.board);
-    let (e, l, m, f, t) = (
-        &report.engine,
-        &report.latency_ms,
-        &report.memory,
-        &report.faults,
-        &report.thermal,
-    );
+    engine_lines(&mut text, report);
+    latency_lines(&mut text, &report.latency_ms);
+    memory_lines(&mut text, &report.memory, &report.faults);
+    heat_lines(&mut text, report);
+    if let Some(profile) = &report.profile {
+        profile_lines(&mut text, profile);
+    }
+    for warning in &report.warnings {
+        let _ = writeln!(text, "warning  {warning}");
+    }
+    if report.verdict.fits {
+        text += "verdict  yes\n";
+    }
+    for reason in &report.verdict.reasons {
+        let _ = writeln!(text, "verdict  no: {reason}");
+    }
+    text
+}
+
+/// What computes, and how long it took to be ready.
+fn engine_lines(text: &mut String, report: &Report) {
+    let e = &report.engine;
     let locked = match (e.locked, e.copied) {
         (true, _) => ", pages locked",
         (_, true) => ", model copied",
@@ -276,6 +297,10 @@ pub fn report(report: &Report, json: bool) -> String {
             None => "",
         }
     );
+}
+
+/// The runs, their mean and their percentiles.
+fn latency_lines(text: &mut String, l: &Latency) {
     let _ = writeln!(
         text,
         "latency  {}{} tokens, {} runs after {} to warm up: mean {} ± {} ms",
@@ -300,6 +325,10 @@ pub fn report(report: &Report, json: bool) -> String {
         ms(l.p99),
         ms(l.max)
     );
+}
+
+/// Memory measured and predicted, and the page faults.
+fn memory_lines(text: &mut String, m: &Memory, f: &Faults) {
     let _ = writeln!(
         text,
         "RAM      peak {}, {} before loading; now {} of its own, {} of files",
@@ -317,6 +346,11 @@ pub fn report(report: &Report, json: bool) -> String {
         or_dash(f.major),
         or_dash(f.minor)
     );
+}
+
+/// Temperatures, and the energy of one inference where a sensor tells it.
+fn heat_lines(text: &mut String, report: &Report) {
+    let t = &report.thermal;
     let degrees = |c: Option<f64>| c.map_or("-".to_string(), |c| format!("{c:.1}"));
     let throttled = match t.throttled {
         Some(true) => "throttled",
@@ -337,19 +371,6 @@ pub fn report(report: &Report, json: bool) -> String {
             e.mj_per_inference, e.watts, e.readings, e.sensor
         );
     }
-    if let Some(profile) = &report.profile {
-        profile_lines(&mut text, profile);
-    }
-    for warning in &report.warnings {
-        let _ = writeln!(text, "warning  {warning}");
-    }
-    if report.verdict.fits {
-        text += "verdict  yes\n";
-    }
-    for reason in &report.verdict.reasons {
-        let _ = writeln!(text, "verdict  no: {reason}");
-    }
-    text
 }
 
 fn line(value: Value) -> String {

@@ -6,13 +6,15 @@ use crate::engine::ops::attention::Attention;
 use crate::engine::ops::embed::Embed;
 use crate::engine::ops::linear::Linear;
 use crate::engine::ops::norm::Norm;
+use crate::engine::ops::pool::{Normalize, Pool};
 use crate::engine::weight::{WeightError, Weights};
 use std::fmt;
 use std::sync::Arc;
-use thimble_shared::model::network::{HIDDEN, Layer, Network, OUT, Op, Output, Pooling, Step, Value};
+use thimble_shared::model::network::{HIDDEN, Layer, Network, OUT, Op, Output, Step, Value};
+use thimble_shared::model::sentence::Pooling;
 use thimble_shared::model::{Config, Role, Site};
 use tract_core::internal::*;
-use tract_core::ops::array::Slice;
+use tract_core::ops::array::{Slice, TypedConcat};
 use tract_core::ops::math;
 
 /// One optimised `TypedModel`, ready to run.
@@ -223,34 +225,21 @@ impl<'a> Builder<'a> {
                 // Named by the bias, which no two maps share: a tied decoder's matrix is the word table.
                 wiring.one(&bias, linear, &[scope.get(wiring, input)?])
             }
-            Op::Attention { input } => {
-                let part = |role| {
-                    let name = weight(role);
-                    self.weights.linear(&name, &format!("{name}.bias"))
-                };
-                let projections = Linear {
-                    weights: [Role::Query, Role::Key, Role::Value]
-                        .map(part)
-                        .into_iter()
-                        .collect::<Result<_, _>>()?,
-                    activation: None,
-                    context: self.context.clone(),
-                };
-                let at = |name| Role::Head(name).at(scope.site);
-                let mut inputs = wiring.all(&at("qkv"), projections, &[scope.get(wiring, input)?])?;
-                inputs.push(scope.keep(wiring)?);
-                let attention = Attention {
-                    heads: self.config.num_attention_heads,
-                    context: self.context.clone(),
-                };
-                wiring.one(&at("attention"), attention, &inputs)
+            Op::Attention { input } => self.attention(input, wiring, scope),
+            Op::Pool { input, pooling } => self.pool(pooling, input, step.output, wiring, scope),
+            Op::Concat { ref inputs } => {
+                let inputs: Vec<OutletId> = inputs
+                    .iter()
+                    .map(|input| scope.get(wiring, input))
+                    .collect::<Result<_, _>>()?;
+                wiring.one(step.output, TypedConcat::new(1), &inputs)
             }
-            Op::Pool { input, pooling } => match pooling {
-                Pooling::First => {
-                    let first = wiring.one("first_token", Slice::new(1, 0, 1), &[scope.get(wiring, input)?])?;
-                    wiring.one("first_row", AxisOp::Rm(1), &[first])
-                }
-            },
+            Op::Normalize { input } => {
+                let normalize = Normalize {
+                    context: self.context.clone(),
+                };
+                wiring.one(step.output, normalize, &[scope.get(wiring, input)?])
+            }
             Op::Column { input, column } => {
                 let slice = Slice::new(2, column, column + 1);
                 let name = format!("{}.column", step.output);
@@ -267,6 +256,54 @@ impl<'a> Builder<'a> {
             }
             // The engine gives outputs the shape of the input's first two dimensions.
             Op::Choices { input } => scope.get(wiring, input),
+        }
+    }
+
+    /// The query, key and value maps as one op, and the attention that reads them.
+    fn attention(&self, input: Value, wiring: &mut Wiring, scope: &Scope) -> Result<OutletId, PlanError> {
+        let part = |role: Role| {
+            let name = role.at(scope.site);
+            self.weights.linear(&name, &format!("{name}.bias"))
+        };
+        let projections = Linear {
+            weights: [Role::Query, Role::Key, Role::Value]
+                .map(part)
+                .into_iter()
+                .collect::<Result<_, _>>()?,
+            activation: None,
+            context: self.context.clone(),
+        };
+        let at = |name| Role::Head(name).at(scope.site);
+        let mut inputs = wiring.all(&at("qkv"), projections, &[scope.get(wiring, input)?])?;
+        inputs.push(scope.keep(wiring)?);
+        let attention = Attention {
+            heads: self.config.num_attention_heads,
+            context: self.context.clone(),
+        };
+        wiring.one(&at("attention"), attention, &inputs)
+    }
+
+    /// One vector of a row's tokens, named `output`; the first token is cut out, as no mask matters to it.
+    fn pool(
+        &self,
+        pooling: Pooling,
+        input: Value,
+        output: Value,
+        wiring: &mut Wiring,
+        scope: &Scope,
+    ) -> Result<OutletId, PlanError> {
+        match pooling {
+            Pooling::First => {
+                let first = wiring.one("first_token", Slice::new(1, 0, 1), &[scope.get(wiring, input)?])?;
+                wiring.one("first_row", AxisOp::Rm(1), &[first])
+            }
+            Pooling::Last | Pooling::Max | Pooling::Mean | Pooling::MeanSqrtLen | Pooling::WeightedMean => {
+                let pool = Pool {
+                    pooling,
+                    context: self.context.clone(),
+                };
+                wiring.one(output, pool, &[scope.get(wiring, input)?, scope.keep(wiring)?])
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //! optional observer of what goes into the linear maps.
 
 use crate::engine::kernels::pack::{PackedF32, PackedI8};
-use crate::engine::kernels::{Kernels, Work};
+use crate::engine::kernels::{KernelWork, Kernels};
 use crate::engine::profile::Profile;
 use crate::engine::threads::Pool;
 use crate::image::buffer::Buffer;
@@ -30,7 +30,7 @@ pub type Observer = Arc<dyn Fn(&LinearInput<'_>) + Send + Sync>;
 /// Memory one task works in.
 #[derive(Default)]
 pub struct Scratch {
-    pub work: Work,
+    pub work: KernelWork,
     pub panels: Buffer,
     /// int8 panels on their way from int4 to f32.
     pub narrow: Buffer,

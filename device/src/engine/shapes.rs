@@ -110,6 +110,7 @@ impl Case {
             multi_label: false,
             regression: false,
             hidden_shift: false,
+            sentence: None,
             labels: vec![],
         };
         let weights = config.weights().into_iter().map(|w| {

@@ -9,7 +9,7 @@ use crate::{Input, Outputs};
 use serde::Serialize;
 use thimble_shared::decode::{self, Scoring, TokenTag, Window, characters_before, softmax};
 use thimble_shared::model::network::{Extent, Output};
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::{AnswerKind, Config, Head};
 
 use super::request::{Id, Infer};
 use super::text::Texts;
@@ -22,7 +22,7 @@ pub fn input<'a>(requests: impl Iterator<Item = &'a Infer> + Clone, head: Head) 
     let padded = all.clone().any(|row| row.ids.len() < seq);
     let typed = all.clone().any(|row| row.types.is_some());
     let mut input = Input {
-        shape: if head == Head::MultipleChoice {
+        shape: if head.takes_choices() {
             // Questions may differ in their number of choices; the network sees rows.
             vec![1, rows, seq]
         } else {
@@ -82,7 +82,7 @@ pub fn write(line: &mut Vec<u8>, id: &Id, asked: &Infer, place: Place, config: &
         let (name, per_token) = (output.name, output.extent.per_token());
         let wide = matches!(name, "last_hidden_state" | "prediction_logits")
             || (name == "logits" && config.head.has_decoder());
-        let chosen = asked.full || (config.head == Head::None && asked.at.is_some());
+        let chosen = asked.full || (config.head.answer() == AnswerKind::Hidden && asked.at.is_some());
         if wide && !chosen {
             continue;
         }
@@ -124,7 +124,7 @@ pub fn write(line: &mut Vec<u8>, id: &Id, asked: &Infer, place: Place, config: &
     if asked.tokenised {
         json.key("", "ids");
         match asked.rows.as_slice() {
-            [row] if config.head != Head::MultipleChoice => json.value(&row.ids),
+            [row] if !config.head.takes_choices() => json.value(&row.ids),
             rows => json.list(rows.iter().map(|row| &row.ids)),
         }
     }
@@ -146,20 +146,17 @@ pub fn milliseconds(since: Instant) -> f64 {
 
 /// What the outputs say, as `thimble run` reads them.
 fn decisions(json: &mut Object, asked: &Infer, place: Place, config: &Config, positions: &[usize]) {
-    if config.head == Head::QuestionAnswering {
-        span(json, asked, place);
-        return;
-    }
-    let Some(logits) = place.outputs.get("logits") else {
+    let Some(numbers) = place.outputs.get(config.head.row().answered_by) else {
         return;
     };
-    let row = place.row(logits, 0);
-    match config.head {
-        Head::SequenceClassification => classes(json, row, config),
-        Head::TokenClassification => tags(json, asked, row, config, positions),
-        Head::MultipleChoice => {
+    let row = place.row(numbers, 0);
+    match config.head.answer() {
+        AnswerKind::Span => span(json, asked, place),
+        AnswerKind::Labels => classes(json, row, config),
+        AnswerKind::TokenLabels => tags(json, asked, row, config, positions),
+        AnswerKind::Choice => {
             let scores: Vec<f32> = (0..asked.rows.len())
-                .flat_map(|r| place.row(logits, r))
+                .flat_map(|r| place.row(numbers, r))
                 .copied()
                 .collect();
             json.key("", "argmax");
@@ -167,7 +164,8 @@ fn decisions(json: &mut Object, asked: &Infer, place: Place, config: &Config, po
             json.key("", "scores");
             json.value(&softmax(&scores));
         }
-        Head::None | Head::MaskedLm | Head::PreTraining | Head::QuestionAnswering => {}
+        // The outputs say it themselves, or the candidates do.
+        AnswerKind::Hidden | AnswerKind::Vocabulary | AnswerKind::VocabularyAndOrder | AnswerKind::Embedding => {}
     }
 }
 

@@ -92,6 +92,7 @@ pub enum ServeError {
         /// Open files the process may have.
         most: u64,
     },
+    /// A text could not be made into token ids.
     #[cfg(feature = "text")]
     #[error(transparent)]
     Tokenise(#[from] thimble_text::TokeniseError),

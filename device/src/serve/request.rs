@@ -6,7 +6,8 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use thimble_shared::decode::AnswerOptions;
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::network::Network;
+use thimble_shared::model::{AnswerKind, Config};
 
 use super::sequence::Sequence;
 use super::text::Texts;
@@ -422,7 +423,7 @@ impl Model {
             allow_none: no_answer,
             ..AnswerOptions::default()
         };
-        if self.config.head != Head::QuestionAnswering && (no_answer || max_answer.is_some()) {
+        if self.config.head.answer() != AnswerKind::Span && (no_answer || max_answer.is_some()) {
             return Err(format!(
                 "\"max_answer\" and \"no_answer\" are for question answering, this model's head is {}",
                 self.config.head.name()
@@ -437,7 +438,7 @@ impl Model {
     }
 
     fn sequences(&self, ids: Option<List>, choices: Option<List>, types: Option<List>) -> Result<Infer, String> {
-        let several = self.config.head == Head::MultipleChoice;
+        let several = self.config.head.takes_choices();
         let (name, rows) = match (ids, choices) {
             (Some(_), Some(_)) => return Err("\"ids\" and \"choices\" are both given; give one".into()),
             (Some(List::Numbers(ids)), None) if !several => ("ids", vec![ids]),
@@ -491,7 +492,7 @@ impl Model {
         if types.is_some() {
             return Err("\"types\" goes with \"ids\"; those of a text are its tokenizer's".into());
         }
-        let several = self.config.head == Head::MultipleChoice;
+        let several = self.config.head.takes_choices();
         let pairs: Vec<Option<&str>> = match (&choices, several) {
             (Some(List::Texts(choices)), true) if pair.is_none() => choices.iter().map(|c| Some(c.as_str())).collect(),
             (_, true) => {
@@ -506,7 +507,7 @@ impl Model {
             tokenised: true,
             ..Infer::default()
         };
-        if self.config.head == Head::QuestionAnswering {
+        if self.config.head.answer() == AnswerKind::Span {
             let Some(context) = pair else {
                 return Err("question answering needs the question as \"text\", the context as \"pair\"".into());
             };
@@ -516,7 +517,7 @@ impl Model {
             infer.texts = vec![text.to_string(), context.to_string()];
             return Ok(infer);
         }
-        if self.config.head == Head::TokenClassification {
+        if self.config.head.answer() == AnswerKind::TokenLabels {
             infer.texts = [Some(text), pair].into_iter().flatten().map(str::to_string).collect();
         }
         // Before the work, not after it: the last choice may be the shortest of thousands.
@@ -533,7 +534,7 @@ impl Model {
 
     fn check(&self, infer: &Infer) -> Result<(), String> {
         let config = &self.config;
-        let several = config.head == Head::MultipleChoice;
+        let several = config.head.takes_choices();
         for (number, row) in infer.rows.iter().enumerate() {
             let name = |field: &str| match (several, field) {
                 (false, field) => field.to_string(),
@@ -572,8 +573,8 @@ impl Model {
         let all = rows * longest;
         if all > self.tokens {
             let most = self.tokens;
-            let what = match self.config.head {
-                Head::QuestionAnswering => "windows",
+            let what = match self.config.head.answer() {
+                AnswerKind::Span => "windows",
                 _ => "choices",
             };
             return Err(format!(
@@ -587,7 +588,10 @@ impl Model {
     fn choose(&self, infer: &mut Infer, at: Option<Vec<i64>>, top: Option<u32>) -> Result<(), String> {
         let config = &self.config;
         let (decoder, seq) = (config.head.has_decoder(), infer.longest());
-        let per_token = !matches!(config.head, Head::SequenceClassification | Head::MultipleChoice);
+        let per_token = Network::of(config)
+            .outputs
+            .iter()
+            .any(|output| output.extent.per_token());
         if let Some(at) = at {
             if infer.rows.len() > 1 && per_token {
                 return Err("\"at\" chooses tokens of one sequence, the context is read in several windows".into());
@@ -627,31 +631,19 @@ impl Model {
         if positions > seq {
             return Err(format!("\"at\" names {positions} positions, the sequence has {seq}"));
         }
-        let wide = match config.head {
-            Head::None if infer.full || infer.at.is_some() => config.hidden_size,
-            _ if decoder => {
-                let full = if infer.full { config.vocab_size } else { 0 };
-                full + 3 * infer.top.unwrap_or(0)
-            }
-            // A tag and, where each token is an entity of its own, a span.
-            Head::TokenClassification => config.labels.len() + 10,
-            Head::QuestionAnswering => 2 * infer.rows.len(),
-            _ => 0,
-        };
-        infer.numbers = positions.saturating_mul(wide);
-        if infer.numbers > NUMBERS {
+        let (wide, once) = numbers(config, infer);
+        let of_positions = positions.saturating_mul(wide);
+        if of_positions > NUMBERS {
             return Err(format!(
-                "the answer would have {} numbers, at most {NUMBERS} are sent; choose fewer positions with \"at\"",
-                positions * wide
+                "the answer would have {of_positions} numbers, at most {NUMBERS} are sent; choose fewer positions with \"at\"",
             ));
         }
-        // What is there once: outputs, scores and names.
-        infer.numbers += match config.head {
-            Head::SequenceClassification => 3 * config.labels.len(),
-            Head::MultipleChoice => 2 * infer.rows.len(),
-            Head::QuestionAnswering => 16,
-            _ => 0,
-        };
+        if once > NUMBERS {
+            return Err(format!(
+                "the answer would have {once} numbers, at most {NUMBERS} are sent"
+            ));
+        }
+        infer.numbers = of_positions + once;
         Ok(())
     }
 }
@@ -661,5 +653,23 @@ fn within(name: &str, values: &[i64], end: usize) -> Result<(), String> {
     match values.iter().position(|&v| wrong(v)) {
         Some(at) => Err(format!("{name}[{at}] is {}, must be 0 to {}", values[at], end - 1)),
         None => Ok(()),
+    }
+}
+
+/// Numbers of an answer: at each position, and once, outputs, scores and names among them.
+fn numbers(config: &Config, infer: &Infer) -> (usize, usize) {
+    match config.head.answer() {
+        AnswerKind::Hidden if infer.full || infer.at.is_some() => (config.hidden_size, 0),
+        AnswerKind::Hidden => (0, 0),
+        AnswerKind::Vocabulary | AnswerKind::VocabularyAndOrder => {
+            let full = if infer.full { config.vocab_size } else { 0 };
+            (full + 3 * infer.top.unwrap_or(0), 0)
+        }
+        AnswerKind::Labels => (0, 3 * config.labels.len()),
+        // A tag and, where each token is an entity of its own, a span.
+        AnswerKind::TokenLabels => (config.labels.len() + 10, 0),
+        AnswerKind::Span => (2 * infer.rows.len(), 16),
+        AnswerKind::Choice => (0, 2 * infer.rows.len()),
+        AnswerKind::Embedding => (0, config.sentence.as_ref().map_or(0, |s| s.size(config.hidden_size))),
     }
 }

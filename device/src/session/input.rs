@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{DEFAULT_SEQ, SessionError};
 use crate::Input;
 use crate::engine::tensors::{Tensor, TensorFile};
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::Config;
 
 /// Where an input comes from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -45,7 +45,7 @@ fn ids_input(config: &Config, source: &InputSource) -> Input {
     }
     let full = ids.len();
     let mask: Vec<i64> = (0..full).map(|at| i64::from(at < real)).collect();
-    let shape = if config.head == Head::MultipleChoice {
+    let shape = if config.head.takes_choices() {
         vec![batch, 1, full]
     } else {
         vec![batch, full]

@@ -157,6 +157,7 @@ pub fn albert_base() -> Config {
         multi_label: false,
         regression: false,
         hidden_shift: false,
+        sentence: None,
     }
 }
 

@@ -2,6 +2,7 @@
 //! the largest page it can be mapped with. In: paths or bytes; out: what was found, or why it will not do.
 
 use crate::fs::atomic::FileError;
+use crate::render::text::detail;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -9,38 +10,104 @@ use thimble_shared::files;
 
 /// Where scripts/cross-build leaves it, under the target directory.
 const BUILT: &str = "cross/aarch64-unknown-linux-gnu/dist/thimble-device";
+/// What it is called where it is installed: with the machine in its name, beside a host program of another one.
+const NAMES: [&str; 2] = ["thimble-device-aarch64", "thimble-device"];
+/// Names it to every command that takes --device-program.
+pub const VARIABLE: &str = "THIMBLE_DEVICE";
 /// ELF's number for aarch64.
 const AARCH64: u16 = 183;
 /// The first bytes of a file that tell all that is asked here: header and program headers of any sane program.
 const HEAD: usize = 4096;
 
-/// The device program for aarch64: the one named, or where scripts/cross-build leaves it.
+/// The device program for aarch64, and how it was found: the one named, or the first there is of those that [`places`] lists.
+///
+/// # Errors
+/// Where the one named is no program for boards, or none is found.
 pub fn device_program(named: Option<&Path>) -> Result<PathBuf, FileError> {
-    let found = match named {
-        Some(path) => Some(path.to_path_buf()),
-        None => {
-            let beside = std::env::current_exe().ok();
-            // target/release/thimble or target/debug/thimble, and the directory the user stands in.
-            let targets = beside
-                .iter()
-                .filter_map(|exe| exe.parent()?.parent())
-                .map(Path::to_path_buf);
-            targets
-                .chain([PathBuf::from("target")])
-                .map(|target| target.join(BUILT))
-                .find(|path| path.is_file())
-        }
-    };
-    let Some(path) = found else {
-        return Err(FileError::new(
-            &Path::new("target").join(BUILT),
-            "no device program for aarch64; run scripts/cross-build, or name one with --device-program",
-        ));
-    };
-    let failed = |e| FileError::new(&path, e);
-    let file = files::open(&path).map_err(failed)?;
-    for_boards(&path, &head(&file).map_err(failed)?)?;
+    let (path, how) = find(
+        named,
+        std::env::var_os(VARIABLE).map(PathBuf::from).as_deref(),
+        &places(),
+    )?;
+    detail(&format!("the board's program: {} ({how})", path.display()));
     Ok(path)
+}
+
+fn find(
+    named: Option<&Path>,
+    variable: Option<&Path>,
+    places: &[(PathBuf, &'static str)],
+) -> Result<(PathBuf, &'static str), FileError> {
+    let variable = variable.filter(|path| !path.as_os_str().is_empty());
+    // What a user names is never passed over in silence.
+    for (path, how) in [(named, "--device-program"), (variable, VARIABLE)] {
+        if let Some(path) = path {
+            let failed = |e: String| FileError::new(path, format!("{e} ({how} names it)"));
+            let file = files::open(path).map_err(|e| failed(e.to_string()))?;
+            let head = head(&file).map_err(|e| failed(e.to_string()))?;
+            for_boards(path, &head)?;
+            return Ok((path.to_path_buf(), how));
+        }
+    }
+    let fits = |path: &Path| {
+        files::open(path)
+            .and_then(|f| head(&f))
+            .is_ok_and(|head| foreign(&head).is_none())
+    };
+    match places.iter().find(|(path, _)| fits(path)) {
+        Some((path, how)) => Ok((path.clone(), how)),
+        None => Err(FileError::new(
+            Path::new("thimble-device"),
+            format!(
+                "no device program for aarch64; run scripts/cross-build, put it in one of the folders thimble looks in ({}), or \
+                 name it with --device-program or {VARIABLE}",
+                folders(places)
+            ),
+        )),
+    }
+}
+
+/// Where the device program is looked for, in this order: beside thimble, in the user's and the system's data folders, and where
+/// scripts/cross-build leaves it.
+pub fn places() -> Vec<(PathBuf, &'static str)> {
+    let mut places = Vec::new();
+    let exe = std::env::current_exe().ok();
+    let beside = exe.as_deref().and_then(Path::parent);
+    let named = |dir: PathBuf, how: &'static str| NAMES.map(|name| (dir.join(name), how));
+    if let Some(dir) = beside {
+        places.extend(named(dir.to_path_buf(), "beside thimble"));
+        places.extend(
+            dir.parent()
+                .into_iter()
+                .flat_map(|up| named(up.join("lib/thimble"), "beside thimble")),
+        );
+    }
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    let data = std::env::var_os("XDG_DATA_HOME").filter(|dir| !dir.is_empty());
+    let data = data.map(PathBuf::from).or(home);
+    places.extend(
+        data.into_iter()
+            .flat_map(|dir| named(dir.join("thimble"), "your data folder")),
+    );
+    places.extend(named("/usr/lib/thimble".into(), "the system's folder"));
+    // target/release/thimble or target/debug/thimble, and the directory the user stands in.
+    let built = "built by scripts/cross-build";
+    let target = beside.and_then(Path::parent);
+    places.extend(target.map(|target| (target.join(BUILT), built)));
+    places.push((Path::new("target").join(BUILT), built));
+    places
+}
+
+/// The folders of the places, each once.
+fn folders(places: &[(PathBuf, &'static str)]) -> String {
+    let mut told: Vec<String> = Vec::new();
+    for dir in places.iter().filter_map(|(path, _)| path.parent()) {
+        let dir = dir.display().to_string();
+        if !told.contains(&dir) {
+            told.push(dir);
+        }
+    }
+    told.join(", ")
 }
 
 /// All of a program for boards.
@@ -155,6 +222,45 @@ mod tests {
         program[32..40].fill(0xff);
         assert_eq!(largest_page(&program), None);
         assert_eq!(largest_page(&elf(2, 62)), None);
+    }
+
+    #[test]
+    fn the_program_named_wins_and_is_never_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        };
+        let (good, other) = (make("a", &elf(2, 183)), make("b", &elf(2, 183)));
+        let (foreign, gone) = (make("c", &elf(2, 62)), dir.path().join("gone"));
+        let places = [(gone.clone(), "x"), (foreign.clone(), "y"), (other.clone(), "z")];
+        let found = |named: Option<&Path>, variable: Option<&Path>| find(named, variable, &places);
+        assert_eq!(
+            found(Some(&good), Some(&gone)).unwrap(),
+            (good.clone(), "--device-program")
+        );
+        assert_eq!(found(None, Some(&good)).unwrap(), (good.clone(), VARIABLE));
+        // Beside an x86 thimble lies an x86 thimble-device.
+        assert_eq!(found(None, None).unwrap(), (other, "z"));
+        assert_eq!(found(None, Some(Path::new(""))).unwrap().1, "z");
+        for (named, variable, want) in [
+            (
+                Some(gone.as_path()),
+                Some(good.as_path()),
+                "(--device-program names it)",
+            ),
+            (None, Some(gone.as_path()), "(THIMBLE_DEVICE names it)"),
+            (None, Some(foreign.as_path()), "is not an aarch64 program"),
+        ] {
+            let error = found(named, variable).unwrap_err().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+        let none = find(None, None, &places[..2]).unwrap_err().to_string();
+        assert!(
+            none.contains("no device program for aarch64") && none.contains("THIMBLE_DEVICE"),
+            "{none}"
+        );
     }
 
     #[test]

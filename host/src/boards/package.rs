@@ -35,7 +35,7 @@ pub enum PackageError {
 }
 
 /// One file of a payload.
-pub struct File {
+pub struct PackagedFile {
     /// From the root of the board's file system, without the leading slash.
     pub path: String,
     /// Permission bits.
@@ -47,7 +47,7 @@ pub struct File {
 /// What a board gets.
 pub struct Payload {
     /// Sorted by path.
-    pub files: Vec<File>,
+    pub files: Vec<PackagedFile>,
 }
 
 /// Where a system's owner puts units, which go before those of packages.
@@ -59,8 +59,9 @@ pub const WANTS: &str = "etc/systemd/system/multi-user.target.wants";
 
 impl Payload {
     /// The files in the order they are installed: the unit comes last, so that a boot never finds one whose program is missing.
-    pub fn in_order(&self) -> Vec<&File> {
-        let (units, others): (Vec<&File>, Vec<&File>) = self.files.iter().partition(|f| f.path.starts_with(UNITS));
+    pub fn in_order(&self) -> Vec<&PackagedFile> {
+        let (units, others): (Vec<&PackagedFile>, Vec<&PackagedFile>) =
+            self.files.iter().partition(|f| f.path.starts_with(UNITS));
         others.into_iter().chain(units).collect()
     }
 
@@ -101,7 +102,7 @@ pub fn payload(
             wanted: PLAIN_NAME,
         });
     }
-    let at = |path: &str, mode: u32, bytes: Vec<u8>| File {
+    let at = |path: &str, mode: u32, bytes: Vec<u8>| PackagedFile {
         path: path.to_string(),
         mode,
         bytes,
@@ -173,6 +174,9 @@ pub struct Control<'a> {
     pub description: &'a str,
 }
 
+/// A file in a tar: its path, its mode, its bytes.
+type Entry<'a> = (&'a str, u32, &'a [u8]);
+
 /// What every package made here is, whatever its name: they own the same program and unit, so a board has one at a time:
 /// dpkg refuses the next one while the first is there.
 const ROLE: &str = "thimble-board";
@@ -204,24 +208,13 @@ pub fn deb(payload: &Payload, control: &Control) -> Result<Vec<u8>, PackageError
         }
     }
     let doc = format!("usr/share/doc/{}", control.name);
-    let mit = include_str!("../../../LICENSE-MIT");
-    let indented: String = mit
-        .lines()
-        .map(|line| match line.trim() {
-            "" => " .\n".to_string(),
-            line => format!(" {line}\n"),
-        })
-        .collect();
-    let copyright = format!(
-        "{COPYRIGHT}{indented}\nLicense: Apache-2.0\n On Debian systems, the full text of the Apache License, Version 2.0,\n \
-         is in /usr/share/common-licenses/Apache-2.0.\n"
-    );
+    let copyright = copyright();
     let changelog = format!(
         "{} ({}) unstable; urgency=medium\n\n  * Packaged by thimble.\n\n -- {}  Sat, 01 Jan 2000 00:00:00 +0000\n",
         control.name, control.version, control.maintainer
     );
     let overrides = overrides(payload, control.name);
-    let mut files: Vec<(&str, u32, &[u8])> = payload
+    let mut files: Vec<Entry> = payload
         .files
         .iter()
         .map(|f| (f.path.as_str(), f.mode, f.bytes.as_slice()))
@@ -233,6 +226,49 @@ pub fn deb(payload: &Payload, control: &Control) -> Result<Vec<u8>, PackageError
     files.push((&changelog_at, 0o644, &changelog));
     files.push((&overrides_at, 0o644, overrides.as_bytes()));
     files.sort();
+    let control_tar = control_tar(control, &files)?;
+    let mut out = b"!<arch>\n".to_vec();
+    for (name, bytes) in [
+        ("debian-binary", b"2.0\n".to_vec()),
+        ("control.tar.gz", gzip(&control_tar, Compression::best())?),
+        ("data.tar.gz", gzip(&tar(&files)?, Compression::new(6))?),
+    ] {
+        // ar: name 16, time 12, uid 6, gid 6, mode 8, size 10, end.
+        writeln!(
+            out,
+            "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`",
+            0,
+            0,
+            0,
+            "100644",
+            bytes.len()
+        )?;
+        out.extend_from_slice(&bytes);
+        if bytes.len() % 2 == 1 {
+            out.push(b'\n');
+        }
+    }
+    Ok(out)
+}
+
+/// Debian's copyright file.
+fn copyright() -> String {
+    let mit = include_str!("../../../LICENSE-MIT");
+    let indented: String = mit
+        .lines()
+        .map(|line| match line.trim() {
+            "" => " .\n".to_string(),
+            line => format!(" {line}\n"),
+        })
+        .collect();
+    format!(
+        "{COPYRIGHT}{indented}\nLicense: Apache-2.0\n On Debian systems, the full text of the Apache License, Version 2.0,\n \
+         is in /usr/share/common-licenses/Apache-2.0.\n"
+    )
+}
+
+/// The tar of a package's fields, checksums and scripts.
+fn control_tar(control: &Control, files: &[Entry]) -> std::io::Result<Vec<u8>> {
     let kilobytes: u64 = files.iter().map(|f| (f.2.len() as u64).div_ceil(1024)).sum();
     let description = format!(
         "{}\n Made by thimble: one ONNX file that the board maps and computes from,\n \
@@ -263,35 +299,13 @@ pub fn deb(payload: &Payload, control: &Control) -> Result<Vec<u8>, PackageError
         &format!("deb-systemd-helper purge {UNIT} >/dev/null 2>&1 || true"),
         "purge",
     );
-    let control_tar = tar(&[
+    tar(&[
         ("control", 0o644, fields.as_bytes()),
         ("md5sums", 0o644, sums.as_bytes()),
         ("postinst", 0o755, postinst.as_bytes()),
         ("postrm", 0o755, postrm.as_bytes()),
         ("prerm", 0o755, prerm.as_bytes()),
-    ])?;
-    let mut out = b"!<arch>\n".to_vec();
-    for (name, bytes) in [
-        ("debian-binary", b"2.0\n".to_vec()),
-        ("control.tar.gz", gzip(&control_tar, Compression::best())?),
-        ("data.tar.gz", gzip(&tar(&files)?, Compression::new(6))?),
-    ] {
-        // ar: name 16, time 12, uid 6, gid 6, mode 8, size 10, end.
-        writeln!(
-            out,
-            "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`",
-            0,
-            0,
-            0,
-            "100644",
-            bytes.len()
-        )?;
-        out.extend_from_slice(&bytes);
-        if bytes.len() % 2 == 1 {
-            out.push(b'\n');
-        }
-    }
-    Ok(out)
+    ])
 }
 
 /// What lintian is right to ask about and the answer to which is yes.
@@ -380,7 +394,7 @@ fn gzip(bytes: &[u8], level: Compression) -> std::io::Result<Vec<u8>> {
 }
 
 /// A ustar archive of `files` and the directories above them, each once, owned by root.
-fn tar(files: &[(&str, u32, &[u8])]) -> std::io::Result<Vec<u8>> {
+fn tar(files: &[Entry]) -> std::io::Result<Vec<u8>> {
     let mut out = Vec::new();
     let mut made = std::collections::BTreeSet::new();
     header(&mut out, "./", 0o755, 0, b'5')?;
@@ -439,7 +453,7 @@ mod tests {
     #[test]
     fn files_lie_at_plain_paths_and_each_once() {
         let with = |paths: &[&str]| {
-            let files = paths.iter().map(|path| File {
+            let files = paths.iter().map(|path| PackagedFile {
                 path: path.to_string(),
                 mode: 0o644,
                 bytes: vec![],
@@ -543,7 +557,7 @@ mod tests {
     #[test]
     fn the_same_input_gives_the_same_bytes() {
         let payload = || Payload {
-            files: vec![File {
+            files: vec![PackagedFile {
                 path: "usr/lib/thimble/a".into(),
                 mode: 0o644,
                 bytes: vec![1; 700],
@@ -567,7 +581,7 @@ mod tests {
 
     #[test]
     fn the_unit_is_installed_last_and_its_link_leads_to_it() {
-        let file = |path: &str| File {
+        let file = |path: &str| PackagedFile {
             path: path.into(),
             mode: 0o644,
             bytes: vec![],

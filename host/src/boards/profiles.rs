@@ -1,9 +1,11 @@
 //! The boards thimble knows: the profiles of `targets/`, built into the program, and a user's own by path.
 
+use crate::boards::profile_file;
 use crate::fs::atomic::FileError;
 use std::path::Path;
 use thimble_shared::board::target::Target;
 use thimble_shared::files;
+use thimble_shared::spelling::nearest;
 
 /// File name and text of every profile in `targets/`.
 const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/targets.rs"));
@@ -12,10 +14,12 @@ const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/targets.rs
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// No built-in profile has the name.
-    #[error("no target '{name}'; known are {known}, or give the path of a .toml file")]
+    #[error("no target '{name}'; {}known are {known}, or give the path of a .toml file", .meant.as_ref().map(|m| format!("did you mean {m}? ")).unwrap_or_default())]
     Unknown {
         /// The name that was given.
         name: String,
+        /// The nearest name there is, where one is near.
+        meant: Option<String>,
         /// Names of the built-in profiles, with commas between them.
         known: String,
     },
@@ -55,11 +59,13 @@ pub fn find(name: &str) -> Result<Target, TargetError> {
         return parse(name, &text);
     }
     let all = all()?;
-    let known = all.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", ");
+    let names: Vec<&str> = all.iter().map(|t| t.name.as_str()).collect();
+    let (known, meant) = (names.join(", "), nearest(name, names).map(String::from));
     all.into_iter()
         .find(|t| t.name == name)
         .ok_or_else(|| TargetError::Unknown {
             name: name.to_string(),
+            meant,
             known,
         })
 }
@@ -69,7 +75,7 @@ fn parse(file: &str, text: &str) -> Result<Target, TargetError> {
         file: file.to_string(),
         problem,
     };
-    let target: Target = toml::from_str(text).map_err(|e| error(e.to_string().trim_end().to_string()))?;
+    let target = profile_file::read(text).map_err(error)?;
     match target.problems() {
         problems if problems.is_empty() => Ok(target),
         problems => Err(error(problems.join("; "))),
@@ -88,5 +94,7 @@ mod tests {
             assert_eq!(find(&target.name).unwrap(), target);
         }
         assert!(find("pi-9").unwrap_err().to_string().contains("pi-zero-2w"));
+        assert!(find("pi4").unwrap_err().to_string().contains("did you mean pi-4?"));
+        assert!(!find("orangepi").unwrap_err().to_string().contains("did you mean"));
     }
 }

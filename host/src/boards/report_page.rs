@@ -2,10 +2,11 @@
 //! RAM, bytes by weight, and the trend of each board. Inline SVG and CSS, no script, nothing fetched; text from files is
 //! escaped. Times are milliseconds, sizes bytes.
 
-use crate::boards::reports::{Entry, Kind, comparison, notes};
+use crate::boards::reports::{Entry, ReportKind, comparison, notes};
 use crate::render::text::{percent, size, xml};
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use thimble_shared::dtype::{Format, Storage};
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1c2330;--soft:#667085;--line:#dfe3ea;--back:#fff;--a:#2f6fde;--b:#e08a2c;--c:#3a9d6e;--bar:#eef1f5}
@@ -287,10 +288,11 @@ fn weights(entries: &[Entry]) -> String {
             let top = 22.0 * at as f64;
             body += &text_at(LEFT - 12.0, top + 13.0, "", "end", &short(name, 32));
             let format = model.formats.get(*name).map_or("", String::as_str);
-            let class = match format {
-                "i8" | "i8a" => "c",
-                "f16" => "b",
-                _ => "a",
+            let class = match format.parse::<Format>().map(Format::storage) {
+                Ok(Storage::I8 | Storage::I4) => "c",
+                Ok(Storage::F16) => "b",
+                // Or of a newer program than this one.
+                Ok(Storage::F32) | Err(_) => "a",
             };
             body += &rect(
                 LEFT,
@@ -310,7 +312,7 @@ fn weights(entries: &[Entry]) -> String {
 
 /// The median and the peak of what was measured more than once in the same way, in the order of the reports.
 fn trend(entries: &[Entry]) -> String {
-    let mut kinds: Vec<(Kind, Vec<&Entry>)> = Vec::new();
+    let mut kinds: Vec<(ReportKind, Vec<&Entry>)> = Vec::new();
     for e in entries {
         match kinds.iter_mut().find(|(kind, _)| *kind == e.kind()) {
             Some((_, seen)) => seen.push(e),

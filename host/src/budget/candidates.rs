@@ -1,7 +1,7 @@
 //! Models to choose between: made of one variant in any formats, and their scores on one set of rows.
 
 use crate::budget::error::BudgetError;
-use crate::budget::loss_cache::Memo;
+use crate::budget::loss_cache::LossCache;
 use crate::budget::question::Question;
 use crate::eval::dataset::Row;
 use crate::eval::digest::Digest;
@@ -19,7 +19,7 @@ use thimble_shared::model::Model;
 pub struct Bench<'a> {
     pub question: &'a Question<'a>,
     pub quantiser: Rc<Quantiser<'static>>,
-    pub memo: Memo,
+    pub cache: LossCache,
 }
 
 impl<'a> Bench<'a> {
@@ -33,7 +33,7 @@ impl<'a> Bench<'a> {
         Bench {
             question,
             quantiser,
-            memo: Memo::open(&[original, variant], rows),
+            cache: LossCache::open(&[original, variant], rows),
         }
     }
 
@@ -47,7 +47,7 @@ impl<'a> Bench<'a> {
     }
 
     pub fn score(&self, judge: &Judge, formats: &BTreeMap<String, Format>) -> Result<Score, BudgetError> {
-        self.memo.score(formats, || {
+        self.cache.score(formats, || {
             match self.made(formats)? {
                 Some(model) => Ok(judge.loss(&image_of(&model)?)?.score()),
                 // A family that does not fit fp16 is a choice nobody takes, not a failure.

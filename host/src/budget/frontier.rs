@@ -1,10 +1,10 @@
-//! Bytes against loss, from the smallest file to fp32: one study, many budgets. In: a measured study; out: points in order
+//! Bytes against loss, from the smallest file to fp32: one search, many budgets. In: a measured search; out: points in order
 //! of size, none of which loses more than a smaller one, because an answer may be any choice that fits, whatever budget it
 //! was run for. The smallest file that agrees often enough is found the same way.
 
 use crate::budget::answer::{Answer, Limits};
 use crate::budget::error::BudgetError;
-use crate::budget::sensitivity::Study;
+use crate::budget::sensitivity::Search;
 use crate::eval::metrics::{Loss, Share};
 use crate::render::progress::Watch;
 use thimble_shared::dtype::Format;
@@ -59,7 +59,7 @@ pub fn budgets(low: u64, high: u64, count: usize) -> Vec<u64> {
     all
 }
 
-impl Study<'_> {
+impl Search<'_> {
     /// The points within `limits`, smallest first. A budget that buys nothing gives none of its own.
     pub fn frontier(
         &mut self,
@@ -135,8 +135,8 @@ impl Study<'_> {
         let floor = self.bytes(&self.floor()?)?;
         let own = self.sizes().of(&self.question().source.graph().formats)?;
         let (mut low, mut high) = (floor, limits.bytes.min(own.max(floor)));
-        let mut agrees = |study: &mut Self, bytes: u64| -> Result<Option<Answer>, BudgetError> {
-            let Some(answer) = study.answer(
+        let mut agrees = |search: &mut Self, bytes: u64| -> Result<Option<Answer>, BudgetError> {
+            let Some(answer) = search.answer(
                 &Limits {
                     bytes,
                     ..limits.clone()
@@ -146,7 +146,7 @@ impl Study<'_> {
             else {
                 return Ok(None);
             };
-            let judged = study.report(&study.model(&answer.choice)?.0)?;
+            let judged = search.report(&search.model(&answer.choice)?.0)?;
             let mut all = answer.score.agreement();
             all.absorb(judged.agreed());
             let enough = |agreed: Share| agreed.rate().is_some_and(|rate| rate >= share);

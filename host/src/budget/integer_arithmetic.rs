@@ -6,7 +6,7 @@
 use crate::budget::answer::{Answer, Limits};
 use crate::budget::error::BudgetError;
 use crate::budget::problem::Choice;
-use crate::budget::sensitivity::Study;
+use crate::budget::sensitivity::Search;
 use crate::eval::metrics::{Objective, Score, Word};
 use crate::render::progress::Watch;
 use thimble_shared::dtype::Format;
@@ -74,7 +74,7 @@ struct Tried {
     word: Word,
 }
 
-impl Study<'_> {
+impl Search<'_> {
     /// Puts `w8` where the loss is not good enough without it.
     ///
     /// # Errors

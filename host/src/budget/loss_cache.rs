@@ -12,22 +12,22 @@ use thimble_device::engine::kernels::Kernels;
 use thimble_shared::dtype::Format;
 use thimble_shared::files;
 
-pub struct Memo {
+pub struct LossCache {
     /// None when there is nowhere to keep it.
     path: Option<PathBuf>,
     scores: Mutex<BTreeMap<String, Score>>,
 }
 
-impl Memo {
+impl LossCache {
     /// What is known of a model on `rows`; `models` are the digests of it and of what it is compared with.
-    pub fn open(models: &[&Digest], rows: &[Row]) -> Memo {
+    pub fn open(models: &[&Digest], rows: &[Row]) -> LossCache {
         let path = folder().and_then(|dir| Some(dir.join(format!("{}.json", question(models, rows)?))));
         let scores = path
             .as_ref()
             .and_then(|p| files::read(p).ok())
             .and_then(|text| serde_json::from_slice(&text).ok())
             .unwrap_or_default();
-        Memo {
+        LossCache {
             path,
             scores: Mutex::new(scores),
         }
@@ -73,6 +73,11 @@ impl Memo {
     }
 }
 
+/// Whether losses are kept between runs.
+pub fn is_kept() -> bool {
+    folder().is_some()
+}
+
 /// `$THIMBLE_CACHE`, or `thimble` in the user's cache folder. An empty `THIMBLE_CACHE` turns the cache off.
 fn folder() -> Option<PathBuf> {
     match std::env::var_os("THIMBLE_CACHE") {
@@ -105,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_loss_is_measured_once() {
-        let memo = Memo {
+        let cache = LossCache {
             path: None,
             scores: Mutex::default(),
         };
@@ -113,13 +118,13 @@ mod tests {
         let mut measured = 0;
         let score = Loss::default().score();
         for _ in 0..3 {
-            let found: Result<Score, ()> = memo.score(&formats, || {
+            let found: Result<Score, ()> = cache.score(&formats, || {
                 measured += 1;
                 Ok(score)
             });
             assert_eq!(found, Ok(score));
         }
         assert_eq!(measured, 1);
-        assert_eq!(memo.lock().keys().collect::<Vec<_>>(), ["word:i8"]);
+        assert_eq!(cache.lock().keys().collect::<Vec<_>>(), ["word:i8"]);
     }
 }

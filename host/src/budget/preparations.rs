@@ -31,11 +31,11 @@ pub struct Tried {
     pub int8: f64,
 }
 
-/// How a study may prepare models.
+/// How a search may prepare models.
 #[derive(Clone, Copy, Debug)]
 pub struct PrepareOptions<'a> {
     /// Steps that are tried, in this order; none of them: rounding to nearest.
-    pub steps: &'a [Step],
+    pub steps: &'a [PreparationStep],
     /// Bytes that the smallest model must stay within, prepared as it is.
     pub most: u64,
 }
@@ -95,7 +95,7 @@ impl Prepared {
                 smallest: lost(&problem.floor())?,
                 int8: lost(&problem.mostly(int8))?,
             };
-            bench.memo.save();
+            bench.cache.save();
             Ok(tried)
         };
         let plain = measure(&best.variant, &best.quantiser)?;
@@ -131,7 +131,7 @@ fn share(loss: f64, of: f64) -> f64 {
 
 /// One step of preparation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-pub enum Step {
+pub enum PreparationStep {
     /// Subtract the mean of each channel from what linear maps read
     Shift,
     /// Rescale channels between adjacent weights
@@ -143,14 +143,19 @@ pub enum Step {
 }
 
 /// All steps, in the order they are tried.
-pub const STEPS: [Step; 4] = [Step::Shift, Step::Rescale, Step::Split, Step::Calibrate];
+pub const STEPS: [PreparationStep; 4] = [
+    PreparationStep::Shift,
+    PreparationStep::Rescale,
+    PreparationStep::Split,
+    PreparationStep::Calibrate,
+];
 
-impl Step {
+impl PreparationStep {
     /// The share of the loss that must be left at most for the step to be taken. Channels that are split cost bytes and time.
     fn worth(self) -> f64 {
         match self {
-            Step::Shift | Step::Rescale | Step::Calibrate => 1.0,
-            Step::Split => 0.97,
+            PreparationStep::Shift | PreparationStep::Rescale | PreparationStep::Calibrate => 1.0,
+            PreparationStep::Split => 0.97,
         }
     }
 
@@ -165,19 +170,21 @@ impl Step {
         // With bytes for half precision throughout, `down` need not quantise what it reads.
         let question = sizes.question();
         let halves = ModelSpec::uniform(question.source.config.clone(), Format::F16).formats;
-        if self == Step::Split && !question.integers_only && most >= sizes.of(&halves)? {
+        if self == PreparationStep::Split && !question.integers_only && most >= sizes.of(&halves)? {
             return Ok(None);
         }
         let reaches = match self {
-            Step::Shift => [Some(Reach::Everywhere), Some(Reach::Inside)],
-            Step::Rescale | Step::Split | Step::Calibrate => [Some(done.shifted), None],
+            PreparationStep::Shift => [Some(Reach::Everywhere), Some(Reach::Inside)],
+            PreparationStep::Rescale | PreparationStep::Split | PreparationStep::Calibrate => {
+                [Some(done.shifted), None]
+            }
         };
         for shifted in reaches.into_iter().flatten() {
             let next = variants.make(match self {
-                Step::Shift => Preparation { shifted, ..done },
-                Step::Rescale => Preparation { rescaled: true, ..done },
-                Step::Split => Preparation { split: true, ..done },
-                Step::Calibrate => Preparation {
+                PreparationStep::Shift => Preparation { shifted, ..done },
+                PreparationStep::Rescale => Preparation { rescaled: true, ..done },
+                PreparationStep::Split => Preparation { split: true, ..done },
+                PreparationStep::Calibrate => Preparation {
                     calibrated: true,
                     ..done
                 },

@@ -270,6 +270,7 @@ mod tests {
             multi_label: false,
             regression: false,
             hidden_shift: false,
+            sentence: None,
         }
     }
 

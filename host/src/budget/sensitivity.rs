@@ -40,7 +40,7 @@ pub struct Yardstick {
     pub score: Result<Score, String>,
 }
 
-pub struct Study<'a> {
+pub struct Search<'a> {
     question: &'a Question<'a>,
     pub problem: Problem,
     tune: Judge<'a>,
@@ -57,13 +57,13 @@ pub struct Study<'a> {
     sizes: Sizes<'a>,
 }
 
-impl<'a> Study<'a> {
+impl<'a> Search<'a> {
     /// Measures what every answer needs. `sizes` comes first because a budget below the floor needs no measuring.
     pub fn measure(
         sizes: Sizes<'a>,
         options: PrepareOptions<'_>,
         watch: &mut impl Watch,
-    ) -> Result<Study<'a>, BudgetError> {
+    ) -> Result<Search<'a>, BudgetError> {
         let question = sizes.question();
         let tune = Judge::new(
             &question.original.config,
@@ -98,7 +98,7 @@ impl<'a> Study<'a> {
         let sense = Sense::new(some, sense)?;
         sense.measure(&mut problem, watch)?;
 
-        Ok(Study {
+        Ok(Search {
             question,
             problem,
             tune,
@@ -150,7 +150,7 @@ impl<'a> Study<'a> {
             problem.options[family].push(format);
             problem.loss[family].push(loss);
         }
-        self.sense.bench.memo.save();
+        self.sense.bench.cache.save();
         Ok(())
     }
 
@@ -247,8 +247,8 @@ impl<'a> Study<'a> {
 
     /// Keeps what was learnt for other questions of the same model.
     pub fn save(&self) {
-        self.chosen.memo.save();
-        self.plain.memo.save();
+        self.chosen.cache.save();
+        self.plain.cache.save();
     }
 
     /// A choice made into a model, and what was done to its numbers.
@@ -316,7 +316,7 @@ impl<'a> Sense<'a> {
                 problem.loss[family][i] = self.alone(problem, family, format, watch)?;
             }
         }
-        self.bench.memo.save();
+        self.bench.cache.save();
         Ok(())
     }
 

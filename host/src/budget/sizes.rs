@@ -212,6 +212,7 @@ mod tests {
                 multi_label: false,
                 regression: false,
                 hidden_shift: false,
+                sentence: None,
             };
             let weights = config.weights().into_iter();
             let source = Model {

@@ -1,14 +1,14 @@
-//! The main job: the model with the least measured loss within a budget. In: a `Study` and limits; out: a choice. All
+//! The main job: the model with the least measured loss within a budget. In: a `Search` and limits; out: a choice. All
 //! combinations are ranked exactly by the sum of their families' losses; the best few that fit are run; what they measured
 //! corrects the predictions around the best one until nothing better is found; and the one that measured least is the answer.
 
 use crate::budget::answer::{Answer, Limits};
 use crate::budget::error::BudgetError;
 use crate::budget::integer_arithmetic::Trade;
-use crate::budget::preparations::{PrepareOptions, Step, Tried};
+use crate::budget::preparations::{PreparationStep, PrepareOptions, Tried};
 use crate::budget::problem::{Choice, Problem};
 use crate::budget::question::{self, Question};
-use crate::budget::sensitivity::{Study, Yardstick};
+use crate::budget::sensitivity::{Search, Yardstick};
 use crate::budget::sizes::{Floor, Sizes};
 use crate::budget::surrogate::{Refit, Sample};
 use crate::eval::dataset::Row;
@@ -33,7 +33,7 @@ const EXAMINED: usize = 10_000;
 /// The correction ends after this many runs that found nothing better.
 const PATIENCE: usize = 8;
 
-impl Study<'_> {
+impl Search<'_> {
     /// The least measured loss within the limits; None when no choice keeps to them.
     pub fn answer(&mut self, limits: &Limits, watch: &mut impl Watch) -> Result<Option<Answer>, BudgetError> {
         let config = &self.question().source.config;
@@ -274,7 +274,7 @@ pub struct Task<'a> {
     /// Formats that the search may use.
     pub formats: &'a [Format],
     /// How the model may be prepared before its weights are rounded.
-    pub steps: &'a [Step],
+    pub steps: &'a [PreparationStep],
     /// Most bytes of the file.
     pub budget: u64,
     /// How the file is laid out as ONNX, which bears on its size.
@@ -340,9 +340,9 @@ pub fn solve(task: &Task, mut watch: impl FnMut(&str)) -> Result<Result<Plan, Fl
         steps: task.steps,
         most: task.budget,
     };
-    let mut study = Study::measure(sizes, options, &mut watch)?;
-    match study.answer(&Limits::bytes(task.budget), &mut watch)? {
-        Some(answer) => Ok(Ok(study.plan(answer, task.budget, None, &mut watch)?)),
+    let mut search = Search::measure(sizes, options, &mut watch)?;
+    match search.answer(&Limits::bytes(task.budget), &mut watch)? {
+        Some(answer) => Ok(Ok(search.plan(answer, task.budget, None, &mut watch)?)),
         None => Err(BudgetError::NothingFinite),
     }
 }

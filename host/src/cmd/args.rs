@@ -1,40 +1,28 @@
 //! Arguments that several commands take, and how values are read.
 
+use crate::eval::columns::Columns;
+use crate::eval::dataset::RowOptions;
+use crate::eval::records::Form;
 use crate::models::read_options::ReadOptions;
 use bytesize::ByteSize;
 use clap::ValueEnum;
-use clap::builder::PossibleValue;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
 use thimble_shared::artifact::runtime::Runtime;
 use thimble_shared::dtype::Format;
 use thimble_shared::model::Head;
 
-/// A number format by the name the command line gives it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Precision(pub Format);
-
-impl ValueEnum for Precision {
-    fn value_variants<'a>() -> &'a [Precision] {
-        const ALL: [Precision; Format::ALL.len()] = {
-            let mut all = [Precision(Format::F32); Format::ALL.len()];
-            let mut i = 0;
-            while i < all.len() {
-                all[i] = Precision(Format::ALL[i]);
-                i += 1;
-            }
-            all
-        };
-        &ALL
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        let row = self.0.row();
-        let value = PossibleValue::new(row.alias);
-        Some(match row.help {
-            Some(help) => value.help(help),
-            None => value,
-        })
-    }
+/// Reads the name of a number format, in any spelling.
+pub fn format() -> impl TypedValueParser<Value = Format> {
+    let name = |format: Format| {
+        let row = format.row();
+        let name = PossibleValue::new(row.name).alias(row.alias).aliases(row.also);
+        match row.help {
+            Some(help) => name.help(help),
+            None => name,
+        }
+    };
+    PossibleValuesParser::new(Format::ALL.map(name)).try_map(|text| text.to_lowercase().parse::<Format>())
 }
 
 /// How a model is read where its folder or file leaves it open.
@@ -59,7 +47,7 @@ impl SourceArgs {
     /// What the readers take.
     pub fn options(&self) -> ReadOptions {
         ReadOptions {
-            head: self.head.map(HeadName::head),
+            head: self.head.map(|name| name.0),
             adapter: self.adapter.clone(),
             output_values: self.output_value.clone(),
             dequantize: self.dequantize,
@@ -67,37 +55,67 @@ impl SourceArgs {
     }
 }
 
-/// The heads by the names the command line gives them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum HeadName {
-    /// Hidden states, and the pooler output if the model has a pooler
-    None,
-    /// Masked language modeling
-    Mlm,
-    /// Masked language modeling and sentence order
-    Pretraining,
-    /// Sequence classification or regression
-    Sequence,
-    /// Token classification
-    Token,
-    /// Extractive question answering
-    Qa,
-    /// Multiple choice
-    Choice,
+/// A head by the name the command line gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadName(pub Head);
+
+impl ValueEnum for HeadName {
+    fn value_variants<'a>() -> &'a [HeadName] {
+        const ALL: [HeadName; Head::ALL.len()] = {
+            let mut all = [HeadName(Head::None); Head::ALL.len()];
+            let mut at = 0;
+            while at < all.len() {
+                all[at] = HeadName(Head::ALL[at]);
+                at += 1;
+            }
+            all
+        };
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = self.0.row().flag;
+        Some(PossibleValue::new(name).help(help))
+    }
 }
 
-impl HeadName {
-    /// The head it names.
-    pub fn head(self) -> Head {
-        match self {
-            HeadName::None => Head::None,
-            HeadName::Mlm => Head::MaskedLm,
-            HeadName::Pretraining => Head::PreTraining,
-            HeadName::Sequence => Head::SequenceClassification,
-            HeadName::Token => Head::TokenClassification,
-            HeadName::Qa => Head::QuestionAnswering,
-            HeadName::Choice => Head::MultipleChoice,
+/// What a user says of a file of rows whose content leaves it open.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Rows of inputs")]
+pub struct RowArgs {
+    /// Take the texts from this field or column; of a pair: NAME,NAME [default: told by the names data sets have]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub text_column: Vec<String>,
+    /// Take the labels from this field or column [default: label, labels or another usual name]
+    #[arg(long, value_name = "NAME")]
+    pub label_column: Option<String>,
+    /// Read the rows in this form [default: told by the content]
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub form: Option<Form>,
+}
+
+impl RowArgs {
+    /// What the reader of rows takes; `file` is the option that names the file, and whether it was given.
+    ///
+    /// # Errors
+    /// Where there is no file to read so, or the columns named are no text and no pair.
+    pub fn options(&self, file: (&str, bool)) -> Result<RowOptions, String> {
+        let named = !self.text_column.is_empty() || self.label_column.is_some() || self.form.is_some();
+        if let ((option, false), true) = (file, named) {
+            return Err(format!(
+                "--text-column, --label-column and --form say how to read {option}; give it too"
+            ));
         }
+        if self.text_column.len() > 2 || self.text_column.iter().any(String::is_empty) {
+            return Err("--text-column: name one column, or the two of a pair".into());
+        }
+        Ok(RowOptions {
+            form: self.form,
+            columns: Columns {
+                text: self.text_column.clone(),
+                label: self.label_column.clone(),
+            },
+        })
     }
 }
 
@@ -119,7 +137,7 @@ pub struct PayloadArgs {
     /// Limit the unit's memory (MemoryMax=)
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub max_ram: Option<ByteSize>,
-    /// Use this aarch64 thimble-device [default: where scripts/cross-build leaves it]
+    /// Use this aarch64 thimble-device [default: the one found as docs/commands.md says]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,
 }
@@ -163,6 +181,37 @@ pub fn milliseconds(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_format_is_known_by_both_of_its_names() {
+        let command = || clap::Command::new("x").arg(clap::Arg::new("f").ignore_case(true).value_parser(format()));
+        let read = |text: &str| -> Option<Format> {
+            let matches = command().try_get_matches_from(["x", text]).ok()?;
+            matches.get_one::<Format>("f").copied()
+        };
+        let cases = [
+            ("i8", Some(Format::I8)),
+            ("int8", Some(Format::I8)),
+            ("i8a", Some(Format::I8A)),
+            ("int8a", Some(Format::I8A)),
+            ("f32", Some(Format::F32)),
+            ("fp32", Some(Format::F32)),
+            ("float16", Some(Format::F16)),
+            ("w8", Some(Format::W8)),
+            ("int4", Some(Format::I4)),
+            ("INT4", Some(Format::I4)),
+            ("i5", None),
+        ];
+        for (text, want) in cases {
+            assert_eq!(read(text), want, "{text}");
+        }
+        // What the library reads in files is taken here too.
+        for text in [
+            "f32", "fp32", "f16", "fp16", "w8", "i8", "int8", "i8a", "int8a", "i4", "int4",
+        ] {
+            assert_eq!(read(text), text.parse().ok(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_in_mb_and_mib_differ_and_zero_is_refused() {

@@ -7,13 +7,15 @@ use crate::boards::cost_model::{need, seq_of};
 use crate::boards::device_binary::{device_program, for_boards, head, largest_page};
 use crate::boards::package::PROGRAM;
 use crate::boards::profiles;
-use crate::boards::reports::{self, Entry, Kind};
+use crate::boards::reports::{self, Entry, ReportKind};
 use crate::boards::ssh::inventory::{self, Host};
 use crate::boards::ssh::link::{Link, Sockets};
 use crate::boards::ssh::{Cargo, DeployError, Deployed, Order, deploy, item};
+use crate::boards::tools;
 use crate::fs::atomic;
 use crate::models::model_file::File;
-use crate::render::text::{exact, printable, say, size};
+use crate::render::progress::Bar;
+use crate::render::text::{exact, printable, remark, say, size};
 use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
 use serde_json::{Value, json};
@@ -35,9 +37,12 @@ pub struct DeployArgs {
     /// Name the board (see thimble targets), or give the path of a target file
     #[arg(long, value_name = "NAME", required_unless_present = "inventory")]
     pub target: Option<String>,
-    /// Connect to this host, as ssh takes it: USER@HOST, or a name of your ssh configuration
+    /// Connect to this host, as ssh takes it: USER@HOST, USER@HOST:PORT, or a name of your ssh configuration
     #[arg(long, value_name = "USER@HOST", required_unless_present = "inventory")]
     pub to: Option<String>,
+    /// Connect to this port [default: ssh's own]
+    #[arg(long, value_name = "N", conflicts_with = "inventory", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
     /// Deploy to every host of an Ansible inventory (INI); thimble_target=NAME names a host's board
     #[arg(long, value_name = "FILE", conflicts_with = "to")]
     pub inventory: Option<PathBuf>,
@@ -71,7 +76,7 @@ pub struct DeployArgs {
     /// Append the report to this history, one JSON line each
     #[arg(long, value_name = "FILE", default_value = "thimble-reports.jsonl")]
     pub history: PathBuf,
-    /// Use this aarch64 thimble-device [default: where scripts/cross-build leaves it]
+    /// Use this aarch64 thimble-device [default: the one found as docs/commands.md says]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,
     /// Print one JSON object
@@ -83,7 +88,42 @@ pub struct DeployArgs {
 const AT_ONCE: usize = 8;
 
 pub fn run(args: &DeployArgs) -> Result<Outcome> {
+    tools::need(&["ssh"])?;
     let file = File::for_board(&args.file)?;
+    let (cargo, seq) = cargo(args, &file)?;
+    let bench = bench_options(args, seq);
+    if args.dir.is_empty() || args.dir.ends_with(char::is_whitespace) || args.dir.chars().any(|c| acts(c) || c == '\\')
+    {
+        bail!(
+            "--dir {:?}: name a directory on the board, without control characters, backslashes or a blank at its end",
+            args.dir
+        );
+    }
+    if let Some(config) = &args.ssh_config {
+        readable(config).with_context(|| format!("--ssh-config {}", config.display()))?;
+    }
+    let order = Order {
+        dir: &args.dir,
+        bench: &bench,
+        max_ram: args.max_ram.map(|r| r.as_u64()),
+        keep: args.keep,
+    };
+    // What cannot be kept afterwards must not be measured first.
+    let history = history(args, &cargo)?;
+    let hosts = hosts(args)?;
+    // A wrong target or address must be known before the first board is touched.
+    let sockets = Sockets::new(&std::env::temp_dir());
+    let jobs = jobs(args, hosts, &sockets)?;
+    let done = deploy_all(args, &jobs, &cargo, &order, &history);
+    let mut told = Told::default();
+    for one in done.into_values() {
+        told.join(one);
+    }
+    Ok(told.outcome(args.json, jobs.len()))
+}
+
+/// What a board is sent, and the tokens it is measured with.
+fn cargo(args: &DeployArgs, file: &File) -> Result<(Cargo, usize)> {
     let graph = &file.artifact.graph;
     let program = device_program(args.device_program.as_deref())?;
     let name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -115,6 +155,11 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         files,
         model: name,
     };
+    Ok((cargo, seq))
+}
+
+/// What the bench on the board is told.
+fn bench_options(args: &DeployArgs, seq: usize) -> Vec<String> {
     let mut bench = vec!["--seq".to_string(), seq.to_string()];
     let mut option = |flag: &str, value: Option<String>| {
         bench.extend(value.into_iter().flat_map(|value| [flag.to_string(), value]));
@@ -125,23 +170,11 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     if args.copy {
         bench.push("--copy".to_string());
     }
-    if args.dir.is_empty() || args.dir.ends_with(char::is_whitespace) || args.dir.chars().any(|c| acts(c) || c == '\\')
-    {
-        bail!(
-            "--dir {:?}: name a directory on the board, without control characters, backslashes or a blank at its end",
-            args.dir
-        );
-    }
-    if let Some(config) = &args.ssh_config {
-        readable(config).with_context(|| format!("--ssh-config {}", config.display()))?;
-    }
-    let order = Order {
-        dir: &args.dir,
-        bench: &bench,
-        max_ram: args.max_ram.map(|r| r.as_u64()),
-        keep: args.keep,
-    };
-    // What cannot be kept afterwards must not be measured first.
+    bench
+}
+
+/// The reports so far, in a history that can be written to and is no input.
+fn history(args: &DeployArgs, cargo: &Cargo) -> Result<Vec<Entry>> {
     let named = [&args.inventory, &args.ssh_config].into_iter().flatten();
     let inputs = cargo
         .files
@@ -153,23 +186,36 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         inputs.chain(args.target.as_deref().and_then(profiles::file)),
     )?;
     reports::writable(&args.history)?;
-    let history = reports::history(&args.history)?;
+    Ok(reports::history(&args.history)?)
+}
+
+/// The boards that are named, at least one.
+fn hosts(args: &DeployArgs) -> Result<Vec<Host>> {
     let hosts = match (&args.inventory, &args.to) {
         (Some(path), _) => inventory::read(path)?,
-        (None, Some(to)) => vec![Host {
-            name: to.clone(),
-            to: to.clone(),
-            port: None,
-            target: None,
-        }],
+        (None, Some(to)) => {
+            let (to, port) = address(to, args.port)?;
+            vec![Host {
+                name: to.clone(),
+                to,
+                port,
+                target: None,
+            }]
+        }
         (None, None) => bail!("give --to or --inventory"),
     };
     if hosts.is_empty() {
         bail!("the inventory names no host");
     }
-    // A wrong target or address must be known before the first board is touched.
-    let sockets = Sockets::new(&std::env::temp_dir());
-    let jobs = hosts
+    Ok(hosts)
+}
+
+/// A board, what it is held against, and the way to it.
+type Job = (Host, Target, Link);
+
+/// Each host with its target and a link to it.
+fn jobs(args: &DeployArgs, hosts: Vec<Host>, sockets: &Sockets) -> Result<Vec<Job>> {
+    hosts
         .into_iter()
         .enumerate()
         .map(|(at, host)| {
@@ -182,8 +228,20 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
             let link = Link::new(&host.to, host.port, config, sockets.socket(at)).with_context(|| host.name.clone())?;
             Ok((host, target, link))
         })
-        .collect::<Result<Vec<_>>>()?;
+        .collect()
+}
+
+/// Deploys to all boards, several at a time; what came of each, by its place in the inventory.
+fn deploy_all(
+    args: &DeployArgs,
+    jobs: &[Job],
+    cargo: &Cargo,
+    order: &Order,
+    history: &[Entry],
+) -> BTreeMap<usize, Told> {
     let several = jobs.len() > 1;
+    // On a terminal, what is being done; elsewhere the lines of finished boards say enough.
+    let bar = Bar::spinner("");
     // What came of each board, by its place in the inventory.
     let done = Mutex::new(BTreeMap::new());
     let next = Mutex::new(0..jobs.len());
@@ -192,7 +250,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
             scope.spawn(|| {
                 while let Some(at) = next.lock().ok().and_then(|mut n| n.next()) {
                     let (host, target, link) = &jobs[at];
-                    let result = deploy(link, &cargo, &order);
+                    let result = deploy(link, cargo, order);
                     link.reset();
                     // Kept and said as each board finishes: whoever ends this before the last loses no measurement.
                     if let Ok(mut done) = done.lock() {
@@ -200,9 +258,9 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
                             several,
                             ..Told::default()
                         };
-                        told.add(host, target, result, &history, args);
+                        told.add(host, target, result, history, args);
                         if several {
-                            say(&format!(
+                            remark(&format!(
                                 "{}: {}, {} of {} done",
                                 host.name,
                                 told.word(),
@@ -216,11 +274,33 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
             });
         }
     });
-    let mut told = Told::default();
-    for one in done.into_inner().unwrap_or_default().into_values() {
-        told.join(one);
+    drop(bar);
+    done.into_inner().unwrap_or_default()
+}
+
+/// An address and the port it names or `--port` does. An IPv6 address has colons of its own; in brackets it may have a port.
+pub fn address(to: &str, port: Option<u16>) -> Result<(String, Option<u16>)> {
+    if to.starts_with("ssh://") {
+        return Ok((to.to_string(), port));
     }
-    Ok(told.outcome(args.json, jobs.len()))
+    let host_at = to.rfind('@').map_or(0, |at| at + 1);
+    let (user, host) = to.split_at(host_at);
+    let (host, own) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, None),
+        Some((host, rest)) => (host, rest.strip_prefix(':')),
+        None => match host.split_once(':') {
+            Some((host, port)) if !port.contains(':') => (host, Some(port)),
+            _ => (host, None),
+        },
+    };
+    let own = own.map(|text| match text.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => bail!("--to {to}: '{text}' is no port"),
+    });
+    match (own.transpose()?, port) {
+        (Some(own), Some(port)) if own != port => bail!("--to {to} and --port {port} name two ports"),
+        (own, port) => Ok((format!("{user}{host}"), own.or(port))),
+    }
 }
 
 /// Whether ssh can read its configuration there each time it is started, which a pipe gives only once. "none" and /dev/null are
@@ -319,7 +399,7 @@ impl Told {
         for line in &against {
             self.text += &format!("  not as {} is listed: {}\n", target.name, printable(line));
         }
-        let last = reports::last(history, &Kind::of(&host.name, &report));
+        let last = reports::last(history, &ReportKind::of(&host.name, &report));
         let changes = last
             .map(|l| reports::against_last(&report, &l.report))
             .unwrap_or_default();
@@ -334,18 +414,7 @@ impl Told {
             self.text += "  --max-p95 is ignored: an emulated board has no time\n";
         }
         let mut errors = Vec::new();
-        match &kept {
-            None => {}
-            Some(Ok(())) => self.text += &format!("  kept: {} measures at every boot\n", crate::boards::package::UNIT),
-            Some(Err(DeployError::Refused(refusal))) => {
-                self.no = true;
-                self.text += &format!("  not kept: {}\n", printable(&refusal.to_string()));
-            }
-            Some(Err(error)) => {
-                self.text += "  not kept\n";
-                errors.push(self.failed(host, &format!("measured, but not kept: {error}")));
-            }
-        }
+        errors.extend(self.kept(host, kept.as_ref()));
         self.no |= !report.verdict.fits;
         let entry = Entry {
             schema: SCHEMA,
@@ -375,6 +444,23 @@ impl Told {
         }
         self.json.push(told);
         self.entries.push(entry);
+    }
+
+    /// Tells what came of --keep; the error, where there was one.
+    fn kept(&mut self, host: &Host, kept: Option<&Result<(), DeployError>>) -> Option<String> {
+        match kept {
+            None => {}
+            Some(Ok(())) => self.text += &format!("  kept: {} measures at every boot\n", crate::boards::package::UNIT),
+            Some(Err(DeployError::Refused(refusal))) => {
+                self.no = true;
+                self.text += &format!("  not kept: {}\n", printable(&refusal.to_string()));
+            }
+            Some(Err(error)) => {
+                self.text += "  not kept\n";
+                return Some(self.failed(host, &format!("measured, but not kept: {error}")));
+            }
+        }
+        None
     }
 
     fn outcome(self, json: bool, boards: usize) -> Outcome {
@@ -417,6 +503,29 @@ fn timed(report: Report, max_p95_ms: Option<f64>) -> Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_may_end_in_a_port() {
+        let cases = [
+            ("pi@kitchen", None, Ok(("pi@kitchen", None))),
+            ("pi@kitchen:2222", None, Ok(("pi@kitchen", Some(2222)))),
+            ("kitchen:2222", Some(2222), Ok(("kitchen", Some(2222)))),
+            ("kitchen", Some(23), Ok(("kitchen", Some(23)))),
+            ("pi@fe80::1%eth0", None, Ok(("pi@fe80::1%eth0", None))),
+            ("pi@[fe80::1]:22", None, Ok(("pi@fe80::1", Some(22)))),
+            ("ssh://pi@kitchen:2222", None, Ok(("ssh://pi@kitchen:2222", None))),
+            ("kitchen:22", Some(23), Err("name two ports")),
+            ("kitchen:0", None, Err("'0' is no port")),
+            ("kitchen:x", None, Err("'x' is no port")),
+        ];
+        for (to, port, want) in cases {
+            match (address(to, port), want) {
+                (Ok((to, port)), Ok(want)) => assert_eq!((to.as_str(), port), want),
+                (Err(e), Err(want)) => assert!(e.to_string().contains(want), "{e}"),
+                (found, _) => panic!("{to}: {found:?}"),
+            }
+        }
+    }
 
     #[test]
     fn a_limit_of_time_is_judged_where_time_is_real() {

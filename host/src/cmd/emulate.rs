@@ -8,14 +8,15 @@ use crate::boards::device_binary::device_program;
 use crate::boards::emulator::initramfs::Storage;
 use crate::boards::emulator::kernel::Kernel;
 use crate::boards::emulator::{BoardError, Ending, Machine, Setup, Shortage, least_ram};
-use crate::boards::profiles;
+use crate::boards::{profiles, tools};
 use crate::fs::atomic;
 use crate::models::model_file::File;
+use crate::render::progress::Bar;
 use crate::render::text::{exact, percent, say, size};
 use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
-use serde_json::json;
-use std::path::PathBuf;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 use thimble_shared::board::report::Report;
 use thimble_shared::board::target::Target;
 use thimble_text::tokenizer_beside;
@@ -48,14 +49,14 @@ pub struct EmulateArgs {
     /// Choose where the model is stored [default: disk, or initramfs when the kernel has no modules]
     #[arg(long, value_enum)]
     pub storage: Option<crate::boards::emulator::initramfs::Storage>,
-    /// Use this aarch64 thimble-device [default: where scripts/cross-build leaves it]
+    /// Use this aarch64 thimble-device [default: the one found as docs/commands.md says]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,
     /// Write the bench report to this file
     #[arg(short, long, value_name = "REPORT.json")]
     pub output: Option<PathBuf>,
     /// Show the board's console on stderr
-    #[arg(long)]
+    #[arg(short, long)]
     pub verbose: bool,
     /// Print one JSON object
     #[arg(long)]
@@ -70,16 +71,17 @@ const STEP: u64 = 2 * MIB;
 
 pub fn run(args: &EmulateArgs) -> Result<Outcome> {
     let target = profiles::find(&args.target)?;
+    // What lacks is told before a kernel is fetched.
+    tools::need(&[tools::QEMU])?;
+    if args.storage == Some(Storage::Disk) || (args.storage.is_none() && args.kernel.is_none()) {
+        tools::need(&["mke2fs"])?;
+    }
+    args.output.as_deref().map_or(Ok(()), atomic::can_be_written)?;
     let file = File::for_board(&args.file)?;
     let seq = seq_of(&file.artifact.graph.config, args.seq)?;
     let device_program = device_program(args.device_program.as_deref())?;
-    if let Some(output) = &args.output {
-        let inputs = [args.file.as_path(), &tokenizer_beside(&args.file), &device_program];
-        let named = [args.kernel.as_deref(), profiles::file(&args.target)]
-            .into_iter()
-            .flatten();
-        atomic::refuse_inputs(output, inputs.into_iter().chain(named))?;
-    }
+    refuse_inputs(args, &device_program)?;
+    let bar = (!args.verbose).then(|| Bar::spinner("finding a kernel"));
     let kernel = Kernel::find(args.kernel.as_deref())?;
     let storage = args.storage.unwrap_or(match kernel.has_modules() {
         true => Storage::Disk,
@@ -90,14 +92,7 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
     if !(MIB..=(1 << 40)).contains(&ram) {
         bail!("--ram {}: give a size from 1MiB", size(ram));
     }
-    // Times mean nothing here, and memory has settled after the first run.
-    let mut bench = ["--json", "--runs", "1", "--warmup", "0"].map(String::from).to_vec();
-    let mut option = |name: &str, value: Option<String>| {
-        bench.extend(value.into_iter().flat_map(|value| [name.to_string(), value]));
-    };
-    option("--seq", Some(seq.to_string()));
-    option("--threads", args.threads.map(|n| n.to_string()));
-    option("--max-ram", args.max_ram.map(|r| r.as_u64().to_string()));
+    let bench = bench_options(args, seq);
     let setup = Setup {
         cpu: &target.qemu_cpu,
         cores: target.cores.value,
@@ -113,39 +108,27 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
         Ending::Ran(report) => (Some(report.without_times()), None),
         Ending::OutOfMemory(shortage) => (None, Some(shortage)),
     };
-    // How much it wanted is what it takes where there is enough; the report of that board is not this one's.
     let wanted = match (&shortage, ram < machine.enough) {
-        (Some(_), true) => match machine.with_enough()? {
-            Ending::Ran(report) => report.memory.peak_rss,
-            Ending::OutOfMemory(_) => None,
-        },
+        (Some(_), true) => peak_with_enough(&mut machine)?,
         _ => None,
     };
     let least = match args.find_min_ram {
         true => {
-            let mut at_least = |ram| -> Result<bool, BoardError> { Ok(matches!(machine.boot(ram)?, Ending::Ran(_))) };
-            let image = std::fs::metadata(&kernel.image).map_or(0, |m| m.len());
             // What is too little needs no second look.
             let (floor, most) = match shortage {
-                None => (image + BESIDE_KERNEL, ram.min(full)),
+                None => (image_bytes(&kernel) + BESIDE_KERNEL, ram.min(full)),
                 Some(_) => (ram + STEP, full),
             };
-            least_ram(floor, most, STEP, &mut at_least)?
+            least_ram(floor, most, STEP, |ram| -> Result<bool, BoardError> {
+                Ok(matches!(machine.boot(ram)?, Ending::Ran(_)))
+            })?
         }
         false => None,
     };
-    let boots = &machine.boots;
+    drop(bar);
     let report = ran;
-    match (&args.output, &report) {
-        (Some(path), Some(report)) => {
-            let text = serde_json::to_string_pretty(report)? + "\n";
-            atomic::write_whole(path, text.as_bytes()).with_context(|| "the report".to_string())?;
-        }
-        (Some(path), None) => say(&format!(
-            "{}: not written: there is no report of a board it does not fit",
-            path.display()
-        )),
-        (None, _) => {}
+    if let Some(path) = &args.output {
+        write_report(path, report.as_ref())?;
     }
     let told = Told {
         target: &target,
@@ -160,27 +143,64 @@ pub fn run(args: &EmulateArgs) -> Result<Outcome> {
     let fits =
         shortage.is_none() && report.as_ref().is_none_or(|r| r.verdict.fits) && (!args.find_min_ram || least.is_some());
     let text = if args.json {
-        let json = json!({
-            "schema": 1,
-            "target": target.name,
-            "cpu": target.qemu_cpu,
-            "cores": target.cores.value,
-            "ram": ram,
-            "kernel": kernel.name(),
-            "storage": storage,
-            "fits": fits,
-            "shortage": shortage,
-            "wanted": wanted,
-            "least_ram": least,
-            "boots": boots.iter().map(|(ram, fits)| json!({"ram": ram, "fits": fits})).collect::<Vec<_>>(),
-            "report": report,
-            "not_shown": not_shown(&target, report.as_ref()),
-        });
-        format!("{json:#}\n")
+        format!("{:#}\n", told.json(fits, &machine.boots))
     } else {
         told.to_string()
     };
     Ok(if fits { Outcome::yes(text) } else { Outcome::no(text) })
+}
+
+/// Refuses to write the report over a file that the board is made of.
+fn refuse_inputs(args: &EmulateArgs, device_program: &Path) -> Result<()> {
+    if let Some(output) = &args.output {
+        let inputs = [args.file.as_path(), &tokenizer_beside(&args.file), device_program];
+        let named = [args.kernel.as_deref(), profiles::file(&args.target)]
+            .into_iter()
+            .flatten();
+        atomic::refuse_inputs(output, inputs.into_iter().chain(named))?;
+    }
+    Ok(())
+}
+
+/// What the bench on the board is told.
+fn bench_options(args: &EmulateArgs, seq: usize) -> Vec<String> {
+    // Times mean nothing here, and memory has settled after the first run.
+    let mut bench = ["--json", "--runs", "1", "--warmup", "0"].map(String::from).to_vec();
+    let mut option = |name: &str, value: Option<String>| {
+        bench.extend(value.into_iter().flat_map(|value| [name.to_string(), value]));
+    };
+    option("--seq", Some(seq.to_string()));
+    option("--threads", args.threads.map(|n| n.to_string()));
+    option("--max-ram", args.max_ram.map(|r| r.as_u64().to_string()));
+    bench
+}
+
+/// How much the model wanted is what it takes where there is enough; the report of that board is not this one's.
+fn peak_with_enough(machine: &mut Machine) -> Result<Option<u64>, BoardError> {
+    Ok(match machine.with_enough()? {
+        Ending::Ran(report) => report.memory.peak_rss,
+        Ending::OutOfMemory(_) => None,
+    })
+}
+
+/// The size of the kernel's image.
+fn image_bytes(kernel: &Kernel) -> u64 {
+    std::fs::metadata(&kernel.image).map_or(0, |m| m.len())
+}
+
+/// Writes the bench report, where there is one.
+fn write_report(path: &Path, report: Option<&Report>) -> Result<()> {
+    match report {
+        Some(report) => {
+            let text = serde_json::to_string_pretty(report)? + "\n";
+            atomic::write_whole(path, text.as_bytes()).with_context(|| "the report".to_string())?;
+        }
+        None => say(&format!(
+            "{}: not written: there is no report of a board it does not fit",
+            path.display()
+        )),
+    }
+    Ok(())
 }
 
 /// What an emulator leaves open, said every time.
@@ -226,61 +246,11 @@ impl std::fmt::Display for Told<'_> {
                 Storage::Initramfs => "in the initramfs: all of it stays in RAM",
             }
         )?;
-        let bytes = |b: Option<u64>| b.map_or("unknown".to_string(), size);
         if let Some(s) = self.shortage {
-            match s.anon {
-                _ if s.during == "boot" => writeln!(f, "does not fit: the kernel did not boot")?,
-                Some(_) => writeln!(
-                    f,
-                    "does not fit: killed for lack of memory, with {} private and {} of the file; the board had {} left",
-                    bytes(s.anon),
-                    bytes(s.file),
-                    bytes(s.mem_available)
-                )?,
-                None => writeln!(
-                    f,
-                    "does not fit: no memory was left for it; the board had {} left",
-                    bytes(s.mem_available)
-                )?,
-            }
-            writeln!(f, "  the kernel said: {}", s.kernel_said)?;
-            if let Some(peak) = self.wanted {
-                writeln!(f, "needs {}: the peak with enough RAM", exact(peak))?;
-            }
+            self.lack(f, s)?;
         }
         if let Some(r) = self.report {
-            let m = &r.memory;
-            writeln!(
-                f,
-                "RAM      peak {}, {} before loading; at the end {} of its own, {} of files",
-                bytes(m.peak_rss),
-                bytes(m.baseline_rss),
-                bytes(m.anon),
-                bytes(m.file)
-            )?;
-            let count = |n: Option<u64>| n.map_or("unknown".to_string(), |n| n.to_string());
-            writeln!(
-                f,
-                "faults   {} major, {} minor in {} runs of {} tokens",
-                count(r.faults.major),
-                count(r.faults.minor),
-                r.latency_ms.runs,
-                r.latency_ms.seq
-            )?;
-            if let (Some(total), Some(available)) = (r.board.mem_total, r.board.mem_available) {
-                writeln!(
-                    f,
-                    "board    Linux sees {}, {} available at the end ({})",
-                    size(total),
-                    size(available),
-                    percent(available, total)
-                )?;
-            }
-            writeln!(f, "kernels  {}", r.engine.kernels.join(", "))?;
-            r.verdict
-                .reasons
-                .iter()
-                .try_for_each(|reason| writeln!(f, "verdict  no: {reason}"))?;
+            counted(f, r)?;
         }
         if let Some(least) = self.least {
             writeln!(f, "least    {} of board RAM, kernel included", exact(least))?;
@@ -293,4 +263,92 @@ impl std::fmt::Display for Told<'_> {
         }
         Ok(())
     }
+}
+
+impl Told<'_> {
+    /// The same as one JSON object; `boots` is the RAM of each boot and whether the model ran in it.
+    fn json(&self, fits: bool, boots: &[(u64, bool)]) -> Value {
+        let target = self.target;
+        json!({
+            "schema": 1,
+            "target": target.name,
+            "cpu": target.qemu_cpu,
+            "cores": target.cores.value,
+            "ram": self.ram,
+            "kernel": self.kernel,
+            "storage": self.storage,
+            "fits": fits,
+            "shortage": self.shortage,
+            "wanted": self.wanted,
+            "least_ram": self.least,
+            "boots": boots.iter().map(|(ram, fits)| json!({"ram": ram, "fits": fits})).collect::<Vec<_>>(),
+            "report": self.report,
+            "not_shown": not_shown(target, self.report),
+        })
+    }
+
+    /// What lacked, and how much it wanted.
+    fn lack(&self, f: &mut std::fmt::Formatter, s: &Shortage) -> std::fmt::Result {
+        match s.anon {
+            _ if s.during == "boot" => writeln!(f, "does not fit: the kernel did not boot")?,
+            Some(_) => writeln!(
+                f,
+                "does not fit: killed for lack of memory, with {} private and {} of the file; the board had {} left",
+                bytes_of(s.anon),
+                bytes_of(s.file),
+                bytes_of(s.mem_available)
+            )?,
+            None => writeln!(
+                f,
+                "does not fit: no memory was left for it; the board had {} left",
+                bytes_of(s.mem_available)
+            )?,
+        }
+        writeln!(f, "  the kernel said: {}", s.kernel_said)?;
+        if let Some(peak) = self.wanted {
+            writeln!(f, "needs {}: the peak with enough RAM", exact(peak))?;
+        }
+        Ok(())
+    }
+}
+
+/// A size, or that it is unknown.
+fn bytes_of(b: Option<u64>) -> String {
+    b.map_or("unknown".to_string(), size)
+}
+
+/// What the kernel counted while the model ran.
+fn counted(f: &mut std::fmt::Formatter, r: &Report) -> std::fmt::Result {
+    let m = &r.memory;
+    writeln!(
+        f,
+        "RAM      peak {}, {} before loading; at the end {} of its own, {} of files",
+        bytes_of(m.peak_rss),
+        bytes_of(m.baseline_rss),
+        bytes_of(m.anon),
+        bytes_of(m.file)
+    )?;
+    let count = |n: Option<u64>| n.map_or("unknown".to_string(), |n| n.to_string());
+    writeln!(
+        f,
+        "faults   {} major, {} minor in {} runs of {} tokens",
+        count(r.faults.major),
+        count(r.faults.minor),
+        r.latency_ms.runs,
+        r.latency_ms.seq
+    )?;
+    if let (Some(total), Some(available)) = (r.board.mem_total, r.board.mem_available) {
+        writeln!(
+            f,
+            "board    Linux sees {}, {} available at the end ({})",
+            size(total),
+            size(available),
+            percent(available, total)
+        )?;
+    }
+    writeln!(f, "kernels  {}", r.engine.kernels.join(", "))?;
+    r.verdict
+        .reasons
+        .iter()
+        .try_for_each(|reason| writeln!(f, "verdict  no: {reason}"))
 }

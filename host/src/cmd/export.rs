@@ -1,10 +1,10 @@
 //! `thimble export`: checkpoint → one ONNX file in one number format throughout.
 
-use super::args::{OnnxArgs, Precision, SourceArgs};
+use super::args::{OnnxArgs, SourceArgs, format};
 use super::outcome::Outcome;
 use crate::fs::atomic::{self, Content, Output, write_outputs_together};
 use crate::models::huggingface_folder;
-use crate::models::model_file::Subject;
+use crate::models::model_file::ModelSource;
 use crate::models::tokenizer::TokenizerSource;
 use crate::models::tokenizer_json;
 use crate::quantize::quantizer::{Quantiser, uniform, vanished};
@@ -18,7 +18,7 @@ use thimble_device::image::mmap::ModelMap;
 use thimble_shared::artifact::emit::{LowerOptions, Runtime};
 use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{Provenance, Writer};
-use thimble_shared::dtype::Values;
+use thimble_shared::dtype::{Format, Values};
 use thimble_shared::model::Model;
 use thimble_text::tokenizer_beside;
 
@@ -29,9 +29,9 @@ pub struct ExportArgs {
     /// Write the ONNX file here, and the tokenizer beside it
     #[arg(short, long, value_name = "OUT.onnx")]
     pub output: PathBuf,
-    /// Store every table and linear weight in this format [default: fp32, or those of the thimble file read]
-    #[arg(long, value_enum)]
-    pub precision: Option<Precision>,
+    /// Store every table and linear weight in this format [default: f32, or those of the thimble file read]
+    #[arg(long, value_name = "FORMAT", ignore_case = true, value_parser = format())]
+    pub precision: Option<Format>,
     #[command(flatten)]
     pub onnx: OnnxArgs,
     #[command(flatten)]
@@ -39,23 +39,23 @@ pub struct ExportArgs {
 }
 
 pub fn run(args: &ExportArgs) -> Result<Outcome> {
-    let subject = Subject::open_with(&args.source, &args.reading.options())?;
-    refuse_inputs(&subject, &args.output)?;
-    let mut model = subject.model()?;
+    atomic::can_be_written(&args.output)?;
+    let source = ModelSource::open_with(&args.source, &args.reading.options())?;
+    refuse_inputs(&source, &args.output)?;
+    let mut model = source.model()?;
     let mut lost = String::new();
     let runtime = args.onnx.runtime;
-    if let Some(Precision(format)) = args.precision {
-        let format = runtime.suited(format);
-        let made = Quantiser::new(&model).model(&uniform(&model.config, format))?;
+    if let Some(precision) = args.precision {
+        let made = Quantiser::new(&model).model(&uniform(&model.config, runtime.suited(precision)))?;
         for (name, zeros, of) in vanished(&model, &made) {
-            writeln!(lost, "{name}: {zeros} of {of} numbers are zero in fp16")?;
+            writeln!(lost, "{name}: {zeros} of {of} numbers are zero in f16")?;
         }
         model = Cow::Owned(made);
     }
     if let Cow::Owned(suited) = suited(&model, runtime) {
         model = Cow::Owned(suited);
     }
-    let written = write(&subject, &model, args.onnx.over(subject.options()), &args.output)?;
+    let written = write(&source, &model, args.onnx.over(source.options()), &args.output)?;
     Ok(Outcome::yes(written.report() + &lost))
 }
 
@@ -105,18 +105,18 @@ impl OnnxArgs {
 }
 
 /// Where a model comes from, and the compact tokenizer that travels with it.
-pub fn provenance(subject: &Subject) -> Result<(Provenance, Option<String>)> {
-    let tokenizer = subject.tokenizer().map(TokenizerSource::compact).transpose()?;
+pub fn provenance(source: &ModelSource) -> Result<(Provenance, Option<String>)> {
+    let tokenizer = source.tokenizer().map(TokenizerSource::compact).transpose()?;
     let provenance = Provenance {
-        source_sha256: subject.source_sha256(),
+        source_sha256: source.source_sha256(),
         tokenizer_sha256: tokenizer.as_ref().map(|t| tokenizer_json::sha256(t.as_bytes())),
     };
     Ok((provenance, tokenizer))
 }
 
 /// Writes the model and its tokenizer, both being on disk before the first takes its place, and checks the file against its own ModelSpec first.
-pub fn write(subject: &Subject, model: &Model, onnx: LowerOptions, output: &Path) -> Result<Written> {
-    let (provenance, tokenizer) = provenance(subject)?;
+pub fn write(source: &ModelSource, model: &Model, onnx: LowerOptions, output: &Path) -> Result<Written> {
+    let (provenance, tokenizer) = provenance(source)?;
     write_parts(model, onnx, &provenance, tokenizer, output)
 }
 
@@ -189,19 +189,19 @@ fn states_its_graph(path: &Path) -> std::io::Result<()> {
 }
 
 /// An output may replace an older one, but nothing that was read: a failed or wrong write must lose nothing.
-pub fn refuse_inputs(subject: &Subject, output: &Path) -> Result<()> {
+pub fn refuse_inputs(source: &ModelSource, output: &Path) -> Result<()> {
     let of_folder = [
         "config.json",
         "tokenizer.json",
         "tokenizer_config.json",
         huggingface_folder::MODEL,
     ];
-    let of_folder = of_folder.map(|name| output.join(name));
-    let outputs = [output.to_path_buf(), tokenizer_beside(output)]
-        .into_iter()
-        .chain(of_folder);
-    for output in outputs {
-        atomic::refuse_inputs(&output, subject.files())?;
+    for output in of_folder.map(|name| output.join(name)) {
+        atomic::refuse_inputs(&output, source.files())?;
+    }
+    for output in [output, &tokenizer_beside(output)] {
+        atomic::refuse_inputs(output, source.files())?;
+        atomic::can_be_written(output)?;
     }
     Ok(())
 }

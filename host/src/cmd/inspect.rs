@@ -8,7 +8,7 @@ use crate::inspect::{Explanation, explain, html};
 use crate::models::checkpoint;
 use crate::models::model_file::onnx_in;
 use crate::onnx::OnnxFile;
-use crate::render::text::{Align, exact, percent, printable, say, table, thousands};
+use crate::render::text::{Align, exact, percent, printable, remark, table, thousands};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use thimble_device::image::mmap::ModelMap;
@@ -33,12 +33,13 @@ pub struct InspectArgs {
 const MOST_ROWS: usize = 20;
 
 pub fn run(args: &InspectArgs) -> Result<Outcome> {
+    args.html.as_deref().map_or(Ok(()), atomic::can_be_written)?;
     let explanation = explain(&args.file)?;
     let against = args.against.as_deref().map(bytes_of).transpose()?;
     if let Some(page) = &args.html {
         atomic::refuse_inputs(page, inputs(args)?.iter().map(PathBuf::as_path))?;
         write_whole(page, html::page(&explanation, against).as_bytes())?;
-        say(&format!("{}: written", printable(&page.display().to_string())));
+        remark(&format!("{}: written", printable(&page.display().to_string())));
     }
     let text = if args.json {
         let mut json = serde_json::to_value(&explanation)?;
@@ -116,7 +117,10 @@ fn print(e: &Explanation, against: Option<u64>) -> String {
     let growth = against.map(|bytes| (bytes, Growth::of(&e.account, bytes)));
     match (&e.head, e.layers) {
         (Some(head), Some(layers)) => text.push_str(&format!(
-            "ALBERT with {layers} layers, head: {head}, {} parameters, opset {}\n",
+            "ALBERT with {layers} layers, head: {head}{}, {} parameters, opset {}\n",
+            e.sentence
+                .as_ref()
+                .map_or(String::new(), |sentence| format!(" ({sentence})")),
             thousands(e.parameters()),
             e.opset
         )),

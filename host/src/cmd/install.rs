@@ -5,14 +5,16 @@ use super::args::PayloadArgs;
 use super::outcome::Outcome;
 use crate::boards::device_binary::{device_program, foreign, head, whole};
 use crate::boards::package::{MASK, OWN_UNITS, Payload, UNIT, payload};
-use crate::boards::profiles;
 use crate::boards::sd_image::{self, CardError};
+use crate::boards::{profiles, tools};
 use crate::fs::atomic::{self, Output};
 use crate::models::model_file::File;
-use crate::render::text::{exact, say, size};
+use crate::render::text::{exact, remark, say, size};
 use anyhow::{Context, Result, bail};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
+use thimble_shared::board::target::Target;
+use thimble_shared::files;
 
 #[derive(Debug, clap::Args)]
 pub struct InstallArgs {
@@ -32,22 +34,38 @@ pub struct InstallArgs {
     /// Use this partition as root [default: the only ext4 one with etc/os-release]
     #[arg(long, value_name = "N", requires = "image")]
     pub partition: Option<u32>,
-    /// Name the board; the file must fit its RAM
+    /// Name the board; the file must fit its RAM [default: the one that the system there names]
     #[arg(long, value_name = "NAME")]
-    pub target: String,
+    pub target: Option<String>,
     #[command(flatten)]
     pub payload: PayloadArgs,
 }
 
 pub fn run(args: &InstallArgs) -> Result<Outcome> {
-    let target = profiles::find(&args.target)?;
+    let target = args.target.as_deref().map(profiles::find).transpose()?;
+    match (&args.image, &args.rootfs) {
+        (Some(image), _) => {
+            tools::need(&["debugfs", "e2fsck"])?;
+            // The copy lies beside it, and takes its place.
+            let dir = atomic::folder(image);
+            atomic::takes_files(dir).with_context(|| format!("{}: nothing can be made there", dir.display()))?;
+        }
+        (None, Some(root)) => drop(std::fs::read_dir(root).with_context(|| root.display().to_string())?),
+        (None, None) => bail!("give --rootfs or --image"),
+    }
+    let target = target.or_else(|| args.rootfs.as_deref().and_then(board_of));
     let file = File::for_board(&args.file)?;
     let program = device_program(args.payload.device_program.as_deref())?;
     let max_ram = args.payload.max_ram.map(|r| r.as_u64());
     let payload = payload(&args.file, file.bytes()?, file.tokenizer()?, whole(&program)?, max_ram)?;
-    let ram = target.ram_available.as_ref().unwrap_or(&target.ram_total).value;
     let model = file.map.file().bytes();
-    if model > ram {
+    let ram = |target: &Target| target.ram_available.as_ref().unwrap_or(&target.ram_total).value;
+    if target.is_none() {
+        remark(
+            "note: the system there does not say which board it is for: the model is held against no board's RAM; --target NAME does",
+        );
+    }
+    if let Some((target, ram)) = target.as_ref().map(|t| (t, ram(t))).filter(|&(_, ram)| model > ram) {
         return Ok(Outcome::no(format!(
             "no: the model has {}, {} has {} of RAM for it\n",
             size(model),
@@ -78,6 +96,27 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
         ),
     };
     Ok(Outcome::yes(text))
+}
+
+/// The board that a mounted system says it is for, where thimble knows it: Armbian and others name it in a file.
+fn board_of(root: &Path) -> Option<Target> {
+    const FILES: [&str; 2] = ["etc/armbian-release", "etc/os-release"];
+    const KEYS: [&str; 3] = ["BOARD=", "IMAGE_BOARD=", "MACHINE="];
+    let all = profiles::all().ok()?;
+    for path in FILES.iter().filter_map(|file| follow(root, Path::new(file))) {
+        let text = files::read_text(&path).unwrap_or_default();
+        let named = text
+            .lines()
+            .filter_map(|line| KEYS.iter().find_map(|key| line.strip_prefix(key)));
+        for name in named.map(|name| name.trim_matches('"')) {
+            let plain = |text: &str| text.to_lowercase().replace(['-', '_'], "");
+            if let Some(target) = all.iter().find(|t| plain(&t.name) == plain(name)) {
+                remark(&format!("note: the system there is for {}", target.name));
+                return Some(target.clone());
+            }
+        }
+    }
+    None
 }
 
 /// What to say, and whether the unit is masked.
@@ -257,6 +296,22 @@ mod tests {
         assert_eq!(follow(root, Path::new("bin/sh")), Some(root.join("usr/bin/dash")));
         symlink("loop", root.join("loop")).unwrap();
         assert_eq!(follow(root, Path::new("loop")), None);
+    }
+
+    #[test]
+    fn a_system_that_names_its_board_is_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        let cases = [
+            ("BOARD=jetson-nano\n", Some("jetson-nano")),
+            ("# Armbian\nBOARD=\"Jetson_Nano\"\nBOARD_NAME=x\n", Some("jetson-nano")),
+            ("BOARD=orangepizero3\n", None),
+            ("", None),
+        ];
+        for (text, want) in cases {
+            std::fs::write(dir.path().join("etc/armbian-release"), text).unwrap();
+            assert_eq!(board_of(dir.path()).map(|t| t.name).as_deref(), want, "{text}");
+        }
     }
 
     #[test]

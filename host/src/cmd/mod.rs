@@ -1,11 +1,15 @@
 //! One module a subcommand: its arguments, its run and what it prints. The work lies in the modules they name.
 
 pub(crate) mod args;
+pub(crate) mod defaults;
 pub(crate) mod deploy;
+pub(crate) mod doctor;
 pub(crate) mod emulate;
+pub(crate) mod examples;
 pub(crate) mod export;
 pub(crate) mod inspect;
 pub(crate) mod install;
+pub(crate) mod manual;
 pub(crate) mod outcome;
 pub(crate) mod package;
 pub(crate) mod report;

@@ -5,10 +5,12 @@ use super::outcome::Outcome;
 use crate::boards::device_binary::{device_program, whole};
 use crate::boards::package::{Control, deb, payload};
 use crate::fs::atomic;
+use crate::fs::subprocess::tool;
 use crate::models::model_file::File;
-use crate::render::text::exact;
+use crate::render::text::{exact, remark};
 use anyhow::Result;
 use std::path::PathBuf;
+use thimble_shared::terminal::acts;
 use thimble_text::tokenizer_beside;
 
 #[derive(Debug, clap::Args)]
@@ -26,15 +28,55 @@ pub struct PackageArgs {
     /// Set the package version
     #[arg(long, value_name = "V", default_value = env!("CARGO_PKG_VERSION"))]
     pub release: String,
-    /// Name the maintainer, as Debian writes it
+    /// Name the maintainer, as Debian writes it [default: DEBFULLNAME and DEBEMAIL, what git says, or the user at this host]
     #[arg(long, value_name = "NAME <MAIL>")]
-    pub maintainer: String,
+    pub maintainer: Option<String>,
     /// Describe the model in one line
     #[arg(long, default_value = "ALBERT model with the program that runs and measures it")]
     pub description: String,
 }
 
+/// Who packages, by what the system knows: as Debian's own tools look for it, then git, then the user's name.
+fn maintainer() -> String {
+    let variable = |name: &str| std::env::var(name).ok();
+    let git = |key: &str| -> Option<String> {
+        let done = tool("git").args(["config", "--get", key]).output().ok()?;
+        String::from_utf8(done.stdout).ok()
+    };
+    let user = || {
+        variable("USER")
+            .or_else(|| variable("LOGNAME"))
+            .unwrap_or_else(|| "root".into())
+    };
+    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_else(|_| "localhost".into());
+    named(
+        [variable("DEBFULLNAME"), git("user.name"), Some(user())],
+        [
+            variable("DEBEMAIL"),
+            variable("EMAIL"),
+            git("user.email"),
+            Some(format!("{}@{}", user(), host.trim())),
+        ],
+    )
+}
+
+/// The first name and the first address that can stand in a package.
+fn named<const N: usize, const M: usize>(names: [Option<String>; N], mails: [Option<String>; M]) -> String {
+    let plain = |text: &String| !text.is_empty() && !text.chars().any(|c| acts(c) || "<>".contains(c));
+    let first = |all: &mut dyn Iterator<Item = String>| all.map(|t| t.trim().to_string()).find(plain);
+    let name = first(&mut names.into_iter().flatten()).unwrap_or_else(|| "thimble".into());
+    let address = |mail: &String| mail.contains('@') && !mail.contains(char::is_whitespace);
+    let mail = first(
+        &mut mails
+            .into_iter()
+            .flatten()
+            .filter(|mail| address(&mail.trim().to_string())),
+    );
+    format!("{name} <{}>", mail.unwrap_or_else(|| "root@localhost".into()))
+}
+
 pub fn run(args: &PackageArgs) -> Result<Outcome> {
+    atomic::can_be_written(&args.output)?;
     let file = File::for_board(&args.file)?;
     let tokenizer = tokenizer_beside(&args.file);
     let named = args.payload.device_program.as_deref();
@@ -42,6 +84,13 @@ pub fn run(args: &PackageArgs) -> Result<Outcome> {
     let program = device_program(named)?;
     // Where nobody named one, it is only known now.
     atomic::refuse_inputs(&args.output, [program.as_path()])?;
+    let maintainer = args.maintainer.clone().unwrap_or_else(|| {
+        let found = maintainer();
+        remark(&format!(
+            "note: the package's maintainer is {found}; --maintainer names another"
+        ));
+        found
+    });
     let max_ram = args.payload.max_ram.map(|r| r.as_u64());
     let payload = payload(&args.file, file.bytes()?, file.tokenizer()?, whole(&program)?, max_ram)?;
     let bytes = deb(
@@ -49,7 +98,7 @@ pub fn run(args: &PackageArgs) -> Result<Outcome> {
         &Control {
             name: &args.name,
             version: &args.release,
-            maintainer: &args.maintainer,
+            maintainer: &maintainer,
             description: &args.description,
         },
     )?;
@@ -59,4 +108,32 @@ pub fn run(args: &PackageArgs) -> Result<Outcome> {
         text += &format!("  /{}  {}\n", file.path, exact(file.bytes.len() as u64));
     }
     Ok(Outcome::yes(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_maintainer_is_the_first_who_can_be_named() {
+        let some = |text: &str| Some(text.to_string());
+        let cases = [
+            (
+                ["", "Jo Doe", "jo"],
+                ["", "jo@example.org", "jo@host"],
+                "Jo Doe <jo@example.org>",
+            ),
+            (
+                ["Jo <x>", "J\u{1b}[1m", "jo"],
+                ["no address", "a b@c", "jo@host\n"],
+                "jo <jo@host>",
+            ),
+            (["", "", ""], ["", "", ""], "thimble <root@localhost>"),
+        ];
+        for (names, mails, want) in cases {
+            assert_eq!(named(names.map(some), mails.map(some)), want);
+        }
+        assert_eq!(named([None, None], [None]), "thimble <root@localhost>");
+        assert!(maintainer().ends_with('>') && maintainer().contains(" <"));
+    }
 }

@@ -4,7 +4,7 @@ use super::outcome::Outcome;
 use crate::boards::report_page;
 use crate::boards::reports::{self, Entry};
 use crate::fs::atomic;
-use crate::render::text::say;
+use crate::render::text::remark;
 use anyhow::Result;
 use serde_json::json;
 use std::path::PathBuf;
@@ -26,6 +26,7 @@ pub struct ReportArgs {
 }
 
 pub fn run(args: &ReportArgs) -> Result<Outcome> {
+    args.html.as_deref().map_or(Ok(()), atomic::can_be_written)?;
     let mut entries: Vec<Entry> = Vec::new();
     for file in &args.files {
         entries.extend(reports::load(file)?);
@@ -33,7 +34,7 @@ pub fn run(args: &ReportArgs) -> Result<Outcome> {
     if let Some(path) = &args.html {
         atomic::refuse_inputs(path, args.files.iter().map(PathBuf::as_path))?;
         atomic::write_whole(path, report_page::html(&entries).as_bytes())?;
-        say(&format!("wrote {}", path.display()));
+        remark(&format!("wrote {}", path.display()));
     }
     Ok(Outcome::yes(if args.json {
         format!("{:#}\n", json!({"schema": 1, "reports": entries}))

@@ -5,23 +5,23 @@ use super::outcome::Outcome;
 use crate::eval::answer::{Asked, answer, per_token};
 use crate::eval::dataset::Row;
 use crate::eval::runner;
-use crate::models::model_file::Subject;
+use crate::models::model_file::ModelSource;
 use crate::models::tokenizer;
 use crate::models::tokenizer_json::{Encoded, Tokeniser};
-use crate::render::text::{printable, say};
+use crate::render::text::{printable, remark, say};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_shared::decode::{AnswerOptions, MAX_ANSWER};
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::{AnswerKind, Config, Head};
 
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// Run this model: a thimble file, a checkpoint, or another tool's ONNX
     pub file: PathBuf,
-    /// Run on this text; a masked LM fills its mask tokens
+    /// Run on this text; a masked LM fills its mask tokens; given several times, sentence embeddings are compared
     #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
-    pub text: Option<String>,
+    pub text: Vec<String>,
     /// Add a second text: the context of a question; for multiple choice, give it once per choice
     #[arg(long, requires = "text")]
     pub pair: Vec<String>,
@@ -51,36 +51,36 @@ fn max_answer_help() -> String {
 }
 
 pub fn run(args: &RunArgs) -> Result<Outcome> {
-    let subject = Subject::open_with(&args.file, &args.reading.options())?;
-    let config = subject.config().clone();
+    let source = ModelSource::open_with(&args.file, &args.reading.options())?;
+    let config = source.config().clone();
     refuse_what_says_nothing(args, config.head)?;
     let named = args.tokenizer.as_deref().map(tokenizer::named).transpose()?;
     if let Some(note) = named.as_ref().and_then(|source| source.note()) {
-        say(&format!("note: {}", printable(&note)));
+        remark(&format!("note: {}", printable(&note)));
     }
-    let tokenizer = named.as_ref().or(subject.tokenizer());
+    let tokenizer = named.as_ref().or(source.tokenizer());
     let tokeniser = tokenizer.map(|source| source.open(&config)).transpose()?;
-    let (rows, encoded) = match (&args.text, &args.ids) {
-        (Some(text), _) => {
+    let (rows, encoded) = match (args.text.as_slice(), &args.ids) {
+        ([], Some(ids)) => {
+            let mut row = Row::sequence(ids);
+            if config.head.takes_choices() {
+                row.shape = vec![1, 1, ids.len()];
+            }
+            (vec![row], vec![])
+        }
+        ([], None) => bail!("give --text or --ids"),
+        (given, _) => {
             let Some(tokeniser) = &tokeniser else {
                 bail!(
                     "{}: --text needs a tokenizer beside the model (tokenizer.json, spiece.model or vocab.txt); name one with --tokenizer or give --ids",
                     args.file.display()
                 );
             };
-            texts(tokeniser, &config, text, &args.pair)?
+            texts(tokeniser, &config, given, &args.pair)?
         }
-        (None, Some(ids)) => {
-            let mut row = Row::sequence(ids);
-            if config.head == Head::MultipleChoice {
-                row.shape = vec![1, 1, ids.len()];
-            }
-            (vec![row], vec![])
-        }
-        (None, None) => bail!("give --text or --ids"),
     };
-    let mapped = subject.mapped();
-    let engine = Engine::new(subject.image()?, EngineOptions::default())?;
+    let mapped = source.mapped();
+    let engine = Engine::new(source.image()?, EngineOptions::default())?;
     let outputs = rows.iter().map(|row| runner::run(&engine, row));
     let outputs = outputs
         .collect::<std::result::Result<Vec<_>, _>>()
@@ -137,27 +137,55 @@ fn refuse_what_says_nothing(args: &RunArgs, head: Head) -> Result<()> {
     }
 }
 
-/// The rows to run, one or one per window, and their encodings.
-fn texts(tokeniser: &Tokeniser, config: &Config, text: &str, pairs: &[String]) -> Result<(Vec<Row>, Vec<Encoded>)> {
+/// The rows to run, one, one per window or one per text, and their encodings.
+fn texts(
+    tokeniser: &Tokeniser,
+    config: &Config,
+    given: &[String],
+    pairs: &[String],
+) -> Result<(Vec<Row>, Vec<Encoded>)> {
     if let Some(scarce) = tokeniser.scarce() {
         say(&format!("warning: {scarce}"));
     }
-    if let (Head::QuestionAnswering, [context]) = (config.head, pairs) {
+    let answer = config.head.answer();
+    let text = match given {
+        [text] => text,
+        several if answer == AnswerKind::Embedding && pairs.is_empty() => {
+            let encoded = several.iter().map(|text| tokeniser.encode(text, None));
+            let encoded = encoded.collect::<Result<Vec<_>, _>>()?;
+            warn_of_cut(tokeniser, &encoded);
+            warn_of_unknown(&encoded);
+            let row = |e: &Encoded| Row::of(std::slice::from_ref(e), tokeniser.pad_id(), false);
+            return Ok((encoded.iter().map(row).collect(), encoded));
+        }
+        several if answer == AnswerKind::Embedding => bail!("--pair goes with one --text, {} are given", several.len()),
+        several => bail!(
+            "--text is given {} times; only sentence embeddings are compared, this model's head is {}",
+            several.len(),
+            config.head.name()
+        ),
+    };
+    if let (AnswerKind::Span, [context]) = (answer, pairs) {
         let windows = tokeniser.windows(text, context)?;
         warn_of_unknown(&windows);
         let row = |e: &Encoded| Row::of(std::slice::from_ref(e), tokeniser.pad_id(), false);
         return Ok((windows.iter().map(row).collect(), windows));
     }
     let encoded = encode(tokeniser, config, text, pairs)?;
+    warn_of_cut(tokeniser, &encoded);
+    warn_of_unknown(&encoded);
+    let row = Row::of(&encoded, tokeniser.pad_id(), config.head.takes_choices());
+    Ok((vec![row], encoded))
+}
+
+/// Says that the end of a text was cut off.
+fn warn_of_cut(tokeniser: &Tokeniser, encoded: &[Encoded]) {
     if encoded.iter().any(|e| e.truncated) {
         say(&format!(
             "warning: the text is longer than the model's {} positions and was cut",
             tokeniser.max_length()
         ));
     }
-    warn_of_unknown(&encoded);
-    let row = Row::of(&encoded, tokeniser.pad_id(), config.head == Head::MultipleChoice);
-    Ok((vec![row], encoded))
 }
 
 /// Says that nothing but unknown tokens is left of a text.
@@ -169,18 +197,18 @@ fn warn_of_unknown(encoded: &[Encoded]) {
 
 /// One encoding, or for multiple choice one per `--pair`.
 fn encode(tokeniser: &Tokeniser, config: &Config, text: &str, pairs: &[String]) -> Result<Vec<Encoded>> {
-    match (config.head, pairs) {
-        (Head::MultipleChoice, []) => bail!("a multiple choice model needs --pair once per choice"),
-        (Head::MultipleChoice, pairs) => pairs.iter().map(|p| Ok(tokeniser.encode(text, Some(p))?)).collect(),
-        (Head::QuestionAnswering, []) => {
+    match (config.head.answer(), pairs) {
+        (AnswerKind::Choice, []) => bail!("a multiple choice model needs --pair once per choice"),
+        (AnswerKind::Choice, pairs) => pairs.iter().map(|p| Ok(tokeniser.encode(text, Some(p))?)).collect(),
+        (AnswerKind::Span, []) => {
             bail!("a question answering model needs the question as --text, the context as --pair")
         }
         (_, []) => Ok(vec![tokeniser.encode(text, None)?]),
         (_, [pair]) => Ok(vec![tokeniser.encode(text, Some(pair))?]),
-        (head, _) => bail!(
+        (_, _) => bail!(
             "--pair was given {} times, a model with head {} takes one",
             pairs.len(),
-            head.name()
+            config.head.name()
         ),
     }
 }

@@ -4,30 +4,32 @@ mod beside;
 mod bounds;
 mod output;
 
-use super::args::{OnnxArgs, SourceArgs, bytes, milliseconds, rows, share};
+use super::args::{OnnxArgs, RowArgs, SourceArgs, bytes, format, milliseconds, rows, share};
 use super::outcome::Outcome;
 use crate::boards::profiles;
-use crate::budget::answer::NOTHING_FINITE;
+use crate::budget::answer::{Answer, NOTHING_FINITE};
 use crate::budget::chart;
-use crate::budget::integer_arithmetic::Prefer;
+use crate::budget::integer_arithmetic::{Prefer, Trade};
+use crate::budget::loss_cache;
 use crate::budget::memory_need;
-use crate::budget::preparations::{PrepareOptions, STEPS, Step};
+use crate::budget::preparations::{PreparationStep, PrepareOptions, STEPS};
 use crate::budget::question::Question;
-use crate::budget::sensitivity::Study;
+use crate::budget::sensitivity::Search;
 use crate::budget::sizes::Sizes;
 use crate::budget::solver::Plan;
 use crate::cmd::export::{self, Written};
 use crate::cmd::verify;
-use crate::eval::dataset::{self, Inputs, Row};
+use crate::eval::dataset::{self, Dataset, Row};
 use crate::eval::metrics::{Objective, decides};
-use crate::fs::atomic::{refuse_inputs, write_together};
-use crate::models::model_file::Subject;
+use crate::fs::atomic::{can_be_written, refuse_inputs, write_together};
+use crate::fs::interrupt::Farewell;
+use crate::models::model_file::ModelSource;
 use crate::models::tokenizer_json;
 use crate::quantize::prune::Levers;
 use crate::quantize::vocabulary;
 use crate::render::progress::Bar;
-use crate::render::text::say;
-use anyhow::{Context, Result, bail};
+use crate::render::text::{remark, say};
+use anyhow::{Context, Error, Result, bail};
 use bounds::Bounds;
 use bytesize::ByteSize;
 use std::collections::BTreeSet;
@@ -46,7 +48,7 @@ pub struct ShrinkArgs {
     /// Write the ONNX file here, and the tokenizer beside it
     #[arg(short, long, value_name = "OUT.onnx", required_unless_present_any = ["dry_run", "frontier"])]
     pub output: Option<PathBuf>,
-    /// Measure the loss on these inputs: JSON lines with "text" (and "text_pair", "label") or "input_ids", or safetensors
+    /// Measure the loss on these inputs: JSON, CSV, TSV or lines of text, with labels if there are any, or safetensors
     #[arg(long, value_name = "X.jsonl")]
     pub calibrate: Option<PathBuf>,
     /// Tune on at most this many calibration rows; up to 256 others are held out for the report
@@ -76,12 +78,12 @@ pub struct ShrinkArgs {
         value_delimiter = ',',
         conflicts_with = "nearest"
     )]
-    pub prepare: Vec<Step>,
+    pub prepare: Vec<PreparationStep>,
     /// Choose between integer arithmetic and f32 arithmetic (w8, f16, f32), which loses less and is slower
     #[arg(long, value_enum, value_name = "WHAT", default_value_t, conflicts_with = "formats")]
     pub prefer: Prefer,
     /// Formats to choose from.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', help = formats_help())]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help = formats_help(), ignore_case = true, value_parser = format())]
     pub formats: Vec<Format>,
     /// Name the board the file is for; its RAM must hold the file
     #[arg(long, value_name = "NAME")]
@@ -102,6 +104,9 @@ pub struct ShrinkArgs {
     /// What may be left out of the model first.
     #[command(flatten)]
     pub levers: LeverArgs,
+    /// How rows are read.
+    #[command(flatten)]
+    pub rows_of: RowArgs,
     /// How the source is read.
     #[command(flatten)]
     pub reading: SourceArgs,
@@ -138,7 +143,7 @@ pub struct LeverArgs {
     /// Cut the position embeddings to this many tokens
     #[arg(long, value_name = "N")]
     pub max_seq: Option<usize>,
-    /// Drop vocabulary rows that this text never produces: one text per line, or JSON lines with "text"
+    /// Drop vocabulary rows that this text never produces: lines of text, JSON, CSV or TSV
     #[arg(long, value_name = "FILE")]
     pub vocab_from: Option<PathBuf>,
 }
@@ -162,38 +167,21 @@ const SPLIT_FROM: usize = 16;
 /// Limits that cannot be met are an outcome, not an error.
 pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     let target = args.target.as_deref().map(profiles::find).transpose()?;
-    let subject = Subject::open_with(&args.source, &args.reading.options())?;
     let written = [&args.output, &args.frontier.svg, &args.frontier.html];
     let written: Vec<&PathBuf> = written.into_iter().flatten().collect();
-    for (i, output) in written.iter().enumerate() {
-        export::refuse_inputs(&subject, output)?;
-        let texts = [&args.calibrate, &args.levers.vocab_from];
-        refuse_inputs(output, texts.into_iter().flatten().map(PathBuf::as_path))?;
-        if written[..i].contains(output) {
-            bail!("{} is named twice as an output", output.display());
-        }
-    }
-    let config = subject.config().clone();
-    refuse_what_nothing_decides(args, &config)?;
-    let chosen_by = args.budget.is_some() || args.max_ram.is_some() || args.max_latency.is_some();
-    if wants_a_file(args) && !chosen_by && args.min_agreement.is_none() {
-        bail!(
-            "--frontier alone writes no file; to choose one give --budget, --max-ram, --max-latency or --min-agreement"
-        );
-    }
-    if let (Some(seq), Some(max)) = (args.onnx.seq, args.levers.max_seq)
-        && seq > max
-    {
-        bail!("--seq {seq}: --max-seq leaves {max} positions");
-    }
+    // Before a model is read, which may take a while.
+    written.iter().try_for_each(|output| can_be_written(output))?;
+    let opened = ModelSource::open_with(&args.source, &args.reading.options())?;
+    check_arguments(args, &opened, &written)?;
+    let config = opened.config().clone();
 
-    let (mut provenance, mut tokenizer) = export::provenance(&subject)?;
-    let (levers, cut) = levers(args, &subject)?;
+    let (mut provenance, mut tokenizer) = export::provenance(&opened)?;
+    let (levers, cut) = levers(args, &opened)?;
     if let Some(cut) = &cut {
         provenance.tokenizer_sha256 = Some(tokenizer_json::sha256(cut.tokenizer.as_bytes()));
         tokenizer = Some(cut.tokenizer.clone());
     }
-    let original = subject.model()?;
+    let original = opened.model()?;
     let left = if levers.any() {
         Some(levers.apply(&original)?)
     } else {
@@ -201,13 +189,13 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     };
     let source = left.as_ref().unwrap_or(&original);
 
-    let inputs = load(args, &config, &levers, &subject)?;
+    let inputs = load(args, &config, &levers, &opened)?;
     let (tune, report) = split(&inputs, args.rows);
     if let Some(vocabulary) = &levers.vocabulary {
         warn_of_lost_tokens(vocabulary, &inputs);
     }
     let formats = formats(args);
-    let onnx = args.onnx.over(subject.options());
+    let onnx = args.onnx.over(opened.options());
     let question = Question {
         original: &original,
         source,
@@ -248,17 +236,53 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         rows: &inputs.rows,
         calibrated: !args.nearest,
     })?;
+    search(about, sizes, &levers, tokenizer)
+}
+
+/// Refuses arguments that contradict each other or the model, and outputs that are inputs or named twice.
+fn check_arguments(args: &ShrinkArgs, source: &ModelSource, written: &[&PathBuf]) -> Result<()> {
+    for (i, output) in written.iter().enumerate() {
+        export::refuse_inputs(source, output)?;
+        let texts = [&args.calibrate, &args.levers.vocab_from];
+        refuse_inputs(output, texts.into_iter().flatten().map(PathBuf::as_path))?;
+        if written[..i].contains(output) {
+            bail!("{} is named twice as an output", output.display());
+        }
+    }
+    refuse_what_nothing_decides(args, source.config())?;
+    let chosen_by = args.budget.is_some() || args.max_ram.is_some() || args.max_latency.is_some();
+    if wants_a_file(args) && !chosen_by && args.min_agreement.is_none() {
+        bail!(
+            "--frontier alone writes no file; to choose one give --budget, --max-ram, --max-latency or --min-agreement"
+        );
+    }
+    if let (Some(seq), Some(max)) = (args.onnx.seq, args.levers.max_seq)
+        && seq > max
+    {
+        bail!("--seq {seq}: --max-seq leaves {max} positions");
+    }
+    Ok(())
+}
+
+/// Measures, chooses the formats, holds the choice to the limits and writes the file.
+fn search(mut about: output::About, sizes: Sizes, levers: &Levers, tokenizer: Option<String>) -> Result<Outcome> {
+    let (args, bounds, question) = (about.args, about.bounds, about.question);
+    let farewell = Farewell::new(match loss_cache::is_kept() {
+        true => {
+            "interrupted: no file was written; the losses of finished stages are kept, and the same command goes on from them"
+        }
+        false => "interrupted: no file was written",
+    });
     let mut watch = Bar::default();
     let steps = steps(args);
     let options = PrepareOptions {
         steps: &steps,
         most: bounds.limits.bytes,
     };
-    let mut study = Study::measure(sizes, options, &mut watch)?;
-    let mut about = about;
+    let mut search = Search::measure(sizes, options, &mut watch)?;
     let points = if args.frontier.frontier {
         let (count, baseline) = (args.frontier.points, args.frontier.baseline);
-        Some(study.frontier(&bounds.limits, count, baseline, &mut watch)?)
+        Some(search.frontier(&bounds.limits, count, baseline, &mut watch)?)
     } else {
         None
     };
@@ -267,7 +291,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         None => vec![],
     };
     if args.frontier.frontier && !wants_a_file(args) {
-        drop(watch);
+        drop((watch, farewell));
         let points = points.as_deref().unwrap_or_default();
         return Ok(Outcome::yes(about.frontier(points, &drawn)));
     }
@@ -275,46 +299,23 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     let smallest = args
         .min_agreement
         .filter(|_| !bounds.bytes_given || args.frontier.frontier);
-    let answer = match smallest {
-        Some(share) => study.smallest(share, &bounds.limits, &mut watch)?,
-        None => study.answer(&bounds.limits, &mut watch)?,
+    let (answer, trade) = match choose(&mut search, &about, smallest, &mut watch)? {
+        Ok(chosen) => chosen,
+        Err(reason) => return Ok(Outcome::no(about.refused(&[reason], points.as_deref()))),
     };
-    let Some(answer) = answer else {
-        let reason = match smallest {
-            Some(share) => format!(
-                "no file within the limits agrees on {:.2} % of the decisions",
-                share * 100.0
-            ),
-            None if bounds.latency.is_some() => "no formats keep to all of the limits together".to_string(),
-            None => bail!("{NOTHING_FINITE}"),
-        };
-        return Ok(Outcome::no(about.refused(&[reason], points.as_deref())));
-    };
-    let (answer, trade) = match args.prefer {
-        Prefer::Balance if args.formats.is_empty() && smallest.is_none() => {
-            let (answer, trade) = study.widen(answer, &bounds.limits, &mut watch)?;
-            (answer, Some(trade))
-        }
-        _ => (answer, None),
-    };
-    let plan = study.plan(answer, bounds.limits.bytes, trade, &mut watch)?;
-    drop(watch);
-    about.savings = savings(&question, &levers, &plan)?;
+    let plan = search.plan(answer, bounds.limits.bytes, trade, &mut watch)?;
+    drop((watch, farewell));
+    about.savings = savings(question, levers, &plan)?;
 
-    let mut reasons = Vec::new();
-    if let Some(least) = args.min_agreement {
-        let share = plan.loss.agreement.unwrap_or(0.0);
-        if share < least {
-            reasons.push(format!(
-                "agreement {share:.4} is below --min-agreement {least}; a larger budget may keep it"
-            ));
-        }
-    }
-    reasons.extend(bounds.beyond_board(target.as_ref(), plan.bytes));
+    let reasons = unmet(&about, &plan);
     let written: Option<Written> = match &args.output {
-        Some(output) if reasons.is_empty() && !args.dry_run => {
-            Some(export::write_parts(&plan.model, onnx, &provenance, tokenizer, output)?)
-        }
+        Some(output) if reasons.is_empty() && !args.dry_run => Some(export::write_parts(
+            &plan.model,
+            question.onnx,
+            question.provenance,
+            tokenizer,
+            output,
+        )?),
         _ => None,
     };
     let text = about.plan(&plan, points.as_deref(), &drawn, &reasons, written.as_ref());
@@ -325,9 +326,59 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     })
 }
 
+/// An answer, and what it traded where integer arithmetic was weighed.
+type Chosen = (Answer, Option<Trade>);
+
+/// The formats that lose least, or with `smallest` the smallest file of that agreement; the reason where there are none.
+fn choose(
+    search: &mut Search,
+    about: &output::About,
+    smallest: Option<f64>,
+    watch: &mut Bar,
+) -> Result<Result<Chosen, String>> {
+    let (args, bounds) = (about.args, about.bounds);
+    let answer = match smallest {
+        Some(share) => search.smallest(share, &bounds.limits, watch)?,
+        None => search.answer(&bounds.limits, watch)?,
+    };
+    let Some(answer) = answer else {
+        let reason = match smallest {
+            Some(share) => format!(
+                "no file within the limits agrees on {:.2} % of the decisions",
+                share * 100.0
+            ),
+            None if bounds.latency.is_some() => "no formats keep to all of the limits together".to_string(),
+            None => bail!("{NOTHING_FINITE}"),
+        };
+        return Ok(Err(reason));
+    };
+    Ok(Ok(match args.prefer {
+        Prefer::Balance if args.formats.is_empty() && smallest.is_none() => {
+            let (answer, trade) = search.widen(answer, &bounds.limits, watch)?;
+            (answer, Some(trade))
+        }
+        _ => (answer, None),
+    }))
+}
+
+/// The limits that the plan does not keep to.
+fn unmet(about: &output::About, plan: &Plan) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if let Some(least) = about.args.min_agreement {
+        let share = plan.loss.agreement.unwrap_or(0.0);
+        if share < least {
+            reasons.push(format!(
+                "agreement {share:.4} is below --min-agreement {least}; a larger budget may keep it"
+            ));
+        }
+    }
+    reasons.extend(about.bounds.beyond_board(about.target, plan.bytes));
+    reasons
+}
+
 /// The steps of preparation to try.
-fn steps(args: &ShrinkArgs) -> Vec<Step> {
-    let asked = |step: &Step| args.prepare.is_empty() || args.prepare.contains(step);
+fn steps(args: &ShrinkArgs) -> Vec<PreparationStep> {
+    let asked = |step: &PreparationStep| args.prepare.is_empty() || args.prepare.contains(step);
     STEPS.into_iter().filter(|step| !args.nearest && asked(step)).collect()
 }
 
@@ -392,15 +443,15 @@ fn refuse_what_nothing_decides(args: &ShrinkArgs, config: &Config) -> Result<()>
 }
 
 /// The levers asked for, and the vocabulary cut for them.
-fn levers(args: &ShrinkArgs, subject: &Subject) -> Result<(Levers, Option<vocabulary::Cut>)> {
+fn levers(args: &ShrinkArgs, source: &ModelSource) -> Result<(Levers, Option<vocabulary::Cut>)> {
     let cut = match &args.levers.vocab_from {
         None => None,
         Some(corpus) => {
-            let Some(tokenizer) = subject.tokenizer() else {
+            let Some(tokenizer) = source.tokenizer() else {
                 bail!("--vocab-from: the model has no tokenizer beside it, which this option needs");
             };
-            let cut = vocabulary::cut(corpus, tokenizer, subject.config().vocab_size).context("--vocab-from")?;
-            say(&format!(
+            let cut = vocabulary::cut(corpus, tokenizer, source.config().vocab_size).context("--vocab-from")?;
+            remark(&format!(
                 "note: {} texts produce or need {} of {} tokens",
                 cut.texts,
                 cut.vocabulary.kept.len(),
@@ -415,18 +466,23 @@ fn levers(args: &ShrinkArgs, subject: &Subject) -> Result<(Levers, Option<vocabu
         vocabulary: cut.as_ref().map(|c| c.vocabulary.clone()),
     };
     // Before anything is read or measured for a lever that cannot be pulled.
-    levers.config(subject.config())?;
+    levers.config(source.config())?;
     Ok((levers, cut))
 }
 
 /// Different inputs, short enough for what the levers leave.
-fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) -> Result<Inputs> {
+fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, source: &ModelSource) -> Result<Dataset> {
     let config = Config {
         max_position_embeddings: levers.max_seq.unwrap_or(config.max_position_embeddings),
         ..config.clone()
     };
     let most = args.rows.saturating_add(REPORT_ROWS);
-    let mut inputs = dataset::load(args.calibrate.as_deref(), &config, subject.tokenizer(), Some(most))?;
+    let path = args.calibrate.as_deref();
+    let options = (args.rows_of)
+        .options(("--calibrate", path.is_some()))
+        .map_err(Error::msg)?;
+    let mut inputs = dataset::load_with(path, &config, source.tokenizer(), Some(most), &options)?;
+    inputs.read_as.iter().for_each(|form| remark(&format!("note: {form}")));
     if !inputs.given {
         say("warning: no --calibrate: the loss is measured on made-up token sequences and says little about real text");
     }
@@ -439,7 +495,7 @@ fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) 
     }
     let repeats = inputs.drop_repeats();
     if repeats > 0 {
-        say(&format!("note: {repeats} inputs that repeat another were left out"));
+        remark(&format!("note: {repeats} inputs that repeat another were left out"));
     }
     if inputs.rows.len() < SPLIT_FROM {
         say(&format!(
@@ -450,7 +506,7 @@ fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, subject: &Subject) 
     Ok(inputs)
 }
 
-fn warn_of_lost_tokens(vocabulary: &crate::eval::runner::Vocabulary, inputs: &Inputs) {
+fn warn_of_lost_tokens(vocabulary: &crate::eval::runner::Vocabulary, inputs: &Dataset) {
     let kept: BTreeSet<i64> = vocabulary.kept.iter().map(|&id| id as i64).collect();
     let lost = |row: &&Row| row.input_ids.iter().any(|id| !kept.contains(id));
     match inputs.rows.iter().filter(lost).count() {
@@ -463,7 +519,7 @@ fn warn_of_lost_tokens(vocabulary: &crate::eval::runner::Vocabulary, inputs: &In
 }
 
 /// Rows to choose on and rows to report on: apart where there are enough, so that no loss is reported on rows tuned on.
-pub fn split(inputs: &Inputs, tune: usize) -> (Vec<Row>, Vec<Row>) {
+pub fn split(inputs: &Dataset, tune: usize) -> (Vec<Row>, Vec<Row>) {
     let rows = &inputs.rows;
     if rows.len() < SPLIT_FROM {
         return (rows.clone(), rows.clone());
@@ -522,9 +578,9 @@ mod tests {
     #[test]
     fn rows_tuned_on_and_rows_reported_on_are_apart_even_if_inputs_repeat() {
         let rows = (0..90).map(|i| Row::sequence(&[2, 5 + i % 40, 3])).collect();
-        let mut inputs = Inputs {
+        let mut inputs = Dataset {
             rows,
-            ..Inputs::default()
+            ..Dataset::default()
         };
         assert_eq!(inputs.drop_repeats(), 50);
         let (tune, report) = split(&inputs, 30);

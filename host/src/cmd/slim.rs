@@ -1,12 +1,12 @@
 //! `thimble slim`: a smaller ONNX file that computes the same.
 
 use super::outcome::Outcome;
-use crate::fs::atomic::{self, Output, refuse_inputs};
+use crate::fs::atomic::{self, Output, WriteError, refuse_inputs};
 use crate::onnx::OnnxFile;
-use crate::onnx::slim::{Options, model_bytes, slim_over};
-use crate::render::text::{exact, percent, say};
+use crate::onnx::slim::{Chunks, SlimOptions, Slimmed, model_bytes, slim_over};
+use crate::render::text::{exact, percent, remark};
 use anyhow::{Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use thimble_shared::artifact::{self, ArtifactError};
 
 #[derive(Debug, clap::Args)]
@@ -39,19 +39,7 @@ pub struct SlimArgs {
 
 pub fn run(args: &SlimArgs) -> Result<Outcome> {
     let file = OnnxFile::open(&args.file)?;
-    let mut data_path = args.output.clone().into_os_string();
-    data_path.push(".data");
-    let data_path = PathBuf::from(data_path);
-    // The model refers to its data by name, and names in ONNX are text.
-    let Some(data_name) = data_path.file_name().and_then(|n| n.to_str()).map(str::to_string) else {
-        bail!(
-            "{}: is no file name, or not UTF-8, which ONNX needs to refer to data beside it",
-            args.output.display()
-        );
-    };
-    if args.output.file_name().is_none() {
-        bail!("{}: is no file name", args.output.display());
-    }
+    let (data_path, data_name) = data_beside(&args.output)?;
     // A board reads its weights in place, where rewriting would move them to.
     let own = artifact::open(file.bytes());
     if matches!(own, Ok(_) | Err(ArtifactError::OtherRuntime(_))) {
@@ -64,8 +52,9 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     let inputs = file.paths();
     for output in [&args.output, &data_path] {
         refuse_inputs(output, inputs.iter().map(PathBuf::as_path))?;
+        atomic::can_be_written(output)?;
     }
-    let options = Options {
+    let options = SlimOptions {
         outputs: args.outputs.clone(),
         short_names: args.short_names,
         strip_metadata: args.strip_metadata,
@@ -92,55 +81,98 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     if let Some(name) = &passing {
         refuse_inputs(name, inputs.iter().map(PathBuf::as_path))?;
     }
-    let model = Output::pieces(&args.output, &slimmed.model.pieces);
-    let written = match &slimmed.data {
-        Some(data) => {
-            let meanwhile = passing.as_deref().zip(referring.as_ref());
-            atomic::write_model(
-                &model,
-                &Output::pieces(&data_path, &data.pieces),
-                meanwhile.map(|(name, model)| (name, Output::pieces(&args.output, &model.pieces))),
-            )
-        }
-        None => atomic::write_all(&[model]),
-    };
-    if let Err(e) = written {
+    let meanwhile = passing.as_deref().zip(referring.as_ref());
+    if let Err(e) = write(&args.output, &data_path, &slimmed, meanwhile) {
         // Pages that are gone cannot be written either, and that is the cause to name.
         file.unchanged()?;
         return Err(e.into());
     }
     atomic::clear_passing(&data_path, &inputs);
-    let done = &slimmed.done;
+    tell(args, &file, before, &slimmed, &data_path, options.leaves_out());
+    Ok(Outcome::yes(match args.json {
+        true => json(args, before, &slimmed),
+        false => text(args, before, &slimmed, &data_path),
+    }))
+}
+
+/// The path of the external data beside a model, and its name in the model.
+fn data_beside(output: &Path) -> Result<(PathBuf, String)> {
+    let mut data_path = output.to_path_buf().into_os_string();
+    data_path.push(".data");
+    let data_path = PathBuf::from(data_path);
+    // The model refers to its data by name, and names in ONNX are text.
+    let Some(data_name) = data_path.file_name().and_then(|n| n.to_str()).map(str::to_string) else {
+        bail!(
+            "{}: is no file name, or not UTF-8, which ONNX needs to refer to data beside it",
+            output.display()
+        );
+    };
+    if output.file_name().is_none() {
+        bail!("{}: is no file name", output.display());
+    }
+    Ok((data_path, data_name))
+}
+
+/// Writes the model and its data. `meanwhile` is the data's passing name and the model that refers to it.
+fn write(
+    output: &Path,
+    data_path: &Path,
+    slimmed: &Slimmed<'_>,
+    meanwhile: Option<(&Path, &Chunks<'_>)>,
+) -> Result<(), WriteError> {
+    let model = Output::pieces(output, &slimmed.model.pieces);
+    match &slimmed.data {
+        Some(data) => atomic::write_model(
+            &model,
+            &Output::pieces(data_path, &data.pieces),
+            meanwhile.map(|(name, model)| (name, Output::pieces(output, &model.pieces))),
+        ),
+        None => atomic::write_all(&[model]),
+    }
+}
+
+/// Says what is worth a note of the files written.
+fn tell(args: &SlimArgs, file: &OnnxFile, before: u64, slimmed: &Slimmed<'_>, data_path: &Path, leaves_out: bool) {
+    let (after, done) = (slimmed.bytes(), &slimmed.done);
     if after > before {
-        say("note: it is larger than before, by what names and Transpose nodes take; without flags it would not be");
-    } else if file.bytes().len() as u64 == after && after == before && !options.leaves_out() {
-        say("note: nothing could be saved; the file is a copy");
+        remark("note: it is larger than before, by what names and Transpose nodes take; without flags it would not be");
+    } else if file.bytes().len() as u64 == after && after == before && !leaves_out {
+        remark("note: nothing could be saved; the file is a copy");
     }
     // Whoever reads a value decides what a runtime may fuse it with, and these change who does.
-    if done.duplicates + done.transposed + done.dead_nodes > 0 || !options.outputs.is_empty() || options.strip_shapes {
-        say("note: the graph computes the same; results may differ in the last bits if the runtime fuses differently");
+    if done.duplicates + done.transposed + done.dead_nodes > 0 || !args.outputs.is_empty() || args.strip_shapes {
+        remark(
+            "note: the graph computes the same; results may differ in the last bits if the runtime fuses differently",
+        );
     }
     if slimmed.data.is_none() && data_path.exists() {
-        say(&format!(
+        remark(&format!(
             "note: {} is left from an earlier run; the model does not refer to it",
             data_path.display()
         ));
     }
-    if slimmed.data.is_none() && inputs.len() > 1 && !args.one_file {
-        say("note: the external data is in the file now, where it takes fewer bytes than beside it");
+    if slimmed.data.is_none() && file.paths().len() > 1 && !args.one_file {
+        remark("note: the external data is in the file now, where it takes fewer bytes than beside it");
     }
-    if args.json {
-        let json = serde_json::json!({
-            "schema": 1,
-            "input": args.file.display().to_string(),
-            "output": args.output.display().to_string(),
-            "before": before,
-            "after": after,
-            "external": slimmed.data.as_ref().map(|d| d.len),
-            "done": done,
-        });
-        return Ok(Outcome::yes(format!("{json:#}\n")));
-    }
+}
+
+/// The outcome as one JSON object.
+fn json(args: &SlimArgs, before: u64, slimmed: &Slimmed<'_>) -> String {
+    let json = serde_json::json!({
+        "schema": 1,
+        "input": args.file.display().to_string(),
+        "output": args.output.display().to_string(),
+        "before": before,
+        "after": slimmed.bytes(),
+        "external": slimmed.data.as_ref().map(|d| d.len),
+        "done": slimmed.done,
+    });
+    format!("{json:#}\n")
+}
+
+/// The outcome in lines for people.
+fn text(args: &SlimArgs, before: u64, slimmed: &Slimmed<'_>, data_path: &Path) -> String {
+    let (after, done) = (slimmed.bytes(), &slimmed.done);
     let mut text = format!("{}: {}\n", args.file.display(), exact(before));
     for (count, what) in [
         (done.duplicates, "byte-identical copies kept once"),
@@ -163,5 +195,5 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
     if let Some(data) = &slimmed.data {
         text.push_str(&format!("  of that {} in {}\n", exact(data.len), data_path.display()));
     }
-    Ok(Outcome::yes(text))
+    text
 }

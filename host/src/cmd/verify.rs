@@ -1,15 +1,17 @@
 //! `thimble verify`: how far apart two models are, on the same inputs, in the device's engine.
 
-use super::args::{SourceArgs, rows, share};
+use super::args::{RowArgs, SourceArgs, rows, share};
 use super::outcome::Outcome;
 use crate::eval::dataset;
 use crate::eval::metrics::{Loss, decides};
 use crate::eval::runner::{Judge, Vocabulary};
-use crate::models::model_file::Subject;
+use crate::models::model_file::ModelSource;
 use crate::quantize::vocabulary;
-use crate::render::text::{Align, say, table};
-use anyhow::{Result, anyhow, bail};
+use crate::render::progress::{Bar, Watch};
+use crate::render::text::{Align, remark, say, table};
+use anyhow::{Error, Result, anyhow, bail};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use thimble_shared::decode::Scoring;
 use thimble_shared::model::{Config, Head};
 
@@ -19,7 +21,7 @@ pub struct VerifyArgs {
     pub reference: PathBuf,
     /// Judge this model
     pub candidate: PathBuf,
-    /// Run on these inputs: JSON lines or safetensors [default: made-up token sequences]
+    /// Run on these inputs: JSON, CSV, TSV, lines of text or safetensors [default: made-up token sequences]
     #[arg(long, value_name = "X")]
     pub inputs: Option<PathBuf>,
     /// Use at most this many rows
@@ -38,6 +40,8 @@ pub struct VerifyArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
+    pub rows_of: RowArgs,
+    #[command(flatten)]
     pub reading: SourceArgs,
 }
 
@@ -49,13 +53,13 @@ fn difference(text: &str) -> Result<f64, String> {
 }
 
 pub fn run(args: &VerifyArgs) -> Result<Outcome> {
-    let reference = Subject::open_with(&args.reference, &args.reading.options())?;
-    let candidate = Subject::open(&args.candidate)?;
+    let reference = ModelSource::open_with(&args.reference, &args.reading.options())?;
+    let candidate = ModelSource::open(&args.candidate)?;
     let config = reference.config().clone();
     let vocabulary = vocabulary(&reference, &candidate)?;
     refuse_strangers(&config, candidate.config(), vocabulary.is_some(), args.ignore_labels)?;
     if config.pooler && !candidate.config().pooler {
-        say("note: the candidate has no pooler; pooler_output is not compared");
+        remark("note: the candidate has no pooler; pooler_output is not compared");
     }
     if args.min_agreement.is_some() && !decides(&config) {
         bail!("--min-agreement: {}; use --max-abs", decides_nothing(&config));
@@ -66,7 +70,12 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
             .min(candidate.config().max_position_embeddings),
         ..config.clone()
     };
-    let inputs = dataset::load(args.inputs.as_deref(), &shorter, reference.tokenizer(), args.rows)?;
+    let path = args.inputs.as_deref();
+    let options = (args.rows_of)
+        .options(("--inputs", path.is_some()))
+        .map_err(Error::msg)?;
+    let inputs = dataset::load_with(path, &shorter, reference.tokenizer(), args.rows, &options)?;
+    inputs.read_as.iter().for_each(|form| remark(&format!("note: {form}")));
     inputs.warnings().iter().for_each(|w| say(&format!("warning: {w}")));
     if inputs.truncated > 0 {
         say(&format!(
@@ -74,9 +83,13 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
             inputs.truncated
         ));
     }
+    let rows = inputs.rows.len();
     let mapped = [reference.mapped(), candidate.mapped()];
     let judge = Judge::new(&config, &reference.image()?, inputs.rows, vocabulary.as_ref());
-    let loss = judge.loss(&candidate.image()?)?;
+    let bar = Mutex::new(Bar::counter("comparing", rows));
+    let row_done = || bar.lock().unwrap_or_else(PoisonError::into_inner).step("rows");
+    let loss = judge.loss_told(&candidate.image()?, &row_done)?;
+    drop(bar);
     mapped.iter().flatten().try_for_each(|file| file.unchanged())?;
     let mut reasons = Vec::new();
     if let (Some(least), share) = (args.min_agreement, loss.agreement.unwrap_or(0.0))
@@ -119,7 +132,7 @@ pub fn decides_nothing(config: &Config) -> String {
 }
 
 /// How the candidate's tokens are called by the reference, where its vocabulary was cut.
-fn vocabulary(reference: &Subject, candidate: &Subject) -> Result<Option<Vocabulary>> {
+fn vocabulary(reference: &ModelSource, candidate: &ModelSource) -> Result<Option<Vocabulary>> {
     let sizes = (reference.config().vocab_size, candidate.config().vocab_size);
     match (reference.tokenizer(), candidate.tokenizer()) {
         (Some(a), Some(b)) if sizes.1 < sizes.0 => Ok(vocabulary::between(a, b, sizes)?),
@@ -152,6 +165,11 @@ fn refuse_strangers(a: &Config, b: &Config, cut: bool, ignore_labels: bool) -> R
             "{}; {ask}",
             differs("the score of a label", &ours.name(), &theirs.name())
         ));
+    }
+    let embeddings = [a, b].map(|c| c.sentence.as_ref().map(|sentence| sentence.size(c.hidden_size)));
+    if embeddings[0] != embeddings[1] {
+        let [a, b] = embeddings.map(Option::unwrap_or_default);
+        return Err(differs("the size of embeddings", &a, &b));
     }
     let sizes = [
         ("vocab_size", a.vocab_size, b.vocab_size),
@@ -192,6 +210,12 @@ pub fn describe(loss: &Loss) -> String {
     }
     if let Some(f1) = loss.span_f1 {
         text.push_str(&format!("answer spans overlap with F1 {f1:.4}\n"));
+    }
+    if let Some(order) = loss.pair_order {
+        text.push_str(&format!(
+            "rank correlation {:.6} of the cosines of {} pairs of inputs, which differ by {:.3e} at most\n",
+            order.spearman, order.pairs, order.max_cosine_difference
+        ));
     }
     if let (Some(before), Some(after)) = (loss.reference_accuracy, loss.accuracy) {
         text.push_str(&format!(

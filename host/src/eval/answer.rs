@@ -1,15 +1,15 @@
 //! What a model's outputs say, as a person or a program reads it: labels with probabilities, tags, filled blanks, spans,
-//! choices. In come the rows' outputs by Hugging Face's names and the rows; out comes an [`Answer`] for text or JSON. What is
+//! choices, embeddings. In come the rows' outputs by Hugging Face's names and the rows; out comes an [`Answer`] for text or JSON. What is
 //! decided is decided by `thimble_shared::decode`.
 
 use crate::eval::dataset::{MASK, Row};
-use crate::eval::metrics::Outputs;
+use crate::eval::metrics::NamedOutputs;
 use crate::models::tokenizer_json::{Encoded, Tokeniser};
 use crate::render::text::printable;
 use serde::Serialize;
 use std::fmt;
 use thimble_shared::decode::{self, AnswerOptions, Place, Scoring, Window, characters_before, softmax};
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::{AnswerKind, Config};
 
 /// Why outputs and inputs give no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -123,6 +123,20 @@ pub enum Answer {
         /// The first 8 numbers of `pooler_output`, where the model has one.
         pooled: Option<Vec<f32>>,
     },
+    /// A sentence's embedding.
+    Embedding {
+        /// `[size]`.
+        embedding: Vec<f32>,
+    },
+    /// Those of several texts, and how near each is to each; `cosine` is that of two.
+    Embeddings {
+        /// One embedding a text.
+        embeddings: Vec<Vec<f32>>,
+        /// The cosine of the two, where there are two texts.
+        cosine: Option<f64>,
+        /// The cosine of each text with each.
+        cosines: Vec<Vec<f64>>,
+    },
 }
 
 /// A label and its score.
@@ -220,26 +234,27 @@ const SHOWN: usize = 8;
 ///
 /// # Errors
 /// Any [`AnswerError`].
-pub fn answer(config: &Config, outputs: &[Outputs], asked: Asked) -> Result<Answer, AnswerError> {
+pub fn answer(config: &Config, outputs: &[NamedOutputs], asked: Asked) -> Result<Answer, AnswerError> {
     let (Some(row), Some(first)) = (asked.rows.first(), outputs.first()) else {
         return Err(AnswerError::Missing("output"));
     };
     let seq = row.seq();
-    match config.head {
-        Head::SequenceClassification => Ok(labels(config, numbers(first, "logits", config.labels.len())?)),
-        Head::TokenClassification => {
-            let logits = numbers(first, "logits", seq * config.labels.len())?;
+    let by = config.head.row().answered_by;
+    match config.head.answer() {
+        AnswerKind::Labels => Ok(labels(config, numbers(first, by, config.labels.len())?)),
+        AnswerKind::TokenLabels => {
+            let logits = numbers(first, by, seq * config.labels.len())?;
             Ok(tags(config, logits, row, asked.encoded.first()))
         }
-        Head::MaskedLm => {
-            let logits = numbers(first, "logits", seq * config.vocab_size)?;
+        AnswerKind::Vocabulary => {
+            let logits = numbers(first, by, seq * config.vocab_size)?;
             match blanks(config, logits, row, asked.tokeniser) {
                 blanks if blanks.is_empty() => Err(no_mask(asked.tokeniser)),
                 blanks => Ok(Answer::Fills { blanks }),
             }
         }
-        Head::PreTraining => {
-            let logits = numbers(first, "prediction_logits", seq * config.vocab_size)?;
+        AnswerKind::VocabularyAndOrder => {
+            let logits = numbers(first, by, seq * config.vocab_size)?;
             let order = softmax(numbers(first, "sop_logits", 2)?);
             Ok(Answer::PreTraining {
                 blanks: blanks(config, logits, row, asked.tokeniser),
@@ -247,13 +262,14 @@ pub fn answer(config: &Config, outputs: &[Outputs], asked: Asked) -> Result<Answ
                 swapped: order[1],
             })
         }
-        Head::MultipleChoice => choice(first, row, asked.encoded),
-        Head::None => hidden(config, first, row),
-        Head::QuestionAnswering => span(outputs, asked),
+        AnswerKind::Choice => choice(first, row, asked.encoded),
+        AnswerKind::Hidden => hidden(config, first, row),
+        AnswerKind::Span => span(outputs, asked),
+        AnswerKind::Embedding => embeddings(config, outputs),
     }
 }
 
-fn numbers<'a>(outputs: &'a Outputs, name: &'static str, expected: usize) -> Result<&'a [f32], AnswerError> {
+fn numbers<'a>(outputs: &'a NamedOutputs, name: &'static str, expected: usize) -> Result<&'a [f32], AnswerError> {
     let output = outputs.get(name).ok_or(AnswerError::Missing(name))?;
     match output.data.len() {
         found if found == expected && found > 0 => Ok(&output.data),
@@ -277,7 +293,7 @@ fn labels(config: &Config, logits: &[f32]) -> Answer {
     }
 }
 
-fn choice(outputs: &Outputs, row: &Row, encoded: &[Encoded]) -> Result<Answer, AnswerError> {
+fn choice(outputs: &NamedOutputs, row: &Row, encoded: &[Encoded]) -> Result<Answer, AnswerError> {
     let count = row.shape.get(1).copied().unwrap_or(0);
     let logits = numbers(outputs, "logits", count)?;
     let name = |i: usize| {
@@ -413,7 +429,7 @@ fn no_mask(tokeniser: Option<&Tokeniser>) -> AnswerError {
 }
 
 /// The answer over all windows; with bare ids there is one.
-fn span(outputs: &[Outputs], asked: Asked) -> Result<Answer, AnswerError> {
+fn span(outputs: &[NamedOutputs], asked: Asked) -> Result<Answer, AnswerError> {
     let mut windows = Vec::with_capacity(asked.rows.len());
     for (i, (row, outputs)) in asked.rows.iter().zip(outputs).enumerate() {
         let places: &[Place] = asked.encoded.get(i).map_or(&[], |e| &e.places);
@@ -454,7 +470,27 @@ fn span(outputs: &[Outputs], asked: Asked) -> Result<Answer, AnswerError> {
     }))
 }
 
-fn hidden(config: &Config, outputs: &Outputs, row: &Row) -> Result<Answer, AnswerError> {
+/// The embedding of each row.
+fn embeddings(config: &Config, outputs: &[NamedOutputs]) -> Result<Answer, AnswerError> {
+    let size = config.sentence.as_ref().map_or(0, |s| s.size(config.hidden_size));
+    let by = config.head.row().answered_by;
+    let numbers = |outputs| Ok(numbers(outputs, by, size)?.to_vec());
+    let mut embeddings = outputs.iter().map(numbers).collect::<Result<Vec<_>, _>>()?;
+    if embeddings.len() == 1 {
+        return Ok(Answer::Embedding {
+            embedding: embeddings.swap_remove(0),
+        });
+    }
+    let row = |a: &Vec<f32>| embeddings.iter().map(|b| decode::cosine(a, b)).collect();
+    let cosines: Vec<Vec<f64>> = embeddings.iter().map(row).collect();
+    Ok(Answer::Embeddings {
+        cosine: (embeddings.len() == 2).then(|| cosines[0][1]),
+        embeddings,
+        cosines,
+    })
+}
+
+fn hidden(config: &Config, outputs: &NamedOutputs, row: &Row) -> Result<Answer, AnswerError> {
     let width = config.hidden_size;
     let all = numbers(outputs, "last_hidden_state", row.seq() * width)?;
     let real = all
@@ -539,6 +575,24 @@ impl fmt::Display for Answer {
                     None => Ok(()),
                 }
             }
+            Answer::Embedding { embedding } => print_embedding(f, "sentence_embedding", embedding),
+            Answer::Embeddings {
+                embeddings,
+                cosine,
+                cosines,
+            } => {
+                for (number, embedding) in (1..).zip(embeddings) {
+                    print_embedding(f, &format!("text {number}"), embedding)?;
+                }
+                if let Some(cosine) = cosine {
+                    return writeln!(f, "cosine {cosine:.6}");
+                }
+                writeln!(f, "cosines")?;
+                cosines.iter().try_for_each(|row| {
+                    let row: Vec<String> = row.iter().map(|cosine| format!("{cosine:9.6}")).collect();
+                    writeln!(f, "{}", row.join(" "))
+                })
+            }
         }
     }
 }
@@ -581,6 +635,11 @@ fn print_span(f: &mut fmt::Formatter<'_>, span: &Span) -> fmt::Result {
         _ => write!(f, "no answer")?,
     }
     writeln!(f, ", {:.2} %", span.score * 100.0)
+}
+
+fn print_embedding(f: &mut fmt::Formatter<'_>, name: &str, embedding: &[f32]) -> fmt::Result {
+    let shown = &embedding[..embedding.len().min(SHOWN)];
+    writeln!(f, "{name} [{}]: {}", embedding.len(), first_numbers(shown))
 }
 
 fn first_numbers(numbers: &[f32]) -> String {

@@ -3,10 +3,12 @@
 //! reference's vocabulary (`kept`); distributions are then compared over the tokens both have, decisions over all.
 
 use crate::eval::dataset::Row;
-use crate::eval::metrics::{Distance, Loss, LossError, Output, Outputs, Share, Top5};
+use crate::eval::metrics::{Distance, Loss, LossError, NamedOutputs, OutputTensor, Share, Top5};
+use crate::eval::pair_order::Embeddings;
 use std::collections::BTreeMap;
 use thimble_shared::decode::{self, MAX_ANSWER, decides, log_softmax};
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::network::{Extent, Network};
+use thimble_shared::model::{AnswerKind, Config};
 
 #[derive(Default)]
 struct Sums {
@@ -33,7 +35,7 @@ pub struct Scale<'a> {
 }
 
 /// Collects row after row.
-pub struct Meter<'a> {
+pub struct LossTally<'a> {
     scale: Scale<'a>,
     rows: usize,
     sums: BTreeMap<String, Sums>,
@@ -47,6 +49,9 @@ pub struct Meter<'a> {
     top5_positions: u64,
     span_f1: f64,
     spans: u64,
+    embeddings: Embeddings,
+    /// Outputs whose last axis is positions or choices, of which inputs have more and fewer.
+    unlike: Vec<&'static str>,
 }
 
 /// Squared errors against given values.
@@ -78,9 +83,12 @@ impl Errors {
 
 const TOP: usize = 5;
 
-impl<'a> Meter<'a> {
+impl<'a> LossTally<'a> {
+    /// One that has seen no row.
     pub fn new(scale: Scale<'a>) -> Self {
-        Meter {
+        let outputs = Network::of(scale.config).outputs.into_iter();
+        let unlike = outputs.filter(|output| matches!(output.extent, Extent::Token | Extent::Choice));
+        LossTally {
             scale,
             rows: 0,
             sums: BTreeMap::new(),
@@ -94,12 +102,14 @@ impl<'a> Meter<'a> {
             top5_positions: 0,
             span_f1: 0.0,
             spans: 0,
+            embeddings: Embeddings::default(),
+            unlike: unlike.map(|output| output.name).collect(),
         }
     }
 
     /// Adds one input's outputs. The row's labels are what is right: one class; one per token with -100 where nothing is
     /// asked; first and last token of an answer, 0 where there is none.
-    pub fn add(&mut self, row: &Row, reference: &Outputs, candidate: &Outputs) -> Result<(), LossError> {
+    pub fn add(&mut self, row: &Row, reference: &NamedOutputs, candidate: &NamedOutputs) -> Result<(), LossError> {
         let labels = row.labels.as_deref();
         self.rows += 1;
         if let Some(name) = candidate.keys().find(|name| !reference.contains_key(*name)) {
@@ -125,14 +135,11 @@ impl<'a> Meter<'a> {
 
     /// Whether an output's last axis is the vocabulary.
     fn over_vocabulary(&self, name: &str) -> bool {
-        match self.scale.config.head {
-            Head::MaskedLm => name == "logits",
-            Head::PreTraining => name == "prediction_logits",
-            _ => false,
-        }
+        let head = self.scale.config.head;
+        head.has_decoder() && name == head.row().answered_by
     }
 
-    fn comparable(&self, name: &str, a: &Output, b: &Output) -> Result<(), LossError> {
+    fn comparable(&self, name: &str, a: &OutputTensor, b: &OutputTensor) -> Result<(), LossError> {
         let mut wanted = a.shape.clone();
         if let (Some(kept), true, Some(last)) = (self.scale.kept, self.over_vocabulary(name), wanted.last_mut()) {
             *last = kept.len();
@@ -154,8 +161,8 @@ impl<'a> Meter<'a> {
         name: &str,
         row: &Row,
         label: Option<&i64>,
-        a: &Output,
-        b: &Output,
+        a: &OutputTensor,
+        b: &OutputTensor,
     ) -> Result<(), LossError> {
         let mut possible = row.context();
         if let (Some(first), Some(mask)) = (possible.first_mut(), row.attention_mask.first()) {
@@ -174,8 +181,8 @@ impl<'a> Meter<'a> {
     }
 
     /// The spans both models would answer with, held against each other.
-    fn add_span(&mut self, row: &Row, reference: &Outputs, candidate: &Outputs) {
-        let span = |outputs: &Outputs| {
+    fn add_span(&mut self, row: &Row, reference: &NamedOutputs, candidate: &NamedOutputs) {
+        let span = |outputs: &NamedOutputs| {
             let (start, end) = (outputs.get("start_logits")?, outputs.get("end_logits")?);
             best_span(row, &start.data, &end.data)
         };
@@ -185,15 +192,18 @@ impl<'a> Meter<'a> {
         self.span_f1 += span(candidate).map_or(0.0, |b| span_f1(a, b));
     }
 
-    fn add_output(&mut self, name: &str, row: &Row, a: &Output, b: &Output) -> Result<(), LossError> {
+    fn add_output(&mut self, name: &str, row: &Row, a: &OutputTensor, b: &OutputTensor) -> Result<(), LossError> {
         let labels = row.labels.as_deref();
-        let width = |o: &Output| o.shape.last().copied().unwrap_or(1).max(1);
+        let width = |o: &OutputTensor| o.shape.last().copied().unwrap_or(1).max(1);
         if let (Some(targets), "logits") = (&row.targets, name) {
             self.errors_reference.add(&a.data, targets);
             self.errors.add(&b.data, targets);
         }
         let per_token = a.shape.len() == 3;
         let vocabulary = self.over_vocabulary(name);
+        if self.scale.config.head.answer() == AnswerKind::Embedding {
+            self.embeddings.add(&a.data, &b.data);
+        }
         for (i, (x, y)) in a.data.chunks(width(a)).zip(b.data.chunks(width(b))).enumerate() {
             if per_token && row.attention_mask.get(i) == Some(&0) {
                 continue;
@@ -283,17 +293,13 @@ impl<'a> Meter<'a> {
         if x.iter().any(|v| !v.is_finite()) {
             return Err(LossError::NotFinite { name: name.to_string() });
         }
-        // The last axis of these heads' outputs is positions or choices, of which inputs have more and fewer.
-        let channels = match self.scale.config.head {
-            Head::QuestionAnswering | Head::MultipleChoice => 1,
-            _ => x.len(),
-        };
+        let channels = if self.unlike.contains(&name) { 1 } else { x.len() };
         self.sums.entry(name.to_string()).or_default().add(x, y, channels);
         Ok(())
     }
 
-    /// Adds what another meter of the same scale collected.
-    pub fn absorb(&mut self, other: Meter) {
+    /// Adds what another tally of the same scale collected.
+    pub fn absorb(&mut self, other: LossTally) {
         self.rows += other.rows;
         for (name, sums) in other.sums {
             self.sums.entry(name).or_default().absorb(&sums);
@@ -308,8 +314,10 @@ impl<'a> Meter<'a> {
         self.top5_positions += other.top5_positions;
         self.span_f1 += other.span_f1;
         self.spans += other.spans;
+        self.embeddings.absorb(other.embeddings);
     }
 
+    /// What all rows come to.
     pub fn finish(self) -> Loss {
         let decisions = self.agreement.of;
         Loss {
@@ -325,6 +333,7 @@ impl<'a> Meter<'a> {
                 positions: self.top5_positions,
                 at_blanks: self.scale.at_blanks,
             }),
+            pair_order: self.embeddings.order(),
             span_f1: (self.spans > 0).then(|| self.span_f1 / self.spans as f64),
             outputs: self.sums.into_iter().map(|(name, s)| (name, s.distance())).collect(),
             reference_accuracy: self.right_reference.rate(),
@@ -420,6 +429,7 @@ fn span_f1(a: (usize, usize), b: (usize, usize)) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use thimble_shared::model::Head;
 
     fn scale(config: &Config) -> Scale<'_> {
         Scale {
@@ -438,10 +448,10 @@ mod tests {
         }
     }
 
-    fn one(name: &str, shape: &[usize], data: &[f32]) -> Outputs {
+    fn one(name: &str, shape: &[usize], data: &[f32]) -> NamedOutputs {
         [(
             name.to_string(),
-            Output {
+            OutputTensor {
                 shape: shape.to_vec(),
                 data: data.to_vec(),
             },
@@ -470,17 +480,18 @@ mod tests {
             multi_label: false,
             regression: false,
             hidden_shift: false,
+            sentence: None,
         }
     }
 
     #[test]
     fn padding_is_never_compared() {
         let config = config(Head::TokenClassification);
-        let mut meter = Meter::new(scale(&config));
+        let mut tally = LossTally::new(scale(&config));
         let a = one("logits", &[1, 3, 2], &[1.0, 0.0, 0.0, 1.0, 9.0, 9.0]);
         let b = one("logits", &[1, 3, 2], &[1.0, 0.0, 0.0, 1.0, -5.0, f32::NAN]);
-        meter.add(&row(&[1, 1, 0], Some(&[0, 0, 1])), &a, &b).unwrap();
-        let loss = meter.finish();
+        tally.add(&row(&[1, 1, 0], Some(&[0, 0, 1])), &a, &b).unwrap();
+        let loss = tally.finish();
         assert_eq!((loss.agreement, loss.decisions, loss.kl), (Some(1.0), 2, Some(0.0)));
         assert_eq!(loss.accuracy, Some(0.5));
         assert_eq!(loss.outputs["logits"].max_abs, 0.0);
@@ -489,16 +500,16 @@ mod tests {
     #[test]
     fn a_nan_is_the_largest_difference_and_agrees_with_nothing() {
         let config = config(Head::SequenceClassification);
-        let mut meter = Meter::new(scale(&config));
+        let mut tally = LossTally::new(scale(&config));
         let (good, nan) = (
             one("logits", &[1, 2], &[1.0, 0.0]),
             one("logits", &[1, 2], &[f32::NAN, f32::NAN]),
         );
-        meter.add(&row(&[1], None), &good, &nan).unwrap();
-        let loss = meter.finish();
+        tally.add(&row(&[1], None), &good, &nan).unwrap();
+        let loss = tally.finish();
         assert!(loss.objective().is_infinite() && loss.outputs["logits"].max_abs.is_infinite());
         assert_eq!(loss.agreement, Some(0.0));
-        let error = Meter::new(scale(&config))
+        let error = LossTally::new(scale(&config))
             .add(&row(&[1], None), &nan, &good)
             .unwrap_err();
         assert_eq!(error, LossError::NotFinite { name: "logits".into() });
@@ -513,25 +524,25 @@ mod tests {
         );
         let other = one("pooler_output", &[1, 2], &[1.0, 0.0]);
         for (a, b) in [(&two, &three), (&two, &other), (&other, &two)] {
-            assert!(Meter::new(scale(&config)).add(&row(&[1], None), a, b).is_err());
+            assert!(LossTally::new(scale(&config)).add(&row(&[1], None), a, b).is_err());
         }
     }
 
     #[test]
     fn span_labels_are_positions_of_the_sequence() {
         let config = config(Head::QuestionAnswering);
-        let mut meter = Meter::new(scale(&config));
-        let a: Outputs = [
+        let mut tally = LossTally::new(scale(&config));
+        let a: NamedOutputs = [
             (
                 "start_logits".to_string(),
-                Output {
+                OutputTensor {
                     shape: vec![1, 4],
                     data: vec![9.0, 0.0, 5.0, 1.0],
                 },
             ),
             (
                 "end_logits".to_string(),
-                Output {
+                OutputTensor {
                     shape: vec![1, 4],
                     data: vec![9.0, 0.0, 1.0, 5.0],
                 },
@@ -540,8 +551,8 @@ mod tests {
         .into();
         let mut row = row(&[0, 1, 1, 1], Some(&[2, 2]));
         row.input_ids = vec![0, 8, 9, 9];
-        meter.add(&row, &a, &a).unwrap();
-        let loss = meter.finish();
+        tally.add(&row, &a, &a).unwrap();
+        let loss = tally.finish();
         assert_eq!((loss.agreement, loss.decisions), (Some(1.0), 2));
         assert_eq!(loss.accuracy, Some(0.5), "the start is right, the end is not");
     }
@@ -551,15 +562,16 @@ mod tests {
         let config = Config {
             multi_label: true,
             hidden_shift: false,
+            sentence: None,
             ..config(Head::SequenceClassification)
         };
-        let mut meter = Meter::new(scale(&config));
+        let mut tally = LossTally::new(scale(&config));
         let (a, b) = (
             one("logits", &[1, 2], &[3.0, 2.0]),
             one("logits", &[1, 2], &[3.0, -2.0]),
         );
-        meter.add(&row(&[1], Some(&[1, 0])), &a, &b).unwrap();
-        let loss = meter.finish();
+        tally.add(&row(&[1], Some(&[1, 0])), &a, &b).unwrap();
+        let loss = tally.finish();
         assert_eq!((loss.agreement, loss.decisions), (Some(0.5), 2));
         assert_eq!((loss.reference_accuracy, loss.accuracy), (Some(0.5), Some(1.0)));
     }
@@ -573,14 +585,14 @@ mod tests {
                 regression,
                 ..config(Head::SequenceClassification)
             };
-            let mut meter = Meter::new(scale(&config));
+            let mut tally = LossTally::new(scale(&config));
             let mut row = row(&[1], None);
             row.targets = Some(vec![1.0; labels]);
             let (a, b) = (vec![1.5; labels], vec![3.0; labels]);
-            meter
+            tally
                 .add(&row, &one("logits", &[1, labels], &a), &one("logits", &[1, labels], &b))
                 .unwrap();
-            let loss = meter.finish();
+            let loss = tally.finish();
             assert_eq!((loss.agreement, loss.kl, loss.decisions), (None, None, 0));
             assert_eq!(
                 (loss.reference_squared_error, loss.squared_error),
@@ -629,14 +641,14 @@ mod tests {
         let mut row = row(&[1, 1], None);
         row.blanks = vec![0];
         for (at_blanks, overlap, positions) in [(true, 0.4, 1), (false, 0.7, 2)] {
-            let mut meter = Meter::new(Scale {
+            let mut tally = LossTally::new(Scale {
                 at_blanks,
                 ..scale(&config)
             });
-            meter
+            tally
                 .add(&row, &one("logits", &[1, 2, 8], &a), &one("logits", &[1, 2, 8], &b))
                 .unwrap();
-            let top5 = meter.finish().top5.unwrap();
+            let top5 = tally.finish().top5.unwrap();
             assert_eq!(
                 (top5.overlap, top5.positions, top5.at_blanks),
                 (overlap, positions, at_blanks)
@@ -650,14 +662,14 @@ mod tests {
         let reference = one("logits", &[1, 2, 4], &[1.0, 2.0, 3.0, 9.0, 1.0, 2.0, 3.0, 0.0]);
         // Tokens 0 to 2 are left, with the same logits: no divergence among them, one decision lost.
         let candidate = one("logits", &[1, 2, 3], &[1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
-        let mut meter = Meter::new(Scale {
+        let mut tally = LossTally::new(Scale {
             kept: Some(&[0, 1, 2]),
             ..scale(&config)
         });
-        meter.add(&row(&[1, 1], None), &reference, &candidate).unwrap();
-        let loss = meter.finish();
+        tally.add(&row(&[1, 1], None), &reference, &candidate).unwrap();
+        let loss = tally.finish();
         assert_eq!((loss.agreement, loss.kl), (Some(0.5), Some(0.0)));
-        let mut strict = Meter::new(scale(&config));
+        let mut strict = LossTally::new(scale(&config));
         assert!(strict.add(&row(&[1, 1], None), &reference, &candidate).is_err());
     }
 
@@ -665,11 +677,11 @@ mod tests {
     fn deviations_are_taken_around_one_mean_and_around_each_channels() {
         // Channel 0 is 300 at every token, channel 1 is -1 or 1.
         let none = config(Head::None);
-        let mut meter = Meter::new(scale(&none));
+        let mut tally = LossTally::new(scale(&none));
         let a = one("last_hidden_state", &[1, 2, 2], &[300.0, -1.0, 300.0, 1.0]);
         let b = one("last_hidden_state", &[1, 2, 2], &[300.0, -0.5, 300.0, 0.5]);
-        meter.add(&row(&[1, 1], None), &a, &b).unwrap();
-        let loss = meter.finish();
+        tally.add(&row(&[1, 1], None), &a, &b).unwrap();
+        let loss = tally.finish();
         let found = &loss.outputs["last_hidden_state"];
         let near = |a: f64, b: f64| (a - b).abs() < 1e-9 * b;
         assert!(near(found.channel_std, 0.5f64.sqrt()), "{found:?}");
@@ -679,14 +691,14 @@ mod tests {
 
         // The values of a span's ends are positions', however many a row has.
         let spans = config(Head::QuestionAnswering);
-        let mut meter = Meter::new(scale(&spans));
+        let mut tally = LossTally::new(scale(&spans));
         for seq in [2, 3] {
             let start = one("start_logits", &[1, seq], &[4.0, 1.0, 1.0][..seq]);
             let mut row = row(&[1, 1, 1][..seq], None);
             row.input_ids = vec![2, 8, 9][..seq].to_vec();
-            meter.add(&row, &start, &start).unwrap();
+            tally.add(&row, &start, &start).unwrap();
         }
-        let found = &meter.finish().outputs["start_logits"];
+        let found = &tally.finish().outputs["start_logits"];
         assert_eq!((found.values, found.channel_std), (5, found.reference_std));
     }
 
@@ -698,11 +710,11 @@ mod tests {
             ([2.0, 1.0], [2.5, 0.7]),
             ([0.0, 1.0], [-1.0, 3.0]),
         ];
-        let (mut whole, mut parts) = (Meter::new(scale(&config)), Meter::new(scale(&config)));
+        let (mut whole, mut parts) = (LossTally::new(scale(&config)), LossTally::new(scale(&config)));
         for (a, b) in rows {
             let (a, b) = (one("logits", &[1, 2], &a), one("logits", &[1, 2], &b));
             whole.add(&row(&[1], Some(&[0])), &a, &b).unwrap();
-            let mut part = Meter::new(scale(&config));
+            let mut part = LossTally::new(scale(&config));
             part.add(&row(&[1], Some(&[0])), &a, &b).unwrap();
             parts.absorb(part);
         }

@@ -1,7 +1,9 @@
-//! Inputs to calibrate and verify on: JSON lines (`{"text": ..}` or `{"input_ids": [..]}`), safetensors as the device reads
+//! Dataset to calibrate and verify on: rows of text or of token ids in any form of `records`, safetensors as the device reads
 //! them, or made-up token sequences. Out come rows, one inference each, ids and masks flat in row-major order. A context too
 //! long for one inference becomes several rows, the windows a question is answered in.
 
+use super::columns::{self, Columns};
+use super::records::{Form, Record, RecordError, Records};
 use crate::models::tokenizer::TokenizerSource;
 use crate::models::tokenizer_json::{Encoded, TokeniseError, Tokeniser};
 use serde_json::{Map, Value};
@@ -11,7 +13,8 @@ use thimble_device::engine::Input;
 use thimble_device::engine::tensors::{Tensor, TensorError, TensorFile};
 use thimble_shared::decode::context_of_ids;
 use thimble_shared::files;
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::{AnswerKind, Config};
+use thimble_shared::terminal::printable;
 
 /// Why inputs cannot be read. `path` is always the file of inputs.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +35,14 @@ pub enum InputsError {
         /// Counted from 1.
         line: usize,
         /// What is wrong with the line.
+        problem: String,
+    },
+    /// The file as a whole holds no rows of this model.
+    #[error("{path}: {problem}", path = .path.display())]
+    Rows {
+        /// The file of inputs.
+        path: PathBuf,
+        /// What is wrong with it.
         problem: String,
     },
     /// A tensor is missing or does not fit the model.
@@ -97,7 +108,7 @@ pub struct Row {
 
 /// Rows to run, with what was odd about them.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Inputs {
+pub struct Dataset {
     /// Whether they came from a file; made-up ones say little about real text.
     pub given: bool,
     /// In the order of the file; several for a context in windows.
@@ -106,10 +117,25 @@ pub struct Inputs {
     pub truncated: usize,
     /// Texts of which nothing but unknown tokens is left.
     pub unknown: usize,
-    /// Inputs left out because no token of theirs is real.
+    /// Dataset left out because no token of theirs is real.
     pub masked: usize,
     /// What is odd about the tokenizer, where texts were split with it.
     pub scarce: Option<String>,
+    /// What the file was taken for, where that is not plain to see.
+    pub read_as: Option<String>,
+    /// Rows of a table left out because they hold no text.
+    pub empty: usize,
+    /// Rows whose label is -1, which data sets give where the label is not told.
+    pub unlabelled: usize,
+}
+
+/// What a user says of a file of rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RowOptions {
+    /// Its form, where the content is not to tell it.
+    pub form: Option<Form>,
+    /// Which columns hold texts and labels.
+    pub columns: Columns,
 }
 
 impl Row {
@@ -172,7 +198,7 @@ impl Row {
     /// # Errors
     /// What is wrong with the row, for people.
     pub fn check(&self, config: &Config) -> Result<(), String> {
-        let wanted = if config.head == Head::MultipleChoice { 3 } else { 2 };
+        let wanted = if config.head.takes_choices() { 3 } else { 2 };
         if self.shape.len() != wanted || self.shape.first() != Some(&1) {
             return Err(format!(
                 "its shape is {:?}, one input of this model has {wanted} dimensions",
@@ -215,16 +241,8 @@ impl Row {
     }
 
     fn check_labels(&self, labels: &[i64], config: &Config) -> Result<(), String> {
-        let (wanted, classes) = match config.head {
-            Head::TokenClassification => (self.seq(), config.labels.len()),
-            Head::MaskedLm => (self.seq(), config.vocab_size),
-            Head::SequenceClassification if config.multi_label => (config.labels.len(), 2),
-            Head::SequenceClassification => (1, config.labels.len()),
-            Head::MultipleChoice => (1, self.shape.get(1).copied().unwrap_or(0)),
-            Head::QuestionAnswering => (2, self.seq()),
-            Head::PreTraining | Head::None => {
-                return Err(format!("labels are given, a {} head compares none", config.head.name()));
-            }
+        let Some((wanted, classes)) = config.head.answer().labels(config, &self.shape) else {
+            return Err(format!("labels are given, a {} head compares none", config.head.name()));
         };
         if labels.len() != wanted {
             return Err(format!(
@@ -257,18 +275,15 @@ fn check_targets(targets: &[f32], config: &Config) -> Result<(), String> {
     }
 }
 
-/// Whether a model's answers can be held against classes: a regression's target is none, a bare model decides nothing, and
-/// pre-training has two kinds of labels.
+/// Whether a model's answers can be held against classes: values, and what no label is compared with, cannot.
 fn compares_labels(config: &Config) -> bool {
-    match config.head {
-        Head::None | Head::PreTraining => false,
-        Head::SequenceClassification => !config.predicts_values(),
-        Head::MaskedLm | Head::TokenClassification | Head::QuestionAnswering | Head::MultipleChoice => true,
-    }
+    !config.predicts_values() && config.head.answer().labels(config, &[]).is_some()
 }
 
 /// Hugging Face's label of a token that is not asked.
 pub const IGNORED: i64 = -100;
+/// Hugging Face's label of a row whose class is not told.
+const UNTOLD: i64 = -1;
 
 /// Rows made up when none are given.
 const MADE_UP: usize = 64;
@@ -284,34 +299,99 @@ pub fn load(
     config: &Config,
     tokenizer: Option<&TokenizerSource>,
     most: Option<usize>,
-) -> Result<Inputs, InputsError> {
+) -> Result<Dataset, InputsError> {
+    load_with(path, config, tokenizer, most, &RowOptions::default())
+}
+
+/// The same of a file of which the user says more.
+///
+/// # Errors
+/// Where the file cannot be read, a row is malformed, or it cannot be told which fields hold the texts.
+pub fn load_with(
+    path: Option<&Path>,
+    config: &Config,
+    tokenizer: Option<&TokenizerSource>,
+    most: Option<usize>,
+    options: &RowOptions,
+) -> Result<Dataset, InputsError> {
     let most = most.unwrap_or(usize::MAX);
     let Some(path) = path else {
-        let mut inputs = Inputs {
+        let mut inputs = Dataset {
             rows: made_up(config, most.min(MADE_UP), SEED),
-            ..Inputs::default()
+            ..Dataset::default()
         };
         inputs.find_blanks(config, None);
         return Ok(inputs);
     };
     let mut mask = None;
-    let mut inputs = if path.extension().is_some_and(|e| e == "safetensors") {
-        tensors(path, config, most)?
-    } else {
-        let bytes = files::read(path).map_err(|cause| InputsError::Io {
+    let named = path.extension().is_some_and(|e| e == "safetensors");
+    let bytes = match named {
+        true => None,
+        false => Some(files::read(path).map_err(|cause| InputsError::Io {
             path: path.to_path_buf(),
             cause,
-        })?;
+        })?),
+    };
+    let mut inputs = if let Some(bytes) = bytes.filter(|bytes| !is_safetensors(bytes)) {
         let tokeniser = tokenizer.map(|source| source.open(config)).transpose()?;
         mask = tokeniser.as_ref().and_then(|t| t.mask_id());
-        lines(path, &bytes, config, tokeniser.as_ref(), most)?
+        rows(path, &bytes, config, tokeniser.as_ref(), most, options)?
+    } else {
+        tensors(path, config, most)?
     };
     inputs.drop_masked(path)?;
     inputs.find_blanks(config, mask);
     Ok(inputs)
 }
 
-impl Inputs {
+impl Dataset {
+    /// Adds the rows of one record.
+    fn add(
+        &mut self,
+        record: &Record,
+        config: &Config,
+        tokeniser: Option<&Tokeniser>,
+        columns: &Columns,
+    ) -> Result<(), RowError> {
+        let line = Line {
+            object: &record.fields,
+            config,
+            columns,
+            typed: record.typed,
+        };
+        // A value of a table that is empty is none.
+        let texts = || {
+            columns
+                .text
+                .first()
+                .is_some_and(|name| columns::field(&record.fields, name).is_some())
+        };
+        if !record.typed && !record.fields.contains_key("input_ids") && !texts() {
+            self.empty += 1;
+            return Ok(());
+        }
+        let mut rows = if record.fields.contains_key("input_ids") {
+            vec![line.ids()?]
+        } else {
+            let texts = line.texts()?;
+            let tokeniser = tokeniser.ok_or(RowError::NoTokenizer)?;
+            self.scarce = tokeniser.scarce();
+            self.encode(&texts, config, tokeniser).map_err(RowError::Tokenise)?
+        };
+        // Positions of an answer are those of the first window.
+        if let Some(row) = rows.first_mut() {
+            row.labels = line.labels()?;
+            if config.head.answer() == AnswerKind::Labels && row.labels.as_deref() == Some(&[UNTOLD]) {
+                row.labels = None;
+                self.unlabelled += 1;
+            }
+            row.targets = line.targets()?;
+        }
+        rows.iter().try_for_each(|row| row.check(config))?;
+        self.rows.append(&mut rows);
+        Ok(())
+    }
+
     /// The rows of one line's texts: one, or one for each window over a question's context.
     fn encode(
         &mut self,
@@ -319,8 +399,8 @@ impl Inputs {
         config: &Config,
         tokeniser: &Tokeniser,
     ) -> Result<Vec<Row>, TokeniseError> {
-        let row = |encoded: &[Encoded]| Row::of(encoded, tokeniser.pad_id(), config.head == Head::MultipleChoice);
-        if let (Head::QuestionAnswering, [(question, Some(context))]) = (config.head, texts) {
+        let row = |encoded: &[Encoded]| Row::of(encoded, tokeniser.pad_id(), config.head.takes_choices());
+        if let (AnswerKind::Span, [(question, Some(context))]) = (config.head.answer(), texts) {
             let windows = tokeniser.windows(question, context)?;
             self.unknown += usize::from(windows.iter().any(|w| w.unknown));
             return Ok(windows.iter().map(|w| row(std::slice::from_ref(w))).collect());
@@ -376,7 +456,15 @@ impl Inputs {
                 self.masked
             )
         });
-        self.scarce.clone().into_iter().chain(unknown).chain(masked).collect()
+        let empty = (self.empty > 0).then(|| format!("{} rows without a text were left out", self.empty));
+        let unlabelled = (self.unlabelled > 0).then(|| {
+            format!(
+                "{} rows have the label -1, which tells no class; they count as rows without a label",
+                self.unlabelled
+            )
+        });
+        let more = [unknown, masked, empty, unlabelled].into_iter().flatten();
+        self.scarce.clone().into_iter().chain(more).collect()
     }
 
     /// Leaves out rows that repeat an earlier one, whatever their labels: how many went.
@@ -391,61 +479,102 @@ impl Inputs {
     }
 }
 
-fn lines(
+/// Whether the bytes begin as a safetensors file does: the length of the header, and the header's brace.
+fn is_safetensors(bytes: &[u8]) -> bool {
+    match bytes.split_first_chunk::<8>() {
+        Some((length, rest)) => rest.starts_with(b"{") && u64::from_le_bytes(*length) <= rest.len() as u64,
+        None => false,
+    }
+}
+
+fn rows(
     path: &Path,
     bytes: &[u8],
     config: &Config,
     tokeniser: Option<&Tokeniser>,
     most: usize,
-) -> Result<Inputs, InputsError> {
-    let all: Vec<(usize, &[u8])> = bytes
-        .split(|&b| b == b'\n')
-        .enumerate()
-        .map(|(i, line)| (i + 1, line.trim_ascii()))
-        .filter(|(_, line)| !line.is_empty())
-        .collect();
-    let mut inputs = Inputs {
-        given: true,
-        ..Inputs::default()
-    };
-    for i in sample(all.len(), most) {
-        let (number, line) = all[i];
-        let bad = |problem| InputsError::Line {
+    options: &RowOptions,
+) -> Result<Dataset, InputsError> {
+    let bad = |error: RecordError| match error.line {
+        Some(line) => InputsError::Line {
             path: path.to_path_buf(),
-            line: number,
+            line,
+            problem: error.problem,
+        },
+        None => InputsError::Rows {
+            path: path.to_path_buf(),
+            problem: error.problem,
+        },
+    };
+    let records = Records::open(bytes, options.form, &options.columns.text).map_err(bad)?;
+    let (columns, read_as) = match records.header() {
+        Some(header) => options.columns.of_table(header).map_err(|problem| InputsError::Rows {
+            path: path.to_path_buf(),
             problem,
-        };
-        let json: Value = serde_json::from_slice(line).map_err(|e| bad(format!("invalid JSON: {e}")))?;
-        let object = json.as_object().ok_or_else(|| bad("is no JSON object".into()))?;
-        let line = Line { object, config };
-        let mut rows = if object.contains_key("input_ids") {
-            vec![line.ids().map_err(bad)?]
-        } else {
-            let texts = line.texts().map_err(bad)?;
-            let Some(tokeniser) = tokeniser else {
-                return Err(InputsError::NoTokenizer {
-                    path: path.to_path_buf(),
-                    line: number,
-                });
-            };
-            inputs.scarce = tokeniser.scarce();
-            inputs.encode(&texts, config, tokeniser)?
-        };
-        // Positions of an answer are those of the first window.
-        if let Some(row) = rows.first_mut() {
-            row.labels = line.labels().map_err(bad)?;
-            row.targets = line.targets().map_err(bad)?;
-        }
-        rows.iter().try_for_each(|row| row.check(config)).map_err(bad)?;
-        inputs.rows.append(&mut rows);
-    }
+        })?,
+        None => (options.columns.clone(), String::new()),
+    };
+    let mut inputs = Dataset {
+        given: true,
+        read_as: records
+            .form()
+            .map(|form| format!("{}: read as {form}{read_as}", path.display())),
+        ..Dataset::default()
+    };
+    records
+        .take(&sample(records.len(), most), |record| {
+            inputs
+                .add(&record, config, tokeniser, &columns)
+                .map_err(|told| match told {
+                    RowError::Row(problem) => Refused(bad(RecordError {
+                        line: Some(record.line),
+                        problem,
+                    })),
+                    RowError::NoTokenizer => Refused(InputsError::NoTokenizer {
+                        path: path.to_path_buf(),
+                        line: record.line,
+                    }),
+                    RowError::Tokenise(error) => Refused(error.into()),
+                })
+        })
+        .map_err(|refused: Refusal| match refused {
+            Refusal::Record(error) => bad(error),
+            Refusal::Input(error) => error,
+        })?;
     if inputs.rows.is_empty() {
         return Err(InputsError::Empty {
             path: path.to_path_buf(),
-            expected: r#"expected one JSON object per line with "text" or "input_ids""#,
+            expected: r#"expected one JSON object per line with "text" or "input_ids", a JSON array of them, a table with a header line (CSV, TSV), or one text per line"#,
         });
     }
     Ok(inputs)
+}
+
+/// What ends the reading of rows: a record that does not parse, or one that is no input of the model.
+enum Refusal {
+    Record(RecordError),
+    Input(InputsError),
+}
+
+use Refusal::Input as Refused;
+
+impl From<RecordError> for Refusal {
+    fn from(error: RecordError) -> Refusal {
+        Refusal::Record(error)
+    }
+}
+
+/// What is wrong with one row.
+enum RowError {
+    Row(String),
+    NoTokenizer,
+    Tokenise(TokeniseError),
+}
+
+impl From<String> for RowError {
+    fn from(problem: String) -> RowError {
+        RowError::Row(problem)
+    }
 }
 
 /// `most` of `count` indices in order, drawn at random but the same every time: whatever order a file has, sorted by label
@@ -458,10 +587,13 @@ pub fn sample(count: usize, most: usize) -> Vec<usize> {
     indices
 }
 
-/// One line of a JSONL file.
+/// One row's fields.
 struct Line<'a> {
     object: &'a Map<String, Value>,
     config: &'a Config,
+    columns: &'a Columns,
+    /// Whether numbers are told from texts.
+    typed: bool,
 }
 
 impl<'a> Line<'a> {
@@ -472,28 +604,32 @@ impl<'a> Line<'a> {
             .filter(|v| !v.is_null())
     }
 
-    fn text(&self, names: &[&str]) -> Result<Option<&'a str>, String> {
-        match self.get(names) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(format!("\"{}\" must be a string", names[0])),
+    fn text(&self, name: &str) -> Result<&'a str, String> {
+        match self.object.get(name) {
+            Some(Value::String(text)) => Ok(text),
+            _ => Err(format!("\"{}\" must be a string", printable(name))),
         }
     }
 
     /// The texts to encode: one, or one per choice.
     fn texts(&self) -> Result<Vec<(&'a str, Option<&'a str>)>, String> {
-        let text = self
-            .text(&["text", "question", "sentence"])?
-            .ok_or(r#"has neither "text" nor "input_ids""#)?;
-        if self.config.head != Head::MultipleChoice {
-            return Ok(vec![(text, self.text(&["text_pair", "pair", "context"])?)]);
+        let names = self.columns.texts(self.object)?;
+        let first = self.text(names[0])?;
+        if !self.config.head.takes_choices() {
+            let pair = names.get(1).map(|name| self.text(name)).transpose()?;
+            return Ok(vec![(first, pair)]);
         }
         let choices = match self.get(&["choices"]) {
-            Some(Value::Array(choices)) if !choices.is_empty() => choices,
-            _ => return Err(r#"multiple choice needs "choices", a list of texts"#.into()),
+            Some(Value::Array(choices)) if !choices.is_empty() => {
+                let text = |c: &'a Value| c.as_str().ok_or(r#""choices" must be texts"#.to_string());
+                choices.iter().map(text).collect::<Result<Vec<_>, _>>()?
+            }
+            _ => columns::choices(self.object),
         };
-        let choice = |c: &'a Value| Ok((text, Some(c.as_str().ok_or(r#""choices" must be texts"#)?)));
-        choices.iter().map(choice).collect()
+        if choices.is_empty() {
+            return Err(r#"multiple choice needs "choices", a list of texts, or fields choice0, choice1 …"#.into());
+        }
+        Ok(choices.into_iter().map(|choice| (first, Some(choice))).collect())
     }
 
     fn ids(&self) -> Result<Row, String> {
@@ -508,7 +644,7 @@ impl<'a> Line<'a> {
         let (attention_mask, token_type_ids) = (same("attention_mask", 1)?, same("token_type_ids", 0)?);
         // A batch of one, as a tokenizer's return_tensors gives it, is the row itself.
         let shape = match inner.as_slice() {
-            [1, seq] if self.config.head != Head::MultipleChoice => vec![1, *seq],
+            [1, seq] if !self.config.head.takes_choices() => vec![1, *seq],
             inner => [&[1], inner].concat(),
         };
         Ok(Row {
@@ -521,7 +657,8 @@ impl<'a> Line<'a> {
     }
 
     fn labels(&self) -> Result<Option<Vec<i64>>, String> {
-        let value = self.get(&["labels", "label"]).filter(|_| compares_labels(self.config));
+        let value = self.columns.label(self.object).filter(|_| compares_labels(self.config));
+        let value = value.map(|(_, value)| value);
         let one = |v: &Value| self.label(v);
         match value {
             None => Ok(None),
@@ -532,11 +669,17 @@ impl<'a> Line<'a> {
 
     /// A regression's values: a number, or one for each label.
     fn targets(&self) -> Result<Option<Vec<f32>>, String> {
-        let value = self.get(&["labels", "label"]).filter(|_| self.config.predicts_values());
+        let value = self
+            .columns
+            .label(self.object)
+            .filter(|_| self.config.predicts_values());
+        let value = value.map(|(_, value)| value);
         let one = |v: &Value| {
-            let number = v
-                .as_f64()
-                .ok_or_else(|| format!("label {v} must be a number: the model gives values"))?;
+            let number = match v {
+                Value::String(text) if !self.typed => text.trim().parse::<f64>().ok(),
+                value => value.as_f64(),
+            };
+            let number = number.ok_or_else(|| format!("label {v} must be a number: the model gives values"))?;
             Ok(number as f32)
         };
         match value {
@@ -554,7 +697,18 @@ impl<'a> Line<'a> {
         let name = value
             .as_str()
             .ok_or_else(|| format!("label {value} must be a whole number or a label's name"))?;
-        let at = self.config.labels.iter().position(|l| l == name);
+        let labels = &self.config.labels;
+        let at = labels.iter().position(|l| l == name);
+        if at.is_none() && !self.typed {
+            // In a table a class's number is a text too; where names are numbers themselves, only names are taken.
+            let number = whole_number(name).filter(|_| !labels.iter().any(|label| whole_number(label).is_some()));
+            if let Some(number) = number {
+                return Ok(number);
+            }
+            if let Some(at) = labels.iter().position(|l| l == name.trim()) {
+                return Ok(at as i64);
+            }
+        }
         at.map(|i| i as i64).ok_or_else(|| {
             format!(
                 "label '{name}' is not one of the model's: {}",
@@ -562,6 +716,12 @@ impl<'a> Line<'a> {
             )
         })
     }
+}
+
+/// A whole number as a table spells it: pandas writes 3.0 where a column has gaps.
+fn whole_number(text: &str) -> Option<i64> {
+    let text = text.trim();
+    text.strip_suffix(".0").unwrap_or(text).parse().ok()
 }
 
 /// A list of integers, or a list of equally long ones: its shape and its numbers.
@@ -597,7 +757,7 @@ fn integers(name: &str, value: &Value) -> Result<(Vec<usize>, Vec<i64>), String>
 const IDS: &str = "input_ids";
 
 /// Rows of a safetensors file: `input_ids` and what goes with it, alone or under prefixes (`s16.input_ids`).
-fn tensors(path: &Path, config: &Config, most: usize) -> Result<Inputs, InputsError> {
+fn tensors(path: &Path, config: &Config, most: usize) -> Result<Dataset, InputsError> {
     let file = TensorFile::read(path)?;
     let prefixes: BTreeSet<String> = file
         .names()
@@ -607,63 +767,7 @@ fn tensors(path: &Path, config: &Config, most: usize) -> Result<Inputs, InputsEr
         .collect();
     let mut rows = Vec::new();
     for prefix in &prefixes {
-        let bad = |tensor: &str, problem: String| InputsError::Tensor {
-            path: path.to_path_buf(),
-            tensor: format!("{prefix}{tensor}"),
-            problem,
-        };
-        let tensor = |name: &str| file.integers(&format!("{prefix}{name}"));
-        let ids = tensor(IDS)?.ok_or_else(|| bad(IDS, "is not there".into()))?;
-        let (count, shape) = split(&ids.shape, config).map_err(|problem| bad(IDS, problem))?;
-        if count == 0 {
-            continue;
-        }
-        // With at least one row, the file's own size bounds this product.
-        let size: usize = shape.iter().product();
-        let like = |name: &'static str, default: i64| -> Result<Tensor<i64>, InputsError> {
-            match tensor(name)? {
-                None => Ok(Tensor {
-                    shape: ids.shape.clone(),
-                    data: vec![default; ids.data.len()],
-                }),
-                Some(t) if t.shape == ids.shape => Ok(t),
-                Some(t) => Err(bad(name, format!("has shape {:?}, input_ids {:?}", t.shape, ids.shape))),
-            }
-        };
-        let (mask, types) = (like("attention_mask", 1)?, like("token_type_ids", 0)?);
-        let labels = match compares_labels(config) {
-            true => tensor("labels")?,
-            false => None,
-        };
-        if let Some(labels) = labels.as_ref().filter(|l| l.shape.first() != Some(&count)) {
-            return Err(bad(
-                "labels",
-                format!("has shape {:?}, there are {count} inputs", labels.shape),
-            ));
-        }
-        let targets =
-            targets(&file, &format!("{prefix}labels"), count, config).map_err(|problem| bad("labels", problem))?;
-        for i in 0..count {
-            let part = |t: &Tensor<i64>| t.data[i * size..(i + 1) * size].to_vec();
-            let row = Row {
-                shape: shape.clone(),
-                input_ids: part(&ids),
-                attention_mask: part(&mask),
-                token_type_ids: part(&types),
-                labels: labels.as_ref().map(|l| {
-                    let each = l.data.len() / count;
-                    l.data[i * each..(i + 1) * each].to_vec()
-                }),
-                targets: targets.as_ref().map(|t| {
-                    let each = t.len() / count;
-                    t[i * each..(i + 1) * each].to_vec()
-                }),
-                blanks: vec![],
-            };
-            row.check(config)
-                .map_err(|problem| bad(IDS, format!("row {i}: {problem}")))?;
-            rows.push(row);
-        }
+        rows.extend(prefixed(path, &file, prefix, config)?);
     }
     if rows.is_empty() {
         return Err(InputsError::Empty {
@@ -672,11 +776,73 @@ fn tensors(path: &Path, config: &Config, most: usize) -> Result<Inputs, InputsEr
         });
     }
     let rows = sample(rows.len(), most).into_iter().map(|i| rows[i].clone()).collect();
-    Ok(Inputs {
+    Ok(Dataset {
         given: true,
         rows,
-        ..Inputs::default()
+        ..Dataset::default()
     })
+}
+
+/// The rows under one prefix.
+fn prefixed(path: &Path, file: &TensorFile, prefix: &str, config: &Config) -> Result<Vec<Row>, InputsError> {
+    let bad = |tensor: &str, problem: String| InputsError::Tensor {
+        path: path.to_path_buf(),
+        tensor: format!("{prefix}{tensor}"),
+        problem,
+    };
+    let tensor = |name: &str| file.integers(&format!("{prefix}{name}"));
+    let ids = tensor(IDS)?.ok_or_else(|| bad(IDS, "is not there".into()))?;
+    let (count, shape) = split(&ids.shape, config).map_err(|problem| bad(IDS, problem))?;
+    if count == 0 {
+        return Ok(vec![]);
+    }
+    // With at least one row, the file's own size bounds this product.
+    let size: usize = shape.iter().product();
+    let like = |name: &'static str, default: i64| -> Result<Tensor<i64>, InputsError> {
+        match tensor(name)? {
+            None => Ok(Tensor {
+                shape: ids.shape.clone(),
+                data: vec![default; ids.data.len()],
+            }),
+            Some(t) if t.shape == ids.shape => Ok(t),
+            Some(t) => Err(bad(name, format!("has shape {:?}, input_ids {:?}", t.shape, ids.shape))),
+        }
+    };
+    let (mask, types) = (like("attention_mask", 1)?, like("token_type_ids", 0)?);
+    let labels = match compares_labels(config) {
+        true => tensor("labels")?,
+        false => None,
+    };
+    if let Some(labels) = labels.as_ref().filter(|l| l.shape.first() != Some(&count)) {
+        return Err(bad(
+            "labels",
+            format!("has shape {:?}, there are {count} inputs", labels.shape),
+        ));
+    }
+    let targets = targets(file, &format!("{prefix}labels"), count, config).map_err(|problem| bad("labels", problem))?;
+    let mut rows = Vec::with_capacity(count);
+    for i in 0..count {
+        let part = |t: &Tensor<i64>| t.data[i * size..(i + 1) * size].to_vec();
+        let row = Row {
+            shape: shape.clone(),
+            input_ids: part(&ids),
+            attention_mask: part(&mask),
+            token_type_ids: part(&types),
+            labels: labels.as_ref().map(|l| {
+                let each = l.data.len() / count;
+                l.data[i * each..(i + 1) * each].to_vec()
+            }),
+            targets: targets.as_ref().map(|t| {
+                let each = t.len() / count;
+                t[i * each..(i + 1) * each].to_vec()
+            }),
+            blanks: vec![],
+        };
+        row.check(config)
+            .map_err(|problem| bad(IDS, format!("row {i}: {problem}")))?;
+        rows.push(row);
+    }
+    Ok(rows)
 }
 
 /// A regression's values in the tensor `name`, floats or integers, of `count` rows.
@@ -699,7 +865,7 @@ fn targets(file: &TensorFile, name: &str, count: usize, config: &Config) -> Resu
 /// How many rows a tensor of `shape` holds, and the shape of each. A multiple-choice model takes two dimensions as the
 /// choices of one question.
 fn split(shape: &[usize], config: &Config) -> Result<(usize, Vec<usize>), String> {
-    match (shape, config.head == Head::MultipleChoice) {
+    match (shape, config.head.takes_choices()) {
         ([batch, seq], false) => Ok((*batch, vec![1, *seq])),
         ([choices, seq], true) => Ok((1, vec![1, *choices, *seq])),
         ([batch, choices, seq], true) => Ok((*batch, vec![1, *choices, *seq])),
@@ -723,18 +889,18 @@ pub const MASK: i64 = 4;
 /// some tokens are masked, for multiple choice each row has three choices.
 pub fn made_up(config: &Config, count: usize, seed: u64) -> Vec<Row> {
     let mut random = SplitMix(seed);
-    let longest = config.max_position_embeddings.min(MADE_UP_TOKENS);
+    let longest = config.max_tokens().min(MADE_UP_TOKENS);
     let shortest = longest.min(8);
-    let masks = matches!(config.head, Head::MaskedLm | Head::PreTraining);
+    let masks = config.head.has_decoder();
     let mut rows = Vec::with_capacity(count);
     for i in 0..count {
         let seq = shortest + random.below(longest - shortest + 1);
-        let choices = if config.head == Head::MultipleChoice { 3 } else { 1 };
+        let choices = if config.head.takes_choices() { 3 } else { 1 };
         let mut row = Row {
             attention_mask: vec![1; choices * seq],
             ..Row::default()
         };
-        row.shape = if config.head == Head::MultipleChoice {
+        row.shape = if config.head.takes_choices() {
             vec![1, choices, seq]
         } else {
             vec![1, seq]

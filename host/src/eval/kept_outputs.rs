@@ -2,7 +2,7 @@
 //! the logits of a large vocabulary, which fill more memory than the model, do not take it. In: one row's outputs after the
 //! other, in any order; out: the same, by row.
 
-use crate::eval::metrics::{Output, Outputs};
+use crate::eval::metrics::{NamedOutputs, OutputTensor};
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Outputs by row, in memory or in a file.
 pub enum Kept {
-    Memory(Vec<OnceLock<Outputs>>),
+    Memory(Vec<OnceLock<NamedOutputs>>),
     File {
         file: File,
         end: AtomicU64,
@@ -50,7 +50,7 @@ impl Kept {
     ///
     /// # Errors
     /// Those of writing to the file.
-    pub fn put(&self, row: usize, outputs: Outputs) -> io::Result<()> {
+    pub fn put(&self, row: usize, outputs: NamedOutputs) -> io::Result<()> {
         match self {
             Kept::Memory(rows) => drop(rows[row].set(outputs)),
             Kept::File { file, end, rows } => {
@@ -75,7 +75,7 @@ impl Kept {
     ///
     /// # Errors
     /// Those of reading from the file.
-    pub fn get(&self, row: usize) -> io::Result<Cow<'_, Outputs>> {
+    pub fn get(&self, row: usize) -> io::Result<Cow<'_, NamedOutputs>> {
         match self {
             Kept::Memory(rows) => Ok(rows[row].get().map_or_else(Cow::default, Cow::Borrowed)),
             Kept::File { file, rows, .. } => {
@@ -83,10 +83,10 @@ impl Kept {
                     let mut data = vec![0f32; place.shape.iter().product()];
                     file.read_exact_at(bytemuck::cast_slice_mut(&mut data), place.at)?;
                     let shape = place.shape.clone();
-                    Ok((place.name.clone(), Output { shape, data }))
+                    Ok((place.name.clone(), OutputTensor { shape, data }))
                 };
                 let places = rows[row].get().into_iter().flatten();
-                places.map(read).collect::<io::Result<Outputs>>().map(Cow::Owned)
+                places.map(read).collect::<io::Result<NamedOutputs>>().map(Cow::Owned)
             }
         }
     }
@@ -98,9 +98,9 @@ mod tests {
 
     #[test]
     fn what_is_kept_comes_back_from_memory_and_from_a_file() {
-        let outputs = |row: usize| -> Outputs {
+        let outputs = |row: usize| -> NamedOutputs {
             let data: Vec<f32> = (0..row * 3).map(|i| i as f32 - 0.5).collect();
-            let one = Output {
+            let one = OutputTensor {
                 shape: vec![1, row, 3],
                 data,
             };

@@ -1,16 +1,17 @@
 //! How far a candidate's outputs are from a reference's, as the user feels it: agreement of the predicted label with its
 //! interval, KL of the output distributions, top-5 and span overlap, cosine, RMS and max |Δ| of the numbers, and accuracy
-//! where labels are given. `meter` collects it row by row; the solver minimises one [`Objective`] of it.
+//! where labels are given. `tally` collects it row by row; the solver minimises one [`Objective`] of it.
 
+use crate::eval::pair_order::PairOrder;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 pub use thimble_shared::decode::decides;
-use thimble_shared::model::Config;
+use thimble_shared::model::{AnswerKind, Config};
 
 /// An f32 output: dims and row-major numbers.
-pub type Output = thimble_device::engine::tensors::Tensor<f32>;
+pub type OutputTensor = thimble_device::engine::tensors::Tensor<f32>;
 /// Outputs by Hugging Face's names.
-pub type Outputs = BTreeMap<String, Output>;
+pub type NamedOutputs = BTreeMap<String, OutputTensor>;
 
 /// Numbers of one output over all rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -122,6 +123,9 @@ pub struct Loss {
     pub top5: Option<Top5>,
     /// Question answering: mean F1 of the candidate's likeliest span against the reference's, in tokens.
     pub span_f1: Option<f64>,
+    /// Embeddings: whether pairs of inputs keep their order of likeness.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pair_order: Option<PairOrder>,
     /// By Hugging Face's names.
     pub outputs: BTreeMap<String, Distance>,
     /// Share of given labels each model gets right.
@@ -161,10 +165,12 @@ pub enum Objective {
 }
 
 impl Objective {
-    /// KL for models that decide something, the outputs' error for others.
+    /// KL for models that decide something, the cosine for embeddings, the outputs' error for others.
     pub fn default_of(config: &Config) -> Objective {
         if decides(config) {
             Objective::Kl
+        } else if config.head.answer() == AnswerKind::Embedding {
+            Objective::Cosine
         } else {
             Objective::Error
         }
@@ -200,6 +206,9 @@ pub struct Score {
     relative_error: f64,
     #[serde(with = "bits")]
     plain_error: f64,
+    /// Bits of [`PairOrder::spearman`], where pairs were ranked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pair_order: Option<u64>,
 }
 
 /// A number by its bits: read from decimal digits its last place could differ, and a remembered answer from a fresh one.
@@ -233,6 +242,8 @@ pub enum Word {
 pub const RMS_WORDS: [(f64, Word); 2] = [(0.07, Word::Good), (0.17, Word::Fair)];
 /// Least share of decisions kept that is called good, and fair.
 pub const AGREEMENT_WORDS: [(f64, Word); 2] = [(0.99, Word::Good), (0.97, Word::Fair)];
+/// Least rank correlation of the pairs' cosines that is called good, and fair.
+pub const ORDER_WORDS: [(f64, Word); 2] = [(0.99, Word::Good), (0.97, Word::Fair)];
 
 impl Word {
     /// The word in lower case.
@@ -251,20 +262,9 @@ impl Word {
         found.map_or(Word::Poor, |(_, word)| word)
     }
 
-    fn of_agreement(share: f64) -> Word {
-        let found = AGREEMENT_WORDS.into_iter().find(|(least, _)| share >= *least);
+    fn at_least(words: [(f64, Word); 2], share: f64) -> Word {
+        let found = words.into_iter().find(|(least, _)| share >= *least);
         found.map_or(Word::Poor, |(_, word)| word)
-    }
-
-    /// The rule, as a person reads it.
-    pub fn rule(decides: bool) -> String {
-        if decides {
-            let [good, fair] = AGREEMENT_WORDS.map(|(share, _)| share * 100.0);
-            format!("good from {good} % of the decisions kept, fair from {fair} %")
-        } else {
-            let [good, fair] = RMS_WORDS.map(|(rms, _)| rms);
-            format!("good up to {good}, fair up to {fair} of the deviation around channel means")
-        }
     }
 }
 
@@ -284,20 +284,45 @@ impl Score {
         self.plain_error.sqrt()
     }
 
-    /// The loss in one word: by the decisions where there are any, by the outputs' error elsewhere.
+    /// Spearman's rank correlation of the pairs' cosines, where they were ranked.
+    pub fn pair_order(&self) -> Option<f64> {
+        self.pair_order.map(f64::from_bits)
+    }
+
+    /// The loss in one word: by the decisions where there are any, by the order of pairs of embeddings, by the outputs' error
+    /// elsewhere.
     pub fn word(&self) -> Word {
-        match self.agreement().rate() {
+        match (self.agreement().rate(), self.pair_order()) {
             _ if !self.is_finite() => Word::Poor,
-            Some(share) => Word::of_agreement(share),
-            None => Word::of_error(self.relative_error),
+            (Some(share), _) => Word::at_least(AGREEMENT_WORDS, share),
+            (None, Some(order)) => Word::at_least(ORDER_WORDS, order),
+            (None, None) => Word::of_error(self.relative_error),
+        }
+    }
+
+    /// The rule behind the word, as a person reads it.
+    pub fn rule(&self) -> String {
+        if self.decides() {
+            let [good, fair] = AGREEMENT_WORDS.map(|(share, _)| share * 100.0);
+            format!("good from {good} % of the decisions kept, fair from {fair} %")
+        } else if self.pair_order.is_some() {
+            let [good, fair] = ORDER_WORDS.map(|(order, _)| order);
+            format!("good from {good} rank correlation of pairs, fair from {fair}")
+        } else {
+            let [good, fair] = RMS_WORDS.map(|(rms, _)| rms);
+            format!("good up to {good}, fair up to {fair} of the deviation around channel means")
         }
     }
 
     /// The loss as the user feels it, in a few words.
     pub fn felt(&self) -> String {
-        match self.agreement().rate() {
-            Some(share) => format!("{:.2} % of {} decisions kept", share * 100.0, self.decisions),
-            None => format!(
+        match (self.agreement().rate(), self.pair_order()) {
+            (Some(share), _) => format!("{:.2} % of {} decisions kept", share * 100.0, self.decisions),
+            (None, Some(order)) => format!(
+                "cosine {:.6} to the original's embeddings, rank correlation of pairs {order:.4}",
+                1.0 - self.one_minus_cosine
+            ),
+            (None, None) => format!(
                 "RMS error {:.4} of the outputs' deviation around channel means, {:.4} of their standard deviation",
                 self.relative_rms(),
                 self.plain_rms()
@@ -313,6 +338,7 @@ impl Score {
         one_minus_cosine: f64::INFINITY,
         relative_error: f64::INFINITY,
         plain_error: f64::INFINITY,
+        pair_order: None,
     };
 
     /// Whether every figure the solver minimises is a number.
@@ -374,13 +400,16 @@ impl Loss {
             .max(0.0),
             relative_error: mean(&|d| d.relative().powi(2)),
             plain_error: mean(&|d| d.plain().powi(2)),
+            pair_order: self.pair_order.map(|order| order.spearman.to_bits()),
         }
     }
 
-    /// The default objective: KL where the model decides, otherwise the relative squared error.
+    /// The default objective: KL where the model decides, the cosine of embeddings, otherwise the relative squared error.
     pub fn objective(&self) -> f64 {
         let objective = if self.kl.is_some() {
             Objective::Kl
+        } else if self.pair_order.is_some() {
+            Objective::Cosine
         } else {
             Objective::Error
         };
@@ -450,6 +479,7 @@ mod tests {
                 one_minus_cosine: x / 3.0,
                 relative_error: x * x,
                 plain_error: x * x / 2.0,
+                pair_order: (x > 1e-4).then(|| x.to_bits()),
             };
             let text = serde_json::to_string(&score).unwrap();
             assert_eq!(serde_json::from_str::<Score>(&text).unwrap(), score);
@@ -495,6 +525,7 @@ mod tests {
             one_minus_cosine: 0.0,
             relative_error: 0.0,
             plain_error: 0.0,
+            pair_order: None,
         };
         let of = |s: Score| s.objective(Objective::Agreement);
         assert!(of(score(1, 1e6)) < of(score(2, 0.0)));

@@ -2,11 +2,11 @@
 //! Inputs run one row at a time without padding, so a row's outputs do not depend on its neighbours; losses are added up in
 //! the rows' order, so they do not depend on the number of cores.
 
-use crate::eval::comparison::{Meter, Scale};
+use crate::eval::comparison::{LossTally, Scale};
 use crate::eval::dataset::Row;
 use crate::eval::error::EvalError;
 use crate::eval::kept_outputs::Kept;
-use crate::eval::metrics::{Loss, Outputs, decides};
+use crate::eval::metrics::{Loss, NamedOutputs, decides};
 use crate::models::image::image_of;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_device::image::Image;
-use thimble_shared::model::{Config, Head, Model};
+use thimble_shared::model::network::{self, Extent, Network};
+use thimble_shared::model::{Config, Model};
 
 /// `work` on each of `count` rows, on all cores, the results in order. `start` makes what a worker needs.
 fn on_all_cores<W, T: Send>(
@@ -55,28 +56,33 @@ fn engine(image: &Arc<Image>) -> Result<Engine, EvalError> {
 }
 
 /// Outputs of every row, in order.
-pub fn outputs(image: &Arc<Image>, rows: &[Row]) -> Result<Vec<Outputs>, EvalError> {
+pub fn outputs(image: &Arc<Image>, rows: &[Row]) -> Result<Vec<NamedOutputs>, EvalError> {
     on_all_cores(rows.len(), || engine(image), |engine, i| run(engine, &rows[i]))
 }
 
 /// One row through the engine.
-pub fn run(engine: &Engine, row: &Row) -> Result<Outputs, EvalError> {
+pub fn run(engine: &Engine, row: &Row) -> Result<NamedOutputs, EvalError> {
     Ok(engine.run(&row.input())?.0.into_iter().collect())
 }
 
 /// How far `candidate`'s outputs are from `reference`'s.
-pub fn compare(config: &Config, rows: &[Row], reference: &[Outputs], candidate: &[Outputs]) -> Result<Loss, EvalError> {
+pub fn compare(
+    config: &Config,
+    rows: &[Row],
+    reference: &[NamedOutputs],
+    candidate: &[NamedOutputs],
+) -> Result<Loss, EvalError> {
     let scale = Scale {
         config,
         at_blanks: rows.iter().any(|row| !row.blanks.is_empty()),
         kept: None,
         fewer: false,
     };
-    let mut meter = Meter::new(scale);
+    let mut tally = LossTally::new(scale);
     for (i, ((row, a), b)) in rows.iter().zip(reference).zip(candidate).enumerate() {
-        meter.add(row, a, b).map_err(|e| EvalError::from(e).at_row(i))?;
+        tally.add(row, a, b).map_err(|e| EvalError::from(e).at_row(i))?;
     }
-    Ok(meter.finish())
+    Ok(tally.finish())
 }
 
 /// What candidates are held against: inputs and what the original answers to them.
@@ -160,14 +166,13 @@ const KEPT: usize = 1 << 27;
 /// The same of outputs that are kept in memory: 16 MiB.
 const IN_MEMORY: usize = 1 << 22;
 
-/// f32 numbers that a model gives for each token, about.
+/// f32 numbers that a model gives for each token, about; where it gives some for each input, as many as for a token.
 fn numbers_per_token(config: &Config) -> usize {
-    match config.head {
-        Head::None => config.hidden_size,
-        Head::MaskedLm | Head::PreTraining => config.vocab_size,
-        Head::QuestionAnswering => 2,
-        Head::SequenceClassification | Head::TokenClassification | Head::MultipleChoice => config.labels.len().max(1),
-    }
+    let width = |output: &network::Output| match output.extent {
+        Extent::Tokens(width) | Extent::Row(width) => width,
+        Extent::Token | Extent::Choice => 1,
+    };
+    Network::of(config).outputs.iter().map(width).sum()
 }
 
 /// How a candidate's vocabulary differs from the original's.
@@ -222,6 +227,11 @@ impl<'a> Judge<'a> {
 
     /// How far a candidate is from the original. An output the candidate does not give is not compared.
     pub fn loss(&self, candidate: &Arc<Image>) -> Result<Loss, EvalError> {
+        self.loss_told(candidate, &|| ())
+    }
+
+    /// The same; `row_done` hears of every row.
+    pub fn loss_told(&self, candidate: &Arc<Image>, row_done: &(dyn Fn() + Sync)) -> Result<Loss, EvalError> {
         let scale = Scale {
             config: self.config,
             at_blanks: self.rows.iter().any(|row| !row.blanks.is_empty()),
@@ -235,7 +245,7 @@ impl<'a> Judge<'a> {
         };
         let start = || Ok((again.as_ref().map(engine).transpose()?, engine(candidate)?));
         // A row's sums go as soon as its turn has come: those over a vocabulary are long.
-        let sums = Mutex::new(InOrder::new(Meter::new(scale)));
+        let sums = Mutex::new(InOrder::new(LossTally::new(scale)));
         on_all_cores(self.rows.len(), start, |(original, engine), i| {
             let row = &self.rows[i];
             let reference = match (original, known) {
@@ -243,9 +253,10 @@ impl<'a> Judge<'a> {
                 (None, Some(known)) => known.get(self.places[i])?,
                 (None, None) => Cow::default(),
             };
-            let mut meter = Meter::new(scale);
-            meter.add(row, &reference, &run(engine, &self.seen_by_candidate(row))?)?;
-            sums.lock().unwrap_or_else(PoisonError::into_inner).put(i, meter);
+            let mut tally = LossTally::new(scale);
+            tally.add(row, &reference, &run(engine, &self.seen_by_candidate(row))?)?;
+            sums.lock().unwrap_or_else(PoisonError::into_inner).put(i, tally);
+            row_done();
             Ok(())
         })?;
         let loss = sums.into_inner().unwrap_or_else(PoisonError::into_inner).sum.finish();
@@ -262,13 +273,13 @@ impl<'a> Judge<'a> {
 
 /// Meters of rows added up in the rows' order, whichever is done first.
 struct InOrder<'a> {
-    sum: Meter<'a>,
+    sum: LossTally<'a>,
     next: usize,
-    waiting: BTreeMap<usize, Meter<'a>>,
+    waiting: BTreeMap<usize, LossTally<'a>>,
 }
 
 impl<'a> InOrder<'a> {
-    fn new(sum: Meter<'a>) -> Self {
+    fn new(sum: LossTally<'a>) -> Self {
         InOrder {
             sum,
             next: 0,
@@ -276,10 +287,10 @@ impl<'a> InOrder<'a> {
         }
     }
 
-    fn put(&mut self, row: usize, meter: Meter<'a>) {
-        self.waiting.insert(row, meter);
-        while let Some(meter) = self.waiting.remove(&self.next) {
-            self.sum.absorb(meter);
+    fn put(&mut self, row: usize, tally: LossTally<'a>) {
+        self.waiting.insert(row, tally);
+        while let Some(tally) = self.waiting.remove(&self.next) {
+            self.sum.absorb(tally);
             self.next += 1;
         }
     }

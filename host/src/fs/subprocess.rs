@@ -1,6 +1,7 @@
 //! Other people's programs that boards need: e2fsprogs, dpkg-deb, apt, qemu, ssh. They are started in one way, and one error
 //! says which of them did not start or what it said.
 
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 #[derive(Debug, thiserror::Error)]
@@ -24,13 +25,18 @@ impl ToolError {
     }
 }
 
+/// The directories programs are looked for in: PATH, and the administrator's.
+pub fn search_path() -> impl Iterator<Item = PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let named: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    named.into_iter().chain(["/usr/sbin".into(), "/sbin".into()])
+}
+
 /// A program looked for in the administrator's directories too, that speaks English: some of its words are read.
 pub fn tool(name: &str) -> Command {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     let mut command = Command::new(name);
     command
-        .env("PATH", std::env::join_paths(places).unwrap_or_default())
+        .env("PATH", std::env::join_paths(search_path()).unwrap_or_default())
         .env("LC_ALL", "C");
     command
 }

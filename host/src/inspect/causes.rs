@@ -2,10 +2,10 @@
 //! reached only through other nodes. In comes a file with its ledger, out come sums and ranges per cause that add up to
 //! the file and the files it points to.
 
-use super::ledger::{Cause, Span, spans};
+use super::ledger::{ByteSpan, Cause, spans};
 use crate::onnx::flow::{Flow, port_name};
 use crate::onnx::same::{self, Same};
-use crate::onnx::{Held, OnnxError, OnnxFile, Place, element_type, tensor_bytes};
+use crate::onnx::{Held, OnnxError, OnnxFile, PayloadPlace, element_type, tensor_bytes};
 use crate::render::text::printable;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -128,7 +128,7 @@ pub fn account<'a>(file: &OnnxFile, view: &ModelView<'a>, flow: &Flow<'a>) -> Re
 }
 
 impl Account {
-    fn put(&mut self, file: usize, span: &Span, cause: Cause, tensor: Option<usize>) {
+    fn put(&mut self, file: usize, span: &ByteSpan, cause: Cause, tensor: Option<usize>) {
         *self.causes.entry(cause).or_default() += span.range.len() as u64;
         self.stretches.push(Stretch {
             file,
@@ -174,7 +174,7 @@ fn externals(file: &OnnxFile, held: &[Held<'_>], judge: &mut Judge<'_, '_>, acco
             let (start, end) = (range.start.max(pos), range.end.max(pos));
             account.put(
                 piece,
-                &Span {
+                &ByteSpan {
                     range: pos..start,
                     cause: Cause::Unreferenced,
                     tensor: None,
@@ -186,7 +186,7 @@ fn externals(file: &OnnxFile, held: &[Held<'_>], judge: &mut Judge<'_, '_>, acco
             *account.payload.entry(element_type(held[i].view.data_type)).or_default() += (end - start) as u64;
             account.put(
                 piece,
-                &Span {
+                &ByteSpan {
                     range: start..end,
                     cause,
                     tensor: Some(0),
@@ -196,7 +196,7 @@ fn externals(file: &OnnxFile, held: &[Held<'_>], judge: &mut Judge<'_, '_>, acco
             );
             pos = end;
         }
-        let rest = Span {
+        let rest = ByteSpan {
             range: pos..bytes.len(),
             cause: Cause::Unreferenced,
             tensor: None,
@@ -262,7 +262,7 @@ impl<'a, 'f> Judge<'a, 'f> {
 
     fn cause(&mut self, i: usize, typed: bool) -> Cause {
         let held = &self.held[i];
-        let inner = held.place == Place::Inner;
+        let inner = held.place == PayloadPlace::Inner;
         if !inner && !self.needed.contains(held.name) {
             return Cause::Unneeded;
         }
@@ -314,7 +314,7 @@ impl<'a, 'f> Judge<'a, 'f> {
         let weights: HashSet<&str> = self
             .held
             .iter()
-            .filter(|h| h.place == Place::Initializer)
+            .filter(|h| h.place == PayloadPlace::Initializer)
             .filter(|h| tensor_bytes(&h.view).is_some_and(|n| n >= LEAST_WEIGHT))
             .map(|h| h.name)
             .collect();
@@ -342,7 +342,7 @@ fn made_up(name: &str) -> bool {
 }
 
 /// Stack traces in metadata and doc strings carry the paths of the machine the file was made on.
-fn path_note(file: &OnnxFile, ledger: &[Span]) -> Option<String> {
+fn path_note(file: &OnnxFile, ledger: &[ByteSpan]) -> Option<String> {
     let mut paths: BTreeMap<String, usize> = BTreeMap::new();
     let mut count = 0usize;
     for span in ledger {

@@ -4,7 +4,7 @@ use super::Fix;
 use super::causes::Account;
 use crate::models::onnx_import;
 use crate::onnx::flow::Flow;
-use crate::onnx::slim::{Options, Plan, SlimError, write};
+use crate::onnx::slim::{SlimError, SlimOptions, SlimPlan, write};
 use crate::onnx::{OnnxError, OnnxFile};
 use crate::render::text::{printable, shell, shell_path};
 use std::rc::Rc;
@@ -24,12 +24,12 @@ pub fn of<'a>(
     let shown = shell_path(&file.path);
     let mut fixes = Vec::new();
     let before = account.total();
-    let mut plan: Option<(Vec<String>, Plan<'a>)> = None;
+    let mut plan: Option<(Vec<String>, SlimPlan<'a>)> = None;
     for (options, what, flags) in ways(account, !view.declared.is_empty()) {
         // Ways that keep the same outputs share the plan: it is most of the work.
         let made = match plan.take() {
             Some((outputs, plan)) if outputs == options.outputs => Ok(plan),
-            _ => Plan::new(file, &view, &flow, &options.outputs),
+            _ => SlimPlan::new(file, &view, &flow, &options.outputs),
         };
         let bytes = made.and_then(|made| {
             let (_, plan) = plan.insert((options.outputs.clone(), made));
@@ -57,22 +57,22 @@ pub fn of<'a>(
 }
 
 /// A way to write the file anew: the options, what they do, and the flags that ask for it.
-type Way = (Options, String, String);
+type Way = (SlimOptions, String, String);
 
 /// The ways that may save something, the plainest first; `declared` is whether the file declares shapes of inner values.
 fn ways(account: &Account, declared: bool) -> Vec<Way> {
     let kept = account.named_outputs.join(",");
     let dropped = printable(&account.unnamed_outputs.join(", "));
-    let plain = Options::default();
-    let named = Options {
+    let plain = SlimOptions::default();
+    let named = SlimOptions {
         outputs: account.named_outputs.clone(),
         ..plain.clone()
     };
-    let short = Options {
+    let short = SlimOptions {
         short_names: true,
         ..plain.clone()
     };
-    let bare = Options {
+    let bare = SlimOptions {
         strip_shapes: true,
         ..short.clone()
     };

@@ -4,7 +4,7 @@
 use crate::onnx::MAX_NESTING;
 use serde::Serialize;
 use std::ops::Range;
-use thimble_shared::onnx::protobuf::{Field, Fields, Value, WireError};
+use thimble_shared::onnx::protobuf::{Field, FieldValue, Fields, WireError};
 
 /// Why a byte is in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -52,7 +52,7 @@ pub enum Cause {
 
 /// Bytes of one cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Span {
+pub struct ByteSpan {
     /// Bytes of the file; spans follow each other without gaps.
     pub range: Range<usize>,
     /// The one cause these bytes are counted under.
@@ -135,14 +135,14 @@ impl Message {
 }
 
 /// The spans of a whole file, in order and without gaps.
-pub fn spans(bytes: &[u8]) -> Result<Vec<Span>, WireError> {
+pub fn spans(bytes: &[u8]) -> Result<Vec<ByteSpan>, WireError> {
     let mut ledger = Ledger::default();
     ledger.walk(Fields::new(bytes), Message::Model, 0)?;
     Ok(ledger.0)
 }
 
 #[derive(Default)]
-struct Ledger(Vec<Span>);
+struct Ledger(Vec<ByteSpan>);
 
 impl Ledger {
     fn put(&mut self, range: Range<usize>, cause: Cause, tensor: Option<usize>) {
@@ -153,7 +153,7 @@ impl Ledger {
             Some(last) if last.cause == cause && last.tensor == tensor && last.range.end == range.start => {
                 last.range.end = range.end;
             }
-            _ => self.0.push(Span { range, cause, tensor }),
+            _ => self.0.push(ByteSpan { range, cause, tensor }),
         }
     }
 
@@ -196,7 +196,7 @@ fn payload(field: &Field<'_>) -> Option<Cause> {
     match (field.number, field.value) {
         (9, _) => Some(Cause::Weights),
         (4..=7 | 10 | 11, _) => Some(Cause::Varints),
-        (12, Value::Bytes(text)) if text.iter().all(|&b| b == b' ' || b == 0) => Some(Cause::Alignment),
+        (12, FieldValue::Bytes(text)) if text.iter().all(|&b| b == b' ' || b == 0) => Some(Cause::Alignment),
         (12, _) => Some(Cause::DocStrings),
         _ => None,
     }

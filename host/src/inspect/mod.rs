@@ -22,11 +22,12 @@ use thimble_shared::artifact::emit::scale;
 use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{self, Artifact, ArtifactError};
 use thimble_shared::model::Kind;
+use thimble_shared::model::sentence::Sentence;
 use thimble_shared::onnx::reader;
 
 /// One row of the table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Part {
+pub struct PartBytes {
     /// Of a thimble weight or of an initializer.
     pub name: String,
     /// As the file states it; a negative size of a foreign file shows as 0.
@@ -56,10 +57,13 @@ pub struct Explanation {
     pub opset: i64,
     /// Name of the head, for thimble's own files.
     pub head: Option<String>,
+    /// How tokens become a sentence's embedding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentence: Option<Sentence>,
     /// Layers of the network, for thimble's own files.
     pub layers: Option<usize>,
     /// Weights in the order of the network, or a foreign file's initializers, largest first.
-    pub parts: Vec<Part>,
+    pub parts: Vec<PartBytes>,
     /// Bytes that are no weight's: nodes, names, metadata, alignment.
     pub rest: u64,
     /// SHA-256 of the checkpoint, where a file of thimble's states it.
@@ -182,6 +186,7 @@ fn empty(kind: &'static str) -> Explanation {
         producer: String::new(),
         opset: 0,
         head: None,
+        sentence: None,
         layers: None,
         parts: vec![],
         rest: 0,
@@ -208,7 +213,7 @@ fn own(artifact: &Artifact, file: &OnnxFile) -> Result<Explanation, ArtifactErro
             } else {
                 artifact.graph.format(&spec.name).to_string()
             };
-            Part {
+            PartBytes {
                 bytes: stored(&spec.name) + stored(&scale(&spec.name)),
                 name: spec.name,
                 shape: spec.shape,
@@ -219,6 +224,7 @@ fn own(artifact: &Artifact, file: &OnnxFile) -> Result<Explanation, ArtifactErro
         .collect();
     Ok(Explanation {
         head: Some(config.head.name().to_string()),
+        sentence: config.sentence.clone(),
         layers: Some(config.num_hidden_layers),
         parts,
         source_sha256: artifact.provenance.source_sha256.clone(),
@@ -237,11 +243,11 @@ fn foreign(view: &reader::ModelView<'_>, account: &Account) -> Explanation {
     for input in view.nodes.iter().flat_map(|n| &n.inputs) {
         *uses.entry(input).or_default() += 1;
     }
-    let mut parts: Vec<Part> = view
+    let mut parts: Vec<PartBytes> = view
         .initializers
         .iter()
         .zip(&account.tensors)
-        .map(|(t, tensor)| Part {
+        .map(|(t, tensor)| PartBytes {
             name: t.name.to_string(),
             shape: t.dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect(),
             format: match t.external {

@@ -8,7 +8,7 @@ use crate::models::checkpoint::{self, Source};
 use crate::models::onnx_import::{self, ImportOptions, Imported};
 use crate::models::tokenizer::TokenizerSource;
 use crate::models::tokenizer_json;
-use crate::render::text::{printable, say};
+use crate::render::text::{printable, remark};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use thimble_shared::model::{Config, Model};
 pub use thimble_text::tokenizer_beside;
 
 /// A model as it was found: one to export, or one that a board can map as it is.
-pub enum Subject {
+pub enum ModelSource {
     /// Must be exported before it runs.
     Checkpoint(Checkpoint),
     /// Runs as it is.
@@ -94,9 +94,9 @@ pub struct File {
 impl File {
     /// What a board is sent: a file of thimble's, since it runs nothing else.
     pub fn for_board(path: &Path) -> Result<File, ModelError> {
-        match Subject::open(path)? {
-            Subject::File(file) => Ok(file),
-            Subject::Checkpoint(_) => Err(ModelError::NotForBoards {
+        match ModelSource::open(path)? {
+            ModelSource::File(file) => Ok(file),
+            ModelSource::Checkpoint(_) => Err(ModelError::NotForBoards {
                 path: path.to_path_buf(),
             }),
         }
@@ -145,7 +145,7 @@ fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<Tokeniz
     if provenance.tokenizer_sha256.as_ref() == Some(&tokenizer_json::sha256(&bytes)) {
         return Ok(Some(TokenizerSource::File(beside)));
     }
-    say(&format!(
+    remark(&format!(
         "note: {} is not the tokenizer {} was written with and is ignored; --tokenizer takes any",
         beside.display(),
         model.display()
@@ -181,7 +181,7 @@ pub fn onnx_in(dir: &Path) -> Result<Option<PathBuf>, ModelError> {
 }
 
 /// ALBERT out of another tool's ONNX file.
-fn import_onnx(path: &Path, options: &ReadOptions) -> Result<Subject, ModelError> {
+fn import_onnx(path: &Path, options: &ReadOptions) -> Result<ModelSource, ModelError> {
     let imported = onnx_import::open_with(
         path,
         &ImportOptions {
@@ -193,17 +193,17 @@ fn import_onnx(path: &Path, options: &ReadOptions) -> Result<Subject, ModelError
     imported
         .notes
         .iter()
-        .for_each(|note| say(&format!("note: {}", printable(note))));
-    Ok(Subject::Checkpoint(imported.into()))
+        .for_each(|note| remark(&format!("note: {}", printable(note))));
+    Ok(ModelSource::Checkpoint(imported.into()))
 }
 
-impl Subject {
+impl ModelSource {
     /// Opens what `path` names, as it stands. Notes go to stderr.
-    pub fn open(path: &Path) -> Result<Subject, ModelError> {
-        Subject::open_with(path, &ReadOptions::default())
+    pub fn open(path: &Path) -> Result<ModelSource, ModelError> {
+        ModelSource::open_with(path, &ReadOptions::default())
     }
 
-    fn checkpoint(path: &Path, options: &ReadOptions) -> Result<Subject, ModelError> {
+    fn checkpoint(path: &Path, options: &ReadOptions) -> Result<ModelSource, ModelError> {
         if options.dequantize || !options.output_values.is_empty() {
             return Err(ModelError::misplaced(
                 path,
@@ -214,20 +214,20 @@ impl Subject {
         source
             .notes
             .iter()
-            .for_each(|note| say(&format!("note: {}", printable(note))));
-        Ok(Subject::Checkpoint(source.into()))
+            .for_each(|note| remark(&format!("note: {}", printable(note))));
+        Ok(ModelSource::Checkpoint(source.into()))
     }
 
     /// Opens what `path` names, read as `options` say. Notes go to stderr.
-    pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Subject, ModelError> {
+    pub fn open_with(path: &Path, options: &ReadOptions) -> Result<ModelSource, ModelError> {
         let exported = if path.is_dir() { onnx_in(path)? } else { None };
         if let Some(onnx) = exported.as_ref().filter(|_| !checkpoint::holds_weights(path)) {
-            return Subject::open_with(onnx, options);
+            return ModelSource::open_with(onnx, options);
         }
         if checkpoint::is_checkpoint(path) {
-            let checkpoint = Subject::checkpoint(path, options)?;
+            let checkpoint = ModelSource::checkpoint(path, options)?;
             if let Some(onnx) = exported {
-                say(&format!(
+                remark(&format!(
                     "note: the checkpoint in {} is read, {} beside it is not; name the file to read that",
                     path.display(),
                     onnx.display()
@@ -238,7 +238,7 @@ impl Subject {
         // A file is told by its bytes: what is neither weights nor ONNX is refused as what it is.
         let map = ModelMap::open(path, false)?;
         if FileKind::of(map.bytes()).is_checkpoint() {
-            return Subject::checkpoint(path, options);
+            return ModelSource::checkpoint(path, options);
         }
         if options.adapter.is_some() {
             return Err(ModelError::misplaced(
@@ -275,13 +275,13 @@ impl Subject {
         }
         let tokenizer = own_tokenizer(path, &artifact.provenance)?;
         if resaved {
-            say(&format!(
+            remark(&format!(
                 "note: {} was saved again by another tool; its numbers are read, its layout is not",
                 path.display()
             ));
         }
         if unmapped {
-            return Ok(Subject::Checkpoint(Checkpoint {
+            return Ok(ModelSource::Checkpoint(Checkpoint {
                 model: artifact
                     .model_of(map.bytes(), &|part| map.release(part))
                     .map_err(named)?,
@@ -291,7 +291,7 @@ impl Subject {
                 files: vec![path.to_path_buf()],
             }));
         }
-        Ok(Subject::File(File {
+        Ok(ModelSource::File(File {
             artifact,
             map,
             path: path.to_path_buf(),
@@ -302,32 +302,32 @@ impl Subject {
     /// The network's configuration.
     pub fn config(&self) -> &Config {
         match self {
-            Subject::Checkpoint(source) => &source.model.config,
-            Subject::File(file) => &file.artifact.graph.config,
+            ModelSource::Checkpoint(source) => &source.model.config,
+            ModelSource::File(file) => &file.artifact.graph.config,
         }
     }
 
     /// The tokenizer beside the model; `None` where there is none.
     pub fn tokenizer(&self) -> Option<&TokenizerSource> {
         match self {
-            Subject::Checkpoint(source) => source.tokenizer.as_ref(),
-            Subject::File(file) => file.tokenizer.as_ref(),
+            ModelSource::Checkpoint(source) => source.tokenizer.as_ref(),
+            ModelSource::File(file) => file.tokenizer.as_ref(),
         }
     }
 
     /// The opset and sequence length a file already has; the defaults for a checkpoint.
     pub fn options(&self) -> LowerOptions {
         match self {
-            Subject::Checkpoint(source) => source.options,
-            Subject::File(file) => file.artifact.options,
+            ModelSource::Checkpoint(source) => source.options,
+            ModelSource::File(file) => file.artifact.options,
         }
     }
 
     /// Every file the model and its tokenizer were read from: what an output must not replace.
     pub fn files(&self) -> Vec<&Path> {
         let read: Vec<&Path> = match self {
-            Subject::Checkpoint(source) => source.files.iter().map(PathBuf::as_path).collect(),
-            Subject::File(file) => vec![&file.path],
+            ModelSource::Checkpoint(source) => source.files.iter().map(PathBuf::as_path).collect(),
+            ModelSource::File(file) => vec![&file.path],
         };
         let tokenizer = self.tokenizer().map(TokenizerSource::files).unwrap_or_default();
         read.into_iter().chain(tokenizer).collect()
@@ -336,16 +336,16 @@ impl Subject {
     /// SHA-256 of the weights the model was made from.
     pub fn source_sha256(&self) -> Option<String> {
         match self {
-            Subject::Checkpoint(source) => source.sha256.clone(),
-            Subject::File(file) => file.artifact.provenance.source_sha256.clone(),
+            ModelSource::Checkpoint(source) => source.sha256.clone(),
+            ModelSource::File(file) => file.artifact.provenance.source_sha256.clone(),
         }
     }
 
     /// The model as it is: a checkpoint in f32, a file in its own formats.
     pub fn model(&self) -> Result<Cow<'_, Model>, ModelError> {
         match self {
-            Subject::Checkpoint(source) => Ok(Cow::Borrowed(&source.model)),
-            Subject::File(file) => {
+            ModelSource::Checkpoint(source) => Ok(Cow::Borrowed(&source.model)),
+            ModelSource::File(file) => {
                 let read = |part: &[u8]| file.map.release(part);
                 let model = file.artifact.model_of(file.map.bytes(), &read)?;
                 // Numbers of which some are old and some new are no model's.
@@ -358,16 +358,16 @@ impl Subject {
     /// The file the engine maps, to be asked whether it is still what it was when the engine is done.
     pub fn mapped(&self) -> Option<Arc<ModelFile>> {
         match self {
-            Subject::File(file) => Some(file.map.file().clone()),
-            Subject::Checkpoint(_) => None,
+            ModelSource::File(file) => Some(file.map.file().clone()),
+            ModelSource::Checkpoint(_) => None,
         }
     }
 
     /// What the engine runs.
     pub fn image(self) -> Result<Arc<Image>, ModelError> {
         match self {
-            Subject::File(file) => Ok(Image::new(file.map)),
-            Subject::Checkpoint(source) => Ok(image_of(&source.model)?),
+            ModelSource::File(file) => Ok(Image::new(file.map)),
+            ModelSource::Checkpoint(source) => Ok(image_of(&source.model)?),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use thimble_device::image::mmap::{MapError, ModelMap};
 use thimble_shared::file_kind::FileKind;
-use thimble_shared::onnx::protobuf::{Fields, Value, WireError};
+use thimble_shared::onnx::protobuf::{FieldValue, Fields, WireError};
 use thimble_shared::onnx::reader::{self, ModelView, ReadError, TensorView};
 
 /// Why an ONNX file of anybody's cannot be read.
@@ -230,12 +230,12 @@ impl OnnxFile {
         let mut held: Vec<Held<'a>> = Vec::new();
         held.extend(view.initializers.iter().map(|t| Held {
             name: t.name,
-            place: Place::Initializer,
+            place: PayloadPlace::Initializer,
             view: t.clone(),
         }));
         let wire = |e| self.wire_error(e);
         for encoded in &view.sparse {
-            sparse_tensors(encoded, Place::Sparse, &mut held).map_err(wire)?;
+            sparse_tensors(encoded, PayloadPlace::Sparse, &mut held).map_err(wire)?;
         }
         for node in &view.nodes {
             node_tensors(node, &mut held, 0).map_err(wire)?;
@@ -296,7 +296,7 @@ impl OnnxFile {
 
 /// Where a tensor stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum PayloadPlace {
     /// An initializer of the main graph.
     Initializer,
     /// The value of a `Constant` node of the main graph; its name is the node's output.
@@ -307,10 +307,10 @@ pub enum Place {
     Inner,
 }
 
-impl Place {
+impl PayloadPlace {
     /// Whether a value of the main graph is this tensor and nothing else: another one can stand in for it.
     pub fn is_value(self) -> bool {
-        matches!(self, Place::Initializer | Place::Constant)
+        matches!(self, PayloadPlace::Initializer | PayloadPlace::Constant)
     }
 }
 
@@ -320,7 +320,7 @@ pub struct Held<'a> {
     /// Name of the tensor; for a node's attribute the name of the node's first output.
     pub name: &'a str,
     /// What kind of holder it is.
-    pub place: Place,
+    pub place: PayloadPlace,
     /// Its type, shape and place of its numbers.
     pub view: TensorView<'a>,
 }
@@ -344,18 +344,18 @@ fn attribute_tensors<'a>(
 ) -> Result<(), WireError> {
     let attribute = reader::attribute(encoded)?;
     let place = match attribute.name {
-        "value" if constant => Place::Constant,
-        _ => Place::Inner,
+        "value" if constant => PayloadPlace::Constant,
+        _ => PayloadPlace::Inner,
     };
     held.extend(attribute.tensor.map(|view| Held { name, place, view }));
     let listed = attribute.tensors.into_iter().map(|view| Held {
         name,
-        place: Place::Inner,
+        place: PayloadPlace::Inner,
         view,
     });
     held.extend(listed);
     for sparse in attribute.sparse {
-        sparse_tensors(sparse, Place::Inner, held)?;
+        sparse_tensors(sparse, PayloadPlace::Inner, held)?;
     }
     for graph in attribute.graphs {
         graph_tensors(graph, held, depth + 1)?;
@@ -363,7 +363,7 @@ fn attribute_tensors<'a>(
     Ok(())
 }
 
-fn sparse_tensors<'a>(encoded: &'a [u8], place: Place, held: &mut Vec<Held<'a>>) -> Result<(), WireError> {
+fn sparse_tensors<'a>(encoded: &'a [u8], place: PayloadPlace, held: &mut Vec<Held<'a>>) -> Result<(), WireError> {
     let parts = reader::sparse(encoded)?;
     let name = reader::sparse_name(encoded)?;
     held.extend(parts.into_iter().map(|view| Held { name, place, view }));
@@ -395,11 +395,11 @@ fn graph_tensors<'a>(graph: &'a [u8], held: &mut Vec<Held<'a>>, depth: usize) ->
                 let view = reader::tensor(field.bytes()?, field.at)?;
                 held.push(Held {
                     name: view.name,
-                    place: Place::Inner,
+                    place: PayloadPlace::Inner,
                     view,
                 });
             }
-            15 => sparse_tensors(field.bytes()?, Place::Inner, held)?,
+            15 => sparse_tensors(field.bytes()?, PayloadPlace::Inner, held)?,
             _ => {}
         }
     }
@@ -534,9 +534,9 @@ fn typed(tensor: &TensorView<'_>) -> Result<Vec<u8>, String> {
     for field in Fields::new(tensor.encoded) {
         let field = field.map_err(wide)?;
         match (field.number, field.value) {
-            (4 | 10, Value::Bytes(packed)) => out.extend_from_slice(packed),
-            (4, Value::Fixed32(bits)) => out.extend_from_slice(&bits.to_le_bytes()),
-            (10, Value::Fixed64(bits)) => out.extend_from_slice(&bits.to_le_bytes()),
+            (4 | 10, FieldValue::Bytes(packed)) => out.extend_from_slice(packed),
+            (4, FieldValue::Fixed32(bits)) => out.extend_from_slice(&bits.to_le_bytes()),
+            (10, FieldValue::Fixed64(bits)) => out.extend_from_slice(&bits.to_le_bytes()),
             (5, _) => field
                 .ints(|i| match tensor.data_type {
                     2 | 3 | 9 | 17..=26 => out.push(i as u8),

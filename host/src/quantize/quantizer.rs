@@ -323,6 +323,7 @@ mod tests {
             multi_label: false,
             regression: false,
             hidden_shift: false,
+            sentence: None,
         };
         let ones = |w: WeightSpec| (w.name.clone(), Values::f32(vec![1.0; w.elements()]));
         let mut weights: Weights = config.weights().into_iter().map(ones).collect();

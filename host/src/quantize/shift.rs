@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_shared::dtype::{Format, Values};
-use thimble_shared::model::head::{masked_lm, question, token};
-use thimble_shared::model::{Config, Head, Model, Role, Site, Slot};
+use thimble_shared::model::head::masked_lm;
+use thimble_shared::model::network::{HIDDEN, Network, Op, Step};
+use thimble_shared::model::{Config, Model, Role, Site, Slot};
 
 /// Name of the vector that is added to the last layer's result.
 const HIDDEN_SHIFT: &str = Role::HiddenShift.name();
@@ -39,7 +40,7 @@ struct Place {
     readers: Vec<Reader>,
     /// Biases behind a residual that carries `x − c`: they gain `c`.
     residuals: Vec<String>,
-    /// Whether `x` leaves the model as `last_hidden_state`.
+    /// Whether `x` leaves the model, as it is or pooled.
     output: bool,
 }
 
@@ -65,14 +66,13 @@ fn bias(role: Role, site: Option<Site>) -> String {
 
 /// What reads the last layer's hidden states.
 fn head_readers(config: &Config) -> Vec<Reader> {
-    let mut readers = match config.head {
-        Head::None | Head::SequenceClassification | Head::MultipleChoice => vec![],
-        Head::MaskedLm | Head::PreTraining => vec![masked_lm::DENSE],
-        Head::TokenClassification => vec![token::CLASSIFIER],
-        Head::QuestionAnswering => vec![question::SPAN],
+    let reader = |step: Step| match step.op {
+        Op::Linear { weight, input, .. } if input == HIDDEN => Some(weight),
+        _ => None,
     };
-    readers.extend(config.pooler.then_some(Role::Pooler));
-    readers.into_iter().map(|role| Reader::of(role, None)).collect()
+    let readers = Network::of(config).head.into_iter().filter_map(reader);
+    let readers = readers.chain(config.pooler.then_some(Role::Pooler));
+    readers.map(|role| Reader::of(role, None)).collect()
 }
 
 /// The hidden states between layers. A layer has one `c` for all that feeds it, so feeders and readers that meet anywhere
@@ -116,7 +116,7 @@ fn hidden_places(config: &Config) -> Vec<Place> {
     }
     let last = places.entry(class[end]).or_default();
     last.readers.extend(head_readers(config));
-    last.output = config.head == Head::None;
+    last.output = config.head.row().gives_hidden;
     places.into_values().collect()
 }
 

@@ -1,5 +1,5 @@
 //! Models that compute what the source computes, but from numbers that may round better, and how they are rounded. The
-//! study tries one step of preparation after another and keeps those that lower the loss, so each has to earn its place on
+//! search tries one step of preparation after another and keeps those that lower the loss, so each has to earn its place on
 //! the tuning rows.
 
 use crate::eval::dataset::Row;

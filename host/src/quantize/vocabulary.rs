@@ -2,6 +2,8 @@
 //! WordPiece; out: the ids that stay, in order, and the file rewritten to match. Special tokens stay, and so does every
 //! piece of a single character or byte: text of other corpora still encodes, in shorter pieces.
 
+use crate::eval::columns;
+use crate::eval::records::{RecordError, Records};
 use crate::eval::runner::Vocabulary;
 use crate::models::raw_json::{elements, members, object};
 use crate::models::tokenizer::TokenizerSource;
@@ -23,13 +25,13 @@ pub enum VocabularyError {
         /// What the operating system said.
         cause: std::io::Error,
     },
-    /// The corpus has no line with text.
-    #[error("{path}: no text in it; one text per line, or JSON lines with \"text\"", path = .path.display())]
+    /// The corpus holds no text.
+    #[error("{path}: no text in it; one text per line, JSON lines with \"text\", or a table with a column of texts", path = .path.display())]
     Empty {
         /// The corpus.
         path: PathBuf,
     },
-    /// A line of the corpus is not what the lines before it are.
+    /// A line of the corpus is no text.
     #[error("{path}, line {line}: {problem}", path = .path.display())]
     Line {
         /// The corpus.
@@ -39,7 +41,15 @@ pub enum VocabularyError {
         /// What was found.
         problem: String,
     },
-    /// The tokenizer, or the file it was converted from, cannot be read.
+    /// The corpus as a whole holds no texts.
+    #[error("{path}: {problem}", path = .path.display())]
+    Rows {
+        /// The corpus.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A text of the corpus cannot be split.
     #[error(transparent)]
     Tokenise(#[from] TokeniseError),
     /// The tokenizer cannot be cut, or is another model's.
@@ -194,46 +204,45 @@ fn encode(tokenizer: &Splitter, text: &str) -> Result<Vec<u32>, String> {
     Ok(tokenizer.encode(text, None)?.get_ids().to_vec())
 }
 
-/// Every text of a corpus: the strings of JSON lines, or the lines themselves.
+/// Every text of a corpus, in any form that rows of inputs have.
 fn texts(path: &Path) -> Result<Vec<String>, VocabularyError> {
-    let whole = files::read_text(path).map_err(|cause| VocabularyError::Io {
+    let bytes = files::read(path).map_err(|cause| VocabularyError::Io {
         path: path.to_path_buf(),
         cause,
     })?;
-    let json = path.extension().is_some_and(|e| e == "jsonl" || e == "json");
-    let mut texts = Vec::new();
-    for (i, line) in whole.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        if !json {
-            texts.push(line.to_string());
-            continue;
-        }
-        let bad = |problem: String| VocabularyError::Line {
+    let bad = |error: RecordError| match error.line {
+        Some(line) => VocabularyError::Line {
             path: path.to_path_buf(),
-            line: i + 1,
-            problem,
-        };
-        let value: Value = serde_json::from_str(line).map_err(|e| bad(format!("invalid JSON: {e}")))?;
-        let names = [
-            "text",
-            "question",
-            "sentence",
-            "text_pair",
-            "pair",
-            "context",
-            "choices",
-        ];
-        let before = texts.len();
-        for found in names.iter().filter_map(|name| value.get(name)) {
-            match found {
-                Value::String(text) => texts.push(text.clone()),
-                Value::Array(list) => texts.extend(list.iter().filter_map(Value::as_str).map(str::to_string)),
-                _ => {}
+            line,
+            problem: error.problem,
+        },
+        None => VocabularyError::Rows {
+            path: path.to_path_buf(),
+            problem: error.problem,
+        },
+    };
+    let records = Records::open(&bytes, None, &[]).map_err(bad)?;
+    let mut texts = Vec::new();
+    let all: Vec<usize> = (0..records.len()).collect();
+    records
+        .take(&all, |record| {
+            let before = texts.len();
+            for found in columns::all_texts(&record.fields) {
+                match found {
+                    Value::String(text) => texts.push(text.clone()),
+                    Value::Array(list) => texts.extend(list.iter().filter_map(Value::as_str).map(str::to_string)),
+                    _ => {}
+                }
             }
-        }
-        if texts.len() == before {
-            return Err(bad(r#"has no "text""#.into()));
-        }
-    }
+            match texts.len() == before && record.typed {
+                true => Err(RecordError {
+                    line: Some(record.line),
+                    problem: r#"has no "text""#.into(),
+                }),
+                false => Ok(()),
+            }
+        })
+        .map_err(bad)?;
     if texts.is_empty() {
         return Err(VocabularyError::Empty {
             path: path.to_path_buf(),

@@ -1,7 +1,11 @@
 //! Says how far a long command is: on a terminal one bar with percent and time left, rewritten in place; elsewhere a plain
-//! line per stage. Everything goes to stderr and is a courtesy: a closed stderr must not stop the work.
+//! line per stage, and one every half minute of a long one. Everything goes to stderr and is a courtesy: a closed stderr must not
+//! stop the work, and --quiet turns it off.
 
+use super::terminal::{SHOWN, Verbosity, detail, verbosity};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 /// Told what is being done.
@@ -19,85 +23,154 @@ impl<F: FnMut(&str)> Watch for F {
     }
 }
 
-const WIDTH: usize = 24;
+/// How often a bar is drawn again while nothing new is known, so that it is seen to live.
+const TICK: Duration = Duration::from_millis(250);
+/// How often a stage without a terminal says how far it is.
+const OFTEN: Duration = Duration::from_secs(30);
+
+/// Says what is done now: on the bar that is drawn, and as a line with --verbose elsewhere.
+pub fn doing(what: &str) {
+    let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match shown {
+        Some(bar) => bar.set_message(what.to_string()),
+        None => detail(what),
+    }
+}
 
 /// A [`Watch`] that prints.
 pub struct Bar {
-    terminal: bool,
+    quiet: bool,
+    /// On a terminal.
+    bar: Option<ProgressBar>,
     stage: String,
     steps: usize,
     done: usize,
     start: Instant,
+    /// When a line was last printed without a terminal.
+    told: Instant,
 }
 
 impl Default for Bar {
     fn default() -> Self {
+        let quiet = verbosity() == Verbosity::Quiet;
+        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.enable_steady_tick(TICK);
+            *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
+            bar
+        });
         Bar {
-            terminal: std::io::stderr().is_terminal(),
+            quiet,
+            bar,
             stage: String::new(),
             steps: 0,
             done: 0,
             start: Instant::now(),
+            told: Instant::now(),
         }
     }
+}
+
+/// The bar of a stage of several steps, and what is shown where there is one step or none is known.
+fn template(steps: usize) -> &'static str {
+    match steps {
+        0 | 1 => "{spinner} {wide_msg}",
+        _ => "[{bar:24}] {percent:>3} %{prefix}  {wide_msg}",
+    }
+}
+
+fn style(steps: usize) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template(steps)).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.progress_chars("##.").tick_chars("|/-\\ ")
 }
 
 impl Watch for Bar {
     fn stage(&mut self, name: &str, steps: usize) {
         self.stage = name.to_string();
         (self.steps, self.done, self.start) = (steps, 0, Instant::now());
-        if self.terminal {
-            self.draw(&line(name, 0, steps, Duration::ZERO));
-        } else {
-            let _ = writeln!(std::io::stderr(), "{name}");
+        match &self.bar {
+            Some(bar) => {
+                bar.set_style(style(steps));
+                bar.set_length(steps as u64);
+                bar.set_position(0);
+                bar.set_prefix("");
+                bar.set_message(name.to_string());
+            }
+            None => self.line(name),
         }
     }
 
     fn step(&mut self, what: &str) {
-        if self.terminal {
-            let name = format!("{}: {what}", self.stage);
-            self.draw(&line(&name, self.done, self.steps, self.start.elapsed()));
+        let elapsed = self.start.elapsed();
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(self.done as u64);
+                bar.set_prefix(left(self.done, self.steps, elapsed).map_or(String::new(), |left| format!(", {left}")));
+                bar.set_message(format!("{}: {what}", self.stage));
+            }
+            None if self.told.elapsed() >= OFTEN => {
+                if let Some(line) = far(&self.stage, self.done, self.steps, elapsed) {
+                    self.line(&line);
+                }
+            }
+            None => {}
         }
         self.done += 1;
     }
 }
 
 impl Bar {
-    fn draw(&self, text: &str) {
-        let mut err = std::io::stderr();
-        let _ = write!(err, "\r\x1b[K{text}");
-        let _ = err.flush();
+    /// Of one stage whose steps are not known: it turns on a terminal, and nothing is printed elsewhere.
+    pub fn spinner(name: &str) -> Bar {
+        let bar = Bar::default();
+        if let Some(bar) = &bar.bar {
+            bar.set_style(style(0));
+            bar.set_message(name.to_string());
+        }
+        bar
+    }
+
+    /// Of one stage of `steps` steps, whose beginning is not worth a line where there is no terminal.
+    pub fn counter(name: &str, steps: usize) -> Bar {
+        let mut bar = Bar::default();
+        match bar.bar.is_some() {
+            true => bar.stage(name, steps),
+            false => (bar.stage, bar.steps) = (name.to_string(), steps),
+        }
+        bar
+    }
+
+    fn line(&mut self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+        self.told = Instant::now();
     }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        if self.terminal {
-            self.draw("");
+        if let Some(bar) = self.bar.take() {
+            *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            bar.finish_and_clear();
         }
     }
 }
 
-/// `done` of `steps` after `elapsed`, as one line.
-fn line(name: &str, done: usize, steps: usize, elapsed: Duration) -> String {
-    if steps < 2 {
-        return name.to_string();
+/// How long the rest takes if it goes on so.
+fn left(done: usize, steps: usize, elapsed: Duration) -> Option<String> {
+    if done == 0 || steps < 2 {
+        return None;
     }
-    let done = done.min(steps);
-    let full = WIDTH * done / steps;
-    let left = match done {
-        0 => String::new(),
-        _ => {
-            let seconds = elapsed.as_secs_f64() * (steps - done) as f64 / done as f64;
-            format!(", {} left", duration(seconds))
-        }
-    };
-    format!(
-        "[{}{}] {:3} %{left}  {name}",
-        "#".repeat(full),
-        ".".repeat(WIDTH - full),
-        100 * done / steps
-    )
+    let rest = steps.saturating_sub(done);
+    let seconds = elapsed.as_secs_f64() * rest as f64 / done as f64;
+    Some(format!("{} left", duration(seconds)))
+}
+
+/// `done` of `steps` after `elapsed`, as a line where nothing is rewritten.
+fn far(stage: &str, done: usize, steps: usize, elapsed: Duration) -> Option<String> {
+    let left = left(done, steps, elapsed)?;
+    Some(format!("{stage}: {} of {steps}, {left}", done.min(steps)))
 }
 
 /// 42 s, 3 min 5 s.
@@ -114,17 +187,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bar_shows_share_and_time_left() {
+    fn a_line_shows_how_far_and_the_time_left() {
         let cases = [
-            (0, 8, 0, "[........................]   0 %  x"),
-            (2, 8, 10, "[######..................]  25 %, 30 s left  x"),
-            (8, 8, 95, "[########################] 100 %, 0 s left  x"),
-            (9, 8, 95, "[########################] 100 %, 0 s left  x"),
-            (0, 1, 0, "x"),
+            (0, 8, 0, None),
+            (2, 8, 10, Some("x: 2 of 8, 30 s left")),
+            (8, 8, 95, Some("x: 8 of 8, 0 s left")),
+            (9, 8, 95, Some("x: 8 of 8, 0 s left")),
+            (1, 1, 5, None),
         ];
         for (done, steps, seconds, want) in cases {
-            assert_eq!(line("x", done, steps, Duration::from_secs(seconds)), want);
+            let line = far("x", done, steps, Duration::from_secs(seconds));
+            assert_eq!(line.as_deref(), want);
         }
         assert_eq!(duration(185.4), "3 min 5 s");
+    }
+
+    #[test]
+    fn the_styles_of_bars_are_templates() {
+        for steps in [0, 1, 2, 100] {
+            assert!(ProgressStyle::with_template(template(steps)).is_ok());
+        }
     }
 }

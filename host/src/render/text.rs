@@ -1,5 +1,6 @@
 //! Text for terminals: aligned tables and sizes. Sizes are printed in binary units, beside exact bytes where they decide.
 
+pub use super::terminal::{Verbosity, detail, remark, say, set_verbosity, verbosity};
 use bytesize::ByteSize;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -41,11 +42,6 @@ pub fn table(heads: &[&str], aligns: &[Align], rows: &[Vec<String>]) -> String {
     out
 }
 
-/// A note or warning on stderr. A closed or full stderr must not stop the work.
-pub fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
-
 /// A line on stderr that says how far long work is; nothing where stderr is no terminal or the work is short.
 pub struct Progress {
     what: &'static str,
@@ -60,7 +56,7 @@ const LEAST_SHOWN: u64 = 256 << 20;
 impl Progress {
     /// A line named `what` for `total` bytes of work; it shows nothing below 256 MiB or where stderr is no terminal.
     pub fn new(what: &'static str, total: u64) -> Progress {
-        let wanted = total >= LEAST_SHOWN && std::io::stderr().is_terminal();
+        let wanted = total >= LEAST_SHOWN && std::io::stderr().is_terminal() && verbosity() != Verbosity::Quiet;
         Progress {
             what,
             done: 0,

@@ -10,7 +10,7 @@ use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, KEY_GRAPH, Provenance};
 use thimble_shared::dtype::{Format, Values};
 use thimble_shared::model::{Activation, Config, Head, Kind, Model};
-use thimble_shared::onnx::protobuf::{Fields, Message, Value};
+use thimble_shared::onnx::protobuf::{FieldValue, Fields, Message};
 
 pub fn config() -> Config {
     Config {
@@ -32,6 +32,7 @@ pub fn config() -> Config {
         multi_label: false,
         regression: false,
         hidden_shift: false,
+        sentence: None,
         labels: vec![],
     }
 }
@@ -86,8 +87,8 @@ fn text(folder: &Path, change: impl Fn(&str) -> String) -> PathBuf {
     let mut out = Message::default();
     for field in Fields::new(&file).map(Result::unwrap) {
         match field.value {
-            Value::Varint(v) => out.int(field.number, v as i64),
-            Value::Bytes(entry) if field.number == 14 => {
+            FieldValue::Varint(v) => out.int(field.number, v as i64),
+            FieldValue::Bytes(entry) if field.number == 14 => {
                 let of = |number| {
                     let mut fields = Fields::new(entry).map(Result::unwrap);
                     fields.find(|f| f.number == number).unwrap().text().unwrap()
@@ -102,7 +103,7 @@ fn text(folder: &Path, change: impl Fn(&str) -> String) -> PathBuf {
                 entry.text(2, &value);
                 out.message(14, &entry);
             }
-            Value::Bytes(bytes) => out.bytes(field.number, bytes),
+            FieldValue::Bytes(bytes) => out.bytes(field.number, bytes),
             other => panic!("{other:?} is in no file of ours"),
         }
     }
@@ -212,6 +213,28 @@ pub const ROWS: &[Attack] = &[
             })
         },
         "vocab_size: is 4294967296, must be 1 to 16777216",
+    ),
+    row(
+        "an embedding of 2⁴⁰ numbers",
+        ALLOCATION,
+        |d| {
+            described(d, |g| {
+                g["config"]["head"] = "sentence_embedding".into();
+                g["config"]["sentence"] = serde_json::json!({"pooling": ["mean"], "dense": [{"size": 1u64 << 40}]});
+            })
+        },
+        "sentence: a size of 1099511627776, must be 1 to 16777216",
+    ),
+    row(
+        "an embedding without a way of pooling",
+        ALLOCATION,
+        |d| {
+            described(d, |g| {
+                g["config"]["head"] = "sentence_embedding".into();
+                g["config"]["sentence"] = serde_json::json!({"pooling": []});
+            })
+        },
+        "sentence: pooling has each way at most once, and at least one",
     ),
     row(
         "the largest table there may be",

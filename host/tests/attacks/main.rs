@@ -6,6 +6,8 @@ mod allocation;
 mod artifact;
 mod checkpoint;
 mod onnx;
+mod rows;
+mod sentence;
 mod tensorflow;
 mod tokenizer;
 mod torch;
@@ -13,6 +15,7 @@ mod torch;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
+use thimble::eval::dataset;
 use thimble::inspect::explain;
 use thimble::models::onnx_import::ImportOptions;
 use thimble::models::read_options::ReadOptions;
@@ -50,6 +53,8 @@ pub enum Reader {
     Tokenizer,
     /// The small safetensors files of the device's inputs.
     Inputs,
+    /// Rows to calibrate or verify on, as people have them.
+    Rows,
 }
 
 #[derive(Clone, Copy)]
@@ -118,6 +123,11 @@ impl Reader {
                 }
             }
             Reader::Inputs => drop(TensorFile::read(path)?),
+            Reader::Rows => {
+                let model = checkpoint::fixture("albert-deb");
+                let tokenizer = thimble::models::tokenizer::find(&model)?;
+                drop(dataset::load(Some(path), &rows::config(), tokenizer.as_ref(), None)?);
+            }
         }
         Ok(())
     }
@@ -132,6 +142,8 @@ impl Reader {
             Reader::Checkpoint | Reader::Adapter => (128, 1 << 20),
             Reader::Tokeniser | Reader::Inputs => (64, 1 << 20),
             Reader::Tokenizer => (128, 1 << 20),
+            // The good tokenizer that texts are split with is 4000 pieces.
+            Reader::Rows => (256, 16 << 20),
         };
         bytes * times + more
     }
@@ -214,6 +226,8 @@ fn every_attack_is_refused_by_its_name_or_read_for_a_reason() {
         torch::ROWS,
         tokenizer::ROWS,
         tensorflow::ROWS,
+        rows::ROWS,
+        sentence::ROWS,
     ]
     .concat();
     let folder = tempfile::tempdir().unwrap();

@@ -542,7 +542,7 @@ pub const ROWS: &[Attack] = &[
         "one tensor dequantized 4000 times",
         ALLOCATION,
         |d| by_many_scales(d, 4000),
-        "ask for tensors of more than",
+        "need tensors of more than",
     ),
     asked(
         Dequantize,

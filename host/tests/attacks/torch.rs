@@ -150,7 +150,7 @@ fn archive(folder: &Path, change: fn(&mut Vec<Entry>)) -> PathBuf {
 }
 
 /// A checkpoint whose pickle these bytes are.
-fn pickle(folder: &Path, bytes: &[u8]) -> PathBuf {
+pub fn pickle(folder: &Path, bytes: &[u8]) -> PathBuf {
     write(folder, &zip(&[entry("m/data.pkl", bytes)]))
 }
 

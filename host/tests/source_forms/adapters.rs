@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use thimble::models::checkpoint;
-use thimble::models::model_file::Subject;
+use thimble::models::model_file::ModelSource;
 use thimble::models::read_options::ReadOptions;
 
 fn with_adapter(adapter: Option<PathBuf>) -> ReadOptions {
@@ -154,7 +154,7 @@ fn what_is_not_merged_says_what_to_do() {
     for (name, build, words) in cases {
         let folder = tempfile::tempdir().unwrap();
         let (base, adapter) = build(folder.path());
-        let said = match Subject::open_with(&base, &with_adapter(Some(adapter))) {
+        let said = match ModelSource::open_with(&base, &with_adapter(Some(adapter))) {
             Ok(_) => panic!("{name}: is read"),
             Err(error) => format!("{error:#}"),
         };

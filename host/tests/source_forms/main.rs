@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use thimble::models::checkpoint::{self, Source};
-use thimble::models::model_file::Subject;
+use thimble::models::model_file::ModelSource;
 use thimble::models::read_options::ReadOptions;
 use thimble_device::engine::{Engine, EngineOptions, Input};
 use thimble_shared::model::Head;
@@ -25,7 +25,7 @@ fn json(path: &Path) -> Value {
 /// Holds what a model answers for `ids` against the first values of each output.
 fn answers(path: &Path, options: &ReadOptions, ids: &Value, outputs: &Value) {
     let name = path.display();
-    let subject = Subject::open_with(path, options).unwrap_or_else(|e| panic!("{name}: {e:#}"));
+    let subject = ModelSource::open_with(path, options).unwrap_or_else(|e| panic!("{name}: {e:#}"));
     let engine = Engine::new(subject.image().unwrap(), EngineOptions::default()).unwrap();
     let ids: Vec<i64> = serde_json::from_value(ids.clone()).unwrap();
     let got = engine.run(&Input::sequence(&ids)).unwrap();
@@ -297,7 +297,7 @@ fn what_is_not_read_says_what_to_do() {
     for (name, build, words) in cases {
         let folder = tempfile::tempdir().unwrap();
         let path = build(folder.path());
-        let said = match Subject::open(&path) {
+        let said = match ModelSource::open(&path) {
             Ok(_) => panic!("{name}: is read"),
             Err(error) => format!("{error:#}"),
         };
@@ -316,14 +316,14 @@ fn folders_lead_to_the_model_inside_and_say_what_is_left_out() {
             "modules.json",
             |_| fixture("wild/d01_sentence_transformers"),
             &[
-                "the transformer in this folder is read, Pooling is left out",
-                "hidden states",
+                "the transformer in this folder with mean pooling, at most 100 tokens is read, nothing is left out",
+                "pooler left out",
             ],
         ),
         (
             "0_Transformer",
             |_| fixture("wild/d02_st_old"),
-            &["the transformer in 0_Transformer is read, Pooling is left out"],
+            &["the transformer in 0_Transformer with mean pooling, at most 100 tokens is read, nothing is left out"],
         ),
         (
             "0_Transformer without a list",
@@ -332,7 +332,7 @@ fn folders_lead_to_the_model_inside_and_say_what_is_left_out() {
                 fs::remove_file(d.join("modules.json")).unwrap();
                 d.to_path_buf()
             },
-            &["the transformer in 0_Transformer is read, Pooling is left out"],
+            &["the transformer in 0_Transformer with mean pooling, at most 100 tokens is read, nothing is left out"],
         ),
         (
             "SetFit",

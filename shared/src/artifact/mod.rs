@@ -411,12 +411,51 @@ pub(crate) fn open_view(
             .find(|(k, _)| *k == key)
             .map(|(_, v)| v.to_string())
     };
-    let bad = |problem: String| ArtifactError::Metadata {
+    let text = graph_text(&meta(KEY_GRAPH).ok_or(ArtifactError::NotThimble)?)?;
+    text.config.check()?;
+    if text.opset != view.opset {
+        return Err(bad_graph(format!(
+            "opset {} but the file imports {}",
+            text.opset, view.opset
+        )));
+    }
+    let options = LowerOptions {
+        opset: text.opset,
+        seq: text.seq,
+        runtime: text.runtime,
+    };
+    check_options(&text.config, options)?;
+    let formats = listed_formats(&text)?;
+    let graph = ModelSpec {
+        config: text.config,
+        formats,
+    };
+    check_formats(&graph)?;
+    let tensors = locate(view, &graph, options.runtime.order(), file_len, placement)?;
+    Ok(Artifact {
+        graph,
+        options,
+        version: meta(KEY_VERSION).unwrap_or_default(),
+        provenance: Provenance {
+            source_sha256: meta(KEY_SOURCE),
+            tokenizer_sha256: meta(KEY_TOKENIZER),
+        },
+        tensors,
+    })
+}
+
+/// The error of a graph description that does not hold.
+fn bad_graph(problem: String) -> ArtifactError {
+    ArtifactError::Metadata {
         key: KEY_GRAPH,
         problem,
-    };
-    let text = meta(KEY_GRAPH).ok_or(ArtifactError::NotThimble)?;
-    let raw: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+    }
+}
+
+/// Reads the graph's description, whose schema this program must know.
+fn graph_text(text: &str) -> Result<GraphText, ArtifactError> {
+    let bad = bad_graph;
+    let raw: serde_json::Value = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
     match raw.get("schema").and_then(|s| s.as_u64()) {
         Some(schema) if (1..=u64::from(SCHEMA)).contains(&schema) => {}
         Some(schema) => {
@@ -426,17 +465,12 @@ pub(crate) fn open_view(
         }
         None => return Err(bad("no schema number".into())),
     }
-    let text: GraphText = serde_json::from_value(raw).map_err(|e| bad(e.to_string()))?;
-    text.config.check()?;
-    if text.opset != view.opset {
-        return Err(bad(format!("opset {} but the file imports {}", text.opset, view.opset)));
-    }
-    let options = LowerOptions {
-        opset: text.opset,
-        seq: text.seq,
-        runtime: text.runtime,
-    };
-    check_options(&text.config, options)?;
+    serde_json::from_value(raw).map_err(|e| bad(e.to_string()))
+}
+
+/// The format of each weight, by name; the list must be the one the configuration has.
+fn listed_formats(text: &GraphText) -> Result<BTreeMap<String, Format>, ArtifactError> {
+    let bad = bad_graph;
     let specs: Vec<WeightSpec> = text
         .config
         .weights()
@@ -451,6 +485,13 @@ pub(crate) fn open_view(
         )));
     }
     let mut formats = BTreeMap::new();
+    if text.config.since() > text.schema {
+        return Err(bad(format!(
+            "schema {}, but the network has what came with schema {}",
+            text.schema,
+            text.config.since()
+        )));
+    }
     for (spec, said) in specs.iter().zip(&text.weights) {
         if spec.name != said.name || spec.shape != said.shape {
             return Err(bad(format!(
@@ -469,22 +510,7 @@ pub(crate) fn open_view(
         }
         formats.insert(said.name.clone(), said.format);
     }
-    let graph = ModelSpec {
-        config: text.config,
-        formats,
-    };
-    check_formats(&graph)?;
-    let tensors = locate(view, &graph, options.runtime.order(), file_len, placement)?;
-    Ok(Artifact {
-        graph,
-        options,
-        version: meta(KEY_VERSION).unwrap_or_default(),
-        provenance: Provenance {
-            source_sha256: meta(KEY_SOURCE),
-            tokenizer_sha256: meta(KEY_TOKENIZER),
-        },
-        tensors,
-    })
+    Ok(formats)
 }
 
 /// Finds every stored tensor among the initializers.
@@ -652,6 +678,7 @@ mod tests {
             Head::PreTraining,
             Head::SequenceClassification,
             Head::QuestionAnswering,
+            Head::SentenceEmbedding,
         ];
         // An interpreter takes minutes for one file.
         let (heads, formats) = match cfg!(miri) {
@@ -686,15 +713,30 @@ mod tests {
                 file[at] = version;
                 open(&file).map(|artifact| artifact.graph.formats)
             };
-            assert!(swapped(b'2').is_ok(), "{format}");
-            let error = swapped(b'3').unwrap_err().to_string();
-            assert!(error.contains("schema 3, this program reads 1 to 2"), "{error}");
+            assert!(swapped(b'2').is_ok() && swapped(b'3').is_ok(), "{format}");
+            let error = swapped(b'4').unwrap_err().to_string();
+            assert!(error.contains("schema 4, this program reads 1 to 3"), "{error}");
             match (format.since(), swapped(b'1')) {
                 (1, Ok(_)) => {}
                 (2, Err(e)) => assert!(e.to_string().contains("is in i8a, which came with schema 2"), "{e}"),
                 (_, found) => panic!("{format}: {found:?}"),
             }
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "reads several files")]
+    fn a_sentence_embedding_states_version_3() {
+        let mut file = file(Head::SentenceEmbedding, Format::I8);
+        let said = b"{\"schema\":3,";
+        let at = file.windows(said.len()).position(|w| w == said).unwrap() + said.len() - 2;
+        assert!(open(&file).unwrap().graph.config.sentence.is_some());
+        file[at] = b'2';
+        let error = open(&file).unwrap_err().to_string();
+        assert!(
+            error.contains("schema 2, but the network has what came with schema 3"),
+            "{error}"
+        );
     }
 
     #[test]

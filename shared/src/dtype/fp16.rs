@@ -6,6 +6,7 @@ use half::f16;
 pub(super) const ROW: FormatRow = FormatRow {
     name: "f16",
     alias: "fp16",
+    also: &["float16", "half"],
     help: None,
     since: 1,
     storage: Storage::F16,

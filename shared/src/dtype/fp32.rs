@@ -5,6 +5,7 @@ use super::{Format, FormatRow, Inputs, Numbers, Offered, Storage};
 pub(super) const ROW: FormatRow = FormatRow {
     name: "f32",
     alias: "fp32",
+    also: &["float32", "float"],
     help: None,
     since: 1,
     storage: Storage::F32,

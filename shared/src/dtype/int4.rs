@@ -8,6 +8,7 @@ use super::{
 pub(super) const ROW: FormatRow = FormatRow {
     name: "i4",
     alias: "int4",
+    also: &[],
     help: Some("int4 weights in blocks of 32, int8 activations"),
     since: 1,
     storage: Storage::I4,

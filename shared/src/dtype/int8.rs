@@ -5,6 +5,7 @@ use super::{Format, FormatRow, I8_MAX, InputRange, Inputs, Levels, Numbers, Offe
 pub(super) const ROW: FormatRow = FormatRow {
     name: "i8",
     alias: "int8",
+    also: &[],
     help: Some("int8 weights and activations"),
     since: 1,
     storage: Storage::I8,

@@ -70,6 +70,8 @@ pub struct FormatRow {
     pub name: &'static str,
     /// The other name that options take; `export --precision` lists this one.
     pub alias: &'static str,
+    /// What other tools call it; options take these too, and nothing prints them.
+    pub also: &'static [&'static str],
     /// What `--help` says of it.
     pub help: Option<&'static str>,
     /// The version of the `thimble.graph` text that brought the format.
@@ -190,7 +192,7 @@ impl std::str::FromStr for Format {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        let named = |f: &Format| f.name() == s || f.row().alias == s;
+        let named = |f: &Format| [f.name(), f.row().alias].contains(&s) || f.row().also.contains(&s);
         Format::ALL.into_iter().find(named).ok_or_else(|| {
             let known: Vec<&str> = Format::ALL.iter().map(|f| f.name()).collect();
             format!("unknown number format '{s}'; known are {}", known.join(", "))

@@ -1,22 +1,8 @@
 //! The hyperparameters of a model. What a head is stands in its row, above this file; here is only which one a model has.
 
+use super::activation::Activation;
+use super::sentence::Sentence;
 use serde::{Deserialize, Serialize};
-
-/// An activation function, as Hugging Face's `hidden_act` names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// x · Φ(x) by erf.
-    Gelu,
-    /// The tanh form: 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))).
-    GeluNew,
-    /// max(x, 0).
-    Relu,
-    /// x · σ(x), Hugging Face's `silu` and `swish`.
-    Silu,
-    /// tanh(x).
-    Tanh,
-}
 
 /// What the model is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +22,8 @@ pub enum Head {
     QuestionAnswering,
     /// One score a choice; inputs are `[batch, choices, seq]`.
     MultipleChoice,
+    /// A vector a text: `sentence_embedding`, as sentence-transformers makes it.
+    SentenceEmbedding,
 }
 
 /// The network of an ALBERT, under Hugging Face's names where they have one. [`Config::check`] says what must hold.
@@ -82,9 +70,13 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub regression: bool,
     /// The layers work on hidden states that lie `hidden_shift`, a vector of its own, below Hugging Face's:
-    /// `last_hidden_state` is what the last layer gives plus that vector. Only without a head: a head's biases absorb it.
+    /// `last_hidden_state`, and what sentences are pooled of, is what the last layer gives plus that vector. Only where hidden states
+    /// leave the model: the biases of other heads absorb it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hidden_shift: bool,
+    /// How tokens become a sentence's embedding; of that head alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentence: Option<Sentence>,
 }
 
 /// A hyperparameter that no model can have.
@@ -106,7 +98,19 @@ impl Config {
 
     /// The version of the `thimble.graph` text that brought what this network has.
     pub fn since(&self) -> u32 {
-        if self.hidden_shift { 2 } else { 1 }
+        match (&self.sentence, self.hidden_shift) {
+            (Some(_), _) => 3,
+            (None, true) => 2,
+            (None, false) => 1,
+        }
+    }
+
+    /// Most tokens of an input that a text becomes.
+    pub fn max_tokens(&self) -> usize {
+        let own = self.sentence.as_ref().and_then(|sentence| sentence.max_tokens);
+        own.map_or(self.max_position_embeddings, |own| {
+            own.min(self.max_position_embeddings)
+        })
     }
 
     /// Width of one attention head: `hidden_size / num_attention_heads`.
@@ -129,6 +133,8 @@ impl Config {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::model::sentence::Dense;
+    use crate::model::sentence::Pooling;
 
     pub(crate) fn tiny(head: Head) -> Config {
         Config {
@@ -150,6 +156,16 @@ pub(crate) mod tests {
             multi_label: false,
             regression: false,
             hidden_shift: false,
+            sentence: (head == Head::SentenceEmbedding).then(|| Sentence {
+                pooling: vec![Pooling::Mean, Pooling::Max],
+                dense: vec![Dense {
+                    size: 10,
+                    activation: Some(Activation::Tanh),
+                }],
+                normalize: true,
+                max_tokens: Some(16),
+                prompt: None,
+            }),
             labels: match head.row().has_labels {
                 true => vec!["a".into(), "b".into(), "c".into()],
                 false => vec![],

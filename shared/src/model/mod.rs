@@ -2,14 +2,18 @@
 //! shapes ([`weight`]), and the steps of the computation ([`network`]) up to the head ([`head`]). Nothing here knows a file:
 //! `artifact::emit` states the network in ONNX, and the device builds tract plans of it.
 
+pub mod activation;
 pub mod config;
 pub mod head;
 pub mod network;
+pub mod sentence;
 pub mod weight;
 pub mod weights;
 mod whole;
 
-pub use config::{Activation, Config, ConfigError, Head};
+pub use activation::Activation;
+pub use config::{Config, ConfigError, Head};
+pub use head::AnswerKind;
 pub use weight::{Kind, Role, Site, Slot, WeightSpec};
 
 use crate::dtype::Format;

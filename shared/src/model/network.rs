@@ -1,7 +1,9 @@
 //! The computation, said once: steps on named values, from token ids to the outputs of the head. `artifact::emit` states them
 //! in ONNX, the device's engine builds its plans of them.
 
-use super::config::{Activation, Config};
+use super::activation::Activation;
+use super::config::Config;
+use super::sentence::Pooling;
 use super::weight::{Kind, Role, Site, WeightSpec};
 
 /// The steps of a model. A group's layers run as often as [`Config::layer_groups`] says.
@@ -80,6 +82,16 @@ pub enum Op {
         /// Which tokens the vector is made of.
         pooling: Pooling,
     },
+    /// Vectors of a row side by side: `[batch, width]` each.
+    Concat {
+        /// Names of the values it reads.
+        inputs: Vec<Value>,
+    },
+    /// Each vector over its length, which counts as at least 1e-12.
+    Normalize {
+        /// Name of the value it reads.
+        input: Value,
+    },
     /// One column of the last axis, which goes: `[batch, seq, width]` to `[batch, seq]`.
     Column {
         /// Name of the value it reads.
@@ -108,13 +120,6 @@ pub struct Residual {
     pub of: Value,
     /// Name of the sum.
     pub sum: Value,
-}
-
-/// How the tokens of a row become one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pooling {
-    /// The first token.
-    First,
 }
 
 /// An output of the model, under Hugging Face's name.
@@ -154,12 +159,12 @@ impl Op {
     pub fn reads_mask(&self) -> bool {
         match self {
             Op::Attention { .. } => true,
-            Op::Pool { pooling, .. } => match pooling {
-                Pooling::First => false,
-            },
+            Op::Pool { pooling, .. } => pooling.reads_mask(),
             Op::Embed
             | Op::LayerNorm { .. }
             | Op::Linear { .. }
+            | Op::Concat { .. }
+            | Op::Normalize { .. }
             | Op::Column { .. }
             | Op::AddVector { .. }
             | Op::Choices { .. } => false,
@@ -183,32 +188,36 @@ impl Network {
         }
     }
 
-    /// Whether a linear map of the head works on one vector a row, not on one a token.
-    pub fn works_on_rows(&self, weight: Role) -> bool {
-        let mut rows: Vec<Value> = vec![];
-        for Step { op, output } in &self.head {
-            let of_row = |input: &Value| rows.contains(input);
-            let row = match op {
-                Op::Pool { .. } => true,
-                Op::Embed => false,
-                Op::LayerNorm { input, .. }
-                | Op::Linear { input, .. }
-                | Op::Attention { input }
-                | Op::Column { input, .. }
-                | Op::AddVector { input, .. }
-                | Op::Choices { input } => of_row(input),
-            };
-            if matches!(op, Op::Linear { weight: role, .. } if *role == weight) {
-                return row;
-            }
-            rows.extend(row.then_some(*output));
-        }
-        false
-    }
-
     /// Whether the head reads the attention mask.
     pub fn head_reads_mask(&self) -> bool {
         self.head.iter().any(|step| step.op.reads_mask())
+    }
+
+    /// The maps of the head that read one vector of a row, not each token's.
+    pub fn maps_of_rows(&self) -> Vec<Role> {
+        let (mut rows, mut maps) = (Vec::new(), Vec::new());
+        for step in &self.head {
+            let of_rows = match &step.op {
+                Op::Pool { .. } => true,
+                Op::Concat { inputs } => inputs.iter().all(|input| rows.contains(input)),
+                Op::Linear { input, .. }
+                | Op::Normalize { input }
+                | Op::LayerNorm { input, .. }
+                | Op::Column { input, .. }
+                | Op::AddVector { input, .. }
+                | Op::Choices { input }
+                | Op::Attention { input } => rows.contains(input),
+                Op::Embed => false,
+            };
+            if of_rows {
+                rows.push(step.output);
+                maps.extend(match step.op {
+                    Op::Linear { weight, .. } => Some(weight),
+                    _ => None,
+                });
+            }
+        }
+        maps
     }
 
     /// The output that is the last layer's result itself, if one is.
@@ -306,7 +315,7 @@ pub fn uses(config: &Config, weight: &WeightSpec, seq: usize) -> (usize, usize) 
     match weight.site {
         Some(Site { group, .. }) => (config.layer_groups().iter().filter(|&&g| g == group).count(), seq),
         // Maps behind the pooling read one vector a row.
-        None if weight.role == Role::Pooler || Network::of(config).works_on_rows(weight.role) => (1, 1),
+        None if weight.role == Role::Pooler || Network::of(config).maps_of_rows().contains(&weight.role) => (1, 1),
         None => (1, seq),
     }
 }
@@ -316,6 +325,22 @@ mod tests {
     use super::*;
     use crate::model::Head;
     use crate::model::config::tests::tiny;
+
+    #[test]
+    fn what_is_pooled_is_mapped_once_a_row() {
+        let cases: [(Head, &[&str]); 5] = [
+            (Head::MaskedLm, &[]),
+            (Head::PreTraining, &["pooler", "sop"]),
+            (Head::SequenceClassification, &["pooler", "classifier"]),
+            (Head::TokenClassification, &[]),
+            (Head::SentenceEmbedding, &["dense"]),
+        ];
+        for (head, want) in cases {
+            let maps = Network::of(&tiny(head)).maps_of_rows();
+            let names: Vec<&str> = maps.iter().map(|role| role.name()).collect();
+            assert_eq!(names, want, "{head:?}");
+        }
+    }
 
     #[test]
     fn every_weight_has_a_use_and_every_use_a_weight() {
@@ -336,7 +361,13 @@ mod tests {
                     Op::LayerNorm { norm, .. } => used.push(*norm),
                     Op::Linear { weight, bias, .. } => used.extend([*weight, *bias]),
                     Op::AddVector { vector, .. } => used.push(*vector),
-                    Op::Embed | Op::Attention { .. } | Op::Pool { .. } | Op::Column { .. } | Op::Choices { .. } => {}
+                    Op::Embed
+                    | Op::Attention { .. }
+                    | Op::Pool { .. }
+                    | Op::Concat { .. }
+                    | Op::Normalize { .. }
+                    | Op::Column { .. }
+                    | Op::Choices { .. } => {}
                 }
             }
             let mut there: Vec<Role> = config.weights().iter().map(|w| w.role).collect();

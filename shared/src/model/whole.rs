@@ -1,7 +1,8 @@
 //! A model as a whole, encoder and head together: its weights, its network, and what must hold of its configuration. The parts
 //! stand in `config`, `weight`, `network` and `head`, and none of them reads this file.
 
-use super::config::{Config, ConfigError, Head};
+use super::config::{Config, ConfigError};
+use super::head::AnswerKind;
 use super::network::{HeadSteps, Network};
 use super::weight::{WeightList, WeightSpec};
 use crate::dtype::I4_BLOCK;
@@ -19,6 +20,11 @@ fn addressable(shape: &[usize], most: u64) -> bool {
     bytes.is_some_and(|bytes| bytes <= most)
 }
 
+/// The error of a field that does not hold.
+fn bad(field: &'static str, problem: String) -> Result<(), ConfigError> {
+    Err(ConfigError { field, problem })
+}
+
 impl Config {
     /// Every weight of the model, in the order files store them.
     pub fn weights(&self) -> Vec<WeightSpec> {
@@ -29,7 +35,25 @@ impl Config {
 
     /// Everything that must hold before shapes are derived from the fields.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let bad = |field, problem: String| Err(ConfigError { field, problem });
+        self.check_sizes()?;
+        self.check_encoder()?;
+        self.check_head()?;
+        for weight in self.weights() {
+            if !addressable(&weight.shape, isize::MAX as u64) {
+                return bad(
+                    "weights",
+                    format!(
+                        "{} {:?} is larger than this machine can address",
+                        weight.name, weight.shape
+                    ),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Each size by itself.
+    fn check_sizes(&self) -> Result<(), ConfigError> {
         let sizes = [
             ("vocab_size", self.vocab_size, MAX_DIM),
             ("embedding_size", self.embedding_size, MAX_DIM),
@@ -47,6 +71,11 @@ impl Config {
                 return bad(field, format!("is {value}, must be 1 to {max}"));
             }
         }
+        Ok(())
+    }
+
+    /// What layers, groups and attention heads ask of each other.
+    fn check_encoder(&self) -> Result<(), ConfigError> {
         let steps = self.num_hidden_layers.saturating_mul(self.inner_group_num);
         if steps > MAX_LAYERS {
             return bad(
@@ -78,16 +107,21 @@ impl Config {
                 format!("is {}, must be finite and not negative", self.layer_norm_eps),
             );
         }
+        Ok(())
+    }
+
+    /// What goes with the head and what does not.
+    fn check_head(&self) -> Result<(), ConfigError> {
         if self.head.needs_pooler() && !self.pooler {
             return bad("pooler", format!("the {} head needs it", self.head.name()));
         }
         if self.tied_decoder && !self.head.has_decoder() {
             return bad("tied_decoder", format!("the {} head has no decoder", self.head.name()));
         }
-        if self.hidden_shift && self.head != Head::None {
+        if self.hidden_shift && !self.head.row().gives_hidden {
             return bad(
                 "hidden_shift",
-                format!("the {} head gives no last_hidden_state", self.head.name()),
+                format!("the {} head gives no hidden states", self.head.name()),
             );
         }
         if self.head.row().has_labels == self.labels.is_empty() {
@@ -96,19 +130,14 @@ impl Config {
                 format!("{} names for a {} head", self.labels.len(), self.head.name()),
             );
         }
-        if self.regression && self.head != Head::SequenceClassification {
-            return bad("regression", format!("the {} head has none", self.head.name()));
+        if self.sentence.is_some() != (self.head.answer() == AnswerKind::Embedding) {
+            return bad("sentence", format!("does not go with the {} head", self.head.name()));
         }
-        for weight in self.weights() {
-            if !addressable(&weight.shape, isize::MAX as u64) {
-                return Err(ConfigError {
-                    field: "weights",
-                    problem: format!(
-                        "{} {:?} is larger than this machine can address",
-                        weight.name, weight.shape
-                    ),
-                });
-            }
+        if let Some(problem) = self.sentence.as_ref().and_then(|sentence| sentence.problem(MAX_DIM)) {
+            return bad("sentence", problem);
+        }
+        if self.regression && self.head.answer() != AnswerKind::Labels {
+            return bad("regression", format!("the {} head has none", self.head.name()));
         }
         Ok(())
     }
@@ -126,6 +155,7 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Head;
     use crate::model::config::tests::tiny;
 
     #[test]

@@ -63,7 +63,7 @@ const MOST_FIELD: u32 = (1 << 29) - 1;
 
 /// The payload of a field, by its wire type.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Value<'a> {
+pub enum FieldValue<'a> {
     /// Wire type 0: integers, enums and booleans; a negative number stands there in two's complement.
     Varint(u64),
     /// Wire type 5, little-endian: floats.
@@ -80,7 +80,7 @@ pub struct Field<'a> {
     /// Field number, from 1 to 2²⁹ - 1.
     pub number: u32,
     /// The payload, not yet held against the ONNX schema.
-    pub value: Value<'a>,
+    pub value: FieldValue<'a>,
     /// Absolute offset of the value (of the payload, for length-delimited fields).
     pub at: usize,
 }
@@ -92,7 +92,7 @@ impl<'a> Field<'a> {
     /// [`WireError::Mismatch`] for any other wire type.
     pub fn bytes(&self) -> Result<&'a [u8], WireError> {
         match self.value {
-            Value::Bytes(b) => Ok(b),
+            FieldValue::Bytes(b) => Ok(b),
             _ => Err(WireError::Mismatch {
                 field: self.number,
                 at: self.at,
@@ -103,10 +103,10 @@ impl<'a> Field<'a> {
     /// Bytes of the value as it stands in the file, without its key and declared length.
     pub fn len(&self) -> usize {
         match self.value {
-            Value::Varint(v) => varint_len(v),
-            Value::Fixed32(_) => 4,
-            Value::Fixed64(_) => 8,
-            Value::Bytes(b) => b.len(),
+            FieldValue::Varint(v) => varint_len(v),
+            FieldValue::Fixed32(_) => 4,
+            FieldValue::Fixed64(_) => 8,
+            FieldValue::Bytes(b) => b.len(),
         }
     }
 
@@ -132,7 +132,7 @@ impl<'a> Field<'a> {
     /// [`WireError::Mismatch`] for any other wire type.
     pub fn int(&self) -> Result<i64, WireError> {
         match self.value {
-            Value::Varint(v) => Ok(v as i64),
+            FieldValue::Varint(v) => Ok(v as i64),
             _ => Err(WireError::Mismatch {
                 field: self.number,
                 at: self.at,
@@ -146,7 +146,7 @@ impl<'a> Field<'a> {
     /// [`WireError::Mismatch`] for any other wire type.
     pub fn float(&self) -> Result<f32, WireError> {
         match self.value {
-            Value::Fixed32(v) => Ok(f32::from_bits(v)),
+            FieldValue::Fixed32(v) => Ok(f32::from_bits(v)),
             _ => Err(WireError::Mismatch {
                 field: self.number,
                 at: self.at,
@@ -172,8 +172,8 @@ impl<'a> Field<'a> {
     /// [`WireError::Mismatch`] for another wire type, [`WireError::Varint`] where the last number is cut short.
     pub fn ints(&self, mut each: impl FnMut(i64)) -> Result<(), WireError> {
         match self.value {
-            Value::Varint(v) => each(v as i64),
-            Value::Bytes(bytes) => {
+            FieldValue::Varint(v) => each(v as i64),
+            FieldValue::Bytes(bytes) => {
                 let mut pos = 0;
                 while pos < bytes.len() {
                     each(varint(bytes, &mut pos, self.at)? as i64);
@@ -230,9 +230,9 @@ impl<'a> Fields<'a> {
         };
         let at = self.base + self.pos;
         let value = match wire {
-            0 => Value::Varint(varint(self.bytes, &mut self.pos, self.base)?),
-            1 => Value::Fixed64(u64::from_le_bytes(self.fixed(number)?)),
-            5 => Value::Fixed32(u32::from_le_bytes(self.fixed(number)?)),
+            0 => FieldValue::Varint(varint(self.bytes, &mut self.pos, self.base)?),
+            1 => FieldValue::Fixed64(u64::from_le_bytes(self.fixed(number)?)),
+            5 => FieldValue::Fixed32(u32::from_le_bytes(self.fixed(number)?)),
             2 => {
                 let declared = varint(self.bytes, &mut self.pos, self.base)?;
                 let at = self.base + self.pos;
@@ -249,7 +249,7 @@ impl<'a> Fields<'a> {
                 self.pos += len;
                 return Ok(Field {
                     number,
-                    value: Value::Bytes(bytes),
+                    value: FieldValue::Bytes(bytes),
                     at,
                 });
             }

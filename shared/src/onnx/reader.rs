@@ -3,7 +3,7 @@
 //! Field numbers: <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>.
 
 use crate::file_kind::FileKind;
-use crate::onnx::protobuf::{Fields, Value, WireError};
+use crate::onnx::protobuf::{FieldValue, Fields, WireError};
 use std::ops::Range;
 
 /// A whole file: its `ModelProto` and, flattened into it, its `GraphProto`.
@@ -236,7 +236,7 @@ pub fn attribute(encoded: &[u8]) -> Result<AttributeView<'_>, WireError> {
             10 => attribute.tensors.push(tensor(field.bytes()?, field.at)?),
             22 | 23 => attribute.sparse.push(field.bytes()?),
             7 => match field.value {
-                Value::Bytes(packed) => attribute.floats.extend(
+                FieldValue::Bytes(packed) => attribute.floats.extend(
                     packed
                         .chunks_exact(4)
                         .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),

@@ -88,11 +88,11 @@ pub(crate) enum Fit {
     /// An instruction is missing.
     No,
     Runs,
+    /// It was made for this very core, and goes before all that only run.
     #[cfg_attr(
         not(target_arch = "aarch64"),
         allow(dead_code, reason = "only aarch64 has such a kernel")
     )]
-    /// It was made for this very core, and goes before all that only run.
     Tuned,
 }
 
@@ -125,11 +125,11 @@ pub(crate) struct F32Tiles {
 pub(crate) enum I8Product {
     /// Tile by tile, in this crate.
     Tiles(I8Tiles),
+    /// As a whole, by the kernel of tract's that has the row's name.
     #[cfg_attr(
         not(target_arch = "aarch64"),
         allow(dead_code, reason = "only aarch64 has such a kernel")
     )]
-    /// As a whole, by the kernel of tract's that has the row's name.
     Tract { packing: usize },
 }
 
@@ -157,11 +157,11 @@ pub(crate) struct F32Tile<'a, W> {
 /// Up to two panels `[depth/4][8][4]` and one tile in the kernel's order.
 pub(crate) struct I8Tile<'a> {
     pub w: &'a [i8],
+    /// What [`fits_four`] says of the panels; empty where the kernel does not ask.
     #[cfg_attr(
         not(target_arch = "aarch64"),
         allow(dead_code, reason = "only aarch64 has such a kernel")
     )]
-    /// What [`fits_four`] says of the panels; empty where the kernel does not ask.
     pub chains: &'a [u8],
     pub x: &'a [u8],
     pub tokens: &'a [Token],
@@ -243,7 +243,7 @@ pub enum KernelError {
 
 /// What one thread works in while it multiplies.
 #[derive(Default)]
-pub struct Work {
+pub struct KernelWork {
     f32: Vec<f32>,
     i32: Vec<i32>,
     tract_f32: Option<Workspace>,
@@ -300,7 +300,7 @@ impl F32Kernel {
     }
 
     /// `w` is whole panels `[x.k][8]`; returns one row of their channels per token.
-    pub fn multiply<'w>(&self, w: &[f32], x: &PackedF32, work: &'w mut Work) -> TractResult<&'w mut [f32]> {
+    pub fn multiply<'w>(&self, w: &[f32], x: &PackedF32, work: &'w mut KernelWork) -> TractResult<&'w mut [f32]> {
         match &self.run {
             F32Run::Tiles(tiles) => Ok(self.tiles(w, x, work, tiles.f32)),
             F32Run::Tract(kernel) => {
@@ -325,7 +325,7 @@ impl F32Kernel {
         w: &[f16],
         x: &PackedF32,
         wide: &mut Buffer,
-        work: &'w mut Work,
+        work: &'w mut KernelWork,
     ) -> TractResult<&'w mut [f32]> {
         match self.run {
             F32Run::Tiles(F32Tiles { f16: Some(tile), .. }) => Ok(self.tiles(w, x, work, tile)),
@@ -337,7 +337,7 @@ impl F32Kernel {
         }
     }
 
-    fn tiles<'w, W>(&self, w: &[W], x: &PackedF32, work: &'w mut Work, one: fn(F32Tile<'_, W>)) -> &'w mut [f32] {
+    fn tiles<'w, W>(&self, w: &[W], x: &PackedF32, work: &'w mut KernelWork, one: fn(F32Tile<'_, W>)) -> &'w mut [f32] {
         let (tiling, k, stride) = (self.tiling(), x.k, w.len() / x.k);
         let out = room(&mut work.f32, x.rows * stride);
         by_pairs(w, k, tiling, x.rows, |w, tile, tokens, at| {
@@ -407,7 +407,7 @@ impl I8Kernel {
         w: &[i8],
         chains: &[u8],
         x: &PackedI8,
-        work: &'w mut Work,
+        work: &'w mut KernelWork,
     ) -> TractResult<&'w mut [i32]> {
         let (rows, depth, tiling) = (x.rows(), x.depth, self.tiling());
         let stride = w.len() / depth;

@@ -2,7 +2,7 @@
 //! plain arithmetic. tract's panel order is no documented interface, and a CPU may promise more than it does.
 
 use super::pack::{PackedF32, PackedI8};
-use super::{F32Kernel, I8Kernel, KernelError, Work, fits_four, widen};
+use super::{F32Kernel, I8Kernel, KernelError, KernelWork, fits_four, widen};
 use crate::image::buffer::Buffer;
 use half::f16;
 use thimble_shared::artifact::layout::{PANEL_ROWS, PanelLayout};
@@ -28,7 +28,7 @@ impl F32Kernel {
                 .map(|j| f64::from(panel[j * PANEL_ROWS + n % PANEL_ROWS]) * f64::from(x[t * k + j]))
                 .sum()
         };
-        let mut work = Work::default();
+        let mut work = KernelWork::default();
         let found = self
             .multiply(w, &packed, &mut work)
             .map_err(|e| failed(self.name(), &e))?;
@@ -65,11 +65,11 @@ impl I8Kernel {
             })
             .collect();
         let pool = crate::engine::threads::Pool::inline();
-        let (mut packed, mut work) = (PackedI8::default(), Work::default());
+        let (mut packed, mut work) = (PackedI8::default(), KernelWork::default());
         let chains: Vec<u8> = fits_four(w).collect();
         let channels = panels * PANEL_ROWS;
         let layout = PanelLayout::new(Storage::I8, channels, k);
-        let rows_of = |x: &[f32], range, packed: &mut PackedI8, work: &mut Work| {
+        let rows_of = |x: &[f32], range, packed: &mut PackedI8, work: &mut KernelWork| {
             packed.quantise(&pool, self.tiling(), self.order(), range, x, k);
             let found = self.multiply(w, &chains, packed, work);
             let found = found.map_err(|e| failed(self.name(), &e))?;

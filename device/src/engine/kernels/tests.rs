@@ -54,7 +54,7 @@ fn every_int8_kernel_holds_the_largest_sums() {
                 let range = InputRange::Symmetric;
                 packed.quantise(&Pool::inline(), kernel.tiling(), kernel.order(), range, &x, k);
                 let chains: Vec<u8> = fits_four(w).collect();
-                let mut work = Work::default();
+                let mut work = KernelWork::default();
                 let got = kernel.multiply(w, &chains, &packed, &mut work).unwrap();
                 let want = i32::from(weight) * 127 * k as i32;
                 assert!(
@@ -94,7 +94,7 @@ fn every_int8_kernel_gives_the_exact_sums() {
             for range in InputRange::ALL {
                 let mut packed = PackedI8::default();
                 packed.quantise(&Pool::inline(), kernel.tiling(), kernel.order(), range, &x, k);
-                let mut work = Work::default();
+                let mut work = KernelWork::default();
                 let twos = vec![0; chains.len()];
                 let chains = if range == InputRange::Tensor { &twos } else { &chains };
                 let got = kernel.multiply(w, chains, &packed, &mut work).unwrap();
@@ -140,7 +140,7 @@ fn every_f32_kernel_agrees_with_f64() {
             let x: Vec<f32> = (0..rows * k).map(|_| random.normal()).collect();
             let mut packed = PackedF32::default();
             packed.pack(&Pool::inline(), kernel.tiling(), &x, rows, k, k);
-            let mut work = Work::default();
+            let mut work = KernelWork::default();
             let got = kernel.multiply(w, &packed, &mut work).unwrap().to_vec();
             let from_halves = kernel
                 .multiply_f16(halves, &packed, &mut Buffer::default(), &mut work)

@@ -3,8 +3,11 @@
 
 #[cfg(target_arch = "aarch64")]
 use super::I8Product;
+use super::Row;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::pack::Tiling;
-use super::{F32Product, Fit, Row};
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use super::{F32Product, Fit};
 use std::fmt;
 use thimble_shared::artifact::layout::PANEL_ROWS;
 use tract_core::internal::*;
@@ -13,12 +16,14 @@ use tract_linalg::mmm::{
 };
 
 /// What all of its kernels that thimble calls take: panels of eight channels, and eight tokens, the last ones filled up.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const TILING: Tiling = Tiling {
     tokens: 8,
     padded: true,
 };
 
 /// A row of one of its f32 kernels.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! f32_row {
     ($(#[$attribute:meta])* $row:ident, $name:literal, $runs:expr) => {
         $(#[$attribute])*

@@ -5,7 +5,7 @@ use crate::engine::context::{Context, LinearInput, Packed, Scratch};
 use crate::engine::elementwise::{activate, multiversion};
 use crate::engine::kernels::expand;
 use crate::engine::kernels::pack::Token;
-use crate::engine::profile::Inside;
+use crate::engine::profile::{Clock, Inside};
 use crate::engine::threads::Pool;
 use crate::engine::weight::LinearWeight;
 use half::f16;
@@ -207,59 +207,10 @@ impl Linear {
         let layout = weight.layout;
         let width = group.len() * PANEL_ROWS;
         let channels = group.start * PANEL_ROWS..layout.out.min(group.end * PANEL_ROWS);
-        let Scratch {
-            work, panels, narrow, ..
-        } = scratch;
-        let Context { kernels, profile, .. } = &*self.context;
+        let profile = &self.context.profile;
         let bias = &padded(&weight.bias()[channels.clone()])[..width];
         let mut clock = profile.clock();
-        // What the kernels leave: sums of products, for all rows.
-        let product = match (layout.storage, weight.format.row().inputs) {
-            (Storage::F32, _) => Product::F32(kernels.f32.multiply(weight.panels(group), &packed.f32, work)?),
-            (Storage::F16, _) => {
-                let halves = weight.panels::<f16>(group);
-                Product::F32(kernels.f32.multiply_f16(halves, &packed.f32, panels, work)?)
-            }
-            (Storage::I4, Inputs::Float) => {
-                let depth = weight.expanded_depth();
-                let int8s = narrow.take::<i8>(width * depth);
-                weight.expand_int4(group, int8s);
-                let wide = panels.take::<f32>(width * layout.inp);
-                expand::int8(int8s, depth, layout.inp, wide);
-                profile.inside(&mut clock, Inside::Expand);
-                Product::F32(kernels.f32.multiply(wide, &packed.f32, work)?)
-            }
-            (Storage::I8, Inputs::Float) => {
-                let wide = panels.take::<f32>(width * layout.inp);
-                expand::int8(weight.panels(group), layout.padded_in(), layout.inp, wide);
-                profile.inside(&mut clock, Inside::Expand);
-                Product::F32(kernels.f32.multiply(wide, &packed.f32, work)?)
-            }
-            (Storage::I8 | Storage::I4, Inputs::Int8(range)) => {
-                let packed = packed
-                    .int8(range)
-                    .ok_or_else(|| format_err!("{} reads an input that was not packed", weight.name))?;
-                let in_twos: Vec<u8>;
-                let chains: &[u8] = match (kernels.i8.asks_for_chains(), range) {
-                    (false, _) => &[],
-                    (true, InputRange::Symmetric | InputRange::Centred) => weight.chains(group.clone()),
-                    // Inputs go down to -128 there: chains of four products could overflow, chains of two cannot.
-                    (true, InputRange::Tensor) => {
-                        in_twos = vec![0; group.len() * (packed.depth / I8_DEPTH)];
-                        &in_twos
-                    }
-                };
-                let panels: &[i8] = if layout.storage == Storage::I8 {
-                    weight.panels(group)
-                } else {
-                    let wide = panels.take(width * packed.depth);
-                    weight.expand_int4(group, wide);
-                    profile.inside(&mut clock, Inside::Expand);
-                    wide
-                };
-                Product::I32(kernels.i8.multiply(panels, chains, packed, work)?, &packed.tokens)
-            }
-        };
+        let product = self.product(weight, group, packed, scratch, &mut clock)?;
         profile.inside(&mut clock, Inside::Multiply);
         let scaled = weight.format.has_scales();
         let scales = &match scaled {
@@ -291,6 +242,69 @@ impl Linear {
             profile.inside(&mut clock, Inside::Activate);
         }
         Ok(())
+    }
+
+    /// What the kernels leave: sums of products, for all rows.
+    fn product<'s>(
+        &self,
+        weight: &LinearWeight,
+        group: Range<usize>,
+        packed: &'s Packed,
+        scratch: &'s mut Scratch,
+        clock: &mut Clock,
+    ) -> TractResult<Product<'s>> {
+        let layout = weight.layout;
+        let width = group.len() * PANEL_ROWS;
+        let Scratch {
+            work, panels, narrow, ..
+        } = scratch;
+        let Context { kernels, profile, .. } = &*self.context;
+        Ok(match (layout.storage, weight.format.row().inputs) {
+            (Storage::F32, _) => Product::F32(kernels.f32.multiply(weight.panels(group), &packed.f32, work)?),
+            (Storage::F16, _) => {
+                let halves = weight.panels::<f16>(group);
+                Product::F32(kernels.f32.multiply_f16(halves, &packed.f32, panels, work)?)
+            }
+            (Storage::I8, Inputs::Float) => {
+                let wide = panels.take::<f32>(width * layout.inp);
+                expand::int8(weight.panels(group), layout.padded_in(), layout.inp, wide);
+                profile.inside(clock, Inside::Expand);
+                Product::F32(kernels.f32.multiply(wide, &packed.f32, work)?)
+            }
+            (Storage::I4, Inputs::Float) => {
+                let depth = weight.expanded_depth();
+                let int8s = narrow.take::<i8>(width * depth);
+                weight.expand_int4(group, int8s);
+                let wide = panels.take::<f32>(width * layout.inp);
+                expand::int8(int8s, depth, layout.inp, wide);
+                profile.inside(clock, Inside::Expand);
+                Product::F32(kernels.f32.multiply(wide, &packed.f32, work)?)
+            }
+            (Storage::I8 | Storage::I4, Inputs::Int8(range)) => {
+                let packed = packed
+                    .int8(range)
+                    .ok_or_else(|| format_err!("{} reads an input that was not packed", weight.name))?;
+                let in_twos: Vec<u8>;
+                let chains: &[u8] = match (kernels.i8.asks_for_chains(), range) {
+                    (false, _) => &[],
+                    (true, InputRange::Symmetric | InputRange::Centred) => weight.chains(group.clone()),
+                    // Inputs go down to -128 there: chains of four products could overflow, chains of two cannot.
+                    (true, InputRange::Tensor) => {
+                        in_twos = vec![0; group.len() * (packed.depth / I8_DEPTH)];
+                        &in_twos
+                    }
+                };
+                let panels: &[i8] = if layout.storage == Storage::I8 {
+                    weight.panels(group)
+                } else {
+                    let wide = panels.take(width * packed.depth);
+                    weight.expand_int4(group, wide);
+                    profile.inside(clock, Inside::Expand);
+                    wide
+                };
+                Product::I32(kernels.i8.multiply(panels, chains, packed, work)?, &packed.tokens)
+            }
+        })
     }
 }
 

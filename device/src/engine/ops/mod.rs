@@ -5,3 +5,4 @@ pub mod embed;
 #[allow(unsafe_code)]
 pub mod linear;
 pub mod norm;
+pub mod pool;

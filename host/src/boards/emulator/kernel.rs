@@ -6,7 +6,7 @@ use super::BoardError;
 use crate::fs::atomic;
 use crate::fs::scratch::Scratch;
 use crate::fs::subprocess::{ToolError, complaint, tool};
-use crate::render::text::say;
+use crate::render::text::remark;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -102,13 +102,13 @@ impl Kernel {
         // apt does not wait for another one's lists.
         let alone = File::open(&apt.dir).map_err(|e| BoardError::file(&apt.dir, e))?;
         if let Err(TryLockError::WouldBlock) = alone.try_lock() {
-            say("another emulate fetches the kernel; waiting");
+            remark("another emulate fetches the kernel; waiting");
             alone.lock().map_err(|e| BoardError::file(&apt.dir, e))?;
         }
         if let Some(kernel) = Kernel::in_tree(&tree) {
             return Ok(kernel);
         }
-        say(&format!("fetching {PACKAGE} with apt into {}", cache.display()));
+        remark(&format!("fetching {PACKAGE} with apt into {}", cache.display()));
         apt.run("apt-get", &["update", "-q"])?;
         let told = apt.run("apt-cache", &["depends", "--important", PACKAGE])?;
         let package = told

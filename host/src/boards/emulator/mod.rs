@@ -10,13 +10,15 @@ use crate::fs::atomic::FileError;
 use crate::fs::scratch::Scratch;
 use crate::fs::signals::{self, PutOff};
 use crate::fs::subprocess::{ToolError, ends_with_us, last_line};
-use crate::render::text::{printable, say, size};
+use crate::render::text::{printable, remark, say, size};
 use initramfs::{INITRAMFS, MODEL_DISK, Storage};
 use kernel::Kernel;
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use thimble_shared::board::report::Report;
 
@@ -91,7 +93,7 @@ const AFTER_PANIC: Duration = Duration::from_secs(3);
 
 /// RAM in which every kernel for the virtual board starts.
 const ENOUGH: u64 = 512 << 20;
-const QEMU: &str = "qemu-system-aarch64";
+use crate::boards::tools::QEMU;
 /// The kernel's name beside [`INITRAMFS`].
 const KERNEL: &str = "kernel";
 
@@ -158,7 +160,7 @@ impl<'a> Machine<'a> {
             Shown::Ended(Ending::OutOfMemory(_)) => (false, "out of memory"),
             Shown::NoStart(_) => (false, "did not start"),
         };
-        say(&format!("booted with {}: {told}", size(ram)));
+        remark(&format!("booted with {}: {told}", size(ram)));
         self.boots.push((ram, fits));
         Ok(shown)
     }
@@ -230,28 +232,37 @@ struct Heard {
     status: Option<ExitStatus>,
 }
 
+/// A console's bytes, and when the last of them came.
+type Console = Arc<Mutex<(Vec<u8>, Instant)>>;
+
+/// Adds what the console says to `heard` as it comes.
+fn read_console(mut stream: ChildStdout, heard: &Console) -> JoinHandle<()> {
+    let heard = Arc::clone(heard);
+    std::thread::spawn(move || {
+        let mut piece = [0u8; 4096];
+        while let Ok(n @ 1..) = stream.read(&mut piece) {
+            if let Ok(mut heard) = heard.lock() {
+                heard.0.extend_from_slice(&piece[..n]);
+                heard.1 = Instant::now();
+            }
+        }
+    })
+}
+
+/// Reads qemu's own words to their end.
+fn read_whole(mut stream: ChildStderr) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
 /// The console's text, once the machine has switched itself off.
 fn listen(mut child: Child, verbose: bool) -> Result<Heard, BoardError> {
     let heard = Arc::new(Mutex::new((Vec::new(), Instant::now())));
-    let console = child.stdout.take().map(|mut stream| {
-        let heard = Arc::clone(&heard);
-        std::thread::spawn(move || {
-            let mut piece = [0u8; 4096];
-            while let Ok(n @ 1..) = stream.read(&mut piece) {
-                if let Ok(mut heard) = heard.lock() {
-                    heard.0.extend_from_slice(&piece[..n]);
-                    heard.1 = Instant::now();
-                }
-            }
-        })
-    });
-    let emulator = child.stderr.take().map(|mut stream| {
-        std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let _ = stream.read_to_end(&mut bytes);
-            String::from_utf8_lossy(&bytes).into_owned()
-        })
-    });
+    let console = child.stdout.take().map(|stream| read_console(stream, &heard));
+    let emulator = child.stderr.take().map(read_whole);
     let text = || {
         heard
             .lock()
@@ -360,98 +371,141 @@ fn failure(heard: &Heard) -> Option<String> {
     })
 }
 
-/// What it means. `cramped`: the RAM hardly holds what is booted.
-fn understand(heard: &Heard, cramped: bool) -> Result<Shown, BoardError> {
-    let console = heard.console.as_str();
-    let mut told = std::collections::BTreeMap::<&str, Vec<&str>>::new();
-    for line in console.lines() {
-        if let Some(rest) = line.trim_end_matches('\r').strip_prefix("thimble-board: ") {
-            let (key, value) = rest.split_once(' ').unwrap_or((rest, ""));
-            told.entry(key).or_default().push(value);
+/// What a console said: its text, and thimble's own lines by their key.
+struct Said<'a> {
+    console: &'a str,
+    told: BTreeMap<&'a str, Vec<&'a str>>,
+}
+
+impl<'a> Said<'a> {
+    fn new(console: &'a str) -> Said<'a> {
+        let mut told = BTreeMap::<&str, Vec<&str>>::new();
+        for line in console.lines() {
+            if let Some(rest) = line.trim_end_matches('\r').strip_prefix("thimble-board: ") {
+                let (key, value) = rest.split_once(' ').unwrap_or((rest, ""));
+                told.entry(key).or_default().push(value);
+            }
+        }
+        Said { console, told }
+    }
+
+    /// The first value of a key.
+    fn one(&self, key: &str) -> Option<&'a str> {
+        self.told.get(key).and_then(|v| v.first().copied())
+    }
+
+    /// All values of a key.
+    fn all(&self, key: &str) -> String {
+        self.told.get(key).map(|v| v.join(" ")).unwrap_or_default()
+    }
+
+    /// Whether the board came as far as to tell its memory.
+    fn started(&self) -> bool {
+        self.one("available").is_some()
+    }
+
+    /// The kernel's line about a program it killed for memory.
+    fn killed(&self) -> Option<&'a str> {
+        let mut lines = self.console.lines();
+        lines.find(|l| l.contains("Out of memory") || l.contains("Memory cgroup out of memory"))
+    }
+
+    /// A line of whoever got no memory.
+    fn no_memory(&self) -> Option<&'a str> {
+        self.console.lines().find(|l| {
+            [
+                "unpacking failed: write error",
+                "Cannot allocate memory",
+                "out of memory",
+                "unable to allocate",
+                "deadlocked on memory",
+            ]
+            .iter()
+            .any(|part| l.contains(part))
+        })
+    }
+
+    /// The shortage that `line` tells of.
+    fn shortage(&self, during: &'static str, line: &str) -> Shortage {
+        let memory = |key| self.one(key).and_then(|text| kilobytes(text.strip_suffix("kB")?));
+        Shortage {
+            during,
+            anon: after(line, "anon-rss:"),
+            file: after(line, "file-rss:"),
+            mem_total: memory("total"),
+            mem_available: memory("available"),
+            kernel_said: printable(line.trim()),
         }
     }
-    let one = |key: &str| told.get(key).and_then(|v| v.first().copied());
-    let all = |key: &str| told.get(key).map(|v| v.join(" ")).unwrap_or_default();
-    let memory = |key| one(key).and_then(|text| kilobytes(text.strip_suffix("kB")?));
-    let shortage = |during, line: &str| Shortage {
-        during,
-        anon: after(line, "anon-rss:"),
-        file: after(line, "file-rss:"),
-        mem_total: memory("total"),
-        mem_available: memory("available"),
-        kernel_said: printable(line.trim()),
-    };
-    let out_of_memory = |during, line: &str| Ok(Shown::Ended(Ending::OutOfMemory(shortage(during, line))));
-    let killed = console
-        .lines()
-        .find(|l| l.contains("Out of memory") || l.contains("Memory cgroup out of memory"));
-    let no_memory = console.lines().find(|l| {
-        [
-            "unpacking failed: write error",
-            "Cannot allocate memory",
-            "out of memory",
-            "unable to allocate",
-            "deadlocked on memory",
-        ]
-        .iter()
-        .any(|part| l.contains(part))
-    });
-    let started = one("available").is_some();
-    match (one("exit"), one("signal")) {
+
+    fn out_of_memory(&self, during: &'static str, line: &str) -> Result<Shown, BoardError> {
+        Ok(Shown::Ended(Ending::OutOfMemory(self.shortage(during, line))))
+    }
+}
+
+/// What it means. `cramped`: the RAM hardly holds what is booted.
+fn understand(heard: &Heard, cramped: bool) -> Result<Shown, BoardError> {
+    let said = Said::new(&heard.console);
+    match (said.one("exit"), said.one("signal")) {
         // 0: within the limits; 1: a limit did not hold, which the report says.
         (Some("0" | "1"), _) => {
-            let report = reports::parse(&all("stdout"));
+            let report = reports::parse(&said.all("stdout"));
             let report = report
                 .map_err(|e| BoardError::Guest(format!("{e}; was the device program built from this version?")))?;
             Ok(Shown::Ended(Ending::Ran(Box::new(report))))
         }
-        (Some(code), _) => match no_memory {
-            Some(line) => out_of_memory("run", line),
+        (Some(code), _) => match said.no_memory() {
+            Some(line) => said.out_of_memory("run", line),
             None => Err(BoardError::Guest(format!(
                 "thimble-device ended with {code}: {}",
-                printable(&all("stderr"))
+                printable(&said.all("stderr"))
             ))),
         },
-        (None, Some(signal)) => match killed.or(no_memory) {
-            Some(line) => out_of_memory("run", line),
+        (None, Some(signal)) => match said.killed().or(said.no_memory()) {
+            Some(line) => said.out_of_memory("run", line),
             None => Err(BoardError::Guest(format!(
                 "thimble-device was ended by signal {signal}: {}",
-                printable(&all("stderr"))
+                printable(&said.all("stderr"))
             ))),
         },
-        (None, None) => {
-            if let Some(line) = killed.or(no_memory) {
-                return out_of_memory(if started { "run" } else { "boot" }, line);
-            }
-            if let Some(problem) = one("problem") {
-                return Err(BoardError::Guest(all("problem").replace(problem, &printable(problem))));
-            }
-            if let Some(failure) = failure(heard) {
-                // Its words when the RAM does not even hold what it starts from; two of them have other causes too.
-                let too_small = heard.emulator.lines().find(|l| {
-                    l.contains("Not enough space for DTB")
-                        || cramped && (l.contains("could not load initrd") || l.contains("could not load kernel"))
-                });
-                return match too_small {
-                    Some(line) => out_of_memory("boot", line),
-                    None => Err(ToolError::new(QEMU, failure).into()),
-                };
-            }
-            if started {
-                return Err(BoardError::Guest(format!(
-                    "it ended early; its last words: {}",
-                    last_line(console.as_bytes())
-                )));
-            }
-            let panic = console.lines().find(|l| l.contains("Kernel panic"));
-            let said = match panic {
-                Some(line) => line.to_string(),
-                None if console.trim().is_empty() => "it said nothing at all".into(),
-                None => last_line(console.as_bytes()),
-            };
-            Ok(Shown::NoStart(shortage("boot", &said)))
-        }
+        (None, None) => unfinished(heard, &said, cramped),
     }
+}
+
+/// What it means where the board told no end of the program.
+fn unfinished(heard: &Heard, said: &Said<'_>, cramped: bool) -> Result<Shown, BoardError> {
+    if let Some(line) = said.killed().or(said.no_memory()) {
+        return said.out_of_memory(if said.started() { "run" } else { "boot" }, line);
+    }
+    if let Some(problem) = said.one("problem") {
+        return Err(BoardError::Guest(
+            said.all("problem").replace(problem, &printable(problem)),
+        ));
+    }
+    if let Some(failure) = failure(heard) {
+        // Its words when the RAM does not even hold what it starts from; two of them have other causes too.
+        let too_small = heard.emulator.lines().find(|l| {
+            l.contains("Not enough space for DTB")
+                || cramped && (l.contains("could not load initrd") || l.contains("could not load kernel"))
+        });
+        return match too_small {
+            Some(line) => said.out_of_memory("boot", line),
+            None => Err(ToolError::new(QEMU, failure).into()),
+        };
+    }
+    if said.started() {
+        return Err(BoardError::Guest(format!(
+            "it ended early; its last words: {}",
+            last_line(said.console.as_bytes())
+        )));
+    }
+    let panic = said.console.lines().find(|l| l.contains("Kernel panic"));
+    let words = match panic {
+        Some(line) => line.to_string(),
+        None if said.console.trim().is_empty() => "it said nothing at all".into(),
+        None => last_line(said.console.as_bytes()),
+    };
+    Ok(Shown::NoStart(said.shortage("boot", &words)))
 }
 
 /// The bytes after `name` in "anon-rss:123kB, …".

@@ -8,7 +8,7 @@ pub use compare::{against_last, against_target, as_markdown, as_table, compariso
 pub use journal::{append, writable};
 
 use crate::fs::atomic::{self, FileError};
-use crate::render::text::{printable, say};
+use crate::render::text::{printable, remark};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -86,7 +86,7 @@ fn entries(path: &Path) -> Result<Vec<Entry>, ReportError> {
     let mut bytes = std::fs::read(path).map_err(|e| file(e.to_string()))?;
     let torn = journal::torn(&bytes).len();
     if torn > 0 {
-        say(&format!(
+        remark(&format!(
             "note: {}: its last line was cut short and is left out",
             printable(&path.display().to_string())
         ));
@@ -158,7 +158,7 @@ fn sound(report: Report) -> Result<Report, String> {
 /// What was measured and on what: reports that differ here cannot be compared. The file's name and not its checksum, so that
 /// a model that was made anew is held against what it replaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kind<'a> {
+pub struct ReportKind<'a> {
     /// The board's name in the entry.
     pub board: &'a str,
     /// File name of the model.
@@ -171,10 +171,10 @@ pub struct Kind<'a> {
     pub threads: u32,
 }
 
-impl<'a> Kind<'a> {
+impl<'a> ReportKind<'a> {
     /// The kind of a report of that board.
-    pub fn of(board: &'a str, report: &'a Report) -> Kind<'a> {
-        Kind {
+    pub fn of(board: &'a str, report: &'a Report) -> ReportKind<'a> {
+        ReportKind {
             board,
             model: &report.model.file,
             seq: report.latency_ms.seq,
@@ -199,13 +199,13 @@ impl<'a> Kind<'a> {
 
 impl Entry {
     /// The kind of the entry's report.
-    pub fn kind(&self) -> Kind<'_> {
-        Kind::of(&self.board, &self.report)
+    pub fn kind(&self) -> ReportKind<'_> {
+        ReportKind::of(&self.board, &self.report)
     }
 }
 
 /// The last report in `history` that this one can be compared with.
-pub fn last<'a>(history: &'a [Entry], kind: &Kind) -> Option<&'a Entry> {
+pub fn last<'a>(history: &'a [Entry], kind: &ReportKind) -> Option<&'a Entry> {
     history.iter().rfind(|e| e.kind() == *kind)
 }
 
@@ -292,23 +292,23 @@ pub(crate) mod tests {
         let kind = read[0].kind();
         assert!(last(&read, &kind).is_some());
         for other in [
-            Kind {
+            ReportKind {
                 seq: 17,
                 ..kind.clone()
             },
-            Kind {
+            ReportKind {
                 batch: 2,
                 ..kind.clone()
             },
-            Kind {
+            ReportKind {
                 threads: 1,
                 ..kind.clone()
             },
-            Kind {
+            ReportKind {
                 model: "n.onnx",
                 ..kind.clone()
             },
-            Kind {
+            ReportKind {
                 board: "attic",
                 ..kind.clone()
             },

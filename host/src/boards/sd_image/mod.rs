@@ -9,7 +9,7 @@ use crate::boards::device_binary::foreign;
 use crate::boards::package::{MASK, OWN_UNITS, Payload, UNIT, WANTS};
 use crate::fs::atomic::{self, FileError};
 use crate::fs::subprocess::ToolError;
-use crate::render::text::{Progress, say, size};
+use crate::render::text::{Progress, remark, size};
 use debugfs::{FileSystem, Stat};
 use partition::{Partition, Super, TableError};
 use std::collections::BTreeSet;
@@ -129,7 +129,7 @@ fn open_alone(image: &Path) -> std::io::Result<File> {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 if !told {
-                    say(&format!("{}: another install is at work; waiting", image.display()));
+                    remark(&format!("{}: another install is at work; waiting", image.display()));
                 }
                 told = true;
                 file.lock()?;

@@ -34,11 +34,13 @@ pub enum LinkError {
     #[error("ssh does not start: {0}; install it (Debian: apt-get install openssh-client)")]
     Start(std::io::Error),
     /// ssh could not connect, or the connection broke before the script ended.
-    #[error("no connection to {to}: {problem}")]
+    #[error("no connection to {to}: {problem}{}", remedy(.to, *.port, .problem))]
     Broken {
         /// The board.
         to: String,
-        /// ssh's last words.
+        /// The port that was asked for.
+        port: Option<u16>,
+        /// The last words of ssh.
         problem: String,
     },
     /// The board answered, and its login shell did not run the script.
@@ -54,6 +56,40 @@ pub enum LinkError {
     /// A name that ssh or a shell would take for something else than a host.
     #[error("{0:?} cannot be where a board is: write USER@HOST or a name of your ssh configuration")]
     Name(String),
+}
+
+/// The line that mends what ssh complains of, where one does.
+fn remedy(to: &str, port: Option<u16>, problem: &str) -> String {
+    // An address of ssh's own form holds its port.
+    let address = to.strip_prefix("ssh://").unwrap_or(to);
+    let host = address.rsplit('@').next().unwrap_or(address);
+    let (host, own) = match host.rsplit_once(':') {
+        Some((name, port)) if !name.contains(':') => (name, port.parse().ok()),
+        _ => (host, None),
+    };
+    let flag = port.or(own).map_or(String::new(), |port| format!("-p {port} "));
+    let user = address
+        .rsplit_once('@')
+        .map_or(String::new(), |(user, _)| format!("{user}@"));
+    let has = |words: &[&str]| words.iter().any(|word| problem.contains(word));
+    if has(&["IDENTIFICATION HAS CHANGED"]) {
+        format!("; where the board was set up anew: ssh-keygen -R {host}")
+    } else if has(&["Host key verification failed"]) {
+        format!(
+            "; connect once and compare the key (ssh {flag}{user}{host}), or take it as it comes: ssh-keyscan {flag}{host} >> \
+             ~/.ssh/known_hosts; of a board set up anew first ssh-keygen -R {host}"
+        )
+    } else if has(&["Permission denied", "Too many authentication failures"]) {
+        format!("; give the board your key, which asks for its password once: ssh-copy-id {flag}{user}{host}")
+    } else if has(&["Could not resolve hostname"]) {
+        "; check the name, or give the board's address".to_string()
+    } else if has(&["Connection refused"]) {
+        "; is ssh switched on there (Raspberry Pi OS: sudo raspi-config, Interface Options), on this port?".to_string()
+    } else if has(&["timed out", "No route to host"]) {
+        "; is the board on, and in this network?".to_string()
+    } else {
+        String::new()
+    }
 }
 
 /// ssh's own exit code for a connection that failed. A script that a signal ended gives the same, so what decides is whether
@@ -170,6 +206,7 @@ impl Link {
             }),
             _ => Err(LinkError::Broken {
                 to: self.to.clone(),
+                port: self.port,
                 problem: if said.is_empty() { "it broke off".into() } else { said },
             }),
         }
@@ -321,6 +358,67 @@ mod tests {
             Some(("half a li", None))
         );
         assert_eq!(between("motd\nbash: sh: not found\n"), None);
+    }
+
+    #[test]
+    fn what_ssh_complains_of_ends_in_the_line_that_mends_it() {
+        let cases = [
+            (
+                "pi@kitchen",
+                None,
+                "Host key verification failed.",
+                "ssh-keyscan kitchen >> ~/.ssh/known_hosts",
+            ),
+            (
+                "pi@kitchen",
+                Some(2222),
+                "Host key verification failed.",
+                "(ssh -p 2222 pi@kitchen)",
+            ),
+            (
+                "pi@kitchen",
+                None,
+                "pi@kitchen: Permission denied (publickey,password).",
+                "ssh-copy-id pi@kitchen",
+            ),
+            (
+                "ssh://pi@kitchen:2222",
+                None,
+                "Permission denied (publickey).",
+                "ssh-copy-id -p 2222 pi@kitchen",
+            ),
+            (
+                "kitchen",
+                Some(22),
+                "Permission denied (publickey).",
+                "ssh-copy-id -p 22 kitchen",
+            ),
+            (
+                "x",
+                None,
+                "ssh: Could not resolve hostname x: Name or service not known",
+                "check the name",
+            ),
+            (
+                "x",
+                None,
+                "ssh: connect to host x port 22: Connection refused",
+                "raspi-config",
+            ),
+        ];
+        for (to, port, problem, want) in cases {
+            let error = LinkError::Broken {
+                to: to.into(),
+                port,
+                problem: problem.into(),
+            };
+            let error = error.to_string();
+            assert!(
+                error.contains(problem) && error.ends_with(want) || error.contains(want),
+                "{error}"
+            );
+        }
+        assert_eq!(remedy("x", None, "it broke off"), "");
     }
 
     #[test]

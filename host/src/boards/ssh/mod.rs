@@ -8,7 +8,8 @@ mod probe;
 use crate::boards::package;
 use crate::boards::reports;
 use crate::fs::atomic::FileError;
-use crate::render::text::{percent, say, size};
+use crate::render::progress::doing;
+use crate::render::text::{percent, remark, say, size};
 use link::{Link, LinkError, quote};
 pub use probe::{Look, Refusal};
 use probe::{check, look};
@@ -143,6 +144,7 @@ fn part_name(item: &Item) -> String {
 /// # Errors
 /// Any [`DeployError`]. What was sent stays on the board for the next try.
 pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, DeployError> {
+    doing(&format!("{}: looking at the board", link.to));
     let look = look(link, cargo, order)?;
     let missing: Vec<&Item> = cargo
         .files
@@ -155,11 +157,13 @@ pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, Dep
         persist(link, &clear(&look, &cargo.files), &mut breaks)?;
     }
     for item in &missing {
+        doing(&format!("{}: sending {}, {}", link.to, item.name, size(item.bytes)));
         sent += send(link, &look, item, &missing, &mut breaks)?;
     }
     if !missing.is_empty() {
         place(link, &look, &missing, &mut breaks)?;
     }
+    doing(&format!("{}: measuring", link.to));
     let report = bench(link, &look, cargo, order, &mut breaks)?;
     let measured = report.model.sha256.as_deref();
     if let Some(model) = cargo.files.iter().find(|f| f.name == cargo.model)
@@ -222,7 +226,7 @@ fn again(
 ) -> Result<link::Told, LinkError> {
     *breaks += 1;
     while *tries < TRIES {
-        say(&format!("{}: {broken}; once more", link.to));
+        remark(&format!("{}: {broken}; once more", link.to));
         link.reset();
         std::thread::sleep(pause(*tries));
         *tries += 1;
@@ -266,10 +270,6 @@ fn place(link: &Link, look: &Look, sent: &[&Item], breaks: &mut u32) -> Result<(
 /// Sends one file, which stays under its temporary name, and gives the bytes that went over the link.
 fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) -> Result<u64, DeployError> {
     let (dir, part) = (quote(&look.dir), quote(&part_name(item)));
-    let (sum, mode, name) = (&item.sha256, item.mode, quote(&item.name));
-    // A disk that is full is left as it was: halves would only keep others from it.
-    let halves: Vec<String> = all.iter().map(|item| quote(&part_name(item))).collect();
-    let halves = halves.join(" ");
     let length = format!("cd {dir} || exit 3\ncat {part} 2>/dev/null | wc -c");
     let mut there = look.part.get(&item.name).copied().unwrap_or(0);
     let mut sent = 0;
@@ -289,42 +289,17 @@ fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) 
                 ));
             }
             let before = there;
-            // Two deploys may send the same file: the second sees the lock, where there is a flock, and neither adds to what
-            // grew since it looked.
-            let lock = match abandoned {
-                true => String::new(),
-                false => format!("exec 9>> .lock; ! command -v flock > /dev/null || flock -n 9 || exit {GREW}\n"),
-            };
-            let script = format!(
-                "cd {dir} || exit 3\n\
-                 {lock}\
-                 [ \"$(cat {part} 2>/dev/null | wc -c)\" -eq {there} ] || exit {GREW}\n\
-                 cat >> {part} || {{ rm -f {halves}; exit 5; }}"
-            );
-            let mut file = Rest {
-                file: item.file.file(),
-                at: there,
-                failed: None,
-            };
-            let told = link.feed(&script, &mut (&mut file).take(item.bytes - there));
-            if let Some(e) = file.failed {
-                return Err(FileError::new(item.file.path(), e).into());
-            }
-            match told {
+            let script = append_script(look, item, all, there, abandoned);
+            match feed_rest(link, &script, item, there)? {
                 Ok(told) if told.code == 0 => {
                     sent += item.bytes - before;
                     break;
                 }
                 Ok(told) if told.code == GREW => {
                     if looks == 0 {
-                        say(&format!("{}: another deploy sends {} too", link.to, item.name));
+                        remark(&format!("{}: another deploy sends {} too", link.to, item.name));
                     }
-                    let look_again = format!(
-                        "cd {dir} || exit 3\n\
-                         [ \"$(sha256sum < {name} 2>/dev/null | cut -c 1-64)\" = {sum} ] && echo have && exit 0\n\
-                         cat {part} 2>/dev/null | wc -c"
-                    );
-                    let told = persist(link, &look_again, breaks)?;
+                    let told = persist(link, &look_again_script(look, item), breaks)?;
                     if told.stdout.trim() == "have" {
                         return Ok(sent);
                     }
@@ -352,13 +327,7 @@ fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) 
                 Err(error) => return Err(error.into()),
             }
         }
-        let finish = format!(
-            "cd {dir} || exit 3\n\
-             [ -f {part} ] || [ \"$(sha256sum < {name} 2>/dev/null | cut -c 1-64)\" != {sum} ] || exit 0\n\
-             [ \"$(sha256sum < {part} | cut -c 1-64)\" = {sum} ] || {{ rm -f {part}; exit 4; }}\n\
-             chmod {mode} {part} && sync"
-        );
-        let told = persist(link, &finish, breaks)?;
+        let told = persist(link, &finish_script(look, item), breaks)?;
         match told.code {
             0 => return Ok(sent),
             // Before the board is blamed.
@@ -374,6 +343,63 @@ fn send(link: &Link, look: &Look, item: &Item, all: &[&Item], breaks: &mut u32) 
     Err(DeployError::Damaged {
         name: item.name.clone(),
     })
+}
+
+/// Runs `script` on the rest of a file, from `there` on. The outer error is the file's, the inner one the link's.
+fn feed_rest(link: &Link, script: &str, item: &Item, there: u64) -> Result<Result<link::Told, LinkError>, DeployError> {
+    let mut file = Rest {
+        file: item.file.file(),
+        at: there,
+        failed: None,
+    };
+    let told = link.feed(script, &mut (&mut file).take(item.bytes - there));
+    match file.failed {
+        Some(e) => Err(FileError::new(item.file.path(), e).into()),
+        None => Ok(told),
+    }
+}
+
+/// Adds what it reads to the part of a file that is there, as long as that is `there` bytes long.
+fn append_script(look: &Look, item: &Item, all: &[&Item], there: u64, abandoned: bool) -> String {
+    let (dir, part) = (quote(&look.dir), quote(&part_name(item)));
+    // A disk that is full is left as it was: halves would only keep others from it.
+    let halves: Vec<String> = all.iter().map(|item| quote(&part_name(item))).collect();
+    let halves = halves.join(" ");
+    // Two deploys may send the same file: the second sees the lock, where there is a flock, and neither adds to what
+    // grew since it looked.
+    let lock = match abandoned {
+        true => String::new(),
+        false => format!("exec 9>> .lock; ! command -v flock > /dev/null || flock -n 9 || exit {GREW}\n"),
+    };
+    format!(
+        "cd {dir} || exit 3\n\
+         {lock}\
+         [ \"$(cat {part} 2>/dev/null | wc -c)\" -eq {there} ] || exit {GREW}\n\
+         cat >> {part} || {{ rm -f {halves}; exit 5; }}"
+    )
+}
+
+/// Tells whether the board has the file by now, or else how much of it.
+fn look_again_script(look: &Look, item: &Item) -> String {
+    let (dir, part) = (quote(&look.dir), quote(&part_name(item)));
+    let (sum, name) = (&item.sha256, quote(&item.name));
+    format!(
+        "cd {dir} || exit 3\n\
+         [ \"$(sha256sum < {name} 2>/dev/null | cut -c 1-64)\" = {sum} ] && echo have && exit 0\n\
+         cat {part} 2>/dev/null | wc -c"
+    )
+}
+
+/// Holds what was sent to its SHA-256 and gives it its mode; 4 is the exit code of another sum.
+fn finish_script(look: &Look, item: &Item) -> String {
+    let (dir, part) = (quote(&look.dir), quote(&part_name(item)));
+    let (sum, mode, name) = (&item.sha256, item.mode, quote(&item.name));
+    format!(
+        "cd {dir} || exit 3\n\
+         [ -f {part} ] || [ \"$(sha256sum < {name} 2>/dev/null | cut -c 1-64)\" != {sum} ] || exit 0\n\
+         [ \"$(sha256sum < {part} | cut -c 1-64)\" = {sum} ] || {{ rm -f {part}; exit 4; }}\n\
+         chmod {mode} {part} && sync"
+    )
 }
 
 /// What a shell says of a program that SIGKILL ended.
@@ -405,7 +431,7 @@ fn bench(link: &Link, look: &Look, cargo: &Cargo, order: &Order, breaks: &mut u3
             break told;
         }
         if waits == 0 {
-            say(&format!("{}: another deploy measures there; waiting", link.to));
+            remark(&format!("{}: another deploy measures there; waiting", link.to));
         }
         if waits == WAITS {
             return Err(DeployError::Busy { dir: look.dir.clone() });

@@ -246,6 +246,7 @@ pub(super) mod tests {
         assert!(look.systemd && !look.root);
     }
 
+    // One case a reason to refuse, all against the same board, so it is not cut into parts.
     #[test]
     fn a_board_that_does_not_fit_is_refused_before_anything_is_sent() {
         let item = Item {

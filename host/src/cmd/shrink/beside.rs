@@ -4,7 +4,7 @@
 use crate::budget::integer_arithmetic::Trade;
 use crate::budget::sensitivity::Yardstick;
 use crate::budget::solver::Plan;
-use crate::eval::metrics::{Score, Word};
+use crate::eval::metrics::Score;
 use crate::quantize::shift::Reach;
 use crate::render::text::{Align, table};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ pub fn yardsticks_text(plan: &Plan) -> String {
         true => String::new(),
         false => format!("beside it: {}; ", each.join(", ")),
     };
-    format!("{beside}{}\n\n", Word::rule(score.decides()))
+    format!("{beside}{}\n\n", score.rule())
 }
 
 pub fn yardstick_json(yardstick: &Yardstick) -> Value {
@@ -113,5 +113,5 @@ pub fn prepared_text(plan: &Plan) -> String {
     }
     let aligns = [Align::Left, Align::Right, Align::Right];
     let chosen = format!("prepared: {}\n", plan.preparation.describe(&plan.done));
-    chosen + &table(&["prepared", "smallest file loses", "int8 throughout"], &aligns, &rows)
+    chosen + &table(&["prepared", "smallest file loses", "i8 throughout"], &aligns, &rows)
 }

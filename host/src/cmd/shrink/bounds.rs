@@ -114,6 +114,22 @@ impl Bounds {
         bytes.saturating_add(self.ram_beside)
     }
 
+    /// The flags with which a file of `bytes` fits: each that was given and is too small is raised, and none that is large enough.
+    pub fn fitting(&self, budget: Option<u64>, bytes: u64) -> String {
+        let ram = self.predicted_ram(bytes);
+        let mut flags = Vec::new();
+        if let Some(budget) = budget {
+            flags.push(format!("--budget {}", budget.max(bytes)));
+        }
+        if let Some(max_ram) = self.max_ram {
+            flags.push(format!("--max-ram {}", max_ram.max(ram)));
+        }
+        if flags.is_empty() {
+            flags.push(format!("--budget {bytes}"));
+        }
+        flags.join(" ")
+    }
+
     pub fn predicted_ms(&self, formats: &BTreeMap<String, Format>) -> Option<f64> {
         let l = self.latency.as_ref()?;
         Some(l.pace.inference(&l.config, formats, l.seq) as f64 / NANOSECONDS)

@@ -45,6 +45,7 @@ impl About<'_> {
         if self.args.json {
             let json = json!({
                 "schema": 1, "verdict": "over budget", "written": false, "budget": self.budget(), "floor": floor.bytes,
+                "fits": self.bounds.fitting(self.args.budget.map(|b| b.as_u64()), floor.bytes),
                 "floor_parts": parts.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect::<Vec<_>>(),
             });
             return format!("{json:#}\n");
@@ -56,10 +57,7 @@ impl About<'_> {
             .collect();
         let formats = self.question.formats.iter();
         let list = formats.map(Format::to_string).collect::<Vec<_>>().join(", ");
-        let fits = match self.bounds.max_ram {
-            Some(_) if self.args.budget.is_none() => format!("--max-ram {}", self.bounds.predicted_ram(floor.bytes)),
-            _ => format!("--budget {}", floor.bytes),
-        };
+        let fits = self.bounds.fitting(self.args.budget.map(|b| b.as_u64()), floor.bytes);
         format!(
             "no: {} is below the floor of {}, the smallest file in the formats {list}\n\
              the floor is set by {}\nnearest that fits: {fits}; nothing was written\n",
@@ -141,7 +139,7 @@ impl About<'_> {
         let whole = self.fp32_bytes().unwrap_or(plan.bytes);
         let score = plan.loss.score();
         format!(
-            "{}, {:.2} times smaller than fp32: {}, {}\n",
+            "{}, {:.2} times smaller than f32: {}, {}\n",
             exact(plan.bytes),
             whole as f64 / plan.bytes.max(1) as f64,
             score.word().name(),
@@ -184,10 +182,11 @@ impl About<'_> {
         let mut text = table(&["weights", "format", "bytes", "share", "loss alone"], &aligns, &rows) + "\n";
         text += &match self.budget() {
             Some(budget) => format!(
-                "{} of {}: {} used\n",
+                "{} of {}: {} used{}\n",
                 exact(plan.bytes),
                 exact(budget),
-                percent(plan.bytes, budget)
+                percent(plan.bytes, budget),
+                self.beside_budget()
             ),
             None => format!("{}\n", exact(plan.bytes)),
         };
@@ -212,6 +211,17 @@ impl About<'_> {
         text += &prepared_text(plan);
         text += &format!("\non {}:\n{}\n", self.rows_reported(), verify::describe(&plan.loss));
         text + &self.board_text(plan)
+    }
+
+    /// The tokenizer is a file of its own: a budget of the model's file does not count it.
+    fn beside_budget(&self) -> String {
+        match self.tokenizer {
+            Some(bytes) => format!(
+                "; the tokenizer beside it has {}, which the budget does not count",
+                size(bytes as u64)
+            ),
+            None => String::new(),
+        }
     }
 
     fn board_text(&self, plan: &Plan) -> String {

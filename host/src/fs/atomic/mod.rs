@@ -86,6 +86,37 @@ pub fn takes_files(dir: &Path) -> std::io::Result<()> {
     Ok(access(dir, Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
+/// Refuses a path that no file could be written to, so that long work for one does not even begin.
+///
+/// # Errors
+/// Where it is a directory, its directory is missing, or that takes no files.
+pub fn can_be_written(path: &Path) -> Result<(), FileError> {
+    let mut made = path.to_path_buf();
+    // A link is followed by the writer too, but not for ever.
+    for _ in 0..MOST_LINKS {
+        let Ok(to) = std::fs::read_link(&made) else { break };
+        made = folder(&made).join(to);
+    }
+    match std::fs::metadata(&made) {
+        Ok(meta) if meta.is_dir() => return Err(FileError::new(path, "is a directory; name a file in it")),
+        // A pipe or a device is opened, nothing is put in its place.
+        Ok(meta) if !meta.is_file() => return Ok(()),
+        _ => {}
+    }
+    let dir = folder(&made);
+    takes_files(dir).map_err(|e| {
+        let problem = match e.kind() {
+            ErrorKind::NotFound => format!("there is no folder {}; make it first (mkdir -p)", dir.display()),
+            ErrorKind::NotADirectory => format!("{} is no folder", dir.display()),
+            _ => format!("nothing can be written in {}: {e}", dir.display()),
+        };
+        FileError::new(path, problem)
+    })
+}
+
+/// As many symbolic links as Linux follows.
+const MOST_LINKS: usize = 40;
+
 /// What a file is to hold.
 pub enum Content<'a> {
     /// Bytes that may lie in several places.
@@ -366,6 +397,32 @@ pub fn clear_abandoned(folder: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_that_takes_no_file_is_known_before_anything_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("old"), b"x").unwrap();
+        std::os::unix::fs::symlink("missing/new", at("link")).unwrap();
+        std::os::unix::fs::symlink("ring", at("ring")).unwrap();
+        for good in ["old", "new"] {
+            can_be_written(&at(good)).unwrap();
+        }
+        can_be_written(Path::new("/dev/full")).unwrap();
+        let cases = [
+            (".", "is a directory"),
+            ("missing/new", "there is no folder"),
+            ("old/new", "is no folder"),
+            ("link", "there is no folder"),
+        ];
+        for (name, want) in cases {
+            let error = can_be_written(&at(name)).unwrap_err().to_string();
+            assert!(error.contains(want) && error.contains(name), "{error}");
+        }
+        // The system ends a ring of links where it is opened.
+        let _ = can_be_written(&at("ring"));
+        assert!(!at("new").exists() && !at("missing").exists());
+    }
 
     #[test]
     fn a_mapped_old_file_keeps_its_contents() {

@@ -8,7 +8,9 @@ use super::names::Stored;
 use super::{SourceError, labels};
 use serde_json::Value;
 use std::path::Path;
-use thimble_shared::model::{Activation, Config, Head};
+use thimble_shared::model::sentence::Pooling;
+use thimble_shared::model::sentence::Sentence;
+use thimble_shared::model::{Activation, AnswerKind, Config, Head};
 
 /// Hugging Face's `hidden_act` names with the formula behind each. `gelu_fast` and `gelu_accurate` write the tanh form with
 /// other groupings and constants rounded to ten digits: within one f32 rounding of each other.
@@ -27,8 +29,14 @@ const ACTIVATIONS: [(&str, Activation); 11] = [
 ];
 
 /// Reads `json`, found at `path`, for a checkpoint that stores `stored`.
-/// A `head` asked for counts, whatever class the file names.
-pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> Result<Described, SourceError> {
+/// A `head` asked for counts, whatever class the file names. `sentence` is how that head pools, where files say so.
+pub fn read(
+    path: &Path,
+    json: &Value,
+    stored: &Stored,
+    head: Option<Head>,
+    sentence: Option<Sentence>,
+) -> Result<Described, SourceError> {
     let fields = Fields::of(path, json)?;
     let mut notes = Vec::new();
     model_type(&fields, &mut notes)?;
@@ -38,31 +46,23 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
         None => architecture(&fields, stored, &mut notes)?,
     };
     let rows = |tensor: &str, axis: usize| stored.shape(tensor).and_then(|shape| shape.get(axis).copied());
-    let labels = match head {
-        Head::SequenceClassification | Head::TokenClassification => {
-            labels::read(&fields, rows("classifier.weight", 0), &mut notes)?
-        }
-        _ => Vec::new(),
+    let labels = match head.row().has_labels {
+        true => labels::read(&fields, rows("classifier.weight", 0), &mut notes)?,
+        false => Vec::new(),
     };
+    let sentence = pooling(head, sentence, &mut notes);
     let size = |field: &str, default: usize| Ok::<_, SourceError>(fields.size(field)?.unwrap_or(default));
     let told =
         |field: &str, tensor: &str, axis: usize, default: usize| size(field, rows(tensor, axis).unwrap_or(default));
     let (groups, inner) = stored.groups();
-    let problem = match (head, fields.text("problem_type")?) {
-        (Head::SequenceClassification, named) => match Problem::of(named, labels.len()) {
-            Ok(problem) => problem,
-            Err(problem) => return fields.bad("problem_type", problem),
-        },
-        // No other head's class reads it.
-        (_, _) => Problem::default(),
-    };
+    let problem = problem_type(&fields, head, labels.len())?;
     notes.extend(problem.note(labels.len()).map(str::to_string));
     let pooler = head.needs_pooler() || (head == Head::None && stored.has("pooler.weight"));
     if head == Head::None && !pooler {
         notes.push("the checkpoint has no pooler: the model will not give pooler_output".into());
     }
     defaults(&fields, &mut notes);
-    let config = Config {
+    let mut config = Config {
         vocab_size: told("vocab_size", "embeddings.word_embeddings.weight", 0, 30000)?,
         embedding_size: told("embedding_size", "embeddings.word_embeddings.weight", 1, 128)?,
         hidden_size: told("hidden_size", "encoder.embedding_hidden_mapping_in.weight", 0, 4096)?,
@@ -92,7 +92,13 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
         regression: problem.regression,
         labels,
         hidden_shift: false,
+        sentence,
     };
+    if let Some(sentence) = &mut config.sentence {
+        // Positions end there in any case.
+        let positions = config.max_position_embeddings;
+        sentence.max_tokens = sentence.max_tokens.filter(|most| *most < positions);
+    }
     check(path, &config, stored)?;
     Ok(Described {
         config,
@@ -101,6 +107,32 @@ pub fn read(path: &Path, json: &Value, stored: &Stored, head: Option<Head>) -> R
         tie: fields.flag("tie_word_embeddings")?.unwrap_or(true),
         notes,
     })
+}
+
+/// How a sentence's embedding is pooled: as files say, else the tokens' mean.
+fn pooling(head: Head, sentence: Option<Sentence>, notes: &mut Vec<String>) -> Option<Sentence> {
+    match (head.answer(), sentence) {
+        (AnswerKind::Embedding, None) => {
+            notes.push(
+                "no modules.json says how tokens become a sentence's embedding: it is their mean, as sentence-transformers takes it then"
+                    .into(),
+            );
+            Some(Sentence::pooled(Pooling::Mean))
+        }
+        (_, sentence) => sentence,
+    }
+}
+
+/// What a head with `labels` labels is trained for.
+fn problem_type(fields: &Fields, head: Head, labels: usize) -> Result<ProblemType, SourceError> {
+    match (head.answer(), fields.text("problem_type")?) {
+        (AnswerKind::Labels, named) => match ProblemType::of(named, labels) {
+            Ok(problem) => Ok(problem),
+            Err(problem) => fields.bad("problem_type", problem),
+        },
+        // No other head's class reads it.
+        (_, _) => Ok(ProblemType::default()),
+    }
 }
 
 /// Holds a configuration to what thimble builds, and to how much the checkpoint stores.
@@ -154,19 +186,19 @@ fn defaults(fields: &Fields, notes: &mut Vec<String>) {
 /// What `problem_type` and the number of labels make of a sequence classifier, as transformers 4.57 decides it: its
 /// text-classification pipeline the scores, `AlbertForSequenceClassification` the loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Problem {
+pub struct ProblemType {
     /// [`Config::multi_label`].
     pub multi_label: bool,
     /// [`Config::regression`].
     pub regression: bool,
 }
 
-impl Problem {
+impl ProblemType {
     /// Of the value of `problem_type`.
     ///
     /// # Errors
     /// A value transformers refuses.
-    pub fn of(named: Option<&str>, labels: usize) -> Result<Problem, String> {
+    pub fn of(named: Option<&str>, labels: usize) -> Result<ProblemType, String> {
         let (multi_label, regression) = match (named, labels) {
             (Some("multi_label_classification"), _) => (true, false),
             // One label without `multi_label` is a value without more being said.
@@ -180,7 +212,7 @@ impl Problem {
                 ));
             }
         };
-        Ok(Problem {
+        Ok(ProblemType {
             multi_label,
             regression,
         })

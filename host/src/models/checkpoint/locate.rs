@@ -1,11 +1,18 @@
 //! Finds a checkpoint's files: in comes a directory or a weights file, out come the paths of its configuration and its weights.
 //! Files are told by their bytes.
 
-use super::listing::{Located, SHARDED, SINGLE, kind_of, name_of, names_an_albert, same_bytes, weight_files};
+use super::listing::{
+    Located, SHARDED, SINGLE, holds_weights, kind_of, name_of, names_an_albert, same_bytes, weight_files,
+};
 use super::shards::{self, Part};
-use super::{SourceError, config_file, hint};
+use super::{SourceError, config_file, hint, tensorflow};
 use std::path::{Path, PathBuf};
 use thimble_shared::file_kind::FileKind;
+
+/// Whether a folder itself holds a model's weights.
+pub fn has_weights(dir: &Path) -> bool {
+    holds_weights(dir) || tensorflow::is_checkpoint(dir)
+}
 
 /// Finds the files of the checkpoint at `path`: a directory, a weights file or a shard index.
 pub fn locate(path: &Path) -> Result<Located, SourceError> {

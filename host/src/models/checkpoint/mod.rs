@@ -21,6 +21,7 @@ mod names;
 mod pickle;
 mod prefix;
 mod raw;
+pub(crate) mod sentence_transformers;
 mod shards;
 mod spelling;
 mod tensorflow;
@@ -29,17 +30,18 @@ mod torch;
 mod yaml;
 mod zip;
 
-pub use config::Problem;
+pub use config::ProblemType;
 pub use error::{Mismatch, Misshapen, PickleError, SourceError};
 pub use tensorflow::BundleError;
 
 use crate::models::read_options::ReadOptions;
 use crate::models::tokenizer::{self, TokenizerSource};
 use listing::Located;
+use sentence_transformers::Embedding;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::{AnswerKind, Config, Head};
 
 /// One weight in logical order, `[out, in]` or `[rows, cols]`, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,7 +90,11 @@ pub fn read(path: &Path) -> Result<Source, SourceError> {
 /// # Errors
 /// Any [`SourceError`].
 pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceError> {
-    let (located, sentence) = locate(path, options)?;
+    let Found {
+        located,
+        embedding,
+        of_sentence_transformers,
+    } = locate(path, options)?;
     let adapter = options.adapter.as_deref().map(adapter::Adapter::open).transpose()?;
     let (mut json, config_notes) = config_file::read(&located.config)?;
     let files = located
@@ -97,18 +103,12 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
         .map(|p| map::Mapped::open(p))
         .collect::<Result<Vec<_>, _>>()?;
     let mut notes = located.notes;
-    let tokenizer = tokenizer::beside(&located.dir, &mut notes);
+    let mut tokenizer = tokenizer::beside(&located.dir, &mut notes);
+    if embedding.as_ref().is_some_and(|embedding| embedding.lower_case) {
+        tokenizer = tokenizer.map(TokenizerSource::lower_casing);
+    }
     let of_tensorflow = files.first().is_some_and(tensorflow::is_index);
-    let tensors = if of_tensorflow {
-        notes.extend(tensorflow::note_on_activation(&json));
-        tensorflow::tensors(&files)?
-    } else {
-        let listed = tensors::stored(&files, located.promised.as_ref())?;
-        notes.extend(listed.notes);
-        listed.tensors
-    };
-    let base = names::Stored::new(tensors)?;
-    notes.extend(base.notes.iter().cloned());
+    let base = stored(&files, located.promised.as_ref(), &json, &mut notes)?;
     notes.extend(config_notes);
     let mut head = options.head;
     let merged = match &adapter {
@@ -125,29 +125,32 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
     if adapter.is_some() || of_tensorflow {
         notes.extend(fit_labels(&mut json, &stored));
     }
-    let mut described = config::read(&located.config, &json, &stored, head)?;
+    if let Some(embedding) = &embedding {
+        stored = stored.with(embedding.tensors()?);
+        head = Some(Head::SentenceEmbedding);
+    }
+    let sentence = embedding.as_ref().map(|embedding| embedding.sentence.clone());
+    let mut described = config::read(&located.config, &json, &stored, head, sentence)?;
+    if let Some(embedding) = &embedding {
+        embedding.fits(&described.config)?;
+    }
     if let Some(adapter) = &adapter {
         adapter.settle_decoder(&merged, &mut described)?;
     }
-    if sentence && described.config.head == Head::None {
+    if of_sentence_transformers && described.config.head == Head::None {
         // What sentence-transformers computes has no use for the pooler.
         described.config.pooler = false;
         notes.push("outputs are hidden states, no sentence embeddings".into());
     }
-    let release = |part: &[u8]| files.iter().for_each(|file| file.release(part));
+    let dense = || embedding.iter().flat_map(Embedding::weights);
+    let release = |part: &[u8]| files.iter().chain(dense()).for_each(|file| file.release(part));
     let weights = names::assemble(&stored, &mut described, path, &release)?;
     // Numbers of which some are old and some new are no checkpoint's.
     let opened = files.iter().chain(adapter.as_ref().map(|a| a.weights()));
-    opened.clone().try_for_each(map::Mapped::unchanged)?;
+    let opened: Vec<&map::Mapped> = opened.chain(dense()).collect();
+    opened.iter().try_for_each(|file| file.unchanged())?;
     let stored_as: BTreeSet<_> = stored.iter().map(|t| t.dtype.to_string()).collect();
     notes.append(&mut described.notes);
-    let opened: Vec<&map::Mapped> = opened.collect();
-    let mut read = located.weights;
-    read.extend(
-        adapter
-            .iter()
-            .flat_map(|a| [a.weights().path.clone(), a.config_file.clone()]),
-    );
     Ok(Source {
         config: described.config,
         weights,
@@ -155,11 +158,47 @@ pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Source, SourceErr
         notes,
         bytes: opened.iter().map(|f| f.bytes().len() as u64).sum(),
         sha256: sha256(&opened)?,
-        files: read,
+        files: read_files(located.weights, adapter.as_ref(), embedding.as_ref()),
         config_file: located.config,
         stored_as: stored_as.into_iter().collect(),
         tokenizer,
     })
+}
+
+/// The tensors of a checkpoint's weights files, under canonical names.
+fn stored<'a>(
+    files: &'a [map::Mapped],
+    promised: Option<&BTreeSet<String>>,
+    json: &serde_json::Value,
+    notes: &mut Vec<String>,
+) -> Result<names::Stored<'a>, SourceError> {
+    let tensors = if files.first().is_some_and(tensorflow::is_index) {
+        notes.extend(tensorflow::note_on_activation(json));
+        tensorflow::tensors(files)?
+    } else {
+        let listed = tensors::stored(files, promised)?;
+        notes.extend(listed.notes);
+        listed.tensors
+    };
+    let stored = names::Stored::new(tensors)?;
+    notes.extend(stored.notes.iter().cloned());
+    Ok(stored)
+}
+
+/// The files of weights, of the adapter and of the sentence embedding.
+fn read_files(
+    weights: Vec<PathBuf>,
+    adapter: Option<&adapter::Adapter>,
+    embedding: Option<&Embedding>,
+) -> Vec<PathBuf> {
+    let mut read = weights;
+    read.extend(
+        adapter
+            .iter()
+            .flat_map(|a| [a.weights().path.clone(), a.config_file.clone()]),
+    );
+    read.extend(embedding.iter().flat_map(|e| e.paths()));
+    read
 }
 
 /// Whether `path` can only be meant as a checkpoint, by its name or what stands at it: neither a file of thimble's nor ONNX.
@@ -171,8 +210,16 @@ pub fn is_checkpoint(path: &Path) -> bool {
         || foreign::advice_for_file(path).is_some()
 }
 
-/// Finds the checkpoint that `path` leads to, and whether sentence-transformers would compute from its hidden states.
-fn locate(path: &Path, options: &ReadOptions) -> Result<(Located, bool), SourceError> {
+/// A checkpoint's files.
+struct Found {
+    located: Located,
+    /// How its hidden states become an embedding, where it is one of sentence-transformers and no other head is wanted.
+    embedding: Option<Embedding>,
+    of_sentence_transformers: bool,
+}
+
+/// Finds the checkpoint that `path` leads to.
+fn locate(path: &Path, options: &ReadOptions) -> Result<Found, SourceError> {
     let opened = folder::resolve(path)?;
     if let Some(advice) = foreign::advice_for_file(path) {
         return Err(SourceError::Format {
@@ -186,8 +233,22 @@ fn locate(path: &Path, options: &ReadOptions) -> Result<(Located, bool), SourceE
     } else {
         locate::locate(&opened.path)?
     };
-    located.notes.splice(0..0, opened.notes);
-    Ok((located, opened.sentence))
+    let mut notes = opened.notes;
+    let mut embedding = None;
+    if let Some(modules) = &opened.modules {
+        let wanted = options.head.is_none_or(|head| head.answer() == AnswerKind::Embedding);
+        if wanted && modules.pools() {
+            embedding = Some(modules.embedding()?);
+        }
+        notes.push(modules.note(embedding.as_ref()));
+        notes.extend(embedding.iter().flat_map(|embedding| embedding.notes.clone()));
+    }
+    located.notes.splice(0..0, notes);
+    Ok(Found {
+        located,
+        embedding,
+        of_sentence_transformers: opened.modules.is_some(),
+    })
 }
 
 /// Makes the labels of a config that another classifier's was those of the classifier stored.
@@ -199,24 +260,26 @@ fn fit_labels(json: &mut serde_json::Value, stored: &names::Stored) -> Option<St
 
 /// Whether a folder holds a checkpoint's weights.
 pub fn holds_weights(dir: &Path) -> bool {
-    folder::has_weights(dir)
+    locate::has_weights(dir)
 }
 
 /// The files the weights and the configuration of the checkpoint at `path` are read from.
 pub fn files(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
-    let (located, _) = locate(path, &ReadOptions::default())?;
-    Ok(located.weights.into_iter().chain([located.config]).collect())
+    let Found { located, embedding, .. } = locate(path, &ReadOptions::default())?;
+    let own = located.weights.into_iter().chain([located.config]);
+    Ok(own.chain(embedding.iter().flat_map(Embedding::paths)).collect())
 }
 
 /// Bytes of the weights file(s) of the checkpoint at `path`, without reading them.
 pub fn weight_file_bytes(path: &Path) -> Result<u64, SourceError> {
-    let (located, _) = locate(path, &ReadOptions::default())?;
+    let Found { located, embedding, .. } = locate(path, &ReadOptions::default())?;
     let size = |p: &PathBuf| {
         std::fs::metadata(p)
             .map(|m| m.len())
             .map_err(|cause| SourceError::Io { path: p.clone(), cause })
     };
-    located.weights.iter().map(size).sum()
+    let dense = embedding.iter().flat_map(Embedding::weights).map(|file| &file.path);
+    located.weights.iter().chain(dense).map(size).sum()
 }
 
 fn sha256(files: &[&map::Mapped]) -> Result<String, SourceError> {

@@ -10,6 +10,7 @@ use super::{SourceError, Weight};
 use crate::fs::ram;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use thimble_shared::model::Head;
 
 /// Index buffers some versions of transformers store; they hold 0, 1, 2 ... and zeros.
 const BUFFERS: [&str; 2] = ["embeddings.position_ids", "embeddings.token_type_ids"];
@@ -168,11 +169,6 @@ fn hugging_face(name: &str) -> String {
         "type" => "embeddings.token_type_embeddings".into(),
         "embed_norm" => "embeddings.LayerNorm".into(),
         "map" => "encoder.embedding_hidden_mapping_in".into(),
-        "qa" => "qa_outputs".into(),
-        "mlm.dense" => "predictions.dense".into(),
-        "mlm.norm" => "predictions.LayerNorm".into(),
-        "mlm.decoder" => "predictions.decoder".into(),
-        "sop" => "sop_classifier.classifier".into(),
         _ => match base.split('.').collect::<Vec<_>>().as_slice() {
             [group, inner, part] => {
                 let part = match *part {
@@ -188,7 +184,11 @@ fn hugging_face(name: &str) -> String {
                 };
                 format!("encoder.albert_layer_groups.{group}.albert_layers.{inner}.{part}")
             }
-            _ => base.to_string(),
+            _ => {
+                let mut modules = Head::ALL.iter().flat_map(|head| head.row().modules);
+                let module = modules.find(|(own, _)| *own == base);
+                module.map_or(base, |(_, theirs)| theirs).to_string()
+            }
         },
     };
     format!("{module}.{parameter}")

@@ -22,19 +22,24 @@ const MIXING: [&str; 3] = ["MatMul", "Gemm", "Einsum"];
 const MOST_NODES: usize = 64;
 
 /// What pooling over tokens and normalising are spelt in; none of them has weights.
-const POOLING: [&str; 32] = [
+pub const POOLING: [&str; 39] = [
     "Add",
+    "ArgMax",
     "Cast",
     "Clip",
     "Concat",
     "Constant",
     "ConstantOfShape",
+    "CumSum",
     "Div",
     "Equal",
     "Expand",
     "Gather",
+    "GatherElements",
+    "GatherND",
     "GlobalAveragePool",
     "Identity",
+    "Less",
     "LpNormalization",
     "Max",
     "Min",
@@ -42,6 +47,7 @@ const POOLING: [&str; 32] = [
     "Neg",
     "Not",
     "Pow",
+    "Range",
     "Reciprocal",
     "ReduceL2",
     "ReduceMax",
@@ -55,6 +61,7 @@ const POOLING: [&str; 32] = [
     "Sub",
     "Transpose",
     "Unsqueeze",
+    "Where",
 ];
 
 /// The values of a head that `name` is an answer made of: probabilities, a choice, a yes or no, one of several labels. All of

@@ -1,13 +1,15 @@
 //! What stands beside a foreign ONNX file, or one folder up, and says what the file cannot: label names and the problem type in
 //! config.json, and the tokenizer. Neither is needed; what does not fit the graph is left alone, with a note.
 
-use crate::models::checkpoint::Problem;
+use crate::models::checkpoint::ProblemType;
+use crate::models::checkpoint::sentence_transformers::{Modules, Texts};
 use crate::models::tokenizer::{self, TokenizerSource};
 use crate::render::text::printable;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::sentence::Sentence;
+use thimble_shared::model::{AnswerKind, Config};
 use thimble_text::tokenizer_beside;
 
 #[derive(Debug, Default)]
@@ -82,10 +84,13 @@ pub fn read(model: &Path, sigmoid: bool, config: &mut Config, notes: &mut Vec<St
         tokenizer: self::tokenizer(model, notes),
         config: None,
     };
-    if !matches!(config.head, Head::SequenceClassification | Head::TokenClassification) {
+    if let Some(sentence) = &mut config.sentence {
+        texts(model, config.max_position_embeddings, sentence, &mut found, notes);
+    }
+    if !config.head.row().has_labels {
         return found;
     }
-    let sequence = config.head == Head::SequenceClassification;
+    let sequence = config.head.answer() == AnswerKind::Labels;
     let sigmoids = (sequence && sigmoid && config.labels.len() > 1).then_some("multi_label_classification");
     let (path, json) = match self::config(model) {
         Ok(found) => found,
@@ -127,9 +132,45 @@ pub fn read(model: &Path, sigmoid: bool, config: &mut Config, notes: &mut Vec<St
     found
 }
 
+/// What sentence-transformers' files say of texts.
+fn texts(model: &Path, positions: usize, sentence: &mut Sentence, found: &mut Neighbours, notes: &mut Vec<String>) {
+    let Some(dir) = folders(model).into_iter().find(|dir| Texts::are_said(dir)) else {
+        return;
+    };
+    match Texts::read(&dir, &dir) {
+        Ok(texts) => {
+            sentence.max_tokens = texts.max_tokens.filter(|most| *most < positions);
+            sentence.prompt = texts.prompt;
+            notes.extend(texts.notes);
+            if texts.lower_case {
+                found.tokenizer = found.tokenizer.take().map(TokenizerSource::lower_casing);
+            }
+        }
+        Err(e) => notes.push(format!("{e}; it is left alone")),
+    }
+}
+
+/// How sentence-transformers pools the hidden states that a file gives, and the folder whose `modules.json` says so: the file's or
+/// the one around it. An error where that takes weights that the file does not have, or is not computed.
+pub fn pooling(model: &Path) -> Option<Result<(Sentence, PathBuf), String>> {
+    let modules = |dir: PathBuf| match Modules::find(&dir) {
+        Ok(modules) => modules.filter(Modules::pools).map(|modules| (dir, modules.embedding())),
+        Err(e) => Some((dir, Err(e))),
+    };
+    let (dir, found) = folders(model).into_iter().find_map(modules)?;
+    Some(match found {
+        Ok(embedding) if embedding.weights().next().is_some() => Err(format!(
+            "{} has dense layers that the file has not; start from the checkpoint",
+            dir.display()
+        )),
+        Ok(embedding) => Ok((embedding.sentence, dir)),
+        Err(e) => Err(e.to_string()),
+    })
+}
+
 /// Takes over the `problem_type` that is named; one that transformers does not know is left out with a note.
 fn problem(named: Option<&str>, config: &mut Config, path: &Path, notes: &mut Vec<String>) {
-    match Problem::of(named, config.labels.len()) {
+    match ProblemType::of(named, config.labels.len()) {
         Ok(problem) => {
             (config.multi_label, config.regression) = (problem.multi_label, problem.regression);
             notes.extend(problem.note(config.labels.len()).map(str::to_string));

@@ -6,7 +6,7 @@ use super::ImportError;
 use super::trace::Trace;
 use crate::render::text::printable;
 use thimble_device::engine::Input;
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::Config;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::bail;
 use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
@@ -84,7 +84,7 @@ impl Cost {
         let (hidden, inner) = (config.hidden_size as f64, config.intermediate_size as f64);
         let (embedding, words) = (config.embedding_size as f64, config.vocab_size as f64);
         let layers = config.num_hidden_layers as f64;
-        let decodes = matches!(config.head, Head::MaskedLm | Head::PreTraining);
+        let decodes = config.head.has_decoder();
         let layer = tokens * (4.0 * hidden * hidden + 2.0 * hidden * inner) + 2.0 * tokens * seq * hidden;
         let around = tokens * embedding * (2.0 * hidden + if decodes { words } else { 0.0 });
         let scores = tokens * seq * config.num_attention_heads as f64;

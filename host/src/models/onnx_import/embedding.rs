@@ -6,6 +6,7 @@ use super::ports::{self, Inputs, Port};
 use super::trace::{Linear, Norm, Trace};
 use super::weights::Matrix;
 use std::collections::BTreeMap;
+use thimble_shared::model::{Role, Slot};
 
 pub struct Embedding<'a> {
     pub weights: BTreeMap<String, Matrix<'a>>,
@@ -130,13 +131,13 @@ fn assemble<'a>(
         return Err(trace.not_albert("the map from the embedding size to the hidden size has no bias"));
     };
     let weights = BTreeMap::from([
-        ("word".to_string(), word.clone()),
-        ("position".to_string(), position),
-        ("type".to_string(), types),
-        ("embed_norm.weight".to_string(), norm.weight.clone()),
-        ("embed_norm.bias".to_string(), norm.bias.clone()),
-        ("map".to_string(), map.weight.clone()),
-        ("map.bias".to_string(), map_bias),
+        (Role::Word.tensor(Slot::Whole, None), word.clone()),
+        (Role::Position.tensor(Slot::Whole, None), position),
+        (Role::TokenType.tensor(Slot::Whole, None), types),
+        (Role::EmbeddingNorm.tensor(Slot::Gain, None), norm.weight.clone()),
+        (Role::EmbeddingNorm.tensor(Slot::Bias, None), norm.bias.clone()),
+        (Role::Map.tensor(Slot::Whole, None), map.weight.clone()),
+        (Role::Map.tensor(Slot::Bias, None), map_bias),
     ]);
     Ok(Embedding {
         weights,

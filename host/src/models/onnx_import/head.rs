@@ -6,13 +6,16 @@ use super::answers::{self, Answer};
 use super::embedding::Embedding;
 use super::layers::Body;
 use super::origin::{Origin, Part, origin};
+use super::sentence::{self, Embedded};
 use super::trace::{Linear, Trace};
 use super::weights::Matrix;
 use crate::onnx::element_type;
 use crate::onnx::flow::{port_name, port_shape};
 use crate::render::text::printable;
 use std::collections::BTreeMap;
+use thimble_shared::model::head::sentence::{OUTPUT, dense_weight};
 use thimble_shared::model::head::{choice, masked_lm, pretraining, question, sequence, token};
+use thimble_shared::model::sentence::Sentence;
 use thimble_shared::model::{Head, Role, Slot};
 
 pub struct Top<'a> {
@@ -25,6 +28,8 @@ pub struct Top<'a> {
     pub labels: Vec<String>,
     /// A Sigmoid follows the logits: each label has a probability of its own.
     pub sigmoid: bool,
+    /// How tokens become a sentence's embedding, where that is the head.
+    pub sentence: Option<Sentence>,
     /// The file's outputs, and thimble's names of them.
     pub outputs: Vec<(&'a str, &'static str)>,
     pub notes: Vec<String>,
@@ -35,18 +40,79 @@ pub fn find<'a>(
     embedding: &Embedding<'a>,
     body: &Body<'a>,
     choices: bool,
+    pools: bool,
 ) -> Result<Top<'a>, HeadError> {
     let last = body.states.last().copied().unwrap_or(embedding.out);
-    let mut origins: Vec<(&'a str, Origin<'_, 'a>)> = Vec::new();
+    let Sorted {
+        mut origins,
+        embedded,
+        mut unknown,
+        mut notes,
+        pooled,
+        sigmoid,
+    } = sorted(trace, body, last, pools)?;
+    let bare = |(_, origin): &(&str, Origin)| matches!(origin, Origin::Hidden | Origin::Pooled(_));
+    if let Some((name, found)) = embedded.filter(|_| origins.iter().all(bare)) {
+        origins.iter().for_each(|(name, _)| unknown.push(*name));
+        notes.extend(unknown.iter().map(|name| format!("'{}' is left out", printable(name))));
+        return Ok(Top::of_sentence(trace, name, found, notes)?);
+    }
+    if origins.is_empty() && pooled {
+        origins.push((last, Origin::Hidden));
+    }
+    if origins.is_empty() {
+        return Err(HeadError::Foreign(answers::foreign(trace, last, &unknown)));
+    }
+    for name in unknown {
+        notes.push(format!(
+            "output '{}' is computed in a way no head of ALBERT's computes it: left out",
+            printable(name)
+        ));
+    }
+    let mut top = Top {
+        weights: BTreeMap::new(),
+        head: Head::None,
+        pooler: false,
+        tied: false,
+        labels: vec![],
+        sigmoid,
+        sentence: None,
+        outputs: vec![],
+        notes,
+    };
+    top.settle(trace, embedding, choices, &origins)?;
+    top.note_element_types(trace)?;
+    Ok(top)
+}
+
+/// A file's outputs by what they are computed from.
+struct Sorted<'t, 'a> {
+    /// Those that heads make.
+    origins: Vec<(&'a str, Origin<'t, 'a>)>,
+    /// The one that is a sentence's embedding.
+    embedded: Option<(&'a str, Embedded<'t, 'a>)>,
+    unknown: Vec<&'a str>,
+    notes: Vec<String>,
+    /// Whether one is pooled from the last hidden state.
+    pooled: bool,
+    /// Whether one is the Sigmoid of logits.
+    sigmoid: bool,
+}
+
+/// Sorts the outputs of a file whose last hidden state is `last`.
+fn sorted<'t, 'a>(
+    trace: &'t Trace<'a>,
+    body: &Body<'a>,
+    last: &'a str,
+    pools: bool,
+) -> Result<Sorted<'t, 'a>, ImportError> {
+    let mut origins: Vec<(&'a str, Origin<'t, 'a>)> = Vec::new();
     let (mut notes, mut unknown) = (Vec::new(), Vec::new());
     let (mut pooled, mut sigmoid) = (false, false);
+    let mut embedded: Option<(&'a str, Embedded<'t, 'a>)> = None;
     let mut names = Vec::new();
     for port in &trace.view.outputs {
-        names.push(
-            port_name(port)
-                .map_err(|e| trace.file.wire_error(e))
-                .map_err(ImportError::from)?,
-        );
+        names.push(port_name(port).map_err(|e| trace.file.wire_error(e))?);
     }
     for &name in &names {
         if let Some(origin) = origin(trace, name, last) {
@@ -70,6 +136,8 @@ pub fn find<'a>(
                     origins.push((inner, origin));
                 }
             }
+        } else if let Some(found) = sentence::embedded(trace, name, last).filter(|_| pools && embedded.is_none()) {
+            embedded = Some((name, found));
         } else if answers::pools(trace, name, last) {
             pooled = true;
             notes.push(format!(
@@ -81,44 +149,14 @@ pub fn find<'a>(
             unknown.push(name);
         }
     }
-    if origins.is_empty() && pooled {
-        origins.push((last, Origin::Hidden));
-    }
-    if origins.is_empty() {
-        return Err(HeadError::Foreign(answers::foreign(trace, last, &unknown)));
-    }
-    for name in unknown {
-        notes.push(format!(
-            "output '{}' is computed in a way no head of ALBERT's computes it: left out",
-            printable(name)
-        ));
-    }
-    let mut top = Top {
-        weights: BTreeMap::new(),
-        head: Head::None,
-        pooler: false,
-        tied: false,
-        labels: vec![],
-        sigmoid,
-        outputs: vec![],
+    Ok(Sorted {
+        origins,
+        embedded,
+        unknown,
         notes,
-    };
-    top.settle(trace, embedding, choices, &origins)?;
-    for port in &trace.view.outputs {
-        let wire = |e| ImportError::from(trace.file.wire_error(e));
-        let (name, (element, _)) = (port_name(port).map_err(wire)?, port_shape(port).map_err(wire)?);
-        let kept = top.outputs.iter().find(|(theirs, _)| *theirs == name);
-        // 1 is f32, 0 nothing declared.
-        if let (Some((_, ours)), true) = (kept, element > 1) {
-            let note = format!(
-                "its output '{}' is {}; here {ours} is f32",
-                printable(name),
-                element_type(element)
-            );
-            top.notes.push(note);
-        }
-    }
-    Ok(top)
+        pooled,
+        sigmoid,
+    })
 }
 
 /// Why no head was found.
@@ -135,7 +173,69 @@ impl From<ImportError> for HeadError {
 }
 
 impl<'a> Top<'a> {
+    /// The head that makes an embedding of the output `name`.
+    fn of_sentence(
+        trace: &Trace<'a>,
+        name: &'a str,
+        found: Embedded<'_, 'a>,
+        notes: Vec<String>,
+    ) -> Result<Top<'a>, ImportError> {
+        let mut top = Top {
+            weights: BTreeMap::new(),
+            head: Head::SentenceEmbedding,
+            pooler: false,
+            tied: false,
+            labels: vec![],
+            sigmoid: false,
+            sentence: Some(found.sentence),
+            outputs: vec![(name, OUTPUT)],
+            notes,
+        };
+        for (number, map) in found.dense.into_iter().enumerate() {
+            if let Some(weight) = dense_weight(number) {
+                top.linear(trace, weight, map)?;
+            }
+        }
+        Ok(top)
+    }
+
+    /// Notes each output kept that the file declares in another type than f32.
+    fn note_element_types(&mut self, trace: &Trace<'a>) -> Result<(), ImportError> {
+        for port in &trace.view.outputs {
+            let wire = |e| ImportError::from(trace.file.wire_error(e));
+            let (name, (element, _)) = (port_name(port).map_err(wire)?, port_shape(port).map_err(wire)?);
+            let kept = self.outputs.iter().find(|(theirs, _)| *theirs == name);
+            // 1 is f32, 0 nothing declared.
+            if let (Some((_, ours)), true) = (kept, element > 1) {
+                let note = format!(
+                    "its output '{}' is {}; here {ours} is f32",
+                    printable(name),
+                    element_type(element)
+                );
+                self.notes.push(note);
+            }
+        }
+        Ok(())
+    }
+
+    /// Settles which head `origins` make, takes its weights and names its outputs.
     fn settle(
+        &mut self,
+        trace: &Trace<'a>,
+        embedding: &Embedding<'a>,
+        choices: bool,
+        origins: &[(&'a str, Origin<'_, 'a>)],
+    ) -> Result<(), ImportError> {
+        self.take_weights(trace, embedding, choices, origins)?;
+        self.name_outputs(origins);
+        if self.outputs.is_empty() {
+            return Err(trace.not_albert("it has no output thimble could compare"));
+        }
+        Ok(())
+    }
+
+    /// Takes the weights of the head that `origins` make.
+    fn take_weights(
         &mut self,
         trace: &Trace<'a>,
         embedding: &Embedding<'a>,
@@ -208,6 +308,11 @@ impl<'a> Top<'a> {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Gives the outputs thimble's names; those the head has none for are left out.
+    fn name_outputs(&mut self, origins: &[(&'a str, Origin<'_, 'a>)]) {
         const SPANS: [&str; 2] = ["start_logits", "end_logits"];
         let mut spans = SPANS.into_iter();
         for (name, origin) in origins {
@@ -230,10 +335,15 @@ impl<'a> Top<'a> {
                 None => self.notes.push(format!("'{}' is left out", printable(name))),
             }
         }
-        if self.outputs.is_empty() {
-            return Err(trace.not_albert("it has no output thimble could compare"));
-        }
-        Ok(())
+    }
+
+    /// Makes an embedding of the hidden states that the file gives. They are proven; of its outputs none is left to compare.
+    pub fn pool(&mut self, sentence: Sentence) {
+        self.head = Head::SentenceEmbedding;
+        self.sentence = Some(sentence);
+        self.pooler = false;
+        self.weights.clear();
+        self.outputs.clear();
     }
 
     /// Makes another head of what the file holds: only none can be made of every other.
@@ -250,6 +360,7 @@ impl<'a> Top<'a> {
         self.tied = false;
         self.labels = vec![];
         let pooler = [Slot::Whole, Slot::Bias].map(|slot| Role::Pooler.tensor(slot, None));
+        self.sentence = None;
         self.weights.retain(|name, _| self.pooler && pooler.contains(name));
         self.outputs = vec![(last, "last_hidden_state")];
         Ok(())

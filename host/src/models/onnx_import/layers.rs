@@ -39,32 +39,7 @@ const MAX_SHOWN: usize = 32;
 const MOST_STARTS: usize = 64;
 
 pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Body<'a>, ImportError> {
-    let mut found: Vec<Layer<'a>> = Vec::new();
-    let mut steps = vec![embedding.out];
-    let mut at = embedding.out;
-    let mut after = None;
-    loop {
-        let layer = match layer(trace, at, embedding.hidden_size, found.len()) {
-            Ok(Some(layer)) => layer,
-            Ok(None) => break,
-            // What begins like a layer behind whole ones may belong to something else.
-            Err(
-                ImportError::NotAlbert { problem, .. }
-                | ImportError::Unrecognised { problem, .. }
-                | ImportError::Unsupported { problem, .. },
-            ) if !found.is_empty() => {
-                after = Some(problem);
-                break;
-            }
-            Err(e) => return Err(e),
-        };
-        at = layer.out;
-        steps.push(at);
-        found.push(layer);
-        if found.len() > MAX_LAYERS {
-            return Err(trace.unsupported(format!("more than {MAX_LAYERS} layers")));
-        }
-    }
+    let (mut found, steps, mut after) = stack(trace, embedding)?;
     let Some(first) = found.first() else {
         return Err(trace.not_albert("no attention reads its mapped embeddings"));
     };
@@ -114,9 +89,44 @@ pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Body<'a>
         multi_label: false,
         regression: false,
         hidden_shift: false,
+        sentence: None,
     };
     found.truncate(count);
     share(trace, base, found, steps, after)
+}
+
+/// A stack of layers, the value before and after each, and why what follows it is no further one.
+type Stack<'a> = (Vec<Layer<'a>>, Vec<&'a str>, Option<String>);
+
+/// Follows the layers from the embedding on.
+fn stack<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Stack<'a>, ImportError> {
+    let mut found: Vec<Layer<'a>> = Vec::new();
+    let mut steps = vec![embedding.out];
+    let mut at = embedding.out;
+    let mut after = None;
+    loop {
+        let layer = match layer(trace, at, embedding.hidden_size, found.len()) {
+            Ok(Some(layer)) => layer,
+            Ok(None) => break,
+            // What begins like a layer behind whole ones may belong to something else.
+            Err(
+                ImportError::NotAlbert { problem, .. }
+                | ImportError::Unrecognised { problem, .. }
+                | ImportError::Unsupported { problem, .. },
+            ) if !found.is_empty() => {
+                after = Some(problem);
+                break;
+            }
+            Err(e) => return Err(e),
+        };
+        at = layer.out;
+        steps.push(at);
+        found.push(layer);
+        if found.len() > MAX_LAYERS {
+            return Err(trace.unsupported(format!("more than {MAX_LAYERS} layers")));
+        }
+    }
+    Ok((found, steps, after))
 }
 
 /// Layers that share their weights, wherever they stand: how many, and the values they stand between.

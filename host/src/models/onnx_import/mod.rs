@@ -15,6 +15,7 @@ mod layers;
 mod origin;
 mod ports;
 mod samples;
+mod sentence;
 mod trace;
 mod weights;
 
@@ -25,7 +26,7 @@ use crate::render::text::printable;
 use decompose::Wanted;
 use embedding::Embedding;
 pub use error::{ImportError, Inside};
-use head::HeadError;
+use head::{HeadError, Top};
 use layers::Body;
 use ports::{Foreign, Inputs};
 use sha2::{Digest, Sha256};
@@ -33,8 +34,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use thimble_shared::dtype::{Numbers, Values};
+use thimble_shared::model::sentence::{Pooling, Sentence};
 use thimble_shared::model::weights::Weights;
-use thimble_shared::model::{Config, Head, Kind, Model};
+use thimble_shared::model::{AnswerKind, Config, Head, Kind, Model};
 use thimble_shared::onnx::reader::ModelView;
 use trace::Trace;
 use weights::Matrix;
@@ -87,6 +89,8 @@ struct Reading {
     right_padded: bool,
     /// Whether advice is proven before it is given.
     proves: bool,
+    /// Whether what is pooled from hidden states is read.
+    pools: bool,
 }
 
 /// Reads and proves the model in the file at `path`.
@@ -111,11 +115,29 @@ pub fn open_with(path: &Path, options: &ImportOptions) -> Result<Imported, Impor
         dequantized: options.dequantize,
         right_padded: plain.as_ref().is_some_and(|p| p.right_padded),
         proves: true,
+        pools: true,
     };
-    let (mut recognised, beside) = recognise(file, view, flow, &reading).map_err(|e| e.besides(left))?;
-    let model = model(file, &recognised)?;
-    let told = equivalence::prove(file, &mut recognised, &model).map_err(|e| e.besides(left))?;
-    recognised.notes.extend(told);
+    let proven = |reading: &Reading| {
+        let (mut recognised, beside) = recognise(file, view.clone(), flow.clone(), reading)?;
+        let model = model(file, &recognised)?;
+        let told = equivalence::prove(file, &mut recognised, &model);
+        let pooled = model.config.head.answer() == AnswerKind::Embedding;
+        Ok((recognised, beside, model, told, pooled))
+    };
+    let (mut recognised, mut beside, mut model, mut told, pooled) =
+        proven(&reading).map_err(|e: ImportError| e.besides(left))?;
+    if let (Err(ImportError::Parts { gap, .. }), true, None) = (&told, pooled, reading.head) {
+        let note = format!(
+            "what it pools of hidden states is another function than was read (by {gap:.3e}): hidden states are made"
+        );
+        let reading = Reading {
+            pools: false,
+            ..reading
+        };
+        (recognised, beside, model, told, _) = proven(&reading).map_err(|e| e.besides(left))?;
+        recognised.notes.push(note);
+    }
+    recognised.notes.extend(told.map_err(|e| e.besides(left))?);
     if recognised.inputs.right_padded {
         recognised.notes.push(
             "its attention reads how many tokens of a row are real, not which: as ALBERT it is proven for padding on the right"
@@ -171,6 +193,7 @@ pub fn outline(file: &OnnxFile) -> Result<Outline, ImportError> {
         dequantized: false,
         right_padded: false,
         proves: false,
+        pools: true,
     };
     let (recognised, beside) = recognise(file, view, flow, &reading)?;
     Ok(Outline {
@@ -238,7 +261,7 @@ fn recognise<'a>(
     })?;
     inputs.right_padded |= reading.right_padded;
     let choices = inputs.shape.len() == 3;
-    let mut head = head::find(&trace, &embedding, &body, choices).map_err(|e| match e {
+    let mut head = head::find(&trace, &embedding, &body, choices, reading.pools).map_err(|e| match e {
         HeadError::Foreign(problem) => {
             let (problem, advice) = foreign_head(
                 problem,
@@ -250,6 +273,7 @@ fn recognise<'a>(
         }
         HeadError::Import(e) => e,
     })?;
+    pool(&trace, reading, &mut head)?;
     if let Some(wanted) = reading.head.filter(|w| *w != head.head) {
         head.make(&trace, wanted, last)?;
     }
@@ -261,6 +285,7 @@ fn recognise<'a>(
         head: head.head,
         pooler: head.pooler,
         tied_decoder: head.tied,
+        sentence: head.sentence,
         ..body.config
     };
     let mut notes = embedding.notes;
@@ -283,6 +308,29 @@ fn recognise<'a>(
         },
         beside,
     ))
+}
+
+/// Makes a sentence's embedding of bare hidden states, where a file beside the graph or the user says so.
+fn pool(trace: &Trace<'_>, reading: &Reading, head: &mut Top<'_>) -> Result<(), ImportError> {
+    let asked = reading.head.map(|head| head.answer() == AnswerKind::Embedding);
+    if head.head == Head::None && reading.pools && asked != Some(false) {
+        match (companions::pooling(&trace.file.path), asked) {
+            (Some(Ok((sentence, dir))), _) => {
+                head.notes
+                    .push(format!("{} pools its hidden states: {sentence}", dir.display()));
+                head.pool(sentence);
+            }
+            (Some(Err(why)), Some(_)) => return Err(trace.unsupported(format!("--head sentence: {why}"))),
+            (Some(Err(why)), None) => head.notes.push(format!("{why}; hidden states are made")),
+            (None, Some(_)) => {
+                head.notes
+                    .push("nothing says how tokens become a sentence's embedding: it is their mean".into());
+                head.pool(Sentence::pooled(Pooling::Mean));
+            }
+            (None, None) => {}
+        }
+    }
+    Ok(())
 }
 
 /// What is said where something reads the last hidden state that no head of ALBERT's is, and what works then. `alone` is whether

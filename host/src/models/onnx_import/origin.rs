@@ -53,7 +53,7 @@ pub fn origin<'t, 'a>(trace: &'t Trace<'a>, name: &'a str, last: &'a str) -> Opt
 }
 
 /// The value `name` is a view of, and which part of it.
-fn strip<'a>(trace: &Trace<'a>, name: &'a str) -> (&'a str, Option<Part>) {
+pub fn strip<'a>(trace: &Trace<'a>, name: &'a str) -> (&'a str, Option<Part>) {
     let (mut name, mut part) = (trace.source(name), None);
     for _ in 0..16 {
         match trace.node(name) {

@@ -3,7 +3,6 @@
 use super::Recognised;
 use super::ports::MaskForm;
 use thimble_device::engine::Input;
-use thimble_shared::model::Head;
 
 /// Which tokens of a proof's input are real, for `row` and place `at` in a row of `seq`.
 type Mask = fn(row: usize, at: usize, seq: usize) -> bool;
@@ -13,7 +12,7 @@ type Mask = fn(row: usize, at: usize, seq: usize) -> bool;
 pub fn inputs(recognised: &Recognised<'_>) -> Vec<Input> {
     let config = &recognised.config;
     let fixed = |i: usize| recognised.inputs.shape.get(i).copied().flatten();
-    let rank = if config.head == Head::MultipleChoice { 3 } else { 2 };
+    let rank = if config.head.takes_choices() { 3 } else { 2 };
     let longest = config.max_position_embeddings;
     let mut random = 0x7468_696d_626c_6532u64;
     let mut draw = |n: usize| {

@@ -5,6 +5,7 @@
 mod error;
 mod fast;
 mod json;
+mod lower_case;
 mod sentencepiece;
 mod settings;
 mod wordpiece;
@@ -82,6 +83,22 @@ impl TokenizerSource {
         match self {
             TokenizerSource::File(path) => Tokeniser::open(path, config),
             TokenizerSource::Converted { path, json, .. } => Tokeniser::new(path, json.as_bytes(), config),
+        }
+    }
+
+    /// The same for lower-cased texts, as sentence-transformers sets it where `do_lower_case` asks for it. What cannot be read stays
+    /// as it is: whoever opens it says so.
+    pub fn lower_casing(self) -> TokenizerSource {
+        let Some(changed) = self.compact().ok().and_then(|json| lower_case::lower_casing(&json)) else {
+            return self;
+        };
+        let note = "texts are lower-cased: do_lower_case of sentence_bert_config.json is true";
+        let notes: Vec<String> = self.note().into_iter().chain([note.to_string()]).collect();
+        TokenizerSource::Converted {
+            path: self.path().to_path_buf(),
+            json: changed,
+            note: Some(notes.join("; ")),
+            beside: self.files().into_iter().skip(1).map(Path::to_path_buf).collect(),
         }
     }
 

@@ -9,14 +9,14 @@ mod rewrite;
 use crate::onnx::flow::Flow;
 use crate::onnx::{OnnxError, OnnxFile};
 pub use chunks::Chunks;
-pub use plan::Plan;
+pub use plan::SlimPlan;
 use rewrite::Rewriter;
 use std::borrow::Cow;
 use thimble_shared::onnx::reader::ModelView;
 
 /// What `slim` may leave out and change beside what no output needs.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub struct SlimOptions {
     /// Keep only these values: the graph's outputs, or inner ones, which become outputs.
     pub outputs: Vec<String>,
     /// Give inner values short names and nodes none.
@@ -30,7 +30,7 @@ pub struct Options {
     pub one_file: bool,
 }
 
-impl Options {
+impl SlimOptions {
     /// Whether something was asked to go, whatever that does to the size.
     pub fn leaves_out(&self) -> bool {
         !self.outputs.is_empty() || self.strip_metadata || self.strip_shapes
@@ -77,7 +77,7 @@ pub enum SlimError {
 
 /// What was taken out, in numbers a person asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Done {
+pub struct SlimReport {
     /// Tensors equal to another one, dropped.
     pub duplicates: usize,
     /// Tensors equal to another one's transpose, now made by a Transpose node.
@@ -99,7 +99,7 @@ pub struct Slimmed<'a> {
     /// External data, if the input had it and it was not asked into one file.
     pub data: Option<Chunks<'a>>,
     /// What was taken out.
-    pub done: Done,
+    pub done: SlimReport,
     layout: Layout,
 }
 
@@ -124,7 +124,7 @@ pub fn model_bytes(file: &OnnxFile) -> u64 {
 ///
 /// # Errors
 /// Any [`SlimError`].
-pub fn slim<'a>(file: &'a OnnxFile, options: &Options, data_name: &str) -> Result<Slimmed<'a>, SlimError> {
+pub fn slim<'a>(file: &'a OnnxFile, options: &SlimOptions, data_name: &str) -> Result<Slimmed<'a>, SlimError> {
     Ok(slim_over(file, options, data_name, |_| None)?.0)
 }
 
@@ -132,13 +132,13 @@ pub fn slim<'a>(file: &'a OnnxFile, options: &Options, data_name: &str) -> Resul
 /// calls it so.
 pub fn slim_over<'a>(
     file: &'a OnnxFile,
-    options: &Options,
+    options: &SlimOptions,
     data_name: &str,
     passing: impl FnOnce(&Chunks<'a>) -> Option<String>,
 ) -> Result<(Slimmed<'a>, Option<Chunks<'a>>), SlimError> {
     let view = file.view()?;
     let flow = Flow::of(&view).map_err(|e| file.wire_error(e))?;
-    let plan = Plan::new(file, &view, &flow, &options.outputs)?;
+    let plan = SlimPlan::new(file, &view, &flow, &options.outputs)?;
     let slimmed = write(file, &view, &plan, options, data_name)?;
     let again = match slimmed.data.as_ref().and_then(passing) {
         None => None,
@@ -175,8 +175,8 @@ const LAYOUTS: [Layout; 4] = [
 pub fn write<'a>(
     file: &'a OnnxFile,
     view: &ModelView<'a>,
-    plan: &Plan<'a>,
-    options: &Options,
+    plan: &SlimPlan<'a>,
+    options: &SlimOptions,
     data_name: &str,
 ) -> Result<Slimmed<'a>, SlimError> {
     let before = model_bytes(file);
@@ -214,7 +214,7 @@ pub fn write<'a>(
             Ok(Slimmed {
                 model,
                 data: None,
-                done: Done::default(),
+                done: SlimReport::default(),
                 layout: LAYOUTS[0],
             })
         }

@@ -4,16 +4,16 @@
 use super::SlimError;
 use crate::onnx::flow::{Flow, port_name};
 use crate::onnx::same::{self, Same};
-use crate::onnx::slim::Done;
+use crate::onnx::slim::SlimReport;
 use crate::onnx::slim::rewrite::defined_within;
-use crate::onnx::{Held, OnnxFile, Place, tensor_bytes};
+use crate::onnx::{Held, OnnxFile, PayloadPlace, tensor_bytes};
 use crate::render::text::printable;
 use std::collections::{HashMap, HashSet};
 use thimble_shared::onnx::reader::{self, ModelView};
 
 /// What is kept, renamed and left out. Names are the file's own.
 #[derive(Default)]
-pub struct Plan<'a> {
+pub struct SlimPlan<'a> {
     /// Values that go by another name now.
     pub renamed: HashMap<&'a str, &'a str>,
     /// Tensors made from an initializer by a Transpose before all nodes: name and source, in order.
@@ -33,17 +33,17 @@ pub struct Plan<'a> {
     /// Names that a nested graph defines for itself.
     pub nested: HashSet<&'a str>,
     /// What was taken out so far.
-    pub done: Done,
+    pub done: SlimReport,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> SlimPlan<'a> {
     /// The plan that keeps `outputs`; all of them where none are named.
     pub fn new(
         file: &OnnxFile,
         view: &ModelView<'a>,
         flow: &Flow<'a>,
         outputs: &[String],
-    ) -> Result<Plan<'a>, SlimError> {
+    ) -> Result<SlimPlan<'a>, SlimError> {
         let wire = |e| file.wire_error(e);
         let names = |ports: &[&'a [u8]]| ports.iter().map(|p| port_name(p)).collect::<Result<Vec<&'a str>, _>>();
         let (inputs, all_outputs) = (names(&view.inputs).map_err(wire)?, names(&view.outputs).map_err(wire)?);
@@ -61,7 +61,7 @@ impl<'a> Plan<'a> {
             }
         }
         let wanted = |name: &&str| outputs.is_empty() || outputs.iter().any(|o| o == name);
-        let mut plan = Plan {
+        let mut plan = SlimPlan {
             nodes: vec![true; view.nodes.len()],
             outputs: all_outputs
                 .iter()
@@ -70,7 +70,7 @@ impl<'a> Plan<'a> {
                 .chain(inner.iter().copied())
                 .collect(),
             inner,
-            ..Plan::default()
+            ..SlimPlan::default()
         };
         for node in &view.nodes {
             defined_within(&node.attributes, &mut plan.nested, 0).map_err(wire)?;
@@ -176,7 +176,7 @@ impl<'a> Plan<'a> {
             }
             if turned && turns(view.opset, held[j].view.data_type) {
                 match (held[j].place, flow.maker.get(name)) {
-                    (Place::Constant, Some(&node)) => {
+                    (PayloadPlace::Constant, Some(&node)) => {
                         self.turned_at.insert(node, (name, held[j].name));
                     }
                     _ => self.turned.push((name, held[j].name)),

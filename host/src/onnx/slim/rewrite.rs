@@ -2,7 +2,7 @@
 //! as the plan says. Unknown fields are copied as they are; payloads are borrowed, never held twice.
 
 use super::chunks::Chunks;
-use super::{Layout, Options, Plan, SlimError, Slimmed};
+use super::{Layout, SlimError, SlimOptions, SlimPlan, Slimmed};
 use crate::onnx::flow::{Flow, port_name};
 use crate::onnx::kinds::Kinds;
 use crate::onnx::{MAX_NESTING, OnnxFile, tensor_bytes};
@@ -15,8 +15,8 @@ use thimble_shared::onnx::reader::{self, ModelView, TensorView};
 pub struct Rewriter<'a, 'p> {
     file: &'a OnnxFile,
     view: &'p ModelView<'a>,
-    plan: &'p Plan<'a>,
-    options: &'p Options,
+    plan: &'p SlimPlan<'a>,
+    options: &'p SlimOptions,
     data_name: &'p str,
     layout: Layout,
     short: HashMap<&'a str, String>,
@@ -31,8 +31,8 @@ impl<'a, 'p> Rewriter<'a, 'p> {
     pub fn new(
         file: &'a OnnxFile,
         view: &'p ModelView<'a>,
-        plan: &'p Plan<'a>,
-        options: &'p Options,
+        plan: &'p SlimPlan<'a>,
+        options: &'p SlimOptions,
         data_name: &'p str,
         layout: Layout,
     ) -> Self {
@@ -566,7 +566,7 @@ pub fn defined_within<'a>(
 }
 
 /// A short name for every inner value that is kept.
-fn short_names<'a>(view: &ModelView<'a>, plan: &Plan<'a>) -> Result<HashMap<&'a str, String>, WireError> {
+fn short_names<'a>(view: &ModelView<'a>, plan: &SlimPlan<'a>) -> Result<HashMap<&'a str, String>, WireError> {
     let mut short = HashMap::new();
     let mut fixed: HashSet<&str> = plan.outputs.iter().copied().collect();
     for port in &view.inputs {

@@ -445,7 +445,7 @@ mod tests {
                     },
                 ] {
                     let config = Config {
-                        hidden_shift: head == Head::None && options.seq.is_some(),
+                        hidden_shift: head.row().gives_hidden && options.seq.is_some(),
                         ..tiny(head)
                     };
                     let graph = ModelSpec::uniform(config, format);

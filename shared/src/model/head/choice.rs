@@ -1,17 +1,22 @@
 //! Multiple choice: one score a choice, from the pooled first token of each.
 
-use super::HeadRow;
+use super::{AnswerKind, HeadRow};
 use crate::model::config::Config;
 use crate::model::network::{Extent, HeadSteps, Op};
 use crate::model::weight::{Role, WeightList};
 
 pub(super) const ROW: HeadRow = HeadRow {
     name: "multiple choice",
+    flag: ("choice", "Multiple choice"),
     class: "AlbertForMultipleChoice",
+    answer: AnswerKind::Choice,
+    answered_by: "logits",
     needs_pooler: true,
     has_decoder: false,
     has_labels: false,
     takes_choices: true,
+    gives_hidden: false,
+    modules: &[],
     weights,
     steps,
 };

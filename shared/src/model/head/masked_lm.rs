@@ -1,17 +1,26 @@
 //! Masked language modelling: a score for every token of the vocabulary, at every token.
 
-use super::HeadRow;
+use super::{AnswerKind, HeadRow};
 use crate::model::config::Config;
 use crate::model::network::{Extent, HIDDEN, HeadSteps, Op, Value};
 use crate::model::weight::{Kind, Role, Slot, WeightList};
 
 pub(super) const ROW: HeadRow = HeadRow {
     name: "masked LM",
+    flag: ("mlm", "Masked language modelling"),
     class: "AlbertForMaskedLM",
+    answer: AnswerKind::Vocabulary,
+    answered_by: "logits",
     needs_pooler: false,
     has_decoder: true,
     has_labels: false,
     takes_choices: false,
+    gives_hidden: false,
+    modules: &[
+        ("mlm.dense", "predictions.dense"),
+        ("mlm.norm", "predictions.LayerNorm"),
+        ("mlm.decoder", "predictions.decoder"),
+    ],
     weights,
     steps: |config, head| predictions(config, head, "logits"),
 };

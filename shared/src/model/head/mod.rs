@@ -1,13 +1,17 @@
 //! The heads: what comes behind the last layer. Each is a file with one row; the row says everything the rest of the program
 //! asks of a head.
 
+mod answer;
 pub mod choice;
 pub mod masked_lm;
 mod none;
 pub mod pretraining;
 pub mod question;
+pub mod sentence;
 pub mod sequence;
 pub mod token;
+
+pub use answer::AnswerKind;
 
 use super::config::{Config, Head};
 use super::network::HeadSteps;
@@ -17,8 +21,14 @@ use super::weight::WeightList;
 pub struct HeadRow {
     /// For a person.
     pub name: &'static str,
+    /// Its name on the command line, and what is said of it there.
+    pub flag: (&'static str, &'static str),
     /// Hugging Face's class.
     pub class: &'static str,
+    /// What its outputs say.
+    pub answer: AnswerKind,
+    /// The output that says it, the first of two.
+    pub answered_by: &'static str,
     /// Whether it reads the pooled first token.
     pub needs_pooler: bool,
     /// Whether it has a decoder over the vocabulary.
@@ -27,6 +37,10 @@ pub struct HeadRow {
     pub has_labels: bool,
     /// Whether inputs are `[batch, choices, seq]`.
     pub takes_choices: bool,
+    /// Whether hidden states leave it as they are or pooled, so that [`Config::hidden_shift`] is added to them.
+    pub gives_hidden: bool,
+    /// Hugging Face's modules of the weights that it brings, where they are called otherwise here.
+    pub modules: &'static [(&'static str, &'static str)],
     /// Its weights, behind those of the encoder and the pooler.
     pub weights: fn(&Config, &mut WeightList),
     /// Its steps and outputs.
@@ -35,7 +49,7 @@ pub struct HeadRow {
 
 impl Head {
     /// All of them.
-    pub const ALL: [Head; 7] = [
+    pub const ALL: [Head; 8] = [
         Head::None,
         Head::MaskedLm,
         Head::PreTraining,
@@ -43,6 +57,7 @@ impl Head {
         Head::TokenClassification,
         Head::QuestionAnswering,
         Head::MultipleChoice,
+        Head::SentenceEmbedding,
     ];
 
     /// What is to be said of it.
@@ -55,12 +70,18 @@ impl Head {
             Head::TokenClassification => &token::ROW,
             Head::QuestionAnswering => &question::ROW,
             Head::MultipleChoice => &choice::ROW,
+            Head::SentenceEmbedding => &sentence::ROW,
         }
     }
 
     /// Whether the head itself reads the pooled first token.
     pub fn needs_pooler(self) -> bool {
         self.row().needs_pooler
+    }
+
+    /// What its outputs say.
+    pub fn answer(self) -> AnswerKind {
+        self.row().answer
     }
 
     /// Whether it has a decoder over the vocabulary.

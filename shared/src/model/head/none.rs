@@ -1,17 +1,22 @@
 //! No head: hidden states, and the pooler's output where there is a pooler.
 
-use super::HeadRow;
+use super::{AnswerKind, HeadRow};
 use crate::model::config::Config;
 use crate::model::network::{Extent, HIDDEN, HeadSteps, Op};
 use crate::model::weight::{Role, WeightList};
 
 pub(super) const ROW: HeadRow = HeadRow {
     name: "none",
+    flag: ("none", "Hidden states, and the pooler's output where there is a pooler"),
     class: "AlbertModel",
+    answer: AnswerKind::Hidden,
+    answered_by: "last_hidden_state",
     needs_pooler: false,
     has_decoder: false,
     has_labels: false,
     takes_choices: false,
+    gives_hidden: true,
+    modules: &[],
     weights,
     steps,
 };

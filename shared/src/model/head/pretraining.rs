@@ -1,17 +1,22 @@
 //! Pre-training: masked language modelling, and whether two segments are in order.
 
-use super::{HeadRow, masked_lm};
+use super::{AnswerKind, HeadRow, masked_lm};
 use crate::model::config::Config;
 use crate::model::network::{Extent, HeadSteps};
 use crate::model::weight::{Role, WeightList};
 
 pub(super) const ROW: HeadRow = HeadRow {
     name: "pre-training",
+    flag: ("pretraining", "Masked language modelling and sentence order"),
     class: "AlbertForPreTraining",
+    answer: AnswerKind::VocabularyAndOrder,
+    answered_by: "prediction_logits",
     needs_pooler: true,
     has_decoder: true,
     has_labels: false,
     takes_choices: false,
+    gives_hidden: false,
+    modules: &[("sop", "sop_classifier.classifier")],
     weights,
     steps,
 };

@@ -1,17 +1,22 @@
 //! Extractive question answering: scores for the first and the last token of the answer.
 
-use super::HeadRow;
+use super::{AnswerKind, HeadRow};
 use crate::model::config::Config;
 use crate::model::network::{Extent, HIDDEN, HeadSteps, Op};
 use crate::model::weight::{Role, WeightList};
 
 pub(super) const ROW: HeadRow = HeadRow {
     name: "question answering",
+    flag: ("qa", "Extractive question answering"),
     class: "AlbertForQuestionAnswering",
+    answer: AnswerKind::Span,
+    answered_by: "start_logits",
     needs_pooler: false,
     has_decoder: false,
     has_labels: false,
     takes_choices: false,
+    gives_hidden: false,
+    modules: &[("qa", "qa_outputs")],
     weights,
     steps,
 };

@@ -1,17 +1,22 @@
 //! Sequence classification and regression: one score a label, from the pooled first token.
 
-use super::HeadRow;
+use super::{AnswerKind, HeadRow};
 use crate::model::config::Config;
 use crate::model::network::{Extent, HeadSteps};
 use crate::model::weight::{Role, WeightList};
 
 pub(super) const ROW: HeadRow = HeadRow {
     name: "sequence classification",
+    flag: ("sequence", "Sequence classification or regression"),
     class: "AlbertForSequenceClassification",
+    answer: AnswerKind::Labels,
+    answered_by: "logits",
     needs_pooler: true,
     has_decoder: false,
     has_labels: true,
     takes_choices: false,
+    gives_hidden: false,
+    modules: &[],
     weights,
     steps,
 };

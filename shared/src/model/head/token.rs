@@ -1,17 +1,22 @@
 //! Token classification: one score a label, at every token.
 
-use super::HeadRow;
+use super::{AnswerKind, HeadRow};
 use crate::model::config::Config;
 use crate::model::network::{Extent, HIDDEN, HeadSteps};
 use crate::model::weight::{Role, WeightList};
 
 pub(super) const ROW: HeadRow = HeadRow {
     name: "token classification",
+    flag: ("token", "Token classification"),
     class: "AlbertForTokenClassification",
+    answer: AnswerKind::TokenLabels,
+    answered_by: "logits",
     needs_pooler: false,
     has_decoder: false,
     has_labels: true,
     takes_choices: false,
+    gives_hidden: false,
+    modules: &[],
     weights,
     steps,
 };

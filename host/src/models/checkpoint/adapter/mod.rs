@@ -8,7 +8,7 @@ use super::described::Described;
 use super::map::Mapped;
 use super::names::{Stored, WORD};
 use super::raw::{Dtype, RawTensor};
-use super::{SourceError, folder, hub, json, tensors};
+use super::{SourceError, hub, json, locate, tensors};
 use config::{AdapterConfig, MERGE_IN_PEFT};
 use merge::WORD_MODULE;
 use serde_json::Value;
@@ -160,7 +160,7 @@ pub fn refuse(path: &Path, asked: bool) -> Result<(), SourceError> {
     let base = json.get("base_model_name_or_path").and_then(Value::as_str);
     let adapter = dir.display();
     let of = base.map_or("a model it does not name".to_string(), |base| format!("'{base}'"));
-    let beside = folder::has_weights(dir) && !is_weights;
+    let beside = locate::has_weights(dir) && !is_weights;
     let problem = if beside && asked {
         return Ok(());
     } else if beside {

@@ -85,6 +85,7 @@ pub fn convert(variable: &str) -> Converted {
 mod tests {
     use super::*;
 
+    // One row a variable of Google's checkpoints, so it is not cut into parts.
     #[test]
     fn names_become_those_of_transformers_conversion() {
         let layer = "albert.encoder.albert_layer_groups.0.albert_layers.0";

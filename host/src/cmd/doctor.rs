@@ -1,0 +1,84 @@
+//! `thimble doctor`: what is missing for which command, and the line that gets it.
+
+use super::outcome::Outcome;
+use crate::boards::device_binary::{self, device_program};
+use crate::boards::tools::{TOOLS, Tool};
+use crate::render::text::{Align, table};
+use anyhow::Result;
+use serde_json::json;
+
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub fn run(args: &DoctorArgs) -> Result<Outcome> {
+    let tools: Vec<(&Tool, Option<String>)> = TOOLS
+        .iter()
+        .map(|tool| (tool, tool.found().map(|path| path.display().to_string())))
+        .collect();
+    let program = device_program(None);
+    let missing: Vec<&Tool> = tools
+        .iter()
+        .filter(|(_, found)| found.is_none())
+        .map(|(tool, _)| *tool)
+        .collect();
+    let whole = program.is_ok() && missing.iter().all(|tool| tool.optional);
+    if args.json {
+        let each = tools.iter().map(|(tool, found)| {
+            json!({
+                "name": tool.name, "found": found, "does": tool.does, "commands": tool.commands, "optional": tool.optional,
+                "install": tool.install(),
+            })
+        });
+        let json = json!({
+            "schema": 1,
+            "ready": whole,
+            "device_program": program.as_ref().ok().map(|path| path.display().to_string()),
+            "device_program_problem": program.as_ref().err().map(ToString::to_string),
+            "tools": each.collect::<Vec<_>>(),
+        });
+        return Ok(answer(format!("{json:#}\n"), whole));
+    }
+    let mut rows = vec![vec![
+        "the board's program".to_string(),
+        "deploy, emulate, package, install".to_string(),
+        match &program {
+            Ok(path) => path.display().to_string(),
+            Err(_) => "missing".to_string(),
+        },
+    ]];
+    rows.extend(tools.iter().map(|(tool, found)| {
+        let state = match (found, tool.optional) {
+            (Some(path), _) => path.clone(),
+            (None, true) => "missing, not always needed".to_string(),
+            (None, false) => "missing".to_string(),
+        };
+        vec![tool.name.to_string(), tool.commands.join(", "), state]
+    }));
+    let mut text = table(&["program", "needed by", "found"], &[Align::Left; 3], &rows);
+    for tool in &missing {
+        text += &format!("\n{}: {}\n  {}\n", tool.name, tool.does, tool.install());
+    }
+    if let Err(error) = &program {
+        text += &format!(
+            "\n{error}\n  scripts/cross-build, or {}=FILE\n",
+            device_binary::VARIABLE
+        );
+    }
+    text += match whole {
+        true => "\nevery command can run\n",
+        false => "\nexport, shrink, inspect, slim, verify, run, report and targets need none of these\n",
+    };
+    Ok(answer(text, whole))
+}
+
+/// A no where something that is always needed is missing.
+fn answer(text: String, whole: bool) -> Outcome {
+    match whole {
+        true => Outcome::yes(text),
+        false => Outcome::no(text),
+    }
+}
