@@ -120,6 +120,9 @@ enum Command {
     /// Remove copies and unused data from any ONNX file; the graph computes the same
     #[command(after_help = examples::SLIM)]
     Slim(cmd::slim::SlimArgs),
+    #[command(after_help = examples::GRAFT)]
+    /// Put a shrunk encoder in the place of the ALBERT in a larger ONNX graph
+    Graft(cmd::graft::GraftArgs),
     /// Measure how far the outputs of two models differ
     #[command(after_help = examples::VERIFY)]
     Verify(cmd::verify::VerifyArgs),
@@ -191,6 +194,7 @@ pub fn main() -> ExitCode {
         Command::Shrink(args) => cmd::shrink::run(&args),
         Command::Inspect(args) => cmd::inspect::run(&args),
         Command::Slim(args) => cmd::slim::run(&args),
+        Command::Graft(args) => cmd::graft::run(&args),
         Command::Verify(args) => cmd::verify::run(&args),
         Command::Run(args) => cmd::run::run(&args),
         Command::Targets(args) => cmd::targets::run(&args),

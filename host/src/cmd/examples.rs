@@ -22,6 +22,10 @@ pub const SLIM: &str = "\
 Examples:
   thimble slim model.onnx -o smaller.onnx";
 
+pub const GRAFT: &str = "\
+Examples:
+  thimble graft kokoro.onnx --encoder small.onnx -o kokoro-small.onnx --dequantize";
+
 pub const VERIFY: &str = "\
 Examples:
   thimble verify ./my-albert small.onnx --inputs test.csv

@@ -157,10 +157,14 @@ fn is_folder(output: &Path, runtime: Runtime) -> bool {
 fn write_folder(writer: &Writer, model: &Model, tokenizer: Option<String>, dir: &Path) -> Result<Written> {
     let path = dir.join(huggingface_folder::MODEL);
     std::fs::create_dir_all(atomic::folder(&path)).with_context(|| dir.display().to_string())?;
-    let files: Vec<(PathBuf, String)> = huggingface_folder::files(&model.config, tokenizer.as_deref())
+    let files: Vec<(PathBuf, Vec<u8>)> = huggingface_folder::files(model, tokenizer.as_deref())?
         .into_iter()
-        .map(|(name, text)| (dir.join(name), text))
+        .map(|(name, bytes)| (dir.join(name), bytes))
         .collect();
+    for (path, _) in &files {
+        let folder = atomic::folder(path);
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
     let onnx = Output {
         content: Content::Made {
             fill: &|out| writer.write_to(out),
@@ -168,7 +172,7 @@ fn write_folder(writer: &Writer, model: &Model, tokenizer: Option<String>, dir: 
         },
         ..Output::new(&path, &[])
     };
-    let beside = files.iter().map(|(path, text)| Output::new(path, text.as_bytes()));
+    let beside = files.iter().map(|(path, text)| Output::new(path, text));
     write_outputs_together(&std::iter::once(onnx).chain(beside).collect::<Vec<_>>())?;
     Ok(Written {
         model: (path.display().to_string(), writer.size() as u64),

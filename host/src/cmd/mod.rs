@@ -8,6 +8,7 @@ pub(crate) mod emulate;
 pub(crate) mod examples;
 pub(crate) mod export;
 pub(crate) mod inspect;
+pub(crate) mod graft;
 pub(crate) mod install;
 pub(crate) mod manual;
 pub(crate) mod outcome;

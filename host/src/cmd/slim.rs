@@ -3,7 +3,7 @@
 use super::outcome::Outcome;
 use crate::fs::atomic::{self, Output, WriteError, refuse_inputs};
 use crate::onnx::OnnxFile;
-use crate::onnx::slim::{Chunks, SlimOptions, Slimmed, model_bytes, slim_over};
+use crate::onnx::slim::{Chunks, SlimOptions, SlimReport, Slimmed, model_bytes, slim_over};
 use crate::render::text::{exact, percent, remark};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
@@ -39,7 +39,6 @@ pub struct SlimArgs {
 
 pub fn run(args: &SlimArgs) -> Result<Outcome> {
     let file = OnnxFile::open(&args.file)?;
-    let (data_path, data_name) = data_beside(&args.output)?;
     // A board reads its weights in place, where rewriting would move them to.
     let own = artifact::open(file.bytes());
     if matches!(own, Ok(_) | Err(ArtifactError::OtherRuntime(_))) {
@@ -48,12 +47,7 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
             args.file.display()
         );
     }
-    // Neither the model nor a file its numbers lie in may be replaced.
-    let inputs = file.paths();
-    for output in [&args.output, &data_path] {
-        refuse_inputs(output, inputs.iter().map(PathBuf::as_path))?;
-        atomic::can_be_written(output)?;
-    }
+    let place = Place::new(&args.output, file.paths())?;
     let options = SlimOptions {
         outputs: args.outputs.clone(),
         short_names: args.short_names,
@@ -61,38 +55,93 @@ pub fn run(args: &SlimArgs) -> Result<Outcome> {
         strip_shapes: args.strip_shapes,
         one_file: args.one_file,
     };
+    let before = model_bytes(&file);
+    let saving = write_slim(&file, &options, &place, |after| {
+        if after > before && !options.leaves_out() {
+            bail!(
+                "{}: nothing to save: it has {before} bytes with its external data, parts of which several tensors share, and would take {after}; nothing is written",
+                args.file.display()
+            );
+        }
+        Ok(())
+    })?;
+    tell(args, &file, before, &saving, &place.data, options.leaves_out());
+    Ok(Outcome::yes(match args.json {
+        true => json(args, before, &saving),
+        false => text(args, before, &saving, &place.data),
+    }))
+}
+
+/// Where a smaller model goes: its own file, and its external data beside it.
+pub(super) struct Place {
+    model: PathBuf,
+    data: PathBuf,
+    data_name: String,
+    inputs: Vec<PathBuf>,
+}
+
+impl Place {
+    /// Of an output that replaces none of `inputs`: neither a model nor a file its numbers lie in may go.
+    ///
+    /// # Errors
+    /// Where the output is an input, cannot be written, or has a name that ONNX cannot refer to.
+    pub(super) fn new(output: &Path, inputs: Vec<PathBuf>) -> Result<Place> {
+        let (data, data_name) = data_beside(output)?;
+        for output in [output, &data] {
+            refuse_inputs(output, inputs.iter().map(PathBuf::as_path))?;
+            atomic::can_be_written(output)?;
+        }
+        Ok(Place {
+            model: output.to_path_buf(),
+            data,
+            data_name,
+            inputs,
+        })
+    }
+}
+
+/// What was written.
+pub(super) struct Saving {
+    /// Bytes of the model and its external data.
+    pub(super) bytes: u64,
+    /// Bytes of the external data alone, where there is any.
+    pub(super) external: Option<u64>,
+    done: SlimReport,
+}
+
+/// Writes `file` without what no output needs; `check` hears how many bytes it takes before anything is written.
+pub(super) fn write_slim(
+    file: &OnnxFile,
+    options: &SlimOptions,
+    place: &Place,
+    check: impl FnOnce(u64) -> Result<()>,
+) -> Result<Saving> {
     // What lies there is looked at, and then replaced.
-    let _alone = atomic::alone(atomic::folder(&args.output));
-    let replaces = args.output.exists() && data_path.exists();
+    let _alone = atomic::alone(atomic::folder(&place.model));
+    let replaces = place.model.exists() && place.data.exists();
     let mut passing = None;
-    let (slimmed, referring) = slim_over(&file, &options, &data_name, |data| {
-        let name = replaces.then(|| atomic::passing_name(&data_path, data.pieces.iter().map(AsRef::as_ref)))?;
+    let (slimmed, referring) = slim_over(file, options, &place.data_name, |data| {
+        let name = replaces.then(|| atomic::passing_name(&place.data, data.pieces.iter().map(AsRef::as_ref)))?;
         Some(passing.insert(name).file_name()?.to_string_lossy().into_owned())
     })?;
-    let (before, after) = (model_bytes(&file), slimmed.bytes());
     // What is written next comes from the file's own pages.
     file.unchanged()?;
-    if after > before && !options.leaves_out() {
-        bail!(
-            "{}: nothing to save: it has {before} bytes with its external data, parts of which several tensors share, and would take {after}; nothing is written",
-            args.file.display()
-        );
-    }
+    check(slimmed.bytes())?;
     if let Some(name) = &passing {
-        refuse_inputs(name, inputs.iter().map(PathBuf::as_path))?;
+        refuse_inputs(name, place.inputs.iter().map(PathBuf::as_path))?;
     }
     let meanwhile = passing.as_deref().zip(referring.as_ref());
-    if let Err(e) = write(&args.output, &data_path, &slimmed, meanwhile) {
+    if let Err(e) = write(&place.model, &place.data, &slimmed, meanwhile) {
         // Pages that are gone cannot be written either, and that is the cause to name.
         file.unchanged()?;
         return Err(e.into());
     }
-    atomic::clear_passing(&data_path, &inputs);
-    tell(args, &file, before, &slimmed, &data_path, options.leaves_out());
-    Ok(Outcome::yes(match args.json {
-        true => json(args, before, &slimmed),
-        false => text(args, before, &slimmed, &data_path),
-    }))
+    atomic::clear_passing(&place.data, &place.inputs);
+    Ok(Saving {
+        bytes: slimmed.bytes(),
+        external: slimmed.data.as_ref().map(|data| data.len),
+        done: slimmed.done,
+    })
 }
 
 /// The path of the external data beside a model, and its name in the model.
@@ -132,8 +181,8 @@ fn write(
 }
 
 /// Says what is worth a note of the files written.
-fn tell(args: &SlimArgs, file: &OnnxFile, before: u64, slimmed: &Slimmed<'_>, data_path: &Path, leaves_out: bool) {
-    let (after, done) = (slimmed.bytes(), &slimmed.done);
+fn tell(args: &SlimArgs, file: &OnnxFile, before: u64, saving: &Saving, data_path: &Path, leaves_out: bool) {
+    let (after, done) = (saving.bytes, &saving.done);
     if after > before {
         remark("note: it is larger than before, by what names and Transpose nodes take; without flags it would not be");
     } else if file.bytes().len() as u64 == after && after == before && !leaves_out {
@@ -145,34 +194,34 @@ fn tell(args: &SlimArgs, file: &OnnxFile, before: u64, slimmed: &Slimmed<'_>, da
             "note: the graph computes the same; results may differ in the last bits if the runtime fuses differently",
         );
     }
-    if slimmed.data.is_none() && data_path.exists() {
+    if saving.external.is_none() && data_path.exists() {
         remark(&format!(
             "note: {} is left from an earlier run; the model does not refer to it",
             data_path.display()
         ));
     }
-    if slimmed.data.is_none() && file.paths().len() > 1 && !args.one_file {
+    if saving.external.is_none() && file.paths().len() > 1 && !args.one_file {
         remark("note: the external data is in the file now, where it takes fewer bytes than beside it");
     }
 }
 
 /// The outcome as one JSON object.
-fn json(args: &SlimArgs, before: u64, slimmed: &Slimmed<'_>) -> String {
+fn json(args: &SlimArgs, before: u64, saving: &Saving) -> String {
     let json = serde_json::json!({
         "schema": 1,
         "input": args.file.display().to_string(),
         "output": args.output.display().to_string(),
         "before": before,
-        "after": slimmed.bytes(),
-        "external": slimmed.data.as_ref().map(|d| d.len),
-        "done": slimmed.done,
+        "after": saving.bytes,
+        "external": saving.external,
+        "done": saving.done,
     });
     format!("{json:#}\n")
 }
 
 /// The outcome in lines for people.
-fn text(args: &SlimArgs, before: u64, slimmed: &Slimmed<'_>, data_path: &Path) -> String {
-    let (after, done) = (slimmed.bytes(), &slimmed.done);
+fn text(args: &SlimArgs, before: u64, saving: &Saving, data_path: &Path) -> String {
+    let (after, done) = (saving.bytes, &saving.done);
     let mut text = format!("{}: {}\n", args.file.display(), exact(before));
     for (count, what) in [
         (done.duplicates, "byte-identical copies kept once"),
@@ -192,8 +241,8 @@ fn text(args: &SlimArgs, before: u64, slimmed: &Slimmed<'_>, data_path: &Path) -
         exact(after),
         percent(after, before)
     ));
-    if let Some(data) = &slimmed.data {
-        text.push_str(&format!("  of that {} in {}\n", exact(data.len), data_path.display()));
+    if let Some(bytes) = saving.external {
+        text.push_str(&format!("  of that {} in {}\n", exact(bytes), data_path.display()));
     }
     text
 }

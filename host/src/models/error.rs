@@ -6,6 +6,7 @@ use crate::models::onnx_import::ImportError;
 use std::path::{Path, PathBuf};
 use thimble_device::image::mmap::MapError;
 use thimble_shared::artifact::ArtifactError;
+use thimble_shared::model::Activation;
 
 /// Why a model named on the command line cannot be opened or used.
 #[non_exhaustive]
@@ -74,6 +75,14 @@ pub enum ModelError {
         /// Which options, and what they are for.
         problem: &'static str,
     },
+    /// Dense layers cannot be written for sentence-transformers.
+    #[error("cannot write the dense layers for sentence-transformers: {0}")]
+    DenseLayers(#[from] safetensors::SafeTensorError),
+    /// A dense layer has an activation that sentence-transformers has no class for.
+    #[error(
+        "sentence-transformers has no dense layer with {}, so no folder is written for it; -o OUT.onnx writes the file alone", .0.name()
+    )]
+    DenseActivation(Activation),
     /// The nodes of a file do not state what its metadata say.
     #[error("{}: nodes and metadata contradict each other: {differences}", path.display())]
     Contradiction {

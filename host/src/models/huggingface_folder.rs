@@ -1,8 +1,13 @@
 //! The files that Hugging Face's tools want beside an ONNX file: config.json for Optimum and transformers.js, tokenizer.json and
 //! tokenizer_config.json. In comes a model's configuration and its tokenizer, out come names and texts.
 
+use super::error::ModelError;
+use crate::models::checkpoint::sentence_transformers::class_of;
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
-use thimble_shared::model::{Activation, Config};
+use thimble_shared::model::head::sentence::dense_weight;
+use thimble_shared::model::sentence::{Pooling, Sentence};
+use thimble_shared::model::{Activation, Config, Head, Model, Role};
 
 /// The model in such a folder, where Optimum, sentence-transformers and transformers.js look for it.
 pub const MODEL: &str = "onnx/model.onnx";
@@ -16,28 +21,116 @@ const SPECIAL: [(&str, [&str; 2]); 5] = [
     ("mask_token", ["[MASK]", "<mask>"]),
 ];
 
-/// Every file but the model's: name and text.
-pub fn files(config: &Config, tokenizer: Option<&str>) -> Vec<(&'static str, String)> {
+/// A file of the folder: its path in there, and its bytes.
+pub type FolderFile = (String, Vec<u8>);
+
+/// Every file but the model's.
+///
+/// # Errors
+/// Dense layers that sentence-transformers' files cannot hold.
+pub fn files(model: &Model, tokenizer: Option<&str>) -> Result<Vec<FolderFile>, ModelError> {
     let known = tokenizer.and_then(|text| serde_json::from_str(text).ok());
     let special = known.as_ref().map(special).unwrap_or_default();
-    let mut files = vec![("config.json", pretty(&config_json(config, &special)))];
+    let mut files = vec![("config.json".into(), pretty(&config_json(&model.config, &special)))];
     if let Some(text) = tokenizer {
-        files.push(("tokenizer.json", text.to_string()));
-        files.push(("tokenizer_config.json", pretty(&tokenizer_config(config, &special))));
+        files.push(("tokenizer.json".into(), text.into()));
+        files.push((
+            "tokenizer_config.json".into(),
+            pretty(&tokenizer_config(&model.config, &special)),
+        ));
     }
-    files
+    if let Some(sentence) = &model.config.sentence {
+        files.extend(sentence_transformers(model, sentence)?);
+    }
+    Ok(files)
 }
 
-fn pretty(value: &Value) -> String {
-    let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
-    text.push('\n');
-    text
+/// What sentence-transformers reads: it pools the hidden states itself, which the ONNX file gives beside the embedding.
+fn sentence_transformers(model: &Model, sentence: &Sentence) -> Result<Vec<FolderFile>, ModelError> {
+    let hidden = model.config.hidden_size;
+    let mut modules = vec![("Transformer", String::new()), ("Pooling", "1_Pooling".into())];
+    let ways = Pooling::ALL.map(|way| {
+        let name = match way {
+            Pooling::First => "pooling_mode_cls_token",
+            Pooling::Last => "pooling_mode_lasttoken",
+            Pooling::Max => "pooling_mode_max_tokens",
+            Pooling::Mean => "pooling_mode_mean_tokens",
+            Pooling::MeanSqrtLen => "pooling_mode_mean_sqrt_len_tokens",
+            Pooling::WeightedMean => "pooling_mode_weightedmean_tokens",
+        };
+        (name.to_string(), json!(sentence.pooling.contains(&way)))
+    });
+    let mut pooling = Map::from_iter(ways);
+    pooling.insert("word_embedding_dimension".into(), json!(hidden));
+    let mut files = vec![
+        ("1_Pooling/config.json".into(), pretty(&pooling.into())),
+        (
+            "sentence_bert_config.json".into(),
+            pretty(&json!({
+                "max_seq_length": sentence.max_tokens.unwrap_or(model.config.max_position_embeddings),
+                "do_lower_case": false,
+            })),
+        ),
+    ];
+    let mut inputs = hidden * sentence.pooling.len();
+    for (number, dense) in sentence.dense.iter().enumerate() {
+        let Some(role) = dense_weight(number) else { continue };
+        let folder = format!("{}_Dense", modules.len());
+        let class = match dense.activation {
+            Some(activation) => class_of(Some(activation)).ok_or(ModelError::DenseActivation(activation))?,
+            None => class_of(None).unwrap_or_default(),
+        };
+        let config = json!({
+            "in_features": inputs,
+            "out_features": dense.size,
+            "bias": true,
+            "activation_function": class,
+        });
+        files.push((format!("{folder}/config.json"), pretty(&config)));
+        files.push((format!("{folder}/model.safetensors"), dense_tensors(model, role, [dense.size, inputs])?));
+        modules.push(("Dense", folder));
+        inputs = dense.size;
+    }
+    if sentence.normalize {
+        modules.push(("Normalize", format!("{}_Normalize", modules.len())));
+    }
+    let modules = modules.iter().enumerate().map(|(index, (class, path))| {
+        let class = format!("sentence_transformers.models.{class}");
+        json!({ "idx": index, "name": index.to_string(), "path": path, "type": class })
+    });
+    files.push(("modules.json".into(), pretty(&modules.collect())));
+    if let Some(prompt) = &sentence.prompt {
+        let prompts = json!({ "prompts": { "text": prompt }, "default_prompt_name": "text" });
+        files.push(("config_sentence_transformers.json".into(), pretty(&prompts)));
+    }
+    Ok(files)
+}
+
+/// A dense layer's weight `[out, in]` and bias as a safetensors file in f32.
+fn dense_tensors(model: &Model, role: Role, shape: [usize; 2]) -> Result<Vec<u8>, ModelError> {
+    let bytes = |name: &str| {
+        let values = model.weights[name].as_f32();
+        values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()
+    };
+    let (weight, bias) = (bytes(role.name()), bytes(&format!("{}.bias", role.name())));
+    let tensors = [
+        ("linear.bias", TensorView::new(Dtype::F32, vec![shape[0]], &bias)?),
+        ("linear.weight", TensorView::new(Dtype::F32, shape.to_vec(), &weight)?),
+    ];
+    Ok(safetensors::serialize(tensors, None)?)
+}
+
+fn pretty(value: &Value) -> Vec<u8> {
+    format!("{value:#}\n").into_bytes()
 }
 
 /// What `AlbertConfig` reads.
 fn config_json(config: &Config, special: &[(&'static str, String, u64)]) -> Value {
+    // Its encoder is what sentence-transformers loads.
+    let encoder = config.sentence.is_some().then(|| Head::None.row().class);
+    let class = encoder.unwrap_or(config.head.row().class);
     let mut json = json!({
-        "architectures": [config.head.row().class],
+        "architectures": [class],
         "model_type": "albert",
         "vocab_size": config.vocab_size,
         "embedding_size": config.embedding_size,

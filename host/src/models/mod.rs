@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod error;
+pub(crate) mod graft;
 pub(crate) mod huggingface_folder;
 pub mod image;
 pub mod model_file;

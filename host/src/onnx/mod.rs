@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use thimble_device::image::mmap::{MapError, ModelMap};
 use thimble_shared::file_kind::FileKind;
-use thimble_shared::onnx::protobuf::{FieldValue, Fields, WireError};
+use thimble_shared::onnx::protobuf::{Field, FieldValue, Fields, WireError};
 use thimble_shared::onnx::reader::{self, ModelView, ReadError, TensorView};
 
 /// Why an ONNX file of anybody's cannot be read.
@@ -62,6 +62,19 @@ pub enum OnnxError {
 
 /// Graphs may nest (If, Loop, Scan); no exporter nests them deeper than this.
 pub const MAX_NESTING: usize = 32;
+
+/// The next field of `bytes`, which begin at `base` in the file, with its own bytes, header included.
+pub(crate) fn next_field<'a>(
+    fields: &mut Fields<'a>,
+    bytes: &'a [u8],
+    base: usize,
+) -> Result<Option<(Field<'a>, &'a [u8])>, WireError> {
+    let start = fields.here() - base;
+    let Some(field) = fields.next().transpose()? else {
+        return Ok(None);
+    };
+    Ok(Some((field, &bytes[start..fields.here() - base])))
+}
 
 /// An opened ONNX file and the external files of its tensors, all mapped.
 pub struct OnnxFile {

@@ -3,6 +3,7 @@
 
 use super::activation::Activation;
 use super::config::Config;
+use super::head::sentence::HIDDEN_STATES;
 use super::sentence::Pooling;
 use super::weight::{Kind, Role, Site, WeightSpec};
 
@@ -185,6 +186,15 @@ impl Network {
             groups: (0..config.num_hidden_groups).map(group).collect(),
             head: head.steps,
             outputs: head.outputs,
+        }
+    }
+
+    /// Adds the tokens' hidden states to the outputs, as the first, where the model has one vector a text: tools that pool for
+    /// themselves ask for them.
+    pub fn give_hidden_states(&mut self, config: &Config) {
+        if config.sentence.is_some() {
+            let (name, extent) = (HIDDEN_STATES, Extent::Tokens(config.hidden_size));
+            self.outputs.insert(0, Output { name, extent });
         }
     }
 

@@ -268,6 +268,12 @@ const ACTIVATIONS: [(&str, Option<Activation>); 5] = [
     ("activation.SiLU", Some(Activation::Silu)),
 ];
 
+/// Torch's class for what follows a dense layer, if there is one.
+pub fn class_of(activation: Option<Activation>) -> Option<String> {
+    let (name, _) = ACTIVATIONS.iter().find(|(_, known)| *known == activation)?;
+    Some(format!("torch.nn.modules.{name}"))
+}
+
 impl Embedding {
     fn pool(&mut self, folder: &Path) -> Result<(), SourceError> {
         let path = folder.join(CONFIG);

@@ -28,6 +28,7 @@ use embedding::Embedding;
 pub use error::{ImportError, Inside};
 use head::{HeadError, Top};
 use layers::Body;
+pub use ports::MaskForm;
 use ports::{Foreign, Inputs};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -55,6 +56,36 @@ pub struct Imported {
     pub notes: Vec<String>,
     /// Fixed by the file: its sequence length.
     pub seq: Option<usize>,
+    /// Where it stands in the file's graph.
+    pub wiring: Wiring,
+}
+
+/// The values of a graph between which an ALBERT stands, by their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wiring {
+    /// Token ids `[batch, seq]`, an input of the graph.
+    pub ids: String,
+    /// Token types, where the graph has them.
+    pub types: Option<String>,
+    /// What says which tokens are real, where an input does.
+    pub mask: Option<String>,
+    /// How it says so.
+    pub form: MaskForm,
+    /// The hidden states after the embedding and after every layer; the last is what the ALBERT gives.
+    pub states: Vec<String>,
+}
+
+impl Wiring {
+    fn of(recognised: &Recognised<'_>) -> Wiring {
+        let inputs = &recognised.inputs;
+        Wiring {
+            ids: inputs.ids.into(),
+            types: inputs.types.map(str::to_string),
+            mask: inputs.mask.map(str::to_string),
+            form: inputs.form,
+            states: recognised.states.iter().map(|state| state.to_string()).collect(),
+        }
+    }
 }
 
 /// How a file is read where it leaves that open.
@@ -164,6 +195,7 @@ pub fn open_with(path: &Path, options: &ImportOptions) -> Result<Imported, Impor
     );
     Ok(Imported {
         seq: recognised.inputs.shape.last().copied().flatten(),
+        wiring: Wiring::of(&recognised),
         model,
         sha256,
         tokenizer: beside.tokenizer,
@@ -201,6 +233,24 @@ pub fn outline(file: &OnnxFile) -> Result<Outline, ImportError> {
         config: recognised.config,
         tokenizer: beside.tokenizer,
     })
+}
+
+/// The value that holds the last hidden state of the ALBERT in a file, whatever stands around it.
+///
+/// # Errors
+/// Where no ALBERT is found.
+pub fn last_hidden_state(file: &OnnxFile, dequantize: bool) -> Result<String, ImportError> {
+    let wanted = Wanted {
+        dequantize,
+        ..Wanted::default()
+    };
+    let plain = decompose::decompose(file, &wanted)?;
+    let file = plain.as_ref().map_or(file, |p| &p.file);
+    let view = Rc::new(file.view()?);
+    let flow = Rc::new(Flow::of(&view).map_err(|e| file.wire_error(e))?);
+    let trace = Trace::new(file, view, flow)?;
+    let (embedding, body) = body(&trace)?;
+    Ok(body.states.last().copied().unwrap_or(embedding.out).to_string())
 }
 
 /// Finds the ALBERT in a graph: of several embeddings that look like one, the first that layers follow.

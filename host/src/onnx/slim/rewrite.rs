@@ -5,7 +5,7 @@ use super::chunks::Chunks;
 use super::{Layout, SlimError, SlimOptions, SlimPlan, Slimmed};
 use crate::onnx::flow::{Flow, port_name};
 use crate::onnx::kinds::Kinds;
-use crate::onnx::{MAX_NESTING, OnnxFile, tensor_bytes};
+use crate::onnx::{MAX_NESTING, OnnxFile, next_field, tensor_bytes};
 use crate::render::text::printable;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -68,7 +68,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
             graph.message(1, self.transpose(source, name));
         }
         let mut fields = Fields::new(bytes);
-        while let Some((field, raw)) = next(&mut fields, bytes, 0).map_err(|e| self.wire(e))? {
+        while let Some((field, raw)) = next_field(&mut fields, bytes, 0).map_err(|e| self.wire(e))? {
             match field.number {
                 6 => {}
                 14 if self.options.strip_metadata => {}
@@ -141,7 +141,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         let keeps_shapes = self.keeps_shapes();
         let stored: HashSet<&str> = self.view.initializers.iter().map(|t| t.name).collect();
         let mut fields = Fields::at(bytes, graph.at);
-        while let Some((field, raw)) = next(&mut fields, bytes, graph.at).map_err(|e| self.wire(e))? {
+        while let Some((field, raw)) = next_field(&mut fields, bytes, graph.at).map_err(|e| self.wire(e))? {
             let inner = || field.bytes().map_err(|e| self.wire(e));
             match field.number {
                 1 => {
@@ -240,7 +240,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
     fn node(&mut self, encoded: &'a [u8], local: &HashSet<&str>, depth: usize) -> Result<Chunks<'a>, SlimError> {
         let mut out = Chunks::default();
         let mut fields = Fields::new(encoded);
-        while let Some((field, raw)) = next(&mut fields, encoded, 0).map_err(|e| self.wire(e))? {
+        while let Some((field, raw)) = next_field(&mut fields, encoded, 0).map_err(|e| self.wire(e))? {
             match field.number {
                 number @ (1 | 2) => {
                     let name = field.text().map_err(|e| self.wire(e))?;
@@ -262,7 +262,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
     fn attribute(&mut self, encoded: &'a [u8], local: &HashSet<&str>, depth: usize) -> Result<Chunks<'a>, SlimError> {
         let mut out = Chunks::default();
         let mut fields = Fields::new(encoded);
-        while let Some((field, raw)) = next(&mut fields, encoded, 0).map_err(|e| self.wire(e))? {
+        while let Some((field, raw)) = next_field(&mut fields, encoded, 0).map_err(|e| self.wire(e))? {
             let inner = || field.bytes().map_err(|e| self.wire(e));
             match field.number {
                 number @ (6 | 11) => {
@@ -289,7 +289,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         local.extend(defined(graph).map_err(|e| self.wire(e))?);
         let mut out = Chunks::default();
         let mut fields = Fields::new(graph);
-        while let Some((field, raw)) = next(&mut fields, graph, 0).map_err(|e| self.wire(e))? {
+        while let Some((field, raw)) = next_field(&mut fields, graph, 0).map_err(|e| self.wire(e))? {
             let inner = || field.bytes().map_err(|e| self.wire(e));
             match field.number {
                 1 => {
@@ -335,7 +335,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         }
         let mut out = Chunks::default();
         let mut fields = Fields::new(function);
-        while let Some((field, raw)) = next(&mut fields, function, 0).map_err(|e| self.wire(e))? {
+        while let Some((field, raw)) = next_field(&mut fields, function, 0).map_err(|e| self.wire(e))? {
             let inner = || field.bytes().map_err(|e| self.wire(e));
             match field.number {
                 7 => {
@@ -369,7 +369,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
     fn sparse(&mut self, encoded: &'a [u8], local: &HashSet<&str>) -> Result<Chunks<'a>, SlimError> {
         let mut out = Chunks::default();
         let mut fields = Fields::new(encoded);
-        while let Some((field, raw)) = next(&mut fields, encoded, 0).map_err(|e| self.wire(e))? {
+        while let Some((field, raw)) = next_field(&mut fields, encoded, 0).map_err(|e| self.wire(e))? {
             match field.number {
                 number @ (1 | 2) => {
                     let part = field.bytes().map_err(|e| self.wire(e))?;
@@ -391,7 +391,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         let there = |name: &'a str| self.plan.needed.contains(self.plan.resolve(name));
         let mut note = Message::default();
         let mut fields = Fields::new(encoded);
-        while let Some((field, raw)) = next(&mut fields, encoded, 0)? {
+        while let Some((field, raw)) = next_field(&mut fields, encoded, 0)? {
             match field.number {
                 1 if !there(field.text()?) => return Ok(None),
                 1 => note.text(1, self.name(field.text()?)),
@@ -399,7 +399,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
                     let mut entry = Message::default();
                     let bytes = field.bytes()?;
                     let mut parts = Fields::new(bytes);
-                    while let Some((part, raw)) = next(&mut parts, bytes, 0)? {
+                    while let Some((part, raw)) = next_field(&mut parts, bytes, 0)? {
                         match part.number {
                             2 if !there(part.text()?) => return Ok(None),
                             2 => entry.text(2, self.name(part.text()?)),
@@ -417,7 +417,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
     fn port(&self, encoded: &'a [u8]) -> Result<Message, WireError> {
         let mut port = Message::default();
         let mut fields = Fields::new(encoded);
-        while let Some((field, raw)) = next(&mut fields, encoded, 0)? {
+        while let Some((field, raw)) = next_field(&mut fields, encoded, 0)? {
             match field.number {
                 1 => port.text(1, self.name(field.text()?)),
                 3 | 4 => {}
@@ -433,7 +433,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         let mut typed: Vec<&'a [u8]> = Vec::new();
         let mut typed_len = 0;
         let mut fields = Fields::new(tensor.encoded);
-        while let Some((field, raw)) = next(&mut fields, tensor.encoded, 0).map_err(|e| self.wire(e))? {
+        while let Some((field, raw)) = next_field(&mut fields, tensor.encoded, 0).map_err(|e| self.wire(e))? {
             match field.number {
                 8 => out.text(8, name),
                 // Payload and place are written below; doc strings and metadata are left out.
@@ -514,15 +514,6 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         place.int(14, 1);
         place
     }
-}
-
-/// The next field and the bytes it takes, key included; `base` is where `bytes` starts for the iterator.
-fn next<'a>(fields: &mut Fields<'a>, bytes: &'a [u8], base: usize) -> Result<Option<(Field<'a>, &'a [u8])>, WireError> {
-    let start = fields.here() - base;
-    let Some(field) = fields.next().transpose()? else {
-        return Ok(None);
-    };
-    Ok(Some((field, &bytes[start..fields.here() - base])))
 }
 
 /// Names a nested graph defines: its inputs, initializers, sparse ones too, and node outputs.

@@ -65,7 +65,11 @@ pub fn lower(graph: &ModelSpec, options: LowerOptions) -> Lowered {
         used: BTreeSet::new(),
         shapes: graph.config.weights().into_iter().map(|w| (w.name, w.shape)).collect(),
     };
-    let outputs = l.network(&Network::of(&graph.config));
+    let mut network = Network::of(&graph.config);
+    if options.runtime.order() == Order::Rows {
+        network.give_hidden_states(&graph.config);
+    }
+    let outputs = l.network(&network);
     let inputs = l.input_ports();
     Lowered {
         nodes: l.nodes,
@@ -318,18 +322,28 @@ impl Lowering<'_> {
     }
 
     /// Additive attention mask `[rows, 1, 1, seq]`: 0 where the mask is 1, the least f32 where it is 0. ONNX Runtime's attention
-    /// takes the mask itself, as int32.
-    fn mask(&mut self, mask: &str) -> String {
+    /// takes the mask itself, as int32; `weighs` says whether a head pools by the mask as f32.
+    fn mask(&mut self, mask: &str, weighs: bool) -> String {
         if self.options.runtime.is_onnxruntime() {
+            if weighs {
+                self.mask_as_floats(mask);
+            }
             return self.cast(mask, DataType::I32, "mask.keys");
         }
-        let one = self.float("one_f", 1.0);
+        // Constants lie in the file in the order they are first named.
+        self.float("one_f", 1.0);
         let least = self.float("least", f32::MIN);
         let axes = self.ints("mask_axes", &[1, 2]);
-        let real = self.cast(mask, DataType::F32, "mask.real");
-        let padding = self.node("Sub", &[&one, &real], "mask.padding", &[]);
+        let padding = self.mask_as_floats(mask);
         let bias = self.node("Mul", &[&padding, &least], "mask.bias", &[]);
         self.node("Unsqueeze", &[&bias, &axes], "mask.scores", &[])
+    }
+
+    /// The mask as f32, and what is left to one.
+    fn mask_as_floats(&mut self, mask: &str) -> String {
+        let one = self.float("one_f", 1.0);
+        let real = self.cast(mask, DataType::F32, "mask.real");
+        self.node("Sub", &[&one, &real], "mask.padding", &[])
     }
 
     /// The LayerNorm of a sum in one node of ONNX Runtime's: its optimizer makes one only where a file declares inner shapes.

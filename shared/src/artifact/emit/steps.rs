@@ -48,7 +48,8 @@ impl Lowering<'_> {
             out: "",
         };
         self.steps(&network.embed, &scope);
-        let mask = self.mask(&mask);
+        let weighs = |step: &Step| matches!(step.op, Op::Pool { pooling, .. } if pooling != Pooling::First);
+        let mask = self.mask(&mask, network.head.iter().any(weighs));
         scope.mask = &mask;
         let mut hidden = HIDDEN.to_string();
         let groups = self.config.layer_groups();

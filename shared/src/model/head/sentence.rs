@@ -26,6 +26,9 @@ pub(super) const ROW: HeadRow = HeadRow {
 /// The output's name in ONNX files of sentence-transformers and Optimum.
 pub const OUTPUT: Value = "sentence_embedding";
 
+/// The tokens' hidden states, which files for other tools give beside the embedding.
+pub const HIDDEN_STATES: Value = "last_hidden_state";
+
 /// The weight of each dense layer, its value before the activation, and its value.
 const DENSE: [(Role, Value, Value); MOST_DENSE] = [
     (Role::Head("dense"), "dense_map", "dense_out"),
@@ -56,7 +59,7 @@ fn steps(config: &Config, head: &mut HeadSteps) {
     let mut hidden = HIDDEN;
     if config.hidden_shift {
         let (input, vector) = (HIDDEN, Role::HiddenShift);
-        hidden = head.step(Op::AddVector { input, vector }, "shifted");
+        hidden = head.step(Op::AddVector { input, vector }, HIDDEN_STATES);
     }
     // The value of the step that ends the head is the output.
     let several = sentence.pooling.len() > 1;
