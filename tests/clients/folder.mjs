@@ -3,7 +3,7 @@ import { createRequire } from 'node:module';
 import { basename, dirname, resolve } from 'node:path';
 
 export async function open(folder) {
-    const require = createRequire(`${process.env.NODE_PATH}/`);
+    const require = createRequire(`${process.env.NODE_PATH}/../`);
     const transformers = require('@huggingface/transformers');
     transformers.env.allowRemoteModels = false;
     transformers.env.localModelPath = dirname(resolve(folder));

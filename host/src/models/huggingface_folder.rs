@@ -183,9 +183,11 @@ fn activation(activation: Activation) -> &'static str {
 }
 
 fn tokenizer_config(config: &Config, special: &[(&'static str, String, u64)]) -> Value {
+    let of_sentence = config.sentence.as_ref().and_then(|sentence| sentence.max_tokens);
+    let most = of_sentence.map_or(config.max_position_embeddings, |most| most.min(config.max_position_embeddings));
     let mut json = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": config.max_position_embeddings,
+        "model_max_length": most,
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         "clean_up_tokenization_spaces": false,
     });
