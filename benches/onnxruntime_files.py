@@ -34,6 +34,7 @@ OWN = ("quantize_dynamic", "optimizer + quantize_dynamic")
 SETTINGS = {
     "as it comes": {},
     "session.disable_prepacking=1": {"session.disable_prepacking": "1"},
+    "session.use_device_allocator_for_initializers=1": {"session.use_device_allocator_for_initializers": "1"},
 }
 PEER = """
 import json, resource, statistics, sys, time

@@ -6,7 +6,7 @@ use super::slim::{self, Saving};
 use crate::eval::dataset;
 use crate::eval::metrics::Loss;
 use crate::eval::runner::Judge;
-use crate::models::graft::{graft, opset_for};
+use crate::models::graft::{gives_hidden_states, graft, opset_for};
 use crate::models::image::image_of;
 use crate::models::model_file::ModelSource;
 use crate::models::onnx_import::{self, ImportOptions};
@@ -67,6 +67,7 @@ pub fn run(args: &GraftArgs) -> Result<Outcome> {
             "{path}: it is laid out for a board, or not thimble's; thimble export {path} --for onnxruntime -o SMALL.onnx makes an encoder of it"
         );
     }
+    gives_hidden_states(encoder.config()).with_context(|| args.encoder.display().to_string())?;
     let theirs = onnx_import::open_with(
         &args.file,
         &ImportOptions {

@@ -4,9 +4,11 @@
 
 use crate::models::onnx_import::{MaskForm, Wiring};
 use crate::onnx::flow::{Flow, port_name};
+use crate::onnx::kinds::Kinds;
 use crate::onnx::{OnnxError, OnnxFile, next_field};
 use crate::render::text::printable;
 use thimble_shared::artifact::emit::OPSETS;
+use thimble_shared::model::Config;
 use thimble_shared::onnx::protobuf::{Fields, Message, WireError};
 use thimble_shared::onnx::reader::{self, ModelView, NodeView, ReadError};
 use thimble_shared::onnx::writer::{DataType, MICROSOFT};
@@ -47,10 +49,16 @@ pub enum GraftError {
         version: i64,
     },
     /// The encoder gives no hidden states.
-    #[error("the encoder gives {gives}, and the graph reads hidden states; export or shrink it with --head none")]
+    #[error("the encoder has a head ({head}), and the graph reads hidden states; export or shrink it with --head none")]
     NoHiddenStates {
-        /// Names of its outputs.
-        gives: String,
+        /// The head, for a person.
+        head: &'static str,
+    },
+    /// The graph's inputs have one dimension more than an encoder's.
+    #[error("{file}: its inputs are [batch, choices, seq], and an encoder reads [batch, seq]")]
+    Choices {
+        /// The larger graph.
+        file: String,
     },
     /// What is to be replaced is an input or a stored tensor.
     #[error("{file}: no node of its main graph makes '{value}', where the encoder would stand")]
@@ -70,6 +78,19 @@ pub enum GraftError {
         /// The first value that is read.
         value: String,
     },
+}
+
+/// An error where a model's file does not give the hidden states that a graph around it reads.
+///
+/// # Errors
+/// [`GraftError::NoHiddenStates`].
+pub fn gives_hidden_states(config: &Config) -> Result<(), GraftError> {
+    match config.head.row().gives_hidden {
+        true => Ok(()),
+        false => Err(GraftError::NoHiddenStates {
+            head: config.head.name(),
+        }),
+    }
 }
 
 /// The operator set an encoder has to be stated in to stand in `graph`.
@@ -105,6 +126,11 @@ fn ir_version(model: &[u8]) -> Result<i64, WireError> {
 /// # Errors
 /// Any [`GraftError`].
 pub fn graft(graph: &OnnxFile, wiring: &Wiring, encoder: &[u8]) -> Result<OnnxFile, GraftError> {
+    if wiring.choices {
+        return Err(GraftError::Choices {
+            file: graph.path.display().to_string(),
+        });
+    }
     let view = graph.view()?;
     let ours = reader::model(encoder)?;
     let wire = |e| GraftError::Onnx(graph.wire_error(e));
@@ -116,14 +142,8 @@ pub fn graft(graph: &OnnxFile, wiring: &Wiring, encoder: &[u8]) -> Result<OnnxFi
             value: printable(hidden),
         });
     };
-    if !ours.nodes.iter().any(|node| node.outputs.contains(&HIDDEN_STATES)) {
-        let names = ours.outputs.iter().map(|port| port_name(port));
-        let names: Result<Vec<&str>, WireError> = names.collect();
-        return Err(GraftError::NoHiddenStates {
-            gives: names.map_err(ReadError::Wire)?.join(" and "),
-        });
-    }
-    let names = Names::free(&view, hidden);
+    let element = Kinds::of(&view, &flow).map_err(wire)?.element(hidden);
+    let names = Names::free(&view);
     let mut made = Message::default();
     let mut nodes = 0;
     let mut placed = false;
@@ -143,6 +163,7 @@ pub fn graft(graph: &OnnxFile, wiring: &Wiring, encoder: &[u8]) -> Result<OnnxFi
                 if nodes == maker + 1 {
                     names.wire(wiring, &mut part);
                     names.encoder(&ours, &mut part).map_err(ReadError::Wire)?;
+                    names.hidden_states(hidden, element, &mut part);
                     part.message(1, &names.renamed_maker(item.bytes().map_err(wire)?, hidden).map_err(wire)?);
                     placed = true;
                     continue;
@@ -183,14 +204,13 @@ fn still_read(made: &OnnxFile, wiring: &Wiring) -> Result<(), GraftError> {
 }
 
 /// Names of the encoder's values in the larger graph.
-struct Names<'a> {
+struct Names {
     /// No name of the graph begins with it.
     prefix: String,
-    hidden: &'a str,
 }
 
-impl<'a> Names<'a> {
-    fn free(view: &ModelView<'_>, hidden: &'a str) -> Names<'a> {
+impl Names {
+    fn free(view: &ModelView<'_>) -> Names {
         let values = view.nodes.iter().flat_map(|node| node.inputs.iter().chain(&node.outputs));
         let stored = view.initializers.iter().map(|tensor| &tensor.name);
         let taken: Vec<&str> = values.chain(stored).copied().collect();
@@ -198,13 +218,12 @@ impl<'a> Names<'a> {
         while taken.iter().any(|name| name.starts_with(&prefix)) {
             prefix.insert(0, '_');
         }
-        Names { prefix, hidden }
+        Names { prefix }
     }
 
     fn of(&self, name: &str) -> String {
         match name {
             "" => String::new(),
-            HIDDEN_STATES => self.hidden.to_string(),
             _ => format!("{}{name}", self.prefix),
         }
     }
@@ -255,6 +274,16 @@ impl<'a> Names<'a> {
                 wires.cast(&same, &mask);
             }
         }
+    }
+
+    /// The value that the rest of the graph reads, in the type it has there.
+    fn hidden_states(&self, hidden: &str, element: Option<i64>, graph: &mut Message) {
+        let mut wires = Wires {
+            prefix: &self.prefix,
+            graph,
+        };
+        let element = element.unwrap_or(DataType::F32.code());
+        wires.node_with("Cast", &[&self.of(HIDDEN_STATES)], hidden, &[("to", element)]);
     }
 
     /// The encoder's nodes and stored tensors.

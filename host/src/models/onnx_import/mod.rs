@@ -71,6 +71,8 @@ pub struct Wiring {
     pub mask: Option<String>,
     /// How it says so.
     pub form: MaskForm,
+    /// Whether the graph's inputs are `[batch, choices, seq]`.
+    pub choices: bool,
     /// The hidden states after the embedding and after every layer; the last is what the ALBERT gives.
     pub states: Vec<String>,
 }
@@ -83,6 +85,7 @@ impl Wiring {
             types: inputs.types.map(str::to_string),
             mask: inputs.mask.map(str::to_string),
             form: inputs.form,
+            choices: inputs.shape.len() == 3,
             states: recognised.states.iter().map(|state| state.to_string()).collect(),
         }
     }
