@@ -18,9 +18,10 @@ use std::rc::Rc;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use thimble_device::image::pages;
-use thimble_shared::artifact::emit::scale;
+use thimble_shared::artifact::emit::{Runtime, scale};
 use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{self, Artifact, ArtifactError};
+use thimble_shared::dtype::Format;
 use thimble_shared::model::Kind;
 use thimble_shared::model::sentence::Sentence;
 use thimble_shared::onnx::reader;
@@ -55,6 +56,9 @@ pub struct Explanation {
     pub producer: String,
     /// Version of the default operator set; 0 when none is imported.
     pub opset: i64,
+    /// What a file of thimble's is made for: board, onnxruntime or onnx.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Runtime>,
     /// Name of the head, for thimble's own files.
     pub head: Option<String>,
     /// How tokens become a sentence's embedding.
@@ -152,6 +156,7 @@ pub fn explain(path: &Path) -> Result<Explanation, ExplainError> {
         let again = resaved_note(&file.path, explanation.kind);
         explanation.account.notes.push(again);
     }
+    explanation.account.notes.extend(session_note(&explanation));
     explanation.file = path.display().to_string();
     explanation.bytes = bytes.len() as u64;
     explanation.producer = view.producer.to_string();
@@ -165,6 +170,18 @@ pub fn explain(path: &Path) -> Result<Explanation, ExplainError> {
     }
     file.unchanged().map_err(OnnxError::from)?;
     Ok(explanation)
+}
+
+/// What a session of ONNX Runtime's may be told so that it needs less RAM. MatMulNBits needs its packed weights: unpacked ones
+/// are widened at every use.
+fn session_note(explanation: &Explanation) -> Option<String> {
+    let runtime = explanation.runtime?;
+    let in_blocks = explanation.parts.iter().any(|part| part.format == Format::W4.name());
+    (runtime.is_onnxruntime() && !in_blocks).then(|| {
+        "made for ONNX Runtime, which keeps a packed copy of each weight: with the session entry session.disable_prepacking=1 it \
+         needs less RAM and more time (docs/onnx-runtime.md)"
+            .to_string()
+    })
 }
 
 /// What has become of a file of thimble's that another tool has saved again, and the way back.
@@ -185,6 +202,7 @@ fn empty(kind: &'static str) -> Explanation {
         kind,
         producer: String::new(),
         opset: 0,
+        runtime: None,
         head: None,
         sentence: None,
         layers: None,
@@ -223,6 +241,7 @@ fn own(artifact: &Artifact, file: &OnnxFile) -> Result<Explanation, ArtifactErro
         })
         .collect();
     Ok(Explanation {
+        runtime: Some(artifact.options.runtime),
         head: Some(config.head.name().to_string()),
         sentence: config.sentence.clone(),
         layers: Some(config.num_hidden_layers),
