@@ -33,7 +33,7 @@ pub fn run(args: &ReportArgs) -> Result<Outcome> {
     }
     if let Some(path) = &args.html {
         atomic::refuse_inputs(path, args.files.iter().map(PathBuf::as_path))?;
-        atomic::write_whole(path, report_page::html(&entries).as_bytes())?;
+        atomic::write_whole(path, report_page::page(&entries).as_bytes())?;
         remark(&format!("wrote {}", path.display()));
     }
     Ok(Outcome::yes(if args.json {
