@@ -7,9 +7,10 @@
 //! use thimble_shared::artifact::emit::LowerOptions;
 //! use thimble_shared::artifact::{self, Provenance};
 //! use thimble_shared::dtype::{Format, Values};
-//! use thimble_shared::model::{Activation, Config, Head, Kind, Model};
+//! use thimble_shared::model::{Activation, Config, Head, Kind, Model, ModelFamily};
 //!
 //! let config = Config {
+//!     family: ModelFamily::Albert,
 //!     vocab_size: 97,
 //!     embedding_size: 12,
 //!     hidden_size: 24,

@@ -138,6 +138,7 @@ impl Pace {
 /// albert-base-v2, as its config.json says.
 pub fn albert_base() -> Config {
     Config {
+        family: thimble_shared::model::ModelFamily::Albert,
         vocab_size: 30_000,
         embedding_size: 128,
         hidden_size: 768,

@@ -251,6 +251,7 @@ mod tests {
 
     fn config() -> Config {
         Config {
+            family: thimble_shared::model::ModelFamily::Albert,
             vocab_size: 100,
             embedding_size: 8,
             hidden_size: 16,

@@ -193,6 +193,7 @@ mod tests {
             (Head::QuestionAnswering, false),
         ] {
             let config = Config {
+                family: thimble_shared::model::ModelFamily::Albert,
                 vocab_size: 61,
                 embedding_size: 12,
                 hidden_size: 24,

@@ -461,6 +461,7 @@ mod tests {
 
     fn config(head: Head) -> Config {
         Config {
+            family: thimble_shared::model::ModelFamily::Albert,
             vocab_size: 8,
             embedding_size: 2,
             hidden_size: 2,

@@ -304,6 +304,7 @@ mod tests {
     /// A model of ones with these numbers at the start of one weight.
     fn model(first: &[f32]) -> Model {
         let config = Config {
+            family: thimble_shared::model::ModelFamily::Albert,
             vocab_size: 8,
             embedding_size: 4,
             hidden_size: 4,

@@ -14,6 +14,7 @@ use thimble_shared::onnx::protobuf::{FieldValue, Fields, Message};
 
 pub fn config() -> Config {
     Config {
+        family: thimble_shared::model::ModelFamily::Albert,
         vocab_size: 97,
         embedding_size: 12,
         hidden_size: 24,

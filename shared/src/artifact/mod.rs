@@ -251,6 +251,7 @@ pub(crate) fn assemble(
     }
     let lowered = lower(graph, options);
     Ok(OnnxModel {
+        name: graph.config.family.row().model_type.to_string(),
         opset: options.opset,
         producer_version: env!("CARGO_PKG_VERSION").to_string(),
         metadata,

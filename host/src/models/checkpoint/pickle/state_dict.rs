@@ -6,6 +6,7 @@ use super::value::{Id, Strided, Value};
 use super::{MAX_NAME, MAX_SHOWN, Pickle, malformed};
 use crate::models::checkpoint::PickleError;
 use std::collections::{BTreeSet, HashSet};
+use thimble_shared::model::ModelFamily;
 
 /// The tensors of one state dict.
 #[derive(Debug)]
@@ -35,8 +36,6 @@ const NAMES: [&str; 12] = [
 ];
 /// What the first of an ALBERT's tensors is called, whatever stands before it.
 const MARK: &str = "word_embeddings.weight";
-/// Heads that are stored beside the model they belong to.
-const HEADS: [&str; 5] = ["pooler", "predictions", "sop_classifier", "classifier", "qa_outputs"];
 /// The keys that every optimizer's state has.
 const OPTIMIZER: [&str; 2] = ["state", "param_groups"];
 /// Containers inside each other; trainers use two or three.
@@ -70,12 +69,14 @@ impl Pickle {
         let mut seen = HashSet::new();
         self.collect(place.value, "", &mut seen, &mut tensors)?;
         let mut beside = Vec::new();
+        // Heads that are stored beside the model they belong to, of whatever family.
+        let heads = ModelFamily::ALL.map(|family| family.row().optional_parts()).concat();
         if let Some(parent) = place.parent
             && let Value::Dict { items, .. } = &self.values[places[parent].value]
         {
             for &(key, value) in items.iter().filter(|(_, value)| *value != place.value) {
                 match (&self.values[key], &self.values[value]) {
-                    (Value::Text(head), Value::Dict { .. }) if HEADS.contains(&head.as_str()) => {
+                    (Value::Text(head), Value::Dict { .. }) if heads.iter().any(|of| of == head) => {
                         self.collect(value, &format!("{head}."), &mut seen, &mut tensors)?;
                     }
                     (Value::Text(key), _) if beside.len() < MAX_BESIDE => beside.push(shown(key)),
