@@ -100,12 +100,23 @@ pub struct Names {
     pub tensorflow: &'static [(&'static str, &'static str)],
 }
 
+/// The version of the `thimble.graph` text that brought the newest family.
+pub const SINCE: u32 = {
+    let (mut newest, mut at) = (0, 0);
+    while at < ModelFamily::ALL.len() {
+        let since = ModelFamily::ALL[at].row().since;
+        newest = if since > newest { since } else { newest };
+        at += 1;
+    }
+    newest
+};
+
 impl ModelFamily {
     /// All of them.
     pub const ALL: [ModelFamily; 1] = [ModelFamily::Albert];
 
     /// What is to be said of it.
-    pub fn row(self) -> &'static FamilyRow {
+    pub const fn row(self) -> &'static FamilyRow {
         match self {
             ModelFamily::Albert => &albert::ROW,
         }
