@@ -55,6 +55,9 @@
 
 #![warn(missing_docs)]
 
+/// The version of the JSON that commands print, but for reports, which have [`board::report::SCHEMA`].
+pub const ANSWER_SCHEMA: u32 = 1;
+
 pub mod artifact;
 pub mod board;
 pub mod decode;
@@ -63,5 +66,6 @@ pub mod file_kind;
 pub mod files;
 pub mod model;
 pub mod onnx;
+pub mod random;
 pub mod spelling;
 pub mod terminal;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{DEFAULT_SEQ, SessionError};
+use super::{DEFAULT_BATCH, DEFAULT_SEQ, SessionError};
 use crate::Input;
 use crate::engine::tensors::{Tensor, TensorFile};
 use thimble_shared::model::Config;
@@ -35,7 +35,7 @@ impl InputSource {
 
 fn ids_input(config: &Config, source: &InputSource) -> Input {
     let seq = source.seq.unwrap_or(DEFAULT_SEQ.min(config.max_position_embeddings));
-    let batch = source.batch.unwrap_or(1);
+    let batch = source.batch.unwrap_or(DEFAULT_BATCH);
     let (mut ids, real) = match &source.ids {
         Some(ids) => (ids.clone(), ids.len()),
         None => (made_up(config.vocab_size, seq), seq),

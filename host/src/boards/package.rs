@@ -6,7 +6,7 @@ use flate2::{Compression, GzBuilder};
 use md5::{Digest as _, Md5};
 use std::io::Write;
 use std::path::Path;
-use thimble_device::image::mmap::sha256;
+use thimble_device::image::digest::sha256;
 use thimble_shared::terminal::acts;
 use thimble_text::tokenizer_beside;
 

@@ -12,6 +12,7 @@ use crate::render::text::{printable, remark, say};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use thimble_device::engine::{Engine, EngineOptions};
+use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::decode::{AnswerOptions, MAX_ANSWER};
 use thimble_shared::model::{AnswerKind, Config, Head};
 
@@ -108,7 +109,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
         return Ok(Outcome::yes(format!("{}\n", text.trim_end())));
     }
     let mut json = serde_json::to_value(&answer)?;
-    json["schema"] = 1.into();
+    json["schema"] = ANSWER_SCHEMA.into();
     json["input_ids"] = match rows.as_slice() {
         [row] => row.input_ids.clone().into(),
         windows => windows

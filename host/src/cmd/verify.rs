@@ -12,6 +12,7 @@ use crate::render::text::{Align, remark, say, table};
 use anyhow::{Error, Result, anyhow, bail};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::decode::Scoring;
 use thimble_shared::model::{Config, Head};
 
@@ -107,7 +108,7 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
     }
     let text = if args.json {
         let mut json = serde_json::to_value(&loss)?;
-        json["schema"] = 1.into();
+        json["schema"] = ANSWER_SCHEMA.into();
         json["calibrated"] = inputs.given.into();
         json["reasons"] = reasons.clone().into();
         format!("{json:#}\n")

@@ -14,6 +14,7 @@ use thimble_device::engine::tensors::{Tensor, TensorError, TensorFile};
 use thimble_shared::decode::context_of_ids;
 use thimble_shared::files;
 use thimble_shared::model::{AnswerKind, Config};
+use thimble_shared::random::Random;
 use thimble_shared::terminal::printable;
 
 /// Why inputs cannot be read. `path` is always the file of inputs.
@@ -580,7 +581,7 @@ impl From<String> for RowError {
 /// `most` of `count` indices in order, drawn at random but the same every time: whatever order a file has, sorted by label
 /// or alternating, must not decide what is drawn.
 pub fn sample(count: usize, most: usize) -> Vec<usize> {
-    let mut drawn: Vec<(u64, usize)> = (0..count).map(|i| (SplitMix(SEED ^ i as u64).next(), i)).collect();
+    let mut drawn: Vec<(u64, usize)> = (0..count).map(|i| (Random(SEED ^ i as u64).next(), i)).collect();
     drawn.sort_unstable();
     let mut indices: Vec<usize> = drawn.into_iter().take(most).map(|(_, i)| i).collect();
     indices.sort_unstable();
@@ -888,7 +889,7 @@ pub const MASK: i64 = 4;
 /// `count` token sequences of different lengths, seeded: `[CLS]`, random tokens, `[SEP]`, every other one a pair; for a masked LM
 /// some tokens are masked, for multiple choice each row has three choices.
 pub fn made_up(config: &Config, count: usize, seed: u64) -> Vec<Row> {
-    let mut random = SplitMix(seed);
+    let mut random = Random(seed);
     let longest = config.max_tokens().min(MADE_UP_TOKENS);
     let shortest = longest.min(8);
     let masks = config.head.has_decoder();
@@ -927,21 +928,4 @@ pub fn made_up(config: &Config, count: usize, seed: u64) -> Vec<Row> {
         rows.push(row);
     }
     rows
-}
-
-/// splitmix64.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
 }

@@ -87,7 +87,7 @@ pub enum Op {
         /// Names of the values it reads.
         inputs: Vec<Value>,
     },
-    /// Each vector over its length, which counts as at least 1e-12.
+    /// Each vector over its length, which counts as at least [`LEAST_LENGTH`](super::sentence::LEAST_LENGTH).
     Normalize {
         /// Name of the value it reads.
         input: Value,

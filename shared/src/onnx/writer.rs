@@ -28,7 +28,7 @@ pub enum DataType {
 
 impl DataType {
     /// The number of `TensorProto.DataType`.
-    pub fn code(self) -> i64 {
+    pub const fn code(self) -> i64 {
         match self {
             DataType::F32 => 1,
             DataType::U8 => 2,

@@ -1,6 +1,7 @@
 //! What stands in a folder: names in order, what a file is by its bytes, which files hold weights.
 
 use super::map::Mapped;
+use crate::models::file_names::WEIGHTS;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use thimble_shared::file_kind::FileKind;
@@ -17,8 +18,7 @@ pub struct Located {
     pub notes: Vec<String>,
 }
 
-/// The names that weights usually have.
-pub const SINGLE: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+/// Lists of weights in several files.
 pub const SHARDED: [&str; 2] = ["model.safetensors.index.json", "pytorch_model.bin.index.json"];
 
 /// Files that trainers leave beside the weights and that are none.
@@ -70,7 +70,7 @@ pub fn kind_of(path: &Path) -> Option<FileKind> {
 
 /// Whether a folder holds weights: under one of the names that checkpoints have, or by their content.
 pub fn holds_weights(dir: &Path) -> bool {
-    let usual = SINGLE.iter().chain(&SHARDED).any(|name| dir.join(name).is_file());
+    let usual = WEIGHTS.iter().chain(&SHARDED).any(|name| dir.join(name).is_file());
     usual || weight_files(dir).iter().any(|path| names_an_albert(path))
 }
 

@@ -38,9 +38,9 @@ use crate::models::read_options::ReadOptions;
 use crate::models::tokenizer::{self, TokenizerSource};
 use listing::Located;
 use sentence_transformers::Embedding;
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use thimble_device::image::digest;
 use thimble_shared::model::head::sequence;
 use thimble_shared::model::{AnswerKind, Config, Head};
 
@@ -290,7 +290,7 @@ fn sha256(files: &[&map::Mapped]) -> Result<String, SourceError> {
         shards => {
             let line = |f: &&map::Mapped| Ok(format!("{}  {}\n", f.sha256()?, f.file_name()));
             let lines = shards.iter().map(line).collect::<Result<String, SourceError>>()?;
-            Ok(map::hex(&Sha256::digest(lines)))
+            Ok(digest::sha256(lines.as_bytes()))
         }
     }
 }
