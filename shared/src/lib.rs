@@ -69,3 +69,10 @@ pub mod onnx;
 pub mod random;
 pub mod spelling;
 pub mod terminal;
+#[cfg(test)]
+#[path = "../../tests/support/mod.rs"]
+mod test_support;
+
+// Tests of several crates share a file that names this one.
+#[cfg(test)]
+extern crate self as thimble_shared;

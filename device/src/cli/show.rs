@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use thimble_shared::decode;
 
 use crate::Outputs;
 use crate::engine::kernels::Kernels;
@@ -240,9 +241,8 @@ fn labels<'a>(outputs: &Outputs, config: &'a Config) -> Option<Vec<(&'a str, f64
         .get("logits")
         .filter(|_| config.head.answer() == AnswerKind::Labels)?;
     let best = |row: &[f32]| {
-        let (at, &top) = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
-        let sum: f64 = row.iter().map(|&v| f64::from(v - top).exp()).sum();
-        Some((config.labels.get(at)?.as_str(), 1.0 / sum))
+        let at = decode::argmax(row)?;
+        Some((config.labels.get(at)?.as_str(), decode::softmax(row)[at]))
     };
     logits.data.chunks_exact(config.labels.len().max(1)).map(best).collect()
 }

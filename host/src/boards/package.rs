@@ -2,6 +2,7 @@
 //! goes into a mounted root file system or into an arm64 Debian package, which is written here: an `ar` archive of two gzip
 //! tars with one fixed date and entries in a fixed order, so the same input gives the same bytes.
 
+pub use crate::boards::device_binary::PROGRAM;
 use flate2::{Compression, GzBuilder};
 use md5::{Digest as _, Md5};
 use std::io::Write;
@@ -71,8 +72,6 @@ impl Payload {
     }
 }
 
-/// The device program's name on the board, which no model may have.
-pub const PROGRAM: &str = "thimble-device";
 /// What is said of a name that [`plain_name`] refuses.
 pub const PLAIN_NAME: &str =
     "on the board it goes into commands and a unit file; use letters, digits, dots and dashes, a dash not first";

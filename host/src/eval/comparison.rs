@@ -429,6 +429,7 @@ fn span_f1(a: (usize, usize), b: (usize, usize)) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_support::tiny;
     use thimble_shared::model::Head;
 
     fn scale(config: &Config) -> Scale<'_> {
@@ -461,27 +462,11 @@ mod tests {
 
     fn config(head: Head) -> Config {
         Config {
-            family: thimble_shared::model::ModelFamily::Albert,
             vocab_size: 8,
-            embedding_size: 2,
             hidden_size: 2,
-            num_hidden_layers: 1,
-            num_hidden_groups: 1,
-            inner_group_num: 1,
-            num_attention_heads: 1,
-            intermediate_size: 2,
-            max_position_embeddings: 8,
-            type_vocab_size: 2,
-            layer_norm_eps: 1e-12,
-            activation: thimble_shared::model::Activation::Gelu,
-            head,
-            tied_decoder: false,
             pooler: true,
             labels: vec!["a".into(), "b".into()],
-            multi_label: false,
-            regression: false,
-            hidden_shift: false,
-            sentence: None,
+            ..tiny(head)
         }
     }
 

@@ -144,46 +144,8 @@ impl Config {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::model::sentence::Dense;
-    use crate::model::sentence::Pooling;
 
-    pub(crate) fn tiny(head: Head) -> Config {
-        Config {
-            family: ModelFamily::Albert,
-            vocab_size: 97,
-            embedding_size: 12,
-            hidden_size: 24,
-            num_hidden_layers: 3,
-            num_hidden_groups: 1,
-            inner_group_num: 1,
-            num_attention_heads: 2,
-            intermediate_size: 40,
-            max_position_embeddings: 32,
-            type_vocab_size: 2,
-            layer_norm_eps: 1e-12,
-            activation: Activation::GeluNew,
-            head,
-            tied_decoder: head.has_decoder(),
-            pooler: head.needs_pooler(),
-            multi_label: false,
-            regression: false,
-            hidden_shift: false,
-            sentence: (head == Head::SentenceEmbedding).then(|| Sentence {
-                pooling: vec![Pooling::Mean, Pooling::Max],
-                dense: vec![Dense {
-                    size: 10,
-                    activation: Some(Activation::Tanh),
-                }],
-                normalize: true,
-                max_tokens: Some(16),
-                prompt: None,
-            }),
-            labels: match head.row().has_labels {
-                true => vec!["a".into(), "b".into(), "c".into()],
-                false => vec![],
-            },
-        }
-    }
+    pub(crate) use crate::test_support::tiny;
 
     #[test]
     fn layers_fall_into_groups_as_in_hugging_face() {

@@ -1,6 +1,7 @@
 //! What stands in a folder: names in order, what a file is by its bytes, which files hold weights.
 
 use super::map::Mapped;
+use super::spelling::WORD_TABLE;
 use crate::models::file_names::WEIGHTS;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -89,11 +90,11 @@ pub fn weight_files(dir: &Path) -> Vec<PathBuf> {
 
 /// Whether a file of weights has the part every ALBERT has, be it as a module: folders hold inputs and other models' tensors too.
 pub fn names_an_albert(path: &Path) -> bool {
-    const WORD: &[u8] = b"word_embeddings";
+    let word = WORD_TABLE.as_bytes();
     let Ok(file) = Mapped::open(path) else { return false };
     let weights = [FileKind::Safetensors, FileKind::Torch, FileKind::TorchLegacy];
     let head = &file.bytes()[..file.bytes().len().min(NAMES_WITHIN)];
-    weights.contains(&FileKind::of(file.bytes())) && head.windows(WORD.len()).any(|w| w == WORD)
+    weights.contains(&FileKind::of(file.bytes())) && head.windows(word.len()).any(|w| w == word)
 }
 
 /// Names for an error, at most a few.

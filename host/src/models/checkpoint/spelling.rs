@@ -4,6 +4,9 @@
 
 use thimble_shared::model::{FamilyRow, Site};
 
+/// What the module of the word embeddings is called in every family and implementation.
+pub const WORD_TABLE: &str = "word_embeddings";
+
 /// Modules that wrap others: DataParallel, torch.compile, DeepSpeed and FSDP, whose names stand wherever they wrap.
 const WRAPPERS: [&str; 5] = [
     "module",

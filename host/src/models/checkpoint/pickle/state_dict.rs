@@ -5,6 +5,7 @@
 use super::value::{Id, Strided, Value};
 use super::{MAX_NAME, MAX_SHOWN, Pickle, malformed};
 use crate::models::checkpoint::PickleError;
+use crate::models::checkpoint::spelling::WORD_TABLE;
 use std::collections::{BTreeSet, HashSet};
 use thimble_shared::model::ModelFamily;
 
@@ -34,14 +35,18 @@ const NAMES: [&str; 12] = [
     "albert",
     "bert",
 ];
-/// What the first of an ALBERT's tensors is called, whatever stands before it.
-const MARK: &str = "word_embeddings.weight";
 /// The keys that every optimizer's state has.
 const OPTIMIZER: [&str; 2] = ["state", "param_groups"];
 /// Containers inside each other; trainers use two or three.
 const MAX_DEPTH: usize = 6;
 /// Keys beside the state dict that are named.
 const MAX_BESIDE: usize = 6;
+
+/// Whether it is what the first of a model's tensors is called, whatever stands before it.
+fn marks(name: &str) -> bool {
+    name.strip_suffix(".weight")
+        .is_some_and(|module| module.ends_with(WORD_TABLE))
+}
 
 /// A container that was found on the way from the root.
 struct Place {
@@ -142,7 +147,7 @@ impl Pickle {
                         .iter()
                         .filter(|(_, v)| matches!(self.values[*v], Value::Tensor(_)))
                 };
-                let marked = |key: Id| matches!(&self.values[key], Value::Text(name) if name.ends_with(MARK));
+                let marked = |key: Id| matches!(&self.values[key], Value::Text(name) if marks(name));
                 (tensors().count(), tensors().any(|(key, _)| marked(*key)))
             }
             Value::Tuple(_) | Value::List(_) => (0, false),
