@@ -128,7 +128,10 @@ fn refuse_what_says_nothing(args: &RunArgs, head: Head) -> Result<()> {
         ("--allow-no-answer", args.allow_no_answer, Head::QuestionAnswering),
         ("--per-token", args.per_token, Head::TokenClassification),
     ];
-    match wrong.into_iter().find(|(_, given, wanted)| *given && *wanted != head) {
+    match wrong
+        .into_iter()
+        .find(|(_, given, wanted)| *given && wanted.answer() != head.answer())
+    {
         Some((option, _, wanted)) => bail!(
             "{option} is for {}, this model's head is {}",
             wanted.name(),

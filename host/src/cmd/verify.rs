@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::decode::Scoring;
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::{AnswerKind, Config};
 
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
@@ -160,7 +160,7 @@ fn refuse_strangers(a: &Config, b: &Config, cut: bool, ignore_labels: bool) -> R
         ));
     }
     let (ours, theirs) = (Scoring::of(a), Scoring::of(b));
-    if a.head == Head::SequenceClassification && ours != theirs && !ignore_labels {
+    if a.head.answer() == AnswerKind::Labels && ours != theirs && !ignore_labels {
         let ask = "set the same problem_type in both, or compare the bare outputs with --ignore-labels";
         return Err(anyhow!(
             "{}; {ask}",

@@ -110,12 +110,6 @@ pub struct ConfigError {
 }
 
 impl Config {
-    /// Whether the outputs are values rather than decisions: a sequence classifier whose loss is the squared error, as
-    /// transformers chooses it for `problem_type` regression and for one label without `problem_type`.
-    pub fn predicts_values(&self) -> bool {
-        self.head == Head::SequenceClassification && (self.regression || (self.labels.len() == 1 && !self.multi_label))
-    }
-
     /// Most tokens of an input that a text becomes.
     pub fn max_tokens(&self) -> usize {
         let own = self.sentence.as_ref().and_then(|sentence| sentence.max_tokens);

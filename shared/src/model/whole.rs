@@ -61,6 +61,12 @@ impl Config {
         Ok(())
     }
 
+    /// Whether the outputs are values rather than decisions: a sequence classifier whose loss is the squared error, as
+    /// transformers chooses it for `problem_type` regression and for one label without `problem_type`.
+    pub fn predicts_values(&self) -> bool {
+        self.head.answer() == AnswerKind::Labels && (self.regression || (self.labels.len() == 1 && !self.multi_label))
+    }
+
     /// The version of the `thimble.graph` text that brought what this network has.
     pub fn since(&self) -> u32 {
         let own = match (&self.sentence, self.hidden_shift) {

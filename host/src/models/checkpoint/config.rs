@@ -50,7 +50,10 @@ pub fn read(
     };
     let axis = |role, site, axis: usize| stored.shape(role, site).and_then(|shape| shape.get(axis).copied());
     let labels = match head.row().has_labels {
-        true => labels::read(&fields, axis(sequence::CLASSIFIER, None, 0), &mut notes)?,
+        true => {
+            let rows = head.row().told_by.first().and_then(|role| axis(*role, None, 0));
+            labels::read(&fields, rows, &mut notes)?
+        }
         false => Vec::new(),
     };
     let sentence = pooling(head, sentence, &mut notes);

@@ -58,7 +58,8 @@ pub struct HeadRow {
     pub takes_choices: bool,
     /// Whether hidden states leave it as they are or pooled, so that [`Config::hidden_shift`] is added to them.
     pub gives_hidden: bool,
-    /// The weights that tell it where a configuration names no class; none where no tensor does.
+    /// The weights that tell it where a configuration names no class; none where no tensor does. Where labels name its outputs, the
+    /// first has a row for each.
     pub told_by: &'static [Role],
     /// Hugging Face's modules of the weights that it brings, where they are called otherwise here and alike in all families.
     pub modules: &'static [(Role, &'static str)],
