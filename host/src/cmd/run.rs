@@ -2,7 +2,8 @@
 
 use super::args::SourceArgs;
 use super::outcome::Outcome;
-use crate::eval::answer::{Asked, answer, per_token};
+use crate::eval::answer::{Asked, answer};
+use crate::eval::answer_text::per_token;
 use crate::eval::dataset::Row;
 use crate::eval::runner;
 use crate::models::model_file::ModelSource;

@@ -1,7 +1,7 @@
 //! ALBERT: word, token type and position embeddings of a size of their own, projected to the hidden size, and groups of layers
 //! that share their weights. Layers are BERT's.
 
-use super::{Defaults, FamilyRow, Names, Sharing};
+use super::{Defaults, FamilyRow, Names, Sharing, SpecialIds};
 use crate::model::config::Config;
 use crate::model::head::{masked_lm, pretraining};
 use crate::model::network::{self, HIDDEN, Step};
@@ -26,6 +26,13 @@ pub(super) const ROW: FamilyRow = FamilyRow {
     },
     sharing: Sharing::Groups,
     refused: &[],
+    // <pad> is 0 and <unk> 1.
+    ids: SpecialIds {
+        cls: 2,
+        sep: 3,
+        mask: 4,
+        words: 5,
+    },
     names: NAMES,
     embedding_weights,
     layer_weights: WeightList::post_norm_layer,

@@ -25,6 +25,8 @@ pub struct FamilyRow {
     pub sharing: Sharing,
     /// Fields that change the arithmetic where they are true; such a model is refused.
     pub refused: &'static [&'static str],
+    /// The ids of its published vocabularies, taken where no tokenizer tells.
+    pub ids: SpecialIds,
     /// What its tensors are called.
     pub names: Names,
     /// Those of the embeddings, in the order files store them.
@@ -60,6 +62,19 @@ pub struct Defaults {
     pub layer_norm_eps: f64,
     /// Hugging Face's name of [`Config::activation`].
     pub hidden_act: &'static str,
+}
+
+/// Token ids that a vocabulary gives no word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpecialIds {
+    /// `[CLS]`
+    pub cls: i64,
+    /// `[SEP]`
+    pub sep: i64,
+    /// `[MASK]`
+    pub mask: i64,
+    /// The first word's.
+    pub words: i64,
 }
 
 /// How layers share weights.
