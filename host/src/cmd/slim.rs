@@ -7,6 +7,7 @@ use crate::onnx::slim::{Chunks, SlimOptions, Slimmed, model_bytes, slim_over};
 use crate::render::text::{exact, percent, remark};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
+use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::artifact;
 
 #[derive(Debug, clap::Args)]
@@ -158,7 +159,7 @@ fn tell(args: &SlimArgs, file: &OnnxFile, before: u64, slimmed: &Slimmed<'_>, da
 /// The outcome as one JSON object.
 fn json(args: &SlimArgs, before: u64, slimmed: &Slimmed<'_>) -> String {
     let json = serde_json::json!({
-        "schema": 1,
+        "schema": ANSWER_SCHEMA,
         "input": args.file.display().to_string(),
         "output": args.output.display().to_string(),
         "before": before,

@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod error;
+pub(crate) mod file_names;
 pub mod image;
 pub mod model_file;
 pub mod onnx_import;

@@ -5,10 +5,11 @@ mod control;
 mod deb;
 mod unit;
 
-pub use control::Control;
+pub pub use crate::boards::device_binary::PROGRAM;
+use control::Control;
 pub use deb::deb;
 use std::path::Path;
-use thimble_device::image::mmap::sha256;
+use thimble_device::image::digest::sha256;
 use thimble_text::tokenizer_beside;
 pub use unit::unit;
 
@@ -73,8 +74,6 @@ impl Payload {
     }
 }
 
-/// The device program's name on the board, which no model may have.
-pub const PROGRAM: &str = "thimble-device";
 /// What is said of a name that [`plain_name`] refuses.
 pub const PLAIN_NAME: &str =
     "on the board it goes into commands and a unit file; use letters, digits, dots and dashes, a dash not first";
