@@ -1,31 +1,23 @@
 //! Trained models keep their answers: int8 and f16 against Hugging Face's f32 logits on the classifiers' test rows.
 
 mod fixture;
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 use fixture::{Checkpoint, engine};
-use std::path::PathBuf;
+use support::{fixture, npy};
 use thimble_device::{Engine, Input};
+use thimble_shared::decode;
 use thimble_shared::dtype::Format;
 
-/// Data of a little-endian C-order .npy file and its last dimension.
-fn npy(name: &str, file: &str) -> (Vec<u8>, usize) {
-    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../tests/fixtures", name, file]
-        .iter()
-        .collect();
-    let bytes = std::fs::read(path).unwrap();
-    let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
-    let text = std::str::from_utf8(&bytes[10..header]).unwrap();
-    let shape = text.split("'shape': (").nth(1).unwrap().split(')').next().unwrap();
-    let last = shape
-        .split(',')
-        .filter_map(|d| d.trim().parse().ok())
-        .next_back()
-        .unwrap();
-    (bytes[header..].to_vec(), last)
+/// Data of a fixture's .npy file and its last dimension.
+fn data(name: &str, file: &str) -> (Vec<u8>, usize) {
+    let (shape, data) = npy(&fixture(&format!("{name}/{file}")));
+    (data, *shape.last().unwrap())
 }
 
 fn ids(name: &str) -> (Vec<i64>, usize) {
-    let (data, seq) = npy(name, "test_input_ids_i16.npy");
+    let (data, seq) = data(name, "test_input_ids_i16.npy");
     (
         data.chunks_exact(2)
             .map(|b| i64::from(i16::from_le_bytes([b[0], b[1]])))
@@ -35,17 +27,13 @@ fn ids(name: &str) -> (Vec<i64>, usize) {
 }
 
 fn logits(name: &str) -> (Vec<f32>, usize) {
-    let (data, width) = npy(name, "test_logits_fp32.npy");
+    let (data, width) = data(name, "test_logits_fp32.npy");
     (
         data.chunks_exact(4)
             .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
             .collect(),
         width,
     )
-}
-
-fn argmax(row: &[f32]) -> usize {
-    row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0
 }
 
 fn run(engine: &Engine, ids: &[i64], seq: usize) -> Vec<f32> {
@@ -78,7 +66,7 @@ fn the_section_classifier_keeps_its_labels() {
         let same = got
             .chunks(width)
             .zip(want.chunks(width))
-            .filter(|(a, b)| argmax(a) == argmax(b))
+            .filter(|(a, b)| decode::argmax(a) == decode::argmax(b))
             .count();
         let max = got.iter().zip(&want).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
         println!("{format}: {same} of {rows} labels agree, logits at most {max:.2e} apart");
@@ -103,7 +91,7 @@ fn the_bracket_matcher_keeps_its_answers() {
         let engine = engine(&Checkpoint::read("albert-brackets").model(format));
         let got = run(&engine, &ids[..rows * seq], seq);
         let real: Vec<usize> = (0..rows * seq).filter(|&i| ids[i] != 0).collect();
-        let label = |values: &[f32], i: usize| argmax(&values[i * width..][..width]);
+        let label = |values: &[f32], i: usize| decode::argmax(&values[i * width..][..width]);
         let same = real.iter().filter(|&&i| label(&got, i) == label(&want, i)).count();
         println!("{format}: {same} of {} tokens agree", real.len());
         assert!(

@@ -1,10 +1,14 @@
 //! What the fuzz targets share: an allocator that counts, so that no input makes a reader take more than a stated multiple of
 //! its size; a folder in RAM for readers that take paths; and what an error has to look like.
 
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+pub use support::fixture;
 use thimble::models::checkpoint;
 use thimble::models::model_file::Checkpoint;
 use thimble::quantize::quantizer::{Quantiser, uniform};
@@ -99,13 +103,6 @@ pub fn put(name: &str, bytes: &[u8]) -> PathBuf {
     let path = scratch().join(name);
     std::fs::write(&path, bytes).expect("room for an input");
     path
-}
-
-/// A fixture of the repository.
-pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures")
-        .join(name)
 }
 
 /// The fixtures small enough to try thousands of inputs on, one for each head.

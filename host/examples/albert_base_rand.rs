@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use thimble_shared::random;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -110,7 +111,7 @@ fn tensor(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
     };
     let count = shape.iter().product::<usize>() as u64;
     let value = |i: u64| {
-        let x = mix(key.wrapping_add((i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        let x = random::at(key, i);
         let unit = ((x >> 40) as i64 - (1 << 23)) as f32 * (1.0 / 8_388_608.0);
         // Adding zero would turn a negative zero positive.
         if offset == 0.0 {
@@ -120,12 +121,6 @@ fn tensor(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
         }
     };
     (0..count).map(value).collect()
-}
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 fn fnv1a(text: &str) -> u64 {

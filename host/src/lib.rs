@@ -41,3 +41,6 @@ pub mod models;
 pub mod onnx;
 pub mod quantize;
 pub mod render;
+#[cfg(test)]
+#[path = "../../tests/support/mod.rs"]
+mod test_support;

@@ -1,12 +1,16 @@
 //! Text to answer, judged by Hugging Face: its token ids for every test text, its logits for the labels. Spans, blanks, tags
 //! and choices are read from outputs whose right answer is plain.
 
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use support::{fixture, npy};
 use tempfile::TempDir;
-use thimble::eval::answer::{Answer, AnswerError, Asked, answer, per_token};
+use thimble::eval::answer::{Answer, AnswerError, Asked, answer};
+use thimble::eval::answer_text::per_token;
 use thimble::eval::dataset::{self, Row};
 use thimble::eval::metrics::{NamedOutputs, OutputTensor};
 use thimble::models::checkpoint;
@@ -14,23 +18,6 @@ use thimble::models::tokenizer::TokenizerSource;
 use thimble::models::tokenizer_json::{self, Encoded, Tokeniser};
 use thimble_shared::decode::{AnswerOptions, Windows};
 use thimble_shared::model::{Config, Head};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures")
-        .join(name)
-}
-
-/// Shape and payload of a little-endian .npy file of version 1.
-fn npy(path: PathBuf) -> (Vec<usize>, Vec<u8>) {
-    let bytes = fs::read(path).unwrap();
-    let len = u16::from_le_bytes([bytes[8], bytes[9]]) as usize;
-    let header = String::from_utf8(bytes[10..10 + len].to_vec()).unwrap();
-    assert!(header.contains("'fortran_order': False"), "{header}");
-    let shape = header.split_once("'shape': (").unwrap().1.split_once(')').unwrap().0;
-    let shape = shape.split(',').filter_map(|d| d.trim().parse().ok()).collect();
-    (shape, bytes[10 + len..].to_vec())
-}
 
 fn deb(max: usize) -> (Config, Tokeniser) {
     let mut config = checkpoint::read(&fixture("albert-deb")).unwrap().config;
@@ -78,7 +65,7 @@ fn every_text_gets_hugging_face_s_ids() {
         None,
     )
     .unwrap();
-    let (shape, bytes) = npy(fixture("albert-deb/test_input_ids_i16.npy"));
+    let (shape, bytes) = npy(&fixture("albert-deb/test_input_ids_i16.npy"));
     assert_eq!((inputs.rows.len(), inputs.given), (shape[0], true));
     for (row, want) in inputs.rows.iter().zip(bytes.chunks(2 * shape[1])) {
         let want = want
@@ -101,7 +88,7 @@ fn labels_are_read_from_hugging_face_s_logits() {
         None,
     )
     .unwrap();
-    let (shape, bytes) = npy(fixture("albert-deb/test_logits_fp32.npy"));
+    let (shape, bytes) = npy(&fixture("albert-deb/test_logits_fp32.npy"));
     let mut right = 0;
     for (row, logits) in inputs.rows.iter().zip(bytes.chunks(4 * shape[1])) {
         let logits: Vec<f32> = logits

@@ -11,6 +11,7 @@ use thimble::onnx::OnnxFile;
 use thimble::onnx::slim::{SlimOptions, slim};
 use thimble::render::text::one_line;
 use thimble_shared::onnx::protobuf::Message;
+use thimble_shared::random::Random;
 
 /// Enough to be thousands, few enough to be waited for.
 const EACH: usize = 8;
@@ -27,18 +28,6 @@ const SOURCES: [&str; 5] = [
     "seq_torch2.6_sdpa.onnx",
     "qa_torch2.6.onnx",
 ];
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % n.max(1)
-    }
-}
 
 /// One way to damage `bytes` at `at`.
 type Damage = fn(&mut Vec<u8>, usize, &mut Random);

@@ -16,6 +16,7 @@ use thimble_shared::artifact::Provenance;
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::dtype::{Format, Values};
 use thimble_shared::model::Model;
+use thimble_shared::random;
 
 fn albert_deb() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/albert-deb")
@@ -68,10 +69,7 @@ fn hard(source: &Model, factor: impl Fn(u64) -> f32) -> Model {
 }
 
 fn random(i: u64) -> u64 {
-    let mut z = (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
+    random::at(0, i)
 }
 
 fn loss(reference: &Model, candidate: &Model, rows: &[Row]) -> Loss {

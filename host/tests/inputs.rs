@@ -1,8 +1,11 @@
 //! Input files as users write them, and a table of spoilt ones with the words each error must contain.
 
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
 use serde_json::json;
 use std::fs;
-use std::path::{Path, PathBuf};
+use support::fixture;
 use tempfile::TempDir;
 use thimble::eval::columns::Columns;
 use thimble::eval::dataset::{self, Dataset, Row, RowOptions, made_up};
@@ -10,12 +13,6 @@ use thimble::eval::records::Form;
 use thimble::models::checkpoint;
 use thimble::models::tokenizer;
 use thimble_shared::model::Config;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures")
-        .join(name)
-}
 
 fn config(name: &str) -> Config {
     checkpoint::read(&fixture(name)).unwrap().config

@@ -1,5 +1,8 @@
 //! How the program behaves round its work: what it refuses before it begins, what it takes from files and variables, what it says.
 
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -7,10 +10,7 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 fn fixture(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures")
-        .join(name);
-    path.canonicalize().unwrap()
+    support::fixture(name).canonicalize().unwrap()
 }
 
 /// The program in `dir`, which knows nothing of the user who runs the tests.

@@ -1,8 +1,11 @@
 //! What is done to a model before its numbers are rounded must not change what it computes in f32: shifts of activations and
 //! splits of outlier channels, on every fixture and head, groups and inner layers included, whatever the attention mask.
 
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use support::fixture;
 use thimble::eval::dataset::{self, Row};
 use thimble::eval::runner;
 use thimble::models::image::image_of;
@@ -27,12 +30,6 @@ const MODELS: [&str; 9] = [
 
 /// Largest difference allowed, in units of the largest output: what f32 sums in another order differ by.
 const EXACT: f32 = 1e-5;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures")
-        .join(name)
-}
 
 fn model(name: &str) -> Model {
     ModelSource::open(&fixture(name)).unwrap().model().unwrap().into_owned()

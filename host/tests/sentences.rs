@@ -2,10 +2,14 @@
 //! `SentenceTransformer.encode`, stored in `tests/fixtures/sentence`; each folder there is put together with the transformer of
 //! `wild/d01_sentence_transformers`.
 
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
 use serde_json::{Value, json};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+use support::fixture;
 use thimble::eval::dataset::Row;
 use thimble::eval::runner;
 use thimble::models::checkpoint;
@@ -29,12 +33,6 @@ const MODES: [&str; 6] = [
     "weightedmean",
     "lasttoken",
 ];
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures")
-        .join(name)
-}
 
 fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()

@@ -2,6 +2,8 @@
 //! and must give Hugging Face's golden values; on fp16 and int8 files it must say what the engine says.
 
 mod golden_cases;
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 use golden_cases::{Case, GOLDEN, cases, export};
 use std::collections::BTreeMap;

@@ -1,6 +1,9 @@
 //! spiece.model and vocab.txt against the slow tokenizers of transformers 4.57: over a thousand texts and two hundred pairs a
 //! kind, whole and cut. tests/fixtures/tokenizers/make.py made files and ids.
 
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
 use flate2::read::GzDecoder;
 use serde_json::{Map, Value, json};
 use std::fs;
@@ -18,7 +21,7 @@ use thimble_device::engine::{Engine, EngineOptions};
 use thimble_shared::model::{Config, Head};
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+    support::fixture("")
 }
 
 fn unpacked(path: &Path) -> Vec<u8> {

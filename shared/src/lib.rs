@@ -7,9 +7,10 @@
 //! use thimble_shared::artifact::emit::LowerOptions;
 //! use thimble_shared::artifact::{self, Provenance};
 //! use thimble_shared::dtype::{Format, Values};
-//! use thimble_shared::model::{Activation, Config, Head, Kind, Model};
+//! use thimble_shared::model::{Activation, Config, Head, Kind, Model, ModelFamily};
 //!
 //! let config = Config {
+//!     family: ModelFamily::Albert,
 //!     vocab_size: 97,
 //!     embedding_size: 12,
 //!     hidden_size: 24,
@@ -54,6 +55,9 @@
 
 #![warn(missing_docs)]
 
+/// The version of the JSON that commands print, but for reports, which have [`board::report::SCHEMA`].
+pub const ANSWER_SCHEMA: u32 = 1;
+
 pub mod artifact;
 pub mod board;
 pub mod decode;
@@ -62,5 +66,13 @@ pub mod file_kind;
 pub mod files;
 pub mod model;
 pub mod onnx;
+pub mod random;
 pub mod spelling;
 pub mod terminal;
+#[cfg(test)]
+#[path = "../../tests/support/mod.rs"]
+mod test_support;
+
+// Tests of several crates share a file that names this one.
+#[cfg(test)]
+extern crate self as thimble_shared;

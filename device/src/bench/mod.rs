@@ -3,3 +3,5 @@
 pub(crate) mod report;
 pub mod timing;
 pub(crate) mod warnings;
+
+pub use report::DEFAULT_RUNS;

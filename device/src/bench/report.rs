@@ -21,15 +21,22 @@ use crate::session::{Held, InputSource, Session, SessionError, agree};
 /// Timed runs of a bench that ends by itself.
 const UNTIL_ENOUGH: u32 = 100_000;
 
+/// Runs that are timed where nothing else ends the bench.
+pub const DEFAULT_RUNS: u32 = 50;
+/// Runs before them.
+pub const DEFAULT_WARMUP: u32 = 5;
+/// Seconds of timed runs where only their spread ends the bench.
+pub const DEFAULT_SECONDS: f64 = 60.0;
+
 /// Runs a profile is taken of.
 const PROFILED: u32 = 10;
 
 /// How long to measure, and what a figure is held against.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BenchOptions {
-    /// Timed runs; 50 where nothing else ends the bench.
+    /// Timed runs; [`DEFAULT_RUNS`] where nothing else ends the bench.
     pub runs: Option<u32>,
-    /// Runs before them; 5 where left out.
+    /// Runs before them; [`DEFAULT_WARMUP`] where left out.
     pub warmup: Option<u32>,
     /// Half width of the mean's 95 % interval at which the bench ends, in percent of the mean.
     pub spread_percent: Option<f64>,
@@ -128,14 +135,14 @@ pub fn measure(
 /// How many runs the options ask for, and what ends them.
 fn runs(options: &BenchOptions) -> Runs {
     Runs {
-        warmup: options.warmup.unwrap_or(5),
+        warmup: options.warmup.unwrap_or(DEFAULT_WARMUP),
         timed: options.runs.unwrap_or(match (options.spread_percent, options.seconds) {
-            (None, None) => 50,
+            (None, None) => DEFAULT_RUNS,
             _ => UNTIL_ENOUGH,
         }),
         spread_percent: options.spread_percent,
         // Without a limit of time a restless board would never be done.
-        seconds: options.seconds.or(options.spread_percent.map(|_| 60.0)),
+        seconds: options.seconds.or(options.spread_percent.map(|_| DEFAULT_SECONDS)),
     }
 }
 

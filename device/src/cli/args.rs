@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use lexopt::{Arg, Parser, ValueExt};
 
 use super::flags::Command::{self, Bench, Info, Run, Serve};
-use super::flags::{FLAGS, Flag};
+use super::flags::{FLAGS, Flag, default_of};
 use super::serve_flags;
 use crate::bench::report::BenchOptions;
 use crate::serve::settings::Settings;
@@ -69,10 +69,15 @@ pub fn help() -> String {
          thimble-device bench FILE [options]    measure latency, memory, page faults and temperature\n  \
          thimble-device serve FILE [options]    answer JSON lines on stdin or a socket until stopped\n\nOptions:\n",
     );
-    for flag in flags() {
+    let of_commands = FLAGS.iter().map(|flag| (flag, default_of(flag)));
+    let of_server = serve_flags::FLAGS
+        .iter()
+        .map(|flag| (flag, serve_flags::default_of(flag)));
+    for (flag, default) in of_commands.chain(of_server) {
+        let help = flag.help.replace("{}", &default.unwrap_or_default());
         let takers: Vec<&str> = flag.takes.iter().map(|c| c.name()).collect();
         let left = format!("--{} {}", flag.name, flag.value);
-        text += &format!("  {left:<22} {} [{}]\n", flag.help, takers.join(", "));
+        text += &format!("  {left:<22} {help} [{}]\n", takers.join(", "));
     }
     text + "  -h, --help             print this text\n  -V, --version          print the version\n\n\
             Exit codes: 0 yes, 1 a limit does not hold, 2 usage, I/O or malformed input.\n"
@@ -396,5 +401,6 @@ mod tests {
     fn the_help_names_every_option() {
         let help = help();
         assert!(flags().all(|f| help.contains(&format!("--{}", f.name))));
+        assert!(!help.contains("default )") && !help.contains("{}"), "{help}");
     }
 }

@@ -1,5 +1,7 @@
 //! The commands, and the options of those that end by themselves.
 
+use crate::bench::report::{DEFAULT_RUNS, DEFAULT_SECONDS, DEFAULT_WARMUP};
+use crate::session::{DEFAULT_BATCH, DEFAULT_SEQ};
 use Command::{Bench, Info, Run, Serve};
 
 /// What the program is asked to do.
@@ -32,7 +34,20 @@ pub struct Flag {
     /// What stands for its value in the help; empty where it takes none.
     pub value: &'static str,
     pub takes: &'static [Command],
+    /// `{}` stands for the default.
     pub help: &'static str,
+}
+
+/// The default of one of [`FLAGS`], as the help prints it.
+pub fn default_of(flag: &Flag) -> Option<String> {
+    match flag.name {
+        "seq" => Some(DEFAULT_SEQ.to_string()),
+        "batch" => Some(DEFAULT_BATCH.to_string()),
+        "runs" => Some(DEFAULT_RUNS.to_string()),
+        "warmup" => Some(DEFAULT_WARMUP.to_string()),
+        "time" => Some(DEFAULT_SECONDS.to_string()),
+        _ => None,
+    }
 }
 
 pub const FLAGS: [Flag; 20] = [
@@ -58,25 +73,25 @@ pub const FLAGS: [Flag; 20] = [
         name: "seq",
         value: "N",
         takes: &[Info, Run, Bench],
-        help: "pad --ids to N tokens; without ids or input, make up N tokens (default 128); info predicts the RAM for N",
+        help: "pad --ids to N tokens; without ids or input, make up N tokens (default {}); info predicts the RAM for N",
     },
     Flag {
         name: "batch",
         value: "N",
         takes: &[Bench],
-        help: "compute the same sequence N times in one pass (default 1)",
+        help: "compute the same sequence N times in one pass (default {})",
     },
     Flag {
         name: "runs",
         value: "N",
         takes: &[Bench],
-        help: "time this many runs (default 50)",
+        help: "time this many runs (default {})",
     },
     Flag {
         name: "warmup",
         value: "N",
         takes: &[Bench],
-        help: "run this often before timing starts (default 5)",
+        help: "run this often before timing starts (default {})",
     },
     Flag {
         name: "spread",
@@ -88,7 +103,7 @@ pub const FLAGS: [Flag; 20] = [
         name: "time",
         value: "SECONDS",
         takes: &[Bench],
-        help: "stop timing after this long (default 60 with --spread)",
+        help: "stop timing after this long (default {} with --spread)",
     },
     Flag {
         name: "profile",

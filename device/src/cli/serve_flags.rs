@@ -18,55 +18,55 @@ pub const FLAGS: [Flag; 11] = [
         name: "mode",
         value: "0660",
         takes: TAKES,
-        help: "set the socket's permissions (default 0600)",
+        help: "set the socket's permissions (default {})",
     },
     Flag {
         name: "batch",
         value: "N",
         takes: TAKES,
-        help: "compute at most this many sequences together (default 8)",
+        help: "compute at most this many sequences together (default {})",
     },
     Flag {
         name: "tokens",
         value: "N",
         takes: TAKES,
-        help: "compute at most this many tokens together, padding included (default 128, or one sequence)",
+        help: "compute at most this many tokens together, padding included (default {}, or one sequence)",
     },
     Flag {
         name: "linger",
         value: "MS",
         takes: TAKES,
-        help: "wait this long for more requests before computing (default 0)",
+        help: "wait this long for more requests before computing (default {})",
     },
     Flag {
         name: "queue",
         value: "N",
         takes: TAKES,
-        help: "stop reading when this many requests wait (default 64)",
+        help: "stop reading when this many requests wait (default {})",
     },
     Flag {
         name: "max-line",
         value: "SIZE",
         takes: TAKES,
-        help: "refuse a longer request line (default 1MiB)",
+        help: "refuse a longer request line (default {})",
     },
     Flag {
         name: "max-unsent",
         value: "SIZE",
         takes: TAKES,
-        help: "stop reading from a client with more unsent answers (default 4MiB)",
+        help: "stop reading from a client with more unsent answers (default {})",
     },
     Flag {
         name: "timeout",
         value: "SECONDS",
         takes: TAKES,
-        help: "drop a client of the socket that takes no answer for this long (default 30)",
+        help: "drop a client of the socket that takes no answer for this long (default {})",
     },
     Flag {
         name: "clients",
         value: "N",
         takes: TAKES,
-        help: "accept at most this many clients of the socket (default 64)",
+        help: "accept at most this many clients of the socket (default {})",
     },
     Flag {
         name: "tokenizer",
@@ -75,6 +75,23 @@ pub const FLAGS: [Flag; 11] = [
         help: "use this tokenizer.json for text (default: the one beside FILE; needs a build with --features text)",
     },
 ];
+
+/// The default of one of [`FLAGS`], as the help prints it.
+pub fn default_of(flag: &Flag) -> Option<String> {
+    let default = Settings::default();
+    match flag.name {
+        "mode" => Some(format!("{:04o}", default.mode)),
+        "batch" => Some(default.batch.to_string()),
+        "tokens" => Some(default.tokens.to_string()),
+        "linger" => Some(default.linger.as_millis().to_string()),
+        "queue" => Some(default.queue.to_string()),
+        "max-line" => Some(format!("{}MiB", default.max_line >> 20)),
+        "max-unsent" => Some(format!("{}MiB", default.max_unsent >> 20)),
+        "timeout" => Some(default.timeout.as_secs().to_string()),
+        "clients" => Some(default.clients.to_string()),
+        _ => None,
+    }
+}
 
 /// Stores the text of one of [`FLAGS`]; on failure says what would have been right. `positive` and `size` read a number
 /// from 1 to a bound, and bytes.

@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use thimble_shared::decode;
 
 use crate::Outputs;
 use crate::engine::kernels::Kernels;
 use crate::engine::tensors::Tensor;
 use serde_json::{Value, json};
+use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::board::memory::Need;
 use thimble_shared::board::report::{
     BoardReport, EngineReport, Faults, Latency, Memory, ModelReport, ProfileReport, Report,
@@ -89,7 +91,7 @@ pub fn board(board: &BoardReport, json: bool) -> String {
     let (f32s, i8s) = Kernels::available();
     if json {
         return line(json!({
-            "schema": 1, "version": env!("CARGO_PKG_VERSION"), "board": board,
+            "schema": ANSWER_SCHEMA, "version": env!("CARGO_PKG_VERSION"), "board": board,
             "kernels": {"f32": f32s, "i8": i8s}, "model": null,
         }));
     }
@@ -120,7 +122,7 @@ pub fn info(
     let (f32s, i8s) = Kernels::available();
     if json {
         return line(json!({
-            "schema": 1, "version": env!("CARGO_PKG_VERSION"), "board": board,
+            "schema": ANSWER_SCHEMA, "version": env!("CARGO_PKG_VERSION"), "board": board,
             "kernels": {"f32": f32s, "i8": i8s}, "model": model, "config": config,
             "engine": engine, "load_ms": load_ms, "seq": seq, "predicted": need,
         }));
@@ -212,7 +214,9 @@ pub fn outputs(outputs: &Outputs, config: &Config, model: &ModelReport, ms: f64,
             .iter()
             .map(|(name, t)| (name.clone(), json!({"shape": t.shape, "data": t.data})))
             .collect();
-        return line(json!({"schema": 1, "model": model, "ms": ms, "labels": labels(outputs, config), "outputs": all}));
+        return line(
+            json!({"schema": ANSWER_SCHEMA, "model": model, "ms": ms, "labels": labels(outputs, config), "outputs": all}),
+        );
     }
     let mut text = String::new();
     for (row, (label, probability)) in labels(outputs, config).iter().flatten().enumerate() {
@@ -237,9 +241,8 @@ fn labels<'a>(outputs: &Outputs, config: &'a Config) -> Option<Vec<(&'a str, f64
         .get("logits")
         .filter(|_| config.head.answer() == AnswerKind::Labels)?;
     let best = |row: &[f32]| {
-        let (at, &top) = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
-        let sum: f64 = row.iter().map(|&v| f64::from(v - top).exp()).sum();
-        Some((config.labels.get(at)?.as_str(), 1.0 / sum))
+        let at = decode::argmax(row)?;
+        Some((config.labels.get(at)?.as_str(), decode::softmax(row)[at]))
     };
     logits.data.chunks_exact(config.labels.len().max(1)).map(best).collect()
 }

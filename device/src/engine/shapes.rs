@@ -92,6 +92,7 @@ impl Case {
         let mut random = Random(seed << 20);
         let heads = size(&mut random, 5);
         let config = Config {
+            family: thimble_shared::model::ModelFamily::Albert,
             vocab_size: size(&mut random, 70),
             embedding_size: size(&mut random, 90),
             hidden_size: heads * size(&mut random, 40),

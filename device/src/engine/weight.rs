@@ -5,10 +5,10 @@ use crate::engine::kernels::{expand, fits_four, widen};
 use crate::image::Image;
 use half::f16;
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 use thimble_shared::artifact::Artifact;
-use thimble_shared::artifact::layout::{I4_BLOCK_BYTES, I4_OFFSET, I8_DEPTH, PANEL_ROWS, PanelLayout};
+use thimble_shared::artifact::layout::{ALIGNMENT, I4_BLOCK_BYTES, I4_OFFSET, I8_DEPTH, PANEL_ROWS, PanelLayout};
 use thimble_shared::artifact::runtime::Order;
 use thimble_shared::artifact::tensors::{self, Part};
 use thimble_shared::dtype::{Format, I4_BLOCK, InputRange, Storage};
@@ -30,19 +30,25 @@ pub struct Vector {
     range: Range<usize>,
 }
 
-/// A linear map `[out, in]` in panels, with its bias.
+/// A weight of two dimensions: its panels or rows, scales and multipliers.
 #[derive(Clone)]
-pub struct LinearWeight {
+pub struct Matrix {
     image: Arc<Image>,
     pub name: String,
-    pub role: Role,
-    /// The layer it belongs to, if it belongs to one.
-    pub site: Option<Site>,
     pub format: Format,
     pub layout: PanelLayout,
     range: Range<usize>,
     scales: Option<Vector>,
     multipliers: Option<Range<usize>>,
+}
+
+/// A linear map `[out, in]` in panels, with its bias.
+#[derive(Clone)]
+pub struct LinearWeight {
+    matrix: Matrix,
+    pub role: Role,
+    /// The layer it belongs to, if it belongs to one.
+    pub site: Option<Site>,
     bias: Vector,
     /// See [`LinearWeight::chains`].
     chains: Arc<OnceLock<Vec<u8>>>,
@@ -50,27 +56,27 @@ pub struct LinearWeight {
     row_sums: Arc<OnceLock<Vec<f32>>>,
 }
 
-/// A lookup table `[rows, cols]`: row-major, or the panels of a tied decoder.
+/// A lookup table `[rows, cols]`: row-major, or the panels of a tied decoder. Rows are the matrix's `out`, columns its `in`.
 #[derive(Clone)]
 pub struct TableWeight {
-    image: Arc<Image>,
-    pub name: String,
-    format: Format,
-    /// Rows are `out`, columns `in`.
-    layout: PanelLayout,
+    matrix: Matrix,
     panels: bool,
-    range: Range<usize>,
-    scales: Option<Vector>,
-    multipliers: Option<Range<usize>>,
 }
 
-/// The parts of a weight of two dimensions: its panels (or rows), scales and multipliers.
-struct Matrix {
-    format: Format,
-    layout: PanelLayout,
-    range: Range<usize>,
-    scales: Option<Vector>,
-    multipliers: Option<Range<usize>>,
+impl Deref for LinearWeight {
+    type Target = Matrix;
+
+    fn deref(&self) -> &Matrix {
+        &self.matrix
+    }
+}
+
+impl Deref for TableWeight {
+    type Target = Matrix;
+
+    fn deref(&self) -> &Matrix {
+        &self.matrix
+    }
 }
 
 /// Finds weights by name in one opened file.
@@ -115,8 +121,8 @@ impl<'a> Weights<'a> {
         if data.len() != bytes {
             return Err(unusable(format!("has {} bytes, its shape needs {bytes}", data.len())));
         }
-        if data.as_ptr().addr() % 64 != 0 {
-            return Err(unusable("is not aligned to 64 bytes".into()));
+        if !data.as_ptr().addr().is_multiple_of(ALIGNMENT) {
+            return Err(unusable(format!("is not aligned to {ALIGNMENT} bytes")));
         }
         Ok(stored.range.clone())
     }
@@ -148,6 +154,8 @@ impl<'a> Weights<'a> {
             range,
         });
         let matrix = Matrix {
+            image: self.image.clone(),
+            name: name.to_string(),
             format,
             layout: PanelLayout::new(format.storage(), out, inp),
             range,
@@ -159,24 +167,11 @@ impl<'a> Weights<'a> {
 
     pub fn linear(&self, name: &str, bias: &str) -> Result<LinearWeight, WeightError> {
         let (matrix, spec) = self.matrix(name)?;
-        let Matrix {
-            format,
-            layout,
-            range,
-            scales,
-            multipliers,
-        } = matrix;
         Ok(LinearWeight {
-            image: self.image.clone(),
-            name: name.to_string(),
-            bias: self.vector(bias, layout.out)?,
+            bias: self.vector(bias, matrix.layout.out)?,
             role: spec.role,
             site: spec.site,
-            format,
-            layout,
-            range,
-            scales,
-            multipliers,
+            matrix,
             chains: Arc::default(),
             row_sums: Arc::default(),
         })
@@ -184,22 +179,9 @@ impl<'a> Weights<'a> {
 
     pub fn table(&self, name: &str) -> Result<TableWeight, WeightError> {
         let (matrix, spec) = self.matrix(name)?;
-        let Matrix {
-            format,
-            layout,
-            range,
-            scales,
-            multipliers,
-        } = matrix;
         Ok(TableWeight {
-            image: self.image.clone(),
-            name: name.to_string(),
             panels: spec.kind == Kind::Linear,
-            format,
-            layout,
-            range,
-            scales,
-            multipliers,
+            matrix,
         })
     }
 }
@@ -210,22 +192,38 @@ impl Vector {
     }
 }
 
+impl Matrix {
+    /// Its numbers as they lie in the image.
+    fn numbers(&self) -> &[u8] {
+        &self.image.bytes()[self.range.clone()]
+    }
+
+    /// Its int4 multipliers; empty in other formats.
+    fn all_multipliers(&self) -> &[u8] {
+        let range = self.multipliers.clone();
+        range.map_or(&[], |range| &self.image.bytes()[range])
+    }
+
+    /// One scale per row; empty in formats without.
+    pub fn scales(&self) -> &[f32] {
+        self.scales.as_ref().map_or(&[], Vector::values)
+    }
+}
+
 impl LinearWeight {
     /// The elements of whole panels, in the stored type, which must be `T`.
     pub fn panels<T: bytemuck::Pod>(&self, panels: Range<usize>) -> &[T] {
         let bytes = self.layout.panel_bytes();
-        let all = &self.image.bytes()[self.range.clone()];
-        bytemuck::cast_slice(&all[panels.start * bytes..panels.end * bytes])
+        bytemuck::cast_slice(&self.numbers()[panels.start * bytes..panels.end * bytes])
     }
 
     /// int4 multipliers of whole panels, `[panel][block][8]`; empty in other formats.
     pub fn multipliers(&self, panels: Range<usize>) -> &[u8] {
         let of_panel = self.layout.blocks() * PANEL_ROWS;
-        let all = self
-            .multipliers
-            .as_ref()
-            .map(|range| &self.image.bytes()[range.clone()]);
-        all.map_or(&[], |all| &all[panels.start * of_panel..panels.end * of_panel])
+        match self.all_multipliers() {
+            [] => &[],
+            all => &all[panels.start * of_panel..panels.end * of_panel],
+        }
     }
 
     /// What [`fits_four`] says of some panels as int8 kernels see them. The first call reads the whole weight.
@@ -287,11 +285,6 @@ impl LinearWeight {
         expand::int4(self.panels(panels), multipliers, self.steps() * I8_DEPTH, wide);
     }
 
-    /// One scale per output channel; empty in formats without.
-    pub fn scales(&self) -> &[f32] {
-        self.scales.as_ref().map_or(&[], Vector::values)
-    }
-
     pub fn bias(&self) -> &[f32] {
         self.bias.values()
     }
@@ -306,14 +299,10 @@ impl TableWeight {
         self.layout.inp
     }
 
-    pub fn format(&self) -> Format {
-        self.format
-    }
-
     /// Adds one row to `to`, in f32. Only the pages the row lies on are touched.
     pub fn add_row(&self, row: usize, to: &mut [f32]) {
-        let data = &self.image.bytes()[self.range.clone()];
-        let scale = self.scales.as_ref().map_or(0.0, |s| s.values()[row]);
+        let data = self.numbers();
+        let scale = self.scales().get(row).copied().unwrap_or_default();
         match self.layout.storage {
             Storage::F32 => self.add(row, bytemuck::cast_slice::<u8, f32>(data), to, |v| v),
             Storage::F16 => self.add(row, bytemuck::cast_slice::<u8, f16>(data), to, |v| {
@@ -325,11 +314,7 @@ impl TableWeight {
                 self.add(row, bytemuck::cast_slice::<u8, i8>(data), to, |v| f32::from(v) * scale);
             }
             Storage::I4 => {
-                let multipliers = self
-                    .multipliers
-                    .as_ref()
-                    .map(|range| &self.image.bytes()[range.clone()]);
-                let multipliers = multipliers.unwrap_or_default();
+                let multipliers = self.all_multipliers();
                 for (j, to) in to.iter_mut().enumerate() {
                     let (number, multiplier) = self.int4(row, j, data, multipliers);
                     *to += f32::from(number.wrapping_mul(multiplier as i8)) * scale;
@@ -405,7 +390,7 @@ impl fmt::Debug for TableWeight {
             self.name,
             self.rows(),
             self.cols(),
-            self.format()
+            self.format
         )
     }
 }

@@ -5,13 +5,15 @@ use std::collections::TryReserveError;
 
 use bytemuck::{Pod, Zeroable};
 
-/// Bytes that every buffer's start is a multiple of: one cache line.
-pub const ALIGNMENT: usize = 64;
+/// Bytes that every buffer's start is a multiple of: one cache line, and what payloads in a file start at.
+pub use thimble_shared::artifact::layout::ALIGNMENT;
 
 /// One cache line; a `Vec` of these is aligned without an allocator of our own.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Line([u8; ALIGNMENT]);
+
+const _: () = assert!(align_of::<Line>() == ALIGNMENT);
 
 /// A growable, 64-byte aligned buffer that is reused between calls.
 #[derive(Default)]

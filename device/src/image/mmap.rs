@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::image::Image;
 use crate::image::buffer::Buffer;
+use crate::image::digest::hex;
 use crate::image::sigbus::{self, Watched};
 use crate::platform::sysfs::{kilobytes, read};
 
@@ -221,17 +222,8 @@ impl ModelFile {
             hasher.update(&*piece);
             at += piece.len() as u64;
         }
-        Ok(hex(hasher))
+        Ok(hex(&hasher.finalize()))
     }
-}
-
-/// Hexadecimal SHA-256.
-pub fn sha256(bytes: &[u8]) -> String {
-    hex(Sha256::new_with_prefix(bytes))
-}
-
-fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A mapped model file. It should not be truncated while it is mapped: touching a page that is gone ends a program, with words
@@ -331,6 +323,7 @@ impl AsRef<[u8]> for ModelMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::digest::sha256;
 
     fn scratch(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("thimble-map-{}-{name}", std::process::id()));

@@ -2,6 +2,7 @@
 //! copy for candidates a host builds in memory. Offsets are bytes from the start of the file.
 
 pub mod buffer;
+pub mod digest;
 pub mod mmap;
 pub mod pages;
 pub mod sigbus;

@@ -6,6 +6,7 @@ mod answer;
 mod client;
 mod queue;
 mod request;
+mod request_json;
 mod sequence;
 pub mod settings;
 #[allow(unsafe_code)]

@@ -1,5 +1,6 @@
 //! The options of `serve`.
 
+use crate::session::DEFAULT_SEQ;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ impl Default for Settings {
             socket: None,
             mode: 0o600,
             batch: 8,
-            tokens: 128,
+            tokens: DEFAULT_SEQ,
             linger: Duration::ZERO,
             queue: 64,
             max_line: 1 << 20,

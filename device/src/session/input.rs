@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{DEFAULT_SEQ, SessionError};
+use super::{DEFAULT_BATCH, DEFAULT_SEQ, SessionError};
 use crate::Input;
 use crate::engine::tensors::{Tensor, TensorFile};
 use thimble_shared::model::Config;
+use thimble_shared::model::family::SpecialIds;
 
 /// Where an input comes from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,10 +36,10 @@ impl InputSource {
 
 fn ids_input(config: &Config, source: &InputSource) -> Input {
     let seq = source.seq.unwrap_or(DEFAULT_SEQ.min(config.max_position_embeddings));
-    let batch = source.batch.unwrap_or(1);
+    let batch = source.batch.unwrap_or(DEFAULT_BATCH);
     let (mut ids, real) = match &source.ids {
         Some(ids) => (ids.clone(), ids.len()),
-        None => (made_up(config.vocab_size, seq), seq),
+        None => (made_up(config.family.row().ids, config.vocab_size, seq), seq),
     };
     if source.seq.is_some() {
         ids.resize(seq.max(real), 0);
@@ -59,12 +60,12 @@ fn ids_input(config: &Config, source: &InputSource) -> Input {
     }
 }
 
-/// ALBERT's `[CLS]` 2 and `[SEP]` 3 around ids spread over the vocabulary: the same on every board.
-fn made_up(vocab: usize, seq: usize) -> Vec<i64> {
+/// `[CLS]` and `[SEP]` around ids spread over the vocabulary: the same on every board.
+fn made_up(ids: SpecialIds, vocab: usize, seq: usize) -> Vec<i64> {
     let id = |at: usize| match at {
-        0 => 2,
-        _ if at + 1 == seq => 3,
-        _ => 5 + at.wrapping_mul(7919),
+        0 => ids.cls as usize,
+        _ if at + 1 == seq => ids.sep as usize,
+        _ => at.wrapping_mul(7919) + ids.words as usize,
     };
     (0..seq).map(|at| (id(at) % vocab.max(1)) as i64).collect()
 }
@@ -100,10 +101,11 @@ fn read_input(path: &Path) -> Result<Input, SessionError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use thimble_shared::model::ModelFamily;
 
     #[test]
     fn made_up_ids_stay_in_the_vocabulary() {
+        let made_up = |vocab, seq| super::made_up(ModelFamily::Albert.row().ids, vocab, seq);
         for (vocab, seq) in [(30_000, 128), (97, 300), (1, 4), (3, 1)] {
             let ids = made_up(vocab, seq);
             assert_eq!(ids.len(), seq);

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::tensors::TensorError;
-use crate::image::mmap::{self, MapError, ModelFile, ModelMap};
+use crate::image::digest;
+use crate::image::mmap::{MapError, ModelFile, ModelMap};
 use crate::image::pages;
 use crate::platform::board;
 use crate::{Engine, EngineError, EngineOptions, Image, Input, InputError, Outputs, block_cache};
@@ -25,6 +26,8 @@ pub const TRACT: &str = "0.23.9";
 
 /// Tokens of a sequence nobody chose the length of.
 pub const DEFAULT_SEQ: usize = 128;
+/// Sequences of one pass where a bench names no number.
+pub const DEFAULT_BATCH: usize = 1;
 
 /// Tokens computed in one pass of `run`: rows beyond it wait their turn, so that memory stays bounded.
 const TOKENS_AT_ONCE: usize = 2048;
@@ -111,7 +114,7 @@ impl Held {
     pub(crate) fn sha256(&self) -> Result<String, MapError> {
         match self {
             Held::Mapped(file) => file.sha256(),
-            Held::Copied(image) => Ok(mmap::sha256(image.bytes())),
+            Held::Copied(image) => Ok(digest::sha256(image.bytes())),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! docs/shrink.md states the formulas and where their constants come from.
 
 use std::collections::BTreeMap;
+use thimble_device::session::DEFAULT_SEQ;
 use thimble_shared::artifact::tensors::weight_bytes;
 use thimble_shared::board::memory::{self, Need, Work};
 use thimble_shared::board::target::Target;
@@ -29,7 +30,7 @@ pub fn need(config: &Config, formats: Option<&BTreeMap<String, Format>>, file: u
 
 /// Tokens predictions are made for when no sequence length is fixed.
 pub fn usual_seq(config: &Config) -> usize {
-    config.max_position_embeddings.min(128)
+    config.max_position_embeddings.min(DEFAULT_SEQ)
 }
 
 /// More tokens than the model has positions for.
@@ -138,6 +139,7 @@ impl Pace {
 /// albert-base-v2, as its config.json says.
 pub fn albert_base() -> Config {
     Config {
+        family: thimble_shared::model::ModelFamily::Albert,
         vocab_size: 30_000,
         embedding_size: 128,
         hidden_size: 768,

@@ -10,8 +10,10 @@ use thimble_shared::files;
 
 /// Where scripts/cross-build leaves it, under the target directory.
 const BUILT: &str = "cross/aarch64-unknown-linux-gnu/dist/thimble-device";
+/// The device program's name on the board, which no model may have.
+pub const PROGRAM: &str = "thimble-device";
 /// What it is called where it is installed: with the machine in its name, beside a host program of another one.
-const NAMES: [&str; 2] = ["thimble-device-aarch64", "thimble-device"];
+const NAMES: [&str; 2] = ["thimble-device-aarch64", PROGRAM];
 /// Names it to every command that takes --device-program.
 pub const VARIABLE: &str = "THIMBLE_DEVICE";
 /// ELF's number for aarch64.
@@ -57,7 +59,7 @@ fn find(
     match places.iter().find(|(path, _)| fits(path)) {
         Some((path, how)) => Ok((path.clone(), how)),
         None => Err(FileError::new(
-            Path::new("thimble-device"),
+            Path::new(PROGRAM),
             format!(
                 "no device program for aarch64; run scripts/cross-build, put it in one of the folders thimble looks in ({}), or \
                  name it with --device-program or {VARIABLE}",

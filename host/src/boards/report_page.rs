@@ -1,11 +1,13 @@
 //! One self-contained HTML page over bench reports: a table, the latency of every run, memory by kind against the board's
-//! RAM, bytes by weight, and the trend of each board. Inline SVG and CSS, no script, nothing fetched; text from files is
-//! escaped. Times are milliseconds, sizes bytes.
+//! RAM, bytes by weight, and the trend of each board. Inline SVG and CSS, no script, nothing fetched; maud escapes the text from
+//! files. Times are milliseconds, sizes bytes.
 
 use crate::boards::reports::{Entry, ReportKind, comparison, notes};
-use crate::render::text::{percent, size, xml};
+use crate::render::html::{hundredths, tenths, written};
+use crate::render::text::{percent, size};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use thimble_shared::board::report::ModelReport;
 use thimble_shared::dtype::{Format, Storage};
 
 const STYLE: &str = "
@@ -27,124 +29,133 @@ const WIDTH: f64 = 900.0;
 const LEFT: f64 = 220.0;
 const PLOT: f64 = WIDTH - LEFT - 150.0;
 
-pub fn html(entries: &[Entry]) -> String {
-    let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <title>thimble: bench reports</title><style>{STYLE}</style></head><body>\n\
-         <h1>thimble: {} bench report{}</h1>\n",
-        entries.len(),
-        if entries.len() == 1 { "" } else { "s" }
-    );
-    page += &overview(entries);
-    page += &latency(entries);
-    page += &memory(entries);
-    page += &energy(entries);
-    page += &weights(entries);
-    page += &trend(entries);
-    page + "</body></html>\n"
+/// The whole page.
+pub fn page(entries: &[Entry]) -> String {
+    written(html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width,initial-scale=1";
+                title { "thimble: bench reports" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { "thimble: " (entries.len()) " bench report" @if entries.len() != 1 { "s" } }
+                (overview(entries))
+                (latency(entries))
+                (memory(entries))
+                (energy(entries))
+                (weights(entries))
+                (trend(entries))
+            }
+        }
+    })
 }
 
 /// At most `most` characters: a drawing has no room for more.
 fn short(text: &str, most: usize) -> String {
     let cut: String = text.chars().take(most).collect();
-    xml(&if cut.len() < text.len() {
+    if cut.len() < text.len() {
         format!("{cut}…")
     } else {
         cut
-    })
+    }
 }
 
-fn overview(entries: &[Entry]) -> String {
-    let mut out = String::from("<section id=\"overview\"><div class=\"wide\"><table><thead><tr>");
+fn overview(entries: &[Entry]) -> Markup {
     let (heads, rows) = comparison(entries);
-    heads.iter().for_each(|head| out += &format!("<th>{head}</th>"));
-    out += "</tr></thead><tbody>\n";
-    for cells in rows {
-        let cells: String = cells.iter().map(|c| format!("<td>{}</td>", xml(c))).collect();
-        out += &format!("<tr>{cells}</tr>\n");
-    }
-    out += "</tbody></table></div>\n";
     let notes = notes(entries);
-    if !notes.is_empty() {
-        let items: String = notes.iter().map(|n| format!("<li>{}</li>", xml(n))).collect();
-        out += &format!("<ul>{items}</ul>\n");
+    html! {
+        section id="overview" {
+            div.wide {
+                table {
+                    thead { tr { @for head in heads { th { (head) } } } }
+                    tbody { @for cells in rows { tr { @for cell in cells { td { (cell) } } } "\n" } }
+                }
+            }
+            @if !notes.is_empty() {
+                ul { @for note in notes { li { (note) } } }
+            }
+        }
     }
-    out + "</section>\n"
 }
 
-fn drawing(height: f64, label: &str, body: &str) -> String {
-    format!(
-        "<div class=\"wide\"><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">{body}</svg></div>\n",
-        xml(label)
-    )
+/// A section with its title.
+fn section(id: &str, title: &str, body: Markup) -> Markup {
+    html! { section id=(id) { h2 { (title) } (body) } "\n" }
 }
 
-fn text_at(x: f64, y: f64, class: &str, anchor: &str, text: &str) -> String {
-    format!("<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"{class}\" text-anchor=\"{anchor}\">{text}</text>")
+/// The square that a colour of the drawing beneath is explained with.
+fn key(colour: &str) -> Markup {
+    html! { span.key style={ "background:var(--" (colour) ")" } {} }
+}
+
+fn drawing(height: f64, label: &str, body: Markup) -> Markup {
+    html! {
+        div.wide { svg viewBox={ "0 0 " (WIDTH) " " (height) } role="img" aria-label=(label) { (body) } }
+    }
+}
+
+fn text_at(x: f64, y: f64, class: &str, anchor: &str, text: &str) -> Markup {
+    html! { text x=(tenths(x)) y=(tenths(y)) class=(class) text-anchor=(anchor) { (text) } }
 }
 
 /// Which report a lane shows: its board, and beneath it what was run there.
-fn lane_name(entry: &Entry, middle: f64) -> String {
+fn lane_name(entry: &Entry, middle: f64) -> Markup {
     let kind = entry.kind();
-    let board = text_at(LEFT - 12.0, middle - 1.0, "", "end", &short(kind.board, 30));
-    board + &text_at(LEFT - 12.0, middle + 13.0, "soft", "end", &short(&kind.work(), 34))
+    html! {
+        (text_at(LEFT - 12.0, middle - 1.0, "", "end", &short(kind.board, 30)))
+        (text_at(LEFT - 12.0, middle + 13.0, "soft", "end", &short(&kind.work(), 34)))
+    }
 }
 
-fn rect(x: f64, y: f64, width: f64, height: f64, class: &str, title: &str) -> String {
-    let title = xml(title);
-    format!(
-        "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.2}\" height=\"{height}\" class=\"{class}\"><title>{title}</title></rect>"
-    )
+fn rect(x: f64, y: f64, width: f64, height: f64, class: &str, title: &str) -> Markup {
+    html! {
+        rect x=(tenths(x)) y=(tenths(y)) width=(hundredths(width)) height=(height) class=(class) { title { (title) } }
+    }
 }
 
 /// Every run as a dot over a common axis, the median and the 95th percentile as marks.
-fn latency(entries: &[Entry]) -> String {
+fn latency(entries: &[Entry]) -> Markup {
     let timed: Vec<&Entry> = entries.iter().filter(|e| e.report.latency_ms.p50.is_some()).collect();
     let untimed = entries.len() - timed.len();
-    let mut out = String::from("<section id=\"latency\"><h2>Latency</h2>");
-    if untimed > 0 {
-        let _ = write!(out, "<p>{untimed} without times: an emulator's clock says nothing.</p>");
-    }
-    if timed.is_empty() {
-        return out + "</section>\n";
-    }
-    out += "<p>Each dot is a run, in milliseconds; the marks are the median and the 95th percentile.</p>";
     let most = timed.iter().filter_map(|e| e.report.latency_ms.max).fold(0.0, f64::max);
     let most = (most * 1.02).min(f64::MAX);
     // A report that contradicts itself draws at the edge, not across the page.
-    let x = |ms: f64| LEFT + PLOT * (ms / most.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
+    let x = |ms: f64| tenths(LEFT + PLOT * (ms / most.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0));
     let lane = 46.0;
     let bottom = lane * timed.len() as f64;
-    let mut body = axis(most, bottom, |ms| format!("{ms}"));
-    for (at, entry) in timed.iter().enumerate() {
-        let (l, middle) = (&entry.report.latency_ms, lane * at as f64 + lane / 2.0);
-        body += &lane_name(entry, middle);
-        // Dots of equal height would hide each other: the order of the runs spreads them over the lane.
-        for (run, ms) in l.samples.iter().enumerate() {
-            let y = middle - 14.0 + 28.0 * (run % 29) as f64 / 28.0;
-            let _ = write!(
-                body,
-                "<circle cx=\"{:.1}\" cy=\"{y:.1}\" r=\"2.5\" class=\"dot\"/>",
-                x(*ms)
-            );
+    // Dots of equal height would hide each other: the order of the runs spreads them over the lane.
+    let dot = |middle: f64, run: usize| tenths(middle - 14.0 + 28.0 * (run % 29) as f64 / 28.0);
+    let body = html! {
+        (axis(most, bottom, |ms| format!("{ms}")))
+        @for (at, entry) in timed.iter().enumerate() {
+            @let (l, middle) = (&entry.report.latency_ms, lane * at as f64 + lane / 2.0);
+            (lane_name(entry, middle))
+            @for (run, ms) in l.samples.iter().enumerate() {
+                circle cx=(x(*ms)) cy=(dot(middle, run)) r="2.5" class="dot" {}
+            }
+            @for ms in [l.p50, l.p95].into_iter().flatten() {
+                line x1=(x(ms)) x2=(x(ms)) y1=(tenths(middle - 17.0)) y2=(tenths(middle + 17.0)) class="mark" {
+                    title { (hundredths(ms)) " ms" }
+                }
+            }
+            (text_at(WIDTH, middle + 4.0, "soft", "end", &l.p50.map_or(String::new(), |ms| format!("{ms:.2} ms"))))
         }
-        for ms in [l.p50, l.p95].into_iter().flatten() {
-            let (x, y1, y2) = (x(ms), middle - 17.0, middle + 17.0);
-            let _ = write!(
-                body,
-                "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{y1:.1}\" y2=\"{y2:.1}\" class=\"mark\"><title>{ms:.2} ms</title></line>"
-            );
+    };
+    let told = html! {
+        @if untimed > 0 { p { (untimed) " without times: an emulator's clock says nothing." } }
+        @if !timed.is_empty() {
+            p { "Each dot is a run, in milliseconds; the marks are the median and the 95th percentile." }
+            (drawing(bottom + 24.0, "Latency of every run by board", body))
         }
-        let told = l.p50.map_or(String::new(), |ms| format!("{ms:.2} ms"));
-        body += &text_at(WIDTH, middle + 4.0, "soft", "end", &told);
-    }
-    out += &drawing(bottom + 24.0, "Latency of every run by board", &body);
-    out + "</section>\n"
+    };
+    section("latency", "Latency", told)
 }
 
 /// Grid lines at round figures from 0 to `most`, labelled below.
-fn axis(most: f64, bottom: f64, label: impl Fn(f64) -> String) -> String {
+fn axis(most: f64, bottom: f64, label: impl Fn(f64) -> String) -> Markup {
     let raw = (most / 5.0).max(f64::MIN_POSITIVE);
     let power = 10f64.powf(raw.log10().floor());
     let step = power
@@ -152,34 +163,23 @@ fn axis(most: f64, bottom: f64, label: impl Fn(f64) -> String) -> String {
             .into_iter()
             .find(|m| m * power >= raw)
             .unwrap_or(10.0);
-    let mut out = String::new();
-    for tick in 0..=10 {
-        // Rounded, so that 3 × 0.1 is written as people write it.
-        let value = (tick as f64 * step / power * 100.0).round() / 100.0 * power;
-        if value > most {
-            break;
+    // Rounded, so that 3 × 0.1 is written as people write it.
+    let tick = |tick: u32| (f64::from(tick) * step / power * 100.0).round() / 100.0 * power;
+    html! {
+        @for value in (0..=10).map(tick).take_while(|value| *value <= most) {
+            @let x = LEFT + PLOT * value / most.max(f64::MIN_POSITIVE);
+            line x1=(tenths(x)) x2=(tenths(x)) y1="0" y2=(bottom) class="axis" {}
+            (text_at(x, bottom + 16.0, "soft", "middle", &label((value * 1e6).round() / 1e6)))
         }
-        let x = LEFT + PLOT * value / most.max(f64::MIN_POSITIVE);
-        let _ = write!(
-            out,
-            "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"0\" y2=\"{bottom}\" class=\"axis\"/>"
-        );
-        let rounded = (value * 1e6).round() / 1e6;
-        out += &text_at(x, bottom + 16.0, "soft", "middle", &label(rounded));
     }
-    out
 }
 
 /// What the process holds by kind, and beneath it its peak as a share of the board's RAM.
-fn memory(entries: &[Entry]) -> String {
+fn memory(entries: &[Entry]) -> Markup {
     let told: Vec<&Entry> = entries.iter().filter(|e| e.report.memory.peak_rss.is_some()).collect();
-    let mut out = String::from("<section id=\"memory\"><h2>Memory</h2>");
     if told.is_empty() {
-        return out + "<p>No report tells its memory.</p></section>\n";
+        return section("memory", "Memory", html! { p { "No report tells its memory." } });
     }
-    out += "<p><span class=\"key\" style=\"background:var(--a)\"></span>its own\
-            <span class=\"key\" style=\"background:var(--c)\"></span>pages of files, which the kernel may drop\
-            <span class=\"key\" style=\"background:var(--b)\"></span>peak, as a share of the board's RAM</p>";
     let most = told
         .iter()
         .filter_map(|e| e.report.memory.peak_rss)
@@ -187,131 +187,126 @@ fn memory(entries: &[Entry]) -> String {
         .unwrap_or(1)
         .max(1) as f64;
     let lane = 46.0;
-    let mut body = String::new();
-    for (at, entry) in told.iter().enumerate() {
-        let (m, top) = (&entry.report.memory, lane * at as f64 + 4.0);
-        let peak = m.peak_rss.unwrap_or(0);
-        let wide = |bytes: u64| PLOT * (bytes as f64 / most).min(1.0);
-        body += &lane_name(entry, top + 14.0);
-        body += &rect(LEFT, top, wide(peak), 20.0, "bar", &format!("peak {}", size(peak)));
-        let (anon, file) = (m.anon.unwrap_or(0), m.file.unwrap_or(0));
-        body += &rect(LEFT, top, wide(anon), 20.0, "a", &format!("its own {}", size(anon)));
-        body += &rect(
-            LEFT + wide(anon),
-            top,
-            wide(file).min(PLOT - wide(anon)),
-            20.0,
-            "c",
-            &format!("files {}", size(file)),
-        );
-        body += &text_at(WIDTH, top + 15.0, "soft", "end", &size(peak));
-        if let Some(total) = entry.report.board.mem_total.filter(|t| *t > 0) {
-            let share = (peak as f64 / total as f64).min(1.0);
-            let title = format!("{} of {}", percent(peak, total), size(total));
-            body += &rect(LEFT, top + 24.0, PLOT, 6.0, "bar", &title);
-            body += &rect(LEFT, top + 24.0, PLOT * share, 6.0, "b", &title);
-            body += &text_at(WIDTH, top + 32.0, "soft", "end", &title);
+    let wide = |bytes: u64| PLOT * (bytes as f64 / most).min(1.0);
+    let body = html! {
+        @for (at, entry) in told.iter().enumerate() {
+            @let (m, top) = (&entry.report.memory, lane * at as f64 + 4.0);
+            @let peak = m.peak_rss.unwrap_or(0);
+            @let (anon, file) = (m.anon.unwrap_or(0), m.file.unwrap_or(0));
+            @let pages = wide(file).min(PLOT - wide(anon));
+            (lane_name(entry, top + 14.0))
+            (rect(LEFT, top, wide(peak), 20.0, "bar", &format!("peak {}", size(peak))))
+            (rect(LEFT, top, wide(anon), 20.0, "a", &format!("its own {}", size(anon))))
+            (rect(LEFT + wide(anon), top, pages, 20.0, "c", &format!("files {}", size(file))))
+            (text_at(WIDTH, top + 15.0, "soft", "end", &size(peak)))
+            @if let Some(total) = entry.report.board.mem_total.filter(|t| *t > 0) {
+                @let share = (peak as f64 / total as f64).min(1.0);
+                @let title = format!("{} of {}", percent(peak, total), size(total));
+                (rect(LEFT, top + 24.0, PLOT, 6.0, "bar", &title))
+                (rect(LEFT, top + 24.0, PLOT * share, 6.0, "b", &title))
+                (text_at(WIDTH, top + 32.0, "soft", "end", &title))
+            }
         }
-    }
-    out += &drawing(lane * told.len() as f64, "Memory by kind and board", &body);
-    out + "</section>\n"
+    };
+    let told = html! {
+        p {
+            (key("a")) "its own" (key("c")) "pages of files, which the kernel may drop"
+            (key("b")) "peak, as a share of the board's RAM"
+        }
+        (drawing(lane * told.len() as f64, "Memory by kind and board", body))
+    };
+    section("memory", "Memory", told)
 }
 
 /// What each board drew idle and while it ran; nothing at all where no board has a sensor.
-fn energy(entries: &[Entry]) -> String {
+fn energy(entries: &[Entry]) -> Markup {
     let told = entries.iter().filter_map(|e| Some((e, e.report.energy.as_ref()?)));
     let told: Vec<_> = told.filter(|(_, e)| e.watts.is_finite() && e.watts >= 0.0).collect();
     if told.is_empty() {
-        return String::new();
+        return Markup::default();
     }
-    let mut out = String::from(
-        "<section id=\"energy\"><h2>Energy</h2>\
-         <p><span class=\"key\" style=\"background:var(--a)\"></span>idle\
-         <span class=\"key\" style=\"background:var(--b)\"></span>while running, in watts; beside it the energy of one inference</p>",
-    );
     let most = told.iter().map(|(_, e)| e.watts).fold(0.0, f64::max);
     let wide = |watts: f64| PLOT * (watts / most.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
     let lane = 34.0;
     let bottom = lane * told.len() as f64;
-    let mut body = axis(most, bottom, |watts| format!("{watts}"));
-    for (at, (entry, e)) in told.iter().enumerate() {
-        let top = lane * at as f64 + 7.0;
-        body += &lane_name(entry, top + 10.0);
-        let title = format!("{:.2} W, {} readings of {}", e.watts, e.readings, e.sensor);
-        body += &rect(LEFT, top, wide(e.watts), 20.0, "b", &title);
-        if let Some(idle) = e.idle_watts {
-            body += &rect(LEFT, top, wide(idle), 20.0, "a", &format!("idle {idle:.2} W"));
+    let body = html! {
+        (axis(most, bottom, |watts| format!("{watts}")))
+        @for (at, (entry, e)) in told.iter().enumerate() {
+            @let top = lane * at as f64 + 7.0;
+            @let title = format!("{:.2} W, {} readings of {}", e.watts, e.readings, e.sensor);
+            (lane_name(entry, top + 10.0))
+            (rect(LEFT, top, wide(e.watts), 20.0, "b", &title))
+            @if let Some(idle) = e.idle_watts {
+                (rect(LEFT, top, wide(idle), 20.0, "a", &format!("idle {idle:.2} W")))
+            }
+            (text_at(WIDTH, top + 15.0, "soft", "end", &format!("{:.1} mJ", e.mj_per_inference)))
         }
-        body += &text_at(
-            WIDTH,
-            top + 15.0,
-            "soft",
-            "end",
-            &format!("{:.1} mJ", e.mj_per_inference),
-        );
-    }
-    out += &drawing(bottom + 24.0, "Power by board", &body);
-    out + "</section>\n"
+    };
+    let told = html! {
+        p {
+            (key("a")) "idle" (key("b")) "while running, in watts; beside it the energy of one inference"
+        }
+        (drawing(bottom + 24.0, "Power by board", body))
+    };
+    section("energy", "Energy", told)
 }
 
 /// Bytes by weight, once for every different model file.
-fn weights(entries: &[Entry]) -> String {
-    const MOST: usize = 14;
+fn weights(entries: &[Entry]) -> Markup {
     let mut models = BTreeMap::new();
     for e in entries.iter().filter(|e| !e.report.model.weights.is_empty()) {
         models
             .entry((&e.report.model.file, &e.report.model.sha256))
             .or_insert(&e.report.model);
     }
-    let mut out = String::from("<section id=\"weights\"><h2>Size by weight</h2>");
-    if models.is_empty() {
-        return out + "<p>No report tells the size of its weights.</p></section>\n";
-    }
-    for model in models.values() {
-        let _ = write!(out, "<p>{}: {}</p>", xml(&model.file), size(model.bytes));
-        let mut sizes: Vec<(&str, u64)> = model
-            .weights
-            .iter()
-            .map(|(name, bytes)| (name.as_str(), *bytes))
-            .collect();
-        sizes.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
-        let rest = sizes.iter().skip(MOST).fold(0u64, |sum, s| sum.saturating_add(s.1));
-        let others = sizes.len().saturating_sub(MOST);
-        sizes.truncate(MOST);
-        let named = format!("{others} others");
-        if others > 0 {
-            sizes.push((&named, rest));
+    let told = html! {
+        @if models.is_empty() { p { "No report tells the size of its weights." } }
+        @for model in models.values() {
+            p { (model.file) ": " (size(model.bytes)) }
+            (weights_of(model))
         }
-        let most = sizes.iter().map(|s| s.1).max().unwrap_or(1).max(1) as f64;
-        let mut body = String::new();
-        for (at, (name, bytes)) in sizes.iter().enumerate() {
-            let top = 22.0 * at as f64;
-            body += &text_at(LEFT - 12.0, top + 13.0, "", "end", &short(name, 32));
-            let format = model.formats.get(*name).map_or("", String::as_str);
-            let class = match format.parse::<Format>().map(Format::storage) {
-                Ok(Storage::I8 | Storage::I4) => "c",
-                Ok(Storage::F16) => "b",
-                // Or of a newer program than this one.
-                Ok(Storage::F32) | Err(_) => "a",
-            };
-            body += &rect(
-                LEFT,
-                top,
-                PLOT * *bytes as f64 / most,
-                16.0,
-                class,
-                &format!("{name} {format}"),
-            );
-            let told = format!("{} {}", size(*bytes), xml(format));
-            body += &text_at(WIDTH, top + 13.0, "soft", "end", told.trim_end());
-        }
-        out += &drawing(22.0 * sizes.len() as f64, "Bytes by weight", &body);
+    };
+    section("weights", "Size by weight", told)
+}
+
+/// The largest weights of a model one by one, the others together.
+fn weights_of(model: &ModelReport) -> Markup {
+    const MOST: usize = 14;
+    let mut sizes: Vec<(&str, u64)> = model
+        .weights
+        .iter()
+        .map(|(name, bytes)| (name.as_str(), *bytes))
+        .collect();
+    sizes.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+    let rest = sizes.iter().skip(MOST).fold(0u64, |sum, s| sum.saturating_add(s.1));
+    let others = sizes.len().saturating_sub(MOST);
+    sizes.truncate(MOST);
+    let named = format!("{others} others");
+    if others > 0 {
+        sizes.push((&named, rest));
     }
-    out + "</section>\n"
+    let most = sizes.iter().map(|s| s.1).max().unwrap_or(1).max(1) as f64;
+    let class = |format: &str| match format.parse::<Format>().map(Format::storage) {
+        Ok(Storage::I8 | Storage::I4) => "c",
+        Ok(Storage::F16) => "b",
+        // Or of a newer program than this one.
+        Ok(Storage::F32) | Err(_) => "a",
+    };
+    let body = html! {
+        @for (at, (name, bytes)) in sizes.iter().enumerate() {
+            @let top = 22.0 * at as f64;
+            @let format = model.formats.get(*name).map_or("", String::as_str);
+            @let wide = PLOT * *bytes as f64 / most;
+            (text_at(LEFT - 12.0, top + 13.0, "", "end", &short(name, 32)))
+            (rect(LEFT, top, wide, 16.0, class(format), &format!("{name} {format}")))
+            (text_at(WIDTH, top + 13.0, "soft", "end", format!("{} {format}", size(*bytes)).trim_end()))
+        }
+    };
+    drawing(22.0 * sizes.len() as f64, "Bytes by weight", body)
 }
 
 /// The median and the peak of what was measured more than once in the same way, in the order of the reports.
-fn trend(entries: &[Entry]) -> String {
+fn trend(entries: &[Entry]) -> Markup {
     let mut kinds: Vec<(ReportKind, Vec<&Entry>)> = Vec::new();
     for e in entries {
         match kinds.iter_mut().find(|(kind, _)| *kind == e.kind()) {
@@ -320,69 +315,57 @@ fn trend(entries: &[Entry]) -> String {
         }
     }
     kinds.retain(|(_, seen)| seen.len() > 1);
-    let mut out = String::from("<section id=\"trend\"><h2>Trend</h2>");
-    if kinds.is_empty() {
-        return out + "<p>No board was measured twice in the same way.</p></section>\n";
-    }
-    for (kind, seen) in kinds {
-        let board = kind.board;
-        let series: [(&str, Vec<Option<f64>>); 2] = [
-            ("p50, ms", seen.iter().map(|e| e.report.latency_ms.p50).collect()),
-            (
-                "peak RAM, MiB",
-                seen.iter()
-                    .map(|e| e.report.memory.peak_rss.map(|b| b as f64 / (1 << 20) as f64))
-                    .collect(),
-            ),
-        ];
-        let _ = write!(
-            out,
-            "<p>{}: {}, {} reports</p>",
-            xml(board),
-            xml(&kind.work()),
-            seen.len()
-        );
-        for (name, values) in series.iter().filter(|s| s.1.iter().flatten().count() > 1) {
-            let most = values
-                .iter()
-                .flatten()
-                .copied()
-                .fold(0.0, f64::max)
-                .max(f64::MIN_POSITIVE);
-            let x = |at: usize| LEFT + PLOT * at as f64 / (values.len() - 1) as f64;
-            let y = |v: f64| 84.0 - 74.0 * v / most;
-            // A report without the figure leaves a gap: what follows must keep its own date.
-            let points: Vec<(f64, f64, f64, &Entry)> = values
-                .iter()
-                .zip(&seen)
-                .enumerate()
-                .filter_map(|(at, (v, e))| v.map(|v| (x(at), y(v), v, *e)))
-                .collect();
-            let path: Vec<String> = points.iter().map(|(x, y, ..)| format!("{x:.1},{y:.1}")).collect();
-            let mut body = text_at(LEFT - 12.0, 50.0, "", "end", name);
-            let _ = write!(
-                body,
-                "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"84\" y2=\"84\" class=\"axis\"/>",
-                LEFT + PLOT
-            );
-            let _ = write!(body, "<polyline points=\"{}\" class=\"line\"/>", path.join(" "));
-            for (x, y, v, e) in &points {
-                let when = xml(e.time.as_deref().unwrap_or(""));
-                let _ = write!(
-                    body,
-                    "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" class=\"a\"><title>{v:.2} {when}</title></circle>"
-                );
-            }
-            if let Some((_, y, v, _)) = points.last() {
-                body += &text_at(WIDTH, y + 4.0, "soft", "end", &format!("{v:.2}"));
-            }
-            let when = |e: Option<&&Entry>| e.and_then(|e| e.time.clone()).unwrap_or_default();
-            body += &text_at(LEFT, 100.0, "soft", "start", &xml(&when(seen.first())));
-            body += &text_at(LEFT + PLOT, 100.0, "soft", "end", &xml(&when(seen.last())));
-            out += &drawing(108.0, &format!("{name} of {board} over time"), &body);
+    let told = html! {
+        @if kinds.is_empty() { p { "No board was measured twice in the same way." } }
+        @for (kind, seen) in kinds {
+            @let latency = seen.iter().map(|e| e.report.latency_ms.p50);
+            @let memory = seen.iter().map(|e| e.report.memory.peak_rss.map(|b| b as f64 / (1 << 20) as f64));
+            p { (kind.board) ": " (kind.work()) ", " (seen.len()) " reports" }
+            (curve("p50, ms", kind.board, &seen, latency.collect()))
+            (curve("peak RAM, MiB", kind.board, &seen, memory.collect()))
         }
+    };
+    section("trend", "Trend", told)
+}
+
+/// One figure of a board over its reports; nothing where fewer than two reports have it.
+fn curve(name: &str, board: &str, seen: &[&Entry], values: Vec<Option<f64>>) -> Markup {
+    if values.iter().flatten().count() < 2 {
+        return Markup::default();
     }
-    out + "</section>\n"
+    let most = values
+        .iter()
+        .flatten()
+        .copied()
+        .fold(0.0, f64::max)
+        .max(f64::MIN_POSITIVE);
+    let x = |at: usize| LEFT + PLOT * at as f64 / (values.len() - 1) as f64;
+    let y = |v: f64| 84.0 - 74.0 * v / most;
+    // A report without the figure leaves a gap: what follows must keep its own date.
+    let points: Vec<(f64, f64, f64, &Entry)> = values
+        .iter()
+        .zip(seen)
+        .enumerate()
+        .filter_map(|(at, (v, e))| v.map(|v| (x(at), y(v), v, *e)))
+        .collect();
+    let path: Vec<String> = points.iter().map(|(x, y, ..)| format!("{x:.1},{y:.1}")).collect();
+    let when = |e: Option<&&Entry>| e.and_then(|e| e.time.clone()).unwrap_or_default();
+    let body = html! {
+        (text_at(LEFT - 12.0, 50.0, "", "end", name))
+        line x1=(LEFT) x2=(LEFT + PLOT) y1="84" y2="84" class="axis" {}
+        polyline points=(path.join(" ")) class="line" {}
+        @for (x, y, v, e) in &points {
+            circle cx=(tenths(*x)) cy=(tenths(*y)) r="4" class="a" {
+                title { (hundredths(*v)) " " (e.time.as_deref().unwrap_or("")) }
+            }
+        }
+        @if let Some((_, y, v, _)) = points.last() {
+            (text_at(WIDTH, y + 4.0, "soft", "end", &hundredths(*v)))
+        }
+        (text_at(LEFT, 100.0, "soft", "start", &when(seen.first())))
+        (text_at(LEFT + PLOT, 100.0, "soft", "end", &when(seen.last())))
+    };
+    drawing(108.0, &format!("{name} of {board} over time"), body)
 }
 
 #[cfg(test)]
@@ -402,13 +385,13 @@ mod tests {
     #[test]
     fn names_from_files_cannot_become_markup() {
         let entry = sample();
-        let page = html(&[entry.clone(), entry]);
+        let text = page(&[entry.clone(), entry]);
         for bad in ["<script", "<b>", "<img", "<i>", "<u>", "http://", "https://"] {
-            assert!(!page.contains(bad), "{bad}");
+            assert!(!text.contains(bad), "{bad}");
         }
-        assert!(page.contains("&lt;script&gt;") && page.contains("id=\"trend\""));
-        assert_eq!(html(&[]).matches("<svg").count(), 0);
-        assert!(page.contains("id=\"energy\"") && page.contains("9.0 mJ"));
+        assert!(text.contains("&lt;script&gt;") && text.contains("id=\"trend\""));
+        assert_eq!(page(&[]).matches("<svg").count(), 0);
+        assert!(text.contains("id=\"energy\"") && text.contains("9.0 mJ"));
     }
 
     #[test]
@@ -421,15 +404,15 @@ mod tests {
             entry
         };
         // The second tells nothing, the fourth is of other work.
-        let page = html(&[
+        let text = page(&[
             at(1, Some(1 << 20), 1),
             at(2, None, 1),
             at(3, Some(3 << 20), 1),
             at(4, Some(9 << 20), 2),
         ]);
         for point in ["1.00 2026-01-01", "3.00 2026-01-03"] {
-            assert!(page.contains(&format!("<title>{point}</title>")), "{point}");
+            assert!(text.contains(&format!("<title>{point}</title>")), "{point}");
         }
-        assert!(!page.contains("9.00 2026-01-04") && page.contains("1 tokens, 1 thread, 3 reports"));
+        assert!(!text.contains("9.00 2026-01-04") && text.contains("1 tokens, 1 thread, 3 reports"));
     }
 }

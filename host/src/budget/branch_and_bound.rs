@@ -132,16 +132,10 @@ fn suffixes(loss: &[Vec<Option<u128>>], limit: &Limit) -> Vec<Pareto> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use thimble_shared::random::Random;
 
-    struct Random(u64);
-
-    impl Random {
-        fn below(&mut self, n: u64) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            (self.0 >> 11) % n
-        }
+    fn below(random: &mut Random, n: u64) -> u64 {
+        random.next() % n
     }
 
     /// Every combination within the limits, by exhausting them all.
@@ -171,16 +165,16 @@ mod tests {
         let mut random = Random(0x5eed);
         let (mut kept, mut all) = (0, 0);
         for case in 0..400 {
-            let families = 1 + random.below(5) as usize;
-            let options: Vec<usize> = (0..families).map(|_| 1 + random.below(5) as usize).collect();
+            let families = 1 + below(&mut random, 5) as usize;
+            let options: Vec<usize> = (0..families).map(|_| 1 + below(&mut random, 5) as usize).collect();
             // Few different numbers make ties; some options cannot be chosen.
             let few = case % 2 == 0;
-            let number = |random: &mut Random| match random.below(20) {
+            let number = |random: &mut Random| match below(random, 20) {
                 0 => f64::INFINITY,
                 1 => f64::NAN,
                 2 => -1e-9,
-                _ if few => random.below(3) as f64 * 0.1,
-                _ => (random.below(1 << 40) as f64 / (1u64 << 40) as f64).powi(8),
+                _ if few => below(random, 3) as f64 * 0.1,
+                _ => (below(random, 1 << 40) as f64 / (1u64 << 40) as f64).powi(8),
             };
             let loss: Vec<Vec<f64>> = options
                 .iter()
@@ -189,9 +183,9 @@ mod tests {
             let limits: Vec<Limit> = (0..1 + case % 3)
                 .map(|_| {
                     let size = if few { 4 } else { 1000 };
-                    let costs = |n: usize, random: &mut Random| (0..n).map(|_| random.below(size)).collect();
+                    let costs = |n: usize, random: &mut Random| (0..n).map(|_| below(random, size)).collect();
                     let cost: Vec<Vec<u64>> = options.iter().map(|&n| costs(n, &mut random)).collect();
-                    let most = random.below(size * families as u64 + 1);
+                    let most = below(&mut random, size * families as u64 + 1);
                     Limit { cost, most }
                 })
                 .collect();
@@ -210,14 +204,14 @@ mod tests {
         let sizes = [4u64, 2, 1, 1, 3, 2, 1];
         let cost: Vec<Vec<u64>> = (0..10)
             .map(|_| {
-                let weights = 1 << (10 + random.below(12));
-                sizes.iter().map(|s| s * weights + random.below(4096)).collect()
+                let weights = 1 << (10 + below(&mut random, 12));
+                sizes.iter().map(|s| s * weights + below(&mut random, 4096)).collect()
             })
             .collect();
         let loss: Vec<Vec<f64>> = (0..10)
             .map(|_| {
                 (0..7)
-                    .map(|o| o as f64 * random.below(1 << 30) as f64 * 1e-12)
+                    .map(|o| o as f64 * below(&mut random, 1 << 30) as f64 * 1e-12)
                     .collect()
             })
             .collect();

@@ -1,10 +1,12 @@
 //! Draws a frontier: bytes against loss, and against agreement where the model decides something, as SVG or as an HTML page
-//! around it. In: the points; out: text that needs no script, font or picture from elsewhere. Both are well-formed XML.
+//! around it. In: the points; out: text that needs no script, font or picture from elsewhere. Both are well-formed XML: maud
+//! escapes all text, and every element here has braces, because maud leaves `rect ...;` open as HTML does.
 
 use crate::budget::frontier::Point;
 use crate::eval::metrics::{Loss, Objective};
-use crate::render::text::{size, thousands, xml};
-use std::fmt::Write;
+use crate::render::html::{tenths, written};
+use crate::render::text::{size, thousands};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 pub struct Drawing<'a> {
     pub title: String,
@@ -18,6 +20,12 @@ const PANEL: f64 = 260.0;
 const MARGIN: (f64, f64) = (84.0, 24.0);
 const TOP: f64 = 46.0;
 const GAP: f64 = 64.0;
+
+const STYLE: &str = "
+body { font-family: sans-serif; max-width: 60em; margin: 2em auto; }
+td, th { text-align: right; padding: 0.2em 1em; border-bottom: 1px solid #ddd; }
+svg { max-width: 100%; height: auto; }
+";
 
 /// Of one series: name, colour, and for each of its points bytes, value and interval.
 struct Series {
@@ -103,7 +111,12 @@ impl Drawing<'_> {
         [ours, nearest].into_iter().filter(|s| !s.points.is_empty()).collect()
     }
 
+    /// The drawing as a file of its own.
     pub fn svg(&self) -> String {
+        written(self.drawing())
+    }
+
+    fn drawing(&self) -> Markup {
         let loss = self.series(|l| Some((l.score().objective(self.objective), None)));
         let agreement = self.series(|l| Some((l.agreement?, l.agreement_interval)));
         let values = |series: &[Series]| -> Vec<f64> {
@@ -122,155 +135,116 @@ impl Drawing<'_> {
             panels.push(("agreement with fp32, 95 % interval".into(), axis, agreement));
         }
         let height = TOP + panels.len() as f64 * (PANEL + GAP);
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" \
-             font-family=\"sans-serif\" font-size=\"12\" fill=\"#222\">\n<title>{0}</title>\n\
-             <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#fff\"/>\n\
-             <text x=\"{1}\" y=\"22\" font-size=\"15\">{0}</text>\n",
-            xml(&self.title),
-            MARGIN.0
-        );
-        for (i, (name, axis, series)) in panels.iter().enumerate() {
-            self.panel(&mut svg, TOP + i as f64 * (PANEL + GAP), name, axis, series, i == 0);
+        html! {
+            svg xmlns="http://www.w3.org/2000/svg" width=(WIDTH) height=(height) viewBox={ "0 0 " (WIDTH) " " (height) }
+                font-family="sans-serif" font-size="12" fill="#222" {
+                title { (self.title) }
+                rect width=(WIDTH) height=(height) fill="#fff" {}
+                text x=(MARGIN.0) y="22" font-size="15" { (self.title) }
+                @for (i, (name, axis, series)) in panels.iter().enumerate() {
+                    (self.panel(TOP + i as f64 * (PANEL + GAP), name, axis, series, i == 0))
+                }
+            }
+            "\n"
         }
-        svg + "</svg>\n"
     }
 
-    /// `write!` to a String cannot fail.
-    fn panel(&self, svg: &mut String, top: f64, name: &str, axis: &Axis, series: &[Series], legend: bool) {
+    fn panel(&self, top: f64, name: &str, axis: &Axis, series: &[Series], legend: bool) -> Markup {
         let (left, right, bottom) = (MARGIN.0, WIDTH - MARGIN.1, top + PANEL);
         let most = self.points.iter().map(|p| p.answer.bytes).max().unwrap_or(1).max(1) as f64;
         let least = self.points.iter().map(|p| p.answer.bytes).min().unwrap_or(1).max(1) as f64;
         let span = (most / least).ln().max(1e-9);
         let x = |bytes: f64| left + 12.0 + (right - left - 24.0) * ((bytes / least).ln() / span).clamp(0.0, 1.0);
         let y = |value: f64| bottom - PANEL * axis.place(value);
-        let _ = writeln!(
-            svg,
-            "<text x=\"{left}\" y=\"{:.1}\" font-weight=\"bold\">{}</text>",
-            top - 8.0,
-            xml(name)
-        );
-        for (value, label) in &axis.ticks {
-            let at = y(*value);
-            let _ = writeln!(
-                svg,
-                "<line x1=\"{left}\" y1=\"{at:.1}\" x2=\"{right}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>\
-                 <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-                left - 8.0,
-                at + 4.0,
-                xml(label)
-            );
-        }
-        for i in 0..=4 {
-            let bytes = least * (span * f64::from(i) / 4.0).exp();
-            let at = x(bytes);
-            let _ = writeln!(
-                svg,
-                "<line x1=\"{at:.1}\" y1=\"{bottom}\" x2=\"{at:.1}\" y2=\"{:.1}\" stroke=\"#888\"/>\
-                 <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-                bottom + 5.0,
-                bottom + 20.0,
-                size(bytes as u64)
-            );
-        }
-        let _ = writeln!(
-            svg,
-            "<rect x=\"{left}\" y=\"{top}\" width=\"{}\" height=\"{PANEL}\" fill=\"none\" stroke=\"#888\"/>",
-            right - left
-        );
-        for (n, one) in series.iter().enumerate() {
-            curve(svg, one, x, y);
-            if legend {
-                let _ = writeln!(
-                    svg,
-                    "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" stroke=\"none\">{}</text>",
-                    right - 10.0,
-                    top + 18.0 + 16.0 * n as f64,
-                    xml(one.name)
-                );
+        html! {
+            text x=(left) y=(tenths(top - 8.0)) font-weight="bold" { (name) }
+            @for (value, label) in &axis.ticks {
+                @let at = y(*value);
+                line x1=(left) y1=(tenths(at)) x2=(right) y2=(tenths(at)) stroke="#ddd" {}
+                text x=(tenths(left - 8.0)) y=(tenths(at + 4.0)) text-anchor="end" { (label) }
             }
-            svg.push_str("</g>\n");
+            @for bytes in (0..=4).map(|i| least * (span * f64::from(i) / 4.0).exp()) {
+                @let at = tenths(x(bytes));
+                line x1=(at) y1=(bottom) x2=(at) y2=(tenths(bottom + 5.0)) stroke="#888" {}
+                text x=(at) y=(tenths(bottom + 20.0)) text-anchor="middle" { (size(bytes as u64)) }
+            }
+            rect x=(left) y=(top) width=(right - left) height=(PANEL) fill="none" stroke="#888" {}
+            @for (n, one) in series.iter().enumerate() {
+                g stroke=(one.colour) fill=(one.colour) {
+                    (curve(one, x, y))
+                    @if legend {
+                        text x=(tenths(right - 10.0)) y=(tenths(top + 18.0 + 16.0 * n as f64))
+                            text-anchor="end" stroke="none" { (one.name) }
+                    }
+                }
+                "\n"
+            }
         }
     }
 
+    /// The drawing in a page, with a table of the points.
     pub fn html(&self) -> String {
         let baseline = self.points.iter().any(|p| p.baseline.is_some());
         let number = |l: Option<&Loss>| match l {
-            Some(l) => format!("<td>{:.3e}</td>", l.score().objective(self.objective)),
-            None => "<td>-</td>".to_string(),
+            Some(l) => format!("{:.3e}", l.score().objective(self.objective)),
+            None => "-".to_string(),
         };
         let share = |l: Option<&Loss>| match l.and_then(|l| Some((l.agreement?, l.agreement_interval?))) {
             Some((a, (low, high))) => {
-                format!(
-                    "<td>{:.2} % ({:.2} to {:.2})</td>",
-                    a * 100.0,
-                    low * 100.0,
-                    high * 100.0
-                )
+                format!("{:.2} % ({:.2} to {:.2})", a * 100.0, low * 100.0, high * 100.0)
             }
-            None => "<td>-</td>".to_string(),
+            None => "-".to_string(),
         };
-        let rows: String = self
-            .points
-            .iter()
-            .map(|p| {
-                let nearest = p.baseline.as_ref().and_then(|b| b.loss.as_ref());
-                let mut row = format!("<tr><td>{}</td>", thousands(p.answer.bytes));
-                row += &(number(Some(&p.loss)) + &share(Some(&p.loss)));
-                if baseline {
-                    row += &(number(nearest) + &share(nearest));
+        written(html! {
+            (DOCTYPE)
+            html xmlns="http://www.w3.org/1999/xhtml" lang="en" {
+                head {
+                    meta charset="utf-8" {}
+                    title { (self.title) }
+                    style { (PreEscaped(STYLE)) }
                 }
-                row + "</tr>\n"
-            })
-            .collect();
-        let heads = if baseline {
-            "<th>rounded to nearest</th><th>agreement</th>"
-        } else {
-            ""
-        };
-        format!(
-            "<!DOCTYPE html>\n<html xmlns=\"http://www.w3.org/1999/xhtml\" lang=\"en\">\n<head><meta charset=\"utf-8\"/>\
-             <title>{title}</title>\n<style>body {{ font-family: sans-serif; max-width: 60em; margin: 2em auto; }} \
-             td, th {{ text-align: right; padding: 0.2em 1em; border-bottom: 1px solid #ddd; }} \
-             svg {{ max-width: 100%; height: auto; }}</style></head>\n<body>\n{svg}\
-             <table>\n<tr><th>bytes</th><th>{objective}</th><th>agreement (95 %)</th>{heads}</tr>\n{rows}</table>\n\
-             </body>\n</html>\n",
-            title = xml(&self.title),
-            svg = self.svg(),
-            objective = xml(self.objective.name()),
-        )
+                body {
+                    (self.drawing())
+                    table {
+                        tr {
+                            th { "bytes" } th { (self.objective.name()) } th { "agreement (95 %)" }
+                            @if baseline { th { "rounded to nearest" } th { "agreement" } }
+                        }
+                        @for p in self.points {
+                            @let nearest = p.baseline.as_ref().and_then(|b| b.loss.as_ref());
+                            tr {
+                                td { (thousands(p.answer.bytes)) }
+                                td { (number(Some(&p.loss))) } td { (share(Some(&p.loss))) }
+                                @if baseline { td { (number(nearest)) } td { (share(nearest)) } }
+                            }
+                            "\n"
+                        }
+                    }
+                }
+            }
+        })
     }
 }
 
-/// A series as a line with its points and their intervals, in a group the caller closes.
-fn curve(svg: &mut String, one: &Series, x: impl Fn(f64) -> f64, y: impl Fn(f64) -> f64) {
+/// A series as a line with its points and their intervals.
+fn curve(one: &Series, x: impl Fn(f64) -> f64, y: impl Fn(f64) -> f64) -> Markup {
     let line: Vec<String> = one
         .points
         .iter()
         .map(|(b, v, _)| format!("{:.1},{:.1}", x(*b), y(*v)))
         .collect();
-    let _ = writeln!(
-        svg,
-        "<g stroke=\"{0}\" fill=\"{0}\">\n<polyline points=\"{1}\" fill=\"none\" stroke-width=\"1.5\"/>",
-        one.colour,
-        line.join(" ")
-    );
-    for (bytes, value, interval) in &one.points {
-        let at = x(*bytes);
-        if let Some((low, high)) = interval {
-            let _ = writeln!(
-                svg,
-                "<line x1=\"{at:.1}\" y1=\"{:.1}\" x2=\"{at:.1}\" y2=\"{:.1}\" stroke-opacity=\"0.5\"/>",
-                y(*low),
-                y(*high)
-            );
+    html! {
+        polyline points=(line.join(" ")) fill="none" stroke-width="1.5" {}
+        @for (bytes, value, interval) in &one.points {
+            @let at = tenths(x(*bytes));
+            @if let Some((low, high)) = interval {
+                line x1=(at) y1=(tenths(y(*low))) x2=(at) y2=(tenths(y(*high))) stroke-opacity="0.5" {}
+            }
+            circle cx=(at) cy=(tenths(y(*value))) r="3.5" {
+                title { (thousands(*bytes as u64)) " bytes: " (format!("{value:.4e}")) }
+            }
+            "\n"
         }
-        let _ = writeln!(
-            svg,
-            "<circle cx=\"{at:.1}\" cy=\"{:.1}\" r=\"3.5\"><title>{} bytes: {value:.4e}</title></circle>",
-            y(*value),
-            thousands(*bytes as u64)
-        );
     }
 }
 
@@ -292,10 +266,5 @@ mod tests {
         for none in [Axis::logarithmic(std::iter::empty()), Axis::percent(std::iter::empty())] {
             assert!(none.high > none.low);
         }
-    }
-
-    #[test]
-    fn text_cannot_break_out() {
-        assert_eq!(xml("a<b> & \"c\"\u{1b}"), "a&lt;b&gt; &amp; &quot;c&quot;\u{fffd}");
     }
 }

@@ -9,13 +9,12 @@ use crate::budget::problem::Choice;
 use crate::budget::sensitivity::Search;
 use crate::eval::metrics::{Objective, Score, Word};
 use crate::render::progress::Watch;
+use thimble_device::session::DEFAULT_SEQ;
 use thimble_shared::dtype::Format;
 use thimble_shared::model::network::uses;
 
 /// Sets of families run to find the least work, beside all of them.
 const RUNS: usize = 8;
-/// Tokens that work is counted for.
-const TOKENS: usize = 128;
 /// Share of the loss that `w8` must save where no word changes.
 const WORTH: f64 = 0.25;
 /// Share of what could be saved that is enough: the rest is not paid for with time.
@@ -173,7 +172,7 @@ impl Search<'_> {
     fn work_of(&self, family: usize) -> f64 {
         let config = &self.question().source.config;
         let each = self.problem.families[family].weights.iter().map(|w| {
-            let (passes, tokens) = uses(config, w, TOKENS);
+            let (passes, tokens) = uses(config, w, DEFAULT_SEQ);
             (w.elements() * passes * tokens) as f64
         });
         each.sum()

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use thimble_device::engine::kernels::Kernels;
+use thimble_device::image::digest::hex;
 use thimble_shared::dtype::Format;
 use thimble_shared::files;
 
@@ -100,7 +101,7 @@ fn question(models: &[&Digest], rows: &[Row]) -> Option<String> {
     // Another CPU's kernels round elsewhere.
     hash.update(format!("{:?}", Kernels::available()));
     hash_rows(&mut hash, rows);
-    Some(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Some(hex(&hash.finalize()))
 }
 
 #[cfg(test)]

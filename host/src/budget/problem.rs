@@ -247,30 +247,14 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use thimble_shared::model::{Activation, Head};
+    use crate::test_support::tiny;
+    use thimble_shared::model::Head;
 
     fn config() -> Config {
         Config {
-            vocab_size: 100,
-            embedding_size: 8,
-            hidden_size: 16,
             num_hidden_layers: 2,
-            num_hidden_groups: 1,
-            inner_group_num: 1,
-            num_attention_heads: 2,
-            intermediate_size: 32,
-            max_position_embeddings: 16,
-            type_vocab_size: 2,
-            layer_norm_eps: 1e-12,
-            activation: Activation::Gelu,
-            head: Head::None,
-            tied_decoder: false,
             pooler: true,
-            labels: vec![],
-            multi_label: false,
-            regression: false,
-            hidden_shift: false,
-            sentence: None,
+            ..tiny(Head::None)
         }
     }
 

@@ -180,9 +180,10 @@ pub struct Floor {
 mod tests {
     use super::*;
     use crate::eval::metrics::Objective;
+    use crate::test_support::tiny;
     use thimble_shared::artifact::Provenance;
     use thimble_shared::artifact::emit::LowerOptions;
-    use thimble_shared::model::{Activation, Head, Model};
+    use thimble_shared::model::{Head, Model};
 
     /// The search leaves out what cannot fit by what options add; it must never leave out what does fit.
     #[test]
@@ -193,26 +194,9 @@ mod tests {
             (Head::QuestionAnswering, false),
         ] {
             let config = Config {
-                vocab_size: 61,
-                embedding_size: 12,
-                hidden_size: 24,
-                num_hidden_layers: 3,
                 num_hidden_groups: 2,
-                inner_group_num: 1,
-                num_attention_heads: 2,
-                intermediate_size: 40,
-                max_position_embeddings: 16,
-                type_vocab_size: 2,
-                layer_norm_eps: 1e-12,
-                activation: Activation::Gelu,
-                head,
                 tied_decoder,
-                pooler: false,
-                labels: vec![],
-                multi_label: false,
-                regression: false,
-                hidden_shift: false,
-                sentence: None,
+                ..tiny(head)
             };
             let weights = config.weights().into_iter();
             let source = Model {

@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
+use thimble_shared::artifact::emit::{LowerOptions, OPSETS};
 use thimble_shared::artifact::runtime::Runtime;
 use thimble_shared::dtype::Format;
 use thimble_shared::model::Head;
@@ -119,10 +120,18 @@ impl RowArgs {
     }
 }
 
+fn opset_help() -> String {
+    format!(
+        "Use this ONNX operator set, {} to {} [default: {}, or that of the thimble file read]",
+        OPSETS.start(),
+        OPSETS.end(),
+        LowerOptions::default().opset
+    )
+}
+
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct OnnxArgs {
-    /// Use this ONNX operator set, 13 to 18 [default: 17, or that of the thimble file read]
-    #[arg(long)]
+    #[arg(long, help = opset_help())]
     pub opset: Option<i64>,
     /// Fix the sequence length [default: symbolic, or that of the thimble file read]
     #[arg(long, value_name = "N")]

@@ -22,8 +22,11 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use thimble_device::bench::DEFAULT_RUNS;
 use thimble_device::bench::timing::{Limits, judge};
 use thimble_device::image::mmap::ModelFile;
+use thimble_device::session::DEFAULT_SEQ;
+use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::board::report::{Report, SCHEMA};
 use thimble_shared::board::target::Target;
 use thimble_shared::files;
@@ -58,11 +61,9 @@ pub struct DeployArgs {
     /// Exit 1 when the 95th percentile of the latency exceeds this
     #[arg(long, value_name = "MS", value_parser = milliseconds)]
     pub max_p95: Option<f64>,
-    /// Measure with this many tokens [default: 128]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", help = format!("Measure with this many tokens [default: {DEFAULT_SEQ}]"), value_parser = clap::value_parser!(u32).range(1..))]
     pub seq: Option<u32>,
-    /// Time this many runs [default: 50]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", help = format!("Time this many runs [default: {DEFAULT_RUNS}]"), value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub runs: Option<u32>,
     /// Use this many threads on the board [default: its cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -465,7 +466,7 @@ impl Told {
 
     fn outcome(self, json: bool, boards: usize) -> Outcome {
         let text = if json {
-            format!("{:#}\n", json!({"schema": 1, "boards": self.json}))
+            format!("{:#}\n", json!({"schema": ANSWER_SCHEMA, "boards": self.json}))
         } else {
             let table = if self.entries.is_empty() {
                 String::new()

@@ -6,6 +6,7 @@ use crate::boards::tools::{TOOLS, Tool};
 use crate::render::text::{Align, table};
 use anyhow::Result;
 use serde_json::json;
+use thimble_shared::ANSWER_SCHEMA;
 
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
@@ -34,7 +35,7 @@ pub fn run(args: &DoctorArgs) -> Result<Outcome> {
             })
         });
         let json = json!({
-            "schema": 1,
+            "schema": ANSWER_SCHEMA,
             "ready": whole,
             "device_program": program.as_ref().ok().map(|path| path.display().to_string()),
             "device_program_problem": program.as_ref().err().map(ToString::to_string),

@@ -17,6 +17,8 @@ use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use thimble_device::session::DEFAULT_SEQ;
+use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::board::report::Report;
 use thimble_shared::board::target::Target;
 use thimble_text::tokenizer_beside;
@@ -34,8 +36,7 @@ pub struct EmulateArgs {
     /// Find the least RAM in which the model runs
     #[arg(long)]
     pub find_min_ram: bool,
-    /// Run with this many tokens [default: 128]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", help = format!("Run with this many tokens [default: {DEFAULT_SEQ}]"), value_parser = clap::value_parser!(u32).range(1..))]
     pub seq: Option<u32>,
     /// Use this many threads on the board [default: its cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -270,7 +271,7 @@ impl Told<'_> {
     fn json(&self, fits: bool, boots: &[(u64, bool)]) -> Value {
         let target = self.target;
         json!({
-            "schema": 1,
+            "schema": ANSWER_SCHEMA,
             "target": target.name,
             "cpu": target.qemu_cpu,
             "cores": target.cores.value,

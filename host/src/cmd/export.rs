@@ -3,6 +3,7 @@
 use super::args::{OnnxArgs, SourceArgs, format};
 use super::outcome::Outcome;
 use crate::fs::atomic::{self, Content, Output, write_outputs_together};
+use crate::models::file_names;
 use crate::models::huggingface_folder;
 use crate::models::model_file::ModelSource;
 use crate::models::tokenizer::TokenizerSource;
@@ -176,7 +177,7 @@ fn write_folder(writer: &Writer, model: &Model, tokenizer: Option<String>, dir: 
     write_outputs_together(&std::iter::once(onnx).chain(beside).collect::<Vec<_>>())?;
     Ok(Written {
         model: (path.display().to_string(), writer.size() as u64),
-        tokenizer: tokenizer.map(|t| (dir.join("tokenizer.json").display().to_string(), t.len() as u64)),
+        tokenizer: tokenizer.map(|t| (dir.join(file_names::TOKENIZER).display().to_string(), t.len() as u64)),
     })
 }
 
@@ -195,9 +196,9 @@ fn states_its_graph(path: &Path) -> std::io::Result<()> {
 /// An output may replace an older one, but nothing that was read: a failed or wrong write must lose nothing.
 pub fn refuse_inputs(source: &ModelSource, output: &Path) -> Result<()> {
     let of_folder = [
-        "config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
+        file_names::CONFIG,
+        file_names::TOKENIZER,
+        file_names::TOKENIZER_CONFIG,
         huggingface_folder::MODEL,
     ];
     for output in of_folder.map(|name| output.join(name)) {

@@ -18,6 +18,7 @@ use crate::render::text::{exact, percent, printable, remark, say};
 use anyhow::{Context, Error, Result, bail};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::artifact::emit::{LowerOptions, Runtime};
 use thimble_shared::artifact::{Provenance, Writer};
 use thimble_shared::model::{Config, Head, Model};
@@ -154,7 +155,7 @@ fn compare(args: &GraftArgs, theirs: &Model, ours: &Model) -> Result<Loss> {
 
 fn json(args: &GraftArgs, graph: &OnnxFile, loss: &Loss, saving: &Saving) -> Result<String> {
     let json = serde_json::json!({
-        "schema": 1,
+        "schema": ANSWER_SCHEMA,
         "input": args.file.display().to_string(),
         "encoder": args.encoder.display().to_string(),
         "output": args.output.display().to_string(),

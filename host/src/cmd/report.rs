@@ -8,6 +8,7 @@ use crate::render::text::remark;
 use anyhow::Result;
 use serde_json::json;
 use std::path::PathBuf;
+use thimble_shared::ANSWER_SCHEMA;
 
 #[derive(Debug, clap::Args)]
 pub struct ReportArgs {
@@ -33,11 +34,11 @@ pub fn run(args: &ReportArgs) -> Result<Outcome> {
     }
     if let Some(path) = &args.html {
         atomic::refuse_inputs(path, args.files.iter().map(PathBuf::as_path))?;
-        atomic::write_whole(path, report_page::html(&entries).as_bytes())?;
+        atomic::write_whole(path, report_page::page(&entries).as_bytes())?;
         remark(&format!("wrote {}", path.display()));
     }
     Ok(Outcome::yes(if args.json {
-        format!("{:#}\n", json!({"schema": 1, "reports": entries}))
+        format!("{:#}\n", json!({"schema": ANSWER_SCHEMA, "reports": entries}))
     } else if args.markdown {
         reports::as_markdown(&entries)
     } else {

@@ -2,7 +2,8 @@
 
 use super::args::SourceArgs;
 use super::outcome::Outcome;
-use crate::eval::answer::{Asked, answer, per_token};
+use crate::eval::answer::{Asked, answer};
+use crate::eval::answer_text::per_token;
 use crate::eval::dataset::Row;
 use crate::eval::runner;
 use crate::models::model_file::ModelSource;
@@ -12,6 +13,7 @@ use crate::render::text::{printable, remark, say};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use thimble_device::engine::{Engine, EngineOptions};
+use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::decode::{AnswerOptions, MAX_ANSWER};
 use thimble_shared::model::{AnswerKind, Config, Head};
 
@@ -108,7 +110,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
         return Ok(Outcome::yes(format!("{}\n", text.trim_end())));
     }
     let mut json = serde_json::to_value(&answer)?;
-    json["schema"] = 1.into();
+    json["schema"] = ANSWER_SCHEMA.into();
     json["input_ids"] = match rows.as_slice() {
         [row] => row.input_ids.clone().into(),
         windows => windows
@@ -127,7 +129,10 @@ fn refuse_what_says_nothing(args: &RunArgs, head: Head) -> Result<()> {
         ("--allow-no-answer", args.allow_no_answer, Head::QuestionAnswering),
         ("--per-token", args.per_token, Head::TokenClassification),
     ];
-    match wrong.into_iter().find(|(_, given, wanted)| *given && *wanted != head) {
+    match wrong
+        .into_iter()
+        .find(|(_, given, wanted)| *given && wanted.answer() != head.answer())
+    {
         Some((option, _, wanted)) => bail!(
             "{option} is for {}, this model's head is {}",
             wanted.name(),

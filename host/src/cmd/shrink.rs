@@ -35,7 +35,7 @@ use bytesize::ByteSize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use thimble_shared::dtype::{Format, Offered};
-use thimble_shared::model::{Config, Role};
+use thimble_shared::model::{Config, Role, Site};
 
 /// Arguments of `thimble shrink`.
 #[derive(Debug, clap::Args)]
@@ -538,7 +538,8 @@ pub fn split(inputs: &Dataset, tune: usize) -> (Vec<Row>, Vec<Row>) {
 fn savings(question: &Question, levers: &Levers, plan: &Plan) -> Result<Vec<(&'static str, u64)>> {
     let mut formats = plan.problem.formats_of(&plan.choice);
     // The pooler that is gone would have the format of the other maps.
-    if let Some(&format) = formats.get(Role::Map.name()) {
+    let of_layers = Role::AttentionOutput.at(Site::all(&question.original.config).next());
+    if let Some(&format) = formats.get(Role::Map.name()).or_else(|| formats.get(&of_layers)) {
         formats.entry(Role::Pooler.name().into()).or_insert(format);
     }
     let size = |levers: &Levers| -> Result<u64> {

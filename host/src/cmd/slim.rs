@@ -7,6 +7,7 @@ use crate::onnx::slim::{Chunks, SlimOptions, SlimReport, Slimmed, model_bytes, s
 use crate::render::text::{exact, percent, remark};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
+use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::artifact::{self, ArtifactError};
 
 #[derive(Debug, clap::Args)]
@@ -208,7 +209,7 @@ fn tell(args: &SlimArgs, file: &OnnxFile, before: u64, saving: &Saving, data_pat
 /// The outcome as one JSON object.
 fn json(args: &SlimArgs, before: u64, saving: &Saving) -> String {
     let json = serde_json::json!({
-        "schema": 1,
+        "schema": ANSWER_SCHEMA,
         "input": args.file.display().to_string(),
         "output": args.output.display().to_string(),
         "before": before,

@@ -9,6 +9,8 @@ use crate::fs::atomic;
 use crate::render::text::{Align, percent, size, table};
 use anyhow::{Context, Error, Result, bail};
 use std::path::PathBuf;
+use thimble_device::session::DEFAULT_SEQ;
+use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Provenance};
 use thimble_shared::board::target::{Confidence, Figure, Target};
@@ -61,7 +63,10 @@ fn probed(args: &TargetsArgs, to: &str) -> Result<Outcome> {
     if args.json {
         return written(
             args,
-            format!("{:#}\n", serde_json::json!({ "schema": 1, "target": target })),
+            format!(
+                "{:#}\n",
+                serde_json::json!({ "schema": ANSWER_SCHEMA, "target": target })
+            ),
         );
     }
     written(args, profile_file::write(&target))
@@ -92,7 +97,10 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
         Some(name) => {
             let target = profiles::find(name)?;
             Ok(Outcome::yes(if args.json {
-                format!("{:#}\n", serde_json::json!({ "schema": 1, "target": target }))
+                format!(
+                    "{:#}\n",
+                    serde_json::json!({ "schema": ANSWER_SCHEMA, "target": target })
+                )
             } else {
                 one(&target)
             }))
@@ -104,12 +112,12 @@ pub fn run(args: &TargetsArgs) -> Result<Outcome> {
 /// All boards known, and what ALBERT-base would take of each.
 fn list(args: &TargetsArgs) -> Result<Outcome> {
     let all = profiles::all()?;
-    let (base, seq) = (albert_base(), 128);
+    let (base, seq) = (albert_base(), DEFAULT_SEQ);
     let graph = ModelSpec::uniform(base, Format::I8);
     let file = artifact::size(&graph, LowerOptions::default(), &Provenance::default())?;
     let need = need(&graph.config, Some(&graph.formats), file as u64, seq);
     if args.json {
-        let json = serde_json::json!({ "schema": 1, "targets": all, "albert_base_int8": need });
+        let json = serde_json::json!({ "schema": ANSWER_SCHEMA, "targets": all, "albert_base_int8": need });
         return Ok(Outcome::yes(format!("{json:#}\n")));
     }
     let rows = all

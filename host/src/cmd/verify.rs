@@ -12,8 +12,9 @@ use crate::render::text::{Align, remark, say, table};
 use anyhow::{Error, Result, anyhow, bail};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::decode::Scoring;
-use thimble_shared::model::{Config, Head};
+use thimble_shared::model::{AnswerKind, Config};
 
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
@@ -107,7 +108,7 @@ pub fn run(args: &VerifyArgs) -> Result<Outcome> {
     }
     let text = if args.json {
         let mut json = serde_json::to_value(&loss)?;
-        json["schema"] = 1.into();
+        json["schema"] = ANSWER_SCHEMA.into();
         json["calibrated"] = inputs.given.into();
         json["reasons"] = reasons.clone().into();
         format!("{json:#}\n")
@@ -159,7 +160,7 @@ fn refuse_strangers(a: &Config, b: &Config, cut: bool, ignore_labels: bool) -> R
         ));
     }
     let (ours, theirs) = (Scoring::of(a), Scoring::of(b));
-    if a.head == Head::SequenceClassification && ours != theirs && !ignore_labels {
+    if a.head.answer() == AnswerKind::Labels && ours != theirs && !ignore_labels {
         let ask = "set the same problem_type in both, or compare the bare outputs with --ignore-labels";
         return Err(anyhow!(
             "{}; {ask}",

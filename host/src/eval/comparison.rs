@@ -3,23 +3,13 @@
 //! reference's vocabulary (`kept`); distributions are then compared over the tokens both have, decisions over all.
 
 use crate::eval::dataset::Row;
-use crate::eval::metrics::{Distance, Loss, LossError, NamedOutputs, OutputTensor, Share, Top5};
+use crate::eval::metrics::{Loss, LossError, NamedOutputs, OutputTensor, Share, Top5};
 use crate::eval::pair_order::Embeddings;
+use crate::eval::sums::{Errors, Sums};
 use std::collections::BTreeMap;
 use thimble_shared::decode::{self, MAX_ANSWER, decides, log_softmax};
 use thimble_shared::model::network::{Extent, Network};
 use thimble_shared::model::{AnswerKind, Config};
-
-#[derive(Default)]
-struct Sums {
-    max: f64,
-    squares: f64,
-    /// Sum and sum of squares of the reference's numbers in each channel.
-    channels: Vec<[f64; 2]>,
-    values: u64,
-    cosines: f64,
-    vectors: u64,
-}
 
 /// What to compare, and how.
 #[derive(Clone, Copy)]
@@ -52,33 +42,6 @@ pub struct LossTally<'a> {
     embeddings: Embeddings,
     /// Outputs whose last axis is positions or choices, of which inputs have more and fewer.
     unlike: Vec<&'static str>,
-}
-
-/// Squared errors against given values.
-#[derive(Clone, Copy, Default)]
-struct Errors {
-    squares: f64,
-    of: u64,
-}
-
-impl Errors {
-    fn add(&mut self, values: &[f32], targets: &[f32]) {
-        for (&value, &target) in values.iter().zip(targets) {
-            let error = (f64::from(value) - f64::from(target)).powi(2);
-            // NaN must show as the largest error, never as none.
-            self.squares += if error.is_nan() { f64::INFINITY } else { error };
-            self.of += 1;
-        }
-    }
-
-    fn absorb(&mut self, other: Errors) {
-        self.squares += other.squares;
-        self.of += other.of;
-    }
-
-    fn mean(self) -> Option<f64> {
-        (self.of > 0).then(|| self.squares / self.of as f64)
-    }
 }
 
 const TOP: usize = 5;
@@ -345,68 +308,6 @@ impl<'a> LossTally<'a> {
     }
 }
 
-impl Sums {
-    fn add(&mut self, x: &[f32], y: &[f32], channels: usize) {
-        self.channels.resize(channels, [0.0; 2]);
-        let (mut xy, mut xx, mut yy) = (0f64, 0f64, 0f64);
-        for (i, (&a, &b)) in x.iter().zip(y).enumerate() {
-            let (a, b) = (f64::from(a), f64::from(b));
-            // NaN must show as the largest difference, never as none.
-            let delta = if (a - b).is_nan() { f64::INFINITY } else { (a - b).abs() };
-            self.max = self.max.max(delta);
-            self.squares += delta * delta;
-            let [sum, squares] = &mut self.channels[i % channels];
-            *sum += a;
-            *squares += a * a;
-            self.values += 1;
-            xy += a * b;
-            xx += a * a;
-            yy += b * b;
-        }
-        let norm = (xx * yy).sqrt();
-        self.cosines += if norm > 0.0 {
-            xy / norm
-        } else {
-            f64::from(u8::from(xx == yy))
-        };
-        self.vectors += 1;
-    }
-
-    fn absorb(&mut self, other: &Sums) {
-        self.max = self.max.max(other.max);
-        self.squares += other.squares;
-        self.channels.resize(other.channels.len(), [0.0; 2]);
-        for (own, [sum, squares]) in self.channels.iter_mut().zip(&other.channels) {
-            own[0] += sum;
-            own[1] += squares;
-        }
-        self.values += other.values;
-        self.cosines += other.cosines;
-        self.vectors += other.vectors;
-    }
-
-    fn distance(self) -> Distance {
-        let n = self.values.max(1) as f64;
-        let each = n / self.channels.len().max(1) as f64;
-        let sum: f64 = self.channels.iter().map(|[sum, _]| sum).sum();
-        let squares: f64 = self.channels.iter().map(|[_, squares]| squares).sum();
-        let within: f64 = self
-            .channels
-            .iter()
-            .map(|[sum, squares]| squares - sum * sum / each)
-            .sum();
-        Distance {
-            max_abs: self.max,
-            rms: (self.squares / n).sqrt(),
-            reference_std: ((squares - sum * sum / n) / n).max(0.0).sqrt(),
-            channel_std: (within / n).max(0.0).sqrt(),
-            reference_rms: (squares / n).sqrt(),
-            cosine: self.cosines / self.vectors.max(1) as f64,
-            values: self.values,
-        }
-    }
-}
-
 /// KL(p ‖ q) of the softmax distributions of two logit vectors, in nats.
 fn divergence(p: &[f32], q: &[f32]) -> f64 {
     let (p, q) = (log_softmax(p), log_softmax(q));
@@ -429,6 +330,7 @@ fn span_f1(a: (usize, usize), b: (usize, usize)) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_support::tiny;
     use thimble_shared::model::Head;
 
     fn scale(config: &Config) -> Scale<'_> {
@@ -462,25 +364,10 @@ mod tests {
     fn config(head: Head) -> Config {
         Config {
             vocab_size: 8,
-            embedding_size: 2,
             hidden_size: 2,
-            num_hidden_layers: 1,
-            num_hidden_groups: 1,
-            inner_group_num: 1,
-            num_attention_heads: 1,
-            intermediate_size: 2,
-            max_position_embeddings: 8,
-            type_vocab_size: 2,
-            layer_norm_eps: 1e-12,
-            activation: thimble_shared::model::Activation::Gelu,
-            head,
-            tied_decoder: false,
             pooler: true,
             labels: vec!["a".into(), "b".into()],
-            multi_label: false,
-            regression: false,
-            hidden_shift: false,
-            sentence: None,
+            ..tiny(head)
         }
     }
 

@@ -1,6 +1,7 @@
 //! Measuring models: inputs, the runs, how far outputs are apart, and what they answer.
 
 pub mod answer;
+pub mod answer_text;
 pub mod columns;
 pub mod comparison;
 pub mod dataset;
@@ -11,3 +12,4 @@ pub mod metrics;
 pub mod pair_order;
 pub mod records;
 pub mod runner;
+mod sums;

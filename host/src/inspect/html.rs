@@ -1,13 +1,15 @@
 //! The page of `thimble inspect --html`: one HTML file with a treemap of the model's bytes, coloured by cause, and the tables
-//! behind it. It loads nothing: style and drawing are inline, and it reads the same without a network or scripts.
+//! behind it. It loads nothing: style and drawing are inline, and it reads the same without a network or scripts. maud escapes
+//! the names from the file.
 
 use super::Explanation;
 use super::causes::{Tensor, is_substance, title};
 use super::growth::Growth;
 use super::ledger::Cause;
-use crate::render::text::{exact, percent, size, thousands, xml};
+use crate::render::html::{hundredths, tenths, written};
+use crate::render::text::{exact, percent, size, thousands};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 const WIDTH: f64 = 1120.0;
 const HEIGHT: f64 = 520.0;
@@ -57,28 +59,9 @@ struct Area {
 /// The whole page as HTML. `against` is the size in bytes of what the file is compared with; the page then shows the growth.
 pub fn page(e: &Explanation, against: Option<u64>) -> String {
     let total = e.account.total();
-    let mut out = String::new();
     let name = std::path::Path::new(&e.file)
         .file_name()
         .map_or(e.file.clone(), |n| n.to_string_lossy().into_owned());
-    let _ = write!(
-        out,
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n<title>{} by cause</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{}</h1>\n<p class=\"lead\">{}",
-        xml(&name),
-        xml(&name),
-        exact(total)
-    );
-    if e.account.files.len() > 1 {
-        let _ = write!(out, " in {} files", e.account.files.len());
-    }
-    if let Some(bytes) = against {
-        let _ = write!(
-            out,
-            ", {:.2} times the {} it is compared with",
-            total as f64 / bytes as f64,
-            size(bytes)
-        );
-    }
     let waste: u64 = e
         .account
         .causes
@@ -86,36 +69,54 @@ pub fn page(e: &Explanation, against: Option<u64>) -> String {
         .filter(|(c, _)| wasted(**c))
         .map(|(_, b)| b)
         .sum();
-    let _ = writeln!(
-        out,
-        ". {} of it is the weights themselves, {} is stored again or needed by nothing.</p>",
-        percent(substance(e), total),
-        percent(waste, total)
-    );
-    out.push_str(&treemap(e));
     let growth = against
         .map(|bytes| Growth::of(&e.account, bytes))
         .filter(|g| g.bytes > 0);
-    out.push_str(&legend(e, total, growth));
-    if !e.fixes.is_empty() {
-        out.push_str("<h2>What makes it smaller</h2>\n<table><thead><tr><th class=\"n\">saves</th><th class=\"n\">leaves</th><th>command</th></tr></thead><tbody>\n");
-        for fix in &e.fixes {
-            let _ = writeln!(
-                out,
-                "<tr><td class=\"n\">{}</td><td class=\"n\">{}</td><td><code>{}</code><br>{}</td></tr>",
-                thousands(fix.saves),
-                thousands(fix.bytes),
-                xml(&fix.command),
-                xml(&fix.what)
-            );
+    written(html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                title { (name) " by cause" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { (name) }
+                p.lead {
+                    (exact(total))
+                    @if e.account.files.len() > 1 { " in " (e.account.files.len()) " files" }
+                    @if let Some(bytes) = against {
+                        ", " (hundredths(total as f64 / bytes as f64)) " times the " (size(bytes)) " it is compared with"
+                    }
+                    ". " (percent(substance(e), total)) " of it is the weights themselves, "
+                    (percent(waste, total)) " is stored again or needed by nothing."
+                }
+                (treemap(e))
+                (legend(e, total, growth))
+                @if !e.fixes.is_empty() { (fixes(e)) }
+                @for note in &e.account.notes { p.note { (note) } }
+            }
         }
-        out.push_str("</tbody></table>\n");
+    })
+}
+
+fn fixes(e: &Explanation) -> Markup {
+    html! {
+        h2 { "What makes it smaller" }
+        table {
+            thead { tr { th.n { "saves" } th.n { "leaves" } th { "command" } } }
+            tbody {
+                @for fix in &e.fixes {
+                    tr {
+                        td.n { (thousands(fix.saves)) }
+                        td.n { (thousands(fix.bytes)) }
+                        td { code { (fix.command) } br; (fix.what) }
+                    }
+                }
+            }
+        }
     }
-    for note in &e.account.notes {
-        let _ = writeln!(out, "<p class=\"note\">{}</p>", xml(note));
-    }
-    out.push_str("</body>\n</html>\n");
-    out
 }
 
 fn substance(e: &Explanation) -> u64 {
@@ -134,7 +135,7 @@ fn wasted(cause: Cause) -> bool {
     )
 }
 
-fn treemap(e: &Explanation) -> String {
+fn treemap(e: &Explanation) -> Markup {
     let mut by_cause: BTreeMap<Cause, Vec<&Tensor>> = BTreeMap::new();
     for tensor in &e.account.tensors {
         by_cause.entry(tensor.cause).or_default().push(tensor);
@@ -148,22 +149,19 @@ fn treemap(e: &Explanation) -> String {
         h: HEIGHT,
     };
     let sizes: Vec<f64> = causes.iter().map(|(_, b)| *b as f64).collect();
-    let mut svg = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"Treemap: each area is as large as its share of the bytes\">\n"
-    );
-    for ((cause, bytes), area) in causes.iter().zip(squarify(&sizes, whole)) {
-        let tiles = tiles(*cause, *bytes, by_cause.get(cause).map_or(&[], Vec::as_slice));
-        let sizes: Vec<f64> = tiles.iter().map(|t| t.bytes as f64).collect();
-        for (tile, area) in tiles.iter().zip(squarify(&sizes, area)) {
-            draw(&mut svg, tile, area);
+    html! {
+        svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img"
+            aria-label="Treemap: each area is as large as its share of the bytes" {
+            @for ((cause, bytes), area) in causes.iter().zip(squarify(&sizes, whole)) {
+                @let tiles = tiles(*cause, *bytes, by_cause.get(cause).map_or(&[], Vec::as_slice));
+                @let sizes: Vec<f64> = tiles.iter().map(|t| t.bytes as f64).collect();
+                @for (tile, area) in tiles.iter().zip(squarify(&sizes, area)) { (drawn(tile, area)) }
+                rect.frame x=(hundredths(area.x)) y=(hundredths(area.y))
+                    width=(hundredths(area.w)) height=(hundredths(area.h)) {}
+                "\n"
+            }
         }
-        let _ = writeln!(
-            svg,
-            "<rect class=\"frame\" x=\"{:.2}\" y=\"{:.2}\" width=\"{:.2}\" height=\"{:.2}\"/>",
-            area.x, area.y, area.w, area.h
-        );
     }
-    svg + "</svg>\n"
 }
 
 /// The largest tensors of a cause one by one, and one tile for what is left.
@@ -205,42 +203,25 @@ fn tiles(cause: Cause, bytes: u64, tensors: &[&Tensor]) -> Vec<Tile> {
     tiles
 }
 
-fn draw(svg: &mut String, tile: &Tile, area: Area) {
-    let _ = write!(
-        svg,
-        "<g><title>{}\n{}{}{}\n{} bytes</title><rect x=\"{:.2}\" y=\"{:.2}\" width=\"{:.2}\" height=\"{:.2}\" fill=\"{}\"/>",
-        xml(&tile.label),
-        xml(title(tile.cause)),
-        if tile.detail.is_empty() { "" } else { "\n" },
-        xml(&tile.detail),
-        thousands(tile.bytes),
-        area.x,
-        area.y,
-        area.w,
-        area.h,
-        colour(tile.cause)
-    );
+fn drawn(tile: &Tile, area: Area) -> Markup {
     // About six units a letter; a label that does not fit is in the tooltip.
     let letters = ((area.w - 10.0) / 6.2).max(0.0) as usize;
-    if area.h > 18.0 && letters >= 4 {
-        let _ = write!(
-            svg,
-            "<text x=\"{:.2}\" y=\"{:.2}\">{}</text>",
-            area.x + 5.0,
-            area.y + 14.0,
-            xml(&shorten(&tile.label, letters))
-        );
-        if area.h > 34.0 && letters >= 8 {
-            let _ = write!(
-                svg,
-                "<text class=\"sub\" x=\"{:.2}\" y=\"{:.2}\">{}</text>",
-                area.x + 5.0,
-                area.y + 28.0,
-                size(tile.bytes)
-            );
+    html! {
+        g {
+            title {
+                (tile.label) "\n" (title(tile.cause)) @if !tile.detail.is_empty() { "\n" (tile.detail) }
+                "\n" (thousands(tile.bytes)) " bytes"
+            }
+            rect x=(hundredths(area.x)) y=(hundredths(area.y)) width=(hundredths(area.w)) height=(hundredths(area.h))
+                fill=(colour(tile.cause)) {}
+            @if area.h > 18.0 && letters >= 4 {
+                text x=(hundredths(area.x + 5.0)) y=(hundredths(area.y + 14.0)) { (shorten(&tile.label, letters)) }
+                @if area.h > 34.0 && letters >= 8 {
+                    text.sub x=(hundredths(area.x + 5.0)) y=(hundredths(area.y + 28.0)) { (size(tile.bytes)) }
+                }
+            }
         }
     }
-    svg.push_str("</g>\n");
 }
 
 /// The end of a dotted name says more than its start.
@@ -254,49 +235,46 @@ fn shorten(text: &str, letters: usize) -> String {
 }
 
 /// Bytes by cause; where it has grown, each cause's share of the growth.
-fn legend(e: &Explanation, total: u64, growth: Option<Growth>) -> String {
-    let grown = |share: Option<f64>| match (&growth, share) {
-        (None, _) => String::new(),
-        (_, share) => {
-            let share = share.map_or(String::new(), |s| format!("{:.1} %", s * 100.0));
-            format!("<td class=\"n\">{share}</td>")
-        }
+fn legend(e: &Explanation, total: u64, growth: Option<Growth>) -> Markup {
+    let grown = |share: Option<f64>| {
+        let share = share.map_or(String::new(), |s| format!("{:.1} %", s * 100.0));
+        html! { @if growth.is_some() { td.n { (share) } } }
     };
     let share = |cause: Cause| growth.as_ref().and_then(|g| g.causes.get(&cause)?.share);
     let mut causes: Vec<(Cause, u64)> = e.account.causes.iter().map(|(c, b)| (*c, *b)).collect();
     causes.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    let head = growth.as_ref().map_or("", |_| "<th class=\"n\">of the growth</th>");
-    let mut out = format!(
-        "<h2>Bytes by cause</h2>\n<table><thead><tr><th>why</th><th class=\"n\">bytes</th><th class=\"n\">share</th>{head}</tr></thead><tbody>\n"
-    );
-    for (cause, bytes) in causes {
-        let _ = writeln!(
-            out,
-            "<tr><td><span class=\"key\" style=\"background:{}\"></span>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>{}</tr>",
-            colour(cause),
-            title(cause),
-            thousands(bytes),
-            percent(bytes, total),
-            grown(share(cause))
-        );
+    html! {
+        h2 { "Bytes by cause" }
+        table {
+            thead {
+                tr {
+                    th { "why" } th.n { "bytes" } th.n { "share" }
+                    @if growth.is_some() { th.n { "of the growth" } }
+                }
+            }
+            tbody {
+                @for (cause, bytes) in causes {
+                    tr {
+                        td { span.key style={ "background:" (colour(cause)) } {} (title(cause)) }
+                        td.n { (thousands(bytes)) }
+                        td.n { (percent(bytes, total)) }
+                        (grown(share(cause)))
+                    }
+                    "\n"
+                }
+                tr.sum {
+                    td { "total" } td.n { (thousands(total)) } td.n { (percent(total, total)) } (grown(Some(1.0)))
+                }
+            }
+        }
+        @if let Some(Growth { weights, .. }) = &growth {
+            p {
+                "The weights themselves take " (thousands(weights.bytes.unsigned_abs())) " bytes "
+                @if weights.bytes < 0 { "less" } @else { "more" }
+                " than what it is compared with, " (tenths(weights.share.unwrap_or(0.0) * 100.0)) " % of the growth."
+            }
+        }
     }
-    let _ = writeln!(
-        out,
-        "<tr class=\"sum\"><td>total</td><td class=\"n\">{}</td><td class=\"n\">{}</td>{}</tr></tbody></table>",
-        thousands(total),
-        percent(total, total),
-        grown(Some(1.0))
-    );
-    if let Some(Growth { weights, .. }) = &growth {
-        let _ = writeln!(
-            out,
-            "<p>The weights themselves take {} bytes {} than what it is compared with, {:.1} % of the growth.</p>",
-            thousands(weights.bytes.unsigned_abs()),
-            if weights.bytes < 0 { "less" } else { "more" },
-            weights.share.unwrap_or(0.0) * 100.0
-        );
-    }
-    out
 }
 
 /// Squarified treemap (Bruls, Huizing, van Wijk 2000): areas in proportion to `sizes`, largest first, near to squares.
@@ -422,8 +400,29 @@ mod tests {
     }
 
     #[test]
-    fn names_cannot_break_out_of_the_page() {
-        assert_eq!(xml("<script>\"&\u{1}"), "&lt;script&gt;&quot;&amp;\u{fffd}");
+    fn names_cannot_break_out_of_the_drawing() {
+        let tile = Tile {
+            label: "<script>\"&".into(),
+            detail: "</title>".into(),
+            bytes: 7,
+            cause: Cause::Weights,
+        };
+        let area = Area {
+            x: 0.0,
+            y: 0.0,
+            w: 200.0,
+            h: 40.0,
+        };
+        let svg = drawn(&tile, area).into_string();
+        assert_eq!(svg.matches("&lt;script&gt;&quot;&amp;").count(), 2, "{svg}");
+        assert!(
+            !svg.contains("<script") && svg.matches("</title>").count() == 1,
+            "{svg}"
+        );
+    }
+
+    #[test]
+    fn the_end_of_a_long_name_stays() {
         assert_eq!(shorten("encoder.layer.weight", 7), "…weight");
     }
 }

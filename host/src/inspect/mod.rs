@@ -18,6 +18,7 @@ use std::rc::Rc;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use thimble_device::image::pages;
+use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::artifact::emit::{Runtime, scale};
 use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{self, Artifact, ArtifactError};
@@ -196,7 +197,7 @@ fn resaved_note(path: &Path, kind: &str) -> String {
 
 fn empty(kind: &'static str) -> Explanation {
     Explanation {
-        schema: 1,
+        schema: ANSWER_SCHEMA,
         file: String::new(),
         bytes: 0,
         kind,

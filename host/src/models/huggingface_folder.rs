@@ -2,6 +2,7 @@
 //! tokenizer_config.json. In comes a model's configuration and its tokenizer, out come names and texts.
 
 use super::error::ModelError;
+use super::file_names;
 use crate::models::checkpoint::sentence_transformers::class_of;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
@@ -31,11 +32,11 @@ pub type FolderFile = (String, Vec<u8>);
 pub fn files(model: &Model, tokenizer: Option<&str>) -> Result<Vec<FolderFile>, ModelError> {
     let known = tokenizer.and_then(|text| serde_json::from_str(text).ok());
     let special = known.as_ref().map(special).unwrap_or_default();
-    let mut files = vec![("config.json".into(), pretty(&config_json(&model.config, &special)))];
+    let mut files = vec![(file_names::CONFIG.into(), pretty(&config_json(&model.config, &special)))];
     if let Some(text) = tokenizer {
-        files.push(("tokenizer.json".into(), text.into()));
+        files.push((file_names::TOKENIZER.into(), text.into()));
         files.push((
-            "tokenizer_config.json".into(),
+            file_names::TOKENIZER_CONFIG.into(),
             pretty(&tokenizer_config(&model.config, &special)),
         ));
     }
@@ -130,8 +131,8 @@ fn config_json(config: &Config, special: &[(&'static str, String, u64)]) -> Valu
     let encoder = config.sentence.is_some().then(|| Head::None.row().class);
     let class = encoder.unwrap_or(config.head.row().class);
     let mut json = json!({
-        "architectures": [class],
-        "model_type": "albert",
+        "architectures": [class.of(config.family.row().class)],
+        "model_type": config.family.row().model_type,
         "vocab_size": config.vocab_size,
         "embedding_size": config.embedding_size,
         "hidden_size": config.hidden_size,

@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod error;
+pub(crate) mod file_names;
 pub(crate) mod graft;
 pub(crate) mod huggingface_folder;
 pub mod image;

@@ -1,6 +1,10 @@
 //! The parts of a valid JSON text as they are spelt, so that a file can be rewritten without touching the digits of numbers
 //! that stay: parsing and printing a score again could change its last place. In: minified JSON that was parsed before;
 //! out: slices of it. On other text the parts are meaningless, but never a panic.
+//!
+//! Written by hand, because serde_json's `RawValue` would save some twenty lines: members in the order of the text need a
+//! visitor with it too. Its feature `raw_value` is one for the whole workspace, and all that stands on serde_json, tract-onnx
+//! and tokenizers among it, compiles again for it.
 
 /// The members of an object: keys decoded, values as they are spelt.
 pub fn members(json: &str) -> Vec<(String, &str)> {

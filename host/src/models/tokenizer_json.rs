@@ -1,8 +1,8 @@
 //! Rewrites a `tokenizer.json` compactly for travelling with a model; turning text into tokens is thimble-text's, which the
 //! board shares.
 
-use sha2::{Digest, Sha256};
 use std::path::Path;
+pub use thimble_device::image::digest::sha256;
 pub use thimble_text::{Encoded, Place, Splitter, TokeniseError, Tokeniser, guarded, read};
 
 /// The tokenizer.json at `path` as minified JSON that says exactly the same.
@@ -21,11 +21,6 @@ pub fn compact(path: &Path) -> Result<String, TokeniseError> {
         Ok(after) if after == before => Ok(small),
         _ => Err(format("it cannot be minified without changing it".into())),
     }
-}
-
-/// SHA-256 in hex.
-pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Drops white space between the lexemes of valid JSON and writes escaped characters as themselves. Numbers keep their

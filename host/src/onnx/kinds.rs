@@ -1,18 +1,12 @@
 //! What is known of an inner value without running the graph: its element type and its number of dimensions. In come a
 //! graph's declarations and operators, out come answers by simple rules, or none where no rule says it.
 
+use super::element::{BOOL, F32, I32, I64, U8};
 use super::flow::{Flow, port_name, port_shape};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use thimble_shared::onnx::protobuf::WireError;
 use thimble_shared::onnx::reader::{self, ModelView, NodeView};
-
-/// ONNX's numbers of the element types that operators fix.
-const F32: i64 = 1;
-const U8: i64 = 2;
-const I32: i64 = 6;
-const I64: i64 = 7;
-const BOOL: i64 = 9;
 
 /// Longest walk back through operators.
 const MAX_STEPS: usize = 256;

@@ -1,12 +1,15 @@
 //! An ONNX file of anybody's, opened: the file and the files its tensors point to are mapped, and numbers are read only when
 //! asked for. In comes a path, out come borrowed views and payloads as little-endian bytes in the tensor's own order.
 
+pub mod element;
 pub(crate) mod flow;
 pub(crate) mod kinds;
 pub(crate) mod same;
 pub mod slim;
 
 use crate::render::text::printable;
+use element::bits;
+pub use element::element_type;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -495,44 +498,9 @@ fn map_external(path: &Path, location: &str) -> Result<ModelMap, String> {
     }
 }
 
-/// ONNX's name of a `TensorProto.DataType`, shortened, and the bits of one element; 0 where elements have no fixed size.
-const ELEMENTS: [(i64, &str, usize); 26] = [
-    (1, "f32", 32),
-    (2, "u8", 8),
-    (3, "i8", 8),
-    (4, "u16", 16),
-    (5, "i16", 16),
-    (6, "i32", 32),
-    (7, "i64", 64),
-    (8, "string", 0),
-    (9, "bool", 8),
-    (10, "f16", 16),
-    (11, "f64", 64),
-    (12, "u32", 32),
-    (13, "u64", 64),
-    (14, "complex64", 64),
-    (15, "complex128", 128),
-    (16, "bf16", 16),
-    (17, "f8e4m3fn", 8),
-    (18, "f8e4m3fnuz", 8),
-    (19, "f8e5m2", 8),
-    (20, "f8e5m2fnuz", 8),
-    (21, "u4", 4),
-    (22, "i4", 4),
-    (23, "f4e2m1", 4),
-    (24, "f8e8m0", 8),
-    (25, "u2", 2),
-    (26, "i2", 2),
-];
-
-/// Short name of a `TensorProto.DataType`, e.g. `f32` for 1; `other` where the number is not known.
-pub fn element_type(code: i64) -> &'static str {
-    ELEMENTS.iter().find(|e| e.0 == code).map_or("other", |e| e.1)
-}
-
 /// Bytes a tensor's dims and element type ask for.
 pub fn tensor_bytes(tensor: &TensorView<'_>) -> Option<usize> {
-    let bits = ELEMENTS.iter().find(|e| e.0 == tensor.data_type && e.2 > 0)?.2;
+    let bits = bits(tensor.data_type)?;
     let count = tensor
         .dims
         .iter()

@@ -5,6 +5,7 @@
 //! Correction", section 4.1 (scale √(r₁/r₂)), with channel norms in place of ranges on the producing side.
 
 use thimble_shared::dtype::Values;
+use thimble_shared::model::network::Network;
 use thimble_shared::model::weights::Weights;
 use thimble_shared::model::{Activation, Config, Model, Role, Site, Slot};
 
@@ -25,13 +26,14 @@ fn pairs(config: &Config) -> Vec<Pair> {
         rows: Some(producer.at(site)),
         consumer: consumer.at(site),
     };
-    let mut pairs = vec![Pair {
-        rows: None,
-        vectors: [Slot::Gain, Slot::Bias]
-            .map(|slot| Role::EmbeddingNorm.tensor(slot, None))
-            .into(),
-        consumer: Role::Map.at(None),
-    }];
+    let of_embeddings = Network::of(config).norms_and_maps_of_embeddings().into_iter();
+    let mut pairs: Vec<Pair> = of_embeddings
+        .map(|(norm, map)| Pair {
+            rows: None,
+            vectors: [Slot::Gain, Slot::Bias].map(|slot| norm.tensor(slot, None)).into(),
+            consumer: map.at(None),
+        })
+        .collect();
     for site in Site::all(config).map(Some) {
         pairs.push(linear(Role::Value, Role::AttentionOutput, site));
         if config.activation == Activation::Relu {

@@ -299,6 +299,7 @@ pub fn uniform(config: &Config, format: Format) -> BTreeMap<String, Format> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_support::tiny;
     use thimble_shared::model::{Activation, Head};
 
     /// A model of ones with these numbers at the start of one weight.
@@ -308,22 +309,12 @@ mod tests {
             embedding_size: 4,
             hidden_size: 4,
             num_hidden_layers: 1,
-            num_hidden_groups: 1,
-            inner_group_num: 1,
             num_attention_heads: 1,
             intermediate_size: 4,
             max_position_embeddings: 4,
             type_vocab_size: 1,
-            layer_norm_eps: 1e-12,
             activation: Activation::Gelu,
-            head: Head::None,
-            tied_decoder: false,
-            pooler: false,
-            labels: vec![],
-            multi_label: false,
-            regression: false,
-            hidden_shift: false,
-            sentence: None,
+            ..tiny(Head::None)
         };
         let ones = |w: WeightSpec| (w.name.clone(), Values::f32(vec![1.0; w.elements()]));
         let mut weights: Weights = config.weights().into_iter().map(ones).collect();

@@ -91,7 +91,9 @@ fn hidden_places(config: &Config) -> Vec<Place> {
         let (a, b) = (class[first], class[to]);
         class.iter_mut().filter(|c| **c == b).for_each(|c| *c = a);
     };
-    join(bias(Role::Map, None), layers.first().map_or(end, |&g| place(g, 0)));
+    if let Some(first) = Network::of(config).last_of_embeddings() {
+        join(bias(first, None), layers.first().map_or(end, |&g| place(g, 0)));
+    }
     for (layer, &group) in layers.iter().enumerate() {
         for i in 0..inner {
             let next = match layers.get(layer + 1) {
@@ -123,11 +125,13 @@ fn hidden_places(config: &Config) -> Vec<Place> {
 /// Every place of a model that biases can shift. What gelu makes is none: nothing linear stands before `down`.
 fn places(config: &Config) -> Vec<Place> {
     let mut places = hidden_places(config);
-    places.push(Place {
-        feeders: vec![bias(Role::EmbeddingNorm, None)],
-        readers: vec![Reader::of(Role::Map, None)],
-        ..Place::default()
-    });
+    for (norm, map) in Network::of(config).norms_and_maps_of_embeddings() {
+        places.push(Place {
+            feeders: vec![bias(norm, None)],
+            readers: vec![Reader::of(map, None)],
+            ..Place::default()
+        });
+    }
     for site in Site::all(config).map(Some) {
         // Every row of the softmax sums to one, so what is taken from each value is taken from the context.
         places.push(Place {

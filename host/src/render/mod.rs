@@ -1,5 +1,6 @@
-//! Text for terminals: tables, sizes, progress.
+//! Text for terminals and pages: tables, sizes, progress, HTML.
 
+pub(crate) mod html;
 pub(crate) mod progress;
 pub(crate) mod terminal;
 pub mod text;

@@ -113,23 +113,6 @@ pub fn shell(bytes: &[u8]) -> String {
     }
 }
 
-/// Text as XML and HTML may hold it.
-pub fn xml(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            // XML has no way to write most control characters.
-            c if c.is_control() && c != '\n' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 /// An error and its causes on one line, each said once: many errors already say their cause.
 pub fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();

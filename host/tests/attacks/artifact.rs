@@ -4,36 +4,19 @@ use super::Expect::{Read, Refused};
 use super::Reader::{Audit, Device, Inputs};
 use super::onnx::tensor;
 use super::{Attack, Reader};
+use crate::support::tiny;
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, KEY_GRAPH, Provenance};
 use thimble_shared::dtype::{Format, Values};
-use thimble_shared::model::{Activation, Config, Head, Kind, Model};
+use thimble_shared::model::{Config, Head, Kind, Model};
 use thimble_shared::onnx::protobuf::{FieldValue, Fields, Message};
 
 pub fn config() -> Config {
     Config {
-        vocab_size: 97,
-        embedding_size: 12,
-        hidden_size: 24,
-        num_hidden_layers: 3,
-        num_hidden_groups: 1,
-        inner_group_num: 1,
-        num_attention_heads: 2,
-        intermediate_size: 40,
-        max_position_embeddings: 32,
-        type_vocab_size: 2,
-        layer_norm_eps: 1e-12,
-        activation: Activation::GeluNew,
-        head: Head::None,
-        tied_decoder: false,
         pooler: true,
-        multi_label: false,
-        regression: false,
-        hidden_shift: false,
-        sentence: None,
-        labels: vec![],
+        ..tiny(Head::None)
     }
 }
 

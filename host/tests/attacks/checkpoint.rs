@@ -3,14 +3,9 @@
 use super::Expect::{Read, Refused};
 use super::Reader::{Checkpoint, Tokeniser};
 use super::{Attack, Reader};
+pub use crate::support::fixture;
 use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};
-
-pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures")
-        .join(name)
-}
 
 /// A good checkpoint's config, changed.
 pub fn configured(folder: &Path, change: fn(&mut Json)) {

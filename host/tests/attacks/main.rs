@@ -8,6 +8,8 @@ mod checkpoint;
 mod onnx;
 mod rows;
 mod sentence;
+#[path = "../../../tests/support/mod.rs"]
+mod support;
 mod tensorflow;
 mod tokenizer;
 mod torch;

@@ -5,6 +5,8 @@ mod classes;
 mod files;
 mod pieces;
 mod spoilt;
+#[path = "../../../tests/support/mod.rs"]
+mod support;
 
 use half::{bf16, f16};
 use pieces::{Pieces, SEQ, fixture};

@@ -1,21 +1,15 @@
 //! A fixture checkpoint taken apart, to be changed and written to a folder of its own.
 
+pub use crate::support::fixture;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use thimble::models::checkpoint::{self, Source, SourceError};
 
 pub const SEQ: &str = "albert-seq-tiny";
-
-pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures")
-        .join(name)
-}
 
 /// A checkpoint in pieces, to be spoilt and written again.
 #[derive(Clone)]

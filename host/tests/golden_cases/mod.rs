@@ -1,6 +1,7 @@
 //! Hugging Face's golden cases for the Rust judges: inputs (i64, as the file's ports take them) and outputs (f32) by name,
 //! read from `golden.safetensors`, and the artifacts exported from each fixture by the real program.
 
+use crate::support::fixture;
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -56,12 +57,6 @@ impl Case {
             if gap.is_nan() { f32::INFINITY } else { most.max(gap) }
         })
     }
-}
-
-fn fixture(model: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures")
-        .join(model)
 }
 
 fn numbers<T, const N: usize>(bytes: &[u8], from: impl Fn([u8; N]) -> T) -> Vec<T> {

@@ -2,21 +2,18 @@
 //! one level down. Right values are those of Hugging Face's classes and of PEFT's merge_and_unload, stored beside the fixtures.
 
 mod adapters;
+#[path = "../../../tests/support/mod.rs"]
+mod support;
 
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
+use support::fixture;
 use thimble::models::checkpoint::{self, Source};
 use thimble::models::model_file::ModelSource;
 use thimble::models::read_options::ReadOptions;
 use thimble_device::engine::{Engine, EngineOptions, Input};
 use thimble_shared::model::Head;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures")
-        .join(name)
-}
 
 fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()

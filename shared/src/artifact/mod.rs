@@ -14,6 +14,7 @@ use crate::artifact::layout::{ALIGNMENT, TAIL};
 use crate::artifact::runtime::{Order, Runtime};
 use crate::dtype::{Format, I8_INPUTS};
 use crate::file_kind::FileKind;
+use crate::model::family;
 use crate::model::weights::Weights;
 use crate::model::{Config, ConfigError, Kind, Model, ModelSpec, WeightSpec};
 use crate::onnx::reader::{self, ModelView, ReadError, TensorView};
@@ -25,7 +26,7 @@ use std::ops::Range;
 
 /// The newest version of the `thimble.graph` text, and the last this program reads. A file states the least version that has
 /// what it uses, so that older programs read all they can.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = if family::SINCE > 3 { family::SINCE } else { 3 };
 
 /// The key in `metadata_props` of the JSON that states the network and the formats; a file with it is thimble's.
 pub const KEY_GRAPH: &str = "thimble.graph";
@@ -262,6 +263,7 @@ pub(crate) fn assemble(
     }
     let lowered = lower(graph, options);
     Ok(OnnxModel {
+        name: graph.config.family.row().model_type.to_string(),
         opset: options.opset,
         producer_version: env!("CARGO_PKG_VERSION").to_string(),
         metadata,

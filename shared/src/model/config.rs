@@ -1,4 +1,5 @@
-//! The hyperparameters of a model. What a head is stands in its row, above this file; here is only which one a model has.
+//! The hyperparameters of a model. What a family of encoders and a head are stands in their rows, above this file; here is only
+//! which ones a model has.
 
 use super::activation::Activation;
 use super::sentence::Sentence;
@@ -26,10 +27,29 @@ pub enum Head {
     SentenceEmbedding,
 }
 
-/// The network of an ALBERT, under Hugging Face's names where they have one. [`Config::check`] says what must hold.
+/// Which encoder a model has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelFamily {
+    /// ALBERT, Lan et al. 2019.
+    #[default]
+    Albert,
+}
+
+impl ModelFamily {
+    /// Whether it is the one that files do not name.
+    fn is_unsaid(&self) -> bool {
+        *self == ModelFamily::default()
+    }
+}
+
+/// The network of a model, under Hugging Face's names where they have one. [`Config::check`] says what must hold.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// The encoder; what its layers and embeddings are stands in its row.
+    #[serde(default, skip_serializing_if = "ModelFamily::is_unsaid")]
+    pub family: ModelFamily,
     /// Rows of the word table; token ids are below it.
     pub vocab_size: usize,
     /// Columns of the word, position and token type tables.
@@ -90,21 +110,6 @@ pub struct ConfigError {
 }
 
 impl Config {
-    /// Whether the outputs are values rather than decisions: a sequence classifier whose loss is the squared error, as
-    /// transformers chooses it for `problem_type` regression and for one label without `problem_type`.
-    pub fn predicts_values(&self) -> bool {
-        self.head == Head::SequenceClassification && (self.regression || (self.labels.len() == 1 && !self.multi_label))
-    }
-
-    /// The version of the `thimble.graph` text that brought what this network has.
-    pub fn since(&self) -> u32 {
-        match (&self.sentence, self.hidden_shift) {
-            (Some(_), _) => 3,
-            (None, true) => 2,
-            (None, false) => 1,
-        }
-    }
-
     /// Most tokens of an input that a text becomes.
     pub fn max_tokens(&self) -> usize {
         let own = self.sentence.as_ref().and_then(|sentence| sentence.max_tokens);
@@ -133,45 +138,8 @@ impl Config {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::model::sentence::Dense;
-    use crate::model::sentence::Pooling;
 
-    pub(crate) fn tiny(head: Head) -> Config {
-        Config {
-            vocab_size: 97,
-            embedding_size: 12,
-            hidden_size: 24,
-            num_hidden_layers: 3,
-            num_hidden_groups: 1,
-            inner_group_num: 1,
-            num_attention_heads: 2,
-            intermediate_size: 40,
-            max_position_embeddings: 32,
-            type_vocab_size: 2,
-            layer_norm_eps: 1e-12,
-            activation: Activation::GeluNew,
-            head,
-            tied_decoder: head.has_decoder(),
-            pooler: head.needs_pooler(),
-            multi_label: false,
-            regression: false,
-            hidden_shift: false,
-            sentence: (head == Head::SentenceEmbedding).then(|| Sentence {
-                pooling: vec![Pooling::Mean, Pooling::Max],
-                dense: vec![Dense {
-                    size: 10,
-                    activation: Some(Activation::Tanh),
-                }],
-                normalize: true,
-                max_tokens: Some(16),
-                prompt: None,
-            }),
-            labels: match head.row().has_labels {
-                true => vec!["a".into(), "b".into(), "c".into()],
-                false => vec![],
-            },
-        }
-    }
+    pub(crate) use crate::test_support::tiny;
 
     #[test]
     fn layers_fall_into_groups_as_in_hugging_face() {

@@ -1,9 +1,10 @@
-//! ALBERT said once, in its own terms: hyperparameters ([`config`]), the sharing of layers, the weights with their logical
-//! shapes ([`weight`]), and the steps of the computation ([`network`]) up to the head ([`head`]). Nothing here knows a file:
+//! A model said once, in its own terms: hyperparameters ([`config`]), the sharing of layers, the weights with their logical
+//! shapes ([`weight`]), and the steps of the computation ([`network`]) from the encoder ([`family`]) to the head ([`head`]). Nothing here knows a file:
 //! `artifact::emit` states the network in ONNX, and the device builds tract plans of it.
 
 pub mod activation;
 pub mod config;
+pub mod family;
 pub mod head;
 pub mod network;
 pub mod sentence;
@@ -12,7 +13,8 @@ pub mod weights;
 mod whole;
 
 pub use activation::Activation;
-pub use config::{Config, ConfigError, Head};
+pub use config::{Config, ConfigError, Head, ModelFamily};
+pub use family::FamilyRow;
 pub use head::AnswerKind;
 pub use weight::{Kind, Role, Site, Slot, WeightSpec};
 

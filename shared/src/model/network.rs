@@ -88,7 +88,7 @@ pub enum Op {
         /// Names of the values it reads.
         inputs: Vec<Value>,
     },
-    /// Each vector over its length, which counts as at least 1e-12.
+    /// Each vector over its length, which counts as at least [`LEAST_LENGTH`](super::sentence::LEAST_LENGTH).
     Normalize {
         /// Name of the value it reads.
         input: Value,
@@ -174,15 +174,15 @@ impl Op {
 }
 
 impl Network {
-    /// The steps of the encoder, and those of a head behind them.
-    pub(super) fn with_head(config: &Config, head: HeadSteps) -> Network {
+    /// The steps of an encoder, `embed` and in each layer `layer`, and those of a head behind them.
+    pub(super) fn with_head(config: &Config, embed: Vec<Step>, layer: &[Step], head: HeadSteps) -> Network {
         let layer = |group: usize, inner: usize| Layer {
             site: Site { group, inner },
-            steps: layer(config.activation),
+            steps: layer.to_vec(),
         };
         let group = |group: usize| (0..config.inner_group_num).map(|inner| layer(group, inner)).collect();
         Network {
-            embed: embed(),
+            embed,
             groups: (0..config.num_hidden_groups).map(group).collect(),
             head: head.steps,
             outputs: head.outputs,
@@ -230,6 +230,37 @@ impl Network {
         maps
     }
 
+    /// What the biases of the embeddings' last step belong to: a map, or a LayerNorm where nothing is projected.
+    pub fn last_of_embeddings(&self) -> Option<Role> {
+        match self.embed.last()?.op {
+            Op::Linear { bias, .. } => Some(bias),
+            Op::LayerNorm { norm, .. } => Some(norm),
+            Op::AddVector { vector, .. } => Some(vector),
+            Op::Embed
+            | Op::Attention { .. }
+            | Op::Pool { .. }
+            | Op::Concat { .. }
+            | Op::Normalize { .. }
+            | Op::Column { .. }
+            | Op::Choices { .. } => None,
+        }
+    }
+
+    /// Each map of the embeddings that reads a LayerNorm: the norm, and the map.
+    pub fn norms_and_maps_of_embeddings(&self) -> Vec<(Role, Role)> {
+        let norm_of = |value: Value| {
+            self.embed.iter().find_map(|step| match step.op {
+                Op::LayerNorm { norm, .. } if step.output == value => Some(norm),
+                _ => None,
+            })
+        };
+        let pair = |step: &Step| match step.op {
+            Op::Linear { weight, input, .. } => Some((norm_of(input)?, weight)),
+            _ => None,
+        };
+        self.embed.iter().filter_map(pair).collect()
+    }
+
     /// The output that is the last layer's result itself, if one is.
     pub fn output_of_last_layer(&self) -> Option<Value> {
         let made = |output: &Output| self.head.iter().any(|step| step.output == output.name);
@@ -240,23 +271,18 @@ impl Network {
     }
 }
 
-fn embed() -> Vec<Step> {
-    vec![
-        step(Op::Embed, "embed.sum"),
-        step(
-            Op::LayerNorm {
-                norm: Role::EmbeddingNorm,
-                input: "embed.sum",
-                residual: None,
-            },
-            "embed",
-        ),
-        step(linear(Role::Map, "embed", None), HIDDEN),
-    ]
+/// The sum of the embeddings, and its LayerNorm as `output`.
+pub(super) fn embeddings(output: Value) -> Vec<Step> {
+    let norm = Op::LayerNorm {
+        norm: Role::EmbeddingNorm,
+        input: "embed.sum",
+        residual: None,
+    };
+    vec![step(Op::Embed, "embed.sum"), step(norm, output)]
 }
 
-/// Post-LayerNorm, as in BERT: each half adds its input and normalises the sum.
-fn layer(activation: Activation) -> Vec<Step> {
+/// A layer with post-LayerNorm, as in BERT: each half adds its input and normalises the sum.
+pub(super) fn post_norm_layer(config: &Config) -> Vec<Step> {
     let norm = |norm, input, of, sum| Op::LayerNorm {
         norm,
         input,
@@ -266,17 +292,19 @@ fn layer(activation: Activation) -> Vec<Step> {
         step(Op::Attention { input: HIDDEN }, "ctx"),
         step(linear(Role::AttentionOutput, "ctx", None), "o"),
         step(norm(Role::AttentionNorm, "o", HIDDEN, "attn"), "mid"),
-        step(linear(Role::Up, "mid", Some((activation, "up"))), "act"),
+        step(linear(Role::Up, "mid", Some((config.activation, "up"))), "act"),
         step(linear(Role::Down, "act", None), "down"),
         step(norm(Role::FeedForwardNorm, "down", "mid", "ffn"), OUT),
     ]
 }
 
-fn step(op: Op, output: Value) -> Step {
+/// A step that computes `op`.
+pub(super) fn step(op: Op, output: Value) -> Step {
     Step { op, output }
 }
 
-fn linear(role: Role, input: Value, activation: Option<(Activation, Value)>) -> Op {
+/// A linear map with its own bias, and perhaps an activation.
+pub(super) fn linear(role: Role, input: Value, activation: Option<(Activation, Value)>) -> Op {
     Op::Linear {
         weight: role,
         bias: role,

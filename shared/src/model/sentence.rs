@@ -4,8 +4,15 @@ use super::activation::Activation;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// What sentence-transformers raises a divisor to at least.
+pub const LEAST_COUNT: f32 = 1e-9;
+/// What it puts in place of a token that does not count, before the largest is taken.
+pub const LEAST_TOKEN: f32 = -1e9;
+/// What PyTorch raises a length to at least before it divides by it.
+pub const LEAST_LENGTH: f32 = 1e-12;
+
 /// How the tokens of a row become one vector, as sentence-transformers' `Pooling` does it. Only tokens whose mask is 1 count, and
-/// means divide by at least 1e-9.
+/// means divide by at least [`LEAST_COUNT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
@@ -13,7 +20,7 @@ pub enum Pooling {
     First,
     /// The last token that counts; 0 where there is none.
     Last,
-    /// The largest number of each channel; -1e9 where no token counts.
+    /// The largest number of each channel; [`LEAST_TOKEN`] where no token counts.
     Max,
     /// The mean.
     Mean,

@@ -169,38 +169,35 @@ pub struct WeightList {
 }
 
 impl WeightList {
-    /// Those of the encoder and the pooler.
-    pub(super) fn encoder(config: &Config) -> WeightList {
-        let (h, e, ffn) = (config.hidden_size, config.embedding_size, config.intermediate_size);
-        let mut list = WeightList::default();
+    /// The tables of the embeddings, and the LayerNorm of their sum.
+    pub(super) fn embeddings(&mut self, config: &Config) {
+        let width = config.embedding_size;
         let word = if config.tied_decoder { Kind::Linear } else { Kind::Table };
-        list.push(Role::Word, Slot::Whole, word, &[config.vocab_size, e]);
-        list.push(
-            Role::Position,
-            Slot::Whole,
-            Kind::Table,
-            &[config.max_position_embeddings, e],
-        );
-        list.push(Role::TokenType, Slot::Whole, Kind::Table, &[config.type_vocab_size, e]);
-        list.norm(Role::EmbeddingNorm, e);
-        list.linear(Role::Map, h, e);
-        for group in 0..config.num_hidden_groups {
-            for inner in 0..config.inner_group_num {
-                list.site = Some(Site { group, inner });
-                for role in [Role::Query, Role::Key, Role::Value, Role::AttentionOutput] {
-                    list.linear(role, h, h);
-                }
-                list.norm(Role::AttentionNorm, h);
-                list.linear(Role::Up, ffn, h);
-                list.linear(Role::Down, h, ffn);
-                list.norm(Role::FeedForwardNorm, h);
-            }
+        for (role, kind, rows) in [
+            (Role::Word, word, config.vocab_size),
+            (Role::Position, Kind::Table, config.max_position_embeddings),
+            (Role::TokenType, Kind::Table, config.type_vocab_size),
+        ] {
+            self.push(role, Slot::Whole, kind, &[rows, width]);
         }
-        list.site = None;
-        if config.pooler {
-            list.linear(Role::Pooler, h, h);
+        self.norm(Role::EmbeddingNorm, width);
+    }
+
+    /// Those of a layer with post-LayerNorm, as in BERT.
+    pub(super) fn post_norm_layer(&mut self, config: &Config) {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        for role in [Role::Query, Role::Key, Role::Value, Role::AttentionOutput] {
+            self.linear(role, hidden, hidden);
         }
-        list
+        self.norm(Role::AttentionNorm, hidden);
+        self.linear(Role::Up, inner, hidden);
+        self.linear(Role::Down, hidden, inner);
+        self.norm(Role::FeedForwardNorm, hidden);
+    }
+
+    /// What is named from here on belongs to a layer, or to none.
+    pub(super) fn at(&mut self, site: Option<Site>) {
+        self.site = site;
     }
 
     /// All that were named.

@@ -1,10 +1,10 @@
 //! A model as a whole, encoder and head together: its weights, its network, and what must hold of its configuration. The parts
-//! stand in `config`, `weight`, `network` and `head`, and none of them reads this file.
+//! stand in `config`, `weight`, `network`, `family` and `head`, and none of them reads this file.
 
 use super::config::{Config, ConfigError};
 use super::head::AnswerKind;
 use super::network::{HeadSteps, Network};
-use super::weight::{WeightList, WeightSpec};
+use super::weight::{Role, Site, WeightList, WeightSpec};
 use crate::dtype::I4_BLOCK;
 
 /// The largest value any size field may take: keeps every product of two within u64 and refuses absurd files early.
@@ -28,7 +28,16 @@ fn bad(field: &'static str, problem: String) -> Result<(), ConfigError> {
 impl Config {
     /// Every weight of the model, in the order files store them.
     pub fn weights(&self) -> Vec<WeightSpec> {
-        let mut list = WeightList::encoder(self);
+        let (mut list, family) = (WeightList::default(), self.family.row());
+        (family.embedding_weights)(&mut list, self);
+        for site in Site::all(self) {
+            list.at(Some(site));
+            (family.layer_weights)(&mut list, self);
+        }
+        list.at(None);
+        if self.pooler {
+            list.linear(Role::Pooler, self.hidden_size, self.hidden_size);
+        }
         (self.head.row().weights)(self, &mut list);
         list.done()
     }
@@ -50,6 +59,22 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Whether the outputs are values rather than decisions: a sequence classifier whose loss is the squared error, as
+    /// transformers chooses it for `problem_type` regression and for one label without `problem_type`.
+    pub fn predicts_values(&self) -> bool {
+        self.head.answer() == AnswerKind::Labels && (self.regression || (self.labels.len() == 1 && !self.multi_label))
+    }
+
+    /// The version of the `thimble.graph` text that brought what this network has.
+    pub fn since(&self) -> u32 {
+        let own = match (&self.sentence, self.hidden_shift) {
+            (Some(_), _) => 3,
+            (None, true) => 2,
+            (None, false) => 1,
+        };
+        own.max(self.family.row().since)
     }
 
     /// Each size by itself.
@@ -101,6 +126,16 @@ impl Config {
                 ),
             );
         }
+        let family = self.family.row();
+        if family.defaults.embedding_size.is_none() && self.embedding_size != self.hidden_size {
+            return bad(
+                "embedding_size",
+                format!(
+                    "is {}, must be hidden_size {} in {}",
+                    self.embedding_size, self.hidden_size, family.name
+                ),
+            );
+        }
         if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps >= 0.0) {
             return bad(
                 "layer_norm_eps",
@@ -148,7 +183,8 @@ impl Network {
     pub fn of(config: &Config) -> Network {
         let mut head = HeadSteps::default();
         (config.head.row().steps)(config, &mut head);
-        Network::with_head(config, head)
+        let family = config.family.row();
+        Network::with_head(config, (family.embed)(), &(family.layer)(config), head)
     }
 }
 

@@ -31,7 +31,7 @@ pub enum DataType {
 
 impl DataType {
     /// The number of `TensorProto.DataType`.
-    pub fn code(self) -> i64 {
+    pub const fn code(self) -> i64 {
         match self {
             DataType::F32 => 1,
             DataType::U8 => 2,
@@ -139,6 +139,8 @@ pub struct OnnxModel {
     pub opset: i64,
     /// `producer_version`; the producer's name is always `thimble`.
     pub producer_version: String,
+    /// Name of the graph.
+    pub name: String,
     /// `metadata_props`, key and value, in the order written.
     pub metadata: Vec<(String, String)>,
     /// In topological order: every value is made before it is read.
@@ -246,7 +248,7 @@ fn layout(model: &OnnxModel) -> Layout {
 
     let mut graph = Message::default();
     model.nodes.iter().for_each(|n| graph.message(1, &node(n)));
-    graph.text(2, "albert");
+    graph.text(2, &model.name);
     for constant in &model.constants {
         let mut tensor = tensor_head(&constant.name, constant.data_type, &constant.dims);
         tensor.bytes(9, &constant.data);
@@ -398,6 +400,7 @@ mod tests {
     fn a_graph_whose_length_is_at_the_edge_of_a_varint_is_written() {
         let file = |bytes: usize| {
             let model = OnnxModel {
+                name: "albert".into(),
                 opset: 17,
                 producer_version: "0".into(),
                 metadata: vec![],
@@ -433,6 +436,7 @@ mod tests {
                 })
                 .collect();
             let model = OnnxModel {
+                name: "albert".into(),
                 opset: 17,
                 producer_version: "0".into(),
                 metadata: vec![],

@@ -1,8 +1,10 @@
 //! What the kernels for aarch64 share: a tile of sums, panel by panel and in every vector register; and the packing and widening
 //! that NEON does. In assembly where a loop needs exactly the registers there are, since compilers spill accumulators.
 
+use super::I8Tile;
+use super::pack::Tiling;
 use std::arch::aarch64::*;
-use thimble_shared::artifact::layout::PANEL_ROWS;
+use thimble_shared::artifact::layout::{I8_DEPTH, PANEL_ROWS};
 
 /// Calls `kernel(panel's number, panel, out, bytes from row to row)` for each panel of `w`. The kernel writes all `T` rows of
 /// eight sums; where fewer tokens are real, into a tile of which their rows are kept.
@@ -29,6 +31,32 @@ pub fn by_panels<const T: usize>(
             out[t * stride + at..][..PANEL_ROWS].copy_from_slice(row);
         }
     }
+}
+
+/// The tiles of [`by_eight`]: accumulators, weights and inputs of one step fill all 32 registers.
+pub const EIGHT: Tiling = Tiling {
+    tokens: 8,
+    padded: true,
+};
+
+/// 8 channels × 8 tokens, 16 inputs per step. The tile is filled up to eight tokens; only the real ones' rows are written. Calls
+/// `kernel(weights, inputs, steps, out, bytes from row to row)` for each panel: `steps` is at least 1, weights and inputs have 128
+/// bytes each of them, and `out` has room for eight sums in each of eight rows.
+pub fn by_eight(tile: I8Tile<'_>, kernel: impl Fn(*const i8, *const i8, usize, *mut i32, usize)) {
+    let I8Tile {
+        w,
+        x,
+        tokens,
+        depth,
+        out,
+        stride,
+        ..
+    } = tile;
+    assert!(x.len() >= depth * EIGHT.tokens && depth > 0 && depth % I8_DEPTH == 0);
+    let (x, steps): (*const i8, _) = (x.as_ptr().cast(), depth / I8_DEPTH);
+    by_panels::<{ EIGHT.tokens }>(w, depth, tokens.len(), out, stride, |_, w, out, stride| {
+        kernel(w.as_ptr(), x, steps, out, stride);
+    });
 }
 
 /// Clears v16-v31, where every kernel sums its tile.

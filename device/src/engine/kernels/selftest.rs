@@ -7,6 +7,7 @@ use crate::image::buffer::Buffer;
 use half::f16;
 use thimble_shared::artifact::layout::{PANEL_ROWS, PanelLayout};
 use thimble_shared::dtype::{InputRange, Storage};
+use thimble_shared::random::Random;
 
 impl F32Kernel {
     pub(super) fn self_test(&self) -> Result<(), KernelError> {
@@ -122,30 +123,4 @@ fn compare(
         }
     }
     Ok(())
-}
-
-/// A small generator for self-tests and tests: splitmix64.
-pub(crate) struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in [-1, 1).
-    pub fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    /// Roughly normal, standard deviation 1.
-    pub fn normal(&mut self) -> f32 {
-        self.unit() + self.unit() + self.unit()
-    }
-
-    pub fn int8(&mut self) -> i8 {
-        ((self.next() % 255) as i32 - 127) as i8
-    }
 }

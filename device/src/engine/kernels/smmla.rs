@@ -1,20 +1,13 @@
 //! int8 with SMMLA, where the CPU has int8 matrix instructions: two tokens' eight inputs are one operand.
 
-use super::aarch64::{by_panels, clear_sums, tile_asm};
-use super::pack::{Order, Tiling};
+use super::aarch64::{EIGHT, by_eight, clear_sums, tile_asm};
+use super::pack::Order;
 use super::{Fit, I8Product, I8Tile, I8Tiles, Row};
-use thimble_shared::artifact::layout::I8_DEPTH;
-
-/// Tokens per tile: accumulators, weights and inputs of one step fill all 32 registers.
-const TOKENS: usize = 8;
 
 pub const ROW: Row<I8Product> = Row {
     name: "smmla",
     runs: || Fit::where_there(runs()),
-    tiling: Tiling {
-        tokens: TOKENS,
-        padded: true,
-    },
+    tiling: EIGHT,
     product: I8Product::Tiles(I8Tiles {
         order: Order::Halves,
         asks_for_chains: false,
@@ -26,23 +19,11 @@ fn runs() -> bool {
     std::arch::is_aarch64_feature_detected!("i8mm")
 }
 
-/// 8 channels × 8 tokens, 16 inputs per step. The tile is filled up to eight tokens; only the real ones' rows are written.
 fn multiply(tile: I8Tile<'_>) {
-    let I8Tile {
-        w,
-        x,
-        tokens,
-        depth,
-        out,
-        stride,
-        ..
-    } = tile;
-    assert!(x.len() >= depth * TOKENS && depth > 0 && depth % I8_DEPTH == 0 && runs());
-    let (x, steps): (*const i8, _) = (x.as_ptr().cast(), depth / I8_DEPTH);
-    by_panels::<TOKENS>(w, depth, tokens.len(), out, stride, |_, w, out, stride| {
-        // SAFETY: the CPU has the instructions; `w` has depth*8 bytes, `x` depth*8, both multiples of what one step reads;
-        // `out` has eight rows.
-        unsafe { smmla(w.as_ptr(), x, steps, out, stride) };
+    assert!(runs());
+    by_eight(tile, |w, x, steps, out, stride| {
+        // SAFETY: the CPU has the instructions, and the pointers lead to what `by_eight` promises.
+        unsafe { smmla(w, x, steps, out, stride) };
     });
 }
 

@@ -1,10 +1,10 @@
 //! Kernels against plain arithmetic on awkward shapes: int8 exactly, f32 within rounding.
 
-pub(crate) use super::selftest::Random;
 use super::*;
 use crate::engine::threads::Pool;
 use thimble_shared::artifact::layout::{I8_DEPTH, PanelLayout};
 use thimble_shared::dtype::{I8_INPUTS, InputRange, Storage};
+pub(crate) use thimble_shared::random::Random;
 
 /// Random cases a test makes; an interpreter takes minutes for a few.
 pub(crate) const CASES: u64 = if cfg!(miri) { 3 } else { 200 };

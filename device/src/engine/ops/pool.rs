@@ -3,7 +3,7 @@
 
 use crate::engine::context::Context;
 use std::sync::Arc;
-use thimble_shared::model::sentence::Pooling;
+use thimble_shared::model::sentence::{LEAST_COUNT, LEAST_LENGTH, LEAST_TOKEN, Pooling};
 use tract_core::internal::*;
 
 /// Hidden states `[batch, seq, width]` and `keep` `[batch, seq]` (1 = real token) in, `[batch, width]` out, all f32.
@@ -57,13 +57,6 @@ impl TypedOp for Pool {
         Ok(tvec!(f32::fact(&[shape[0].clone(), shape[2].clone()])))
     }
 }
-
-/// What sentence-transformers raises a divisor to at least.
-const LEAST_COUNT: f32 = 1e-9;
-/// What it puts in place of a token that does not count, before the largest is taken.
-const LEAST_TOKEN: f32 = -1e9;
-/// What PyTorch raises a length to at least before it divides by it.
-const LEAST_LENGTH: f32 = 1e-12;
 
 /// One row: `tokens` is `[seq, width]`, `keep` has 1 for each token that counts, `out` is `[width]`.
 fn pool(pooling: Pooling, tokens: &[f32], keep: &[f32], out: &mut [f32]) {

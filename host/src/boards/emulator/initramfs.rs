@@ -4,6 +4,7 @@
 
 use super::{BoardError, Setup};
 use crate::boards::cpio::{Archive, CpioError};
+use crate::boards::device_binary::PROGRAM;
 use crate::fs::subprocess::{ToolError, complaint, tool};
 use std::path::Path;
 
@@ -88,8 +89,8 @@ pub fn build(setup: &Setup, dir: &Path) -> Result<Image, BoardError> {
         archive.file(path, 0o644, text.as_bytes()).map_err(packed)?;
     }
     // One file under two names would be two files in an initramfs without hard links: the first process starts the other.
-    archive.file("thimble-device", 0o755, &program).map_err(packed)?;
-    archive.symlink("init", "thimble-device").map_err(packed)?;
+    archive.file(PROGRAM, 0o755, &program).map_err(packed)?;
+    archive.symlink("init", PROGRAM).map_err(packed)?;
     let (initramfs, bytes) = (dir.join(INITRAMFS), archive.finish());
     std::fs::write(&initramfs, &bytes).map_err(at(&initramfs))?;
     Ok(Image {

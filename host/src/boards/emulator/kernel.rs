@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use thimble_device::image::digest::hex;
 use thimble_shared::files;
 
 #[derive(Debug, Clone)]
@@ -211,7 +212,7 @@ fn depends(module: &[u8]) -> Vec<String> {
 /// Where a package is unpacked to: two packages of one name are two kernels.
 fn tree_name(deb: &Path) -> Result<String, BoardError> {
     let bytes = std::fs::read(deb).map_err(|e| BoardError::file(deb, e))?;
-    let sum: String = Sha256::digest(&bytes)[..8].iter().map(|b| format!("{b:02x}")).collect();
+    let sum = hex(&Sha256::digest(&bytes)[..8]);
     let name = deb.file_stem().unwrap_or_default().to_string_lossy();
     Ok(format!("{name}-{sum}"))
 }

@@ -1,5 +1,12 @@
 //! Reads the partition table of a disk image: MBR with its chain of extended partitions, or GPT with its checksums. Nothing in
 //! the image is trusted: every number is checked against the size of the image before it is used. Sectors are 512 bytes.
+//!
+//! Written by hand, because the crates for it trust the image (gptman 3.1, mbrman 0.6). Both panic on a partition at sector 0
+//! and where a sum or product overflows; in a release build the sum wraps, and mbrman answers with the wrong sectors. gptman
+//! reserves 650 GB for a header that counts 2^32 entries and panics on entries of 256 bytes, which the standard permits.
+//! mbrman follows a chain of any length, takes a damaged first link for an empty chain, and refuses links that do not ascend,
+//! which Linux reads. mbrman needs bincode, which nobody maintains (RUSTSEC-2025-0141); gptman switches on a feature of syn with
+//! which tract compiles again.
 
 use std::io::{Read, Seek, SeekFrom};
 
@@ -346,10 +353,29 @@ mod tests {
         assert_eq!(read(&guid()).unwrap(), [(2, 100, 100)]);
     }
 
+    /// What other tools may write, though few do.
+    #[test]
+    fn links_that_do_not_ascend_and_wide_entries_are_read() {
+        let mut image = logical();
+        entry(&mut image, 500, 1, 0x05, 150, 100);
+        entry(&mut image, 350, 0, 0x83, 10, 90);
+        let found = [(1, 8, 100), (5, 210, 90), (6, 510, 400), (7, 360, 90)];
+        assert_eq!(read(&image).unwrap(), found);
+
+        let mut image = guid();
+        let second = image[1024 + 128..1024 + 256].to_vec();
+        image[1024 + 128..1024 + 256].fill(0);
+        image[1024 + 256..1024 + 384].copy_from_slice(&second);
+        image[512 + 80..512 + 84].copy_from_slice(&64u32.to_le_bytes());
+        image[512 + 84..512 + 88].copy_from_slice(&256u32.to_le_bytes());
+        sum(&mut image);
+        assert_eq!(read(&image).unwrap(), [(2, 100, 100)]);
+    }
+
     #[test]
     fn damaged_tables_are_one_clear_error() {
         type Spoil = fn(&mut Vec<u8>);
-        let cases: [(fn() -> Vec<u8>, Spoil, &str); 14] = [
+        let cases: [(fn() -> Vec<u8>, Spoil, &str); 16] = [
             (logical, |i| i.truncate(600), "no partition table"),
             (logical, |i| i[511] = 0, "no partition table"),
             (logical, |i| i[446..510].fill(0), "no partition table"),
@@ -359,6 +385,8 @@ mod tests {
             (logical, |i| entry(i, 0, 3, 0x0f, 300, 9), "two extended"),
             (logical, |i| entry(i, 500, 1, 0x05, 300, 9), "loop"),
             (logical, |i| entry(i, 200, 1, 0x05, u32::MAX, 9), "outside of the image"),
+            (logical, |i| entry(i, 200, 0, 0x83, u32::MAX, 90), "partition 5"),
+            (logical, |i| i[200 * 512 + 511] = 0, "no signature"),
             (logical, |i| i[500 * 512 + 511] = 0, "no signature"),
             (guid, |i| i[512] = 0, "holds none"),
             (

@@ -11,6 +11,7 @@ use crate::cmd::export::Written;
 use crate::cmd::verify;
 use crate::render::text::{Align, exact, percent, size, table, thousands};
 use serde_json::{Value, json};
+use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::board::target::Target;
 use thimble_shared::dtype::Format;
 use thimble_shared::model::ModelSpec;
@@ -44,7 +45,7 @@ impl About<'_> {
         parts.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
         if self.args.json {
             let json = json!({
-                "schema": 1, "verdict": "over budget", "written": false, "budget": self.budget(), "floor": floor.bytes,
+                "schema": ANSWER_SCHEMA, "verdict": "over budget", "written": false, "budget": self.budget(), "floor": floor.bytes,
                 "fits": self.bounds.fitting(self.args.budget.map(|b| b.as_u64()), floor.bytes),
                 "floor_parts": parts.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect::<Vec<_>>(),
             });
@@ -70,7 +71,8 @@ impl About<'_> {
     /// A no without a plan.
     pub fn refused(&self, reasons: &[String], points: Option<&[Point]>) -> String {
         if self.args.json {
-            let mut json = json!({ "schema": 1, "verdict": "refused", "reasons": reasons, "written": false });
+            let mut json =
+                json!({ "schema": ANSWER_SCHEMA, "verdict": "refused", "reasons": reasons, "written": false });
             if let Some(points) = points {
                 json["frontier"] = self.points_json(points);
             }
@@ -87,7 +89,7 @@ impl About<'_> {
     pub fn frontier(&self, points: &[Point], drawn: &[String]) -> String {
         if self.args.json {
             let json = json!({
-                "schema": 1, "written": false, "drawn": drawn, "calibrated": self.calibrated,
+                "schema": ANSWER_SCHEMA, "written": false, "drawn": drawn, "calibrated": self.calibrated,
                 "objective": self.question.objective.name(), "tuned_rows": self.tuned, "reported_rows": self.reported,
                 "held_out": self.held_out, "frontier": self.points_json(points),
             });
@@ -282,7 +284,7 @@ impl About<'_> {
             })
             .collect();
         json!({
-            "schema": 1,
+            "schema": ANSWER_SCHEMA,
             "verdict": if reasons.is_empty() { "fits" } else { "refused" },
             "reasons": reasons,
             "written": written,

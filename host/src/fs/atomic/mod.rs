@@ -11,6 +11,7 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
+use thimble_device::image::digest::hex;
 use thimble_shared::files;
 
 mod names;
@@ -227,7 +228,7 @@ pub fn passing_name<'a>(data: &Path, pieces: impl IntoIterator<Item = &'a [u8]>)
 }
 
 fn named_after(data: &Path, hash: Sha256) -> PathBuf {
-    let digits: String = hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect();
+    let digits = hex(&hash.finalize()[..8]);
     let mut name = data.file_stem().unwrap_or_default().to_os_string();
     name.push(format!(".{digits}.data"));
     data.with_file_name(name)

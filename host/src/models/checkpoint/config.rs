@@ -1,6 +1,6 @@
-//! Reads the fields of a configuration as Hugging Face's `AlbertConfig` would, and settles which head the model has. In come
+//! Reads the fields of a configuration as Hugging Face's class of the family would, and settles which head the model has. In come
 //! the fields and the canonical names and shapes of the tensors present, out comes the graph's `Config` with notes. What the
-//! file leaves out is told by the tensors' shapes, and the rest is `AlbertConfig`'s defaults.
+//! file leaves out is told by the tensors' shapes, and the rest is that class's defaults.
 
 use super::described::{Certainty, Described};
 use super::fields::Fields;
@@ -8,9 +8,11 @@ use super::names::Stored;
 use super::{SourceError, labels};
 use serde_json::Value;
 use std::path::Path;
+use thimble_shared::model::family::Sharing;
+use thimble_shared::model::head::sequence;
 use thimble_shared::model::sentence::Pooling;
 use thimble_shared::model::sentence::Sentence;
-use thimble_shared::model::{Activation, AnswerKind, Config, Head};
+use thimble_shared::model::{Activation, AnswerKind, Config, FamilyRow, Head, ModelFamily, Role, Site};
 
 /// Hugging Face's `hidden_act` names with the formula behind each. `gelu_fast` and `gelu_accurate` write the tanh form with
 /// other groupings and constants rounded to ten digits: within one f32 rounding of each other.
@@ -39,52 +41,69 @@ pub fn read(
 ) -> Result<Described, SourceError> {
     let fields = Fields::of(path, json)?;
     let mut notes = Vec::new();
-    model_type(&fields, &mut notes)?;
-    unsupported(&fields)?;
+    let family = model_type(&fields, &mut notes)?;
+    let row = family.row();
+    unsupported(&fields, row)?;
     let (architecture, head, certainty) = match head {
-        Some(head) => (class_of(head), head, Certainty::Settled),
+        Some(head) => (row.class_of(head), head, Certainty::Settled),
         None => architecture(&fields, stored, &mut notes)?,
     };
-    let rows = |tensor: &str, axis: usize| stored.shape(tensor).and_then(|shape| shape.get(axis).copied());
+    let axis = |role, site, axis: usize| stored.shape(role, site).and_then(|shape| shape.get(axis).copied());
     let labels = match head.row().has_labels {
-        true => labels::read(&fields, rows("classifier.weight", 0), &mut notes)?,
+        true => {
+            let rows = head.row().told_by.first().and_then(|role| axis(*role, None, 0));
+            labels::read(&fields, rows, &mut notes)?
+        }
         false => Vec::new(),
     };
     let sentence = pooling(head, sentence, &mut notes);
     let size = |field: &str, default: usize| Ok::<_, SourceError>(fields.size(field)?.unwrap_or(default));
     let told =
-        |field: &str, tensor: &str, axis: usize, default: usize| size(field, rows(tensor, axis).unwrap_or(default));
-    let (groups, inner) = stored.groups();
+        |field: &str, role: Role, rows: usize, default: usize| size(field, axis(role, None, rows).unwrap_or(default));
+    let known = &row.defaults;
     let problem = problem_type(&fields, head, labels.len())?;
     notes.extend(problem.note(labels.len()).map(str::to_string));
-    let pooler = head.needs_pooler() || (head == Head::None && stored.has("pooler.weight"));
+    let pooler = head.needs_pooler() || (head == Head::None && stored.has(Role::Pooler));
     if head == Head::None && !pooler {
         notes.push("the checkpoint has no pooler: the model will not give pooler_output".into());
     }
-    defaults(&fields, &mut notes);
+    defaults(&fields, row, &mut notes);
+    let (of_hidden, width) = row.names.hidden_size;
+    let hidden_size = told("hidden_size", of_hidden, width, known.hidden_size)?;
+    let num_hidden_layers = size("num_hidden_layers", known.num_hidden_layers)?;
+    let (groups, inner) = match row.sharing {
+        Sharing::Groups => {
+            let (groups, inner) = stored.groups();
+            (size("num_hidden_groups", groups)?, size("inner_group_num", inner)?)
+        }
+        Sharing::Nothing => (num_hidden_layers, 1),
+    };
+    let first = Some(Site { group: 0, inner: 0 });
     let mut config = Config {
-        vocab_size: told("vocab_size", "embeddings.word_embeddings.weight", 0, 30000)?,
-        embedding_size: told("embedding_size", "embeddings.word_embeddings.weight", 1, 128)?,
-        hidden_size: told("hidden_size", "encoder.embedding_hidden_mapping_in.weight", 0, 4096)?,
-        num_hidden_layers: size("num_hidden_layers", DEFAULT_LAYERS)?,
-        num_hidden_groups: size("num_hidden_groups", groups)?,
-        inner_group_num: size("inner_group_num", inner)?,
-        num_attention_heads: size("num_attention_heads", DEFAULT_HEADS)?,
-        intermediate_size: told(
+        family,
+        vocab_size: told("vocab_size", Role::Word, 0, known.vocab_size)?,
+        embedding_size: match known.embedding_size {
+            Some(default) => told("embedding_size", Role::Word, 1, default)?,
+            None => hidden_size,
+        },
+        hidden_size,
+        num_hidden_layers,
+        num_hidden_groups: groups,
+        inner_group_num: inner,
+        num_attention_heads: size("num_attention_heads", known.num_attention_heads)?,
+        intermediate_size: size(
             "intermediate_size",
-            "encoder.albert_layer_groups.0.albert_layers.0.ffn.weight",
-            0,
-            16384,
+            axis(Role::Up, first, 0).unwrap_or(known.intermediate_size),
         )?,
         max_position_embeddings: told(
             "max_position_embeddings",
-            "embeddings.position_embeddings.weight",
+            Role::Position,
             0,
-            512,
+            known.max_position_embeddings,
         )?,
-        type_vocab_size: told("type_vocab_size", "embeddings.token_type_embeddings.weight", 0, 2)?,
-        layer_norm_eps: fields.number("layer_norm_eps")?.unwrap_or(1e-12) as f32,
-        activation: activation(&fields)?,
+        type_vocab_size: told("type_vocab_size", Role::TokenType, 0, known.type_vocab_size)?,
+        layer_norm_eps: fields.number("layer_norm_eps")?.unwrap_or(known.layer_norm_eps) as f32,
+        activation: activation(&fields, row)?,
         head,
         tied_decoder: false,
         pooler,
@@ -158,17 +177,13 @@ fn check(path: &Path, config: &Config, stored: &Stored) -> Result<(), SourceErro
     Ok(())
 }
 
-/// `AlbertConfig`'s, of what no tensor tells.
-const DEFAULT_LAYERS: usize = 12;
-const DEFAULT_HEADS: usize = 64;
-const DEFAULT_ACTIVATION: &str = "gelu_new";
-
-/// Says which fields that change the answers are `AlbertConfig`'s defaults.
-fn defaults(fields: &Fields, notes: &mut Vec<String>) {
+/// Says which fields that change the answers and that no tensor tells are the defaults of the family's configuration.
+fn defaults(fields: &Fields, family: &FamilyRow, notes: &mut Vec<String>) {
+    let known = &family.defaults;
     let known = [
-        ("num_hidden_layers", DEFAULT_LAYERS.to_string()),
-        ("num_attention_heads", DEFAULT_HEADS.to_string()),
-        ("hidden_act", DEFAULT_ACTIVATION.to_string()),
+        ("num_hidden_layers", known.num_hidden_layers.to_string()),
+        ("num_attention_heads", known.num_attention_heads.to_string()),
+        ("hidden_act", known.hidden_act.to_string()),
     ];
     let left: Vec<String> = known
         .iter()
@@ -177,7 +192,8 @@ fn defaults(fields: &Fields, notes: &mut Vec<String>) {
         .collect();
     if !left.is_empty() {
         notes.push(format!(
-            "not configured, AlbertConfig's default taken: {}",
+            "not configured, {}Config's default taken: {}",
+            family.class,
             left.join(", ")
         ));
     }
@@ -237,23 +253,40 @@ impl ProblemType {
     }
 }
 
-fn model_type(fields: &Fields, notes: &mut Vec<String>) -> Result<(), SourceError> {
-    match fields.text("model_type")? {
-        Some("albert") => Ok(()),
-        Some(other) => fields.bad(
-            "model_type",
-            format!("this is a '{other}' model; thimble reads ALBERT ('albert') only"),
-        ),
+fn model_type(fields: &Fields, notes: &mut Vec<String>) -> Result<ModelFamily, SourceError> {
+    let Some(named) = fields.text("model_type")? else {
+        let (family, name) = (
+            ModelFamily::default(),
+            fields.path.file_name().unwrap_or_default().to_string_lossy(),
+        );
+        notes.push(format!("{name} has no model_type: read as {}", family.row().model_type));
+        return Ok(family);
+    };
+    match ModelFamily::of_type(named) {
+        Some(family) => Ok(family),
         None => {
-            let name = fields.path.file_name().unwrap_or_default().to_string_lossy();
-            notes.push(format!("{name} has no model_type: read as albert"));
-            Ok(())
+            let known = ModelFamily::ALL.map(|family| format!("{} ('{}')", family.row().name, family.row().model_type));
+            fields.bad(
+                "model_type",
+                format!("this is a '{named}' model; thimble reads {} only", known.join(", ")),
+            )
         }
     }
 }
 
+/// The family whose names a checkpoint with this configuration has; what [`read`] refuses is looked at as ALBERT.
+pub fn family(json: &Value) -> &'static FamilyRow {
+    let named = json.get("model_type").and_then(Value::as_str);
+    named.and_then(ModelFamily::of_type).unwrap_or_default().row()
+}
+
 /// Fields that would change the arithmetic in ways the graph does not say.
-fn unsupported(fields: &Fields) -> Result<(), SourceError> {
+fn unsupported(fields: &Fields, family: &FamilyRow) -> Result<(), SourceError> {
+    for field in family.refused {
+        if fields.flag(field)? == Some(true) {
+            return fields.bad(field, "is true; thimble computes encoders only");
+        }
+    }
     match fields.text("position_embedding_type")? {
         None | Some("absolute") => {}
         Some(other) => {
@@ -292,7 +325,8 @@ fn architecture(
     fields: &Fields,
     stored: &Stored,
     notes: &mut Vec<String>,
-) -> Result<(&'static str, Head, Certainty), SourceError> {
+) -> Result<(String, Head, Certainty), SourceError> {
+    let family = stored.family;
     let named = match fields.get("architectures") {
         None => None,
         Some(Value::Array(names)) => match names.as_slice() {
@@ -309,14 +343,17 @@ fn architecture(
         },
         Some(_) => return fields.bad("architectures", "must be a list of class names"),
     };
-    if let Some(head) = named.and_then(head_of) {
-        return Ok((class_of(head), head, Certainty::Settled));
+    if let Some(head) = named.and_then(|class| family.head_of(class)) {
+        return Ok((family.class_of(head), head, Certainty::Settled));
     }
     let head = infer(stored);
-    let class = class_of(head);
+    let class = family.class_of(head);
     let said = match named {
         None => "it names no class".to_string(),
-        Some(name) => format!("'{name}' is not one of {}", Head::ALL.map(class_of).join(", ")),
+        Some(name) => format!(
+            "'{name}' is not one of {}",
+            Head::ALL.map(|head| family.class_of(head)).join(", ")
+        ),
     };
     if let Some(reason) = doubtful(fields, stored, head, named.unwrap_or_default()) {
         return fields.bad(
@@ -333,7 +370,7 @@ fn architecture(
     };
     // Nothing stored tells a regression's row from a choice's.
     let one = stored
-        .shape("classifier.weight")
+        .shape(sequence::CLASSIFIER, None)
         .is_some_and(|shape| shape.first() == Some(&1));
     let choice = head == Head::SequenceClassification && one;
     notes.push(format!(
@@ -425,37 +462,22 @@ fn doubtful(fields: &Fields, stored: &Stored, head: Head, named: &str) -> Option
     }
 }
 
-/// The head of a transformers class.
+/// The head of a transformers class, of any family.
 pub fn head_of(class: &str) -> Option<Head> {
-    Head::ALL.into_iter().find(|head| class_of(*head) == class)
-}
-
-/// The transformers class of a head.
-fn class_of(head: Head) -> &'static str {
-    head.row().class
+    ModelFamily::ALL
+        .into_iter()
+        .find_map(|family| family.row().head_of(class))
 }
 
 /// The head that fits the tensors present. A classifier over pooled tokens is taken for sequence classification: nothing in
 /// the weights tells multiple choice from regression.
 fn infer(stored: &Stored) -> Head {
-    let has = |name| stored.has(name);
-    if has("qa_outputs.weight") {
-        Head::QuestionAnswering
-    } else if has("sop_classifier.classifier.weight") {
-        Head::PreTraining
-    } else if has("predictions.dense.weight") {
-        Head::MaskedLm
-    } else if has("classifier.weight") && has("pooler.weight") {
-        Head::SequenceClassification
-    } else if has("classifier.weight") {
-        Head::TokenClassification
-    } else {
-        Head::None
-    }
+    let told = |head: &Head| head.row().told_by.iter().all(|role| stored.has(*role));
+    Head::TOLD.into_iter().find(told).unwrap_or(Head::None)
 }
 
-fn activation(fields: &Fields) -> Result<Activation, SourceError> {
-    let name = fields.text("hidden_act")?.unwrap_or(DEFAULT_ACTIVATION);
+fn activation(fields: &Fields, family: &FamilyRow) -> Result<Activation, SourceError> {
+    let name = fields.text("hidden_act")?.unwrap_or(family.defaults.hidden_act);
     match ACTIVATIONS.into_iter().find(|(known, _)| *known == name) {
         Some((_, activation)) => Ok(activation),
         None => fields.bad(

@@ -3,13 +3,14 @@
 //! PL-BERT's config.yml, `plbert` of Kokoro's config.json.
 
 use super::{SourceError, json, yaml};
+use crate::models::file_names::CONFIG;
 use serde_json::{Map, Value};
 use std::path::{Component, Path, PathBuf};
 use thimble_shared::files;
 
 /// Names of configurations, the likeliest first.
 const NAMES: [&str; 5] = [
-    "config.json",
+    CONFIG,
     "albert_config.json",
     "bert_config.json",
     "config.yml",

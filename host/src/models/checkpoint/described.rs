@@ -8,7 +8,7 @@ use thimble_shared::model::Config;
 pub struct Described {
     pub config: Config,
     /// The class named or inferred, e.g. `AlbertForMaskedLM`.
-    pub architecture: &'static str,
+    pub architecture: String,
     /// How that is known.
     pub certainty: Certainty,
     /// `tie_word_embeddings`: whether a masked-LM decoder may be the word embedding.

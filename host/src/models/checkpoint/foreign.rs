@@ -3,6 +3,7 @@
 
 use super::json;
 use super::listing::kind_of;
+use crate::models::file_names::CONFIG;
 use serde_json::Value;
 use std::path::Path;
 use thimble_shared::file_kind::FileKind;
@@ -66,7 +67,7 @@ fn advice(dir: &Path, file: &str, what: &str, argument: &str, packages: &str) ->
 
 /// The class that the folder's config names, as torch calls it.
 fn class(dir: &Path) -> Option<String> {
-    let json = json::read(&dir.join("config.json")).ok()?;
+    let json = json::read(&dir.join(CONFIG)).ok()?;
     let name = json.get("architectures").and_then(Value::as_array)?.first()?.as_str()?;
     let name = name.strip_prefix("TF").or(name.strip_prefix("Flax")).unwrap_or(name);
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');

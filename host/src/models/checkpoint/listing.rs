@@ -1,6 +1,8 @@
 //! What stands in a folder: names in order, what a file is by its bytes, which files hold weights.
 
 use super::map::Mapped;
+use super::spelling::WORD_TABLE;
+use crate::models::file_names::WEIGHTS;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use thimble_shared::file_kind::FileKind;
@@ -17,8 +19,7 @@ pub struct Located {
     pub notes: Vec<String>,
 }
 
-/// The names that weights usually have.
-pub const SINGLE: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+/// Lists of weights in several files.
 pub const SHARDED: [&str; 2] = ["model.safetensors.index.json", "pytorch_model.bin.index.json"];
 
 /// Files that trainers leave beside the weights and that are none.
@@ -70,7 +71,7 @@ pub fn kind_of(path: &Path) -> Option<FileKind> {
 
 /// Whether a folder holds weights: under one of the names that checkpoints have, or by their content.
 pub fn holds_weights(dir: &Path) -> bool {
-    let usual = SINGLE.iter().chain(&SHARDED).any(|name| dir.join(name).is_file());
+    let usual = WEIGHTS.iter().chain(&SHARDED).any(|name| dir.join(name).is_file());
     usual || weight_files(dir).iter().any(|path| names_an_albert(path))
 }
 
@@ -89,11 +90,11 @@ pub fn weight_files(dir: &Path) -> Vec<PathBuf> {
 
 /// Whether a file of weights has the part every ALBERT has, be it as a module: folders hold inputs and other models' tensors too.
 pub fn names_an_albert(path: &Path) -> bool {
-    const WORD: &[u8] = b"word_embeddings";
+    let word = WORD_TABLE.as_bytes();
     let Ok(file) = Mapped::open(path) else { return false };
     let weights = [FileKind::Safetensors, FileKind::Torch, FileKind::TorchLegacy];
     let head = &file.bytes()[..file.bytes().len().min(NAMES_WITHIN)];
-    weights.contains(&FileKind::of(file.bytes())) && head.windows(WORD.len()).any(|w| w == WORD)
+    weights.contains(&FileKind::of(file.bytes())) && head.windows(word.len()).any(|w| w == word)
 }
 
 /// Names for an error, at most a few.

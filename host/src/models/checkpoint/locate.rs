@@ -1,11 +1,10 @@
 //! Finds a checkpoint's files: in comes a directory or a weights file, out come the paths of its configuration and its weights.
 //! Files are told by their bytes.
 
-use super::listing::{
-    Located, SHARDED, SINGLE, holds_weights, kind_of, name_of, names_an_albert, same_bytes, weight_files,
-};
+use super::listing::{Located, SHARDED, holds_weights, kind_of, name_of, names_an_albert, same_bytes, weight_files};
 use super::shards::{self, Part};
 use super::{SourceError, config_file, hint, tensorflow};
+use crate::models::file_names::{CONFIG, WEIGHTS};
 use std::path::{Path, PathBuf};
 use thimble_shared::file_kind::FileKind;
 
@@ -22,7 +21,7 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
     })?;
     let mut notes = Vec::new();
     let (dir, weights) = if meta.is_dir() {
-        let found = SINGLE
+        let found = WEIGHTS
             .iter()
             .zip(SHARDED)
             .flat_map(|(&single, sharded)| [single, sharded])
@@ -56,9 +55,7 @@ pub fn locate(path: &Path) -> Result<Located, SourceError> {
         if let Some(kind) = kind_of(&weights).filter(|kind| !kind.is_checkpoint()) {
             return Err(SourceError::Foreign { path: weights, kind });
         }
-        return Err(SourceError::NoConfig {
-            path: dir.join("config.json"),
-        });
+        return Err(SourceError::NoConfig { path: dir.join(CONFIG) });
     };
     notes.extend(note);
     let (weights, promised) = if kind_of(&weights) == Some(FileKind::ShardIndex) || shards::is_index(&weights) {

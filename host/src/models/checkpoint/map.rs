@@ -42,7 +42,3 @@ impl Mapped {
         self.map.file().sha256().map_err(SourceError::Map)
     }
 }
-
-pub fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|b| format!("{b:02x}")).collect()
-}

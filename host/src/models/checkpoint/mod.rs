@@ -38,9 +38,10 @@ use crate::models::read_options::ReadOptions;
 use crate::models::tokenizer::{self, TokenizerSource};
 use listing::Located;
 use sentence_transformers::Embedding;
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use thimble_device::image::digest;
+use thimble_shared::model::head::sequence;
 use thimble_shared::model::{AnswerKind, Config, Head};
 
 /// One weight in logical order, `[out, in]` or `[rows, cols]`, row-major.
@@ -60,7 +61,7 @@ pub struct Source {
     /// Every weight of `config.weights()`, by thimble's name; all finite.
     pub weights: BTreeMap<String, Weight>,
     /// The transformers class the checkpoint is for, e.g. `AlbertForMaskedLM`.
-    pub architecture: &'static str,
+    pub architecture: String,
     /// What was decided or left out on the way, for the user to read.
     pub notes: Vec<String>,
     /// The weights file(s) read.
@@ -172,15 +173,16 @@ fn stored<'a>(
     json: &serde_json::Value,
     notes: &mut Vec<String>,
 ) -> Result<names::Stored<'a>, SourceError> {
+    let family = config::family(json);
     let tensors = if files.first().is_some_and(tensorflow::is_index) {
         notes.extend(tensorflow::note_on_activation(json));
-        tensorflow::tensors(files)?
+        tensorflow::tensors(files, family)?
     } else {
         let listed = tensors::stored(files, promised)?;
         notes.extend(listed.notes);
         listed.tensors
     };
-    let stored = names::Stored::new(tensors)?;
+    let stored = names::Stored::new(tensors, family)?;
     notes.extend(stored.notes.iter().cloned());
     Ok(stored)
 }
@@ -253,7 +255,7 @@ fn locate(path: &Path, options: &ReadOptions) -> Result<Found, SourceError> {
 
 /// Makes the labels of a config that another classifier's was those of the classifier stored.
 fn fit_labels(json: &mut serde_json::Value, stored: &names::Stored) -> Option<String> {
-    let rows = *stored.get("classifier.weight")?.shape.first()?;
+    let rows = *stored.shape(sequence::CLASSIFIER, None)?.first()?;
     // One row is a choice's score as often as a regression: the config decides.
     (rows > 1).then(|| adapter::fit_labels(json, rows)).flatten()
 }
@@ -288,7 +290,7 @@ fn sha256(files: &[&map::Mapped]) -> Result<String, SourceError> {
         shards => {
             let line = |f: &&map::Mapped| Ok(format!("{}  {}\n", f.sha256()?, f.file_name()));
             let lines = shards.iter().map(line).collect::<Result<String, SourceError>>()?;
-            Ok(map::hex(&Sha256::digest(lines)))
+            Ok(digest::sha256(lines.as_bytes()))
         }
     }
 }

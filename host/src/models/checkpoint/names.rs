@@ -3,14 +3,15 @@
 
 use super::described::{Certainty, Described};
 use super::error::{Mismatch, Misshapen};
-use super::prefix::{MODEL_PARTS, OPTIONAL_PARTS, USUAL_PREFIX, part, prefix};
+use super::prefix::{MODEL_PARTS, part, prefix};
 use super::raw::RawTensor;
 use super::spelling::{transformers, unwrapped};
 use super::{SourceError, Weight};
 use crate::fs::ram;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use thimble_shared::model::Head;
+use thimble_shared::model::head::masked_lm;
+use thimble_shared::model::{FamilyRow, Role, Site};
 
 /// Index buffers some versions of transformers store; they hold 0, 1, 2 ... and zeros.
 const BUFFERS: [&str; 2] = ["embeddings.position_ids", "embeddings.token_type_ids"];
@@ -21,14 +22,11 @@ const HARMLESS: [&str; 6] = ["crf", "loss", "loss_fct", "loss_fn", "criterion", 
 /// Names of tensors in notes and errors before the rest becomes a count.
 const MAX_NAMED: usize = 4;
 
-pub const DECODER: &str = "predictions.decoder.weight";
-const DECODER_BIAS: &str = "predictions.decoder.bias";
-const BIAS: &str = "predictions.bias";
-pub const WORD: &str = "embeddings.word_embeddings.weight";
-
-/// The stored tensors by canonical name: that of the bare `AlbertModel`, with `weight` and `bias`.
+/// The stored tensors by canonical name: that of the bare model in transformers, with `weight` and `bias`.
 #[derive(Debug)]
 pub struct Stored<'a> {
+    /// Whose names they are.
+    pub family: &'static FamilyRow,
     tensors: BTreeMap<String, RawTensor<'a>>,
     /// Tensors that are neither the model's nor a head's.
     others: Vec<RawTensor<'a>>,
@@ -39,9 +37,11 @@ pub struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    pub fn new(raw: Vec<RawTensor<'a>>) -> Result<Stored<'a>, SourceError> {
-        let (prefix, model) = prefix(&raw)?;
+    pub fn new(raw: Vec<RawTensor<'a>>, family: &'static FamilyRow) -> Result<Stored<'a>, SourceError> {
+        let (prefix, model) = prefix(&raw, family)?;
+        let optional = family.optional_parts();
         let mut stored = Stored {
+            family,
             tensors: BTreeMap::new(),
             others: Vec::new(),
             prefix,
@@ -50,8 +50,8 @@ impl<'a> Stored<'a> {
         let mut other_words = false;
         for tensor in raw {
             let name = unwrapped(&tensor.name);
-            let (name, respelled) = match part(&name, &model) {
-                Some(rest) => transformers(rest),
+            let (name, respelled) = match part(&name, &model, &optional) {
+                Some(rest) => transformers(rest, family),
                 None => {
                     stored.refuse_twin(&name, &tensor)?;
                     stored.others.push(tensor);
@@ -67,7 +67,7 @@ impl<'a> Stored<'a> {
             }
             stored.tensors.insert(name, tensor);
         }
-        if !["", USUAL_PREFIX].contains(&stored.prefix.as_str()) {
+        if !["", family.names.prefix].contains(&stored.prefix.as_str()) {
             let note = format!("names begin with '{}', which is taken off", stored.prefix);
             stored.notes.push(note);
         }
@@ -82,9 +82,10 @@ impl<'a> Stored<'a> {
 
     /// A tensor of another prefix must not be one that was read already.
     fn refuse_twin(&self, name: &str, tensor: &RawTensor) -> Result<(), SourceError> {
-        let bare = name.strip_prefix(USUAL_PREFIX).unwrap_or(name);
-        match self.tensors.get(&transformers(bare).0) {
-            Some(first) if self.prefix.is_empty() || self.prefix == USUAL_PREFIX => Err(twin(tensor, &first.name)),
+        let usual = self.family.names.prefix;
+        let bare = name.strip_prefix(usual).unwrap_or(name);
+        match self.tensors.get(&transformers(bare, self.family).0) {
+            Some(first) if self.prefix.is_empty() || self.prefix == usual => Err(twin(tensor, &first.name)),
             _ => Ok(()),
         }
     }
@@ -100,26 +101,27 @@ impl<'a> Stored<'a> {
         self
     }
 
-    pub fn has(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+    /// Whether the matrix, table or gain of a role outside layers is stored.
+    pub fn has(&self, role: Role) -> bool {
+        self.tensors.contains_key(&self.family.weight(role, None))
     }
 
-    /// The shape a tensor has, by canonical name.
-    pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|t| t.shape.as_slice())
+    /// The shape of the matrix, table or gain of a role.
+    pub fn shape(&self, role: Role, site: Option<Site>) -> Option<&[usize]> {
+        self.tensors
+            .get(&self.family.weight(role, site))
+            .map(|t| t.shape.as_slice())
     }
 
     /// How many groups of layers the names count, and how many layers in each.
     pub fn groups(&self) -> (usize, usize) {
-        let numbers = |name: &String| {
-            let rest = name.strip_prefix("encoder.albert_layer_groups.")?;
-            let (group, rest) = rest.split_once(".albert_layers.")?;
-            let inner = rest.split('.').next()?;
-            Some((group.parse::<usize>().ok()?, inner.parse::<usize>().ok()?))
-        };
-        let all: BTreeSet<(usize, usize)> = self.tensors.keys().filter_map(numbers).collect();
-        let count = |of: fn(&(usize, usize)) -> usize| all.iter().map(of).collect::<BTreeSet<_>>().len().max(1);
-        (count(|n| n.0), count(|n| n.1))
+        let all: BTreeSet<Site> = self
+            .tensors
+            .keys()
+            .filter_map(|name| self.family.site_of(name))
+            .collect();
+        let count = |of: fn(&Site) -> usize| all.iter().map(of).collect::<BTreeSet<_>>().len().max(1);
+        (count(|site| site.group), count(|site| site.inner))
     }
 
     /// Whether something of that name lies outside the model and its heads.
@@ -133,6 +135,21 @@ impl<'a> Stored<'a> {
 
     pub fn iter(&self) -> impl Iterator<Item = &RawTensor<'a>> {
         self.tensors.values()
+    }
+
+    /// The word embeddings.
+    pub fn word(&self) -> Option<&RawTensor<'a>> {
+        self.tensors.get(&self.family.weight(Role::Word, None))
+    }
+
+    /// The name of the masked-LM decoder's matrix.
+    pub fn decoder(&self) -> String {
+        self.family.weight(masked_lm::DECODER, None)
+    }
+
+    /// The other name of the decoder's bias.
+    fn decoder_bias(&self) -> String {
+        format!("{}.bias", self.family.module(masked_lm::DECODER, None))
     }
 
     /// A canonical name as this file would spell it.
@@ -154,46 +171,6 @@ fn twin(tensor: &RawTensor, first: &str) -> SourceError {
     }
 }
 
-/// The canonical Hugging Face name of one of thimble's weights.
-fn hugging_face(name: &str) -> String {
-    if name == "mlm.decoder.bias" {
-        return BIAS.into();
-    }
-    let (base, parameter) = match name.rsplit_once('.') {
-        Some((base, parameter @ ("weight" | "bias"))) => (base, parameter),
-        _ => (name, "weight"),
-    };
-    let module = match base {
-        "word" => "embeddings.word_embeddings".to_string(),
-        "position" => "embeddings.position_embeddings".into(),
-        "type" => "embeddings.token_type_embeddings".into(),
-        "embed_norm" => "embeddings.LayerNorm".into(),
-        "map" => "encoder.embedding_hidden_mapping_in".into(),
-        _ => match base.split('.').collect::<Vec<_>>().as_slice() {
-            [group, inner, part] => {
-                let part = match *part {
-                    "q" => "attention.query",
-                    "k" => "attention.key",
-                    "v" => "attention.value",
-                    "o" => "attention.dense",
-                    "attn_norm" => "attention.LayerNorm",
-                    "up" => "ffn",
-                    "down" => "ffn_output",
-                    "ffn_norm" => "full_layer_layer_norm",
-                    other => other,
-                };
-                format!("encoder.albert_layer_groups.{group}.albert_layers.{inner}.{part}")
-            }
-            _ => {
-                let mut modules = Head::ALL.iter().flat_map(|head| head.row().modules);
-                let module = modules.find(|(own, _)| *own == base);
-                module.map_or(base, |(_, theirs)| theirs).to_string()
-            }
-        },
-    };
-    format!("{module}.{parameter}")
-}
-
 /// Settles whether the decoder is tied, then takes every weight of `described.config` out of `stored`. `read` is told which
 /// bytes of the files are not needed again.
 pub fn assemble(
@@ -202,10 +179,10 @@ pub fn assemble(
     path: &Path,
     read: &dyn Fn(&[u8]),
 ) -> Result<BTreeMap<String, Weight>, SourceError> {
-    let mut used = BTreeSet::new();
+    let (mut used, family) = (BTreeSet::new(), stored.family);
     if described.config.head.has_decoder() {
         described.config.tied_decoder = tied(stored, described, read)?;
-        used.extend([DECODER.to_string(), DECODER_BIAS.to_string()]);
+        used.extend([stored.decoder(), stored.decoder_bias()]);
     }
     let mut mismatch = Mismatch {
         architecture: described.architecture.to_string(),
@@ -214,12 +191,12 @@ pub fn assemble(
     };
     let mut pairs = Vec::new();
     for spec in described.config.weights() {
-        let name = hugging_face(&spec.name);
+        let name = family.tensor(&spec);
         // The decoder's bias is one parameter with two names; where both are stored, transformers computes with the decoder's.
         let found = stored
             .tensors
-            .get(DECODER_BIAS)
-            .filter(|_| name == BIAS)
+            .get(&stored.decoder_bias())
+            .filter(|_| name == family.names.decoder_bias)
             .or_else(|| stored.tensors.get(&name));
         match found {
             None => mismatch.missing.push((stored.spelled(&name), spec.shape)),
@@ -232,13 +209,13 @@ pub fn assemble(
         }
         used.insert(name);
     }
-    let mut left_out = BTreeSet::new();
+    let (mut left_out, optional) = (BTreeSet::new(), family.optional_parts());
     for (name, tensor) in stored.tensors.iter().filter(|(name, _)| !used.contains(*name)) {
-        match OPTIONAL_PARTS
+        match optional
             .iter()
-            .find(|part| name.split('.').next() == Some(**part))
+            .find(|part| name.split('.').next() == Some(part.as_str()))
         {
-            Some(part) => drop(left_out.insert(*part)),
+            Some(part) => drop(left_out.insert(part)),
             None => mismatch.extra.push((tensor.name.clone(), tensor.shape.clone())),
         }
     }
@@ -317,21 +294,22 @@ pub fn shared(pairs: &[(String, &RawTensor)], path: &Path) -> Result<(), SourceE
 /// Whether the masked-LM decoder is the word embedding: it is when the file does not store it (and the configuration ties),
 /// or stores an exact duplicate.
 fn tied(stored: &Stored, described: &mut Described, read: &dyn Fn(&[u8])) -> Result<bool, SourceError> {
-    let Some(decoder) = stored.tensors.get(DECODER) else {
+    let name = stored.decoder();
+    let Some(decoder) = stored.tensors.get(&name) else {
         return Ok(described.tie);
     };
-    let same = match stored.tensors.get(WORD) {
+    let same = match stored.word() {
         Some(word) if word.shape == decoder.shape => bits_equal(&values(word, read)?, &values(decoder, read)?),
         _ => false,
     };
     if same && !described.tie {
         described.notes.push(format!(
-            "tie_word_embeddings is false, but {DECODER} equals the word embedding: stored once"
+            "tie_word_embeddings is false, but {name} equals the word embedding: stored once"
         ));
     }
     if !same && described.tie {
         described.notes.push(format!(
-            "{DECODER} differs from the word embedding: kept as a weight of its own, as transformers 5 does (before 5 it was ignored)"
+            "{name} differs from the word embedding: kept as a weight of its own, as transformers 5 does (before 5 it was ignored)"
         ));
     }
     Ok(same)
@@ -342,8 +320,10 @@ fn two_biases(stored: &Stored, described: &mut Described, read: &dyn Fn(&[u8])) 
     if !described.config.head.has_decoder() {
         return Ok(());
     }
-    if let (Some(bias), Some(decoder)) = (stored.tensors.get(BIAS), stored.tensors.get(DECODER_BIAS))
-        && !bits_equal(&values(bias, read)?, &values(decoder, read)?)
+    if let (Some(bias), Some(decoder)) = (
+        stored.tensors.get(stored.family.names.decoder_bias),
+        stored.tensors.get(&stored.decoder_bias()),
+    ) && !bits_equal(&values(bias, read)?, &values(decoder, read)?)
     {
         described.notes.push(format!(
             "{} and {} differ: the decoder's counts, as in transformers",
@@ -416,40 +396,6 @@ fn values(tensor: &RawTensor, read: &dyn Fn(&[u8])) -> Result<Vec<f32>, SourceEr
                 data.len(),
                 data[first]
             )))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_weight_has_its_hugging_face_name() {
-        let cases = [
-            ("word", WORD),
-            ("map.bias", "encoder.embedding_hidden_mapping_in.bias"),
-            ("embed_norm.weight", "embeddings.LayerNorm.weight"),
-            (
-                "1.0.q",
-                "encoder.albert_layer_groups.1.albert_layers.0.attention.query.weight",
-            ),
-            (
-                "0.1.down.bias",
-                "encoder.albert_layer_groups.0.albert_layers.1.ffn_output.bias",
-            ),
-            (
-                "0.0.ffn_norm.weight",
-                "encoder.albert_layer_groups.0.albert_layers.0.full_layer_layer_norm.weight",
-            ),
-            ("pooler", "pooler.weight"),
-            ("classifier.bias", "classifier.bias"),
-            ("mlm.decoder", DECODER),
-            ("mlm.decoder.bias", BIAS),
-            ("sop.bias", "sop_classifier.classifier.bias"),
-        ];
-        for (name, want) in cases {
-            assert_eq!(hugging_face(name), want);
         }
     }
 }

@@ -5,23 +5,14 @@ use super::SourceError;
 use super::raw::RawTensor;
 use super::spelling::unwrapped;
 use std::collections::BTreeMap;
-
-/// The prefix that transformers' own classes with a head put before the model.
-pub const USUAL_PREFIX: &str = "albert.";
+use thimble_shared::model::{FamilyRow, Role};
 
 /// Parts of the model itself.
 pub const MODEL_PARTS: [&str; 3] = ["embeddings", "encoder", "pooler"];
 
-/// Parts of ALBERT that not every head reads.
-pub const OPTIONAL_PARTS: [&str; 5] = ["pooler", "predictions", "sop_classifier", "classifier", "qa_outputs"];
-
-/// What tells a model: its word embeddings, and the mapping to the hidden size, which only ALBERT has.
-const WORD: &str = "embeddings.word_embeddings.weight";
-const MAPPING: &str = "encoder.embedding_hidden_mapping_in.weight";
-
 /// What stands before the model's names: as the file has it, and without wrappers. Word embeddings tell it, since every
-/// ALBERT has one; where there are several models, the mapping to the hidden size, which only ALBERT has.
-pub fn prefix(raw: &[RawTensor]) -> Result<(String, String), SourceError> {
+/// model has them; where there are several models, a map that only the family has.
+pub fn prefix(raw: &[RawTensor], family: &FamilyRow) -> Result<(String, String), SourceError> {
     let before = |mark: &str| -> BTreeMap<String, String> {
         let pair = |t: &RawTensor| {
             let name = unwrapped(&t.name);
@@ -32,7 +23,14 @@ pub fn prefix(raw: &[RawTensor]) -> Result<(String, String), SourceError> {
         };
         raw.iter().filter_map(pair).collect()
     };
-    let (words, mappings) = (before(WORD), before(MAPPING));
+    let (words, mappings) = (
+        before(&family.weight(Role::Word, None)),
+        family
+            .names
+            .mark
+            .map(|map| before(&family.weight(map, None)))
+            .unwrap_or_default(),
+    );
     let mut found: Vec<(&String, &String)> = words.iter().filter(|(p, _)| mappings.contains_key(*p)).collect();
     if found.is_empty() {
         found.extend(mappings.iter().chain(&words));
@@ -41,13 +39,14 @@ pub fn prefix(raw: &[RawTensor]) -> Result<(String, String), SourceError> {
         [(a, _), (b, _), ..] if a != b => Err(SourceError::Format {
             path: raw.first().map(|t| t.path.to_path_buf()).unwrap_or_default(),
             problem: format!(
-                "it holds several ALBERTs, whose names begin with '{a}' and '{b}'; save the one that is meant alone"
+                "it holds several {}s, whose names begin with '{a}' and '{b}'; save the one that is meant alone",
+                family.name
             ),
         }),
         [(model, as_stored), ..] => Ok((as_stored.to_string(), model.to_string())),
         [] => {
-            let usual = raw.iter().any(|t| unwrapped(&t.name).starts_with(USUAL_PREFIX));
-            let prefix = if usual { USUAL_PREFIX } else { "" };
+            let usual = raw.iter().any(|t| unwrapped(&t.name).starts_with(family.names.prefix));
+            let prefix = if usual { family.names.prefix } else { "" };
             Ok((prefix.into(), prefix.into()))
         }
     }
@@ -55,9 +54,10 @@ pub fn prefix(raw: &[RawTensor]) -> Result<(String, String), SourceError> {
 
 /// The part of `name` that is the model's or a head's, where the model's names begin with `model`. Heads lie within the model
 /// or beside any of the modules it lies in.
-pub fn part<'n>(name: &'n str, model: &str) -> Option<&'n str> {
+/// `optional` are the parts that not every head reads.
+pub fn part<'n>(name: &'n str, model: &str, optional: &[String]) -> Option<&'n str> {
     let first = |rest: &str| rest.split('.').next().unwrap_or_default().to_string();
-    let is_head = |part: &str| part == "cls" || (OPTIONAL_PARTS.contains(&part) && part != "pooler");
+    let is_head = |part: &str| part == "cls" || (!MODEL_PARTS.contains(&part) && optional.iter().any(|o| o == part));
     if let Some(rest) = name.strip_prefix(model) {
         let part = first(rest);
         if MODEL_PARTS.contains(&part.as_str()) || is_head(&part) {
@@ -79,6 +79,7 @@ pub fn part<'n>(name: &'n str, model: &str) -> Option<&'n str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use thimble_shared::model::ModelFamily;
 
     #[test]
     fn heads_are_found_beside_the_modules_the_model_lies_in() {
@@ -95,8 +96,9 @@ mod tests {
             ("pooler.weight", "bert.", None),
             ("lstm.classifier.weight", "bert.", None),
         ];
+        let optional = ModelFamily::Albert.row().optional_parts();
         for (name, model, want) in cases {
-            assert_eq!(part(name, model), want, "{name} under {model}");
+            assert_eq!(part(name, model, &optional), want, "{name} under {model}");
         }
     }
 }

@@ -5,6 +5,7 @@ use super::fields::Fields;
 use super::map::Mapped;
 use super::raw::{Dtype, RawTensor};
 use super::{SourceError, json, tensors};
+use crate::models::file_names::{CONFIG, TOKENIZER_CONFIG, WEIGHTS};
 use crate::render::text::printable;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -25,15 +26,10 @@ const MOST_PARTS: usize = 64;
 /// Names an error or a note lists.
 const MOST_NAMES: usize = 6;
 
-/// Where a part has its options, and its weights.
-const CONFIG: &str = "config.json";
-const WEIGHTS: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 /// Where a transformer's options stand; the second is what versions before 0.4 wrote for ALBERT.
 const TEXTS: [&str; 2] = ["sentence_bert_config.json", "sentence_albert_config.json"];
 /// Where prompts stand.
 const PROMPTS: &str = "config_sentence_transformers.json";
-/// Where a tokenizer's own length stands.
-const TOKENIZER: &str = "tokenizer_config.json";
 
 /// The parts of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -505,7 +501,7 @@ impl Texts {
             }
             texts.files.push(path);
         }
-        let path = transformer.join(TOKENIZER);
+        let path = transformer.join(TOKENIZER_CONFIG);
         if texts.max_tokens.is_none() && path.is_file() {
             let json = json::read(&path)?;
             // Tokenizers without a length say 1e30.

@@ -1,6 +1,11 @@
-//! How others spell the names of ALBERT's tensors: wrappers put parts before and between them, TensorFlow called the parameters
+//! How others spell the names of tensors: wrappers put parts before and between them, TensorFlow called the parameters
 //! of a norm otherwise, and other implementations have names of their own for the same parts. In comes a stored name, out
 //! comes transformers'.
+
+use thimble_shared::model::{FamilyRow, Site};
+
+/// What the module of the word embeddings is called in every family and implementation.
+pub const WORD_TABLE: &str = "word_embeddings";
 
 /// Modules that wrap others: DataParallel, torch.compile, DeepSpeed and FSDP, whose names stand wherever they wrap.
 const WRAPPERS: [&str; 5] = [
@@ -11,33 +16,6 @@ const WRAPPERS: [&str; 5] = [
     "_checkpoint_wrapped_module",
 ];
 
-/// Parts of one layer in BERT's words, as lonepatient's albert_pytorch and its descendants have them, and in transformers'.
-const LAYER_PARTS: [(&str, &str); 11] = [
-    ("attention.self.query", "attention.query"),
-    ("attention.self.key", "attention.key"),
-    ("attention.self.value", "attention.value"),
-    ("attention.self.dense", "attention.dense"),
-    ("attention.output.dense", "attention.dense"),
-    ("attention.self.LayerNorm", "attention.LayerNorm"),
-    ("attention.output.LayerNorm", "attention.LayerNorm"),
-    ("intermediate.dense", "ffn"),
-    ("output.dense", "ffn_output"),
-    ("output.LayerNorm", "full_layer_layer_norm"),
-    ("ffn.dense", "ffn"),
-];
-/// The same for what lies outside the layers.
-const OTHER_PARTS: [(&str, &str); 6] = [
-    ("pooler.dense", "pooler"),
-    ("cls.predictions.transform.dense", "predictions.dense"),
-    ("cls.predictions.transform.LayerNorm", "predictions.LayerNorm"),
-    ("cls.predictions.decoder", "predictions.decoder"),
-    ("cls.predictions", "predictions"),
-    ("cls.seq_relationship", "sop_classifier.classifier"),
-];
-/// The one shared layer of such an implementation.
-const SHARED_LAYER: &str = "encoder.layer_shared.";
-const FIRST_LAYER: &str = "encoder.albert_layer_groups.0.albert_layers.0.";
-
 /// A name without the wrappers in it. The last part is a tensor's own, whatever it is called.
 pub fn unwrapped(stored: &str) -> String {
     let Some((modules, tensor)) = stored.rsplit_once('.') else {
@@ -47,15 +25,17 @@ pub fn unwrapped(stored: &str) -> String {
     kept.chain([tensor]).collect::<Vec<_>>().join(".")
 }
 
-/// The name that the bare `AlbertModel` has for a tensor of a class of transformers' own.
-pub fn canonical(stored: &str) -> String {
+/// The name that the bare model has for a tensor of a class of transformers' own.
+pub fn canonical(stored: &str, family: &FamilyRow) -> String {
     let name = unwrapped(stored);
-    transformers(name.strip_prefix("albert.").unwrap_or(&name)).0
+    transformers(name.strip_prefix(family.names.prefix).unwrap_or(&name), family).0
 }
 
 /// A name that begins where the model or a head begins, as transformers spells it; and whether its words were another
 /// implementation's.
-pub fn transformers(name: &str) -> (String, bool) {
+pub fn transformers(name: &str, family: &FamilyRow) -> (String, bool) {
+    let names = &family.names;
+    let first_layer = format!("{}.", family.layer(Site { group: 0, inner: 0 }));
     let mut name = name.to_string();
     // TensorFlow's spelling of LayerNorm's parameters, kept by the first PyTorch ports.
     for (old, new) in [(".gamma", ".weight"), (".beta", ".bias")] {
@@ -66,13 +46,16 @@ pub fn transformers(name: &str) -> (String, bool) {
         }
     }
     let mut other = false;
-    if let Some(rest) = name.strip_prefix(SHARED_LAYER) {
-        name = format!("{FIRST_LAYER}{rest}");
+    let only_layer = names
+        .only_layer
+        .and_then(|layer| name.strip_prefix(layer)?.strip_prefix('.'));
+    if let Some(rest) = only_layer {
+        name = format!("{first_layer}{rest}");
         other = true;
     }
-    let (start, parts) = match name.strip_prefix(FIRST_LAYER) {
-        Some(_) => (FIRST_LAYER.len(), &LAYER_PARTS[..]),
-        None => (0, &OTHER_PARTS[..]),
+    let (start, parts) = match name.strip_prefix(&first_layer) {
+        Some(_) => (first_layer.len(), names.respelled_in_layer),
+        None => (0, names.respelled),
     };
     let respelled = name[start..].rsplit_once('.').and_then(|(base, parameter)| {
         let (_, new) = parts.iter().find(|(old, _)| *old == base)?;
@@ -87,6 +70,7 @@ pub fn transformers(name: &str) -> (String, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use thimble_shared::model::ModelFamily;
 
     #[test]
     fn wrappers_and_other_words_become_transformers_names() {
@@ -116,7 +100,7 @@ mod tests {
             ("cls.seq_relationship.weight", "sop_classifier.classifier.weight".into()),
         ];
         for (stored, want) in cases {
-            assert_eq!(transformers(&unwrapped(stored)).0, want);
+            assert_eq!(transformers(&unwrapped(stored), ModelFamily::Albert.row()).0, want);
         }
     }
 }

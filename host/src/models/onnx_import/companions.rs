@@ -3,11 +3,13 @@
 
 use crate::models::checkpoint::ProblemType;
 use crate::models::checkpoint::sentence_transformers::{Modules, Texts};
+use crate::models::file_names::CONFIG;
 use crate::models::tokenizer::{self, TokenizerSource};
 use crate::render::text::printable;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
+use thimble_shared::model::ModelFamily;
 use thimble_shared::model::sentence::Sentence;
 use thimble_shared::model::{AnswerKind, Config};
 use thimble_text::tokenizer_beside;
@@ -52,14 +54,14 @@ fn tokenizer(model: &Path, notes: &mut Vec<String>) -> Option<TokenizerSource> {
 
 /// The nearest config.json that can be read as one, and is none of another kind of model. Where there is none: why, in words.
 fn config(model: &Path) -> Result<(PathBuf, Value), String> {
-    let mut why = None;
+    let (mut why, family) = (None, ModelFamily::Albert.row());
     for dir in folders(model) {
-        let path = dir.join("config.json");
+        let path = dir.join(CONFIG);
         let Ok(bytes) = files::read(&path) else { continue };
         let json: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let problem = match json.get("model_type").and_then(Value::as_str) {
             _ if !json.is_object() => "is no JSON object".to_string(),
-            Some(kind) if kind != "albert" => format!("is of another kind of model ({})", printable(kind)),
+            Some(kind) if kind != family.model_type => format!("is of another kind of model ({})", printable(kind)),
             _ => return Ok((path, json)),
         };
         why.get_or_insert_with(|| format!("{} {problem} and is ignored", path.display()));

@@ -8,6 +8,7 @@ use super::samples;
 use super::{ImportError, Recognised};
 use crate::models::image::image_of;
 use crate::onnx::OnnxFile;
+use crate::onnx::element;
 use crate::onnx::flow::Flow;
 use crate::onnx::slim::model_bytes;
 use crate::render::text::{one_line, printable};
@@ -35,9 +36,9 @@ const BF16_LIMIT: f64 = 1e-2;
 /// Most tokens a file may fix its inputs at: a larger number is damage or an attack, and would take all memory.
 const MOST_TOKENS: usize = 1 << 16;
 
-const F32: i32 = 1;
-const F16: i32 = 10;
-const BF16: i32 = 16;
+const F32: i32 = element::F32 as i32;
+const F16: i32 = element::F16 as i32;
+const BF16: i32 = element::BF16 as i32;
 
 /// What is to be said of a file that passes. Where its mask may be one of padding, that is tried too.
 pub fn prove(file: &OnnxFile, recognised: &mut Recognised<'_>, model: &Model) -> Result<Vec<String>, ImportError> {

@@ -70,6 +70,7 @@ pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Body<'a>
         return Err(trace.unsupported("the number of attention heads is written nowhere in the file".into()));
     };
     let base = Config {
+        family: thimble_shared::model::ModelFamily::Albert,
         vocab_size: embedding.word.shape()[0],
         embedding_size: embedding.embedding_size,
         hidden_size: embedding.hidden_size,

@@ -30,10 +30,10 @@ use head::{HeadError, Top};
 use layers::Body;
 pub use ports::MaskForm;
 use ports::{Foreign, Inputs};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use thimble_device::image::digest;
 use thimble_shared::dtype::{Numbers, Values};
 use thimble_shared::model::sentence::{Pooling, Sentence};
 use thimble_shared::model::weights::Weights;
@@ -181,10 +181,7 @@ pub fn open_with(path: &Path, options: &ImportOptions) -> Result<Imported, Impor
     recognised.notes.extend(plain.iter().flat_map(|p| p.notes.clone()));
     let mut files = original.paths();
     files.extend(beside.config);
-    let sha256 = Sha256::digest(original.bytes())
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
+    let sha256 = digest::sha256(original.bytes());
     // Numbers of which some are old and some new are no model's.
     original.unchanged().map_err(OnnxError::from)?;
     recognised.notes.insert(

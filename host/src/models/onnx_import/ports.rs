@@ -3,7 +3,7 @@
 
 use super::ImportError;
 use super::trace::Trace;
-use crate::onnx::element_type;
+use crate::onnx::element::{BOOL, element_type};
 use crate::onnx::flow::{port_name, port_shape};
 use crate::render::text::printable;
 use std::collections::HashSet;
@@ -191,7 +191,6 @@ fn counted<'a>(trace: &Trace<'a>, mask: &'a str, valued: &HashSet<&'a str>) -> b
 
 /// The id that the file takes for padding of its own accord: the one that it compares all ids with.
 fn padding<'a>(trace: &Trace<'a>, ids: &'a str, valued: &HashSet<&'a str>) -> Result<Option<i64>, ImportError> {
-    const BOOL: i64 = 9;
     for node in &trace.view.nodes {
         let reads = |i: usize| node.inputs.get(i).is_some_and(|n| trace.source(n) == ids);
         if !node.outputs.iter().any(|o| valued.contains(o)) || !(reads(0) || reads(1)) {

@@ -3,6 +3,7 @@
 use super::Recognised;
 use super::ports::MaskForm;
 use thimble_device::engine::Input;
+use thimble_shared::random::Random;
 
 /// Which tokens of a proof's input are real, for `row` and place `at` in a row of `seq`.
 type Mask = fn(row: usize, at: usize, seq: usize) -> bool;
@@ -14,13 +15,8 @@ pub fn inputs(recognised: &Recognised<'_>) -> Vec<Input> {
     let fixed = |i: usize| recognised.inputs.shape.get(i).copied().flatten();
     let rank = if config.head.takes_choices() { 3 } else { 2 };
     let longest = config.max_position_embeddings;
-    let mut random = 0x7468_696d_626c_6532u64;
-    let mut draw = |n: usize| {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        ((random >> 33) as usize % n.max(1)) as i64
-    };
+    let mut random = Random(0x7468_696d_626c_6532);
+    let mut draw = |n: usize| random.below(n) as i64;
     let mut all = Vec::new();
     let all_real: Mask = |_, _, _| true;
     let right: Mask = |row, at, seq| at == 0 || at + (row * 2 + 3) % seq.max(1) < seq;

@@ -3,6 +3,7 @@
 
 use super::error::TokenizerError;
 use super::settings::{AddedToken, Settings, SpecialTokens};
+use crate::models::file_names;
 use serde::Serialize;
 use serde_json::{Value, json};
 use thimble_text::MAX_LENGTH;
@@ -55,7 +56,7 @@ pub fn write(
         truncation: (),
         version: "1.0",
     };
-    serde_json::to_string(&whole).map_err(|e| settings.wrong("tokenizer.json", e.to_string()))
+    serde_json::to_string(&whole).map_err(|e| settings.wrong(file_names::TOKENIZER, e.to_string()))
 }
 
 /// A tokenizer.json; the order is that of names, as in its values.

@@ -12,15 +12,15 @@ mod wordpiece;
 
 pub use error::TokenizerError;
 
+use crate::models::file_names::{self, CONFIG, TOKENIZER_CONFIG};
 use crate::models::tokenizer_json::{self, TokeniseError, Tokeniser};
-use settings::{CONFIG, Settings, TOKENIZER_CONFIG, model_config};
+use settings::{Settings, model_config};
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
 use thimble_shared::model::Config;
 
 /// The names a tokenizer has in a model's folder, the first that is there being read: transformers', then those of Google's
 /// releases.
-const TOKENIZER_JSON: &str = "tokenizer.json";
 const SPIECE: [&str; 2] = ["spiece.model", "30k-clean.model"];
 const VOCAB: [&str; 2] = ["vocab.txt", "vocab_chinese.txt"];
 
@@ -117,7 +117,7 @@ impl TokenizerSource {
 /// Where one is there and cannot be read.
 pub fn find(dir: &Path) -> Result<Option<TokenizerSource>, TokenizerError> {
     let there = |name: &str| Some(dir.join(name)).filter(|path| path.is_file());
-    if let Some(path) = there(TOKENIZER_JSON) {
+    if let Some(path) = there(file_names::TOKENIZER) {
         return fast::read(path, dir).map(Some);
     }
     let (spiece, vocab) = (SPIECE.into_iter().find_map(there), VOCAB.into_iter().find_map(there));
@@ -162,7 +162,7 @@ pub fn named(path: &Path) -> Result<TokenizerSource, TokenizerError> {
     let json = path.extension().is_some_and(|e| e == "json");
     if json || first_byte(path)? == Some(b'{') {
         // Under another name it is one that travels with a model, and whole.
-        return match path.file_name().is_some_and(|name| name == TOKENIZER_JSON) {
+        return match path.file_name().is_some_and(|name| name == file_names::TOKENIZER) {
             true => fast::read(path.to_path_buf(), dir),
             false => Ok(TokenizerSource::File(path.to_path_buf())),
         };

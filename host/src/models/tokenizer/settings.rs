@@ -4,21 +4,17 @@
 
 use super::error::TokenizerError;
 use crate::models::checkpoint::json as python_json;
+use crate::models::file_names::{CONFIG, TOKENIZER_CONFIG};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
+use thimble_shared::model::ModelFamily;
 
-/// The file with a model's sizes.
-pub const CONFIG: &str = "config.json";
-/// The file with a tokenizer's options.
-pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// Largest JSON file read.
 const MAX_JSON: u64 = 16 << 20;
 /// Heads whose pipelines cut texts at the tokenizer's length.
 const CUT: [&str; 2] = ["ForQuestionAnswering", "ForTokenClassification"];
-/// Positions of a model whose config.json names none: AlbertConfig's default.
-const POSITIONS: f64 = 512.0;
 /// Largest id an added token may have.
 const MAX_ID: u32 = 1 << 24;
 
@@ -224,7 +220,9 @@ impl Settings {
         let cuts = config["architectures"][0]
             .as_str()
             .is_none_or(|class| CUT.iter().any(|head| class.ends_with(head)));
-        let positions = config["max_position_embeddings"].as_f64().unwrap_or(POSITIONS);
+        let positions = config["max_position_embeddings"]
+            .as_f64()
+            .unwrap_or(ModelFamily::default().row().defaults.max_position_embeddings as f64);
         (cuts && (1.0..positions).contains(&length)).then_some(length as usize)
     }
 

@@ -2,7 +2,7 @@
 
 use super::Lowering;
 use crate::model::network::{HIDDEN, Network, OUT, Op, Residual, Step, Value};
-use crate::model::sentence::Pooling;
+use crate::model::sentence::{LEAST_COUNT, LEAST_LENGTH, LEAST_TOKEN, Pooling};
 use crate::model::{Role, Site};
 use crate::onnx::writer::{Attr, Port};
 
@@ -131,7 +131,7 @@ impl Lowering<'_> {
             }
             Op::Normalize { input } => {
                 let input = scope.name(input);
-                let least = self.float("least_length", 1e-12);
+                let least = self.float("least_length", LEAST_LENGTH);
                 let squares = self.node("Mul", &[&input, &input], &format!("{out}.squares"), &[]);
                 let keep = Attr::Int("keepdims", 1);
                 let sum = self.sum(&squares, -1, keep, &format!("{out}.sum"));
@@ -168,9 +168,9 @@ impl Lowering<'_> {
                 let first = self.int("first", 0);
                 self.node("Gather", &[x, &first], out, &[Attr::Int("axis", 1)]);
             }
-            // What does not count becomes -1e9, as in sentence-transformers: x · 1 + 0 is x itself.
+            // What does not count becomes the least number, as in sentence-transformers: x · 1 + 0 is x itself.
             Pooling::Max => {
-                let (axis, least) = (self.ints("last", &[-1]), self.float("least_token", -1e9));
+                let (axis, least) = (self.ints("last", &[-1]), self.float("least_token", LEAST_TOKEN));
                 let real = self.node("Unsqueeze", &["mask.real", &axis], &format!("{out}.tokens"), &[]);
                 let shown = self.node("Mul", &[x, &real], &format!("{out}.shown"), &[]);
                 let padding = self.node("Mul", &["mask.padding", &least], &format!("{out}.padding"), &[]);
@@ -224,7 +224,7 @@ impl Lowering<'_> {
 
     /// Σ weight · token over `count`, or over its square root.
     fn weighed(&mut self, x: &str, weights: &str, count: &str, mean: bool, out: &str) {
-        let (axis, least) = (self.ints("last", &[-1]), self.float("least_count", 1e-9));
+        let (axis, least) = (self.ints("last", &[-1]), self.float("least_count", LEAST_COUNT));
         let weights = self.node("Unsqueeze", &[weights, &axis], &format!("{out}.tokens"), &[]);
         let shown = self.node("Mul", &[x, &weights], &format!("{out}.shown"), &[]);
         let sum = self.sum(&shown, 1, Attr::Int("keepdims", 0), &format!("{out}.sum"));

@@ -1,6 +1,6 @@
 //! Multiple choice: one score a choice, from the pooled first token of each.
 
-use super::{AnswerKind, HeadRow};
+use super::{AnswerKind, ClassName, HeadRow};
 use crate::model::config::Config;
 use crate::model::network::{Extent, HeadSteps, Op};
 use crate::model::weight::{Role, WeightList};
@@ -8,7 +8,7 @@ use crate::model::weight::{Role, WeightList};
 pub(super) const ROW: HeadRow = HeadRow {
     name: "multiple choice",
     flag: ("choice", "Multiple choice"),
-    class: "AlbertForMultipleChoice",
+    class: ClassName::OfFamily("ForMultipleChoice"),
     answer: AnswerKind::Choice,
     answered_by: "logits",
     needs_pooler: true,
@@ -16,6 +16,7 @@ pub(super) const ROW: HeadRow = HeadRow {
     has_labels: false,
     takes_choices: true,
     gives_hidden: false,
+    told_by: &[],
     modules: &[],
     weights,
     steps,

@@ -1,6 +1,6 @@
 //! Masked language modelling: a score for every token of the vocabulary, at every token.
 
-use super::{AnswerKind, HeadRow};
+use super::{AnswerKind, ClassName, HeadRow};
 use crate::model::config::Config;
 use crate::model::network::{Extent, HIDDEN, HeadSteps, Op, Value};
 use crate::model::weight::{Kind, Role, Slot, WeightList};
@@ -8,7 +8,7 @@ use crate::model::weight::{Kind, Role, Slot, WeightList};
 pub(super) const ROW: HeadRow = HeadRow {
     name: "masked LM",
     flag: ("mlm", "Masked language modelling"),
-    class: "AlbertForMaskedLM",
+    class: ClassName::OfFamily("ForMaskedLM"),
     answer: AnswerKind::Vocabulary,
     answered_by: "logits",
     needs_pooler: false,
@@ -16,11 +16,8 @@ pub(super) const ROW: HeadRow = HeadRow {
     has_labels: false,
     takes_choices: false,
     gives_hidden: false,
-    modules: &[
-        ("mlm.dense", "predictions.dense"),
-        ("mlm.norm", "predictions.LayerNorm"),
-        ("mlm.decoder", "predictions.decoder"),
-    ],
+    told_by: &[DENSE],
+    modules: &[],
     weights,
     steps: |config, head| predictions(config, head, "logits"),
 };

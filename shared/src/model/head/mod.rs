@@ -15,7 +15,26 @@ pub use answer::AnswerKind;
 
 use super::config::{Config, Head};
 use super::network::HeadSteps;
-use super::weight::WeightList;
+use super::weight::{Role, WeightList};
+
+/// The name of a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClassName {
+    /// What follows the family's name in a class of transformers.
+    OfFamily(&'static str),
+    /// A class of another library, the same for all families.
+    Own(&'static str),
+}
+
+impl ClassName {
+    /// The whole name, in the family whose classes begin with `family`.
+    pub fn of(self, family: &str) -> String {
+        match self {
+            ClassName::OfFamily(end) => format!("{family}{end}"),
+            ClassName::Own(name) => name.to_string(),
+        }
+    }
+}
 
 /// All there is to say of a head.
 pub struct HeadRow {
@@ -24,7 +43,7 @@ pub struct HeadRow {
     /// Its name on the command line, and what is said of it there.
     pub flag: (&'static str, &'static str),
     /// Hugging Face's class.
-    pub class: &'static str,
+    pub class: ClassName,
     /// What its outputs say.
     pub answer: AnswerKind,
     /// The output that says it, the first of two.
@@ -39,8 +58,11 @@ pub struct HeadRow {
     pub takes_choices: bool,
     /// Whether hidden states leave it as they are or pooled, so that [`Config::hidden_shift`] is added to them.
     pub gives_hidden: bool,
-    /// Hugging Face's modules of the weights that it brings, where they are called otherwise here.
-    pub modules: &'static [(&'static str, &'static str)],
+    /// The weights that tell it where a configuration names no class; none where no tensor does. Where labels name its outputs, the
+    /// first has a row for each.
+    pub told_by: &'static [Role],
+    /// Hugging Face's modules of the weights that it brings, where they are called otherwise here and alike in all families.
+    pub modules: &'static [(Role, &'static str)],
     /// Its weights, behind those of the encoder and the pooler.
     pub weights: fn(&Config, &mut WeightList),
     /// Its steps and outputs.
@@ -58,6 +80,16 @@ impl Head {
         Head::QuestionAnswering,
         Head::MultipleChoice,
         Head::SentenceEmbedding,
+    ];
+
+    /// Those that tensors tell, the surest first: a checkpoint is for the first of which it has all of [`HeadRow::told_by`].
+    pub const TOLD: [Head; 6] = [
+        Head::QuestionAnswering,
+        Head::PreTraining,
+        Head::MaskedLm,
+        Head::SequenceClassification,
+        Head::TokenClassification,
+        Head::None,
     ];
 
     /// What is to be said of it.

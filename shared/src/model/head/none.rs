@@ -1,6 +1,6 @@
 //! No head: hidden states, and the pooler's output where there is a pooler.
 
-use super::{AnswerKind, HeadRow};
+use super::{AnswerKind, ClassName, HeadRow};
 use crate::model::config::Config;
 use crate::model::network::{Extent, HIDDEN, HeadSteps, Op};
 use crate::model::weight::{Role, WeightList};
@@ -8,7 +8,7 @@ use crate::model::weight::{Role, WeightList};
 pub(super) const ROW: HeadRow = HeadRow {
     name: "none",
     flag: ("none", "Hidden states, and the pooler's output where there is a pooler"),
-    class: "AlbertModel",
+    class: ClassName::OfFamily("Model"),
     answer: AnswerKind::Hidden,
     answered_by: "last_hidden_state",
     needs_pooler: false,
@@ -16,6 +16,7 @@ pub(super) const ROW: HeadRow = HeadRow {
     has_labels: false,
     takes_choices: false,
     gives_hidden: true,
+    told_by: &[],
     modules: &[],
     weights,
     steps,

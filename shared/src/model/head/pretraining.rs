@@ -1,6 +1,6 @@
 //! Pre-training: masked language modelling, and whether two segments are in order.
 
-use super::{AnswerKind, HeadRow, masked_lm};
+use super::{AnswerKind, ClassName, HeadRow, masked_lm};
 use crate::model::config::Config;
 use crate::model::network::{Extent, HeadSteps};
 use crate::model::weight::{Role, WeightList};
@@ -8,7 +8,7 @@ use crate::model::weight::{Role, WeightList};
 pub(super) const ROW: HeadRow = HeadRow {
     name: "pre-training",
     flag: ("pretraining", "Masked language modelling and sentence order"),
-    class: "AlbertForPreTraining",
+    class: ClassName::OfFamily("ForPreTraining"),
     answer: AnswerKind::VocabularyAndOrder,
     answered_by: "prediction_logits",
     needs_pooler: true,
@@ -16,7 +16,8 @@ pub(super) const ROW: HeadRow = HeadRow {
     has_labels: false,
     takes_choices: false,
     gives_hidden: false,
-    modules: &[("sop", "sop_classifier.classifier")],
+    told_by: &[ORDER],
+    modules: &[],
     weights,
     steps,
 };

@@ -1,6 +1,6 @@
 //! Extractive question answering: scores for the first and the last token of the answer.
 
-use super::{AnswerKind, HeadRow};
+use super::{AnswerKind, ClassName, HeadRow};
 use crate::model::config::Config;
 use crate::model::network::{Extent, HIDDEN, HeadSteps, Op};
 use crate::model::weight::{Role, WeightList};
@@ -8,7 +8,7 @@ use crate::model::weight::{Role, WeightList};
 pub(super) const ROW: HeadRow = HeadRow {
     name: "question answering",
     flag: ("qa", "Extractive question answering"),
-    class: "AlbertForQuestionAnswering",
+    class: ClassName::OfFamily("ForQuestionAnswering"),
     answer: AnswerKind::Span,
     answered_by: "start_logits",
     needs_pooler: false,
@@ -16,7 +16,8 @@ pub(super) const ROW: HeadRow = HeadRow {
     has_labels: false,
     takes_choices: false,
     gives_hidden: false,
-    modules: &[("qa", "qa_outputs")],
+    told_by: &[SPAN],
+    modules: &[(SPAN, "qa_outputs")],
     weights,
     steps,
 };

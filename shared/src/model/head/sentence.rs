@@ -1,7 +1,7 @@
 //! Sentence embeddings, as sentence-transformers computes them: the tokens' hidden states pooled in one or more ways side by
 //! side, then dense layers, then perhaps a length of 1.
 
-use super::{AnswerKind, HeadRow};
+use super::{AnswerKind, ClassName, HeadRow};
 use crate::model::config::Config;
 use crate::model::network::{Extent, HIDDEN, HeadSteps, Op, Value};
 use crate::model::sentence::{MOST_DENSE, Pooling};
@@ -10,7 +10,7 @@ use crate::model::weight::{Role, WeightList};
 pub(super) const ROW: HeadRow = HeadRow {
     name: "sentence embedding",
     flag: ("sentence", "Sentence embedding"),
-    class: "SentenceTransformer",
+    class: ClassName::Own("SentenceTransformer"),
     answer: AnswerKind::Embedding,
     answered_by: OUTPUT,
     needs_pooler: false,
@@ -18,6 +18,7 @@ pub(super) const ROW: HeadRow = HeadRow {
     has_labels: false,
     takes_choices: false,
     gives_hidden: true,
+    told_by: &[],
     modules: &[],
     weights,
     steps,

@@ -1,6 +1,6 @@
 //! Sequence classification and regression: one score a label, from the pooled first token.
 
-use super::{AnswerKind, HeadRow};
+use super::{AnswerKind, ClassName, HeadRow};
 use crate::model::config::Config;
 use crate::model::network::{Extent, HeadSteps};
 use crate::model::weight::{Role, WeightList};
@@ -8,7 +8,7 @@ use crate::model::weight::{Role, WeightList};
 pub(super) const ROW: HeadRow = HeadRow {
     name: "sequence classification",
     flag: ("sequence", "Sequence classification or regression"),
-    class: "AlbertForSequenceClassification",
+    class: ClassName::OfFamily("ForSequenceClassification"),
     answer: AnswerKind::Labels,
     answered_by: "logits",
     needs_pooler: true,
@@ -16,6 +16,7 @@ pub(super) const ROW: HeadRow = HeadRow {
     has_labels: true,
     takes_choices: false,
     gives_hidden: false,
+    told_by: &[CLASSIFIER, Role::Pooler],
     modules: &[],
     weights,
     steps,

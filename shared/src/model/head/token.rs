@@ -1,6 +1,6 @@
 //! Token classification: one score a label, at every token.
 
-use super::{AnswerKind, HeadRow};
+use super::{AnswerKind, ClassName, HeadRow};
 use crate::model::config::Config;
 use crate::model::network::{Extent, HIDDEN, HeadSteps};
 use crate::model::weight::{Role, WeightList};
@@ -8,7 +8,7 @@ use crate::model::weight::{Role, WeightList};
 pub(super) const ROW: HeadRow = HeadRow {
     name: "token classification",
     flag: ("token", "Token classification"),
-    class: "AlbertForTokenClassification",
+    class: ClassName::OfFamily("ForTokenClassification"),
     answer: AnswerKind::TokenLabels,
     answered_by: "logits",
     needs_pooler: false,
@@ -16,6 +16,7 @@ pub(super) const ROW: HeadRow = HeadRow {
     has_labels: true,
     takes_choices: false,
     gives_hidden: false,
+    told_by: &[CLASSIFIER],
     modules: &[],
     weights,
     steps,

@@ -2,13 +2,15 @@
 //! come the changed ones in f32; sums are made in f64. peft/tuners/lora/layer.py, `get_delta_weight` and `merge`.
 
 use super::super::SourceError;
-use super::super::names::{DECODER, Stored, WORD, shared};
+use super::super::names::{Stored, shared};
 use super::super::raw::RawTensor;
 use super::super::spelling::canonical;
 use super::config::{AdapterConfig, MERGE_IN_PEFT};
 use super::{Merged, ONE_TABLE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use thimble_shared::model::head::masked_lm;
+use thimble_shared::model::{FamilyRow, Role};
 
 /// What PEFT puts before the name of each of the base model's modules.
 const PREFIX: &str = "base_model.model.";
@@ -16,12 +18,11 @@ const PREFIX: &str = "base_model.model.";
 /// Wrappers inside names: where a module's own layer, and where a copy that is trained and saved, is kept.
 const WRAPPERS: [&str; 3] = [".base_layer", ".modules_to_save.default", ".modules_to_save"];
 
-/// The word embedding as transformers' classes name it. Where `modules_to_save` has it, the adapter brings a copy of its own, and
-/// the decoder that was one with it keeps the base's table.
-pub const WORD_MODULE: &str = "albert.embeddings.word_embeddings";
-
-/// What a checkpoint with a decoder holds, tied or not.
-const DECODER_BEFORE: &str = "predictions.dense.weight";
+/// Whether the adapter brings a copy of the word embedding of its own (`modules_to_save` has it as transformers' classes name it):
+/// the decoder that was one with it then keeps the base's table.
+pub fn saves_word(config: &AdapterConfig, family: &FamilyRow) -> bool {
+    config.saves(&format!("{}{}", family.names.prefix, family.module(Role::Word, None)))
+}
 
 /// Which of a module's tensors one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,7 +81,7 @@ pub fn merge(
     tensors: &[RawTensor],
     base: &Stored,
 ) -> Result<Vec<Merged>, SourceError> {
-    let sorted = sort(path, tensors)?;
+    let (sorted, decoder) = (sort(path, tensors, base.family)?, base.decoder());
     // What is read is copied: hundreds of views of one storage are not.
     let named: Vec<(String, &RawTensor)> = tensors.iter().map(|t| (t.name.clone(), t)).collect();
     shared(&named, path)?;
@@ -100,7 +101,7 @@ pub fn merge(
             let name = format!("{canonical}.{end}");
             let stored = match merged.remove(&name) {
                 Some(brought) => brought,
-                None if name == DECODER && !base.has(&name) && base.has(WORD) => {
+                None if name == decoder && base.get(&name).is_none() && base.word().is_some() => {
                     return Err(wrong(
                         path,
                         &module,
@@ -133,13 +134,14 @@ pub fn merge(
             merged.insert(name, sum.ok_or_else(other)?);
         }
     }
-    if config.saves(WORD_MODULE)
-        && base.has(DECODER_BEFORE)
-        && !base.has(DECODER)
-        && !merged.contains_key(DECODER)
-        && let Some(table) = base.get(WORD)
+    // A checkpoint with a decoder has the map before it, tied or not.
+    if saves_word(config, base.family)
+        && base.has(masked_lm::DENSE)
+        && base.get(&decoder).is_none()
+        && !merged.contains_key(&decoder)
+        && let Some(table) = base.word()
     {
-        merged.insert(DECODER.into(), read(table)?);
+        merged.insert(decoder, read(table)?);
     }
     Ok(merged
         .into_iter()
@@ -253,7 +255,7 @@ fn lengthen(
 }
 
 /// Takes PEFT's names apart.
-fn sort<'a>(path: &Path, tensors: &'a [RawTensor<'a>]) -> Result<Sorted<'a>, SourceError> {
+fn sort<'a>(path: &Path, tensors: &'a [RawTensor<'a>], family: &FamilyRow) -> Result<Sorted<'a>, SourceError> {
     let mut sorted = Sorted::default();
     for tensor in tensors {
         let Some(name) = tensor.name.strip_prefix(PREFIX) else {
@@ -272,7 +274,7 @@ fn sort<'a>(path: &Path, tensors: &'a [RawTensor<'a>]) -> Result<Sorted<'a>, Sou
             .iter()
             .find_map(|(end, part)| Some((name.strip_suffix(end)?, *part)));
         if let Some((module, part)) = end {
-            let adapted = sorted.modules.entry(canonical(module)).or_default();
+            let adapted = sorted.modules.entry(canonical(module, family)).or_default();
             adapted.spelled = module.to_string();
             if let Some(first) = adapted.parts.insert(part, tensor) {
                 return Err(wrong(
@@ -289,9 +291,9 @@ fn sort<'a>(path: &Path, tensors: &'a [RawTensor<'a>]) -> Result<Sorted<'a>, Sou
                 .fold(name.clone(), |name, wrapper| name.replace(wrapper, ""));
             // With bias="all" PEFT stores a saved module's bias again under its wrapper's name.
             if plain == name {
-                sorted.whole.insert(canonical(&plain), tensor);
+                sorted.whole.insert(canonical(&plain, family), tensor);
             } else {
-                sorted.whole.entry(canonical(&plain)).or_insert(tensor);
+                sorted.whole.entry(canonical(&plain, family)).or_insert(tensor);
             }
         }
     }

@@ -6,14 +6,15 @@ mod merge;
 
 use super::described::Described;
 use super::map::Mapped;
-use super::names::{Stored, WORD};
+use super::names::Stored;
 use super::raw::{Dtype, RawTensor};
 use super::{SourceError, hub, json, locate, tensors};
 use config::{AdapterConfig, MERGE_IN_PEFT};
-use merge::WORD_MODULE;
+use merge::saves_word;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use thimble_shared::model::Head;
+use thimble_shared::model::head::masked_lm;
+use thimble_shared::model::{Head, Role};
 
 const CONFIG: &str = "adapter_config.json";
 
@@ -75,27 +76,25 @@ impl Adapter {
 
     /// The head it was trained with: its task's, else that of the layers it brings.
     pub fn head(&self, merged: &[Merged], base: &Stored) -> Option<Head> {
-        let brings = |name: &str| merged.iter().any(|tensor| tensor.name == name);
-        self.config.head.or_else(|| {
-            if brings("qa_outputs.weight") {
-                Some(Head::QuestionAnswering)
-            } else if brings("classifier.weight") {
-                Some(if base.has("pooler.weight") {
-                    Head::SequenceClassification
-                } else {
-                    Head::TokenClassification
-                })
-            } else {
-                None
-            }
-        })
+        let brings = |role| {
+            merged
+                .iter()
+                .any(|tensor| tensor.name == base.family.weight(role, None))
+        };
+        let has = |role: &Role| match role {
+            Role::Pooler => base.has(Role::Pooler),
+            own => brings(*own),
+        };
+        // A decoder is the base's own, whatever an adapter changes of it.
+        let told = |head: &Head| !head.has_decoder() && *head != Head::None && head.row().told_by.iter().all(has);
+        self.config.head.or_else(|| Head::TOLD.into_iter().find(told))
     }
 
     /// Settles what the adapter makes of a decoder that is the word embedding as well. Where `modules_to_save` has one of the two,
     /// PEFT unties them. LoRA's matrices on the table are refused: PEFT's own answers before and after merging then differ, and
     /// which is meant cannot be told.
     pub fn settle_decoder(&self, merged: &[Merged], described: &mut Described) -> Result<(), SourceError> {
-        let head = described.config.head;
+        let (head, family) = (described.config.head, described.config.family.row());
         if !head.has_decoder() {
             return Ok(());
         }
@@ -109,11 +108,12 @@ impl Adapter {
                 ),
             });
         }
-        if self.config.saves(WORD_MODULE) {
+        let saves_word = saves_word(&self.config, family);
+        if saves_word {
             let note = "modules_to_save has the word embedding: the decoder keeps a table of its own, as in PEFT";
             described.notes.push(note.into());
         }
-        described.tie &= !self.config.saves(WORD_MODULE) && !self.config.saves("predictions.decoder");
+        described.tie &= !saves_word && !self.config.saves(&family.module(masked_lm::DECODER, None));
         Ok(())
     }
 
@@ -192,8 +192,9 @@ pub fn refuse(path: &Path, asked: bool) -> Result<(), SourceError> {
 
 /// Makes the vocabulary of `json`, the base's config, that of a word embedding the adapter brings with other rows.
 pub fn fit_vocabulary(json: &mut Value, merged: &[Merged], base: &Stored) -> Option<String> {
-    let rows = *merged.iter().find(|tensor| tensor.name == WORD)?.shape.first()?;
-    let before = *base.shape(WORD)?.first()?;
+    let word = base.family.weight(Role::Word, None);
+    let rows = *merged.iter().find(|tensor| tensor.name == word)?.shape.first()?;
+    let before = *base.shape(Role::Word, None)?.first()?;
     if rows == before {
         return None;
     }

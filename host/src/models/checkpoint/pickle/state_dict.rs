@@ -5,7 +5,9 @@
 use super::value::{Id, Strided, Value};
 use super::{MAX_NAME, MAX_SHOWN, Pickle, malformed};
 use crate::models::checkpoint::PickleError;
+use crate::models::checkpoint::spelling::WORD_TABLE;
 use std::collections::{BTreeSet, HashSet};
+use thimble_shared::model::ModelFamily;
 
 /// The tensors of one state dict.
 #[derive(Debug)]
@@ -33,16 +35,18 @@ const NAMES: [&str; 12] = [
     "albert",
     "bert",
 ];
-/// What the first of an ALBERT's tensors is called, whatever stands before it.
-const MARK: &str = "word_embeddings.weight";
-/// Heads that are stored beside the model they belong to.
-const HEADS: [&str; 5] = ["pooler", "predictions", "sop_classifier", "classifier", "qa_outputs"];
 /// The keys that every optimizer's state has.
 const OPTIMIZER: [&str; 2] = ["state", "param_groups"];
 /// Containers inside each other; trainers use two or three.
 const MAX_DEPTH: usize = 6;
 /// Keys beside the state dict that are named.
 const MAX_BESIDE: usize = 6;
+
+/// Whether it is what the first of a model's tensors is called, whatever stands before it.
+fn marks(name: &str) -> bool {
+    name.strip_suffix(".weight")
+        .is_some_and(|module| module.ends_with(WORD_TABLE))
+}
 
 /// A container that was found on the way from the root.
 struct Place {
@@ -70,12 +74,14 @@ impl Pickle {
         let mut seen = HashSet::new();
         self.collect(place.value, "", &mut seen, &mut tensors)?;
         let mut beside = Vec::new();
+        // Heads that are stored beside the model they belong to, of whatever family.
+        let heads = ModelFamily::ALL.map(|family| family.row().optional_parts()).concat();
         if let Some(parent) = place.parent
             && let Value::Dict { items, .. } = &self.values[places[parent].value]
         {
             for &(key, value) in items.iter().filter(|(_, value)| *value != place.value) {
                 match (&self.values[key], &self.values[value]) {
-                    (Value::Text(head), Value::Dict { .. }) if HEADS.contains(&head.as_str()) => {
+                    (Value::Text(head), Value::Dict { .. }) if heads.iter().any(|of| of == head) => {
                         self.collect(value, &format!("{head}."), &mut seen, &mut tensors)?;
                     }
                     (Value::Text(key), _) if beside.len() < MAX_BESIDE => beside.push(shown(key)),
@@ -141,7 +147,7 @@ impl Pickle {
                         .iter()
                         .filter(|(_, v)| matches!(self.values[*v], Value::Tensor(_)))
                 };
-                let marked = |key: Id| matches!(&self.values[key], Value::Text(name) if name.ends_with(MARK));
+                let marked = |key: Id| matches!(&self.values[key], Value::Text(name) if marks(name));
                 (tensors().count(), tensors().any(|(key, _)| marked(*key)))
             }
             Value::Tuple(_) | Value::List(_) => (0, false),

@@ -16,6 +16,7 @@ use super::{SourceError, config_file};
 use bundle::{Bundle, Variable};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use thimble_shared::model::FamilyRow;
 
 /// The variable in which TensorFlow 2 keeps the tree of objects that a checkpoint was made of.
 const OBJECT_GRAPH: &str = "_CHECKPOINTABLE_OBJECT_GRAPH";
@@ -203,10 +204,20 @@ pub fn is_index(file: &Mapped) -> bool {
 
 /// The model's tensors; what an optimizer keeps is left out.
 /// `files` are the index and the data files in their order.
-pub fn tensors(files: &[Mapped]) -> Result<Vec<RawTensor<'_>>, SourceError> {
+pub fn tensors<'a>(files: &'a [Mapped], family: &FamilyRow) -> Result<Vec<RawTensor<'a>>, SourceError> {
     let [index, shards @ ..] = files else {
         return Ok(Vec::new());
     };
+    if family.names.tensorflow.is_empty() {
+        return Err(SourceError::Format {
+            path: index.path.clone(),
+            problem: format!(
+                "it is a TensorFlow checkpoint, which thimble does not read of {}; load it with transformers and save it there \
+                 (save_pretrained)",
+                family.name
+            ),
+        });
+    }
     let bundle = read_index(index)?;
     let all: HashSet<&str> = bundle.variables.iter().map(|v| v.name.as_str()).collect();
     bundle
@@ -215,7 +226,7 @@ pub fn tensors(files: &[Mapped]) -> Result<Vec<RawTensor<'_>>, SourceError> {
         .filter(|v| !names::is_of_training(&v.name, &v.shape, &all))
         .map(|variable| {
             let file = shards.get(variable.shard).unwrap_or(index);
-            tensor(variable, file).map_err(|problem| SourceError::Tensor {
+            tensor(variable, file, family).map_err(|problem| SourceError::Tensor {
                 path: file.path.clone(),
                 tensor: variable.name.clone(),
                 problem,
@@ -225,7 +236,7 @@ pub fn tensors(files: &[Mapped]) -> Result<Vec<RawTensor<'_>>, SourceError> {
 }
 
 /// A variable as Hugging Face would store it.
-fn tensor<'a>(variable: &Variable, file: &'a Mapped) -> Result<RawTensor<'a>, String> {
+fn tensor<'a>(variable: &Variable, file: &'a Mapped, family: &FamilyRow) -> Result<RawTensor<'a>, String> {
     if variable.sliced {
         return Err("is partitioned; save it whole (tf.compat.v1.train.Saver without a partitioner)".into());
     }
@@ -256,7 +267,7 @@ fn tensor<'a>(variable: &Variable, file: &'a Mapped) -> Result<RawTensor<'a>, St
     if crc32c::masked(crc32c::crc32c(&[bytes])) != variable.crc {
         return Err("does not have the checksum stored with it: the file is damaged".into());
     }
-    let names::Converted { name, transposed } = names::convert(&variable.name);
+    let names::Converted { name, transposed } = names::convert(&variable.name, family);
     let mut shape = variable.shape.clone();
     let view = transposed.then(|| {
         let mut strides = vec![1u64; shape.len()];

@@ -1,30 +1,9 @@
-//! The names of Google's ALBERT in TensorFlow, turned into Hugging Face's. In comes a variable's name, out comes the name that
+//! The names of Google's models in TensorFlow, turned into Hugging Face's. In comes a variable's name, out comes the name that
 //! transformers' own conversion gives it and whether its matrix is transposed, or the word that it is no weight.
-//! transformers/models/albert/modeling_albert.py, `load_tf_weights_in_albert`.
+//! What is replaced stands in the family's row.
 
 use std::collections::HashSet;
-
-/// Replacements, in this order, wherever they apply; the first takes off what a TensorFlow Hub module puts before each name.
-const REPLACED: [(&str, &str); 18] = [
-    ("module/", ""),
-    ("ffn_1", "ffn"),
-    ("bert/", "albert/"),
-    ("attention_1", "attention"),
-    ("transform/", ""),
-    ("LayerNorm_1", "full_layer_layer_norm"),
-    ("LayerNorm", "attention/LayerNorm"),
-    ("transformer/", ""),
-    ("intermediate/dense/", ""),
-    ("ffn/intermediate/output/dense/", "ffn_output/"),
-    ("/output/", "/"),
-    ("/self/", "/"),
-    ("pooler/dense", "pooler"),
-    ("cls/predictions", "predictions"),
-    ("predictions/attention", "predictions"),
-    ("embeddings/attention", "embeddings"),
-    ("inner_group_", "albert_layers/"),
-    ("group_", "albert_layer_groups/"),
-];
+use thimble_shared::model::FamilyRow;
 
 /// Parts of a name that only optimizers write.
 const OPTIMIZER: [&str; 7] = [
@@ -53,8 +32,9 @@ pub fn is_of_training(name: &str, shape: &[usize], all: &HashSet<&str>) -> bool 
 }
 
 /// Hugging Face's name of a variable.
-pub fn convert(variable: &str) -> Converted {
-    let mut name = REPLACED
+pub fn convert(variable: &str, family: &FamilyRow) -> Converted {
+    let replaced = family.names.tensorflow;
+    let mut name = replaced
         .iter()
         .fold(variable.to_string(), |name, (from, to)| name.replace(from, to));
     // The classifier of Google's fine-tuning scripts stands outside every scope.
@@ -84,6 +64,7 @@ pub fn convert(variable: &str) -> Converted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use thimble_shared::model::ModelFamily;
 
     // One row a variable of Google's checkpoints, so it is not cut into parts.
     #[test]
@@ -173,7 +154,11 @@ mod tests {
             ("cls/squad/output_weights", "qa_outputs.weight".into(), false),
         ];
         for (variable, name, transposed) in cases {
-            assert_eq!(convert(variable), Converted { name, transposed }, "{variable}");
+            assert_eq!(
+                convert(variable, ModelFamily::Albert.row()),
+                Converted { name, transposed },
+                "{variable}"
+            );
         }
     }
 

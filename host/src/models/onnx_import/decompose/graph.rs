@@ -1,6 +1,7 @@
 //! The graph that a decomposition writes: nodes and tensors of its own beside those it takes over from the file. In come
 //! operators by name, out comes an encoded `ModelProto`. What it makes is counted: a small file may name a tensor many times.
 
+pub use crate::onnx::element::{F32, I64};
 use std::collections::HashMap;
 use thimble_shared::onnx::protobuf::{Fields, Message, WireError};
 use thimble_shared::onnx::reader::NodeView;
@@ -14,13 +15,11 @@ pub enum Attribute<'x> {
     Ints(&'x [i64]),
 }
 
-/// `AttributeProto.type` and `TensorProto.data_type` as ONNX numbers them.
+/// `AttributeProto.type` as ONNX numbers it.
 const FLOAT: i64 = 1;
 const INT: i64 = 2;
 const STRING: i64 = 3;
 const INTS: i64 = 7;
-pub const F32: i64 = 1;
-pub const I64: i64 = 7;
 
 /// The numbers of a tensor of f32.
 pub fn f32s(bytes: &[u8]) -> Vec<f32> {
