@@ -5,8 +5,8 @@ mod control;
 mod deb;
 mod unit;
 
-pub pub use crate::boards::device_binary::PROGRAM;
-use control::Control;
+pub use crate::boards::device_binary::PROGRAM;
+pub use control::Control;
 pub use deb::deb;
 use std::path::Path;
 use thimble_device::image::digest::sha256;
