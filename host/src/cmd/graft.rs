@@ -59,7 +59,11 @@ pub struct GraftArgs {
 pub fn run(args: &GraftArgs) -> Result<Outcome> {
     let graph = OnnxFile::open(&args.file)?;
     let encoder = ModelSource::open(&args.encoder)?;
-    let inputs = graph.paths().into_iter().chain(encoder.files().into_iter().map(Path::to_path_buf)).collect();
+    let inputs = graph
+        .paths()
+        .into_iter()
+        .chain(encoder.files().into_iter().map(Path::to_path_buf))
+        .collect();
     let place = slim::Place::new(&args.output, inputs)?;
     let options = encoder.options();
     if options.runtime == Runtime::Board {
@@ -77,7 +81,10 @@ pub fn run(args: &GraftArgs) -> Result<Outcome> {
             head: Some(Head::None),
         },
     )?;
-    theirs.notes.iter().for_each(|note| remark(&format!("note: {}", printable(note))));
+    theirs
+        .notes
+        .iter()
+        .for_each(|note| remark(&format!("note: {}", printable(note))));
     same_network(&theirs.model.config, encoder.config())
         .map_err(|problem| Error::msg(format!("{}: {problem}", args.encoder.display())))?;
 
@@ -117,7 +124,9 @@ fn same_network(theirs: &Config, ours: &Config) -> Result<(), String> {
     };
     for ((name, theirs), (_, ours)) in facts(theirs).into_iter().zip(facts(ours)) {
         if theirs != ours {
-            return Err(format!("its {name} is {ours}, that of the ALBERT in the graph {theirs}"));
+            return Err(format!(
+                "its {name} is {ours}, that of the ALBERT in the graph {theirs}"
+            ));
         }
     }
     if ours.max_position_embeddings < theirs.max_position_embeddings {
@@ -140,11 +149,17 @@ fn compare(args: &GraftArgs, theirs: &Model, ours: &Model) -> Result<Loss> {
     };
     let (theirs, ours) = (bare(theirs)?, bare(ours)?);
     let config = Config {
-        max_position_embeddings: theirs.config.max_position_embeddings.min(ours.config.max_position_embeddings),
+        max_position_embeddings: theirs
+            .config
+            .max_position_embeddings
+            .min(ours.config.max_position_embeddings),
         ..theirs.config.clone()
     };
     let given = args.inputs.as_deref();
-    let options = args.rows_of.options(("--inputs", given.is_some())).map_err(Error::msg)?;
+    let options = args
+        .rows_of
+        .options(("--inputs", given.is_some()))
+        .map_err(Error::msg)?;
     let inputs = dataset::load_with(given, &config, None, args.rows, &options)?;
     let rows = inputs.rows.len();
     let judge = Judge::new(&theirs.config, &image_of(&theirs)?, inputs.rows, None);

@@ -41,7 +41,9 @@ pub enum GraftError {
         opset: i64,
     },
     /// The file's version of ONNX has no room for more tensors.
-    #[error("{file}: it is of ONNX IR version {version}, and {LEAST_IR} is the least an encoder can be put into; convert it first")]
+    #[error(
+        "{file}: it is of ONNX IR version {version}, and {LEAST_IR} is the least an encoder can be put into; convert it first"
+    )]
     Version {
         /// The larger graph.
         file: String,
@@ -164,7 +166,10 @@ pub fn graft(graph: &OnnxFile, wiring: &Wiring, encoder: &[u8]) -> Result<OnnxFi
                     names.wire(wiring, &mut part);
                     names.encoder(&ours, &mut part).map_err(ReadError::Wire)?;
                     names.hidden_states(hidden, element, &mut part);
-                    part.message(1, &names.renamed_maker(item.bytes().map_err(wire)?, hidden).map_err(wire)?);
+                    part.message(
+                        1,
+                        &names.renamed_maker(item.bytes().map_err(wire)?, hidden).map_err(wire)?,
+                    );
                     placed = true;
                     continue;
                 }
@@ -211,7 +216,10 @@ struct Names {
 
 impl Names {
     fn free(view: &ModelView<'_>) -> Names {
-        let values = view.nodes.iter().flat_map(|node| node.inputs.iter().chain(&node.outputs));
+        let values = view
+            .nodes
+            .iter()
+            .flat_map(|node| node.inputs.iter().chain(&node.outputs));
         let stored = view.initializers.iter().map(|tensor| &tensor.name);
         let taken: Vec<&str> = values.chain(stored).copied().collect();
         let mut prefix = "thimble/".to_string();

@@ -88,7 +88,10 @@ fn sentence_transformers(model: &Model, sentence: &Sentence) -> Result<Vec<Folde
             "activation_function": class,
         });
         files.push((format!("{folder}/config.json"), pretty(&config)));
-        files.push((format!("{folder}/model.safetensors"), dense_tensors(model, role, [dense.size, inputs])?));
+        files.push((
+            format!("{folder}/model.safetensors"),
+            dense_tensors(model, role, [dense.size, inputs])?,
+        ));
         modules.push(("Dense", folder));
         inputs = dense.size;
     }
@@ -185,7 +188,9 @@ fn activation(activation: Activation) -> &'static str {
 
 fn tokenizer_config(config: &Config, special: &[(&'static str, String, u64)]) -> Value {
     let of_sentence = config.sentence.as_ref().and_then(|sentence| sentence.max_tokens);
-    let most = of_sentence.map_or(config.max_position_embeddings, |most| most.min(config.max_position_embeddings));
+    let most = of_sentence.map_or(config.max_position_embeddings, |most| {
+        most.min(config.max_position_embeddings)
+    });
     let mut json = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": most,

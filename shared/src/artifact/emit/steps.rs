@@ -96,7 +96,7 @@ impl Lowering<'_> {
             Op::LayerNorm { norm, input, residual } => {
                 let mut input = scope.name(input);
                 if let (Some(Residual { of, .. }), true) = (&residual, self.options.runtime.is_onnxruntime()) {
-                    self.skip_layer_norm([&input, &scope.name(*of)], &scope.weight(norm), out);
+                    self.skip_layer_norm([&input, &scope.name(of)], &scope.weight(norm), out);
                     return;
                 }
                 if let Some(Residual { of, sum }) = residual {
