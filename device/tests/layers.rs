@@ -32,15 +32,15 @@ impl Reference<'_> {
                 Some(range) => {
                     let (q, scales) = (values.int8s().unwrap(), values.scales());
                     let x: Vec<f32> = x.iter().map(|&v| v as f32).collect();
-                    let per_token = |centre: f32| {
-                        let x: Vec<f32> = x.iter().map(|v| v - centre).collect();
+                    let per_token = |center: f32| {
+                        let x: Vec<f32> = x.iter().map(|v| v - center).collect();
                         let a = x.iter().fold(0f32, |m, v| m.max(v.abs())).max(1e-30);
                         let x: Vec<i32> = x.iter().map(|v| (v * (127.0 / a)).round_ties_even() as i32).collect();
-                        (x, a / 127.0, centre)
+                        (x, a / 127.0, center)
                     };
-                    let (x, step, centre) = match range {
+                    let (x, step, center) = match range {
                         InputRange::Symmetric => per_token(0.0),
-                        InputRange::Centred => {
+                        InputRange::Centered => {
                             let (least, most) = ends(&x);
                             per_token((most + least) * 0.5)
                         }
@@ -56,7 +56,7 @@ impl Reference<'_> {
                     let channel = |n: usize| {
                         let sum: i32 = q[n * k..][..k].iter().zip(&x).map(|(&w, &x)| i32::from(w) * x).sum();
                         let ones: i32 = q[n * k..][..k].iter().map(|&w| i32::from(w)).sum();
-                        f64::from(sum as f32 * step * scales[n] + centre * (ones as f32 * scales[n]) + bias[n])
+                        f64::from(sum as f32 * step * scales[n] + center * (ones as f32 * scales[n]) + bias[n])
                     };
                     (0..bias.len()).map(channel).collect()
                 }

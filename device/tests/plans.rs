@@ -140,7 +140,7 @@ fn padding_changes_nothing_and_comes_back_as_zeros() {
 }
 
 #[test]
-fn a_row_does_not_depend_on_its_neighbours() {
+fn a_row_does_not_depend_on_its_neighbors() {
     for format in Format::ALL {
         let engine = engine(&Checkpoint::read("albert-tiny-groups").model(format));
         let ids: Vec<i64> = (0..24).map(|i| i * 5 % 131).collect();

@@ -1,5 +1,5 @@
 //! Another tool's ONNX file: explained, made slim and, one file in eight, imported with its proof, which computes the file
-//! itself and is slow; of those every other one with its weights dequantised.
+//! itself and is slow; of those every other one with its weights dequantized.
 
 #![no_main]
 

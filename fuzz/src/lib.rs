@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 pub use support::fixture;
 use thimble::models::checkpoint;
 use thimble::models::model_file::Checkpoint;
-use thimble::quantize::quantizer::{Quantiser, uniform};
+use thimble::quantize::quantizer::{Quantizer, uniform};
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Provenance};
 use thimble_shared::dtype::Format;
@@ -119,7 +119,7 @@ pub const TINY: [&str; 6] = [
 pub fn sound(name: &str) -> Vec<u8> {
     let model = Checkpoint::from(checkpoint::read(&fixture(name)).expect("a fixture")).model;
     let formats = uniform(&model.config, Format::I8);
-    let model = Quantiser::new(&model).model(&formats).expect("int8");
+    let model = Quantizer::new(&model).model(&formats).expect("int8");
     artifact::write(&model, LowerOptions::default(), &Provenance::default()).expect("a file")
 }
 

@@ -52,8 +52,8 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
 
 /// Commands of other tools, and what they are called here.
 const ELSEWHERE: [(&str, &str); 12] = [
-    ("quantize", "shrink"),
     ("quantise", "shrink"),
+    ("quantize", "shrink"),
     ("compress", "shrink"),
     ("convert", "export"),
     ("optimize", "slim"),

@@ -9,7 +9,7 @@
 //! use std::path::Path;
 //! use thimble::models::checkpoint;
 //! use thimble::models::model_file::Checkpoint;
-//! use thimble::quantize::quantizer::{Quantiser, uniform};
+//! use thimble::quantize::quantizer::{Quantizer, uniform};
 //! use thimble_shared::artifact::emit::LowerOptions;
 //! use thimble_shared::artifact::{self, Provenance};
 //! use thimble_shared::dtype::Format;
@@ -20,7 +20,7 @@
 //!     tokenizer_sha256: None,
 //! };
 //! let model = Checkpoint::from(source).model;
-//! let int8 = Quantiser::new(&model).model(&uniform(&model.config, Format::I8))?;
+//! let int8 = Quantizer::new(&model).model(&uniform(&model.config, Format::I8))?;
 //! let file = artifact::write(&int8, LowerOptions::default(), &provenance)?;
 //! std::fs::write("albert-base-v2.onnx", file)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())

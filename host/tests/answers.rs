@@ -15,27 +15,27 @@ use thimble::eval::dataset::{self, Row};
 use thimble::eval::metrics::{NamedOutputs, OutputTensor};
 use thimble::models::checkpoint;
 use thimble::models::tokenizer::TokenizerSource;
-use thimble::models::tokenizer_json::{self, Encoded, Tokeniser};
+use thimble::models::tokenizer_json::{self, Encoded, Tokenizer};
 use thimble_shared::decode::{AnswerOptions, Windows};
 use thimble_shared::model::{Config, Head};
 
-fn deb(max: usize) -> (Config, Tokeniser) {
+fn deb(max: usize) -> (Config, Tokenizer) {
     let mut config = checkpoint::read(&fixture("albert-deb")).unwrap().config;
     config.max_position_embeddings = max;
-    let tokeniser = Tokeniser::open(&fixture("albert-deb/tokenizer.json"), &config).unwrap();
-    (config, tokeniser)
+    let tokenizer = Tokenizer::open(&fixture("albert-deb/tokenizer.json"), &config).unwrap();
+    (config, tokenizer)
 }
 
 /// The model's configuration with another head, to read other answers with the same tokenizer.
-fn with_head(head: Head) -> (Config, Tokeniser) {
-    let (mut config, tokeniser) = deb(128);
+fn with_head(head: Head) -> (Config, Tokenizer) {
+    let (mut config, tokenizer) = deb(128);
     config.head = head;
     config.labels = if head == Head::TokenClassification {
         vec!["O".into(), "NAME".into()]
     } else {
         vec![]
     };
-    (config, tokeniser)
+    (config, tokenizer)
 }
 
 fn outputs(named: &[(&str, Vec<f32>)]) -> NamedOutputs {
@@ -98,7 +98,7 @@ fn labels_are_read_from_hugging_face_s_logits() {
         let asked = Asked {
             rows: std::slice::from_ref(row),
             encoded: &[],
-            tokeniser: None,
+            tokenizer: None,
             options: AnswerOptions::default(),
         };
         let Answer::Labels { labels } = answer(&config, &[outputs(&[("logits", logits)])], asked).unwrap() else {
@@ -119,7 +119,7 @@ fn regression_and_independent_labels_are_no_distribution() {
     let asked = Asked {
         rows: std::slice::from_ref(&row),
         encoded: &[],
-        tokeniser: None,
+        tokenizer: None,
         options: AnswerOptions::default(),
     };
     config.labels = vec!["yes".into(), "also".into()];
@@ -146,8 +146,8 @@ fn regression_and_independent_labels_are_no_distribution() {
 
 #[test]
 fn a_pair_has_types_and_places() {
-    let (_, tokeniser) = deb(128);
-    let e = tokeniser.encode("Rust  library", Some("in Perl")).unwrap();
+    let (_, tokenizer) = deb(128);
+    let e = tokenizer.encode("Rust  library", Some("in Perl")).unwrap();
     assert_eq!(
         (e.tokens[0].as_str(), e.tokens.last().unwrap().as_str()),
         ("[CLS]", "[SEP]")
@@ -163,17 +163,17 @@ fn a_pair_has_types_and_places() {
     };
     assert_eq!((of(0), of(1)), ("Rust  library".into(), "in Perl".into()));
     assert!(!e.truncated);
-    assert!(tokeniser.encode(&"word ".repeat(500), None).unwrap().truncated);
+    assert!(tokenizer.encode(&"word ".repeat(500), None).unwrap().truncated);
     assert_eq!(
-        tokeniser.encode(&"word ".repeat(500), Some("short")).unwrap().ids.len(),
+        tokenizer.encode(&"word ".repeat(500), Some("short")).unwrap().ids.len(),
         128
     );
 }
 
 #[test]
 fn spans_lie_in_the_context_and_read_as_its_text() {
-    let (config, tokeniser) = with_head(Head::QuestionAnswering);
-    let e = tokeniser
+    let (config, tokenizer) = with_head(Head::QuestionAnswering);
+    let e = tokenizer
         .encode(
             "Which language?",
             Some("A library for Perl and for Python, écrit à la main."),
@@ -195,7 +195,7 @@ fn spans_lie_in_the_context_and_read_as_its_text() {
     let asked = Asked {
         rows: std::slice::from_ref(&row),
         encoded: std::slice::from_ref(&e),
-        tokeniser: Some(&tokeniser),
+        tokenizer: Some(&tokenizer),
         options: AnswerOptions::default(),
     };
     let given = [outputs(&[("start_logits", start), ("end_logits", end)])];
@@ -233,7 +233,7 @@ fn spans_lie_in_the_context_and_read_as_its_text() {
         Asked {
             rows: std::slice::from_ref(&bare),
             encoded: &[],
-            tokeniser: None,
+            tokenizer: None,
             options: AnswerOptions::default(),
         },
     )
@@ -250,12 +250,12 @@ fn a_long_context_is_read_in_windows_that_share_half() {
     config.head = Head::QuestionAnswering;
     config.labels = vec![];
     config.max_position_embeddings = 40;
-    let tokeniser = Tokeniser::open(&fixture("albert-deb/tokenizer.json"), &config).unwrap();
+    let tokenizer = Tokenizer::open(&fixture("albert-deb/tokenizer.json"), &config).unwrap();
     let (question, context) = (
         "Which language?",
         "A library für Perl, größer 模型 and Python. ".repeat(12),
     );
-    let windows = tokeniser.windows(question, &context).unwrap();
+    let windows = tokenizer.windows(question, &context).unwrap();
     let Windows { tokens, stride } = Windows::of(40);
     assert!(windows.len() > 3 && stride == 20);
     let inside =
@@ -277,10 +277,10 @@ fn a_long_context_is_read_in_windows_that_share_half() {
     }
     let last = windows.last().unwrap();
     assert!(context.trim_end().len() <= last.places[*inside(last).last().unwrap()].bytes.1);
-    assert_eq!(tokeniser.windows(question, "short").unwrap().len(), 1);
+    assert_eq!(tokenizer.windows(question, "short").unwrap().len(), 1);
     let long = "why ".repeat(18);
-    assert!(tokeniser.windows(&long, "short").is_ok());
-    let problem = tokeniser.windows(&long, &context).unwrap_err().to_string();
+    assert!(tokenizer.windows(&long, "short").is_ok());
+    let problem = tokenizer.windows(&long, &context).unwrap_err().to_string();
     assert!(problem.contains("the question has"), "{problem}");
     // Rows to calibrate on are the same windows.
     let dir = TempDir::new().unwrap();
@@ -307,10 +307,10 @@ fn a_long_context_is_read_in_windows_that_share_half() {
 
 #[test]
 fn blanks_are_filled_and_their_lack_is_said() {
-    let (config, tokeniser) = with_head(Head::MaskedLm);
-    let e = tokeniser.encode("a [MASK] library", None).unwrap();
+    let (config, tokenizer) = with_head(Head::MaskedLm);
+    let e = tokenizer.encode("a [MASK] library", None).unwrap();
     let row = Row::of(std::slice::from_ref(&e), 0, false);
-    let at = e.ids.iter().position(|&id| Some(id) == tokeniser.mask_id()).unwrap();
+    let at = e.ids.iter().position(|&id| Some(id) == tokenizer.mask_id()).unwrap();
     assert_eq!(e.tokens[at].trim(), "[MASK]");
     let mut logits = vec![0.0; e.ids.len() * config.vocab_size];
     (logits[at * config.vocab_size + 7], logits[at * config.vocab_size + 9]) = (12.0, 11.0);
@@ -318,7 +318,7 @@ fn blanks_are_filled_and_their_lack_is_said() {
     let asked = Asked {
         rows: std::slice::from_ref(&row),
         encoded: std::slice::from_ref(&e),
-        tokeniser: Some(&tokeniser),
+        tokenizer: Some(&tokenizer),
         options: AnswerOptions::default(),
     };
     let Answer::Fills { blanks } = answer(&config, &[given], asked).unwrap() else {
@@ -334,7 +334,7 @@ fn blanks_are_filled_and_their_lack_is_said() {
     let asked = Asked {
         rows: std::slice::from_ref(&none),
         encoded: &[],
-        tokeniser: None,
+        tokenizer: None,
         options: AnswerOptions::default(),
     };
     assert_eq!(
@@ -345,8 +345,8 @@ fn blanks_are_filled_and_their_lack_is_said() {
 
 #[test]
 fn words_have_the_tag_of_their_first_token() {
-    let (config, tokeniser) = with_head(Head::TokenClassification);
-    let e = tokeniser.encode("uncharacteristically Perl", None).unwrap();
+    let (config, tokenizer) = with_head(Head::TokenClassification);
+    let e = tokenizer.encode("uncharacteristically Perl", None).unwrap();
     let row = Row::of(std::slice::from_ref(&e), 0, false);
     let perl = (0..e.ids.len())
         .find(|&i| e.slice(i, i).is_some_and(|t| t.starts_with('P')))
@@ -358,7 +358,7 @@ fn words_have_the_tag_of_their_first_token() {
     let asked = Asked {
         rows: std::slice::from_ref(&row),
         encoded: std::slice::from_ref(&e),
-        tokeniser: Some(&tokeniser),
+        tokenizer: Some(&tokenizer),
         options: AnswerOptions::default(),
     };
     let found = answer(&config, &[outputs(&[("logits", logits)])], asked).unwrap();
@@ -375,18 +375,18 @@ fn words_have_the_tag_of_their_first_token() {
 
 #[test]
 fn choices_orders_and_hidden_states() {
-    let (config, tokeniser) = with_head(Head::MultipleChoice);
+    let (config, tokenizer) = with_head(Head::MultipleChoice);
     let encoded: Vec<Encoded> = ["short", "a much longer choice"]
         .iter()
-        .map(|c| tokeniser.encode("Which?", Some(c)).unwrap())
+        .map(|c| tokenizer.encode("Which?", Some(c)).unwrap())
         .collect();
-    let row = Row::of(&encoded, tokeniser.pad_id(), true);
+    let row = Row::of(&encoded, tokenizer.pad_id(), true);
     row.check(&config).unwrap();
     assert_eq!(row.shape, [1, 2, encoded[1].ids.len()]);
     let asked = Asked {
         rows: std::slice::from_ref(&row),
         encoded: &encoded,
-        tokeniser: Some(&tokeniser),
+        tokenizer: Some(&tokenizer),
         options: AnswerOptions::default(),
     };
     let chosen = answer(&config, &[outputs(&[("logits", vec![1.0, 3.0])])], asked).unwrap();
@@ -399,7 +399,7 @@ fn choices_orders_and_hidden_states() {
     let asked = Asked {
         rows: std::slice::from_ref(&row),
         encoded: &[],
-        tokeniser: None,
+        tokenizer: None,
         options: AnswerOptions::default(),
     };
     let given = outputs(&[
@@ -447,7 +447,7 @@ fn the_compact_tokenizer_says_the_same_in_fewer_bytes() {
     fs::write(&copy, &small).unwrap();
     assert_eq!(tokenizer_json::compact(&copy).unwrap(), small);
     let (config, first) = deb(128);
-    let second = Tokeniser::open(&copy, &config).unwrap();
+    let second = Tokenizer::open(&copy, &config).unwrap();
     for line in fs::read_to_string(fixture("albert-deb/test.jsonl"))
         .unwrap()
         .lines()
@@ -466,12 +466,12 @@ fn unfit_tokenizers_are_refused() {
     let (mut config, _) = deb(128);
     let path = fixture("albert-deb/tokenizer.json");
     config.vocab_size = 100;
-    let tokeniser = Tokeniser::open(&path, &config).unwrap();
-    let message = tokeniser.encode("a rare library", None).unwrap_err().to_string();
+    let tokenizer = Tokenizer::open(&path, &config).unwrap();
+    let message = tokenizer.encode("a rare library", None).unwrap_err().to_string();
     assert!(message.contains("another model's tokenizer"), "{message}");
     config.max_position_embeddings = 3;
     assert!(
-        Tokeniser::open(&path, &config)
+        Tokenizer::open(&path, &config)
             .err()
             .unwrap()
             .to_string()
@@ -486,7 +486,7 @@ fn unfit_tokenizers_are_refused() {
         let bad = dir.path().join("bad.json");
         fs::write(&bad, bytes).unwrap();
         for message in [
-            Tokeniser::open(&bad, &config).err().unwrap(),
+            Tokenizer::open(&bad, &config).err().unwrap(),
             tokenizer_json::compact(&bad).unwrap_err(),
         ] {
             assert!(message.to_string().contains(want), "{message}");
@@ -511,7 +511,7 @@ fn a_spoilt_table_is_an_error_or_harmless() {
     let dir = TempDir::new().unwrap();
     let bad = dir.path().join("bad.json");
     fs::write(&bad, json.to_string()).unwrap();
-    if let Ok(tokeniser) = Tokeniser::open(&bad, &config) {
-        let _ = tokeniser.encode("a library, ﬁne", Some("ｗｉｄｅ"));
+    if let Ok(tokenizer) = Tokenizer::open(&bad, &config) {
+        let _ = tokenizer.encode("a library, ﬁne", Some("ｗｉｄｅ"));
     }
 }

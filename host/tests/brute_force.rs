@@ -11,7 +11,7 @@ use thimble::budget::solver::{Task, solve};
 use thimble::eval::{dataset, runner};
 use thimble::models::image::image_of;
 use thimble::models::model_file::ModelSource;
-use thimble::quantize::quantizer::Quantiser;
+use thimble::quantize::quantizer::Quantizer;
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Provenance};
 use thimble_shared::dtype::Format;
@@ -44,7 +44,7 @@ fn compare(offered: &[Format], budgets: &[u64]) {
         .unwrap()
         .rows;
     let families = families(&source.config);
-    let quantiser = Quantiser::new(&source);
+    let quantizer = Quantizer::new(&source);
     let reference = runner::outputs(&image_of(&source).unwrap(), &rows).unwrap();
 
     let mut all: Vec<(u64, f64)> = Vec::new();
@@ -60,7 +60,7 @@ fn compare(offered: &[Format], budgets: &[u64]) {
             formats: formats.clone(),
         };
         let bytes = artifact::size(&graph, LowerOptions::default(), &Provenance::default()).unwrap() as u64;
-        let outputs = runner::outputs(&image_of(&quantiser.model(&formats).unwrap()).unwrap(), &rows).unwrap();
+        let outputs = runner::outputs(&image_of(&quantizer.model(&formats).unwrap()).unwrap(), &rows).unwrap();
         all.push((
             bytes,
             runner::compare(&source.config, &rows, &reference, &outputs)

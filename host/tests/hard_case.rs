@@ -10,8 +10,8 @@ use thimble::eval::metrics::Loss;
 use thimble::eval::runner;
 use thimble::models::image::image_of;
 use thimble::models::model_file::ModelSource;
-use thimble::quantize::equalize::equalise;
-use thimble::quantize::quantizer::{Quantiser, uniform};
+use thimble::quantize::equalize::equalize;
+use thimble::quantize::quantizer::{Quantizer, uniform};
 use thimble_shared::artifact::Provenance;
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::dtype::{Format, Values};
@@ -80,7 +80,7 @@ fn loss(reference: &Model, candidate: &Model, rows: &[Row]) -> Loss {
 /// The solver at int8's size, tuned on some rows, judged on all the others.
 fn shrunk(model: &Model, rows: &dataset::Dataset) -> (Loss, Loss) {
     let (tune, judge) = split(rows, 48);
-    let int8 = Quantiser::new(model)
+    let int8 = Quantizer::new(model)
         .model(&uniform(&model.config, Format::I8))
         .unwrap();
     let formats = [Format::F32, Format::F16, Format::I8, Format::I8A];
@@ -123,7 +123,7 @@ fn powers_of_two_between_adjacent_weights_cost_nothing() {
         same.outputs.values().all(|d| d.max_abs == 0.0),
         "the function is the same to the last bit: {same:?}"
     );
-    let same = loss(&model, &equalise(&model), &rows.rows[..50]);
+    let same = loss(&model, &equalize(&model), &rows.rows[..50]);
     assert!(
         same.outputs.values().all(|d| d.max_abs == 0.0),
         "equalizing keeps it so: {same:?}"

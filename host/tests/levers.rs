@@ -8,7 +8,7 @@ use thimble::eval::runner::{self, Judge, Vocabulary};
 use thimble::models::image::image_of;
 use thimble::models::model_file::ModelSource;
 use thimble::models::tokenizer::TokenizerSource;
-use thimble::models::tokenizer_json::Tokeniser;
+use thimble::models::tokenizer_json::Tokenizer;
 use thimble::quantize::prune::{LeverError, Levers};
 use thimble::quantize::vocabulary;
 use thimble_shared::dtype::{Format, Values};
@@ -100,9 +100,9 @@ fn a_cut_vocabulary_gives_the_same_outputs_for_its_corpus_to_the_last_bit() {
     .rows;
     assert_eq!(again, mapped);
     // Text of another corpus still encodes, piece by piece.
-    let tokeniser = Tokeniser::open(&path, &left.config).unwrap();
-    let encoded = tokeniser.encode("Zymurgy 42: quixotic jazz", None).unwrap();
-    let unknown = tokeniser.encode("\u{10ffff}", None).unwrap();
+    let tokenizer = Tokenizer::open(&path, &left.config).unwrap();
+    let encoded = tokenizer.encode("Zymurgy 42: quixotic jazz", None).unwrap();
+    let unknown = tokenizer.encode("\u{10ffff}", None).unwrap();
     assert!(
         encoded
             .ids
@@ -156,7 +156,7 @@ fn decoder_rows_go_with_a_cut_vocabulary_and_their_logits_stay() {
         assert_eq!(loss.outputs["logits"].max_abs, 0.0);
         assert!(
             loss.agreement.unwrap() < 1.0,
-            "random logits favour tokens that are gone"
+            "random logits favor tokens that are gone"
         );
     }
 }

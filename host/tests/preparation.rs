@@ -126,12 +126,12 @@ fn a_shift_takes_an_outlier_channel_out_of_what_is_read() {
     let rows = rows(&source);
     let shift = Shift::calibrate(&source, &rows).unwrap();
     let int8 = ModelSpec::uniform(source.config.clone(), Format::I8).formats;
-    let centre = shift.centre("0.0.up", &int8, Reach::Everywhere).unwrap();
-    let others = centre.iter().enumerate().filter(|(i, _)| *i != 5);
+    let center = shift.center("0.0.up", &int8, Reach::Everywhere).unwrap();
+    let others = center.iter().enumerate().filter(|(i, _)| *i != 5);
     let most = others.fold(0f32, |m, (_, c)| m.max(c.abs()));
-    assert!(centre[5] < -15.0 && most < 10.0, "{} beside {most}", centre[5]);
-    assert_eq!(shift.centre("0.0.down", &int8, Reach::Everywhere), None, "behind gelu");
-    assert_eq!(shift.centre("0.0.up", &int8, Reach::Nowhere), None);
+    assert!(center[5] < -15.0 && most < 10.0, "{} beside {most}", center[5]);
+    assert_eq!(shift.center("0.0.down", &int8, Reach::Everywhere), None, "behind gelu");
+    assert_eq!(shift.center("0.0.up", &int8, Reach::Nowhere), None);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use thimble::eval::dataset::Row;
 use thimble::eval::runner;
 use thimble::models::checkpoint;
 use thimble::models::model_file::ModelSource;
-use thimble::models::tokenizer_json::Tokeniser;
+use thimble::models::tokenizer_json::Tokenizer;
 use thimble_device::engine::{Engine, EngineOptions, Input};
 use thimble_device::image::Image;
 use thimble_shared::decode::cosine;
@@ -78,10 +78,10 @@ fn expected() -> (Vec<String>, Vec<(String, Vec<Vec<f32>>)>) {
     (texts, cases.map(|(name, value)| (name.clone(), of(value))).collect())
 }
 
-fn rows(tokeniser: &Tokeniser, texts: &[String]) -> Vec<Row> {
+fn rows(tokenizer: &Tokenizer, texts: &[String]) -> Vec<Row> {
     let row = |text: &String| {
-        let encoded = tokeniser.encode(text, None).unwrap();
-        Row::of(std::slice::from_ref(&encoded), tokeniser.pad_id(), false)
+        let encoded = tokenizer.encode(text, None).unwrap();
+        Row::of(std::slice::from_ref(&encoded), tokenizer.pad_id(), false)
     };
     texts.iter().map(row).collect()
 }
@@ -168,8 +168,8 @@ fn every_model_answers_as_sentence_transformers() {
         let config = subject.config().clone();
         assert_eq!(config.head, Head::SentenceEmbedding, "{case}");
         assert!(!config.pooler, "{case}");
-        let tokeniser = subject.tokenizer().unwrap().open(&config).unwrap();
-        let rows = rows(&tokeniser, &texts);
+        let tokenizer = subject.tokenizer().unwrap().open(&config).unwrap();
+        let rows = rows(&tokenizer, &texts);
         let engine = Engine::new(subject.image().unwrap(), EngineOptions::default()).unwrap();
         let alone: Vec<Vec<f32>> = rows
             .iter()
@@ -207,8 +207,8 @@ fn files_state_it_in_standard_operators_in_every_format() {
             export(folder.path(), &file, &["--precision", precision, "--opset", opset]);
             let engine = engine(&file);
             let tokenizer = thimble_text::tokenizer_beside(&file);
-            let tokeniser = Tokeniser::open(&tokenizer, engine.config()).unwrap();
-            let rows = rows(&tokeniser, &texts);
+            let tokenizer = Tokenizer::open(&tokenizer, engine.config()).unwrap();
+            let rows = rows(&tokenizer, &texts);
             let alone = rows
                 .iter()
                 .map(|row| engine.run(&row.input()).unwrap().get(OUTPUT).unwrap().data.clone());

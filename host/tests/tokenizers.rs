@@ -142,13 +142,13 @@ fn models_as_people_have_them_give_the_ids_of_their_classes() {
         "c06_spiece_conf",
     ] {
         let read = checkpoint::read(&wild.join(name)).unwrap();
-        let tokeniser = read.tokenizer.unwrap().open(&read.config).unwrap();
+        let tokenizer = read.tokenizer.unwrap().open(&read.config).unwrap();
         let entries = expected.as_object().unwrap();
         let (_, texts) = entries.iter().find(|(key, _)| key.starts_with(name)).unwrap();
-        assert_eq!(tokeniser.scarce(), None, "{name}");
+        assert_eq!(tokenizer.scarce(), None, "{name}");
         for (text, ids) in texts.as_object().unwrap() {
             let ids: Vec<i64> = serde_json::from_value(ids.clone()).unwrap();
-            assert_eq!(tokeniser.encode(text, None).unwrap().ids, ids, "{name}: {text}");
+            assert_eq!(tokenizer.encode(text, None).unwrap().ids, ids, "{name}: {text}");
         }
     }
     // A folder that has both keeps to its tokenizer.json.
@@ -162,9 +162,9 @@ fn a_model_with_a_vocabulary_alone_answers_as_hugging_face_does() {
     let expected: Value = serde_json::from_slice(&fs::read(wild.join("expected.json")).unwrap()).unwrap();
     let subject = ModelSource::open(&wild.join("c01_zh_vocab_only")).unwrap();
     let config = subject.config().clone();
-    let tokeniser = subject.tokenizer().unwrap().open(&config).unwrap();
-    let encoded = tokeniser.encode("今天心情很好 hello", None).unwrap();
-    let row = Row::of(&[encoded], tokeniser.pad_id(), false);
+    let tokenizer = subject.tokenizer().unwrap().open(&config).unwrap();
+    let encoded = tokenizer.encode("今天心情很好 hello", None).unwrap();
+    let row = Row::of(&[encoded], tokenizer.pad_id(), false);
     let engine = Engine::new(subject.image().unwrap(), EngineOptions::default()).unwrap();
     let logits = runner::run(&engine, &row).unwrap()["logits"].data.clone();
     let right: Vec<f32> = serde_json::from_value(expected["c01: logits of texts[0] by those ids"].clone()).unwrap();
@@ -409,10 +409,10 @@ fn masks_are_known_by_the_id_that_the_files_give_them() {
             ("vocab.txt", vocab.as_bytes()),
             ("tokenizer_config.json", options.as_bytes()),
         ]);
-        let tokeniser = tokenizer::named(dir.path()).unwrap().open(&config).unwrap();
-        assert_eq!(tokeniser.encode(text, None).unwrap().ids, ids, "{options}");
-        assert_eq!(tokeniser.mask(), Some((mask, ids[2])), "{options}");
-        assert_eq!(tokeniser.token(ids[2]).as_deref(), Some(mask), "{options}");
+        let tokenizer = tokenizer::named(dir.path()).unwrap().open(&config).unwrap();
+        assert_eq!(tokenizer.encode(text, None).unwrap().ids, ids, "{options}");
+        assert_eq!(tokenizer.mask(), Some((mask, ids[2])), "{options}");
+        assert_eq!(tokenizer.token(ids[2]).as_deref(), Some(mask), "{options}");
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 pub const MAX_ANSWER: usize = 15;
 /// Tokens of one window over a question and its context: `max_seq_len` of the pipeline.
 pub const WINDOW: usize = 384;
-/// Tokens two neighbouring windows share: `doc_stride` of the pipeline.
+/// Tokens two neighboring windows share: `doc_stride` of the pipeline.
 pub const STRIDE: usize = 128;
 /// Spans of one window that are turned into words: the pipeline's `2 * top_k + 10` for one answer.
 const CANDIDATES: usize = 12;
@@ -135,7 +135,7 @@ pub fn excerpt(text: &str, bytes: (usize, usize)) -> Option<&str> {
 pub struct Windows {
     /// Tokens of a window, question and special tokens included.
     pub tokens: usize,
-    /// Tokens of the context that two neighbouring windows share.
+    /// Tokens of the context that two neighboring windows share.
     pub stride: usize,
 }
 
@@ -347,7 +347,7 @@ pub fn tag(at: usize, logits: &[f32]) -> Option<TokenTag> {
     })
 }
 
-/// Neighbouring tokens of one entity.
+/// Neighboring tokens of one entity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TagSpan<'a> {
     /// The label without its `B-` or `I-`.

@@ -1,7 +1,7 @@
 //! What a user may have meant by a name that is none: the nearest of those there are.
 
 /// The known name nearest to `word`, where it is near enough to be a slip: a letter too many, too few, wrong or swapped with its
-/// neighbour, two in a longer word; or the same but for case, dashes, dots and underscores.
+/// neighbor, two in a longer word; or the same but for case, dashes, dots and underscores.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| -> Vec<char> {
         let kept = text.chars().filter(|c| c.is_alphanumeric()).take(LONGEST);
@@ -24,7 +24,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 /// No name is longer; what is typed may be.
 const LONGEST: usize = 64;
 
-/// Insertions, deletions, replacements and swaps of neighbours that make one word of the other.
+/// Insertions, deletions, replacements and swaps of neighbors that make one word of the other.
 fn distance(a: &[char], b: &[char]) -> usize {
     let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
     rows[0] = (0..=b.len()).collect();

@@ -1,7 +1,7 @@
 //! Text to ALBERT's tokens with a `tokenizer.json`, the same on the desk and on the board. In comes text, or a pair of
 //! texts; out come ids and token types with special tokens, and where each token lies in its text (byte offsets).
 //!
-//! A [`Splitter`] does what a tokenizer.json says; a [`Tokeniser`] also keeps to one model's vocabulary and length.
+//! A [`Splitter`] does what a tokenizer.json says; a [`Tokenizer`] also keeps to one model's vocabulary and length.
 //!
 //! ```
 //! use thimble_text::Splitter;
@@ -32,11 +32,11 @@ use thimble_shared::decode::{Windows, excerpt};
 use thimble_shared::files;
 use thimble_shared::model::{AnswerKind, Config};
 use tokenizers::utils::truncation::{TruncationStrategy, truncate_encodings};
-use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationParams};
+use tokenizers::{Encoding, PostProcessor, Tokenizer as Library, TruncationParams};
 
 /// Why a text cannot be split. `path` is always the tokenizer.json.
 #[derive(Debug, thiserror::Error)]
-pub enum TokeniseError {
+pub enum TokenizeError {
     /// The operating system could not read it.
     #[error("{path}: {cause}", path = .path.display())]
     Io {
@@ -107,7 +107,7 @@ pub enum TokeniseError {
 
 /// What a tokenizer.json states: the library's tokenizer, and where the file has rules of a slow one, those.
 pub struct Splitter {
-    library: Tokenizer,
+    library: Library,
     slow: Option<Slow>,
     max_length: Option<usize>,
 }
@@ -123,7 +123,7 @@ impl Splitter {
             let (slow, library) = Slow::read(json)?;
             (Some(slow), library)
         } else {
-            let mut library = guarded(|| Tokenizer::from_bytes(json))?;
+            let mut library = guarded(|| Library::from_bytes(json))?;
             library.with_padding(None);
             library.with_truncation(None).map_err(|e| e.to_string())?;
             (None, library)
@@ -136,7 +136,7 @@ impl Splitter {
     }
 
     /// The library's tokenizer. A slow one has the tokens and what is put around texts in common with it, not the splitting.
-    pub fn library(&self) -> &Tokenizer {
+    pub fn library(&self) -> &Library {
         &self.library
     }
 
@@ -222,7 +222,7 @@ impl Splitter {
 const ROUND: [usize; 8] = [8, 16, 32, 64, 128, 256, 512, 1024];
 
 /// A tokenizer set to one model's vocabulary and length.
-pub struct Tokeniser {
+pub struct Tokenizer {
     path: PathBuf,
     inner: Splitter,
     vocab_size: usize,
@@ -266,21 +266,21 @@ impl Encoded {
     }
 }
 
-impl Tokeniser {
+impl Tokenizer {
     /// Reads the tokenizer at `path` for a model of `config`. Truncation and padding set in the file are replaced.
     ///
     /// # Errors
-    /// Those of [`read`] and [`Tokeniser::new`].
-    pub fn open(path: &Path, config: &Config) -> Result<Tokeniser, TokeniseError> {
-        Tokeniser::new(path, &read(path)?, config)
+    /// Those of [`read`] and [`Tokenizer::new`].
+    pub fn open(path: &Path, config: &Config) -> Result<Tokenizer, TokenizeError> {
+        Tokenizer::new(path, &read(path)?, config)
     }
 
     /// The tokenizer a tokenizer.json of these bytes states; errors name `path`.
     ///
     /// # Errors
-    /// [`TokeniseError::Format`], and [`TokeniseError::NoRoom`] where the model's inputs are too short for any text.
-    pub fn new(path: &Path, json: &[u8], config: &Config) -> Result<Tokeniser, TokeniseError> {
-        let format = |problem| TokeniseError::Format {
+    /// [`TokenizeError::Format`], and [`TokenizeError::NoRoom`] where the model's inputs are too short for any text.
+    pub fn new(path: &Path, json: &[u8], config: &Config) -> Result<Tokenizer, TokenizeError> {
+        let format = |problem| TokenizeError::Format {
             path: path.to_path_buf(),
             problem,
         };
@@ -297,7 +297,7 @@ impl Tokeniser {
         let max = windows.map_or(most, |w| w.tokens);
         let special = inner.special_tokens(true);
         if max <= special + 1 {
-            return Err(TokeniseError::NoRoom {
+            return Err(TokenizeError::NoRoom {
                 path: path.to_path_buf(),
                 max,
                 special,
@@ -307,7 +307,7 @@ impl Tokeniser {
         if windows.is_none() {
             inner.truncate_to(max).map_err(format)?;
         }
-        Ok(Tokeniser {
+        Ok(Tokenizer {
             path: path.to_path_buf(),
             inner,
             vocab_size: config.vocab_size,
@@ -327,9 +327,9 @@ impl Tokeniser {
     /// question answering a pair is the first of its [`windows`](Self::windows).
     ///
     /// # Errors
-    /// [`TokeniseError::Encode`], [`TokeniseError::Vocabulary`] and, for a pair in question answering,
-    /// [`TokeniseError::LongQuestion`].
-    pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Encoded, TokeniseError> {
+    /// [`TokenizeError::Encode`], [`TokenizeError::Vocabulary`] and, for a pair in question answering,
+    /// [`TokenizeError::LongQuestion`].
+    pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Encoded, TokenizeError> {
         let prompted = self.prompt.as_ref().map(|prompt| format!("{prompt}{text}"));
         let text = prompted.as_deref().unwrap_or(text);
         let encoding = self.encoding(text, pair)?;
@@ -341,7 +341,7 @@ impl Tokeniser {
     ///
     /// # Errors
     /// A question that leaves windows no room to move on.
-    pub fn windows(&self, question: &str, context: &str) -> Result<Vec<Encoded>, TokeniseError> {
+    pub fn windows(&self, question: &str, context: &str) -> Result<Vec<Encoded>, TokenizeError> {
         let encoding = self.encoding(question, Some(context))?;
         let all = std::iter::once(&encoding).chain(match self.windows {
             Some(_) => encoding.get_overflowing().as_slice(),
@@ -353,7 +353,7 @@ impl Tokeniser {
             .collect()
     }
 
-    fn encoding(&self, text: &str, pair: Option<&str>) -> Result<Encoding, TokeniseError> {
+    fn encoding(&self, text: &str, pair: Option<&str>) -> Result<Encoding, TokenizeError> {
         let encoding = match (pair, self.windows) {
             (Some(pair), Some(windows)) => return self.cut(text, pair, windows),
             (_, None) => self.inner.encode(text, pair),
@@ -371,15 +371,15 @@ impl Tokeniser {
         encoding.map_err(|problem| self.unfit(problem))
     }
 
-    fn unfit(&self, problem: String) -> TokeniseError {
-        TokeniseError::Encode {
+    fn unfit(&self, problem: String) -> TokenizeError {
+        TokenizeError::Encode {
             path: self.path.clone(),
             problem,
         }
     }
 
     /// A question with as much of its context as fits; the other windows are its overflow.
-    fn cut(&self, question: &str, context: &str, windows: Windows) -> Result<Encoding, TokeniseError> {
+    fn cut(&self, question: &str, context: &str, windows: Windows) -> Result<Encoding, TokenizeError> {
         let alone = |text: &str| self.inner.alone(text).map_err(|problem| self.unfit(problem));
         let (question, mut context) = (alone(question)?, alone(context)?);
         context.set_type_ids(vec![1; context.len()]);
@@ -387,7 +387,7 @@ impl Tokeniser {
         // A window that holds no more of the context than it shares with the next leads nowhere.
         let most = room.saturating_sub(windows.stride + 1);
         if question.len() > most && question.len() + context.len() > room {
-            return Err(TokeniseError::LongQuestion {
+            return Err(TokenizeError::LongQuestion {
                 path: self.path.clone(),
                 question: question.len(),
                 tokens: windows.tokens,
@@ -408,14 +408,14 @@ impl Tokeniser {
         encoding.map_err(|problem| self.unfit(problem))
     }
 
-    fn encoded(&self, text: &Arc<str>, pair: Option<&Arc<str>>, encoding: &Encoding) -> Result<Encoded, TokeniseError> {
+    fn encoded(&self, text: &Arc<str>, pair: Option<&Arc<str>>, encoding: &Encoding) -> Result<Encoded, TokenizeError> {
         let outside = encoding
             .get_ids()
             .iter()
             .zip(encoding.get_tokens())
             .find(|(id, _)| **id as usize >= self.vocab_size);
         if let Some((&id, token)) = outside {
-            return Err(TokeniseError::Vocabulary {
+            return Err(TokenizeError::Vocabulary {
                 path: self.path.clone(),
                 token: token.clone(),
                 id,
@@ -478,7 +478,7 @@ impl Tokeniser {
         mask.map(|(text, id)| (text, id.into()))
     }
 
-    /// Id of the token of [`Tokeniser::mask`]; `None` where the vocabulary has none.
+    /// Id of the token of [`Tokenizer::mask`]; `None` where the vocabulary has none.
     pub fn mask_id(&self) -> Option<i64> {
         self.mask().map(|(_, id)| id)
     }
@@ -510,7 +510,7 @@ thread_local! {
 pub fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     static HOOK: Once = Once::new();
     // The hook would print the panic as if thimble had broken. It is replaced once and asks the thread, because several
-    // threads tokenise at a time and each swapping hooks could lose the one there was.
+    // threads tokenize at a time and each swapping hooks could lose the one there was.
     HOOK.call_once(|| {
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
@@ -534,15 +534,15 @@ const MAX_BYTES: u64 = 64 << 20;
 /// The bytes of a tokenizer.json.
 ///
 /// # Errors
-/// [`TokeniseError::Io`], and [`TokeniseError::Format`] for a file above 64 MiB.
-pub fn read(path: &Path) -> Result<Vec<u8>, TokeniseError> {
-    let io = |cause| TokeniseError::Io {
+/// [`TokenizeError::Io`], and [`TokenizeError::Format`] for a file above 64 MiB.
+pub fn read(path: &Path) -> Result<Vec<u8>, TokenizeError> {
+    let io = |cause| TokenizeError::Io {
         path: path.to_path_buf(),
         cause,
     };
     let length = std::fs::metadata(path).map_err(io)?.len();
     if length > MAX_BYTES {
-        return Err(TokeniseError::Format {
+        return Err(TokenizeError::Format {
             path: path.to_path_buf(),
             problem: format!("it has {length} bytes, at most {MAX_BYTES} are read"),
         });

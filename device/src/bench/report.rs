@@ -7,7 +7,7 @@ use thimble_shared::board::report::{
     self, EngineReport, Faults, Memory, ModelReport, OpTime, ProfileReport, Report, Thermal,
 };
 
-use super::timing::{Limits, Runs, Timings, judge, summarise, time};
+use super::timing::{Limits, Runs, Timings, judge, summarize, time};
 use super::warnings::{Observed, warnings};
 use crate::Input;
 use crate::image::mmap::ModelFile;
@@ -87,7 +87,7 @@ pub fn measure(
         throttled: Throttle::now().since(start.throttle),
     };
     let board = board::board();
-    let latency_ms = summarise(&timings.timed_ms, (sequences, seq), runs.warmup);
+    let latency_ms = summarize(&timings.timed_ms, (sequences, seq), runs.warmup);
     let sensor = start.sensor.as_ref();
     let energy = sensor.and_then(|s| power::energy(s, start.idle_watts, &readings, &latency_ms));
     let limits = Limits {

@@ -89,7 +89,7 @@ fn mean_and_deviation(samples: &[f64]) -> (f64, f64) {
 /// Mean, deviation and percentiles of the timed runs, each of `batch` sequences of `seq` tokens; `None` in each where there
 /// were
 /// no runs.
-pub fn summarise(timed_ms: &[f64], (batch, seq): (usize, usize), warmup: u32) -> Latency {
+pub fn summarize(timed_ms: &[f64], (batch, seq): (usize, usize), warmup: u32) -> Latency {
     let mut sorted = timed_ms.to_vec();
     sorted.sort_by(f64::total_cmp);
     let (mean, sd) = Some(mean_and_deviation(timed_ms))
@@ -178,24 +178,24 @@ mod tests {
             (&[2.0, 1.0], [1.0, 1.0, 2.0, 2.0, 2.0, 2.0]),
         ];
         for (samples, expected) in cases {
-            let l = summarise(samples, (2, 16), 3);
+            let l = summarize(samples, (2, 16), 3);
             let found = [l.min, l.p50, l.p90, l.p95, l.p99, l.max];
             assert_eq!(found, expected.map(Some), "{samples:?}");
             assert_eq!((l.runs as usize, l.warmup, l.batch, l.seq), (samples.len(), 3, 2, 16));
             assert_eq!(l.samples, samples);
         }
-        assert_eq!(summarise(&[], (1, 1), 0).p95, None);
+        assert_eq!(summarize(&[], (1, 1), 0).p95, None);
         let many: Vec<f64> = (0..1200).map(f64::from).collect();
-        let thinned = summarise(&many, (1, 1), 0).samples;
+        let thinned = summarize(&many, (1, 1), 0).samples;
         assert_eq!((thinned.len(), thinned[1]), (400, 3.0));
     }
 
     #[test]
     fn mean_and_sample_deviation() {
-        let l = summarise(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0], (1, 1), 0);
+        let l = summarize(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0], (1, 1), 0);
         assert_eq!(l.mean, Some(5.0));
         assert!((l.sd.unwrap() - (32.0f64 / 7.0).sqrt()).abs() < 1e-12);
-        assert_eq!(summarise(&[3.0], (1, 1), 0).sd, Some(0.0));
+        assert_eq!(summarize(&[3.0], (1, 1), 0).sd, Some(0.0));
     }
 
     #[test]
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn limits_are_judged_with_reasons() {
-        let slow = summarise(&[10.0], (1, 16), 0);
+        let slow = summarize(&[10.0], (1, 16), 0);
         let cases = [
             (Limits::default(), None, true, ""),
             (

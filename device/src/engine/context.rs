@@ -48,8 +48,8 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Quantises an input over each of the ranges its weights ask for.
-    pub fn quantise(
+    /// Quantizes an input over each of the ranges its weights ask for.
+    pub fn quantize(
         &mut self,
         ranges: impl Iterator<Item = InputRange> + Clone,
         pack: impl Fn(&mut PackedI8, InputRange),
@@ -64,7 +64,7 @@ impl Packed {
         }
     }
 
-    /// The input quantised over `range`, which [`Packed::quantise`] was asked for last: the first of that range, since leftovers
+    /// The input quantized over `range`, which [`Packed::quantize`] was asked for last: the first of that range, since leftovers
     /// stand behind.
     pub fn int8(&self, range: InputRange) -> Option<&PackedI8> {
         self.i8.iter().find(|packed| packed.range == range)

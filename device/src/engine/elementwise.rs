@@ -1,4 +1,4 @@
-//! Functions of single numbers and of rows, written so that the compiler vectorises them: activations, softmax and
+//! Functions of single numbers and of rows, written so that the compiler vectorizes them: activations, softmax and
 //! LayerNorm over f32 slices. On x86_64 each is compiled a second time for AVX2 and chosen at run time; no fused
 //! multiply-add is used there, so both give the same bits. Every aarch64 has one, and a quarter of an activation's work goes.
 
@@ -31,7 +31,7 @@ macro_rules! multiversion {
 }
 pub(crate) use multiversion;
 
-/// Independent partial results of a reduction; what makes it vectorise, and the same everywhere.
+/// Independent partial results of a reduction; what makes it vectorize, and the same everywhere.
 const LANES: usize = 16;
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 
 use crate::engine::context::Context;
 use crate::engine::elementwise::{activate, layer_norm, masked_softmax};
-use crate::engine::kernels::pack::{quantise_centred, quantise_row};
+use crate::engine::kernels::pack::{quantize_centered, quantize_row};
 use crate::engine::kernels::tests::{CASES, Random, size};
 use crate::engine::kernels::{F32Kernel, I8Kernel, Kernels};
 use crate::engine::ops::attention::Attention;
@@ -20,7 +20,7 @@ use thimble_shared::dtype::{ACTIVATION_FLOOR, Format, InputRange, Values};
 use thimble_shared::model::{Activation, Config, Head, Kind, Model};
 use tract_core::internal::*;
 
-/// Half the distance of two neighbouring f32 near 1: the most one rounding changes, relative to the result.
+/// Half the distance of two neighboring f32 near 1: the most one rounding changes, relative to the result.
 const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
 
 /// One pair of kernels after the other, all this CPU has, on one thread or three.
@@ -164,24 +164,24 @@ fn product(x: &[f32], w: &[f32], bias: f32) -> (f64, f64) {
 }
 
 /// The sum the ONNX states for an int8 weight, to the last bit; `all` are the values of the whole tensor that the token `x` is of.
-fn quantised(range: InputRange, all: &[f32], x: &[f32], q: &[i8], scale: f32, bias: f32) -> f32 {
+fn quantized(range: InputRange, all: &[f32], x: &[f32], q: &[i8], scale: f32, bias: f32) -> f32 {
     let ends = |x: &[f32]| {
         (
             x.iter().copied().fold(f32::MAX, f32::min),
             x.iter().copied().fold(f32::MIN, f32::max),
         )
     };
-    let per_token = |centre: f32| {
-        let off: Vec<f32> = x.iter().map(|x| x - centre).collect();
+    let per_token = |center: f32| {
+        let off: Vec<f32> = x.iter().map(|x| x - center).collect();
         let most = off.iter().fold(0f32, |m, v| m.max(v.abs())).max(ACTIVATION_FLOOR);
         let inverse = 127.0 / most;
         let int8s: Vec<i32> = off.iter().map(|x| (x * inverse).round_ties_even() as i32).collect();
         assert!(int8s.iter().all(|q| q.abs() <= 127));
-        (int8s, most / 127.0, centre)
+        (int8s, most / 127.0, center)
     };
-    let (int8s, step, centre) = match range {
+    let (int8s, step, center) = match range {
         InputRange::Symmetric => per_token(0.0),
-        InputRange::Centred => {
+        InputRange::Centered => {
             let (least, greatest) = ends(x);
             per_token((greatest + least) * 0.5)
         }
@@ -203,7 +203,7 @@ fn quantised(range: InputRange, all: &[f32], x: &[f32], q: &[i8], scale: f32, bi
     let ones: i32 = q.iter().map(|&q| i32::from(q)).sum();
     match range.is_moved() {
         false => product + bias,
-        true => product + centre * (ones as f32 * scale) + bias,
+        true => product + center * (ones as f32 * scale) + bias,
     }
 }
 
@@ -267,7 +267,7 @@ fn check_linears(case: &Case, mut random: Random) {
                 let what = || format!("{name} token {t} channel {c}: {}", case.name());
                 match (&int8s, values.format().input_range()) {
                     (Some(q), Some(range)) => {
-                        let want = quantised(range, all, x, &q[of], values.scales()[c], bias[c]);
+                        let want = quantized(range, all, x, &q[of], values.scales()[c], bias[c]);
                         assert_eq!(got.to_bits(), want.to_bits(), "{got} not {want}, {}", what());
                     }
                     _ => {
@@ -424,7 +424,7 @@ fn check_norm(x: &[f32], w: &[f32], b: &[f32], got: &[f32], name: &str) {
 }
 
 #[test]
-fn rows_of_any_length_are_normalised_weighed_and_quantised() {
+fn rows_of_any_length_are_normalized_weighed_and_quantized() {
     for seed in 0..CASES {
         let mut random = Random(seed << 20 | 2);
         let len = size(&mut random, 200);
@@ -464,19 +464,19 @@ fn rows_of_any_length_are_normalised_weighed_and_quantised() {
         }
 
         let mut q = vec![0i8; len];
-        let (scale, centre) = quantise_centred(&x, &mut q);
+        let (scale, center) = quantize_centered(&x, &mut q);
         let greatest = x.iter().copied().fold(f32::MIN, f32::max);
         let least = x.iter().copied().fold(f32::MAX, f32::min);
-        assert_eq!(centre, (greatest + least) * 0.5, "{name}");
-        let most = (greatest - centre).max(centre - least).max(ACTIVATION_FLOOR);
+        assert_eq!(center, (greatest + least) * 0.5, "{name}");
+        let most = (greatest - center).max(center - least).max(ACTIVATION_FLOOR);
         assert_eq!(scale, most / 127.0, "{name}");
         for (q, x) in q.iter().zip(&x) {
-            let wide = (x - centre) * (127.0 / most);
+            let wide = (x - center) * (127.0 / most);
             assert_eq!(f32::from(*q), wide.round_ties_even(), "{x}, {name}");
         }
 
         let mut q = vec![0i8; len];
-        let scale = quantise_row(&x, &mut q);
+        let scale = quantize_row(&x, &mut q);
         let most = x.iter().fold(0f32, |m, v| m.max(v.abs())).max(ACTIVATION_FLOOR);
         assert_eq!(scale, most / 127.0, "{name}");
         for (q, x) in q.iter().zip(&x) {
@@ -531,14 +531,14 @@ fn extreme_numbers_stay_what_they_are() {
     // The largest number there is, beside others: no int8 goes past 127.
     for most in [f32::MAX, 1e30, f32::MIN_POSITIVE, 1e-45] {
         let mut q = [0; 4];
-        quantise_row(&[most, -most, most / 2.0, 0.0], &mut q);
+        quantize_row(&[most, -most, most / 2.0, 0.0], &mut q);
         let want = if most < ACTIVATION_FLOOR {
             [0; 4]
         } else {
             [127, -127, 64, 0]
         };
         assert_eq!(q, want, "{most}");
-        quantise_centred(&[most, -most, most / 2.0, 0.0], &mut q);
+        quantize_centered(&[most, -most, most / 2.0, 0.0], &mut q);
         assert_eq!(q, want, "{most} around the middle");
     }
 }

@@ -237,7 +237,7 @@ impl LinearWeight {
     }
 
     /// What an input of all ones gives in each channel: the sum of its int8 numbers times its scale. Empty in formats that
-    /// quantise no input around a centre. The first call reads the whole weight.
+    /// quantize no input around a center. The first call reads the whole weight.
     pub fn row_sums(&self) -> &[f32] {
         if !self.format.input_range().is_some_and(InputRange::is_moved) {
             return &[];

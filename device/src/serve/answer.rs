@@ -121,7 +121,7 @@ pub fn write(line: &mut Vec<u8>, id: &Id, asked: &Infer, place: Place, config: &
         json.key("", "at");
         json.value(at);
     }
-    if asked.tokenised {
+    if asked.tokenized {
         json.key("", "ids");
         match asked.rows.as_slice() {
             [row] if !config.head.takes_choices() => json.value(&row.ids),

@@ -44,7 +44,7 @@ use crate::session::{Session, SessionError};
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the refusals after that may take to send.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Stack of a client's threads: they parse, which is bounded in depth, and tokenise.
+/// Stack of a client's threads: they parse, which is bounded in depth, and tokenize.
 const STACK: usize = 1 << 20;
 /// Memory for answers that is kept from batch to batch.
 const KEPT: usize = 64 << 10;
@@ -96,7 +96,7 @@ pub enum ServeError {
     /// A text could not be made into token ids.
     #[cfg(feature = "text")]
     #[error(transparent)]
-    Tokenise(#[from] thimble_text::TokeniseError),
+    Tokenize(#[from] thimble_text::TokenizeError),
     /// A tokenizer was given to a program built without the `text` feature.
     #[cfg(not(feature = "text"))]
     #[error("--tokenizer: this program takes token ids only; build thimble-device with --features text")]

@@ -35,7 +35,7 @@ pub struct Infer {
     /// Also the outputs that have a vocabulary or a hidden state per token.
     pub full: bool,
     /// The ids were made here from a text, which the client cannot know.
-    pub tokenised: bool,
+    pub tokenized: bool,
     pub truncated: bool,
     /// A text became nothing but unknown tokens.
     pub unknown: bool,
@@ -259,7 +259,7 @@ impl Model {
             (None, false) => vec![pair],
         };
         let mut infer = Infer {
-            tokenised: true,
+            tokenized: true,
             ..Infer::default()
         };
         if self.config.head.answer() == AnswerKind::Span {
@@ -360,7 +360,7 @@ impl Model {
             let place = |&p: &i64| usize::try_from(p).ok().filter(|&p| p < seq).ok_or(p);
             let places: Result<Vec<usize>, i64> = at.iter().map(place).collect();
             infer.at = Some(places.map_err(|p| format!("\"at\" has {p}, the positions are 0 to {}", seq - 1))?);
-        } else if decoder && infer.tokenised {
+        } else if decoder && infer.tokenized {
             // What a text with blanks asks is what they stand for.
             let mask = self.texts.mask_id();
             let ids = infer.rows[0].ids.iter().enumerate();

@@ -20,9 +20,9 @@ mod with {
     use crate::image::mmap::ModelFile;
     use crate::log;
     use crate::session::SessionError;
-    use thimble_text::{Encoded, Tokeniser, tokenizer_beside};
+    use thimble_text::{Encoded, Tokenizer, tokenizer_beside};
 
-    pub struct Texts(Option<Tokeniser>);
+    pub struct Texts(Option<Tokenizer>);
 
     const NO_TOKENIZER: &str = "this server has no tokenizer: send \"ids\", or start it with --tokenizer FILE";
 
@@ -54,11 +54,11 @@ mod with {
                     &beside
                 }
             };
-            let tokeniser = Tokeniser::open(path, session.engine.config())?;
-            if let Some(scarce) = tokeniser.scarce() {
+            let tokenizer = Tokenizer::open(path, session.engine.config())?;
+            if let Some(scarce) = tokenizer.scarce() {
                 log::line(&format!("warning: {scarce}"));
             }
-            Ok(Texts(Some(tokeniser)))
+            Ok(Texts(Some(tokenizer)))
         }
 
         /// Whether texts are understood.
@@ -67,10 +67,10 @@ mod with {
         }
 
         pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<(Sequence, Cut), String> {
-            let Some(tokeniser) = &self.0 else {
+            let Some(tokenizer) = &self.0 else {
                 return Err(NO_TOKENIZER.into());
             };
-            let encoded = tokeniser.encode(text, pair).map_err(|e| e.to_string())?;
+            let encoded = tokenizer.encode(text, pair).map_err(|e| e.to_string())?;
             let cut = Cut {
                 truncated: encoded.truncated,
                 unknown: encoded.unknown,
@@ -80,10 +80,10 @@ mod with {
 
         /// The windows a question is answered in.
         pub fn windows(&self, question: &str, context: &str) -> Result<(Vec<Sequence>, Cut), String> {
-            let Some(tokeniser) = &self.0 else {
+            let Some(tokenizer) = &self.0 else {
                 return Err(NO_TOKENIZER.into());
             };
-            let windows = tokeniser.windows(question, context).map_err(|e| e.to_string())?;
+            let windows = tokenizer.windows(question, context).map_err(|e| e.to_string())?;
             let cut = Cut {
                 truncated: false,
                 unknown: windows.iter().any(|w| w.unknown),
@@ -92,7 +92,7 @@ mod with {
         }
 
         pub fn mask_id(&self) -> Option<i64> {
-            self.0.as_ref().and_then(Tokeniser::mask_id)
+            self.0.as_ref().and_then(Tokenizer::mask_id)
         }
 
         pub fn token(&self, id: i64) -> Option<String> {

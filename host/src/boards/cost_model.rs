@@ -114,7 +114,7 @@ impl Pace {
     pub fn weight(&self, config: &Config, weight: &WeightSpec, format: Format, seq: usize) -> u64 {
         let (passes, tokens) = uses(config, weight, seq);
         let macs = (weight.elements() * passes * tokens) as f64;
-        let rate = if format.quantises_input() { self.int8 } else { self.f32 };
+        let rate = if format.quantizes_input() { self.int8 } else { self.f32 };
         let streamed = (weight_bytes(weight, format) * passes) as f64;
         (macs / rate + self.memory.map_or(0.0, |m| streamed / m)).ceil() as u64
     }

@@ -86,9 +86,9 @@ fn section(id: &str, title: &str, body: Markup) -> Markup {
     html! { section id=(id) { h2 { (title) } (body) } "\n" }
 }
 
-/// The square that a colour of the drawing beneath is explained with.
-fn key(colour: &str) -> Markup {
-    html! { span.key style={ "background:var(--" (colour) ")" } {} }
+/// The square that a color of the drawing beneath is explained with.
+fn key(color: &str) -> Markup {
+    html! { span.key style={ "background:var(--" (color) ")" } {} }
 }
 
 fn drawing(height: f64, label: &str, body: Markup) -> Markup {
@@ -154,7 +154,7 @@ fn latency(entries: &[Entry]) -> Markup {
     section("latency", "Latency", told)
 }
 
-/// Grid lines at round figures from 0 to `most`, labelled below.
+/// Grid lines at round figures from 0 to `most`, labeled below.
 fn axis(most: f64, bottom: f64, label: impl Fn(f64) -> String) -> Markup {
     let raw = (most / 5.0).max(f64::MIN_POSITIVE);
     let power = 10f64.powf(raw.log10().floor());

@@ -9,7 +9,7 @@ use crate::eval::metrics::Score;
 use crate::eval::runner::Judge;
 use crate::models::image::image_of;
 use crate::quantize::error::QuantizeError;
-use crate::quantize::quantizer::Quantiser;
+use crate::quantize::quantizer::Quantizer;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use thimble_shared::dtype::Format;
@@ -18,7 +18,7 @@ use thimble_shared::model::Model;
 /// Makes candidates of one variant and remembers their scores on one set of rows.
 pub struct Bench<'a> {
     pub question: &'a Question<'a>,
-    pub quantiser: Rc<Quantiser<'static>>,
+    pub quantizer: Rc<Quantizer<'static>>,
     pub cache: LossCache,
 }
 
@@ -26,20 +26,20 @@ impl<'a> Bench<'a> {
     pub fn new(
         question: &'a Question<'a>,
         variant: &Digest,
-        quantiser: Rc<Quantiser<'static>>,
+        quantizer: Rc<Quantizer<'static>>,
         original: &Digest,
         rows: &[Row],
     ) -> Bench<'a> {
         Bench {
             question,
-            quantiser,
+            quantizer,
             cache: LossCache::open(&[original, variant], rows),
         }
     }
 
     /// The model in these formats; None where a number does not fit its format.
     pub fn made(&self, formats: &BTreeMap<String, Format>) -> Result<Option<Model>, BudgetError> {
-        match self.quantiser.model(formats) {
+        match self.quantizer.model(formats) {
             Ok(model) => Ok(Some(model)),
             Err(QuantizeError::F16Overflow { .. }) => Ok(None),
             Err(other) => Err(other.into()),

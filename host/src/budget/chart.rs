@@ -27,10 +27,10 @@ td, th { text-align: right; padding: 0.2em 1em; border-bottom: 1px solid #ddd; }
 svg { max-width: 100%; height: auto; }
 ";
 
-/// Of one series: name, colour, and for each of its points bytes, value and interval.
+/// Of one series: name, color, and for each of its points bytes, value and interval.
 struct Series {
     name: &'static str,
-    colour: &'static str,
+    color: &'static str,
     points: Vec<(f64, f64, Option<(f64, f64)>)>,
 }
 
@@ -97,9 +97,9 @@ impl Axis {
 
 impl Drawing<'_> {
     fn series(&self, of: impl Fn(&Loss) -> Option<(f64, Option<(f64, f64)>)>) -> Vec<Series> {
-        let series = |(name, colour), loss: &dyn Fn(&Point) -> Option<(f64, Option<(f64, f64)>)>| Series {
+        let series = |(name, color), loss: &dyn Fn(&Point) -> Option<(f64, Option<(f64, f64)>)>| Series {
             name,
-            colour,
+            color,
             points: self
                 .points
                 .iter()
@@ -170,7 +170,7 @@ impl Drawing<'_> {
             }
             rect x=(left) y=(top) width=(right - left) height=(PANEL) fill="none" stroke="#888" {}
             @for (n, one) in series.iter().enumerate() {
-                g stroke=(one.colour) fill=(one.colour) {
+                g stroke=(one.color) fill=(one.color) {
                     (curve(one, x, y))
                     @if legend {
                         text x=(tenths(right - 10.0)) y=(tenths(top + 18.0 + 16.0 * n as f64))

@@ -1,4 +1,4 @@
-//! Integer arithmetic against loss. `w8` has int8's bytes and quantises no activation, so it always loses less, and it
+//! Integer arithmetic against loss. `w8` has int8's bytes and quantizes no activation, so it always loses less, and it
 //! multiplies in f32, which is slower on most boards; so neither may win blindly. In: an answer without it; out: the same, or
 //! the one with `w8` in the families that cost the least work, if the model's loss is then called better ([`Word`]) or falls
 //! by a quarter.
@@ -133,7 +133,7 @@ impl Search<'_> {
         let problem = &self.problem;
         let wide = choice.iter().enumerate().filter_map(|(family, &at)| {
             let format = problem.options[family][at];
-            let integer = format.quantises_input() && format.shares_numbers(Format::W8);
+            let integer = format.quantizes_input() && format.shares_numbers(Format::W8);
             let option = problem.options[family].iter().position(|f| *f == Format::W8)?;
             integer.then(|| Wide {
                 family,
@@ -164,7 +164,7 @@ impl Search<'_> {
 
     /// Families that are multiplied in f32.
     fn wide(&self, choice: &Choice) -> Vec<usize> {
-        let wide = |&i: &usize| !self.problem.format(i, choice).quantises_input() && self.work_of(i) > 0.0;
+        let wide = |&i: &usize| !self.problem.format(i, choice).quantizes_input() && self.work_of(i) > 0.0;
         (0..choice.len()).filter(wide).collect()
     }
 

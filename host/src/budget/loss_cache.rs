@@ -92,7 +92,7 @@ fn folder() -> Option<PathBuf> {
 }
 
 /// Digest of everything a loss depends on: the numbers, the network, the inputs and this very program, whose kernels and
-/// quantiser another build may have changed.
+/// quantizer another build may have changed.
 fn question(models: &[&Digest], rows: &[Row]) -> Option<String> {
     let program = std::env::current_exe().ok()?.metadata().ok()?;
     let mut hash = Sha256::new();

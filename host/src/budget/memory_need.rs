@@ -40,7 +40,7 @@ fn beside_the_model(task: &Task) -> u64 {
     let rounded: BTreeSet<Format> = rounded.map(|f| f.row().numbers).collect();
     let encoded: u64 = rounded.iter().map(|&f| in_format(f)).sum();
     let [moments, waiting] = if task.calibrated { gptq::bytes(config) } else { [0; 2] };
-    // Two quantisers are held: what was best so far and what is tried, which gathers moments if it calibrates; later the
+    // Two quantizers are held: what was best so far and what is tried, which gathers moments if it calibrates; later the
     // chosen one and the source's own, rounded to nearest for comparison.
     image + moments + waiting + 2 * encoded + channels(&weights) + activations(task)
 }

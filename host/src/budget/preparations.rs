@@ -8,7 +8,7 @@ use crate::budget::sizes::Sizes;
 use crate::eval::dataset;
 use crate::eval::digest::Digest;
 use crate::eval::runner::Judge;
-use crate::quantize::quantizer::Quantiser;
+use crate::quantize::quantizer::Quantizer;
 use crate::quantize::shift::Reach;
 use crate::quantize::variants::{Preparation, Variant, Variants};
 use crate::render::progress::Watch;
@@ -45,7 +45,7 @@ pub struct Prepared {
     /// The source, prepared so.
     pub variant: Variant,
     /// Rounds the prepared model, and keeps what it rounded.
-    pub quantiser: Rc<Quantiser<'static>>,
+    pub quantizer: Rc<Quantizer<'static>>,
     /// Unprepared first, then in the order of the steps.
     pub tried: Vec<Tried>,
 }
@@ -65,7 +65,7 @@ impl Prepared {
             return Err(BudgetError::NoModel);
         };
         let mut best = Prepared {
-            quantiser: Rc::new(first.quantiser()),
+            quantizer: Rc::new(first.quantizer()),
             variant: first,
             tried: vec![],
         };
@@ -82,10 +82,10 @@ impl Prepared {
             .into_iter()
             .find(|f| question.formats.contains(f));
         let int8 = int8.unwrap_or(Format::I8);
-        let mut measure = |variant: &Variant, quantiser: &Rc<Quantiser<'static>>| -> Result<Tried, BudgetError> {
+        let mut measure = |variant: &Variant, quantizer: &Rc<Quantizer<'static>>| -> Result<Tried, BudgetError> {
             watch.step(&variant.preparation.to_string());
             let problem = question.unmeasured(&variant.model.config);
-            let bench = Bench::new(question, &variant.digest, quantiser.clone(), &original, some.rows());
+            let bench = Bench::new(question, &variant.digest, quantizer.clone(), &original, some.rows());
             let lost = |choice: &Choice| -> Result<f64, BudgetError> {
                 let score = bench.score(&some, &problem.formats_of(choice))?;
                 Ok(score.objective(question.objective))
@@ -98,7 +98,7 @@ impl Prepared {
             bench.cache.save();
             Ok(tried)
         };
-        let plain = measure(&best.variant, &best.quantiser)?;
+        let plain = measure(&best.variant, &best.quantizer)?;
         let relative = |tried: &Tried| share(tried.smallest, plain.smallest) + share(tried.int8, plain.int8);
         let mut least = relative(&plain);
         best.tried.push(plain);
@@ -106,11 +106,11 @@ impl Prepared {
             let Some(next) = step.after(best.variant.preparation, sizes, variants, options.most)? else {
                 continue;
             };
-            let quantiser = Rc::new(next.quantiser());
-            let tried = measure(&next, &quantiser)?;
+            let quantizer = Rc::new(next.quantizer());
+            let tried = measure(&next, &quantizer)?;
             let loss = relative(&tried);
             if loss < least * step.worth() {
-                (least, best.variant, best.quantiser) = (loss, next, quantiser);
+                (least, best.variant, best.quantizer) = (loss, next, quantizer);
             }
             best.tried.push(tried);
             // What a preparation gathered goes as soon as another one is known to be better.
@@ -167,7 +167,7 @@ impl PreparationStep {
         variants: &Variants,
         most: u64,
     ) -> Result<Option<Variant>, BudgetError> {
-        // With bytes for half precision throughout, `down` need not quantise what it reads.
+        // With bytes for half precision throughout, `down` need not quantize what it reads.
         let question = sizes.question();
         let halves = ModelSpec::uniform(question.source.config.clone(), Format::F16).formats;
         if self == PreparationStep::Split && !question.integers_only && most >= sizes.of(&halves)? {

@@ -107,8 +107,8 @@ impl Problem {
     pub fn keep_to_integers(&mut self) {
         for (i, family) in self.families.iter().enumerate() {
             let linear = family.weights.iter().any(|w| w.kind == Kind::Linear);
-            if linear && self.options[i].iter().any(|f| f.quantises_input()) {
-                self.options[i].retain(|f| f.quantises_input());
+            if linear && self.options[i].iter().any(|f| f.quantizes_input()) {
+                self.options[i].retain(|f| f.quantizes_input());
                 self.loss[i] = vec![0.0; self.options[i].len()];
             }
         }
@@ -159,7 +159,7 @@ impl Problem {
     }
 
     /// Every choice that differs in one family, or in two of which one loses bytes and the other gains them.
-    pub fn neighbours(&self, choice: &Choice) -> Vec<Choice> {
+    pub fn neighbors(&self, choice: &Choice) -> Vec<Choice> {
         let size = |family: usize, option: usize| self.families[family].bytes(self.options[family][option]);
         let grows = |family: usize, option: usize| size(family, option) > size(family, choice[family]);
         let changes: Vec<(usize, usize)> = (0..choice.len())
@@ -329,7 +329,7 @@ mod tests {
             problem.keep_to_integers();
             for (i, family) in problem.families.iter().enumerate() {
                 let linear = family.weights.iter().any(|w| w.kind == Kind::Linear);
-                let integers = problem.options[i].iter().all(|f| f.quantises_input());
+                let integers = problem.options[i].iter().all(|f| f.quantizes_input());
                 assert_eq!(linear, integers, "{}: {:?}", family.name, problem.options[i]);
                 assert_eq!(problem.options[i].len(), problem.loss[i].len());
             }
@@ -337,15 +337,15 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_change_one_family_or_swap_bytes_between_two() {
+    fn neighbors_change_one_family_or_swap_bytes_between_two() {
         let problem = problem();
         let choice = vec![1; problem.families.len()];
-        let neighbours = problem.neighbours(&choice);
+        let neighbors = problem.neighbors(&choice);
         let changed = |n: &Choice| n.iter().zip(&choice).filter(|(a, b)| a != b).count();
-        assert_eq!(neighbours.iter().filter(|n| changed(n) == 1).count(), 2 * choice.len());
+        assert_eq!(neighbors.iter().filter(|n| changed(n) == 1).count(), 2 * choice.len());
         // Of two families one goes to f32 and the other to i8, either way.
         let pairs = choice.len() * (choice.len() - 1);
-        assert_eq!(neighbours.iter().filter(|n| changed(n) == 2).count(), pairs);
-        assert_eq!(neighbours.len(), 2 * choice.len() + pairs);
+        assert_eq!(neighbors.iter().filter(|n| changed(n) == 2).count(), pairs);
+        assert_eq!(neighbors.len(), 2 * choice.len() + pairs);
     }
 }

@@ -74,8 +74,8 @@ impl<'a> Search<'a> {
         let variants = Variants::new(question.source, question.tune, question.vocabulary);
         let made = Prepared::choose(&sizes, &variants, options, &tune, watch)?;
         let digest = Digest::of(question.original);
-        let (preparation, quantiser) = (made.variant.preparation, made.quantiser);
-        let chosen = Bench::new(question, &made.variant.digest, quantiser.clone(), &digest, tune.rows());
+        let (preparation, quantizer) = (made.variant.preparation, made.quantizer);
+        let chosen = Bench::new(question, &made.variant.digest, quantizer.clone(), &digest, tune.rows());
         let Some(first) = variants.make(Preparation::default())? else {
             return Err(BudgetError::NoModel);
         };
@@ -83,7 +83,7 @@ impl<'a> Search<'a> {
         let plain = Bench::new(
             question,
             &first.digest,
-            Rc::new(first.quantiser()),
+            Rc::new(first.quantizer()),
             &digest,
             tune.rows(),
         );
@@ -93,7 +93,7 @@ impl<'a> Search<'a> {
         let count = problem.options.iter().map(Vec::len).sum();
         let rows = affordable_rows(question, SENSE_WORK, count);
         let some = tune.some(&dataset::sample(question.tune.len(), rows));
-        let sense = Bench::new(question, &made.variant.digest, quantiser, &digest, some.rows());
+        let sense = Bench::new(question, &made.variant.digest, quantizer, &digest, some.rows());
         watch.stage(&format!("measuring {count} sensitivities on {rows} rows"), count);
         let sense = Sense::new(some, sense)?;
         sense.measure(&mut problem, watch)?;
@@ -256,7 +256,7 @@ impl<'a> Search<'a> {
     /// # Errors
     /// Numbers that a format cannot hold.
     pub fn model(&self, choice: &Choice) -> Result<(Model, Done), BudgetError> {
-        Ok(self.chosen.quantiser.made(&self.problem.formats_of(choice))?)
+        Ok(self.chosen.quantizer.made(&self.problem.formats_of(choice))?)
     }
 
     /// The loss on the rows kept for the report.

@@ -169,7 +169,7 @@ impl Search<'_> {
     }
 
     /// Where groups interact, sums mislead: predictions are refitted with everything measured, and the most promising of the
-    /// pool and of the best choice's neighbours is run, again and again.
+    /// pool and of the best choice's neighbors is run, again and again.
     fn correct(
         &mut self,
         pool: &[Choice],
@@ -209,7 +209,7 @@ impl Search<'_> {
             })
             .collect();
         let refit = Refit::of(&samples);
-        let candidates: BTreeSet<Choice> = pool.iter().cloned().chain(self.problem.neighbours(best)).collect();
+        let candidates: BTreeSet<Choice> = pool.iter().cloned().chain(self.problem.neighbors(best)).collect();
         let mut ranked: Vec<(f64, Choice)> = candidates
             .into_iter()
             .filter(|choice| !self.known(choice))

@@ -8,7 +8,7 @@ use crate::models::huggingface_folder;
 use crate::models::model_file::ModelSource;
 use crate::models::tokenizer::TokenizerSource;
 use crate::models::tokenizer_json;
-use crate::quantize::quantizer::{Quantiser, uniform, vanished};
+use crate::quantize::quantizer::{Quantizer, uniform, vanished};
 use crate::render::text::exact;
 use anyhow::{Context, Result};
 use std::borrow::Cow;
@@ -47,7 +47,7 @@ pub fn run(args: &ExportArgs) -> Result<Outcome> {
     let mut lost = String::new();
     let runtime = args.onnx.runtime;
     if let Some(precision) = args.precision {
-        let made = Quantiser::new(&model).model(&uniform(&model.config, runtime.suited(precision)))?;
+        let made = Quantizer::new(&model).model(&uniform(&model.config, runtime.suited(precision)))?;
         for (name, zeros, of) in vanished(&model, &made) {
             writeln!(lost, "{name}: {zeros} of {of} numbers are zero in f16")?;
         }

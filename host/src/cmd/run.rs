@@ -8,7 +8,7 @@ use crate::eval::dataset::Row;
 use crate::eval::runner;
 use crate::models::model_file::ModelSource;
 use crate::models::tokenizer;
-use crate::models::tokenizer_json::{Encoded, Tokeniser};
+use crate::models::tokenizer_json::{Encoded, Tokenizer};
 use crate::render::text::{printable, remark, say};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
@@ -61,7 +61,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
         remark(&format!("note: {}", printable(&note)));
     }
     let tokenizer = named.as_ref().or(source.tokenizer());
-    let tokeniser = tokenizer.map(|source| source.open(&config)).transpose()?;
+    let tokenizer = tokenizer.map(|source| source.open(&config)).transpose()?;
     let (rows, encoded) = match (args.text.as_slice(), &args.ids) {
         ([], Some(ids)) => {
             let mut row = Row::sequence(ids);
@@ -72,13 +72,13 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
         }
         ([], None) => bail!("give --text or --ids"),
         (given, _) => {
-            let Some(tokeniser) = &tokeniser else {
+            let Some(tokenizer) = &tokenizer else {
                 bail!(
                     "{}: --text needs a tokenizer beside the model (tokenizer.json, spiece.model or vocab.txt); name one with --tokenizer or give --ids",
                     args.file.display()
                 );
             };
-            texts(tokeniser, &config, given, &args.pair)?
+            texts(tokenizer, &config, given, &args.pair)?
         }
     };
     let mapped = source.mapped();
@@ -94,7 +94,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
         Asked {
             rows: &rows,
             encoded: &encoded,
-            tokeniser: tokeniser.as_ref(),
+            tokenizer: tokenizer.as_ref(),
             options: AnswerOptions {
                 max_answer: args.max_answer.map_or(MAX_ANSWER, |n| n as usize),
                 allow_none: args.allow_no_answer,
@@ -144,23 +144,23 @@ fn refuse_what_says_nothing(args: &RunArgs, head: Head) -> Result<()> {
 
 /// The rows to run, one, one per window or one per text, and their encodings.
 fn texts(
-    tokeniser: &Tokeniser,
+    tokenizer: &Tokenizer,
     config: &Config,
     given: &[String],
     pairs: &[String],
 ) -> Result<(Vec<Row>, Vec<Encoded>)> {
-    if let Some(scarce) = tokeniser.scarce() {
+    if let Some(scarce) = tokenizer.scarce() {
         say(&format!("warning: {scarce}"));
     }
     let answer = config.head.answer();
     let text = match given {
         [text] => text,
         several if answer == AnswerKind::Embedding && pairs.is_empty() => {
-            let encoded = several.iter().map(|text| tokeniser.encode(text, None));
+            let encoded = several.iter().map(|text| tokenizer.encode(text, None));
             let encoded = encoded.collect::<Result<Vec<_>, _>>()?;
-            warn_of_cut(tokeniser, &encoded);
+            warn_of_cut(tokenizer, &encoded);
             warn_of_unknown(&encoded);
-            let row = |e: &Encoded| Row::of(std::slice::from_ref(e), tokeniser.pad_id(), false);
+            let row = |e: &Encoded| Row::of(std::slice::from_ref(e), tokenizer.pad_id(), false);
             return Ok((encoded.iter().map(row).collect(), encoded));
         }
         several if answer == AnswerKind::Embedding => bail!("--pair goes with one --text, {} are given", several.len()),
@@ -171,24 +171,24 @@ fn texts(
         ),
     };
     if let (AnswerKind::Span, [context]) = (answer, pairs) {
-        let windows = tokeniser.windows(text, context)?;
+        let windows = tokenizer.windows(text, context)?;
         warn_of_unknown(&windows);
-        let row = |e: &Encoded| Row::of(std::slice::from_ref(e), tokeniser.pad_id(), false);
+        let row = |e: &Encoded| Row::of(std::slice::from_ref(e), tokenizer.pad_id(), false);
         return Ok((windows.iter().map(row).collect(), windows));
     }
-    let encoded = encode(tokeniser, config, text, pairs)?;
-    warn_of_cut(tokeniser, &encoded);
+    let encoded = encode(tokenizer, config, text, pairs)?;
+    warn_of_cut(tokenizer, &encoded);
     warn_of_unknown(&encoded);
-    let row = Row::of(&encoded, tokeniser.pad_id(), config.head.takes_choices());
+    let row = Row::of(&encoded, tokenizer.pad_id(), config.head.takes_choices());
     Ok((vec![row], encoded))
 }
 
 /// Says that the end of a text was cut off.
-fn warn_of_cut(tokeniser: &Tokeniser, encoded: &[Encoded]) {
+fn warn_of_cut(tokenizer: &Tokenizer, encoded: &[Encoded]) {
     if encoded.iter().any(|e| e.truncated) {
         say(&format!(
             "warning: the text is longer than the model's {} positions and was cut",
-            tokeniser.max_length()
+            tokenizer.max_length()
         ));
     }
 }
@@ -201,15 +201,15 @@ fn warn_of_unknown(encoded: &[Encoded]) {
 }
 
 /// One encoding, or for multiple choice one per `--pair`.
-fn encode(tokeniser: &Tokeniser, config: &Config, text: &str, pairs: &[String]) -> Result<Vec<Encoded>> {
+fn encode(tokenizer: &Tokenizer, config: &Config, text: &str, pairs: &[String]) -> Result<Vec<Encoded>> {
     match (config.head.answer(), pairs) {
         (AnswerKind::Choice, []) => bail!("a multiple choice model needs --pair once per choice"),
-        (AnswerKind::Choice, pairs) => pairs.iter().map(|p| Ok(tokeniser.encode(text, Some(p))?)).collect(),
+        (AnswerKind::Choice, pairs) => pairs.iter().map(|p| Ok(tokenizer.encode(text, Some(p))?)).collect(),
         (AnswerKind::Span, []) => {
             bail!("a question answering model needs the question as --text, the context as --pair")
         }
-        (_, []) => Ok(vec![tokeniser.encode(text, None)?]),
-        (_, [pair]) => Ok(vec![tokeniser.encode(text, Some(pair))?]),
+        (_, []) => Ok(vec![tokenizer.encode(text, None)?]),
+        (_, [pair]) => Ok(vec![tokenizer.encode(text, Some(pair))?]),
         (_, _) => bail!(
             "--pair was given {} times, a model with head {} takes one",
             pairs.len(),

@@ -400,7 +400,7 @@ fn formats_help() -> String {
     let names: Vec<&str> = offered.iter().map(|f| f.name()).collect();
     let integers: Vec<&str> = offered
         .iter()
-        .filter(|f| f.quantises_input())
+        .filter(|f| f.quantizes_input())
         .map(|f| f.name())
         .collect();
     let (last, first) = integers.split_last().unwrap_or((&"none", &[]));

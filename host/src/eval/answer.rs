@@ -4,7 +4,7 @@
 
 use crate::eval::dataset::Row;
 use crate::eval::metrics::NamedOutputs;
-use crate::models::tokenizer_json::{Encoded, Tokeniser};
+use crate::models::tokenizer_json::{Encoded, Tokenizer};
 use serde::Serialize;
 use thimble_shared::decode::{self, AnswerOptions, Place, Scoring, Window, characters_before, softmax};
 use thimble_shared::model::{AnswerKind, Config};
@@ -45,7 +45,7 @@ pub struct Asked<'a> {
     /// In the order of the rows' sequences; empty where only token ids were given.
     pub encoded: &'a [Encoded],
     /// The model's; `None` where only token ids were given.
-    pub tokeniser: Option<&'a Tokeniser>,
+    pub tokenizer: Option<&'a Tokenizer>,
     /// How question answering chooses among spans.
     pub options: AnswerOptions,
 }
@@ -71,10 +71,10 @@ pub enum Answer {
         /// All labels with their values.
         labels: Vec<Scored>,
     },
-    /// Token classification: neighbouring tokens of one entity as spans, and every token's tag; a word has the tag of its
+    /// Token classification: neighboring tokens of one entity as spans, and every token's tag; a word has the tag of its
     /// first token.
     Tags {
-        /// Neighbouring tokens of one entity, in order of the text.
+        /// Neighboring tokens of one entity, in order of the text.
         spans: Vec<Entity>,
         /// Every word of the text; empty where only token ids were given.
         words: Vec<Tag>,
@@ -246,8 +246,8 @@ pub fn answer(config: &Config, outputs: &[NamedOutputs], asked: Asked) -> Result
         }
         AnswerKind::Vocabulary => {
             let logits = numbers(first, by, seq * config.vocab_size)?;
-            match blanks(config, logits, row, asked.tokeniser) {
-                blanks if blanks.is_empty() => Err(no_mask(config, asked.tokeniser)),
+            match blanks(config, logits, row, asked.tokenizer) {
+                blanks if blanks.is_empty() => Err(no_mask(config, asked.tokenizer)),
                 blanks => Ok(Answer::Fills { blanks }),
             }
         }
@@ -255,7 +255,7 @@ pub fn answer(config: &Config, outputs: &[NamedOutputs], asked: Asked) -> Result
             let logits = numbers(first, by, seq * config.vocab_size)?;
             let order = softmax(numbers(first, "sop_logits", 2)?);
             Ok(Answer::PreTraining {
-                blanks: blanks(config, logits, row, asked.tokeniser),
+                blanks: blanks(config, logits, row, asked.tokenizer),
                 in_order: order[0],
                 swapped: order[1],
             })
@@ -400,15 +400,15 @@ fn words(encoded: &Encoded) -> Vec<(usize, usize)> {
     words
 }
 
-fn blanks(config: &Config, logits: &[f32], row: &Row, tokeniser: Option<&Tokeniser>) -> Vec<Blank> {
-    let mask = tokeniser.map_or(Some(config.family.row().ids.mask), Tokeniser::mask_id);
+fn blanks(config: &Config, logits: &[f32], row: &Row, tokenizer: Option<&Tokenizer>) -> Vec<Blank> {
+    let mask = tokenizer.map_or(Some(config.family.row().ids.mask), Tokenizer::mask_id);
     let is_blank = |&i: &usize| Some(row.input_ids[i]) == mask && row.attention_mask[i] == 1;
     let blank = |position: usize| {
         let logits = &logits[position * config.vocab_size..(position + 1) * config.vocab_size];
         let scores = softmax(logits);
         let fill = |id: usize| Fill {
             id,
-            token: tokeniser.and_then(|t| t.token(id as i64)),
+            token: tokenizer.and_then(|t| t.token(id as i64)),
             score: scores[id],
         };
         let fills = decode::top(logits, FILLS).into_iter().map(fill).collect();
@@ -418,8 +418,8 @@ fn blanks(config: &Config, logits: &[f32], row: &Row, tokeniser: Option<&Tokenis
 }
 
 /// How a blank is marked, where there is none.
-fn no_mask(config: &Config, tokeniser: Option<&Tokeniser>) -> AnswerError {
-    match tokeniser.map(Tokeniser::mask) {
+fn no_mask(config: &Config, tokenizer: Option<&Tokenizer>) -> AnswerError {
+    match tokenizer.map(Tokenizer::mask) {
         None => AnswerError::NoMask(format!("the id {}", config.family.row().ids.mask)),
         Some(Some((mask, _))) => AnswerError::NoMask(mask.into()),
         Some(None) => AnswerError::Maskless,

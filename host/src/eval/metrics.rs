@@ -1,6 +1,6 @@
 //! How far a candidate's outputs are from a reference's, as the user feels it: agreement of the predicted label with its
 //! interval, KL of the output distributions, top-5 and span overlap, cosine, RMS and max |Δ| of the numbers, and accuracy
-//! where labels are given. `tally` collects it row by row; the solver minimises one [`Objective`] of it.
+//! where labels are given. `tally` collects it row by row; the solver minimizes one [`Objective`] of it.
 
 use crate::eval::pair_order::PairOrder;
 use serde::{Deserialize, Serialize};
@@ -81,12 +81,12 @@ impl Share {
     pub fn interval(self) -> Option<(f64, f64)> {
         let (n, p) = (self.of as f64, self.rate()?);
         let z2 = Z95 * Z95;
-        let centre = p + z2 / (2.0 * n);
+        let center = p + z2 / (2.0 * n);
         let spread = Z95 * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
         let scale = 1.0 + z2 / n;
         Some((
-            ((centre - spread) / scale).max(0.0),
-            ((centre + spread) / scale).min(1.0),
+            ((center - spread) / scale).max(0.0),
+            ((center + spread) / scale).min(1.0),
         ))
     }
 
@@ -341,14 +341,14 @@ impl Score {
         pair_order: None,
     };
 
-    /// Whether every figure the solver minimises is a number.
+    /// Whether every figure the solver minimizes is a number.
     pub fn is_finite(&self) -> bool {
         [self.kl, self.one_minus_cosine, self.relative_error]
             .iter()
             .all(|x| x.is_finite())
     }
 
-    /// The figure to minimise; infinite where the candidate's outputs are no numbers.
+    /// The figure to minimize; infinite where the candidate's outputs are no numbers.
     pub fn objective(&self, objective: Objective) -> f64 {
         if !self.is_finite() {
             return f64::INFINITY;

@@ -1,5 +1,5 @@
 //! Runs the device's engine on many inputs, on all cores, and measures how far one model's outputs are from another's.
-//! Inputs run one row at a time without padding, so a row's outputs do not depend on its neighbours; losses are added up in
+//! Inputs run one row at a time without padding, so a row's outputs do not depend on its neighbors; losses are added up in
 //! the rows' order, so they do not depend on the number of cores.
 
 use crate::eval::comparison::{LossTally, Scale};

@@ -309,7 +309,7 @@ impl<'a, 'f> Judge<'a, 'f> {
         }
     }
 
-    /// Identity nodes over weights: harmless to run, but quantisers stop at them.
+    /// Identity nodes over weights: harmless to run, but quantizers stop at them.
     fn alias_note(&self, view: &ModelView<'_>) -> Option<String> {
         let weights: HashSet<&str> = self
             .held

@@ -1,4 +1,4 @@
-//! The page of `thimble inspect --html`: one HTML file with a treemap of the model's bytes, coloured by cause, and the tables
+//! The page of `thimble inspect --html`: one HTML file with a treemap of the model's bytes, colored by cause, and the tables
 //! behind it. It loads nothing: style and drawing are inline, and it reads the same without a network or scripts. maud escapes
 //! the names from the file.
 
@@ -17,8 +17,8 @@ const HEIGHT: f64 = 520.0;
 /// Tensors drawn one by one within a cause; the rest share one tile.
 const MOST_TILES: usize = 60;
 
-/// Substance in blues, waste in warm colours, the graph itself in greys.
-fn colour(cause: Cause) -> &'static str {
+/// Substance in blues, waste in warm colors, the graph itself in greys.
+fn color(cause: Cause) -> &'static str {
     match cause {
         Cause::Weights => "#2f6f9f",
         Cause::ThroughIdentity => "#4a86b3",
@@ -213,7 +213,7 @@ fn drawn(tile: &Tile, area: Area) -> Markup {
                 "\n" (thousands(tile.bytes)) " bytes"
             }
             rect x=(hundredths(area.x)) y=(hundredths(area.y)) width=(hundredths(area.w)) height=(hundredths(area.h))
-                fill=(colour(tile.cause)) {}
+                fill=(color(tile.cause)) {}
             @if area.h > 18.0 && letters >= 4 {
                 text x=(hundredths(area.x + 5.0)) y=(hundredths(area.y + 14.0)) { (shorten(&tile.label, letters)) }
                 @if area.h > 34.0 && letters >= 8 {
@@ -255,7 +255,7 @@ fn legend(e: &Explanation, total: u64, growth: Option<Growth>) -> Markup {
             tbody {
                 @for (cause, bytes) in causes {
                     tr {
-                        td { span.key style={ "background:" (colour(cause)) } {} (title(cause)) }
+                        td { span.key style={ "background:" (color(cause)) } {} (title(cause)) }
                         td.n { (thousands(bytes)) }
                         td.n { (percent(bytes, total)) }
                         (grown(share(cause)))

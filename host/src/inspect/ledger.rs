@@ -18,7 +18,7 @@ pub enum Cause {
     ThroughTranspose,
     /// Weights, reached only through Cast.
     ThroughCast,
-    /// Weights, reached only through nodes that dequantise.
+    /// Weights, reached only through nodes that dequantize.
     ThroughDequantize,
     /// Byte for byte what another tensor holds.
     Duplicates,

@@ -156,7 +156,7 @@ fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<Tokeniz
 /// Where a folder holds another tool's ONNX, by the names optimum, transformers' exporter and transformers.js give it.
 const ONNX: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
 
-/// The ONNX file that stands for a folder. One under another name may be a variant (quantised, for a decoder): it is named.
+/// The ONNX file that stands for a folder. One under another name may be a variant (quantized, for a decoder): it is named.
 pub fn onnx_in(dir: &Path) -> Result<Option<PathBuf>, ModelError> {
     if let Some(found) = ONNX.iter().map(|name| dir.join(name)).find(|p| p.is_file()) {
         return Ok(Some(found));

@@ -12,6 +12,6 @@ pub struct ReadOptions {
     pub adapter: Option<PathBuf>,
     /// The values of an ONNX file that hold what the model gives, in place of its outputs.
     pub output_values: Vec<String>,
-    /// Take the weights of a quantised ONNX file as they are.
+    /// Take the weights of a quantized ONNX file as they are.
     pub dequantize: bool,
 }

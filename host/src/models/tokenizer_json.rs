@@ -3,11 +3,11 @@
 
 use std::path::Path;
 pub use thimble_device::image::digest::sha256;
-pub use thimble_text::{Encoded, Place, Splitter, TokeniseError, Tokeniser, guarded, read};
+pub use thimble_text::{Encoded, Place, Splitter, TokenizeError, Tokenizer, guarded, read};
 
 /// The tokenizer.json at `path` as minified JSON that says exactly the same.
-pub fn compact(path: &Path) -> Result<String, TokeniseError> {
-    let format = |problem: String| TokeniseError::Format {
+pub fn compact(path: &Path) -> Result<String, TokenizeError> {
+    let format = |problem: String| TokenizeError::Format {
         path: path.to_path_buf(),
         problem,
     };

@@ -1,4 +1,4 @@
-//! Function-preserving rescaling before quantising. Where one weight's output channel is another's input channel with
+//! Function-preserving rescaling before quantizing. Where one weight's output channel is another's input channel with
 //! nothing but linear steps between, the channel can be divided by s in the first and multiplied by s in the second. One
 //! outlier channel then no longer takes the int8 steps of all others. Every s is a power of two, so the f32 function stays
 //! the same to the last bit. After Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias
@@ -44,7 +44,7 @@ fn pairs(config: &Config) -> Vec<Pair> {
 }
 
 /// The same function with balanced channels. Only f32 weights are touched; others are what a file already decided.
-pub fn equalise(model: &Model) -> Model {
+pub fn equalize(model: &Model) -> Model {
     let mut weights = model.weights.clone();
     for pair in pairs(&model.config) {
         let scales = scales(&weights, &pair);
@@ -104,13 +104,13 @@ fn scales(weights: &Weights, pair: &Pair) -> Vec<f32> {
             .map(|row| f64::from(row[j]).abs())
             .fold(0.0, f64::max)
     };
-    // log2 of √(produced / consumed), centred so that neither weight grows as a whole.
+    // log2 of √(produced / consumed), centered so that neither weight grows as a whole.
     let wanted: Vec<Option<f64>> = (0..channels)
         .map(|j| Some(((produced(j) / consumed(j)).log2()) / 2.0).filter(|x: &f64| x.is_finite()))
         .collect();
     let known: Vec<f64> = wanted.iter().flatten().copied().collect();
-    let centre = known.iter().sum::<f64>() / known.len().max(1) as f64;
-    let power = |x: &Option<f64>| x.map_or(1.0, |x| 2f32.powi((x - centre).round().clamp(-60.0, 60.0) as i32));
+    let center = known.iter().sum::<f64>() / known.len().max(1) as f64;
+    let power = |x: &Option<f64>| x.map_or(1.0, |x| 2f32.powi((x - center).round().clamp(-60.0, 60.0) as i32));
     let scales: Vec<f32> = wanted.iter().map(power).collect();
     let exact = |x: f32| x == 0.0 || x.is_normal();
     let rows_exact = producers.iter().all(|w| {

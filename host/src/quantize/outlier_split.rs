@@ -1,5 +1,5 @@
 //! Outlier channels behind the activation function, split into smaller ones. Where one channel of what enters `down` is larger
-//! than all others, it sets the step of every quantised token. An activation `a(u) = u·g(u)` with `g(u) + g(−u) = 1` (gelu in
+//! than all others, it sets the step of every quantized token. An activation `a(u) = u·g(u)` with `g(u) + g(−u) = 1` (gelu in
 //! both forms, silu) has `a(u) − a(−u) = u`, so for any `t`, exactly, `a(u) = t + a(u − t) − a(t − u) + a(−u)`: three channels
 //! that stay below half of the first one's range, for `t` in its middle. In: a model and calibration rows; out: the same
 //! function with a few more channels between `up` and `down`. After Zhao et al. 2019, "Improving Neural Network Quantization

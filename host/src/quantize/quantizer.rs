@@ -42,12 +42,12 @@ pub struct Done {
     pub nearest: Vec<String>,
 }
 
-/// Shifts of one model, calibrated when they are first needed and shared by all that quantise it.
+/// Shifts of one model, calibrated when they are first needed and shared by all that quantize it.
 pub type SharedShift = Arc<OnceLock<Result<Shift, String>>>;
 
 /// What is done beside rounding to nearest.
 #[derive(Clone, Default)]
-pub struct QuantiserOptions {
+pub struct QuantizerOptions {
     /// Rows to calibrate on.
     pub rows: Arc<Vec<Row>>,
     /// Numbers are rounded so that outputs on these rows suffer least.
@@ -76,35 +76,35 @@ impl std::ops::Deref for Source<'_> {
 }
 
 /// A source model and the encodings made of it so far.
-pub struct Quantiser<'a> {
+pub struct Quantizer<'a> {
     source: Source<'a>,
-    options: QuantiserOptions,
+    options: QuantizerOptions,
     /// What was seen on the rows: gathered when a weight is rounded, not when an answer is remembered.
     statistics: Mutex<Option<Result<Statistics, String>>>,
     rounders: Mutex<HashMap<Reads, Option<Arc<Rounder>>>>,
     made: Mutex<HashMap<(String, Format), Arc<Encoded>>>,
 }
 
-impl Quantiser<'static> {
+impl Quantizer<'static> {
     /// The same for a model that several share.
-    pub fn shared(source: Arc<Model>, options: QuantiserOptions) -> Self {
-        Quantiser::of(Source::Shared(source), options)
+    pub fn shared(source: Arc<Model>, options: QuantizerOptions) -> Self {
+        Quantizer::of(Source::Shared(source), options)
     }
 }
 
-impl<'a> Quantiser<'a> {
+impl<'a> Quantizer<'a> {
     /// Rounds to nearest.
     pub fn new(source: &'a Model) -> Self {
-        Quantiser::of(Source::Borrowed(source), QuantiserOptions::default())
+        Quantizer::of(Source::Borrowed(source), QuantizerOptions::default())
     }
 
     /// Rounds and shifts as the options say.
-    pub fn with(source: &'a Model, options: QuantiserOptions) -> Self {
-        Quantiser::of(Source::Borrowed(source), options)
+    pub fn with(source: &'a Model, options: QuantizerOptions) -> Self {
+        Quantizer::of(Source::Borrowed(source), options)
     }
 
-    fn of(source: Source<'a>, options: QuantiserOptions) -> Self {
-        Quantiser {
+    fn of(source: Source<'a>, options: QuantizerOptions) -> Self {
+        Quantizer {
             source,
             options,
             statistics: Mutex::default(),
@@ -146,7 +146,7 @@ impl<'a> Quantiser<'a> {
                 Rounded::Calibrated => done.calibrated.push(spec.name.clone()),
             }
             // An input around its mean loses nothing of it.
-            match shift.and_then(|s| s.centre(&spec.name, formats, self.options.reach)) {
+            match shift.and_then(|s| s.center(&spec.name, formats, self.options.reach)) {
                 Some(_) => done.shifted.push(spec.name.clone()),
                 None => shortfalls.push((spec.role.tensor(Slot::Bias, spec.site), encoded)),
             }
@@ -337,7 +337,7 @@ mod tests {
         ];
         for (first, want) in cases {
             let source = model(first);
-            let made = Quantiser::new(&source).model(&uniform(&source.config, Format::F16));
+            let made = Quantizer::new(&source).model(&uniform(&source.config, Format::F16));
             match (made, want) {
                 (Ok(made), Ok(zeros)) => {
                     let expected: Vec<_> = (zeros > 0)

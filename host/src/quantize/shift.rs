@@ -1,6 +1,6 @@
 //! Channel-wise shifts of activations, folded into biases that are there already. In: a model and calibration rows; out: for
 //! every place where a linear map reads a vector that biases can move, the channels' means `c`, and what each bias gains when
-//! `x − c` is read in place of `x`. The f32 function stays the same; a quantised input then spends its steps on what differs
+//! `x − c` is read in place of `x`. The f32 function stays the same; a quantized input then spends its steps on what differs
 //! from token to token. After Wei et al. 2023, "Outlier Suppression+" (channel-wise shift); the way through the residual that
 //! all layers share is thimble's own and stands in docs/shrink.md.
 
@@ -185,7 +185,7 @@ pub fn shifted_config(config: &Config, formats: &BTreeMap<String, Format>, reach
 /// The means of a place and what they change.
 struct Fold {
     place: Place,
-    centre: Vec<f32>,
+    center: Vec<f32>,
     gains: Vec<(String, Vec<f32>)>,
 }
 
@@ -232,9 +232,9 @@ impl Shift {
     }
 
     /// What is taken from the input of `weight`, where it is shifted.
-    pub fn centre(&self, weight: &str, formats: &BTreeMap<String, Format>, reach: Reach) -> Option<&[f32]> {
+    pub fn center(&self, weight: &str, formats: &BTreeMap<String, Format>, reach: Reach) -> Option<&[f32]> {
         let reads = |f: &&Fold| f.place.readers.iter().any(|r| r.weight == weight) && f.place.wanted(formats, reach);
-        self.folds.iter().find(reads).map(|f| f.centre.as_slice())
+        self.folds.iter().find(reads).map(|f| f.center.as_slice())
     }
 }
 
@@ -245,16 +245,16 @@ fn fold(model: &Model, place: Place, sums: &BTreeMap<String, Sum>) -> Option<Fol
         total.add(&seen.sum, seen.vectors);
     }
     let mean = |s: &f64| (s / total.vectors as f64) as f32;
-    let centre: Vec<f32> = total.sum.iter().map(mean).collect();
-    if total.vectors == 0 || !centre.iter().all(|c| c.is_finite()) {
+    let center: Vec<f32> = total.sum.iter().map(mean).collect();
+    if total.vectors == 0 || !center.iter().all(|c| c.is_finite()) {
         return None;
     }
-    let lost: Vec<f32> = centre.iter().map(|c| -c).collect();
+    let lost: Vec<f32> = center.iter().map(|c| -c).collect();
     let mut gains: Vec<(String, Vec<f32>)> = place.feeders.iter().map(|name| (name.clone(), lost.clone())).collect();
-    gains.extend(place.residuals.iter().map(|name| (name.clone(), centre.clone())));
-    gains.extend(place.output.then(|| (HIDDEN_SHIFT.to_string(), centre.clone())));
+    gains.extend(place.residuals.iter().map(|name| (name.clone(), center.clone())));
+    gains.extend(place.output.then(|| (HIDDEN_SHIFT.to_string(), center.clone())));
     for Reader { weight, bias } in &place.readers {
-        gains.push((bias.clone(), product(&model.weights.get(weight)?.as_f32(), &centre)));
+        gains.push((bias.clone(), product(&model.weights.get(weight)?.as_f32(), &center)));
     }
     // Every one of them is needed: a bias the model does not have cannot take its share.
     let kept = |(name, gain): &(String, Vec<f32>)| match model.weights.get(name) {
@@ -263,7 +263,7 @@ fn fold(model: &Model, place: Place, sums: &BTreeMap<String, Sum>) -> Option<Fol
         }),
         None => name == HIDDEN_SHIFT,
     };
-    gains.iter().all(kept).then_some(Fold { place, centre, gains })
+    gains.iter().all(kept).then_some(Fold { place, center, gains })
 }
 
 /// `W·c`, summed in f64.

@@ -5,10 +5,10 @@
 use crate::eval::dataset::Row;
 use crate::eval::digest::Digest;
 use crate::eval::runner::Vocabulary;
-use crate::quantize::equalize::equalise;
+use crate::quantize::equalize::equalize;
 use crate::quantize::error::QuantizeError;
 use crate::quantize::outlier_split::split;
-use crate::quantize::quantizer::{Done, Quantiser, QuantiserOptions, SharedShift};
+use crate::quantize::quantizer::{Done, Quantizer, QuantizerOptions, SharedShift};
 use crate::quantize::shift::Reach;
 use serde::Serialize;
 use std::cell::RefCell;
@@ -79,12 +79,12 @@ pub struct Variant {
     pub model: Arc<Model>,
     /// Of the numbers, and of the rows if the numbers made of them depend on rows.
     pub digest: Digest,
-    options: QuantiserOptions,
+    options: QuantizerOptions,
 }
 
 impl Variant {
-    pub fn quantiser(&self) -> Quantiser<'static> {
-        Quantiser::shared(self.model.clone(), self.options.clone())
+    pub fn quantizer(&self) -> Quantizer<'static> {
+        Quantizer::shared(self.model.clone(), self.options.clone())
     }
 }
 
@@ -135,7 +135,7 @@ impl Variants {
             preparation,
             digest: base.digest.with_rows(&self.rows).with(&format!("{preparation:?}")),
             model: base.model,
-            options: QuantiserOptions {
+            options: QuantizerOptions {
                 rows: self.rows.clone(),
                 calibrated: preparation.calibrated,
                 reach: preparation.shifted,
@@ -162,7 +162,7 @@ impl Variants {
             model = Arc::new(split);
         }
         if preparation.rescaled {
-            model = Arc::new(equalise(&model));
+            model = Arc::new(equalize(&model));
         }
         Ok(Some(Base {
             digest: Digest::of(&model),

@@ -7,7 +7,7 @@ use crate::eval::records::{RecordError, Records};
 use crate::eval::runner::Vocabulary;
 use crate::models::raw_json::{elements, members, object};
 use crate::models::tokenizer::TokenizerSource;
-use crate::models::tokenizer_json::{Splitter, TokeniseError};
+use crate::models::tokenizer_json::{Splitter, TokenizeError};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ pub enum VocabularyError {
     },
     /// A text of the corpus cannot be split.
     #[error(transparent)]
-    Tokenise(#[from] TokeniseError),
+    Tokenize(#[from] TokenizeError),
     /// The tokenizer cannot be cut, or is another model's.
     #[error("{path}: {problem}", path = .path.display())]
     Tokenizer {
@@ -362,12 +362,12 @@ impl Table {
 
     /// Adds every piece the text contains.
     fn pieces_within(&self, tokenizer: &Tokenizer, text: &str, kept: &mut BTreeSet<u32>) {
-        let mut normalised = NormalizedString::from(text);
+        let mut normalized = NormalizedString::from(text);
         if let Some(normalizer) = tokenizer.get_normalizer() {
-            // A text it cannot normalise was not encoded either.
-            let _ = normalizer.normalize(&mut normalised);
+            // A text it cannot normalize was not encoded either.
+            let _ = normalizer.normalize(&mut normalized);
         }
-        let text = normalised.get();
+        let text = normalized.get();
         let bare = |piece: &str| text.contains(MARKS.iter().fold(piece, |p, mark| p.trim_start_matches(mark)));
         kept.extend(self.pieces.iter().filter(|(piece, _)| bare(piece)).map(|(_, id)| *id));
     }

@@ -1,7 +1,7 @@
 //! Attacks on checkpoints: config.json, safetensors and what stands beside them.
 
 use super::Expect::{Read, Refused};
-use super::Reader::{Checkpoint, Tokeniser};
+use super::Reader::{Checkpoint, TokenizerJson};
 use super::{Attack, Reader};
 pub use crate::support::fixture;
 use serde_json::{Value as Json, json};
@@ -401,7 +401,7 @@ pub const ROWS: &[Attack] = &[
         "must stand beside its weights",
     ),
     asked(
-        Tokeniser,
+        TokenizerJson,
         "a tokenizer nested 100,000 deep",
         STACK,
         |d| {
@@ -412,7 +412,7 @@ pub const ROWS: &[Attack] = &[
         "invalid type",
     ),
     asked(
-        Tokeniser,
+        TokenizerJson,
         "a FIFO for the tokenizer",
         BLOCKS,
         |d| {

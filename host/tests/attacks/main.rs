@@ -21,7 +21,7 @@ use thimble::eval::dataset;
 use thimble::inspect::explain;
 use thimble::models::onnx_import::ImportOptions;
 use thimble::models::read_options::ReadOptions;
-use thimble::models::tokenizer_json::{Splitter, Tokeniser};
+use thimble::models::tokenizer_json::{Splitter, Tokenizer};
 use thimble::models::{self, onnx_import};
 use thimble::onnx::OnnxFile;
 use thimble::render::text::one_line;
@@ -44,13 +44,13 @@ pub enum Reader {
     Explain,
     /// ALBERT out of another tool's ONNX file.
     Import,
-    /// The same with quantised weights taken as they are.
+    /// The same with quantized weights taken as they are.
     Dequantize,
     /// A checkpoint's directory or weights file.
     Checkpoint,
     /// An adapter's directory, merged into a good checkpoint.
     Adapter,
-    Tokeniser,
+    TokenizerJson,
     /// A folder with spiece.model or vocab.txt, and what is made of it.
     Tokenizer,
     /// The small safetensors files of the device's inputs.
@@ -114,7 +114,7 @@ impl Reader {
                     &options,
                 )?);
             }
-            Reader::Tokeniser => drop(Tokeniser::open(path, &artifact::config())?),
+            Reader::TokenizerJson => drop(Tokenizer::open(path, &artifact::config())?),
             Reader::Tokenizer => {
                 let json = thimble::models::tokenizer::named(path)?.compact()?;
                 let splitter = Splitter::new(json.as_bytes()).map_err(anyhow::Error::msg)?;
@@ -142,7 +142,7 @@ impl Reader {
             Reader::Onnx | Reader::Explain => (256, 4 << 20),
             Reader::Import | Reader::Dequantize => (256, 64 << 20),
             Reader::Checkpoint | Reader::Adapter => (128, 1 << 20),
-            Reader::Tokeniser | Reader::Inputs => (64, 1 << 20),
+            Reader::TokenizerJson | Reader::Inputs => (64, 1 << 20),
             Reader::Tokenizer => (128, 1 << 20),
             // The good tokenizer that texts are split with is 4000 pieces.
             Reader::Rows => (256, 16 << 20),

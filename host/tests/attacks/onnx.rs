@@ -93,8 +93,8 @@ fn node(op: &str, inputs: &[&str], out: &str, ints: &[(&str, i64)]) -> Message {
     m
 }
 
-/// Quantised nodes that make `y`, over 4096 bytes of integers called `q` and scales called `s0` and on.
-fn quantised(folder: &Path, nodes: &[Message], scales: usize) -> PathBuf {
+/// Quantized nodes that make `y`, over 4096 bytes of integers called `q` and scales called `s0` and on.
+fn quantized(folder: &Path, nodes: &[Message], scales: usize) -> PathBuf {
     let (mut graph, mut opset, mut port, mut model) = <(Message, Message, Message, Message)>::default();
     nodes.iter().for_each(|n| graph.message(1, n));
     let (mut q, raw) = (Message::default(), [3u8; 4096]);
@@ -119,7 +119,7 @@ fn quantised(folder: &Path, nodes: &[Message], scales: usize) -> PathBuf {
     path
 }
 
-/// The one tensor of integers dequantised by `count` scales, and all of it added up.
+/// The one tensor of integers dequantized by `count` scales, and all of it added up.
 fn by_many_scales(folder: &Path, count: usize) -> PathBuf {
     let mut nodes = Vec::new();
     for i in 0..count {
@@ -133,7 +133,7 @@ fn by_many_scales(folder: &Path, count: usize) -> PathBuf {
         "y",
         &[],
     ));
-    quantised(folder, &nodes, count)
+    quantized(folder, &nodes, count)
 }
 
 /// A graph in an attribute of a node of a graph, `levels` deep. Written from its end, since each length stands before.
@@ -550,7 +550,7 @@ pub const ROWS: &[Attack] = &[
         ALLOCATION,
         |d| {
             let sizes = [("K", 1 << 24), ("N", 1 << 24), ("bits", 4), ("block_size", 16)];
-            quantised(d, &[node("MatMulNBits", &["x", "q", "s0"], "y", &sizes)], 1)
+            quantized(d, &[node("MatMulNBits", &["x", "q", "s0"], "y", &sizes)], 1)
         },
         "16777216 × 16777216 weights",
     ),
@@ -560,7 +560,7 @@ pub const ROWS: &[Attack] = &[
         PRODUCT,
         |d| {
             let axis = [("axis", i64::MAX)];
-            quantised(d, &[node("DequantizeLinear", &["q", "q"], "y", &axis)], 0)
+            quantized(d, &[node("DequantizeLinear", &["q", "q"], "y", &axis)], 0)
         },
         "scales along dimension",
     ),
@@ -570,7 +570,7 @@ pub const ROWS: &[Attack] = &[
         "a cycle that a walk through a graph never leaves",
         |d| {
             let looked = node("Gather", &["g", "g"], "g", &[]);
-            quantised(d, &[looked, node("DequantizeLinear", &["g", "s0"], "y", &[])], 1)
+            quantized(d, &[looked, node("DequantizeLinear", &["g", "s0"], "y", &[])], 1)
         },
         "model.onnx",
     ),
@@ -579,7 +579,7 @@ pub const ROWS: &[Attack] = &[
         "attention over 2⁴⁰ heads",
         ALLOCATION,
         |d| {
-            quantised(
+            quantized(
                 d,
                 &[node("Attention", &["x", "q", "q"], "y", &[("num_heads", 1 << 40)])],
                 0,

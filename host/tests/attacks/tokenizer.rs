@@ -118,7 +118,7 @@ pub const ROWS: &[Attack] = &[
         Refused("piece 5 has 1000000 bytes"),
     ),
     Attack {
-        reader: Reader::Tokeniser,
+        reader: Reader::TokenizerJson,
         ..row(
             "a tokenizer.json with a piece of a million letters",
             "the same, on its way to a board",

@@ -56,7 +56,7 @@ impl Runtime {
     /// range, and multiplies int4 weights in f32.
     pub fn suited(self, format: Format) -> Format {
         let per_token = match format.input_range() {
-            Some(InputRange::Symmetric | InputRange::Centred) => true,
+            Some(InputRange::Symmetric | InputRange::Centered) => true,
             Some(InputRange::Tensor) | None => false,
         };
         if self.order() == Order::Panels || !per_token {
@@ -65,7 +65,7 @@ impl Runtime {
         let same = || Format::ALL.into_iter().filter(|f| f.shares_numbers(format));
         let tensor = same().find(|f| f.input_range() == Some(InputRange::Tensor));
         tensor
-            .or_else(|| same().find(|f| !f.quantises_input()))
+            .or_else(|| same().find(|f| !f.quantizes_input()))
             .unwrap_or(format)
     }
 

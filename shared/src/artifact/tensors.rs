@@ -93,7 +93,7 @@ pub fn tensors(graph: &ModelSpec, order: Order) -> Vec<Mapped> {
 
 /// Whether a weight can stand in a format at all: int8 sums of too many inputs would overflow.
 pub fn fits(spec: &WeightSpec, format: Format) -> bool {
-    let summed = spec.kind == Kind::Linear && format.quantises_input();
+    let summed = spec.kind == Kind::Linear && format.quantizes_input();
     !summed || spec.shape.get(1).is_none_or(|&inputs| inputs <= I8_INPUTS)
 }
 

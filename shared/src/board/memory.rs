@@ -71,7 +71,7 @@ pub fn activations(config: &Config, formats: &[Format], work: Work) -> u64 {
     // Inputs of linear maps as their kernels read them; the memory is kept from map to map.
     let has = |range| formats.iter().any(|f| f.input_range() == Some(range));
     let ranges = InputRange::ALL.into_iter().filter(|range| has(*range)).count() as u64;
-    let float = formats.iter().any(|f| !f.quantises_input());
+    let float = formats.iter().any(|f| !f.quantizes_input());
     // Query, key and value may read the same input over several ranges.
     let packed = ranges.min(1) * widest + ranges.saturating_sub(1) * hidden + u64::from(float) * 4 * widest;
     // Attention per thread: keys, values, a block of queries and of results, and two copies of its scores.

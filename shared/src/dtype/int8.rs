@@ -1,4 +1,4 @@
-//! i8: symmetric int8 with one scale per row, multiplied by inputs that are quantised from minus to plus their largest magnitude.
+//! i8: symmetric int8 with one scale per row, multiplied by inputs that are quantized from minus to plus their largest magnitude.
 
 use super::{Format, FormatRow, I8_MAX, InputRange, Inputs, Levels, Numbers, Offered, Storage, absmax};
 

@@ -48,10 +48,10 @@ formats! {
     F16 = fp16,
     /// Symmetric int8 with one f32 scale per output channel (per row of a table), widened to f32 before any arithmetic.
     W8 = w8,
-    /// The numbers of `W8`, but a linear weight in this format also quantises its input per token at run time and
+    /// The numbers of `W8`, but a linear weight in this format also quantizes its input per token at run time and
     /// multiplies in int8 × int8 → int32.
     I8 = int8,
-    /// The numbers of `I8`, but a linear weight in this format quantises its input per token around the middle of the
+    /// The numbers of `I8`, but a linear weight in this format quantizes its input per token around the middle of the
     /// token's range, so that one-sided inputs use all 255 steps; the middle times the row sums is added back in f32.
     I8A = int8a,
     /// The numbers of `I8`, but a linear weight in this format quantizes its input over the whole tensor to uint8 with a zero
@@ -96,7 +96,7 @@ pub struct FormatRow {
 pub enum Inputs {
     /// As it is, in f32.
     Float,
-    /// As int8, quantised over this range.
+    /// As int8, quantized over this range.
     Int8(InputRange),
 }
 
@@ -107,7 +107,7 @@ pub enum InputRange {
     #[default]
     Symmetric,
     /// From the least to the greatest value.
-    Centred,
+    Centered,
     /// From the least to the greatest value of the whole tensor, 0 among them: uint8 with a zero point, by the formulas of ONNX's
     /// DynamicQuantizeLinear.
     Tensor,
@@ -115,13 +115,13 @@ pub enum InputRange {
 
 impl InputRange {
     /// All of them.
-    pub const ALL: [InputRange; 3] = [InputRange::Symmetric, InputRange::Centred, InputRange::Tensor];
+    pub const ALL: [InputRange; 3] = [InputRange::Symmetric, InputRange::Centered, InputRange::Tensor];
 
-    /// Whether a number is taken off every value before it is quantised, so that products need the rows' sums.
+    /// Whether a number is taken off every value before it is quantized, so that products need the rows' sums.
     pub fn is_moved(self) -> bool {
         match self {
             InputRange::Symmetric => false,
-            InputRange::Centred | InputRange::Tensor => true,
+            InputRange::Centered | InputRange::Tensor => true,
         }
     }
 }
@@ -168,7 +168,7 @@ impl Format {
         self.row().numbers == other.row().numbers
     }
 
-    /// How a linear weight of this format quantises its input to int8 per token; None where it does not.
+    /// How a linear weight of this format quantizes its input to int8 per token; None where it does not.
     pub fn input_range(self) -> Option<InputRange> {
         match self.row().inputs {
             Inputs::Float => None,
@@ -176,8 +176,8 @@ impl Format {
         }
     }
 
-    /// Whether a linear weight of this format quantises its input to int8 per token.
-    pub fn quantises_input(self) -> bool {
+    /// Whether a linear weight of this format quantizes its input to int8 per token.
+    pub fn quantizes_input(self) -> bool {
         self.input_range().is_some()
     }
 }
@@ -230,7 +230,7 @@ pub const I8_MAX: f32 = 127.0;
 /// Most inputs of a linear weight that is multiplied in int8: 2¹⁶ products of 127 × 127 still fit an int32 sum.
 pub const I8_INPUTS: usize = 1 << 16;
 
-/// The least value the per-token maximum is raised to before it divides, so an all-zero token quantises to zeros.
+/// The least value the per-token maximum is raised to before it divides, so an all-zero token quantizes to zeros.
 pub const ACTIVATION_FLOOR: f32 = 1e-30;
 
 #[cfg(test)]

@@ -281,7 +281,7 @@ pub(super) fn embeddings(output: Value) -> Vec<Step> {
     vec![step(Op::Embed, "embed.sum"), step(norm, output)]
 }
 
-/// A layer with post-LayerNorm, as in BERT: each half adds its input and normalises the sum.
+/// A layer with post-LayerNorm, as in BERT: each half adds its input and normalizes the sum.
 pub(super) fn post_norm_layer(config: &Config) -> Vec<Step> {
     let norm = |norm, input, of, sum| Op::LayerNorm {
         norm,

@@ -122,7 +122,7 @@ enum Pieces {
 
 impl Slow {
     /// The slow tokenizer a tokenizer.json states, and the library's with what both have in common: all tokens with their ids,
-    /// the normaliser, and what is put around texts. In place of the model it has a list, which takes less memory.
+    /// the normalizer, and what is put around texts. In place of the model it has a list, which takes less memory.
     ///
     /// # Errors
     /// What is wrong with the file, or what its class of tokenizer lacks.

@@ -1,5 +1,5 @@
 //! SentencePiece's encoder: in goes text, out come the pieces `SentencePieceProcessor.encode(out_type=str)` gives, with the
-//! bytes each covers. Normalisation, the Unigram search and merging by BPE follow
+//! bytes each covers. Normalization, the Unigram search and merging by BPE follow
 //! <https://github.com/google/sentencepiece/tree/v0.2.0/src>, sums in f32 as of 0.2.3 included, so that ties fall alike.
 
 use super::aligned::{Char, string};
@@ -62,7 +62,7 @@ pub enum Algorithm {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Piece {
     pub text: String,
-    /// Characters of the normalised text it stands for; a byte of an unknown character has all of that character's.
+    /// Characters of the normalized text it stands for; a byte of an unknown character has all of that character's.
     pub chars: Vec<Char>,
 }
 
@@ -137,9 +137,9 @@ impl SentencePiece {
         known.unwrap_or(self.unknown)
     }
 
-    /// The pieces of a text, neighbouring unknown characters as one.
+    /// The pieces of a text, neighboring unknown characters as one.
     pub fn encode(&self, text: &[Char]) -> Vec<Piece> {
-        let text = self.normalise(text);
+        let text = self.normalize(text);
         let found = match self.rules.algorithm {
             Algorithm::Unigram => self.most_likely(&text),
             Algorithm::Bpe(_) => self.merged(&text),
@@ -188,7 +188,7 @@ impl SentencePiece {
         Some((read.count(), to))
     }
 
-    fn normalise(&self, mut text: &[Char]) -> Vec<Char> {
+    fn normalize(&self, mut text: &[Char]) -> Vec<Char> {
         let rules = &self.rules;
         let space = if rules.escape_whitespaces { SPACE } else { ' ' };
         let mut out: Vec<Char> = Vec::with_capacity(text.len() + 1);

@@ -111,16 +111,16 @@ fn interleave_fours(_: &[&[f32]; PANEL_ROWS], _: &mut [f32]) -> usize {
     0
 }
 
-/// What one token needs besides its quantised values.
+/// What one token needs besides its quantized values.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Token {
-    /// What one step of the quantised values stands for: `a / 127`, `a` being the token's largest magnitude, or the largest
-    /// distance from its centre; one 255th of the tensor's range.
+    /// What one step of the quantized values stands for: `a / 127`, `a` being the token's largest magnitude, or the largest
+    /// distance from its center; one 255th of the tensor's range.
     pub scale: f32,
-    /// What was taken off every value before it was quantised: the middle of the token's range, what int8 zero stands for where
+    /// What was taken off every value before it was quantized: the middle of the token's range, what int8 zero stands for where
     /// there is one range for the tensor, or 0.
-    pub centre: f32,
-    /// Sum of the quantised values, which undoes the +128 of unsigned × signed kernels; they all read [`Order::Groups`], and
+    pub center: f32,
+    /// Sum of the quantized values, which undoes the +128 of unsigned × signed kernels; they all read [`Order::Groups`], and
     /// in other orders it is 0.
     pub sum: i32,
 }
@@ -139,7 +139,7 @@ pub enum Order {
     Halves,
 }
 
-/// int8 activations in tiles, with the scale each token was quantised by.
+/// int8 activations in tiles, with the scale each token was quantized by.
 #[derive(Debug, Default)]
 pub struct PackedI8 {
     data: Buffer,
@@ -151,8 +151,8 @@ pub struct PackedI8 {
 }
 
 impl PackedI8 {
-    /// Quantises each row of `k` values, over its own range or that of them all, and packs it.
-    pub fn quantise(&mut self, pool: &Pool, tiling: Tiling, order: Order, range: InputRange, x: &[f32], k: usize) {
+    /// Quantizes each row of `k` values, over its own range or that of them all, and packs it.
+    pub fn quantize(&mut self, pool: &Pool, tiling: Tiling, order: Order, range: InputRange, x: &[f32], k: usize) {
         let (depth, rows) = (k.next_multiple_of(I8_DEPTH), x.len() / k);
         (self.depth, self.order, self.range) = (depth, order, range);
         self.tokens.resize(rows, Token::default());
@@ -167,10 +167,10 @@ impl PackedI8 {
             let mut row = vec![0i8; depth];
             for (t, token) in tokens.iter_mut().enumerate() {
                 let x = &x[(i * tiling.tokens + t) * k..][..k];
-                (token.scale, token.centre) = match range {
-                    InputRange::Symmetric => (quantise_row(x, &mut row[..k]), 0.0),
-                    InputRange::Centred => quantise_centred(x, &mut row[..k]),
-                    InputRange::Tensor => whole.unwrap_or_default().quantise(x, &mut row[..k]),
+                (token.scale, token.center) = match range {
+                    InputRange::Symmetric => (quantize_row(x, &mut row[..k]), 0.0),
+                    InputRange::Centered => quantize_centered(x, &mut row[..k]),
+                    InputRange::Tensor => whole.unwrap_or_default().quantize(x, &mut row[..k]),
                 };
                 token.sum = if order == Order::Groups {
                     row.iter().map(|&v| i32::from(v)).sum()
@@ -219,8 +219,8 @@ fn scatter<T: Pod + From<i8>, const N: usize>(row: &[i8], tile: &mut [u8], t: us
 }
 
 crate::engine::elementwise::multiversion! {
-    /// Quantises one row to [-127, 127] and returns its scale. Ties go to even, as ONNX's Round.
-    pub fn quantise_row(x: &[f32], q: &mut [i8]) -> f32 {
+    /// Quantizes one row to [-127, 127] and returns its scale. Ties go to even, as ONNX's Round.
+    pub fn quantize_row(x: &[f32], q: &mut [i8]) -> f32 {
         let a = max_abs(x).max(ACTIVATION_FLOOR);
         let inverse = I8_MAX / a;
         for (q, &x) in q.iter_mut().zip(x) {
@@ -231,17 +231,17 @@ crate::engine::elementwise::multiversion! {
 }
 
 crate::engine::elementwise::multiversion! {
-    /// Quantises one row to [-127, 127] around the middle of its range and returns its scale and that middle. Rounding keeps
-    /// the order of `x - centre`, so the ends of the range are the farthest off, however the centre was rounded.
-    pub fn quantise_centred(x: &[f32], q: &mut [i8]) -> (f32, f32) {
+    /// Quantizes one row to [-127, 127] around the middle of its range and returns its scale and that middle. Rounding keeps
+    /// the order of `x - center`, so the ends of the range are the farthest off, however the center was rounded.
+    pub fn quantize_centered(x: &[f32], q: &mut [i8]) -> (f32, f32) {
         let (least, most) = range(x);
-        let centre = (most + least) * 0.5;
-        let a = (most - centre).max(centre - least).max(ACTIVATION_FLOOR);
+        let center = (most + least) * 0.5;
+        let a = (most - center).max(center - least).max(ACTIVATION_FLOOR);
         let inverse = I8_MAX / a;
         for (q, &x) in q.iter_mut().zip(x) {
-            *q = round((x - centre) * inverse);
+            *q = round((x - center) * inverse);
         }
-        (a / I8_MAX, centre)
+        (a / I8_MAX, center)
     }
 }
 
@@ -269,14 +269,14 @@ impl Uint8 {
     }
 
     /// The values of one row as int8, 128 less than their uint8, with the step and what int8 zero stands for.
-    pub fn quantise(self, x: &[f32], q: &mut [i8]) -> (f32, f32) {
-        quantise_uint8(x, self.scale, f32::from(self.zero), q);
+    pub fn quantize(self, x: &[f32], q: &mut [i8]) -> (f32, f32) {
+        quantize_uint8(x, self.scale, f32::from(self.zero), q);
         (self.scale, self.scale * (128.0 - f32::from(self.zero)))
     }
 }
 
 crate::engine::elementwise::multiversion! {
-    fn quantise_uint8(x: &[f32], scale: f32, zero: f32, q: &mut [i8]) {
+    fn quantize_uint8(x: &[f32], scale: f32, zero: f32, q: &mut [i8]) {
         for (q, &x) in q.iter_mut().zip(x) {
             let u8 = ((x / scale).round_ties_even() + zero).clamp(0.0, 255.0);
             *q = (u8 as i32 - 128) as i8;
@@ -285,7 +285,7 @@ crate::engine::elementwise::multiversion! {
 }
 
 /// The nearest integer, ties to even. Adding 1.5 * 2^23 leaves it in the low mantissa bits: the addition itself rounds to
-/// even, and unlike a call to rint it vectorises on every target.
+/// even, and unlike a call to rint it vectorizes on every target.
 #[inline(always)]
 fn round(x: f32) -> i8 {
     const MAGIC: f32 = 12_582_912.0;
@@ -300,13 +300,13 @@ mod tests {
     fn rounding_is_half_to_even_and_the_scale_is_the_maximum_over_127() {
         let x = [127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -126.5, 126.49, -127.0, 0.0];
         let mut q = [0i8; 10];
-        assert_eq!(quantise_row(&x, &mut q), 1.0);
+        assert_eq!(quantize_row(&x, &mut q), 1.0);
         assert_eq!(q, [127, 0, 2, 2, 0, -2, -126, 126, -127, 0]);
         let mut rng = crate::engine::kernels::tests::Random(9);
         for _ in 0..200 {
             let x: Vec<f32> = (0..100).map(|_| rng.normal() * 3.7).collect();
             let mut q = vec![0; 100];
-            let scale = quantise_row(&x, &mut q);
+            let scale = quantize_row(&x, &mut q);
             let a = x.iter().fold(0f32, |m, v| m.max(v.abs()));
             let inverse = 127.0 / a;
             assert_eq!(scale, a / 127.0);
@@ -315,13 +315,13 @@ mod tests {
             }
         }
         let mut zeros = [1i8; 5];
-        quantise_row(&[0.0; 5], &mut zeros);
+        quantize_row(&[0.0; 5], &mut zeros);
         assert_eq!(zeros, [0; 5]);
     }
 
     /// Values of onnx.reference.ReferenceEvaluator and ONNX Runtime 1.32, which agree on them.
     #[test]
-    fn a_tensor_is_quantised_as_dynamic_quantize_linear_does() {
+    fn a_tensor_is_quantized_as_dynamic_quantize_linear_does() {
         for (x, scale, zero, u8s) in [
             (
                 &[0.0, 2.0, -3.0, -2.5, 1.34, 0.5][..],
@@ -346,47 +346,47 @@ mod tests {
             let whole = Uint8::of(x);
             assert_eq!((whole.scale, whole.zero), (scale, zero));
             let mut q = vec![0; x.len()];
-            let (step, centre) = whole.quantise(x, &mut q);
-            assert_eq!((step, centre), (scale, scale * (128.0 - f32::from(zero))));
+            let (step, center) = whole.quantize(x, &mut q);
+            assert_eq!((step, center), (scale, scale * (128.0 - f32::from(zero))));
             let found: Vec<u8> = q.iter().map(|&q| (i32::from(q) + 128) as u8).collect();
             assert_eq!(found, u8s);
         }
     }
 
     #[test]
-    fn a_centred_row_uses_all_steps_and_never_leaves_them() {
+    fn a_centered_row_uses_all_steps_and_never_leaves_them() {
         // What gelu makes of a token: little below zero, much above.
         let x = [-0.1875, 7.75, 0.0, 3.78125, -0.1875];
         let mut q = [0i8; 5];
-        let (scale, centre) = quantise_centred(&x, &mut q);
-        assert_eq!((scale, centre), (1.0 / 32.0, 3.78125));
+        let (scale, center) = quantize_centered(&x, &mut q);
+        assert_eq!((scale, center), (1.0 / 32.0, 3.78125));
         assert_eq!(q, [-127, 127, -121, 0, -127]);
 
         let mut rng = crate::engine::kernels::tests::Random(10);
         for i in 0..2000 {
-            // Rows far from zero, whose centre rounds by as much as the whole range.
+            // Rows far from zero, whose center rounds by as much as the whole range.
             let (base, spread) = (rng.normal() * 10f32.powi(i % 9 - 2), 10f32.powi(i % 13 - 9));
             let len = 1 + i as usize % 70;
             let x: Vec<f32> = (0..len).map(|_| base + rng.normal() * spread).collect();
             let mut q = vec![0; len];
-            let (scale, centre) = quantise_centred(&x, &mut q);
+            let (scale, center) = quantize_centered(&x, &mut q);
             let most = x.iter().copied().fold(f32::MIN, f32::max);
             let least = x.iter().copied().fold(f32::MAX, f32::min);
-            assert_eq!(centre, (most + least) * 0.5);
+            assert_eq!(center, (most + least) * 0.5);
             let a = x
                 .iter()
-                .fold(0f32, |a, v| a.max((v - centre).abs()))
+                .fold(0f32, |a, v| a.max((v - center).abs()))
                 .max(ACTIVATION_FLOOR);
             assert_eq!(scale, a / 127.0);
             for (q, x) in q.iter().zip(&x) {
-                let wide = (x - centre) * (127.0 / a);
+                let wide = (x - center) * (127.0 / a);
                 assert!(wide.abs() < 127.5, "{x} of {base} ± {spread}");
                 assert_eq!(f32::from(*q), wide.round_ties_even());
             }
         }
-        // No range at all: nothing but the centre.
+        // No range at all: nothing but the center.
         let mut q = [1i8; 3];
-        assert_eq!(quantise_centred(&[-2.5; 3], &mut q), (ACTIVATION_FLOOR / 127.0, -2.5));
+        assert_eq!(quantize_centered(&[-2.5; 3], &mut q), (ACTIVATION_FLOOR / 127.0, -2.5));
         assert_eq!(q, [0; 3]);
     }
 
@@ -404,9 +404,9 @@ mod tests {
             let mut f = PackedF32::default();
             f.pack(&pool, tiling, &x, rows, k, k);
             let mut q = PackedI8::default();
-            q.quantise(&pool, tiling, Order::Groups, InputRange::Symmetric, &x, k);
+            q.quantize(&pool, tiling, Order::Groups, InputRange::Symmetric, &x, k);
             let mut wide = PackedI8::default();
-            wide.quantise(&pool, tiling, Order::WideGroups, InputRange::Symmetric, &x, k);
+            wide.quantize(&pool, tiling, Order::WideGroups, InputRange::Symmetric, &x, k);
             for t in 0..rows {
                 let (tile, at) = (t / tiling.tokens, t % tiling.tokens);
                 let width = tiling.width(rows, tile);

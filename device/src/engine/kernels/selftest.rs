@@ -55,7 +55,7 @@ impl I8Kernel {
             group.fill(if i % 2 == 0 { 65 } else { 64 });
         }
         let w = w.view::<i8>(panels * PANEL_ROWS * k);
-        // Every row holds a 127, so quantising keeps the whole numbers as they are.
+        // Every row holds a 127, so quantizing keeps the whole numbers as they are.
         let x: Vec<f32> = (0..rows * k)
             .map(|i| {
                 if i % k == 0 || i < k {
@@ -71,7 +71,7 @@ impl I8Kernel {
         let channels = panels * PANEL_ROWS;
         let layout = PanelLayout::new(Storage::I8, channels, k);
         let rows_of = |x: &[f32], range, packed: &mut PackedI8, work: &mut KernelWork| {
-            packed.quantise(&pool, self.tiling(), self.order(), range, x, k);
+            packed.quantize(&pool, self.tiling(), self.order(), range, x, k);
             let found = self.multiply(w, &chains, packed, work);
             let found = found.map_err(|e| failed(self.name(), &e))?;
             // All sums stay below 2^24, so f32 holds them exactly.
@@ -86,7 +86,7 @@ impl I8Kernel {
         // The same around 2: both ends of the range stand in every row.
         let moved = x.iter().enumerate();
         let moved: Vec<f32> = moved.map(|(i, x)| if i % k == 1 { -125.0 } else { x + 2.0 }).collect();
-        let found = rows_of(&moved, InputRange::Centred, &mut packed, &mut work)?;
+        let found = rows_of(&moved, InputRange::Centered, &mut packed, &mut work)?;
         compare(self.name(), channels, &found, 0.0, |t, n| {
             (0..k)
                 .map(|j| f64::from(w[layout.index(n, j)]) * f64::from(moved[t * k + j] - 2.0))

@@ -52,7 +52,7 @@ fn every_int8_kernel_holds_the_largest_sums() {
                 let mut packed = PackedI8::default();
                 let x = vec![1.0; rows * k];
                 let range = InputRange::Symmetric;
-                packed.quantise(&Pool::inline(), kernel.tiling(), kernel.order(), range, &x, k);
+                packed.quantize(&Pool::inline(), kernel.tiling(), kernel.order(), range, &x, k);
                 let chains: Vec<u8> = fits_four(w).collect();
                 let mut work = KernelWork::default();
                 let got = kernel.multiply(w, &chains, &packed, &mut work).unwrap();
@@ -93,7 +93,7 @@ fn every_int8_kernel_gives_the_exact_sums() {
             let x: Vec<f32> = (0..rows * k).map(|_| random.normal()).collect();
             for range in InputRange::ALL {
                 let mut packed = PackedI8::default();
-                packed.quantise(&Pool::inline(), kernel.tiling(), kernel.order(), range, &x, k);
+                packed.quantize(&Pool::inline(), kernel.tiling(), kernel.order(), range, &x, k);
                 let mut work = KernelWork::default();
                 let twos = vec![0; chains.len()];
                 let chains = if range == InputRange::Tensor { &twos } else { &chains };
@@ -103,9 +103,9 @@ fn every_int8_kernel_gives_the_exact_sums() {
                 for t in 0..rows {
                     let x = &x[t * k..][..k];
                     match range {
-                        InputRange::Symmetric => (pack::quantise_row(x, &mut q[..k]), 0.0),
-                        InputRange::Centred => pack::quantise_centred(x, &mut q[..k]),
-                        InputRange::Tensor => whole.quantise(x, &mut q[..k]),
+                        InputRange::Symmetric => (pack::quantize_row(x, &mut q[..k]), 0.0),
+                        InputRange::Centered => pack::quantize_centered(x, &mut q[..k]),
+                        InputRange::Tensor => whole.quantize(x, &mut q[..k]),
                     };
                     for c in 0..layout.padded_out() {
                         let want: i32 = (0..layout.padded_in())

@@ -1,5 +1,5 @@
 //! The tract op of linear maps: `[.., in]` f32 in, one `[.., out]` f32 per weight out, with bias and activation done while
-//! a group of channels is still in the cache. int8 weights quantise the input per token; it is packed once for all weights.
+//! a group of channels is still in the cache. int8 weights quantize the input per token; it is packed once for all weights.
 
 use crate::engine::context::{Context, LinearInput, Packed, Scratch};
 use crate::engine::elementwise::{activate, multiversion};
@@ -44,7 +44,7 @@ impl Op for Linear {
             .iter()
             .map(|w| {
                 let kernels = &self.context.kernels;
-                let kernel = if w.format.quantises_input() {
+                let kernel = if w.format.quantizes_input() {
                     kernels.i8.name()
                 } else {
                     kernels.f32.name()
@@ -152,10 +152,10 @@ impl Linear {
             }
         }
         let ranges = self.weights.iter().filter_map(|w| w.format.input_range());
-        packed.quantise(ranges, |to, range| {
-            to.quantise(pool, kernels.i8.tiling(), kernels.i8.order(), range, x, width);
+        packed.quantize(ranges, |to, range| {
+            to.quantize(pool, kernels.i8.tiling(), kernels.i8.order(), range, x, width);
         });
-        if self.weights.iter().any(|w| !w.format.quantises_input()) {
+        if self.weights.iter().any(|w| !w.format.quantizes_input()) {
             packed.f32.pack(pool, kernels.f32.tiling(), x, rows, width, width);
         }
     }
@@ -226,7 +226,7 @@ impl Linear {
             let to = unsafe { out.fill(row, channels.clone()) };
             match &product {
                 Product::I32(sums, tokens) => match row_sums {
-                    Some(row_sums) => rescale_centred(&sums[from], tokens[row], scales, row_sums, bias, to),
+                    Some(row_sums) => rescale_centered(&sums[from], tokens[row], scales, row_sums, bias, to),
                     None => rescale(&sums[from], tokens[row].scale, scales, bias, to),
                 },
                 Product::F32(sums) if scaled => scale_channels(&sums[from], scales, bias, to),
@@ -287,7 +287,7 @@ impl Linear {
                 let in_twos: Vec<u8>;
                 let chains: &[u8] = match (kernels.i8.asks_for_chains(), range) {
                     (false, _) => &[],
-                    (true, InputRange::Symmetric | InputRange::Centred) => weight.chains(group.clone()),
+                    (true, InputRange::Symmetric | InputRange::Centered) => weight.chains(group.clone()),
                     // Inputs go down to -128 there: chains of four products could overflow, chains of two cannot.
                     (true, InputRange::Tensor) => {
                         in_twos = vec![0; group.len() * (packed.depth / I8_DEPTH)];
@@ -308,7 +308,7 @@ impl Linear {
     }
 }
 
-/// One row per token; sums of int8 products with what each token was quantised by.
+/// One row per token; sums of int8 products with what each token was quantized by.
 enum Product<'a> {
     F32(&'a [f32]),
     I32(&'a [i32], &'a [Token]),
@@ -347,8 +347,8 @@ multiversion! {
 }
 
 multiversion! {
-    // The same, plus what the token's centre adds to each channel.
-    fn rescale_centred(
+    // The same, plus what the token's center adds to each channel.
+    fn rescale_centered(
         sums: &[i32],
         token: Token,
         scales: &[f32],
@@ -358,7 +358,7 @@ multiversion! {
     ) {
         let channels = scales.iter().zip(row_sums).zip(bias);
         for ((to, &sum), ((scale, row_sum), bias)) in to.iter_mut().zip(sums).zip(channels) {
-            to.write(sum as f32 * token.scale * scale + token.centre * row_sum + bias);
+            to.write(sum as f32 * token.scale * scale + token.center * row_sum + bias);
         }
     }
 }

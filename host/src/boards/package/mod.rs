@@ -1,5 +1,5 @@
 //! What a board gets and where it lies: device program, model, tokenizer, a systemd unit. The same list of files goes into a
-//! mounted root file system, into a card image or, with licences, into an arm64 Debian package.
+//! mounted root file system, into a card image or, with licenses, into an arm64 Debian package.
 
 mod control;
 mod deb;

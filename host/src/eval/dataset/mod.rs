@@ -13,7 +13,7 @@ pub use row::{IGNORED, Row};
 use super::columns::{self, Columns};
 use super::records::{Form, Record, RecordError, Records};
 use crate::models::tokenizer::TokenizerSource;
-use crate::models::tokenizer_json::{Encoded, TokeniseError, Tokeniser};
+use crate::models::tokenizer_json::{Encoded, TokenizeError, Tokenizer};
 use made_up::MADE_UP;
 use record::Line;
 use std::collections::BTreeSet;
@@ -92,7 +92,7 @@ pub enum InputsError {
     Safetensors(#[from] TensorError),
     /// A text cannot be split, or the tokenizer is another model's.
     #[error(transparent)]
-    Tokenise(#[from] TokeniseError),
+    Tokenize(#[from] TokenizeError),
 }
 
 /// Rows to run, with what was odd about them.
@@ -115,7 +115,7 @@ pub struct Dataset {
     /// Rows of a table left out because they hold no text.
     pub empty: usize,
     /// Rows whose label is -1, which data sets give where the label is not told.
-    pub unlabelled: usize,
+    pub unlabeled: usize,
 }
 
 /// What a user says of a file of rows.
@@ -176,9 +176,9 @@ pub fn load_with(
         })?),
     };
     let mut inputs = if let Some(bytes) = bytes.filter(|bytes| !is_safetensors(bytes)) {
-        let tokeniser = tokenizer.map(|source| source.open(config)).transpose()?;
-        mask = tokeniser.as_ref().and_then(|t| t.mask_id());
-        rows(path, &bytes, config, tokeniser.as_ref(), most, options)?
+        let tokenizer = tokenizer.map(|source| source.open(config)).transpose()?;
+        mask = tokenizer.as_ref().and_then(|t| t.mask_id());
+        rows(path, &bytes, config, tokenizer.as_ref(), most, options)?
     } else {
         tensors(path, config, most)?
     };
@@ -193,7 +193,7 @@ impl Dataset {
         &mut self,
         record: &Record,
         config: &Config,
-        tokeniser: Option<&Tokeniser>,
+        tokenizer: Option<&Tokenizer>,
         columns: &Columns,
     ) -> Result<(), RowError> {
         let line = Line {
@@ -217,16 +217,16 @@ impl Dataset {
             vec![line.ids()?]
         } else {
             let texts = line.texts()?;
-            let tokeniser = tokeniser.ok_or(RowError::NoTokenizer)?;
-            self.scarce = tokeniser.scarce();
-            self.encode(&texts, config, tokeniser).map_err(RowError::Tokenise)?
+            let tokenizer = tokenizer.ok_or(RowError::NoTokenizer)?;
+            self.scarce = tokenizer.scarce();
+            self.encode(&texts, config, tokenizer).map_err(RowError::Tokenize)?
         };
         // Positions of an answer are those of the first window.
         if let Some(row) = rows.first_mut() {
             row.labels = line.labels()?;
             if config.head.answer() == AnswerKind::Labels && row.labels.as_deref() == Some(&[UNTOLD]) {
                 row.labels = None;
-                self.unlabelled += 1;
+                self.unlabeled += 1;
             }
             row.targets = line.targets()?;
         }
@@ -240,15 +240,15 @@ impl Dataset {
         &mut self,
         texts: &[(&str, Option<&str>)],
         config: &Config,
-        tokeniser: &Tokeniser,
-    ) -> Result<Vec<Row>, TokeniseError> {
-        let row = |encoded: &[Encoded]| Row::of(encoded, tokeniser.pad_id(), config.head.takes_choices());
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<Row>, TokenizeError> {
+        let row = |encoded: &[Encoded]| Row::of(encoded, tokenizer.pad_id(), config.head.takes_choices());
         if let (AnswerKind::Span, [(question, Some(context))]) = (config.head.answer(), texts) {
-            let windows = tokeniser.windows(question, context)?;
+            let windows = tokenizer.windows(question, context)?;
             self.unknown += usize::from(windows.iter().any(|w| w.unknown));
             return Ok(windows.iter().map(|w| row(std::slice::from_ref(w))).collect());
         }
-        let encode = |(text, pair): &(&str, Option<&str>)| tokeniser.encode(text, *pair);
+        let encode = |(text, pair): &(&str, Option<&str>)| tokenizer.encode(text, *pair);
         let encoded = texts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
         self.truncated += encoded.iter().filter(|e| e.truncated).count();
         self.unknown += encoded.iter().filter(|e| e.unknown).count();
@@ -300,13 +300,13 @@ impl Dataset {
             )
         });
         let empty = (self.empty > 0).then(|| format!("{} rows without a text were left out", self.empty));
-        let unlabelled = (self.unlabelled > 0).then(|| {
+        let unlabeled = (self.unlabeled > 0).then(|| {
             format!(
                 "{} rows have the label -1, which tells no class; they count as rows without a label",
-                self.unlabelled
+                self.unlabeled
             )
         });
-        let more = [unknown, masked, empty, unlabelled].into_iter().flatten();
+        let more = [unknown, masked, empty, unlabeled].into_iter().flatten();
         self.scarce.clone().into_iter().chain(more).collect()
     }
 
@@ -334,7 +334,7 @@ fn rows(
     path: &Path,
     bytes: &[u8],
     config: &Config,
-    tokeniser: Option<&Tokeniser>,
+    tokenizer: Option<&Tokenizer>,
     most: usize,
     options: &RowOptions,
 ) -> Result<Dataset, InputsError> {
@@ -367,7 +367,7 @@ fn rows(
     records
         .take(&sample(records.len(), most), |record| {
             inputs
-                .add(&record, config, tokeniser, &columns)
+                .add(&record, config, tokenizer, &columns)
                 .map_err(|told| match told {
                     RowError::Row(problem) => Refused(bad(RecordError {
                         line: Some(record.line),
@@ -377,7 +377,7 @@ fn rows(
                         path: path.to_path_buf(),
                         line: record.line,
                     }),
-                    RowError::Tokenise(error) => Refused(error.into()),
+                    RowError::Tokenize(error) => Refused(error.into()),
                 })
         })
         .map_err(|refused: Refusal| match refused {
@@ -397,7 +397,7 @@ fn rows(
 enum RowError {
     Row(String),
     NoTokenizer,
-    Tokenise(TokeniseError),
+    Tokenize(TokenizeError),
 }
 
 impl From<String> for RowError {

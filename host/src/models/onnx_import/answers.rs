@@ -21,7 +21,7 @@ const MIXING: [&str; 3] = ["MatMul", "Gemm", "Einsum"];
 /// More nodes than any answer behind logits has.
 const MOST_NODES: usize = 64;
 
-/// What pooling over tokens and normalising are spelt in; none of them has weights.
+/// What pooling over tokens and normalizing are spelt in; none of them has weights.
 pub const POOLING: [&str; 39] = [
     "Add",
     "ArgMax",

@@ -15,7 +15,7 @@ use thimble_shared::model::{AnswerKind, Config};
 use thimble_text::tokenizer_beside;
 
 #[derive(Debug, Default)]
-pub struct Neighbours {
+pub struct Neighbors {
     pub tokenizer: Option<TokenizerSource>,
     /// The config.json that was read.
     pub config: Option<PathBuf>,
@@ -81,8 +81,8 @@ fn label(value: &Value) -> Option<String> {
 }
 
 /// Completes what a graph does not say. `sigmoid`: one followed the logits.
-pub fn read(model: &Path, sigmoid: bool, config: &mut Config, notes: &mut Vec<String>) -> Neighbours {
-    let mut found = Neighbours {
+pub fn read(model: &Path, sigmoid: bool, config: &mut Config, notes: &mut Vec<String>) -> Neighbors {
+    let mut found = Neighbors {
         tokenizer: self::tokenizer(model, notes),
         config: None,
     };
@@ -135,7 +135,7 @@ pub fn read(model: &Path, sigmoid: bool, config: &mut Config, notes: &mut Vec<St
 }
 
 /// What sentence-transformers' files say of texts.
-fn texts(model: &Path, positions: usize, sentence: &mut Sentence, found: &mut Neighbours, notes: &mut Vec<String>) {
+fn texts(model: &Path, positions: usize, sentence: &mut Sentence, found: &mut Neighbors, notes: &mut Vec<String>) {
     let Some(dir) = folders(model).into_iter().find(|dir| Texts::are_said(dir)) else {
         return;
     };

@@ -4,13 +4,13 @@
 use super::ImportError;
 use super::ports::{self, Inputs, Port};
 use super::trace::{Linear, Norm, Trace};
-use super::weights::Matrix;
+use super::weights::StoredMatrix;
 use std::collections::BTreeMap;
 use thimble_shared::model::{Role, Slot};
 
 pub struct Embedding<'a> {
-    pub weights: BTreeMap<String, Matrix<'a>>,
-    pub word: Matrix<'a>,
+    pub weights: BTreeMap<String, StoredMatrix<'a>>,
+    pub word: StoredMatrix<'a>,
     /// The inputs that choose rows; the others are found when the layers are.
     pub inputs: Inputs<'a>,
     /// What the first layer reads.
@@ -26,9 +26,9 @@ pub struct Embedding<'a> {
 /// What is added up before the first LayerNorm.
 enum Addend<'a> {
     /// Rows of a table, chosen by a value.
-    Rows { table: Matrix<'a>, index: &'a str },
+    Rows { table: StoredMatrix<'a>, index: &'a str },
     /// The rows themselves: the exporter has looked them up.
-    Folded(Matrix<'a>),
+    Folded(StoredMatrix<'a>),
 }
 
 /// Embeddings looked at as candidates at most: a larger graph may have several.
@@ -101,7 +101,7 @@ fn assemble<'a>(
 ) -> Result<Embedding<'a>, ImportError> {
     let mut notes = Vec::new();
     // Tables by the input that chooses their rows, if one does; the largest of those is the words'.
-    let mut tables: Vec<(Matrix<'a>, Option<&'a str>)> = Vec::new();
+    let mut tables: Vec<(StoredMatrix<'a>, Option<&'a str>)> = Vec::new();
     for addend in addends {
         match addend {
             Addend::Rows { table, index } => {
@@ -123,7 +123,7 @@ fn assemble<'a>(
     let mut rest = tables;
     // Fewer rows are token types: names say so where they survive, and no model has as few positions.
     rest.sort_by_key(|(t, _)| (t.name().contains("position"), t.shape()[0]));
-    let [(types, by_type), (position, by_position)] = <[(Matrix, Option<&str>); 2]>::try_from(rest)
+    let [(types, by_type), (position, by_position)] = <[(StoredMatrix, Option<&str>); 2]>::try_from(rest)
         .map_err(|rest| trace.not_albert(format!("{} tables are added to the word embedding, not 2", rest.len())))?;
     let (hidden_size, embedding_size) = (map.size().1, map.size().0);
     let (positions, type_rows) = (position.shape()[0], types.shape()[0]);
@@ -189,10 +189,10 @@ fn collect<'a>(
 /// A table of what the exporter looked up already: the first `seq` positions, or one token type repeated.
 fn settle<'a>(
     trace: &Trace<'a>,
-    rows: Matrix<'a>,
+    rows: StoredMatrix<'a>,
     width: usize,
     notes: &mut Vec<String>,
-) -> Result<Matrix<'a>, ImportError> {
+) -> Result<StoredMatrix<'a>, ImportError> {
     let numbers = rows.floats(trace.file)?;
     // Broadcasting compares last dimensions: only then are these rows of the embedding.
     if width == 0 || numbers.is_empty() || rows.shape().last() != Some(&width) {
@@ -214,7 +214,7 @@ fn settle<'a>(
     } else {
         format!("the exporter kept only the first {count} positions; the others are not in the file")
     });
-    Ok(Matrix {
+    Ok(StoredMatrix {
         reshaped: Some(vec![numbers.len() / width, width]),
         rows: Some(count),
         ..rows

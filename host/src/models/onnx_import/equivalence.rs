@@ -5,7 +5,7 @@
 use super::cost::{self, Cost};
 use super::ports::MaskForm;
 use super::samples;
-use super::{ImportError, Recognised};
+use super::{ImportError, Recognized};
 use crate::models::image::image_of;
 use crate::onnx::OnnxFile;
 use crate::onnx::element;
@@ -41,20 +41,20 @@ const F16: i32 = element::F16 as i32;
 const BF16: i32 = element::BF16 as i32;
 
 /// What is to be said of a file that passes. Where its mask may be one of padding, that is tried too.
-pub fn prove(file: &OnnxFile, recognised: &mut Recognised<'_>, model: &Model) -> Result<Vec<String>, ImportError> {
-    let failed = match prove_as(file, recognised, model) {
+pub fn prove(file: &OnnxFile, recognized: &mut Recognized<'_>, model: &Model) -> Result<Vec<String>, ImportError> {
+    let failed = match prove_as(file, recognized, model) {
         Err(e @ ImportError::Parts { .. }) => e,
         other => return other,
     };
-    let Some(mask) = recognised
+    let Some(mask) = recognized
         .inputs
         .mask
-        .filter(|_| recognised.inputs.form == MaskForm::Ones)
+        .filter(|_| recognized.inputs.form == MaskForm::Ones)
     else {
         return Err(failed);
     };
-    recognised.inputs.form = MaskForm::Padding;
-    let mut notes = prove_as(file, recognised, model).map_err(|_| failed)?;
+    recognized.inputs.form = MaskForm::Padding;
+    let mut notes = prove_as(file, recognized, model).map_err(|_| failed)?;
     notes.push(format!(
         "its input '{}' is 1 where a token is padding; here attention_mask is 1 where it is real",
         printable(mask)
@@ -62,9 +62,9 @@ pub fn prove(file: &OnnxFile, recognised: &mut Recognised<'_>, model: &Model) ->
     Ok(notes)
 }
 
-fn prove_as(file: &OnnxFile, recognised: &Recognised<'_>, model: &Model) -> Result<Vec<String>, ImportError> {
+fn prove_as(file: &OnnxFile, recognized: &Recognized<'_>, model: &Model) -> Result<Vec<String>, ImportError> {
     let shown = || file.path.display().to_string();
-    let fixed = recognised.inputs.shape.iter().flatten();
+    let fixed = recognized.inputs.shape.iter().flatten();
     let tokens = fixed.fold(1usize, |n, &dim| n.saturating_mul(dim));
     if tokens > MOST_TOKENS {
         return Err(ImportError::Unsupported {
@@ -72,12 +72,12 @@ fn prove_as(file: &OnnxFile, recognised: &Recognised<'_>, model: &Model) -> Resu
             problem: format!("its inputs are fixed at {tokens} tokens, and the proof runs {MOST_TOKENS} at most"),
         });
     }
-    let inputs = samples::inputs(recognised);
+    let inputs = samples::inputs(recognized);
     let costs: Vec<Cost> = inputs.iter().map(|i| Cost::of(&model.config, i)).collect();
     if let Some(problem) = cost::too_much(&costs, model_bytes(file)) {
         return Err(ImportError::Unsupported { file: shown(), problem });
     }
-    let proto = proto(file, recognised).map_err(|e| ImportError::Runner {
+    let proto = proto(file, recognized).map_err(|e| ImportError::Runner {
         file: shown(),
         problem: one_line(e.as_ref()),
     })?;
@@ -96,15 +96,15 @@ fn prove_as(file: &OnnxFile, recognised: &Recognised<'_>, model: &Model) -> Resu
     let engine = Engine::new(image, EngineOptions::default()).map_err(|e| unsupported(e.into()))?;
     let mut notes = Vec::new();
     for (input, cost) in inputs.into_iter().zip(costs) {
-        let theirs = quiet(|| foreign(&proto, recognised, &input, cost)).map_err(|e| ImportError::Runner {
+        let theirs = quiet(|| foreign(&proto, recognized, &input, cost)).map_err(|e| ImportError::Runner {
             file: shown(),
             problem: one_line(e.as_ref()),
         })?;
-        let ours = ours(&engine, recognised, &input).map_err(unsupported)?;
-        let moved = || moved(recognised, model, &input, &ours).map_err(unsupported);
+        let ours = ours(&engine, recognized, &input).map_err(unsupported)?;
+        let moved = || moved(recognized, model, &input, &ours).map_err(unsupported);
         agree(&shown(), &input, (&ours, &theirs), limit, moved)?;
         if notes.is_empty() {
-            notes = ranks(recognised, &ours, &theirs);
+            notes = ranks(recognized, &ours, &theirs);
         }
     }
     Ok(notes)
@@ -155,10 +155,10 @@ fn agree(
 }
 
 /// Notes on outputs that have another number of dimensions here than in the file.
-fn ranks(recognised: &Recognised<'_>, ours: &[(String, Values)], theirs: &[Values]) -> Vec<String> {
-    let outputs = ours.iter().zip(theirs).skip(recognised.states.len());
+fn ranks(recognized: &Recognized<'_>, ours: &[(String, Values)], theirs: &[Values]) -> Vec<String> {
+    let outputs = ours.iter().zip(theirs).skip(recognized.states.len());
     let mut notes = Vec::new();
-    for (((_, our), their), (theirs, ours)) in outputs.zip(&recognised.outputs) {
+    for (((_, our), their), (theirs, ours)) in outputs.zip(&recognized.outputs) {
         let (has, given) = (their.shape.len(), our.shape.len());
         if has != given {
             notes.push(format!(
@@ -177,7 +177,7 @@ struct Values {
 }
 
 /// The file as tract takes it: external data in, f16 widened, every hidden state an output.
-fn proto(file: &OnnxFile, recognised: &Recognised<'_>) -> TractResult<pb::ModelProto> {
+fn proto(file: &OnnxFile, recognized: &Recognized<'_>) -> TractResult<pb::ModelProto> {
     let mut proto = tract_onnx::onnx().proto_model_for_read(&mut file.bytes())?;
     let Some(graph) = proto.graph.as_mut() else {
         bail!("it holds no graph");
@@ -208,11 +208,11 @@ fn proto(file: &OnnxFile, recognised: &Recognised<'_>) -> TractResult<pb::ModelP
     }
     // Declared shapes name symbols that the concrete ones below would contradict.
     graph.value_info.clear();
-    let wanted = recognised
+    let wanted = recognized
         .states
         .iter()
         .copied()
-        .chain(recognised.outputs.iter().map(|(name, _)| *name));
+        .chain(recognized.outputs.iter().map(|(name, _)| *name));
     let wanted: Vec<&str> = wanted.collect();
     // tract need not see what none of these is computed from: it may be anything, and any amount of it.
     let needed = Flow::of(&view)?.needed(wanted.iter().copied());
@@ -253,7 +253,7 @@ fn widen(tensor: &mut pb::TensorProto, view: &reader::TensorView<'_>, file: &Onn
 }
 
 /// What the file says under tract: hidden states, then outputs.
-fn foreign(proto: &pb::ModelProto, recognised: &Recognised<'_>, input: &Input, cost: Cost) -> TractResult<Vec<Values>> {
+fn foreign(proto: &pb::ModelProto, recognized: &Recognized<'_>, input: &Input, cost: Cost) -> TractResult<Vec<Values>> {
     let onnx = tract_onnx::onnx()
         .with_ignore_value_info(true)
         .with_ignore_output_shapes(true);
@@ -264,15 +264,15 @@ fn foreign(proto: &pb::ModelProto, recognised: &Recognised<'_>, input: &Input, c
     for port in 0..model.inputs.len() {
         let name = model.node(model.inputs[port].node).name.clone();
         let mut shape = input.shape.clone();
-        let values = if name == recognised.inputs.ids {
+        let values = if name == recognized.inputs.ids {
             input.input_ids.clone()
-        } else if Some(name.as_str()) == recognised.inputs.types {
+        } else if Some(name.as_str()) == recognized.inputs.types {
             input.token_type_ids.clone().unwrap_or(vec![0; count])
-        } else if Some(name.as_str()) == recognised.inputs.positions {
+        } else if Some(name.as_str()) == recognized.inputs.positions {
             (0..count).map(|i| (i % seq) as i64).collect()
-        } else if Some(name.as_str()) == recognised.inputs.mask {
+        } else if Some(name.as_str()) == recognized.inputs.mask {
             let mask = input.attention_mask.clone().unwrap_or(vec![1; count]);
-            match recognised.inputs.form {
+            match recognized.inputs.form {
                 MaskForm::Ones | MaskForm::Id(_) => mask,
                 MaskForm::Padding => mask.iter().map(|real| 1 - real).collect(),
                 MaskForm::Lengths => {
@@ -280,7 +280,7 @@ fn foreign(proto: &pb::ModelProto, recognised: &Recognised<'_>, input: &Input, c
                     mask.chunks(seq).map(|row| row.iter().sum()).collect()
                 }
             }
-        } else if recognised.inputs.shapes.contains(&name.as_str()) {
+        } else if recognized.inputs.shapes.contains(&name.as_str()) {
             vec![0; count]
         } else {
             bail!("it reads an input '{}'", printable(&name));
@@ -325,7 +325,7 @@ fn element(port: &mut pb::ValueInfoProto) -> Option<&mut i32> {
 }
 
 /// The same in the engine, each with its place in words.
-fn ours(engine: &Engine, recognised: &Recognised<'_>, input: &Input) -> TractResult<Vec<(String, Values)>> {
+fn ours(engine: &Engine, recognized: &Recognized<'_>, input: &Input) -> TractResult<Vec<(String, Values)>> {
     let mut all = Vec::new();
     for (i, state) in engine.hidden_states(input)?.into_iter().enumerate() {
         let place = if i == 0 {
@@ -342,7 +342,7 @@ fn ours(engine: &Engine, recognised: &Recognised<'_>, input: &Input) -> TractRes
         ));
     }
     let outputs = engine.run(input)?;
-    for (_, name) in &recognised.outputs {
+    for (_, name) in &recognized.outputs {
         let value = outputs
             .get(name)
             .ok_or_else(|| format_err!("the engine gives no {name}"))?;
@@ -359,7 +359,7 @@ fn ours(engine: &Engine, recognised: &Recognised<'_>, input: &Input) -> TractRes
 
 /// How far a change of every weight by its last bit moves what the model gives, place by place.
 fn moved(
-    recognised: &Recognised<'_>,
+    recognized: &Recognized<'_>,
     model: &Model,
     input: &Input,
     ours: &[(String, Values)],
@@ -376,7 +376,7 @@ fn moved(
         }
     }
     let engine = Engine::new(image_of(&nudged)?, EngineOptions::default())?;
-    let theirs = self::ours(&engine, recognised, input)?;
+    let theirs = self::ours(&engine, recognized, input)?;
     let gaps = ours.iter().zip(&theirs).map(|((_, a), (_, b))| gap(input, a, b));
     Ok(gaps.map(|gap| gap.unwrap_or(0.0)).collect())
 }

@@ -20,10 +20,10 @@ pub enum ImportError {
     },
     /// The graph has attention, and its form is not one of ALBERT's that are known.
     #[error("{file}: not recognized as an ALBERT: {problem}; it looks like {looks}")]
-    Unrecognised {
+    Unrecognized {
         /// The ONNX file.
         file: String,
-        /// The first place that was not recognised.
+        /// The first place that was not recognized.
         problem: String,
         /// What the graph's operators suggest.
         looks: String,
@@ -31,11 +31,11 @@ pub enum ImportError {
     /// Only a part of the graph is ALBERT.
     #[error(transparent)]
     Inside(Box<Inside>),
-    /// The weights are quantised already, and nobody asked to read them so.
+    /// The weights are quantized already, and nobody asked to read them so.
     #[error(
         "{file}: its weights are already quantized ({how}); import the file it was quantized from, and let thimble quantize, or read them as they are with --dequantize"
     )]
-    Quantised {
+    Quantized {
         /// The ONNX file.
         file: String,
         /// The nodes or types that show it.
@@ -94,11 +94,11 @@ impl ImportError {
         let mut this = self;
         let problem = match &mut this {
             ImportError::NotAlbert { problem, .. }
-            | ImportError::Unrecognised { problem, .. }
+            | ImportError::Unrecognized { problem, .. }
             | ImportError::Runner { problem, .. } => problem,
             ImportError::Inside(inside) => &mut inside.problem,
             ImportError::Onnx(_)
-            | ImportError::Quantised { .. }
+            | ImportError::Quantized { .. }
             | ImportError::Unsupported { .. }
             | ImportError::Parts { .. }
             | ImportError::Shapes { .. } => return this,

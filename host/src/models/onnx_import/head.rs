@@ -8,7 +8,7 @@ use super::layers::Body;
 use super::origin::{Origin, Part, origin};
 use super::sentence::{self, Embedded};
 use super::trace::{Linear, Trace};
-use super::weights::Matrix;
+use super::weights::StoredMatrix;
 use crate::onnx::element_type;
 use crate::onnx::flow::{port_name, port_shape};
 use crate::render::text::printable;
@@ -19,7 +19,7 @@ use thimble_shared::model::sentence::Sentence;
 use thimble_shared::model::{Head, Role, Slot};
 
 pub struct Top<'a> {
-    pub weights: BTreeMap<String, Matrix<'a>>,
+    pub weights: BTreeMap<String, StoredMatrix<'a>>,
     pub head: Head,
     pub pooler: bool,
     /// The decoder is the word embedding.

@@ -4,14 +4,14 @@
 use super::ImportError;
 use super::embedding::Embedding;
 use super::trace::Trace;
-use super::weights::Matrix;
+use super::weights::StoredMatrix;
 use crate::render::text::printable;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use thimble_shared::model::{Activation, Config, Head, Role, Site, Slot};
 use thimble_shared::onnx::reader::NodeView;
 
 pub struct Body<'a> {
-    pub weights: BTreeMap<String, Matrix<'a>>,
+    pub weights: BTreeMap<String, StoredMatrix<'a>>,
     /// All but the head.
     pub config: Config,
     /// The value after the embedding and after every layer.
@@ -21,7 +21,7 @@ pub struct Body<'a> {
 }
 
 struct Layer<'a> {
-    parts: Vec<(Role, Slot, Matrix<'a>)>,
+    parts: Vec<(Role, Slot, StoredMatrix<'a>)>,
     out: &'a str,
     activation: Activation,
     head_size: Option<usize>,
@@ -112,7 +112,7 @@ fn stack<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Stack<'a>, 
             // What begins like a layer behind whole ones may belong to something else.
             Err(
                 ImportError::NotAlbert { problem, .. }
-                | ImportError::Unrecognised { problem, .. }
+                | ImportError::Unrecognized { problem, .. }
                 | ImportError::Unsupported { problem, .. },
             ) if !found.is_empty() => {
                 after = Some(problem);

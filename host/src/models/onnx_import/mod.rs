@@ -40,7 +40,7 @@ use thimble_shared::model::weights::Weights;
 use thimble_shared::model::{AnswerKind, Config, Head, Kind, Model};
 use thimble_shared::onnx::reader::ModelView;
 use trace::Trace;
-use weights::Matrix;
+use weights::StoredMatrix;
 
 /// An ALBERT read out of somebody's ONNX file.
 pub struct Imported {
@@ -78,15 +78,15 @@ pub struct Wiring {
 }
 
 impl Wiring {
-    fn of(recognised: &Recognised<'_>) -> Wiring {
-        let inputs = &recognised.inputs;
+    fn of(recognized: &Recognized<'_>) -> Wiring {
+        let inputs = &recognized.inputs;
         Wiring {
             ids: inputs.ids.into(),
             types: inputs.types.map(str::to_string),
             mask: inputs.mask.map(str::to_string),
             form: inputs.form,
             choices: inputs.shape.len() == 3,
-            states: recognised.states.iter().map(|state| state.to_string()).collect(),
+            states: recognized.states.iter().map(|state| state.to_string()).collect(),
         }
     }
 }
@@ -96,16 +96,16 @@ impl Wiring {
 pub struct ImportOptions {
     /// The values that hold what the model gives, in place of the file's outputs.
     pub outputs: Vec<String>,
-    /// Take quantised weights as they are.
+    /// Take quantized weights as they are.
     pub dequantize: bool,
     /// The head to make; the file's own where none is named.
     pub head: Option<Head>,
 }
 
 /// What recognition finds before any proof.
-struct Recognised<'a> {
+struct Recognized<'a> {
     config: Config,
-    weights: BTreeMap<String, Matrix<'a>>,
+    weights: BTreeMap<String, StoredMatrix<'a>>,
     /// The value that holds the hidden state after the embedding and after every layer.
     states: Vec<&'a str>,
     /// The file's outputs and what thimble calls them.
@@ -117,7 +117,7 @@ struct Recognised<'a> {
 /// How a file is read.
 struct Reading {
     head: Option<Head>,
-    /// Its weights were quantised.
+    /// Its weights were quantized.
     dequantized: bool,
     /// It was found to state ALBERT only for masks that end in zeros.
     right_padded: bool,
@@ -152,13 +152,13 @@ pub fn open_with(path: &Path, options: &ImportOptions) -> Result<Imported, Impor
         pools: true,
     };
     let proven = |reading: &Reading| {
-        let (mut recognised, beside) = recognise(file, view.clone(), flow.clone(), reading)?;
-        let model = model(file, &recognised)?;
-        let told = equivalence::prove(file, &mut recognised, &model);
+        let (mut recognized, beside) = recognize(file, view.clone(), flow.clone(), reading)?;
+        let model = model(file, &recognized)?;
+        let told = equivalence::prove(file, &mut recognized, &model);
         let pooled = model.config.head.answer() == AnswerKind::Embedding;
-        Ok((recognised, beside, model, told, pooled))
+        Ok((recognized, beside, model, told, pooled))
     };
-    let (mut recognised, mut beside, mut model, mut told, pooled) =
+    let (mut recognized, mut beside, mut model, mut told, pooled) =
         proven(&reading).map_err(|e: ImportError| e.besides(left))?;
     if let (Err(ImportError::Parts { gap, .. }), true, None) = (&told, pooled, reading.head) {
         let note = format!(
@@ -168,23 +168,23 @@ pub fn open_with(path: &Path, options: &ImportOptions) -> Result<Imported, Impor
             pools: false,
             ..reading
         };
-        (recognised, beside, model, told, _) = proven(&reading).map_err(|e| e.besides(left))?;
-        recognised.notes.push(note);
+        (recognized, beside, model, told, _) = proven(&reading).map_err(|e| e.besides(left))?;
+        recognized.notes.push(note);
     }
-    recognised.notes.extend(told.map_err(|e| e.besides(left))?);
-    if recognised.inputs.right_padded {
-        recognised.notes.push(
+    recognized.notes.extend(told.map_err(|e| e.besides(left))?);
+    if recognized.inputs.right_padded {
+        recognized.notes.push(
             "its attention reads how many tokens of a row are real, not which: as ALBERT it is proven for padding on the right"
                 .into(),
         );
     }
-    recognised.notes.extend(plain.iter().flat_map(|p| p.notes.clone()));
+    recognized.notes.extend(plain.iter().flat_map(|p| p.notes.clone()));
     let mut files = original.paths();
     files.extend(beside.config);
     let sha256 = digest::sha256(original.bytes());
     // Numbers of which some are old and some new are no model's.
     original.unchanged().map_err(OnnxError::from)?;
-    recognised.notes.insert(
+    recognized.notes.insert(
         0,
         format!(
             "{}: ALBERT with {} layers, head: {}; the file under tract-onnx and what was read out of it agree",
@@ -194,13 +194,13 @@ pub fn open_with(path: &Path, options: &ImportOptions) -> Result<Imported, Impor
         ),
     );
     Ok(Imported {
-        seq: recognised.inputs.shape.last().copied().flatten(),
-        wiring: Wiring::of(&recognised),
+        seq: recognized.inputs.shape.last().copied().flatten(),
+        wiring: Wiring::of(&recognized),
         model,
         sha256,
         tokenizer: beside.tokenizer,
         files,
-        notes: recognised.notes,
+        notes: recognized.notes,
     })
 }
 
@@ -227,10 +227,10 @@ pub fn outline(file: &OnnxFile) -> Result<Outline, ImportError> {
         proves: false,
         pools: true,
     };
-    let (recognised, beside) = recognise(file, view, flow, &reading)?;
+    let (recognized, beside) = recognize(file, view, flow, &reading)?;
     Ok(Outline {
-        seq: recognised.inputs.shape.last().copied().flatten(),
-        config: recognised.config,
+        seq: recognized.inputs.shape.last().copied().flatten(),
+        config: recognized.config,
         tokenizer: beside.tokenizer,
     })
 }
@@ -269,7 +269,7 @@ fn body<'a>(trace: &Trace<'a>) -> Result<(Embedding<'a>, Body<'a>), ImportError>
     }
     let lacking = lacking.unwrap_or_else(|| trace.not_albert("there is no embedding"));
     let problem = match &lacking {
-        ImportError::NotAlbert { problem, .. } | ImportError::Unrecognised { problem, .. } => problem.clone(),
+        ImportError::NotAlbert { problem, .. } | ImportError::Unrecognized { problem, .. } => problem.clone(),
         _ => return Err(lacking),
     };
     match layers::anywhere(trace)? {
@@ -285,12 +285,12 @@ fn body<'a>(trace: &Trace<'a>) -> Result<(Embedding<'a>, Body<'a>), ImportError>
     }
 }
 
-fn recognise<'a>(
+fn recognize<'a>(
     file: &'a OnnxFile,
     view: Rc<ModelView<'a>>,
     flow: Rc<Flow<'a>>,
     reading: &Reading,
-) -> Result<(Recognised<'a>, companions::Neighbours), ImportError> {
+) -> Result<(Recognized<'a>, companions::Neighbors), ImportError> {
     let trace = Trace::new(file, view, flow)?;
     readable(&trace, reading.dequantized)?;
     let (embedding, body) = body(&trace)?;
@@ -348,7 +348,7 @@ fn recognise<'a>(
     config.check().map_err(|e| trace.unsupported(e.to_string()))?;
     cost::check_nodes(&trace, config.num_hidden_layers)?;
     Ok((
-        Recognised {
+        Recognized {
             config,
             weights,
             states: body.states,
@@ -403,7 +403,7 @@ fn foreign_head(
     (problem, advice)
 }
 
-/// A note where a quantised file holds several sets of weights: a quantiser may have rounded one set several ways.
+/// A note where a quantized file holds several sets of weights: a quantizer may have rounded one set several ways.
 fn rounded_apart(config: &Config) -> Option<String> {
     let sets = config.num_hidden_groups * config.inner_group_num;
     (sets > 1).then(|| {
@@ -428,7 +428,7 @@ fn alone(
         return Ok(());
     }
     let weights = embedding.weights.iter().chain(&body.weights);
-    let mut recognised = Recognised {
+    let mut recognized = Recognized {
         config: body.config.clone(),
         weights: weights.map(|(name, matrix)| (name.clone(), matrix.clone())).collect(),
         states: body.states.clone(),
@@ -436,29 +436,29 @@ fn alone(
         inputs: inputs.clone(),
         notes: vec![],
     };
-    let proven = model(file, &recognised).and_then(|model| equivalence::prove(file, &mut recognised, &model));
+    let proven = model(file, &recognized).and_then(|model| equivalence::prove(file, &mut recognized, &model));
     proven.map(drop).map_err(|e| match e {
         ImportError::Parts { place, gap, .. } => format!("they part at {place} (by {gap:.3e})"),
         other => other.to_string(),
     })
 }
 
-/// Refuses what is not read at all: quantised weights, strange ones, absurd shapes.
+/// Refuses what is not read at all: quantized weights, strange ones, absurd shapes.
 fn readable(trace: &Trace<'_>, dequantized: bool) -> Result<(), ImportError> {
     // Leftovers that no output needs say nothing of the weights.
-    let quantised: Vec<&str> = trace
+    let quantized: Vec<&str> = trace
         .view
         .nodes
         .iter()
         .filter(|n| trace.needs(n))
         .map(|n| n.op)
-        .filter(|op| decompose::is_quantised(op))
+        .filter(|op| decompose::is_quantized(op))
         .collect();
-    // Where weights were dequantised, what is left belongs to something around the ALBERT, or fails the proof.
-    if let Some(first) = quantised.first().filter(|_| !dequantized) {
-        return Err(ImportError::Quantised {
+    // Where weights were dequantized, what is left belongs to something around the ALBERT, or fails the proof.
+    if let Some(first) = quantized.first().filter(|_| !dequantized) {
+        return Err(ImportError::Quantized {
             file: trace.file.path.display().to_string(),
-            how: format!("{} nodes such as {first}", quantised.len()),
+            how: format!("{} nodes such as {first}", quantized.len()),
         });
     }
     if let Some(kind) = trace.strange_weights() {
@@ -472,11 +472,11 @@ fn readable(trace: &Trace<'_>, dequantized: bool) -> Result<(), ImportError> {
 
 /// The numbers, in thimble's order: f16 stays f16 where a table or linear map is stored so; bf16 is
 /// widened, which changes no number.
-fn model(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<Model, ImportError> {
+fn model(file: &OnnxFile, recognized: &Recognized<'_>) -> Result<Model, ImportError> {
     let mut weights = Weights::new();
-    for spec in recognised.config.weights() {
+    for spec in recognized.config.weights() {
         let shown = || file.path.display().to_string();
-        let Some(matrix) = recognised.weights.get(&spec.name) else {
+        let Some(matrix) = recognized.weights.get(&spec.name) else {
             return Err(ImportError::Unsupported {
                 file: shown(),
                 problem: format!("weight {} was not found", spec.name),
@@ -513,7 +513,7 @@ fn model(file: &OnnxFile, recognised: &Recognised<'_>) -> Result<Model, ImportEr
         weights.insert(spec.name, values);
     }
     Ok(Model {
-        config: recognised.config.clone(),
+        config: recognized.config.clone(),
         weights,
     })
 }

@@ -1,6 +1,6 @@
-//! The inputs of a proof, made up for what was recognised: the shapes it fixes, the ids it knows, masks of every form.
+//! The inputs of a proof, made up for what was recognized: the shapes it fixes, the ids it knows, masks of every form.
 
-use super::Recognised;
+use super::Recognized;
 use super::ports::MaskForm;
 use thimble_device::engine::Input;
 use thimble_shared::random::Random;
@@ -10,9 +10,9 @@ type Mask = fn(row: usize, at: usize, seq: usize) -> bool;
 
 /// Inputs of different lengths, of the shape the file fixes: padded on the right and on the left, with holes, up to the last
 /// position, and ending in each of the smallest ids, one of which a file may take for padding of its own accord.
-pub fn inputs(recognised: &Recognised<'_>) -> Vec<Input> {
-    let config = &recognised.config;
-    let fixed = |i: usize| recognised.inputs.shape.get(i).copied().flatten();
+pub fn inputs(recognized: &Recognized<'_>) -> Vec<Input> {
+    let config = &recognized.config;
+    let fixed = |i: usize| recognized.inputs.shape.get(i).copied().flatten();
     let rank = if config.head.takes_choices() { 3 } else { 2 };
     let longest = config.max_position_embeddings;
     let mut random = Random(0x7468_696d_626c_6532);
@@ -37,7 +37,7 @@ pub fn inputs(recognised: &Recognised<'_>) -> Vec<Input> {
         (1, longest, all_real, None),
     ];
     for (batch, seq, real, ending) in cases {
-        if recognised.inputs.right_padded && [left as usize, holes as usize].contains(&(real as usize)) {
+        if recognized.inputs.right_padded && [left as usize, holes as usize].contains(&(real as usize)) {
             continue;
         }
         let mut shape = vec![fixed(0).unwrap_or(batch)];
@@ -54,7 +54,7 @@ pub fn inputs(recognised: &Recognised<'_>) -> Vec<Input> {
             _ => draw(config.vocab_size),
         };
         let mut input_ids: Vec<i64> = (0..count).map(&mut id).collect();
-        if let MaskForm::Id(padding) = recognised.inputs.form {
+        if let MaskForm::Id(padding) = recognized.inputs.form {
             for (id, real) in input_ids.iter_mut().zip(&mut mask) {
                 if *real == 0 {
                     *id = padding;
@@ -62,8 +62,8 @@ pub fn inputs(recognised: &Recognised<'_>) -> Vec<Input> {
                 *real = i64::from(*id != padding);
             }
         }
-        let types = recognised.inputs.types.is_some();
-        let masked = recognised.inputs.mask.is_some() || recognised.inputs.form != MaskForm::Ones;
+        let types = recognized.inputs.types.is_some();
+        let masked = recognized.inputs.mask.is_some() || recognized.inputs.form != MaskForm::Ones;
         all.push(Input {
             input_ids,
             attention_mask: masked.then_some(mask),

@@ -2,7 +2,7 @@
 //! exporter's plumbing (Reshape, Transpose, Cast, Identity) looked through. Values keep the file's names.
 
 use super::ImportError;
-use super::weights::Matrix;
+use super::weights::StoredMatrix;
 use crate::onnx::flow::{Flow, port_name};
 use crate::onnx::{Held, OnnxFile};
 use crate::render::text::printable;
@@ -17,8 +17,8 @@ pub struct Linear<'a> {
     pub x: &'a str,
     pub out: &'a str,
     /// `[out, in]`.
-    pub weight: Matrix<'a>,
-    pub bias: Option<Matrix<'a>>,
+    pub weight: StoredMatrix<'a>,
+    pub bias: Option<StoredMatrix<'a>>,
 }
 
 impl Linear<'_> {
@@ -34,14 +34,14 @@ impl Linear<'_> {
 pub struct Norm<'a> {
     pub x: &'a str,
     pub out: &'a str,
-    pub weight: Matrix<'a>,
-    pub bias: Matrix<'a>,
+    pub weight: StoredMatrix<'a>,
+    pub bias: StoredMatrix<'a>,
     pub eps: f32,
 }
 
 /// Whether a matrix may be that of a linear map. A tensor without elements takes no bytes whatever its other dimension says, so
 /// that number is nobody's to allocate by.
-fn is_map(m: &Matrix<'_>) -> bool {
+fn is_map(m: &StoredMatrix<'_>) -> bool {
     m.shape().len() == 2 && !m.shape().contains(&0)
 }
 
@@ -73,7 +73,7 @@ const PLUMBING: [&str; 9] = [
     "Expand",
 ];
 
-/// Whether a node is attention or its Softmax, whatever fused or quantised form it has.
+/// Whether a node is attention or its Softmax, whatever fused or quantized form it has.
 fn attends(node: &NodeView<'_>) -> bool {
     matches!(node.op, "Softmax" | "QLinearSoftmax") || node.op.ends_with("Attention")
 }
@@ -132,7 +132,7 @@ impl<'a> Trace<'a> {
     pub fn strange_weights(&self) -> Option<i64> {
         const FLOATS: [i64; 7] = [11, 17, 18, 19, 20, 23, 24];
         let matrices = || self.view.initializers.iter().filter(|t| t.dims.len() == 2);
-        let read = matrices().any(|t| Matrix::of(t.clone(), t.name).is_float());
+        let read = matrices().any(|t| StoredMatrix::of(t.clone(), t.name).is_float());
         matrices().map(|t| t.data_type).find(|t| !read && FLOATS.contains(t))
     }
 
@@ -143,13 +143,13 @@ impl<'a> Trace<'a> {
         }
     }
 
-    /// The graph was not recognised. That it is no ALBERT is said only where it has no attention at all: another spelling is no
+    /// The graph was not recognized. That it is no ALBERT is said only where it has no attention at all: another spelling is no
     /// other model.
     pub fn not_albert(&self, problem: impl Into<String>) -> ImportError {
         let attends = |n: &NodeView<'_>| n.op == "Einsum" || attends(n);
         let (file, problem, looks) = (self.file.path.display().to_string(), problem.into(), self.looks());
         if self.view.nodes.iter().any(attends) {
-            ImportError::Unrecognised { file, problem, looks }
+            ImportError::Unrecognized { file, problem, looks }
         } else {
             ImportError::NotAlbert { file, problem, looks }
         }
@@ -175,13 +175,13 @@ impl<'a> Trace<'a> {
     }
 
     /// A stored tensor of floats, through Identity, Cast, Transpose and Reshape.
-    pub fn matrix(&self, name: &str) -> Result<Option<Matrix<'a>>, ImportError> {
+    pub fn matrix(&self, name: &str) -> Result<Option<StoredMatrix<'a>>, ImportError> {
         self.matrix_within(name, MAX_STEPS)
     }
 
-    fn matrix_within(&self, name: &str, steps: usize) -> Result<Option<Matrix<'a>>, ImportError> {
+    fn matrix_within(&self, name: &str, steps: usize) -> Result<Option<StoredMatrix<'a>>, ImportError> {
         if let Some(held) = self.tensors.get(name) {
-            let matrix = Matrix::of(held.view.clone(), held.name);
+            let matrix = StoredMatrix::of(held.view.clone(), held.name);
             return Ok(matrix.is_float().then_some(matrix));
         }
         let Some(node) = self.node(name).filter(|_| steps > 0) else {
@@ -376,7 +376,7 @@ impl<'a> Trace<'a> {
 
     /// The weight, `[out, in]`, of an Einsum that contracts the last dimensions of its first input with a stored tensor:
     /// "bfnd,ndh->bfh" is the map after attention as transformers before 4.9 spell it.
-    fn contracted(&self, node: &NodeView<'a>, w: &str) -> Result<Option<Matrix<'a>>, ImportError> {
+    fn contracted(&self, node: &NodeView<'a>, w: &str) -> Result<Option<StoredMatrix<'a>>, ImportError> {
         let Some(equation) = self.attribute(node, "equation")?.map(|a| a.string) else {
             return Ok(None);
         };
@@ -400,7 +400,7 @@ impl<'a> Trace<'a> {
         } else {
             return Ok(None);
         };
-        let shape = |m: &Matrix<'a>| -> Option<Vec<usize>> {
+        let shape = |m: &StoredMatrix<'a>| -> Option<Vec<usize>> {
             let dims = m.shape();
             let split = if turned { summed.len() } else { own.len() };
             (dims.len() == y.len() && !dims.contains(&0))
@@ -413,7 +413,7 @@ impl<'a> Trace<'a> {
             let matrix = if flat == matrix.shape() {
                 matrix
             } else {
-                Matrix {
+                StoredMatrix {
                     reshaped: Some(flat),
                     ..matrix
                 }
@@ -437,7 +437,7 @@ impl<'a> Trace<'a> {
     }
 
     /// The linear map of `weight`, with the bias that an Add of a vector puts behind `y`, maybe after a Cast or Reshape.
-    fn biased(&self, x: &'a str, y: &'a str, weight: Matrix<'a>) -> Result<Linear<'a>, ImportError> {
+    fn biased(&self, x: &'a str, y: &'a str, weight: StoredMatrix<'a>) -> Result<Linear<'a>, ImportError> {
         let mut at = y;
         for _ in 0..4 {
             let readers: Vec<usize> = self.flow.readers(at).to_vec();
@@ -486,7 +486,7 @@ impl<'a> Trace<'a> {
             let (Some(weight), Some(bias)) = (self.matrix(w)?, self.matrix(b)?) else {
                 return Ok(None);
             };
-            // The operator normalises over as many dimensions as its scale has, ALBERT over the last one alone.
+            // The operator normalizes over as many dimensions as its scale has, ALBERT over the last one alone.
             if weight.shape().len() != 1 || bias.shape() != weight.shape() {
                 return Ok(None);
             }
@@ -550,7 +550,7 @@ impl<'a> Trace<'a> {
             let (&[p, q], &[bias, moved]) = (scaled.inputs.as_slice(), shift.inputs.as_slice()) else {
                 continue;
             };
-            let is_vector = |m: &Matrix<'a>| m.shape().len() == 1 && m.shape()[0] > 1;
+            let is_vector = |m: &StoredMatrix<'a>| m.shape().len() == 1 && m.shape()[0] > 1;
             let (Some(bias), Some(moved)) = (self.matrix(bias)?.filter(is_vector), self.behind(moved, "Mul")) else {
                 continue;
             };
@@ -590,21 +590,21 @@ impl<'a> Trace<'a> {
             return Ok(None);
         };
         // A division by the deviation, or a product with its inverse.
-        let (centred, eps) = if let Some(&[centred, deviation]) = self.behind(ratio, "Div").map(|n| n.inputs.as_slice())
-        {
-            let Some(sqrt) = self.behind(deviation, "Sqrt") else {
+        let (centered, eps) =
+            if let Some(&[centered, deviation]) = self.behind(ratio, "Div").map(|n| n.inputs.as_slice()) {
+                let Some(sqrt) = self.behind(deviation, "Sqrt") else {
+                    return Ok(None);
+                };
+                (centered, self.root(sqrt)?)
+            } else if let Some(&[p, q]) = self.behind(ratio, "Mul").map(|n| n.inputs.as_slice()) {
+                match (self.inverse_root(q)?, self.inverse_root(p)?) {
+                    (Some(eps), _) => (p, Some(eps)),
+                    (None, eps) => (q, eps),
+                }
+            } else {
                 return Ok(None);
             };
-            (centred, self.root(sqrt)?)
-        } else if let Some(&[p, q]) = self.behind(ratio, "Mul").map(|n| n.inputs.as_slice()) {
-            match (self.inverse_root(q)?, self.inverse_root(p)?) {
-                (Some(eps), _) => (p, Some(eps)),
-                (None, eps) => (q, eps),
-            }
-        } else {
-            return Ok(None);
-        };
-        let Some(sub) = self.behind(centred, "Sub") else {
+        let Some(sub) = self.behind(centered, "Sub") else {
             return Ok(None);
         };
         let (Some(&x), Some(eps)) = (sub.inputs.first(), eps) else {
@@ -620,7 +620,7 @@ impl<'a> Trace<'a> {
     }
 
     /// A node of two inputs of which one is a stored vector: the other input, and the vector.
-    fn with_vector(&self, node: &NodeView<'a>, op: &str) -> Result<Option<(&'a str, Matrix<'a>)>, ImportError> {
+    fn with_vector(&self, node: &NodeView<'a>, op: &str) -> Result<Option<(&'a str, StoredMatrix<'a>)>, ImportError> {
         let &[a, b] = node.inputs.as_slice() else {
             return Ok(None);
         };

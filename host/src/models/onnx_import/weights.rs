@@ -9,7 +9,7 @@ use thimble_shared::dtype::Values;
 use thimble_shared::onnx::reader::TensorView;
 
 #[derive(Clone, Debug)]
-pub struct Matrix<'a> {
+pub struct StoredMatrix<'a> {
     pub tensor: TensorView<'a>,
     /// Its name, which for a Constant node is the node's output.
     pub called: &'a str,
@@ -21,9 +21,9 @@ pub struct Matrix<'a> {
     pub rows: Option<usize>,
 }
 
-impl<'a> Matrix<'a> {
-    pub fn of(tensor: TensorView<'a>, called: &'a str) -> Matrix<'a> {
-        Matrix {
+impl<'a> StoredMatrix<'a> {
+    pub fn of(tensor: TensorView<'a>, called: &'a str) -> StoredMatrix<'a> {
+        StoredMatrix {
             tensor,
             called,
             turned: false,
@@ -32,7 +32,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    pub fn turn(mut self) -> Matrix<'a> {
+    pub fn turn(mut self) -> StoredMatrix<'a> {
         self.turned = !self.turned;
         self
     }
@@ -86,7 +86,7 @@ impl<'a> Matrix<'a> {
     }
 
     pub fn values(&self, file: &OnnxFile) -> Result<Values, OnnxError> {
-        let this: Matrix<'_> = self.clone();
+        let this: StoredMatrix<'_> = self.clone();
         let bytes = this.bytes(file)?;
         let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
         Ok(match self.tensor.data_type {

@@ -1,5 +1,5 @@
 //! What the files beside a tokenizer.json change in it. In come the file and tokenizer_config.json, out comes the tokenizer as
-//! transformers 4.57 loads it: BertTokenizerFast sets three options of its normaliser anew, and an input may be cut earlier.
+//! transformers 4.57 loads it: BertTokenizerFast sets three options of its normalizer anew, and an input may be cut earlier.
 
 use super::settings::Settings;
 use super::{BERT, SPIECE, TokenizerError, TokenizerSource, class, read_vocabulary, sentencepiece};
@@ -65,7 +65,7 @@ fn with_length(spelt: &str, length: usize) -> Option<String> {
     })
 }
 
-/// BERT's normaliser with the options BertTokenizerFast sets, its own defaults included; none where it has them already or is
+/// BERT's normalizer with the options BertTokenizerFast sets, its own defaults included; none where it has them already or is
 /// another one.
 fn normalizer(spelt: &str, settings: &Settings) -> Result<Option<String>, TokenizerError> {
     let before: Value = serde_json::from_str(spelt).unwrap_or_default();

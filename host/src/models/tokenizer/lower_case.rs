@@ -33,7 +33,7 @@ fn slow_rules(spelt: &str) -> Option<String> {
     (before != Some(true.into())).then(|| decoder.to_string())
 }
 
-/// The library's normaliser, after one that lower-cases.
+/// The library's normalizer, after one that lower-cases.
 fn normalizer(spelt: &str) -> Option<String> {
     let normalizer: Value = serde_json::from_str(spelt).ok()?;
     if lowers(&normalizer) {

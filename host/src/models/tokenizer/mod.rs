@@ -13,7 +13,7 @@ mod wordpiece;
 pub use error::TokenizerError;
 
 use crate::models::file_names::{self, CONFIG, TOKENIZER_CONFIG};
-use crate::models::tokenizer_json::{self, TokeniseError, Tokeniser};
+use crate::models::tokenizer_json::{self, TokenizeError, Tokenizer};
 use settings::{Settings, model_config};
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
@@ -68,7 +68,7 @@ impl TokenizerSource {
     ///
     /// # Errors
     /// Where the file cannot be read or is none.
-    pub fn compact(&self) -> Result<String, TokeniseError> {
+    pub fn compact(&self) -> Result<String, TokenizeError> {
         match self {
             TokenizerSource::File(path) => tokenizer_json::compact(path),
             TokenizerSource::Converted { json, .. } => Ok(json.clone()),
@@ -79,10 +79,10 @@ impl TokenizerSource {
     ///
     /// # Errors
     /// Where the file cannot be read, is none, or the model has no room for a text.
-    pub fn open(&self, config: &Config) -> Result<Tokeniser, TokeniseError> {
+    pub fn open(&self, config: &Config) -> Result<Tokenizer, TokenizeError> {
         match self {
-            TokenizerSource::File(path) => Tokeniser::open(path, config),
-            TokenizerSource::Converted { path, json, .. } => Tokeniser::new(path, json.as_bytes(), config),
+            TokenizerSource::File(path) => Tokenizer::open(path, config),
+            TokenizerSource::Converted { path, json, .. } => Tokenizer::new(path, json.as_bytes(), config),
         }
     }
 

@@ -341,7 +341,7 @@ fn metaspace(proto: &Proto) -> Value {
     json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": prefix, "split": true})
 }
 
-/// The library's normalisation: Hugging Face's own conversion has the same steps.
+/// The library's normalization: Hugging Face's own conversion has the same steps.
 fn normalizer(proto: &Proto, rules: &AlbertRules) -> Result<Value, String> {
     let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
     let mut steps = vec![replace("``", "\""), replace("''", "\"")];

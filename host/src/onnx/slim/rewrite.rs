@@ -386,7 +386,7 @@ impl<'a, 'p> Rewriter<'a, 'p> {
         Ok(out)
     }
 
-    /// What a quantiser has said of a tensor (`TensorAnnotation`), under the names of now; none if anything it names is gone.
+    /// What a quantizer has said of a tensor (`TensorAnnotation`), under the names of now; none if anything it names is gone.
     fn annotation(&self, encoded: &'a [u8]) -> Result<Option<Message>, WireError> {
         let there = |name: &'a str| self.plan.needed.contains(self.plan.resolve(name));
         let mut note = Message::default();

@@ -1,4 +1,4 @@
-//! Linear maps: weights undone from their panels once, int8 inputs quantised once per value, products in the weight's format.
+//! Linear maps: weights undone from their panels once, int8 inputs quantized once per value, products in the weight's format.
 
 use super::{Lowering, Order, scale};
 use crate::artifact::layout::{I4_OFFSET, PanelLayout};
@@ -23,11 +23,11 @@ impl Lowering<'_> {
                 self.node("Mul", &[&raw, &scale(weight)], &format!("{out}.mm"), &[])
             }
             Inputs::Int8(InputRange::Symmetric) => {
-                let (q, step) = self.quantise(x);
+                let (q, step) = self.quantize(x);
                 self.int8_product([&q, &step], weight, &w, [out, "mm"])
             }
-            Inputs::Int8(InputRange::Centred) => {
-                let (q, step, middle) = self.quantise_centred(x);
+            Inputs::Int8(InputRange::Centered) => {
+                let (q, step, middle) = self.quantize_centered(x);
                 let product = self.int8_product([&q, &step], weight, &w, [out, "dot"]);
                 let sums = self.row_sums(weight, &w);
                 let base = self.node("Mul", &[&middle, &sums], &format!("{out}.base"), &[]);
@@ -35,7 +35,7 @@ impl Lowering<'_> {
             }
             Inputs::Int8(InputRange::Tensor) => {
                 // In the order in which ONNX Runtime's own quantizer states it, and its optimizer fuses it.
-                let [q, step, zero] = self.quantise_tensor(x);
+                let [q, step, zero] = self.quantize_tensor(x);
                 let acc = self.node("MatMulInteger", &[&q, &w, &zero], &format!("{out}.acc"), &[]);
                 let acc = self.cast(&acc, DataType::F32, &format!("{out}.accf"));
                 let steps = self.node("Mul", &[&step, &scale(weight)], &format!("{out}.steps"), &[]);
@@ -78,8 +78,8 @@ impl Lowering<'_> {
     }
 
     /// int8 values of `x` and their step per token: a = max|x| raised to a floor, q = round(x · 127/a), step = a/127.
-    fn quantise(&mut self, x: &str) -> (String, String) {
-        if let Some(made) = self.quantised(x) {
+    fn quantize(&mut self, x: &str) -> (String, String) {
+        if let Some(made) = self.quantized(x) {
             return made;
         }
         // Constants lie in the file in the order they are first named.
@@ -93,9 +93,9 @@ impl Lowering<'_> {
 
     /// The same of `x − c`, and c, the middle of the token's range: c = (max x + min x) · 0.5, a = max(max x − c, c − min x).
     /// Rounding keeps the order of `x − c`, so no magnitude exceeds a, and no int8 leaves ±127, however c was rounded.
-    fn quantise_centred(&mut self, x: &str) -> (String, String, String) {
+    fn quantize_centered(&mut self, x: &str) -> (String, String, String) {
         let (offset, middle) = (format!("{x}.o"), format!("{x}.mid"));
-        if let Some((q, step)) = self.quantised(&offset) {
+        if let Some((q, step)) = self.quantized(&offset) {
             return (q, step, middle);
         }
         let half = self.float("half", 0.5);
@@ -113,7 +113,7 @@ impl Lowering<'_> {
     }
 
     /// uint8 values of `x`, their step and their zero point, one for the whole tensor.
-    fn quantise_tensor(&mut self, x: &str) -> [String; 3] {
+    fn quantize_tensor(&mut self, x: &str) -> [String; 3] {
         let [q, step, zero] = ["u8", "ustep", "uzero"].map(|part| format!("{x}.{part}"));
         if self.made.insert(q.clone(), String::new()).is_none() {
             self.node_of("", "DynamicQuantizeLinear", &[x], &[&q, &step, &zero], &[]);
@@ -122,7 +122,7 @@ impl Lowering<'_> {
     }
 
     /// The int8 values and steps of `x`, where they have been stated.
-    fn quantised(&self, x: &str) -> Option<(String, String)> {
+    fn quantized(&self, x: &str) -> Option<(String, String)> {
         let q = format!("{x}.q8");
         self.made.get(&q).map(|step| (q.clone(), step.clone()))
     }
@@ -144,7 +144,7 @@ impl Lowering<'_> {
     fn weight_matrix(&mut self, weight: &str) -> String {
         let stored = self.stored_matrix(weight);
         let format = self.graph.format(weight);
-        if format.storage() == Storage::F32 || format.quantises_input() {
+        if format.storage() == Storage::F32 || format.quantizes_input() {
             return stored;
         }
         let name = format!("{weight}.w32");

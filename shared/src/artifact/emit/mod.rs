@@ -1,5 +1,5 @@
 //! ModelSpec → ONNX nodes: the statement, in standard operators, of exactly the arithmetic the device performs. Weights are
-//! undone from their panels once (`Transpose`, `Reshape`) and shared by all layers; int8 linears quantise their input per
+//! undone from their panels once (`Transpose`, `Reshape`) and shared by all layers; int8 linears quantize their input per
 //! token, multiply in int8 and rescale. In: a [`ModelSpec`]; out: nodes, small constants and ports, deterministic.
 
 mod linear;
@@ -85,7 +85,7 @@ struct Lowering<'g> {
     options: LowerOptions,
     nodes: Vec<Node>,
     constants: Vec<Constant>,
-    /// What has been emitted already: a weight's plain form, a value's quantised form.
+    /// What has been emitted already: a weight's plain form, a value's quantized form.
     made: HashMap<String, String>,
     used: BTreeSet<String>,
     shapes: HashMap<String, Vec<usize>>,
@@ -367,12 +367,12 @@ impl Lowering<'_> {
         let mean_attrs = [Attr::Ints("axes", vec![-1]), Attr::Int("keepdims", 1)];
         let eps = self.float("eps", eps);
         let mean = self.node("ReduceMean", &[x], &format!("{out}.mean"), &mean_attrs);
-        let centred = self.node("Sub", &[x, &mean], &format!("{out}.centred"), &[]);
-        let square = self.node("Mul", &[&centred, &centred], &format!("{out}.square"), &[]);
+        let centered = self.node("Sub", &[x, &mean], &format!("{out}.centred"), &[]);
+        let square = self.node("Mul", &[&centered, &centered], &format!("{out}.square"), &[]);
         let variance = self.node("ReduceMean", &[&square], &format!("{out}.var"), &mean_attrs);
         let variance = self.node("Add", &[&variance, &eps], &format!("{out}.vareps"), &[]);
         let deviation = self.node("Sqrt", &[&variance], &format!("{out}.dev"), &[]);
-        let normed = self.node("Div", &[&centred, &deviation], &format!("{out}.normed"), &[]);
+        let normed = self.node("Div", &[&centered, &deviation], &format!("{out}.normed"), &[]);
         let scaled = self.node("Mul", &[&normed, &weight], &format!("{out}.gain"), &[]);
         self.node("Add", &[&scaled, &bias], out, &[])
     }

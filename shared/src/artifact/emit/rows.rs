@@ -39,7 +39,7 @@ impl Lowering<'_> {
         }
     }
 
-    /// int4 numbers as int32, two neighbours to a byte, the low half first: `[.., 32]` behind the dimensions `outer`.
+    /// int4 numbers as int32, two neighbors to a byte, the low half first: `[.., 32]` behind the dimensions `outer`.
     pub(super) fn paired_numbers(&mut self, name: &str, bytes: &str, outer: &[i64]) -> String {
         let sixteen = self.constant("sixteen", DataType::U8, &[], vec![16]);
         let four = self.constant("four", DataType::U8, &[], vec![4]);

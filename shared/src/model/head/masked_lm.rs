@@ -1,4 +1,4 @@
-//! Masked language modelling: a score for every token of the vocabulary, at every token.
+//! Masked language modeling: a score for every token of the vocabulary, at every token.
 
 use super::{AnswerKind, ClassName, HeadRow};
 use crate::model::config::Config;
@@ -7,7 +7,7 @@ use crate::model::weight::{Kind, Role, Slot, WeightList};
 
 pub(super) const ROW: HeadRow = HeadRow {
     name: "masked LM",
-    flag: ("mlm", "Masked language modelling"),
+    flag: ("mlm", "Masked language modeling"),
     class: ClassName::OfFamily("ForMaskedLM"),
     answer: AnswerKind::Vocabulary,
     answered_by: "logits",

@@ -1,4 +1,4 @@
-//! Pre-training: masked language modelling, and whether two segments are in order.
+//! Pre-training: masked language modeling, and whether two segments are in order.
 
 use super::{AnswerKind, ClassName, HeadRow, masked_lm};
 use crate::model::config::Config;
@@ -7,7 +7,7 @@ use crate::model::weight::{Role, WeightList};
 
 pub(super) const ROW: HeadRow = HeadRow {
     name: "pre-training",
-    flag: ("pretraining", "Masked language modelling and sentence order"),
+    flag: ("pretraining", "Masked language modeling and sentence order"),
     class: ClassName::OfFamily("ForPreTraining"),
     answer: AnswerKind::VocabularyAndOrder,
     answered_by: "prediction_logits",

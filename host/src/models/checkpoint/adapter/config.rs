@@ -39,7 +39,7 @@ const UNMERGED: [&str; 10] = [
     "XLORA",
 ];
 
-/// Initialisations that leave the base model as it was. Others (PiSSA, OLoRA, CorDA, LoftQ …) change it when they start.
+/// Initializations that leave the base model as it was. Others (PiSSA, OLoRA, CorDA, LoftQ …) change it when they start.
 const PLAIN_STARTS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 /// Most patterns of a kind; PEFT's have one for each kind of module.

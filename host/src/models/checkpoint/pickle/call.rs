@@ -82,7 +82,7 @@ impl Machine<'_> {
         }
     }
 
-    /// REDUCE, NEWOBJ and NEWOBJ_EX would call; here torch's own ways to store tensors are recognised.
+    /// REDUCE, NEWOBJ and NEWOBJ_EX would call; here torch's own ways to store tensors are recognized.
     pub(super) fn call(&mut self, code: u8) -> Result<(), PickleError> {
         if code == 0x92 {
             self.pop()?;

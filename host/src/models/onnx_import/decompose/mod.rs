@@ -1,5 +1,5 @@
-//! Says a foreign graph in ONNX's standard operators: ONNX Runtime's fused nodes are taken apart, quantised weights are
-//! dequantised when asked, and the graph is cut at inner values when asked. In comes an ONNX file, out comes one in memory
+//! Says a foreign graph in ONNX's standard operators: ONNX Runtime's fused nodes are taken apart, quantized weights are
+//! dequantized when asked, and the graph is cut at inner values when asked. In comes an ONNX file, out comes one in memory
 //! that computes the same, which the recognition and the proof read in its stead; none where there is nothing to do.
 
 mod attention;
@@ -25,8 +25,8 @@ use thimble_shared::onnx::reader::{self, AttributeView, ModelView, NodeView, Ten
 /// Where ONNX Runtime's own operators live.
 const MICROSOFT: &str = "com.microsoft";
 
-/// Operators only a quantised model has, beside those whose names begin with QLinear.
-const QUANTISED: [&str; 13] = [
+/// Operators only a quantized model has, beside those whose names begin with QLinear.
+const QUANTIZED: [&str; 13] = [
     "DynamicQuantizeLinear",
     "QuantizeLinear",
     "DequantizeLinear",
@@ -42,9 +42,9 @@ const QUANTISED: [&str; 13] = [
     "QEmbedLayerNormalization",
 ];
 
-/// Whether only a quantised model has the operator.
-pub fn is_quantised(op: &str) -> bool {
-    op.starts_with("QLinear") || QUANTISED.contains(&op)
+/// Whether only a quantized model has the operator.
+pub fn is_quantized(op: &str) -> bool {
+    op.starts_with("QLinear") || QUANTIZED.contains(&op)
 }
 
 /// How much what is made may take: as many times the model's bytes, and as many more.
@@ -69,7 +69,7 @@ enum Problem {
 pub struct Wanted {
     /// Values to cut the graph at; none leaves its outputs.
     pub outputs: Vec<String>,
-    /// Whether quantised weights are taken as they are.
+    /// Whether quantized weights are taken as they are.
     pub dequantize: bool,
 }
 
@@ -108,7 +108,7 @@ struct Decomposition<'f, 'a> {
     /// Nodes that an earlier one has taken in.
     done: HashSet<usize>,
     right_padded: bool,
-    /// Quantised tensors whose originals the file holds too, and those that another one is a rounding of as well.
+    /// Quantized tensors whose originals the file holds too, and those that another one is a rounding of as well.
     originals: usize,
     again: usize,
 }
@@ -160,11 +160,11 @@ pub fn decompose(file: &OnnxFile, wanted: &Wanted) -> Result<Option<Decomposed>,
         }
         ops
     };
-    let quantised = count(&|n| is_quantised(n.op));
-    let fused = count(&|n| n.domain == MICROSOFT && !is_quantised(n.op));
-    // What is quantised is refused by its own name unless it was asked for.
-    let dequantize = wanted.dequantize && !quantised.is_empty();
-    if (wanted.outputs.is_empty() && fused.is_empty() && !dequantize) || (!quantised.is_empty() && !wanted.dequantize) {
+    let quantized = count(&|n| is_quantized(n.op));
+    let fused = count(&|n| n.domain == MICROSOFT && !is_quantized(n.op));
+    // What is quantized is refused by its own name unless it was asked for.
+    let dequantize = wanted.dequantize && !quantized.is_empty();
+    if (wanted.outputs.is_empty() && fused.is_empty() && !dequantize) || (!quantized.is_empty() && !wanted.dequantize) {
         return Ok(None);
     }
     let mut work = Decomposition::new(file, &view, &flow, needed).map_err(|e| said(file, &e))?;
@@ -200,7 +200,7 @@ pub fn decompose(file: &OnnxFile, wanted: &Wanted) -> Result<Option<Decomposed>,
     if dequantize {
         notes.push(format!(
             "its weights are quantized ({}) and taken as they are: what that cost in quality stays lost, and the file it was made from keeps it; the proof is of the file with its weights dequantized",
-            listed(&quantised)
+            listed(&quantized)
         ));
     }
     if originals > 0 {

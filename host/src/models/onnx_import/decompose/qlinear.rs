@@ -39,10 +39,10 @@ impl<'a> Decomposition<'_, 'a> {
             Some(op) => (op, 3),
             None => (node.op, 1),
         };
-        let quantised = apart == 3 || op == "DequantizeLinear";
+        let quantized = apart == 3 || op == "DequantizeLinear";
         let input = |i: usize| node.inputs.get(i * apart).copied().unwrap_or_default();
         // A stored integer is no less than its zero point where what it stands for is no less than zero.
-        let of = |i: usize| match (numbers(input(i)), quantised) {
+        let of = |i: usize| match (numbers(input(i)), quantized) {
             (Some(q), true) => {
                 let zero = node.inputs.get(i * apart + 2).and_then(|z| numbers(z));
                 let least = zero.and_then(|z| z.first().copied()).unwrap_or(0.0);
@@ -61,7 +61,7 @@ impl<'a> Decomposition<'_, 'a> {
         }
     }
 
-    /// Makes `op` of `inputs` stand for what the quantised `node` makes, whose result is rounded with the input `zero`.
+    /// Makes `op` of `inputs` stand for what the quantized `node` makes, whose result is rounded with the input `zero`.
     pub(super) fn unrounded(
         &mut self,
         node: &NodeView<'a>,

@@ -1,5 +1,5 @@
-//! Quantised operators said in f32: `--dequantize` takes stored integers as (q − zero point) · scale and lets activations be
-//! what they were before they were rounded. In come ONNX's and ONNX Runtime's quantised nodes, out come plain ones.
+//! Quantized operators said in f32: `--dequantize` takes stored integers as (q − zero point) · scale and lets activations be
+//! what they were before they were rounded. In come ONNX's and ONNX Runtime's quantized nodes, out come plain ones.
 
 use super::graph::Attribute::{Float, Int};
 use super::graph::F32;
@@ -7,7 +7,7 @@ use super::stored::Scaling;
 use super::{Decomposition, Problem};
 use thimble_shared::onnx::reader::NodeView;
 
-/// Longest chain of moves between a stored table and what dequantises it.
+/// Longest chain of moves between a stored table and what dequantizes it.
 pub const MOST_MOVES: usize = 8;
 
 /// Operators that move integers without computing, by their first input.
@@ -22,7 +22,7 @@ const MOVES: [&str; 7] = [
 ];
 
 impl<'a> Decomposition<'_, 'a> {
-    /// What an operator reads in place of the integers `x`: a stored tensor, or rows looked up in one, dequantised; else the
+    /// What an operator reads in place of the integers `x`: a stored tensor, or rows looked up in one, dequantized; else the
     /// value that was rounded.
     fn real(&mut self, x: &'a str, scaling: Scaling<'a>) -> Result<String, Problem> {
         let (mut at, mut path) = (x, Vec::new());

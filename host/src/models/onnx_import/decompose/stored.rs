@@ -197,7 +197,7 @@ impl<'a> Decomposition<'_, 'a> {
     }
 
     /// The tensor of f32 that holds `values`, which were rounded to steps of at most `step`. Where the file holds the numbers
-    /// they are a rounding of, or another rounding of the same, that stands for them: quantisers round a weight that layers
+    /// they are a rounding of, or another rounding of the same, that stands for them: quantizers round a weight that layers
     /// share once a layer, or leave some layers the original.
     pub(super) fn rounding(&mut self, dims: &[usize], values: &[f32], step: f32) -> Result<String, Problem> {
         // Numbers that are all smaller than a step would be close to anything as small.
