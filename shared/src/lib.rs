@@ -53,6 +53,7 @@
 //! # Ok::<(), artifact::ArtifactError>(())
 //! ```
 
+#![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 /// The version of the JSON that commands print, but for reports, which have [`board::report::SCHEMA`].

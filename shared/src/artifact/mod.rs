@@ -12,9 +12,10 @@ use self::tensors::Part;
 use crate::artifact::emit::{LowerOptions, OPSETS, lower};
 use crate::artifact::layout::{ALIGNMENT, TAIL};
 use crate::artifact::runtime::{Order, Runtime};
-use crate::dtype::{Format, I8_INPUTS};
+use crate::dtype::{self, Format, I8_INPUTS};
 use crate::file_kind::FileKind;
 use crate::model::family;
+use crate::model::sentence::Sentence;
 use crate::model::weights::Weights;
 use crate::model::{Config, ConfigError, Kind, Model, ModelSpec, WeightSpec};
 use crate::onnx::reader::{self, ModelView, ReadError, TensorView};
@@ -24,9 +25,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::ops::Range;
 
-/// The newest version of the `thimble.graph` text, and the last this program reads. A file states the least version that has
-/// what it uses, so that older programs read all they can.
-pub const SCHEMA: u32 = if family::SINCE > 3 { family::SINCE } else { 3 };
+/// The newest version of the `thimble.graph` text, and the last this program reads: that of the newest format, family or field. A
+/// file states the least version that has what it uses, so that older programs read all they can.
+pub const SCHEMA: u32 = newest(&[dtype::SINCE, family::SINCE, Sentence::SINCE, Runtime::SINCE]);
+
+const fn newest(versions: &[u32]) -> u32 {
+    let (mut newest, mut at) = (1, 0);
+    while at < versions.len() {
+        if versions[at] > newest {
+            newest = versions[at];
+        }
+        at += 1;
+    }
+    newest
+}
 
 /// The key in `metadata_props` of the JSON that states the network and the formats; a file with it is thimble's.
 pub const KEY_GRAPH: &str = "thimble.graph";
@@ -427,6 +439,13 @@ pub(crate) fn open_view(
         runtime: text.runtime,
     };
     check_options(&text.config, options)?;
+    if text.runtime.since() > text.schema {
+        return Err(bad_graph(format!(
+            "schema {}, but what it is for came with schema {}",
+            text.schema,
+            text.runtime.since()
+        )));
+    }
     let formats = listed_formats(&text)?;
     let graph = ModelSpec {
         config: text.config,
@@ -706,7 +725,7 @@ mod tests {
     #[cfg_attr(miri, ignore = "reads several files")]
     fn a_file_states_the_least_version_that_has_its_formats() {
         for format in Format::ALL {
-            let said = format!("{{\"schema\":{},", if format == Format::I8A { 2 } else { 1 });
+            let said = format!("{{\"schema\":{},", format.since());
             let whole = file(Head::None, format);
             let at = whole.windows(said.len()).position(|w| w == said.as_bytes());
             let at = at.unwrap_or_else(|| panic!("{format} has no {said}")) + said.len() - 2;
@@ -715,14 +734,18 @@ mod tests {
                 file[at] = version;
                 open(&file).map(|artifact| artifact.graph.formats)
             };
-            assert!(swapped(b'2').is_ok() && swapped(b'3').is_ok(), "{format}");
-            let error = swapped(b'4').unwrap_err().to_string();
-            assert!(error.contains("schema 4, this program reads 1 to 3"), "{error}");
-            match (format.since(), swapped(b'1')) {
-                (1, Ok(_)) => {}
-                (2, Err(e)) => assert!(e.to_string().contains("is in i8a, which came with schema 2"), "{e}"),
-                (_, found) => panic!("{format}: {found:?}"),
+            for version in 1..=SCHEMA {
+                let found = swapped(b'0' + version as u8);
+                if version >= format.since() {
+                    assert!(found.is_ok(), "{format} in {version}");
+                    continue;
+                }
+                let words = format!("is in {format}, which came with schema {}", format.since());
+                assert!(found.unwrap_err().to_string().contains(&words), "{format} in {version}");
             }
+            let error = swapped(b'0' + SCHEMA as u8 + 1).unwrap_err().to_string();
+            let words = format!("schema {}, this program reads 1 to {SCHEMA}", SCHEMA + 1);
+            assert!(error.contains(&words), "{error}");
         }
     }
 

@@ -69,11 +69,14 @@ impl Runtime {
             .unwrap_or(format)
     }
 
+    /// The version of the `thimble.graph` text that brought the newest of them.
+    pub const SINCE: u32 = 3;
+
     /// The version of the `thimble.graph` text that brought it.
     pub fn since(self) -> u32 {
         match self {
             Runtime::Board => 1,
-            Runtime::OnnxRuntime | Runtime::Onnx => 3,
+            Runtime::OnnxRuntime | Runtime::Onnx => Runtime::SINCE,
         }
     }
 

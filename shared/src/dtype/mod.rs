@@ -137,6 +137,17 @@ pub enum Offered {
     Never,
 }
 
+/// The version of the `thimble.graph` text that brought the newest format.
+pub const SINCE: u32 = {
+    let (mut newest, mut at) = (0, 0);
+    while at < Format::ALL.len() {
+        let since = Format::ALL[at].row().since;
+        newest = if since > newest { since } else { newest };
+        at += 1;
+    }
+    newest
+};
+
 impl Format {
     /// The name in files and in options.
     pub fn name(self) -> &'static str {

@@ -96,6 +96,9 @@ pub const MOST_DENSE: usize = 4;
 pub const MOST_PROMPT: usize = 4096;
 
 impl Sentence {
+    /// The version of the `thimble.graph` text that brought it.
+    pub const SINCE: u32 = 3;
+
     /// One way of pooling, and nothing else.
     pub fn pooled(pooling: Pooling) -> Sentence {
         Sentence {

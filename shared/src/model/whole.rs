@@ -4,6 +4,7 @@
 use super::config::{Config, ConfigError};
 use super::head::AnswerKind;
 use super::network::{HeadSteps, Network};
+use super::sentence::Sentence;
 use super::weight::{Role, Site, WeightList, WeightSpec};
 use crate::dtype::I4_BLOCK;
 
@@ -70,7 +71,7 @@ impl Config {
     /// The version of the `thimble.graph` text that brought what this network has.
     pub fn since(&self) -> u32 {
         let own = match (&self.sentence, self.hidden_shift) {
-            (Some(_), _) => 3,
+            (Some(_), _) => Sentence::SINCE,
             (None, true) => 2,
             (None, false) => 1,
         };
