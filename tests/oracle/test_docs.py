@@ -58,6 +58,10 @@ SKIPPED = {
         "thimble export speech.onnx": "needs a speech model; tests/oracle/test_import.py makes one",
         "thimble slim speech.onnx": "needs a speech model; tests/oracle/test_slim.py cuts graphs",
     },
+    "docs/onnx-runtime.md": {
+        "thimble shrink ./plbert": "needs a speech model; benches/graft makes one",
+        "thimble graft kokoro": "needs a speech model; benches/graft runs it, tests/oracle/test_graft.py smaller ones",
+    },
     "docs/serve.md": {
         "thimble-device serve deb.onnx --socket": "runs for ever; the Python program of the page asks it below",
         "echo": "needs socat",
