@@ -146,7 +146,8 @@ int main(int count, char **arguments)
                 return usage("--timeout must be 0.001 to 1000000 seconds, not ", value);
         } else if (strcmp(name, "--limit") == 0) {
             long long bytes = strtoll(value, &end, 10);
-            if (end == value || *end != '\0' || bytes < 1 || bytes > 1LL << 30) return usage("--limit must be 1 to 1073741824 bytes, not ", value);
+            if (end == value || *end != '\0' || bytes < 1 || bytes > 1LL << 30)
+                return usage("--limit must be 1 to 1073741824 bytes, not ", value);
             limit = (size_t)bytes;
         } else return usage("unknown option ", name);
         i++;

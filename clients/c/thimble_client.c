@@ -215,9 +215,9 @@ static int string(scan *s, text *out)
     return take(s, '"');
 }
 
-static int same(const unsigned char *begin, const unsigned char *end, const char *text)
+static int same(const unsigned char *begin, const unsigned char *end, const char *words)
 {
-    return (size_t)(end - begin) == strlen(text) && memcmp(begin, text, strlen(text)) == 0;
+    return (size_t)(end - begin) == strlen(words) && memcmp(begin, words, strlen(words)) == 0;
 }
 
 /* A value that is no object and no list. */
@@ -376,6 +376,16 @@ static int send_all(thimble_client *client, const char *bytes, size_t length, in
     return 1;
 }
 
+/* Whether the server ended the connection while it was idle. */
+static int has_ended(const thimble_client *client)
+{
+    char byte;
+    ssize_t got;
+    do got = recv(client->fd, &byte, 1, MSG_PEEK);
+    while (got < 0 && errno == EINTR);
+    return got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
 /* Reads one line into `answer`, which is `size` bytes. `length` counts what came; the line is whole where the status is OK. */
 static thimble_status receive_line(thimble_client *client, char *answer, size_t size, int64_t deadline, size_t *length, int *ended)
 {
@@ -478,6 +488,7 @@ thimble_status thimble_ask(thimble_client *client, const char *request, char *an
     client->number++;
     snprintf(begin, sizeof begin, "{\"id\":%" PRId64 "%s", client->number, found.empty ? "" : ",");
     request = strchr(request, '{') + 1;
+    if (client->fd >= 0 && has_ended(client)) drop(client);
     for (tries = 1;; tries++) {
         thimble_status status = THIMBLE_OK;
         size_t length;

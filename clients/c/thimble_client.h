@@ -53,12 +53,13 @@ typedef struct {
     char error[512];
 } thimble_client;
 
-/* Connects. `timeout_ms` must be above 0. The client may be used after a failure: the next request tries to connect again. */
+/* Connects; `timeout_ms` must be above 0. A client that is open must be closed before it is opened again. The client may be used
+ * after a failure: the next request tries to connect again. */
 thimble_status thimble_open(thimble_client *client, const char *path, int timeout_ms);
 
 /* Sends one request, a JSON object on one line without `id`, and waits for its answer. The answer is stored in `answer` without its
- * line feed, with a zero byte at its end; it has at most `size` - 1 bytes. The client numbers requests and checks the number, so an
- * answer is never another request's. */
+ * line feed, with a zero byte at its end; it has at most `size` - 1 bytes. `request` and `answer` must not overlap. The client numbers
+ * requests and checks the number, so an answer is never another request's. */
 thimble_status thimble_ask(thimble_client *client, const char *request, char *answer, size_t size);
 
 /* Writes the request for a text, or for a text and its pair (else NULL), into `request`. Returns its length, or 0 where `size` is

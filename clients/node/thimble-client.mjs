@@ -58,6 +58,36 @@ const LIMIT = 32 << 20;
 // Bytes for lines that are kept from one answer to the next.
 const KEPT = 1 << 20;
 
+// Requests in order. An array's own shift moves all of a long one.
+class Queue {
+  #entries = [];
+  #first = 0;
+
+  get size() {
+    return this.#entries.length - this.#first;
+  }
+
+  push(entry) {
+    this.#entries.push(entry);
+  }
+
+  shift() {
+    const entry = this.#entries[this.#first];
+    this.#first += 1;
+    if (2 * this.#first > this.#entries.length) this.replace(this.rest());
+    return entry;
+  }
+
+  rest() {
+    return this.#entries.slice(this.#first);
+  }
+
+  replace(entries) {
+    this.#entries = entries;
+    this.#first = 0;
+  }
+}
+
 /**
  * A connection to one server. Calls may overlap: their requests share the connection.
  *
@@ -74,7 +104,7 @@ export class Client {
   #connected = false;
   #closed = false;
   // Requests to send, in order; and those sent, by number, in the order of sending.
-  #waiting = [];
+  #waiting = new Queue();
   #sent = new Map();
   #numbers = 0;
   // Errors without an id, in the order of their requests.
@@ -82,10 +112,12 @@ export class Client {
   // A line whose end has not come: the first bytes of a buffer that grows.
   #line = Buffer.alloc(0);
   #held = 0;
-  // Whether anything came over this connection.
+  // Whether anything came over this connection, and whether any request went out whole.
   #heard = false;
-  // Whether the next connection is listened to before it is written to, and whether the present one still is.
+  #delivered = false;
+  // Whether the next connection is listened to before it is written to, whether the present one was, and whether it still is.
   #listenFirst = false;
+  #listened = false;
   #listening = false;
 
   /** Makes a client; the first request connects it. `Client.open` connects at once. */
@@ -184,7 +216,7 @@ export class Client {
   #entry(fields) {
     const number = ++this.#numbers;
     // The id comes first, so that the server knows it even where it cannot read the rest.
-    const line = JSON.stringify(Object.assign({ id: 0 }, fields, { id: number })) + "\n";
+    const line = JSON.stringify({ id: 0, ...fields, ...{ id: number } }) + "\n";
     return { number, line, named: Object.hasOwn(fields, "id"), name: fields.id, tries: 0, result: undefined, call: null };
   }
 
@@ -207,9 +239,9 @@ export class Client {
   }
 
   #failAll(error) {
-    const entries = [...this.#sent.values(), ...this.#waiting];
+    const entries = [...this.#sent.values(), ...this.#waiting.rest()];
     this.#sent.clear();
-    this.#waiting = [];
+    this.#waiting.replace([]);
     this.#unnamed = [];
     this.#fail(entries, error);
   }
@@ -217,7 +249,7 @@ export class Client {
   // A call had its time. Its requests that were sent stay in the list, since their answers may still come.
   #late(entries, seconds) {
     const late = new Set(entries);
-    this.#waiting = this.#waiting.filter((entry) => !late.has(entry));
+    this.#waiting.replace(this.#waiting.rest().filter((entry) => !late.has(entry)));
     this.#fail(entries, new AnswerTimeout(`${this.#path}: no answer within ${seconds} s`));
     // Where nobody waits any more for what was sent, closing tells the server to drop it.
     if ([...this.#sent.values()].every((entry) => entry.result !== undefined)) this.#drop();
@@ -228,14 +260,17 @@ export class Client {
   #pump() {
     if (this.#closed) return;
     if (this.#socket === null) {
-      if (this.#waiting.length > 0 && !this.#connecting) this.#reconnect();
+      if (this.#waiting.size > 0 && !this.#connecting) this.#reconnect();
       return;
     }
-    while (!this.#listening && this.#waiting.length > 0 && this.#sent.size < this.#options.window) {
+    while (!this.#listening && this.#waiting.size > 0 && this.#sent.size < this.#options.window) {
       const entry = this.#waiting.shift();
       entry.tries += 1;
       this.#sent.set(entry.number, entry);
-      this.#socket.write(entry.line);
+      const socket = this.#socket;
+      socket.write(entry.line, (error) => {
+        if (!error && this.#socket === socket) this.#delivered = true;
+      });
     }
     // A client that waits for nothing does not keep the process alive.
     if (this.#sent.size > 0) this.#socket.ref();
@@ -284,6 +319,8 @@ export class Client {
     this.#socket = socket;
     this.#connected = true;
     this.#heard = false;
+    this.#delivered = false;
+    this.#listened = this.#listenFirst;
     if (this.#listenFirst) {
       this.#listenFirst = false;
       this.#listening = true;
@@ -324,6 +361,12 @@ export class Client {
   // The connection ended: requests are sent once more if nothing of an answer came.
   #lost() {
     const sent = [...this.#sent.values()].filter((entry) => entry.result === undefined);
+    if (sent.length > 0 && !this.#heard && !this.#delivered && !this.#listened) {
+      // Nothing was sent, so this is no second time. The reason may be read from the next connection.
+      for (const entry of sent) entry.tries -= 1;
+      this.#again(sent);
+      return;
+    }
     const problem = (words) => new ConnectionFailed(`${this.#path}: the connection ended ${words}`);
     let error = null;
     if (this.#unnamed.length > 0) error = problem(`after the server said: ${this.#unnamed[0].message}`);
@@ -331,10 +374,15 @@ export class Client {
     else if (this.#options.reconnect === 0) error = problem("before the answer");
     else if (this.#listening || sent.some((entry) => entry.tries > 1)) error = problem("before the answer, twice");
     if (this.#listening) this.#failAll(error);
-    if (error !== null) return this.#giveUp(error);
+    if (error !== null) this.#giveUp(error);
+    else this.#again(sent);
+  }
+
+  // Sends requests over a new connection.
+  #again(sent) {
     this.#listenFirst = !this.#heard && sent.length > 0;
     this.#drop();
-    this.#waiting.unshift(...sent);
+    this.#waiting.replace([...sent, ...this.#waiting.rest()]);
     this.#pump();
   }
 
@@ -496,6 +544,22 @@ async function* linesOf(stream) {
   yield Buffer.concat(parts);
 }
 
+// Ends the process where stdout cannot be written to; in silence where whoever read it has left.
+function stdoutFailed(error) {
+  if (error.code === "EPIPE") process.exit(0);
+  console.error(`thimble-client: stdout: ${error.message}`);
+  process.exit(3);
+}
+
+// Prints lines and waits until they are taken. A file's error is thrown, that of a pipe is an event.
+async function print(lines) {
+  try {
+    await new Promise((resolve) => process.stdout.write(lines + "\n", resolve));
+  } catch (error) {
+    stdoutFailed(error);
+  }
+}
+
 // Asks each line of stdin; 1 where the server refused one.
 async function answerLines(client) {
   let code = 0;
@@ -510,9 +574,7 @@ async function answerLines(client) {
       return JSON.stringify({ id: group[index].id, error: answer.message });
     });
     group = [];
-    if (lines.length > 0 && !process.stdout.write(lines.join("\n") + "\n")) {
-      await new Promise((resolve) => process.stdout.once("drain", resolve));
-    }
+    if (lines.length > 0) await print(lines.join("\n"));
   };
   for await (const bytes of linesOf(process.stdin)) {
     number += 1;
@@ -532,21 +594,16 @@ async function answerLines(client) {
 
 async function main(args) {
   let client = null;
-  process.stdout.on("error", (error) => {
-    // Whoever read the answers may have left.
-    if (error.code === "EPIPE") process.exit(0);
-    console.error(`thimble-client: stdout: ${error.message}`);
-    process.exit(3);
-  });
+  process.stdout.on("error", stdoutFailed);
   try {
     const asked = command(args);
     if (asked === null) {
-      console.log(USAGE);
+      await print(USAGE);
       return 0;
     }
     client = await Client.open(asked.path, { timeout: asked.timeout, limit: asked.limit });
     if (asked.fields === null) return await answerLines(client);
-    console.log(JSON.stringify(await client.request(asked.fields)));
+    await print(JSON.stringify(await client.request(asked.fields)));
     return 0;
   } catch (error) {
     const usage = error instanceof Usage || error instanceof TypeError;

@@ -216,9 +216,14 @@ class Client:
         unsent = bytearray()
         sends = True
         deadline = time.monotonic() + self.timeout
+        if self._socket is not None and self._ended():
+            self._drop()
         if self._socket is None:
             self._connect(deadline, self.reconnect)
         while waiting or open_:
+            # `close` may have come before there was a connection for it to end.
+            if self._closed:
+                raise ConnectionFailed(f"{self.path}: this client is closed")
             while sends and waiting and len(open_) < self.window and len(unsent) < CHUNK:
                 request = waiting.popleft()
                 request.sent += 1
@@ -244,6 +249,15 @@ class Client:
                 sends = True
                 self._connect(deadline, self.reconnect)
 
+    def _ended(self):
+        """Whether the server ended the connection while it was idle."""
+        try:
+            return self._socket.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def _wait(self, writing, deadline):
         """What of the socket is ready."""
         left = deadline - time.monotonic()
@@ -257,8 +271,7 @@ class Client:
     def _send(self, unsent):
         """Sends a part of the bytes and removes it from them; false where the server takes nothing more."""
         try:
-            with memoryview(unsent)[:CHUNK] as part:
-                sent = self._socket.send(part, getattr(socket, "MSG_NOSIGNAL", 0))
+            sent = self._socket.send(unsent[:CHUNK], getattr(socket, "MSG_NOSIGNAL", 0))
         except BlockingIOError:
             return True
         except OSError:
@@ -290,7 +303,7 @@ class Client:
     def _take(self, line, open_, unnamed):
         """Gives an answer to its request; whether a request was answered."""
         try:
-            answer = json.loads(line.decode())
+            answer = json.loads(line.decode(), parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             raise BadAnswer(f"{self.path}: no JSON came: {_excerpt(line)}") from error
         if not isinstance(answer, dict) or not isinstance(answer.get("error", ""), str):
@@ -311,9 +324,7 @@ class Client:
         if request is None:
             raise BadAnswer(f"{self.path}: an answer came to no request of this client: {_excerpt(line)}")
         del answer["id"]
-        if request.named:
-            answer["id"] = request.name
-        request.result = error or answer
+        request.result = error or ({"id": request.name, **answer} if request.named else answer)
         _settled(open_, unnamed)
         return True
 
@@ -359,6 +370,10 @@ def _fields(request):
         return {"ids": [operator.index(number) for number in request]}
     except TypeError:
         raise TypeError(f"a request is a text, a tuple of two texts, token ids or a dict, not {request!r:.80}") from None
+
+
+def _refuse(word):
+    raise ValueError(f"{word} is no JSON")
 
 
 def _excerpt(line):
