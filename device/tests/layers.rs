@@ -251,8 +251,21 @@ fn layers_of_int8_arithmetic_agree_but_for_single_roundings() {
 }
 
 #[test]
+fn layers_whose_inputs_have_one_range_agree_but_for_single_roundings() {
+    for name in fixture::TINY.iter().chain(&["albert-deb", "albert-brackets"]) {
+        let model = Checkpoint::read(name).model(Format::I8T);
+        let (_, keep) = keeps().swap_remove(0);
+        let (max, rms) = compare(&model, None, &keep);
+        // A step is that of the token with the widest range, so a flipped rounding is larger than with a range a token.
+        assert!(max < 0.1 && rms < 0.012, "{name}: max {max}, rms {rms}");
+    }
+}
+
+#[test]
 fn layers_of_mixed_formats_agree() {
-    let pick = |name: &str| Format::ALL[name.bytes().map(usize::from).sum::<usize>() % Format::ALL.len()];
+    let apart = |f: &Format| f.input_range() != Some(InputRange::Tensor);
+    let formats: Vec<Format> = Format::ALL.into_iter().filter(apart).collect();
+    let pick = |name: &str| formats[name.bytes().map(usize::from).sum::<usize>() % formats.len()];
     for name in ["albert-tiny-groups", "albert-mlm-tiny", "albert-seq-tiny"] {
         for (mask, keep) in keeps() {
             let (max, rms) = compare(&Checkpoint::read(name).mixed(pick), None, &keep);

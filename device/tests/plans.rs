@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use thimble_device::engine::kernels::Kernels;
 use thimble_device::{Engine, EngineOptions, Image, Input};
-use thimble_shared::dtype::Format;
+use thimble_shared::dtype::{Format, InputRange};
 use thimble_shared::model::{Head, Kind, Role, Site};
 
 fn sequence(engine: &Engine, seq: usize) -> Input {
@@ -141,7 +141,9 @@ fn padding_changes_nothing_and_comes_back_as_zeros() {
 
 #[test]
 fn a_row_does_not_depend_on_its_neighbors() {
-    for format in Format::ALL {
+    // But where the inputs of all rows have one range.
+    let apart = |f: &Format| f.input_range() != Some(InputRange::Tensor);
+    for format in Format::ALL.into_iter().filter(apart) {
         let engine = engine(&Checkpoint::read("albert-tiny-groups").model(format));
         let ids: Vec<i64> = (0..24).map(|i| i * 5 % 131).collect();
         let mask: Vec<i64> = (0..24).map(|i| i64::from(i != 3 && i < 20)).collect();

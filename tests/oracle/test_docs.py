@@ -52,6 +52,13 @@ SKIPPED = {
         "xz": "another program's",
         "thimble install": "needs an SD-card image; tests/board/test_image.py",
     },
+    "docs/clients.md": {
+        "thimble-device serve deb.onnx --socket": "runs for ever; tests/oracle/test_serve_clients.py asks it",
+        "python3": "asks a server; tests/oracle/test_serve_clients.py runs it",
+        "node": "asks a server; tests/oracle/test_serve_clients.py runs it",
+        "cc": "compiles the C client; tests/oracle/test_serve_clients.py runs it",
+        "./ask": "asks a server; tests/oracle/test_serve_clients.py runs it",
+    },
     "docs/models.md": {
         "pip": "installs TensorFlow",
         "python": "needs TensorFlow",
@@ -80,6 +87,8 @@ FOREIGN = {
     "--check": "cargo fmt",
     "--example": "cargo",
     "--bins": "cargo",
+    "--request": "the clients of clients/",
+    "--ping": "the clients of clients/",
 }
 
 
@@ -226,7 +235,7 @@ def test_files_tests_and_links_exist(page):
     folder = (ROOT / page).parent
     whole = text_of(page)
     for span in [*spans(page), *commands(page)]:
-        for name in re.findall(r"(?<![\w/.-])(?:scripts|benches|tests|host|device|shared|text|fuzz|targets|docs|models)/[\w./-]+", span):
+        for name in re.findall(r"(?<![\w/.-])(?:scripts|benches|tests|host|device|shared|text|fuzz|targets|docs|models|clients)/[\w./-]+", span):
             name = name.rstrip("./")
             if name.startswith("target/") or re.search(r"/(DATE|OUT|NAME)", name):
                 continue
