@@ -150,3 +150,37 @@ def test_an_encoder_without_hidden_states_is_refused(thimble, models, tmp_path):
     thimble.run("export", models.source("albert-seq-tiny"), "-o", small, "--for", "onnxruntime")
     graph = FIXTURES / "exported/seq_torch2.6_sdpa.onnx"
     assert "--head none" in thimble.run("graft", graph, "--encoder", small, "-o", out, code=2).stderr
+
+
+def test_of_two_alberts_one_must_be_named(thimble, encoder, tmp_path):
+    path, big, out = FIXTURES / "exported/tok_torch2.6_opset18.onnx", tmp_path / "big.onnx", tmp_path / "out.onnx"
+    first, second = onnx.load(path), onnx.load(path)
+    both = onnx.compose.merge_models(first, second, io_map=[], prefix1="a/", prefix2="b/")
+    onnx.save(both, big)
+    small = encoder("albert-tok-tiny", "int8")
+    said = thimble.run("graft", big, "--encoder", small, "-o", out, code=2).stderr
+    assert "holds 2 ALBERTs" in said and not out.exists()
+    at = said.split("end in '")[1].split("'")[0]
+    thimble.run("graft", big, "--encoder", small, "-o", out, "--at", at)
+    inputs = {f"{side}{name}": value for name, value in feeds(path, "albert-tok-tiny").items() for side in ("a/", "b/")}
+    before, after = ask(session(big), inputs), ask(session(out), inputs)
+    moved = {name for name in before if np.abs(before[name] - after[name]).max() > 1e-6}
+    assert moved == {f"{at.split('/')[0]}/logits"}
+
+
+def test_names_of_nested_graphs_are_not_taken(thimble, encoder, tmp_path):
+    path, big, out = FIXTURES / "exported/tok_torch2.6_opset18.onnx", tmp_path / "big.onnx", tmp_path / "out.onnx"
+    model = onnx.load(path)
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["logits"], ["thimble/input_ids"])], "inner", [], [helper.make_tensor_value_info("thimble/input_ids", TensorProto.FLOAT, None)]
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
+    model.graph.node.append(helper.make_node("If", ["always"], ["chosen"], then_branch=inner, else_branch=inner))
+    model.graph.output.append(helper.make_tensor_value_info("chosen", TensorProto.FLOAT, None))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, big)
+    thimble.run("graft", big, "--encoder", encoder("albert-tok-tiny"), "-o", out)
+    inputs = feeds(path, "albert-tok-tiny")
+    mask = inputs["attention_mask"] == 1
+    assert np.abs(ask(session(big), inputs)["chosen"] - ask(session(out), inputs)["chosen"])[mask].max() <= 1e-4
+    assert [entry.domain for entry in onnx.load(out).opset_import].count("com.microsoft") == 1

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bench import PRECISIONS, ROUNDING, SMALL, ask, assert_close, cases, session
+from bench import FIXTURES, PRECISIONS, ROUNDING, SMALL, ask, assert_close, cases, session
 
 RUNTIMES = ("onnxruntime", "onnx")
 # int8 and int4 by the names they have where the arithmetic is what ONNX Runtime is fast at.
@@ -117,3 +117,57 @@ def test_a_folder_has_what_hugging_faces_tools_read(thimble, models, tmp_path):
     case = cases("albert-deb")[0]
     assert set(ask(session(out / "onnx/model.onnx"), case.feeds)) == {"logits"}
     assert (out / "tokenizer.json").exists()
+
+
+def test_a_folder_is_read_back_whole_and_written_again(thimble, models, tmp_path):
+    source, out = models.source("albert-deb"), tmp_path / "small"
+    for precision in ("int8", "fp32"):
+        thimble.run("export", source, "-o", f"{out}/", "--precision", precision, "--for", "onnxruntime")
+    texts = ("run", "--text", "a parser for tables", "--json")
+    ours, theirs = (json.loads(thimble.run(texts[0], model, *texts[1:]).stdout) for model in (out, source))
+    assert ours["input_ids"] == theirs["input_ids"]
+    again = tmp_path / "again"
+    thimble.run("export", out, "-o", again, "--for", "onnx")
+    assert (again / "tokenizer.json").exists()
+    said = thimble.run("export", models.source("albert-seq-tiny"), "-o", out, "--for", "onnxruntime", code=2).stderr
+    assert "another model's" in said
+    (tmp_path / "file").write_text("mine")
+    said = thimble.run("export", source, "-o", tmp_path / "file", "--for", "onnxruntime", code=2).stderr
+    assert "is a file" in said and (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_is_not_written_leaves_nothing(thimble, models, tmp_path):
+    out = tmp_path / "deep"
+    limits = f"ulimit -f 100; exec {thimble.host} export {models.source('albert-deb')} -o {out} --for onnxruntime"
+    thimble.run("-c", limits, code=2, program="bash")
+    assert not out.exists()
+
+
+def test_one_label_without_a_problem_type_is_no_regression(thimble, tmp_path):
+    for name, problem in (("one", None), ("one_regression", "regression")):
+        out = tmp_path / name
+        thimble.run("export", FIXTURES / "answers" / name, "-o", out, "--for", "onnxruntime")
+        assert json.loads((out / "config.json").read_text()).get("problem_type") == problem
+
+
+@pytest.mark.parametrize("precision", ("fp32", "int8", "int4"))
+def test_an_id_that_no_table_has_is_refused(made, precision):
+    runtime = session(made("albert-deb", precision, "onnxruntime"))
+    for ids, types in (([2, 17, 4000, 3], [0] * 4), ([2, 17, 45, 3], [0, 2, 0, 0])):
+        feeds = {"input_ids": np.array([ids]), "attention_mask": np.ones((1, 4), np.int64), "token_type_ids": np.array([types])}
+        with pytest.raises(Exception, match="out of data bounds|indices element"):
+            ask(runtime, feeds)
+
+
+def test_shrink_for_another_runtime(thimble, models, tmp_path):
+    source, out = models.source("albert-deb"), tmp_path / "small.onnx"
+    calibrate = ("--calibrate", source / "test.jsonl", "--rows", "32")
+    arguments = ("shrink", source, "--budget", "400kB", "-o", out, *calibrate, "--for", "onnxruntime")
+    plan = json.loads(thimble.run(*arguments, "--formats", "i8,i4", "--json").stdout)
+    assert out.stat().st_size <= 400_000
+    assert formats(out) <= {"i8t", "w4"}
+    assert plan["bytes"] == out.stat().st_size
+    for option in (("--max-ram", "8MB"), ("--target", "pi-4")):
+        assert "no board runs" in thimble.run(*arguments, *option, code=2).stderr
+    said = thimble.run("package", out, "-o", tmp_path / "x.deb", code=2).stderr
+    assert "made for onnxruntime" in said

@@ -10,6 +10,7 @@ use crate::budget::sensitivity::Search;
 use crate::eval::metrics::{Objective, Score, Word};
 use crate::render::progress::Watch;
 use thimble_device::session::DEFAULT_SEQ;
+use thimble_shared::artifact::runtime::Runtime;
 use thimble_shared::dtype::Format;
 use thimble_shared::model::network::uses;
 
@@ -191,7 +192,11 @@ impl Search<'_> {
             without,
             with,
             chosen: chosen.score,
-            time: SLOWER.map(|(cpu, slower)| (cpu, 1.0 + share * (slower - 1.0))).to_vec(),
+            // Those are cores with the board's program.
+            time: match self.sizes().question().onnx.runtime {
+                Runtime::Board => SLOWER.map(|(cpu, slower)| (cpu, 1.0 + share * (slower - 1.0))).to_vec(),
+                Runtime::OnnxRuntime | Runtime::Onnx => Vec::new(),
+            },
         }
     }
 }

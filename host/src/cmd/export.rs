@@ -10,8 +10,9 @@ use crate::models::tokenizer::TokenizerSource;
 use crate::models::tokenizer_json;
 use crate::quantize::quantizer::{Quantizer, uniform, vanished};
 use crate::render::text::exact;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::io::Error;
 use std::path::{Path, PathBuf};
@@ -40,9 +41,9 @@ pub struct ExportArgs {
 }
 
 pub fn run(args: &ExportArgs) -> Result<Outcome> {
-    atomic::can_be_written(&args.output)?;
+    check_output(&args.output, args.onnx.runtime)?;
     let source = ModelSource::open_with(&args.source, &args.reading.options())?;
-    refuse_inputs(&source, &args.output)?;
+    refuse_inputs(&source, &args.output, args.onnx.runtime)?;
     let mut model = source.model()?;
     let mut lost = String::new();
     let runtime = args.onnx.runtime;
@@ -151,20 +152,69 @@ pub fn write_parts(
 
 /// Whether an output is a folder as Hugging Face's tools want it: for another runtime than a board's, what does not end in .onnx.
 fn is_folder(output: &Path, runtime: Runtime) -> bool {
-    runtime != Runtime::Board && output.extension().is_none_or(|end| end != "onnx")
+    let is_onnx = |end: &OsStr| end.eq_ignore_ascii_case("onnx");
+    runtime != Runtime::Board && !output.extension().is_some_and(is_onnx)
+}
+
+/// An error where a model cannot be written to `output`: before it is read, which may take a while.
+pub fn check_output(output: &Path, runtime: Runtime) -> Result<()> {
+    let inside = output.join(file_names::CONFIG);
+    match (is_folder(output, runtime), std::fs::metadata(output)) {
+        (true, Ok(meta)) if meta.is_dir() => Ok(atomic::can_be_written(&inside)?),
+        (true, Ok(_)) => bail!(
+            "{}: is a file; name OUT.onnx, or a folder for the model and its tokenizer",
+            output.display()
+        ),
+        _ => Ok(atomic::can_be_written(&plain(output))?),
+    }
+}
+
+/// A path without a slash at its end.
+fn plain(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
+/// Folders that were made for an output. They go again if it is not written.
+#[derive(Default)]
+struct Folders(Vec<PathBuf>);
+
+impl Folders {
+    fn make(&mut self, dir: &Path) -> Result<()> {
+        let missing = dir
+            .ancestors()
+            .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
+        let mut missing: Vec<PathBuf> = missing.map(Path::to_path_buf).collect();
+        missing.reverse();
+        self.0.extend(missing);
+        std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())
+    }
+}
+
+impl Drop for Folders {
+    fn drop(&mut self) {
+        // One that holds something stays.
+        self.0.iter().rev().for_each(|dir| drop(std::fs::remove_dir(dir)));
+    }
 }
 
 /// Writes the model into a folder, with the files that Hugging Face's tools want beside it.
 fn write_folder(writer: &Writer, model: &Model, tokenizer: Option<String>, dir: &Path) -> Result<Written> {
+    let dir = plain(dir);
     let path = dir.join(huggingface_folder::MODEL);
-    std::fs::create_dir_all(atomic::folder(&path)).with_context(|| dir.display().to_string())?;
     let files: Vec<(PathBuf, Vec<u8>)> = huggingface_folder::files(model, tokenizer.as_deref())?
         .into_iter()
         .map(|(name, bytes)| (dir.join(name), bytes))
         .collect();
-    for (path, _) in &files {
-        let folder = atomic::folder(path);
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    // Files of another model would be read with this one.
+    for name in [huggingface_folder::MODULES, file_names::TOKENIZER] {
+        let other = dir.join(name);
+        if other.exists() && !files.iter().any(|(path, _)| *path == other) {
+            bail!("{}: is another model's; name another folder", other.display());
+        }
+    }
+    let mut folders = Folders::default();
+    for path in files.iter().map(|(path, _)| path).chain([&path]) {
+        folders.make(atomic::folder(path))?;
     }
     let onnx = Output {
         content: Content::Made {
@@ -175,6 +225,7 @@ fn write_folder(writer: &Writer, model: &Model, tokenizer: Option<String>, dir: 
     };
     let beside = files.iter().map(|(path, text)| Output::new(path, text));
     write_outputs_together(&std::iter::once(onnx).chain(beside).collect::<Vec<_>>())?;
+    folders.0.clear();
     Ok(Written {
         model: (path.display().to_string(), writer.size() as u64),
         tokenizer: tokenizer.map(|t| (dir.join(file_names::TOKENIZER).display().to_string(), t.len() as u64)),
@@ -194,15 +245,19 @@ fn states_its_graph(path: &Path) -> std::io::Result<()> {
 }
 
 /// An output may replace an older one, but nothing that was read: a failed or wrong write must lose nothing.
-pub fn refuse_inputs(source: &ModelSource, output: &Path) -> Result<()> {
+pub fn refuse_inputs(source: &ModelSource, output: &Path, runtime: Runtime) -> Result<()> {
     let of_folder = [
         file_names::CONFIG,
         file_names::TOKENIZER,
         file_names::TOKENIZER_CONFIG,
         huggingface_folder::MODEL,
+        huggingface_folder::MODULES,
     ];
-    for output in of_folder.map(|name| output.join(name)) {
-        atomic::refuse_inputs(&output, source.files())?;
+    if is_folder(output, runtime) {
+        for output in of_folder.map(|name| output.join(name)) {
+            atomic::refuse_inputs(&output, source.files())?;
+        }
+        return check_output(output, runtime);
     }
     for output in [output, &tokenizer_beside(output)] {
         atomic::refuse_inputs(output, source.files())?;

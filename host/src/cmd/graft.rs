@@ -42,6 +42,9 @@ pub struct GraftArgs {
     /// Read the ALBERT in the file though its weights are quantized
     #[arg(long)]
     pub dequantize: bool,
+    /// Replace the ALBERT that ends in this value, where the file holds several
+    #[arg(long, value_name = "VALUE")]
+    pub at: Option<String>,
     /// Store external data inside the file
     #[arg(long)]
     pub one_file: bool,
@@ -69,14 +72,14 @@ pub fn run(args: &GraftArgs) -> Result<Outcome> {
     if options.runtime == Runtime::Board {
         let path = args.encoder.display();
         bail!(
-            "{path}: it is laid out for a board, or not thimble's; thimble export {path} --for onnxruntime -o SMALL.onnx makes an encoder of it"
+            "{path}: it is laid out for a board, or not thimble's; thimble export {path} --head none --for onnxruntime -o SMALL.onnx makes an encoder of a checkpoint"
         );
     }
     gives_hidden_states(encoder.config()).with_context(|| args.encoder.display().to_string())?;
     let theirs = onnx_import::open_with(
         &args.file,
         &ImportOptions {
-            outputs: vec![onnx_import::last_hidden_state(&graph, args.dequantize)?],
+            outputs: vec![hidden_state(args, &graph)?],
             dequantize: args.dequantize,
             head: Some(Head::None),
         },
@@ -110,6 +113,24 @@ pub fn run(args: &GraftArgs) -> Result<Outcome> {
         true => json(args, &graph, &loss, &saving)?,
         false => text(args, &graph, &loss, &saving),
     }))
+}
+
+/// The last hidden state of the ALBERT that is to be replaced.
+fn hidden_state(args: &GraftArgs, graph: &OnnxFile) -> Result<String> {
+    if let Some(value) = &args.at {
+        return Ok(value.clone());
+    }
+    let mut states = onnx_import::last_hidden_states(graph, args.dequantize)?;
+    if states.len() > 1 {
+        let names: Vec<String> = states.iter().map(|name| format!("'{}'", printable(name))).collect();
+        bail!(
+            "{}: it holds {} ALBERTs, which end in {}; name the one to replace with --at, and graft again for the next",
+            args.file.display(),
+            states.len(),
+            names.join(", ")
+        );
+    }
+    Ok(states.remove(0))
 }
 
 /// What has to be equal for one encoder to stand in the place of another.

@@ -34,6 +34,7 @@ use bounds::Bounds;
 use bytesize::ByteSize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use thimble_shared::artifact::runtime::Runtime;
 use thimble_shared::dtype::{Format, Offered};
 use thimble_shared::model::{Config, Role, Site};
 
@@ -170,7 +171,13 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     let written = [&args.output, &args.frontier.svg, &args.frontier.html];
     let written: Vec<&PathBuf> = written.into_iter().flatten().collect();
     // Before a model is read, which may take a while.
-    written.iter().try_for_each(|output| can_be_written(output))?;
+    written
+        .iter()
+        .try_for_each(|output| match Some(*output) == args.output.as_ref() {
+            true => export::check_output(output, args.onnx.runtime),
+            false => Ok(can_be_written(output)?),
+        })?;
+    refuse_what_boards_are_for(args)?;
     let opened = ModelSource::open_with(&args.source, &args.reading.options())?;
     check_arguments(args, &opened, &written)?;
     let config = opened.config().clone();
@@ -242,7 +249,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
 /// Refuses arguments that contradict each other or the model, and outputs that are inputs or named twice.
 fn check_arguments(args: &ShrinkArgs, source: &ModelSource, written: &[&PathBuf]) -> Result<()> {
     for (i, output) in written.iter().enumerate() {
-        export::refuse_inputs(source, output)?;
+        export::refuse_inputs(source, output, args.onnx.runtime)?;
         let texts = [&args.calibrate, &args.levers.vocab_from];
         refuse_inputs(output, texts.into_iter().flatten().map(PathBuf::as_path))?;
         if written[..i].contains(output) {
@@ -406,7 +413,7 @@ fn formats_help() -> String {
     let (last, first) = integers.split_last().unwrap_or((&"none", &[]));
     format!(
         "Choose from these formats, whatever --prefer says [default: {}; with --prefer speed, linear maps take {} and \
-         {last} only]",
+         {last} only]; with --for onnxruntime or onnx i8t stands for i8, w4 for i4",
         names.join(","),
         first.join(", ")
     )
@@ -416,11 +423,34 @@ fn formats_help() -> String {
 fn formats(args: &ShrinkArgs) -> Vec<Format> {
     let mut formats = args.formats.clone();
     if formats.is_empty() {
-        formats.extend(offered(args.prefer).map(|format| args.onnx.runtime.suited(format)));
+        formats.extend(offered(args.prefer));
+    }
+    // What the runtime is fast at has the same numbers.
+    for format in &mut formats {
+        *format = args.onnx.runtime.suited(*format);
     }
     formats.sort();
     formats.dedup();
     formats
+}
+
+/// Predictions are of the board's program: for a file that it does not run there are none.
+fn refuse_what_boards_are_for(args: &ShrinkArgs) -> Result<()> {
+    if args.onnx.runtime == Runtime::Board {
+        return Ok(());
+    }
+    let given = [
+        (args.max_ram.is_some(), "--max-ram"),
+        (args.max_latency.is_some(), "--max-latency"),
+        (args.target.is_some(), "--target"),
+    ];
+    match given.into_iter().find(|(given, _)| *given) {
+        Some((_, option)) => bail!(
+            "{option} is for a board, and --for {} makes a file that no board runs; leave one of them out",
+            args.onnx.runtime
+        ),
+        None => Ok(()),
+    }
 }
 
 /// Whether one file is to be chosen, beside or without a frontier.

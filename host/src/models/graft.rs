@@ -9,7 +9,7 @@ use crate::onnx::{OnnxError, OnnxFile, next_field};
 use crate::render::text::printable;
 use thimble_shared::artifact::emit::OPSETS;
 use thimble_shared::model::Config;
-use thimble_shared::onnx::protobuf::{Fields, Message, WireError};
+use thimble_shared::onnx::protobuf::{Field, Fields, Message, WireError};
 use thimble_shared::onnx::reader::{self, ModelView, NodeView, ReadError};
 use thimble_shared::onnx::writer::{DataType, MICROSOFT};
 
@@ -123,6 +123,17 @@ fn ir_version(model: &[u8]) -> Result<i64, WireError> {
     Ok(0)
 }
 
+/// The domain of an operator set that a model imports.
+fn domain<'a>(import: &Field<'a>) -> Result<&'a str, WireError> {
+    for field in import.fields()? {
+        let field = field?;
+        if field.number == 1 {
+            return field.text();
+        }
+    }
+    Ok("")
+}
+
 /// The larger graph with `encoder`, an ONNX file of thimble's, in the place of the ALBERT that stands between the values of `wiring`.
 ///
 /// # Errors
@@ -145,14 +156,16 @@ pub fn graft(graph: &OnnxFile, wiring: &Wiring, encoder: &[u8]) -> Result<OnnxFi
         });
     };
     let element = Kinds::of(&view, &flow).map_err(wire)?.element(hidden);
-    let names = Names::free(&view);
+    let names = Names::free(graph.bytes());
     let mut made = Message::default();
     let mut nodes = 0;
     let mut placed = false;
+    let mut imports = false;
     let bytes = graph.bytes();
     let mut fields = Fields::new(bytes);
     while let Some((field, raw)) = next_field(&mut fields, bytes, 0).map_err(wire)? {
         if field.number != 7 {
+            imports |= field.number == 8 && domain(&field).map_err(wire)? == MICROSOFT;
             made.0.extend_from_slice(raw);
             continue;
         }
@@ -179,8 +192,7 @@ pub fn graft(graph: &OnnxFile, wiring: &Wiring, encoder: &[u8]) -> Result<OnnxFi
         made.message(7, &part);
     }
     debug_assert!(placed, "the maker is one of the main graph's nodes");
-    let imports = |name: &str| view.nodes.iter().any(|node| node.domain == name);
-    if ours.nodes.iter().any(|node| node.domain == MICROSOFT) && !imports(MICROSOFT) {
+    if ours.nodes.iter().any(|node| node.domain == MICROSOFT) && !imports {
         let mut opset = Message::default();
         opset.text(1, MICROSOFT);
         opset.int(2, 1);
@@ -199,7 +211,8 @@ fn still_read(made: &OnnxFile, wiring: &Wiring) -> Result<(), GraftError> {
     let outputs: Result<Vec<&str>, WireError> = outputs.collect();
     let needed = flow.needed(outputs.map_err(|e| made.wire_error(e))?);
     let inner = wiring.states.split_last().map_or(&[][..], |(_, inner)| inner);
-    match inner.iter().find(|state| needed.contains(state.as_str())) {
+    // The last that is read: what it is computed from is needed for its sake.
+    match inner.iter().rev().find(|state| needed.contains(state.as_str())) {
         None => Ok(()),
         Some(state) => Err(GraftError::StillRead {
             file: made.path.display().to_string(),
@@ -215,15 +228,10 @@ struct Names {
 }
 
 impl Names {
-    fn free(view: &ModelView<'_>) -> Names {
-        let values = view
-            .nodes
-            .iter()
-            .flat_map(|node| node.inputs.iter().chain(&node.outputs));
-        let stored = view.initializers.iter().map(|tensor| &tensor.name);
-        let taken: Vec<&str> = values.chain(stored).copied().collect();
+    /// Names that stand nowhere in the graph, nested graphs included.
+    fn free(graph: &[u8]) -> Names {
         let mut prefix = "thimble/".to_string();
-        while taken.iter().any(|name| name.starts_with(&prefix)) {
+        while graph.windows(prefix.len()).any(|part| part == prefix.as_bytes()) {
             prefix.insert(0, '_');
         }
         Names { prefix }

@@ -12,6 +12,8 @@ use thimble_shared::model::{Activation, Config, Head, Model, Role};
 
 /// The model in such a folder, where Optimum, sentence-transformers and transformers.js look for it.
 pub const MODEL: &str = "onnx/model.onnx";
+/// The parts of a sentence embedding.
+pub const MODULES: &str = "modules.json";
 
 /// Special tokens by the names of transformers, as the vocabularies of ALBERTs spell them.
 const SPECIAL: [(&str, [&str; 2]); 5] = [
@@ -102,7 +104,7 @@ fn sentence_transformers(model: &Model, sentence: &Sentence) -> Result<Vec<Folde
         let class = format!("sentence_transformers.models.{class}");
         json!({ "idx": index, "name": index.to_string(), "path": path, "type": class })
     });
-    files.push(("modules.json".into(), pretty(&modules.collect())));
+    files.push((MODULES.into(), pretty(&modules.collect())));
     if let Some(prompt) = &sentence.prompt {
         let prompts = json!({ "prompts": { "text": prompt }, "default_prompt_name": "text" });
         files.push(("config_sentence_transformers.json".into(), pretty(&prompts)));
@@ -158,11 +160,13 @@ fn config_json(config: &Config, special: &[(&'static str, String, u64)]) -> Valu
         fields.insert("id2label".into(), by_id.into());
         fields.insert("label2id".into(), by_label.into());
     }
-    if config.predicts_values() {
-        fields.insert("problem_type".into(), "regression".into());
-    } else if config.multi_label {
-        fields.insert("problem_type".into(), "multi_label_classification".into());
-    }
+    let problem = match (config.regression && config.multi_label, config.predicts_values()) {
+        // Both together mark one label without a problem_type, which pipelines give a sigmoid.
+        (true, _) => None,
+        (false, true) => Some("regression"),
+        (false, false) => config.multi_label.then_some("multi_label_classification"),
+    };
+    fields.extend(problem.map(|problem| ("problem_type".into(), problem.into())));
     // transformers calls the first and the last token of a sequence these.
     for (name, role) in [
         ("pad_token_id", "pad_token"),

@@ -5,6 +5,8 @@ use super::error::ModelError;
 use super::image::image_of;
 use super::read_options::ReadOptions;
 use crate::models::checkpoint::{self, Source};
+use crate::models::file_names;
+use crate::models::huggingface_folder;
 use crate::models::onnx_import::{self, ImportOptions, Imported};
 use crate::models::tokenizer::TokenizerSource;
 use crate::models::tokenizer_json;
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thimble_device::image::Image;
 use thimble_device::image::mmap::{ModelFile, ModelMap};
-use thimble_shared::artifact::emit::LowerOptions;
+use thimble_shared::artifact::emit::{LowerOptions, Runtime};
 use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{self, Artifact, ArtifactError, Provenance};
 use thimble_shared::dtype::Values;
@@ -96,8 +98,11 @@ impl File {
     pub fn for_board(path: &Path) -> Result<File, ModelError> {
         match ModelSource::open(path)? {
             ModelSource::File(file) => Ok(file),
-            ModelSource::Checkpoint(_) => Err(ModelError::NotForBoards {
-                path: path.to_path_buf(),
+            ModelSource::Checkpoint(source) => Err(match source.options.runtime {
+                Runtime::Board => ModelError::NotForBoards {
+                    path: path.to_path_buf(),
+                },
+                other => ModelError::artifact(path, ArtifactError::OtherRuntime(other)),
             }),
         }
     }
@@ -137,10 +142,16 @@ impl File {
 
 /// The tokenizer beside a file of thimble's, if it is the one the file was written with.
 fn own_tokenizer(model: &Path, provenance: &Provenance) -> Result<Option<TokenizerSource>, ModelError> {
-    let beside = tokenizer_beside(model);
-    if !beside.exists() {
+    // In a folder as Hugging Face's tools want it, it stands one folder up.
+    let up = model
+        .parent()
+        .and_then(Path::parent)
+        .map(|dir| dir.join(file_names::TOKENIZER));
+    let up = up.filter(|_| model.ends_with(huggingface_folder::MODEL));
+    let places = [Some(tokenizer_beside(model)), up];
+    let Some(beside) = places.into_iter().flatten().find(|path| path.exists()) else {
         return Ok(None);
-    }
+    };
     let bytes = files::read(&beside).map_err(|cause| ModelError::io(&beside, cause))?;
     if provenance.tokenizer_sha256.as_ref() == Some(&tokenizer_json::sha256(&bytes)) {
         return Ok(Some(TokenizerSource::File(beside)));

@@ -50,11 +50,11 @@ pub fn trade_text(plan: &Plan) -> String {
             .map(|(name, format)| format!("{name} ({format})"))
             .collect();
         let time: Vec<String> = trade.time.iter().map(|(cpu, t)| format!("{t:.2} on {cpu}")).collect();
-        text = format!(
-            "arithmetic: f32 in {}; predicted time relative to integers throughout (--prefer speed): {}",
-            wide.join(", "),
-            time.join(", ")
-        );
+        text = format!("arithmetic: f32 in {}", wide.join(", "));
+        if !time.is_empty() {
+            text += "; predicted time relative to integers throughout (--prefer speed): ";
+            text += &time.join(", ");
+        }
     }
     text += &format!("; on the tuning rows {}", said(trade.chosen));
     text += &match trade.with {

@@ -235,11 +235,11 @@ pub fn outline(file: &OnnxFile) -> Result<Outline, ImportError> {
     })
 }
 
-/// The value that holds the last hidden state of the ALBERT in a file, whatever stands around it.
+/// The values that hold the last hidden state of each ALBERT in a file, whatever stands around them; at least one.
 ///
 /// # Errors
 /// Where no ALBERT is found.
-pub fn last_hidden_state(file: &OnnxFile, dequantize: bool) -> Result<String, ImportError> {
+pub fn last_hidden_states(file: &OnnxFile, dequantize: bool) -> Result<Vec<String>, ImportError> {
     let wanted = Wanted {
         dequantize,
         ..Wanted::default()
@@ -249,8 +249,15 @@ pub fn last_hidden_state(file: &OnnxFile, dequantize: bool) -> Result<String, Im
     let view = Rc::new(file.view()?);
     let flow = Rc::new(Flow::of(&view).map_err(|e| file.wire_error(e))?);
     let trace = Trace::new(file, view, flow)?;
-    let (embedding, body) = body(&trace)?;
-    Ok(body.states.last().copied().unwrap_or(embedding.out).to_string())
+    let (first, found) = body(&trace)?;
+    let mut states = vec![found.states.last().copied().unwrap_or(first.out).to_string()];
+    for embedding in embedding::find(&trace)? {
+        let last = layers::find(&trace, &embedding)
+            .ok()
+            .and_then(|body| body.states.last().copied());
+        states.extend(last.map(str::to_string).filter(|last| !states.contains(last)));
+    }
+    Ok(states)
 }
 
 /// Finds the ALBERT in a graph: of several embeddings that look like one, the first that layers follow.

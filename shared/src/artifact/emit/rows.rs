@@ -66,32 +66,25 @@ impl Lowering<'_> {
         self.node("Reshape", &[&numbers, &dims], &format!("{name}.numbers"), &[])
     }
 
-    /// f32 steps of an int4 weight's blocks, multiplier times scale, `[rows, blocks]` or all of them in one dimension.
-    fn block_steps(&mut self, weight: &str, layout: PanelLayout, flat: bool) -> String {
-        let name = format!("{weight}.{}", if flat { "steps" } else { "steps2" });
+    /// f32 steps of an int4 weight's blocks, multiplier times scale, all in one dimension.
+    fn block_steps(&mut self, weight: &str, layout: PanelLayout) -> String {
+        let name = format!("{weight}.steps");
         if self.made.insert(name.clone(), String::new()).is_some() {
             return name;
         }
-        let (rows, blocks) = (layout.out as i64, layout.blocks() as i64);
-        let both = format!("{weight}.blocks");
-        if self.made.insert(both.clone(), String::new()).is_none() {
-            let mult = Part::Multipliers.of(weight);
-            let mult = self.cast(&mult, DataType::F32, &format!("{weight}.multf"));
-            let axes = self.ints("mask_axes", &[1, 2]);
-            let scales = self.node("Unsqueeze", &[&scale(weight), &axes], &format!("{weight}.scales3"), &[]);
-            self.node("Mul", &[&mult, &scales], &both, &[]);
-        }
-        let dims = match flat {
-            true => self.ints(&format!("dims_{}", rows * blocks), &[rows * blocks]),
-            false => self.ints(&format!("dims_{rows}x{blocks}"), &[rows, blocks]),
-        };
+        let mult = self.cast(&Part::Multipliers.of(weight), DataType::F32, &format!("{weight}.multf"));
+        let axes = self.ints("mask_axes", &[1, 2]);
+        let scales = self.node("Unsqueeze", &[&scale(weight), &axes], &format!("{weight}.scales3"), &[]);
+        let both = self.node("Mul", &[&mult, &scales], &format!("{weight}.blocks"), &[]);
+        let count = (layout.out * layout.blocks()) as i64;
+        let dims = self.ints(&format!("dims_{count}"), &[count]);
         self.node("Reshape", &[&both, &dims], &name, &[])
     }
 
     /// `x · Wᵀ` of an int4 weight by MatMulNBits, in f32.
     pub(super) fn matmul_nbits(&mut self, x: &str, weight: &str, out: &str) -> String {
         let layout = self.layout(weight);
-        let steps = self.block_steps(weight, layout, true);
+        let steps = self.block_steps(weight, layout);
         let attributes = [
             Attr::Int("K", layout.inp as i64),
             Attr::Int("N", layout.out as i64),
@@ -102,13 +95,17 @@ impl Lowering<'_> {
         self.microsoft("MatMulNBits", &[x, weight, &steps], out, &attributes)
     }
 
-    /// Rows `ids` of an int4 table by GatherBlockQuantized, in f32.
+    /// Rows `ids` of an int4 table by GatherBlockQuantized, in f32. That operator gives zeros for an id that is none of the table's;
+    /// the scales are looked up by Gather, which refuses it.
     pub(super) fn gather_int4(&mut self, table: &str, ids: &str) -> String {
         let layout = self.layout(table);
         let (rows, bytes) = (layout.out as i64, layout.padded_in() as i64 / 2);
         let dims = self.ints(&format!("dims_{rows}x{bytes}"), &[rows, bytes]);
         let flat = self.node("Reshape", &[table, &dims], &format!("{table}.bytes"), &[]);
-        let steps = self.block_steps(table, layout, false);
+        let mult = self.cast(&Part::Multipliers.of(table), DataType::F32, &format!("{table}.mult1"));
+        let blocks = layout.blocks() as i64;
+        let dims = self.ints(&format!("dims_{rows}x{blocks}"), &[rows, blocks]);
+        let steps = self.node("Reshape", &[&mult, &dims], &format!("{table}.steps2"), &[]);
         let attributes = [
             Attr::Int("bits", 4),
             Attr::Int("block_size", I4_BLOCK as i64),
@@ -121,12 +118,16 @@ impl Lowering<'_> {
             &format!("{table}.picked"),
             &attributes,
         );
-        if layout.inp == layout.padded_in() {
-            return picked;
+        let mut picked = picked;
+        if layout.inp != layout.padded_in() {
+            let (zero, axis) = (self.ints("zero", &[0]), self.ints("last", &[-1]));
+            let end = self.ints(&format!("cols_{}", layout.inp), &[layout.inp as i64]);
+            picked = self.node("Slice", &[&picked, &zero, &end, &axis], &format!("{table}.cut"), &[]);
         }
-        let (zero, axis) = (self.ints("zero", &[0]), self.ints("last", &[-1]));
-        let end = self.ints(&format!("cols_{}", layout.inp), &[layout.inp as i64]);
-        self.node("Slice", &[&picked, &zero, &end, &axis], &format!("{table}.values"), &[])
+        let scales = self.pick(table, Part::Scales, ids);
+        let axis = self.ints("last", &[-1]);
+        let scales = self.node("Unsqueeze", &[&scales, &axis], &format!("{table}.scales"), &[]);
+        self.node("Mul", &[&picked, &scales], &format!("{table}.values"), &[])
     }
 
     fn layout(&self, weight: &str) -> PanelLayout {
