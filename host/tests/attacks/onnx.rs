@@ -74,6 +74,29 @@ fn albert_and(folder: &Path, graph: &[u8]) -> PathBuf {
     path
 }
 
+/// A good model whose LayerNorms have another axis, of ten bytes as the -1 that stands there.
+fn normed_along(folder: &Path, axis: i64) -> PathBuf {
+    let mut file = std::fs::read(fixture("exported/tok_torch2.6_opset18.onnx")).unwrap();
+    let said = |axis: i64| {
+        let mut m = Message::default();
+        m.text(1, "axis");
+        m.int(3, axis);
+        m.0
+    };
+    let (from, to) = (said(-1), said(axis));
+    assert_eq!(from.len(), to.len());
+    let places: Vec<usize> = (0..file.len() - from.len())
+        .filter(|&at| file[at..].starts_with(&from))
+        .collect();
+    assert!(!places.is_empty());
+    for at in places {
+        file[at..][..to.len()].copy_from_slice(&to);
+    }
+    let path = folder.join("model.onnx");
+    std::fs::write(&path, file).unwrap();
+    path
+}
+
 /// A node with integer attributes; com.microsoft where the operator is one of ONNX Runtime's own.
 fn node(op: &str, inputs: &[&str], out: &str, ints: &[(&str, i64)]) -> Message {
     let mut m = Message::default();
@@ -174,6 +197,7 @@ fn cached(folder: &Path) -> PathBuf {
     snapshot.join("model.onnx")
 }
 
+const HANG: &str = "a loop up to a number that the file says: an axis in tract's LayerNorm";
 const fn row(name: &'static str, imitates: &'static str, build: fn(&Path) -> PathBuf, words: &'static str) -> Attack {
     asked(Onnx, name, imitates, build, words)
 }
@@ -498,6 +522,13 @@ pub const ROWS: &[Attack] = &[
     ),
     asked(
         Import,
+        "an axis far from all dimensions",
+        HANG,
+        |d| normed_along(d, i64::MIN / 2),
+        "of up to 64 dimensions",
+    ),
+    asked(
+        Import,
         "a million empty nodes",
         ALLOCATION,
         |d| albert_and(d, &b"\x0a\x00".repeat(1_000_000)),
@@ -562,7 +593,7 @@ pub const ROWS: &[Attack] = &[
             let axis = [("axis", i64::MAX)];
             quantized(d, &[node("DequantizeLinear", &["q", "q"], "y", &axis)], 0)
         },
-        "scales along dimension",
+        "of up to 64 dimensions",
     ),
     asked(
         Dequantize,

@@ -10,6 +10,9 @@ use crate::render::text::printable;
 const MOST_DIM: f64 = (1u64 << 24) as f64;
 const MOST_ELEMENTS: f64 = (1u64 << 31) as f64;
 
+/// More dimensions than any tensor has. tract counts up to an axis.
+const MOST_RANK: u64 = 64;
+
 /// Which input of an operator is a shape or a count, and decides how much memory its output takes.
 const SHAPED: [(&str, usize); 7] = [
     ("Reshape", 1),
@@ -54,6 +57,17 @@ pub fn check(trace: &Trace<'_>) -> Result<(), ImportError> {
                 printable(node.op)
             ))
         };
+        for name in ["axis", "axes"] {
+            let Some(axes) = trace.attribute(node, name)? else {
+                continue;
+            };
+            let far = |axis: &&i64| axis.unsigned_abs() > MOST_RANK;
+            if let Some(axis) = axes.ints.iter().chain([&axes.int]).find(far) {
+                return Err(bad(format!(
+                    "its {name} {axis} is none of a tensor of up to {MOST_RANK} dimensions"
+                )));
+            }
+        }
         if node.op == "Transpose"
             && let Some(perm) = trace.attribute(node, "perm")?
         {
