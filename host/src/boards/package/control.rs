@@ -174,10 +174,10 @@ pub(super) fn overrides(payload: &Payload, name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn control() -> Control<'static> {
+    pub(in super::super) fn control() -> Control<'static> {
         Control {
             name: "thimble-x",
             version: "1.0",

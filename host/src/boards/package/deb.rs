@@ -123,17 +123,9 @@ fn header(name: &str, mode: u32, size: u64, kind: EntryType) -> std::io::Result<
 #[cfg(test)]
 mod tests {
     use super::super::PackagedFile;
+    use super::super::control::tests::control;
     use super::*;
     use std::io::Read;
-
-    fn control() -> Control<'static> {
-        Control {
-            name: "thimble-x",
-            version: "1.0",
-            maintainer: "Jane Doe <jane@example.org>",
-            description: "a model",
-        }
-    }
 
     #[test]
     fn files_lie_at_plain_paths_and_each_once() {

@@ -163,9 +163,7 @@ impl Lowering<'_> {
         if self.made.insert(name.clone(), String::new()).is_some() {
             return name;
         }
-        // The lowering names only weights of the config's own table.
-        let shape = &self.shapes[weight];
-        let layout = PanelLayout::new(self.graph.format(weight).storage(), shape[0], shape[1]);
+        let layout = self.layout(weight);
         let (panels, perm) = match layout.storage {
             Storage::F32 | Storage::F16 => (weight.to_string(), vec![1, 0, 2]),
             Storage::I8 => (weight.to_string(), vec![1, 3, 0, 2]),

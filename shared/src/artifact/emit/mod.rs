@@ -317,6 +317,13 @@ impl Lowering<'_> {
         self.node("Mul", &[&wide, &scale], &format!("{table}.values"), &[])
     }
 
+    /// How a weight's numbers lie.
+    fn layout(&self, weight: &str) -> PanelLayout {
+        // The lowering names only weights of the config's own table.
+        let shape = &self.shapes[weight];
+        PanelLayout::new(self.graph.format(weight).storage(), shape[0], shape[1])
+    }
+
     fn cast(&mut self, x: &str, to: DataType, out: &str) -> String {
         self.node("Cast", &[x], out, &[Attr::Int("to", to.code())])
     }

@@ -129,10 +129,4 @@ impl Lowering<'_> {
         let scales = self.node("Unsqueeze", &[&scales, &axis], &format!("{table}.scales"), &[]);
         self.node("Mul", &[&picked, &scales], &format!("{table}.values"), &[])
     }
-
-    fn layout(&self, weight: &str) -> PanelLayout {
-        // The lowering names only weights of the config's own table.
-        let shape = &self.shapes[weight];
-        PanelLayout::new(self.graph.format(weight).storage(), shape[0], shape[1])
-    }
 }

@@ -48,8 +48,7 @@ impl Lowering<'_> {
             out: "",
         };
         self.steps(&network.embed, &scope);
-        let weighs = |step: &Step| matches!(step.op, Op::Pool { pooling, .. } if pooling != Pooling::First);
-        let mask = self.mask(&mask, network.head.iter().any(weighs));
+        let mask = self.mask(&mask, network.head_reads_mask());
         scope.mask = &mask;
         let mut hidden = HIDDEN.to_string();
         let groups = self.config.layer_groups();
