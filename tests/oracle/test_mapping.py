@@ -111,11 +111,26 @@ def test_activations_take_what_info_says(thimble, models, precision, seq):
     info = json.loads(thimble.run("info", model, "--seq", str(seq), "--json", program=thimble.device).stdout)
     bench = ["bench", model, "--seq", str(seq), "--threads", "1", "--runs", "2", "--warmup", "2", "--json"]
     memory = json.loads(thimble.run(*bench, program=thimble.device).stdout)["memory"]
-    assert info["seq"] == seq and info["predicted"]["file"] == model.stat().st_size
+    size = model.stat().st_size
+    assert info["seq"] == seq and 0.6 * size < info["predicted"]["file"] <= size
+    assert seq < 512 or info["predicted"]["file"] == size, "so many tokens reach every part of the word table"
     assert memory["predicted"]["activations"] <= info["predicted"]["activations"], "info counts every core's scratch"
     # The rest is heap and stacks that no input enlarges.
     beyond = memory["anon"] - memory["predicted"]["activations"]
     assert 0 < beyond < 2.5 * MIB, f"{beyond / MIB:.2f} MiB"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+def test_the_predicted_peak_is_the_measured_one_or_a_tenth_more(thimble, models, precision):
+    import json
+
+    model = models.export("albert-base-rand", precision)
+    for seq in (16, 128, 512):
+        for threads in (1, 2, 4):
+            bench = ["bench", model, "--seq", str(seq), "--threads", str(threads), "--runs", "1", "--warmup", "1", "--json"]
+            memory = json.loads(thimble.run(*bench, program=thimble.device).stdout)["memory"]
+            ratio = sum(memory["predicted"].values()) / memory["peak_rss"]
+            assert 1.0 <= ratio <= 1.1, f"{seq} tokens, {threads} threads: {ratio:.3f}, {memory}"
 
 
 def test_a_profile_accounts_for_all_of_the_time(thimble, models):

@@ -182,9 +182,10 @@ def test_a_copy_is_measured_and_counted(thimble, models, model):
         json.loads(thimble.run(*bench, *more, program=thimble.device).stdout)["memory"] for more in ([], ["--copy"])
     )
     size = large.stat().st_size
-    assert (mapped["predicted"]["file"], mapped["predicted"]["copy"]) == (size, 0)
+    # Of a mapped file, rows of the word table that no token names stay away.
+    assert 0.7 * size < mapped["predicted"]["file"] < size and mapped["predicted"]["copy"] == 0
     assert (copied["predicted"]["file"], copied["predicted"]["copy"]) == (0, size)
-    assert sum(mapped["predicted"].values()) == sum(copied["predicted"].values())
+    assert mapped["predicted"]["activations"] == copied["predicted"]["activations"]
     # What the program takes besides wavers by a few pages.
     assert abs(copied["anon"] - mapped["anon"] - size) <= 1 << 20
     assert copied["peak_rss"] >= size and copied["file"] < mapped["file"]

@@ -4,6 +4,7 @@
 use crate::engine::context::Context;
 use crate::engine::ops::attention::Attention;
 use crate::engine::ops::embed::Embed;
+use crate::engine::ops::feed_forward::FeedForward;
 use crate::engine::ops::linear::Linear;
 use crate::engine::ops::norm::Norm;
 use crate::engine::ops::pool::{Normalize, Pool};
@@ -183,11 +184,74 @@ impl<'a> Builder<'a> {
     }
 
     fn steps(&self, steps: &[Step], wiring: &mut Wiring, scope: &mut Scope) -> Result<(), PlanError> {
-        for step in steps {
+        let mut steps = steps.iter();
+        while let Some(step) = steps.next() {
+            if let [next, ..] = steps.as_slice()
+                && let Some(outlet) = self.feed_forward(step, next, wiring, scope)?
+            {
+                scope.values.push((next.output, outlet));
+                steps.next();
+                continue;
+            }
             let outlet = self.step(step, wiring, scope)?;
             scope.values.push((step.output, outlet));
         }
         Ok(())
+    }
+
+    /// The two maps of a layer's feed-forward part as one op, if that is what the steps are. Nothing else reads what lies between.
+    fn feed_forward(
+        &self,
+        first: &Step,
+        second: &Step,
+        wiring: &mut Wiring,
+        scope: &Scope,
+    ) -> Result<Option<OutletId>, PlanError> {
+        let (
+            Op::Linear {
+                weight: Role::Up,
+                input,
+                ..
+            },
+            Op::Linear {
+                weight: Role::Down,
+                bias,
+                input: between,
+                ..
+            },
+        ) = (&first.op, &second.op)
+        else {
+            return Ok(None);
+        };
+        if *between != first.output {
+            return Ok(None);
+        }
+        let feed_forward = FeedForward {
+            up: self.linear(&first.op, scope)?,
+            down: self.linear(&second.op, scope)?,
+            context: self.context.clone(),
+        };
+        let input = scope.get(wiring, input)?;
+        wiring.one(&bias.at(scope.site), feed_forward, &[input]).map(Some)
+    }
+
+    /// The op of a [`Op::Linear`].
+    fn linear(&self, op: &Op, scope: &Scope) -> Result<Linear, PlanError> {
+        let Op::Linear {
+            weight,
+            bias,
+            activation,
+            ..
+        } = op
+        else {
+            return Err(WeightError::Missing(format!("{op:?}")).into());
+        };
+        let (name, bias) = (weight.at(scope.site), bias.at(scope.site));
+        Ok(Linear {
+            weights: vec![self.weights.linear(&name, &format!("{bias}.bias"))?],
+            activation: activation.map(|(activation, _)| activation),
+            context: self.context.clone(),
+        })
     }
 
     fn step(&self, step: &Step, wiring: &mut Wiring, scope: &Scope) -> Result<OutletId, PlanError> {
@@ -210,20 +274,10 @@ impl<'a> Builder<'a> {
                 let name = weight(norm);
                 wiring.one(&name, self.norm(&name, wiring.width(inputs[0])?)?, &inputs)
             }
-            Op::Linear {
-                weight: matrix,
-                bias,
-                input,
-                activation,
-            } => {
-                let (name, bias) = (weight(matrix), weight(bias));
-                let linear = Linear {
-                    weights: vec![self.weights.linear(&name, &format!("{bias}.bias"))?],
-                    activation: activation.map(|(activation, _)| activation),
-                    context: self.context.clone(),
-                };
+            Op::Linear { bias, input, .. } => {
+                let linear = self.linear(&step.op, scope)?;
                 // Named by the bias, which no two maps share: a tied decoder's matrix is the word table.
-                wiring.one(&bias, linear, &[scope.get(wiring, input)?])
+                wiring.one(&weight(bias), linear, &[scope.get(wiring, input)?])
             }
             Op::Attention { input } => self.attention(input, wiring, scope),
             Op::Pool { input, pooling } => self.pool(pooling, input, step.output, wiring, scope),

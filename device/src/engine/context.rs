@@ -36,7 +36,8 @@ pub struct Scratch {
     pub narrow: Buffer,
     pub tile: Vec<f32>,
     pub x: PackedF32,
-    pub y: PackedF32,
+    /// For a product whose factor lies in `work`.
+    pub second: KernelWork,
 }
 
 /// A linear input, packed once for all weights that read it.

@@ -2,6 +2,8 @@
 //! LayerNorm over f32 slices. On x86_64 each is compiled a second time for AVX2 and chosen at run time; no fused
 //! multiply-add is used there, so both give the same bits. Every aarch64 has one, and a quarter of an activation's work goes.
 
+use crate::engine::tile::Tile;
+use thimble_shared::board::memory::QUERIES;
 use thimble_shared::model::Activation;
 
 /// Compiles the function as written and, on x86_64, once more with AVX2, and picks at run time.
@@ -61,10 +63,16 @@ fn sum(x: &[f32], map: impl Fn(f32) -> f32) -> f32 {
     reduce(x, 0.0, map, |a, b| a + b)
 }
 
-/// `if a > b` instead of `f32::max`: one instruction on every target.
+/// The greater of two numbers, `b` where `a` is NaN: one instruction on every target.
 #[inline(always)]
 fn greater(a: f32, b: f32) -> f32 {
-    if a > b { a } else { b }
+    if cfg!(target_arch = "aarch64") {
+        a.max(b)
+    } else if a > b {
+        a
+    } else {
+        b
+    }
 }
 
 /// The largest magnitude. Arm has its own.
@@ -88,7 +96,12 @@ pub(crate) fn range(x: &[f32]) -> (f32, f32) {
 /// Limits `x` and lets NaN through.
 #[inline(always)]
 fn clamp(x: f32, low: f32, high: f32) -> f32 {
-    let x = if x > high { high } else { x };
+    at_least(if x > high { high } else { x }, low)
+}
+
+/// `low` for anything below, and NaN for NaN.
+#[inline(always)]
+fn at_least(x: f32, low: f32) -> f32 {
     if x < low { low } else { x }
 }
 
@@ -102,35 +115,44 @@ fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
     }
 }
 
-/// e^x with a relative error below 2e-7; arguments are limited to what f32 can hold.
+/// 2^x with a relative error below 2.5e-7 from 2^-126.5 on; 0 below. Larger numbers than 127 count as 127.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
-    let x = clamp(x, -87.0, 88.0);
-    const MAGIC: f32 = 12_582_912.0;
-    let shifted = multiply_add(x, std::f32::consts::LOG2_E, MAGIC);
-    let n = shifted - MAGIC;
-    // ln 2 in two parts: the first has so few bits that n * HIGH is exact.
-    const HIGH: f32 = 6.933_594e-1;
-    const LOW: f32 = -2.121_944_4e-4;
-    let r = multiply_add(n, -LOW, multiply_add(n, -HIGH, x));
-    let p = 1.987_569_1e-4;
-    let p = multiply_add(p, r, 1.398_199_9e-3);
-    let p = multiply_add(p, r, 8.333_452e-3);
-    let p = multiply_add(p, r, 4.166_579_6e-2);
-    let p = multiply_add(p, r, 1.666_666_6e-1);
-    let p = multiply_add(p, r, 0.5);
-    let e = multiply_add(p * r, r, r) + 1.0;
-    let power = ((shifted.to_bits() as i32)
-        .wrapping_sub(MAGIC.to_bits() as i32)
-        .wrapping_add(127)
-        << 23) as u32;
-    e * f32::from_bits(power)
+fn exp2(x: f32) -> f32 {
+    power(clamp(x, LOWEST, 127.0))
+}
+
+/// The same, but of NaN it may make a number: for what is NaN anyhow.
+#[inline(always)]
+fn exp2_of_number(x: f32) -> f32 {
+    if cfg!(target_arch = "aarch64") {
+        power(x.max(LOWEST).min(127.0))
+    } else {
+        exp2(x)
+    }
+}
+
+/// Where [`power`] begins: 2^-127 is 0.
+const LOWEST: f32 = -127.0;
+
+/// 2^x for x in [-127, 127]: the integer part goes into the exponent, a polynomial makes the rest, which lies in [-1/2, 1/2].
+#[inline(always)]
+fn power(x: f32) -> f32 {
+    // Adding it rounds to an integer and leaves that, with the exponent's bias, in the low bits.
+    const MAGIC: f32 = 12_582_912.0 + 127.0;
+    let shifted = x + MAGIC;
+    let f = x - (shifted - MAGIC);
+    let square = f * f;
+    let high = multiply_add(1.326_472_7e-3, f, 9.671_513e-3);
+    let middle = multiply_add(5.550_733_6e-2, f, 2.402_224_2e-1);
+    let low = multiply_add(6.931_47e-1, f, 1.0);
+    let p = multiply_add(multiply_add(high, square, middle), square, low);
+    p * f32::from_bits(shifted.to_bits() << 23)
 }
 
 /// tanh with an absolute error below 2e-7.
 #[inline(always)]
 fn tanh(x: f32) -> f32 {
-    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
+    1.0 - 2.0 / (exp2(x * (2.0 * std::f32::consts::LOG2_E)) + 1.0)
 }
 
 /// erf with an absolute error below 5e-7, as a ratio of polynomials on [-4, 4].
@@ -153,105 +175,153 @@ fn erf(x: f32) -> f32 {
     x * p / q
 }
 
-multiversion! {
-    fn gelu(x: &mut [f32]) {
-        for v in x {
-            *v = 0.5 * *v * (1.0 + erf(*v * std::f32::consts::FRAC_1_SQRT_2));
+/// Channels that pass at a time where rows are that short: as a constant, so that the loop becomes a few vectors and the constants
+/// stay in registers from row to row.
+const CHUNK: usize = 16;
+
+#[inline(always)]
+fn each(tile: &mut Tile<'_>, f: impl Fn(f32) -> f32) {
+    for row in 0..tile.rows() {
+        let row = tile.row(row);
+        if let Ok(chunk) = <&mut [f32; CHUNK]>::try_from(&mut *row) {
+            for x in chunk {
+                *x = f(*x);
+            }
+            continue;
         }
+        for x in row {
+            *x = f(*x);
+        }
+    }
+}
+
+multiversion! {
+    fn gelu(tile: &mut Tile<'_>) {
+        each(tile, |x| 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)));
     }
 }
 
 multiversion! {
     // 0.5 x (1 + tanh u) = x / (1 + e^-2u): one exponential, and no cancellation for large negative x.
-    fn gelu_new(x: &mut [f32]) {
-        const MINUS_2_SQRT_2_OVER_PI: f32 = -1.595_769_2;
-        for v in x {
-            let x = *v;
-            let u = x * multiply_add(0.044715 * MINUS_2_SQRT_2_OVER_PI, x * x, MINUS_2_SQRT_2_OVER_PI);
-            *v = x / (1.0 + exp(u));
-        }
+    fn gelu_new(tile: &mut Tile<'_>) {
+        const MINUS_2_SQRT_2_OVER_PI: f64 = -1.595_769_121_605_730_7;
+        // In powers of two.
+        const FIRST: f32 = (MINUS_2_SQRT_2_OVER_PI * std::f64::consts::LOG2_E) as f32;
+        const THIRD: f32 = (0.044715 * MINUS_2_SQRT_2_OVER_PI * std::f64::consts::LOG2_E) as f32;
+        each(tile, |x| x / (1.0 + exp2_of_number(x * multiply_add(THIRD, x * x, FIRST))));
     }
 }
 
 multiversion! {
-    fn silu(x: &mut [f32]) {
-        for v in x {
-            *v /= 1.0 + exp(-*v);
-        }
+    fn relu(tile: &mut Tile<'_>) {
+        each(tile, |x| greater(x, 0.0));
     }
 }
 
 multiversion! {
-    fn tanh_all(x: &mut [f32]) {
-        for v in x {
-            *v = tanh(*v);
-        }
+    fn silu(tile: &mut Tile<'_>) {
+        each(tile, |x| x / (1.0 + exp2_of_number(x * -std::f32::consts::LOG2_E)));
+    }
+}
+
+multiversion! {
+    fn tanh_all(tile: &mut Tile<'_>) {
+        each(tile, tanh);
     }
 }
 
 /// Applies an activation in place.
+#[cfg(test)]
 pub fn activate(activation: Activation, x: &mut [f32]) {
+    activate_tile(activation, &mut Tile::of(x));
+}
+
+/// Applies an activation in place.
+pub fn activate_tile(activation: Activation, tile: &mut Tile<'_>) {
     match activation {
-        Activation::Gelu => gelu(x),
-        Activation::GeluNew => gelu_new(x),
-        Activation::Relu => x.iter_mut().for_each(|v| *v = greater(*v, 0.0)),
-        Activation::Silu => silu(x),
-        Activation::Tanh => tanh_all(x),
+        Activation::Gelu => gelu(tile),
+        Activation::GeluNew => gelu_new(tile),
+        Activation::Relu => relu(tile),
+        Activation::Silu => silu(tile),
+        Activation::Tanh => tanh_all(tile),
     }
 }
 
+/// What scores are to be multiplied by besides `1/√d`: [`weigh`] takes powers of two.
+pub const SCORE_UNIT: f32 = std::f32::consts::LOG2_E;
+
 multiversion! {
-    /// Scales a row of scores, adds the mask's bias and turns it into weights that sum to 1. `keep[j]` is 1 where key `j` may
-    /// be looked at and 0 elsewhere; a row that keeps nothing weighs all keys alike, as Hugging Face's arithmetic does.
-    pub fn masked_softmax(scores: &mut [f32], keep: &[f32], scale: f32) {
-        // score + (1 - keep) * MIN is exactly MIN for any score of ordinary size, as in Hugging Face.
-        for (s, &k) in scores.iter_mut().zip(keep) {
-            *s = if k != 0.0 { *s * scale } else { f32::MIN };
-        }
-        let max = reduce(scores, f32::MIN, |v| v, greater);
-        for s in scores.iter_mut() {
-            *s = exp(*s - max);
-        }
-        // exp stops at e^-87 instead of 0: masked keys must weigh exactly nothing.
-        if max > f32::MIN {
-            for (s, &k) in scores.iter_mut().zip(keep) {
-                *s = if k != 0.0 { *s } else { 0.0 };
+    /// Turns scores `[key][queries]`, in units of [`SCORE_UNIT`], into weights, and returns what each query's weights are still
+    /// to be multiplied by to sum to 1. 8 or 16 queries lie side by side. `keep`, where it is given, is 0 for each key that
+    /// weighs nothing; if that is all of them, all weigh alike, as in Hugging Face's arithmetic.
+    pub fn weigh(scores: &mut [f32], queries: usize, keep: Option<&[f32]>) -> [f32; QUERIES] {
+        if let Some(keep) = keep {
+            for (scores, &keep) in scores.chunks_exact_mut(queries).zip(keep) {
+                // score + (1 - keep) * MIN is exactly MIN for any score of ordinary size.
+                if keep == 0.0 {
+                    scores.fill(f32::MIN);
+                }
             }
         }
-        let inverse = 1.0 / sum(scores, |v| v);
-        for s in scores.iter_mut() {
-            *s *= inverse;
+        // Where eight queries lie side by side, two keys pass at a time.
+        let fold = |lanes: &mut [f32; QUERIES], fold: fn(f32, f32) -> f32| {
+            if queries < QUERIES {
+                let (even, odd) = lanes.split_at_mut(QUERIES / 2);
+                for (even, odd) in even.iter_mut().zip(odd) {
+                    *even = fold(*even, *odd);
+                    *odd = *even;
+                }
+            }
+        };
+        let (chunks, rest) = scores.as_chunks_mut::<QUERIES>();
+        let mut most = [f32::MIN; QUERIES];
+        for chunk in chunks.iter() {
+            for i in 0..QUERIES {
+                most[i] = greater(chunk[i], most[i]);
+            }
         }
+        for (most, &score) in most.iter_mut().zip(rest.iter()) {
+            *most = greater(score, *most);
+        }
+        fold(&mut most, greater);
+        let mut total = [0.0; QUERIES];
+        for chunk in chunks {
+            for i in 0..QUERIES {
+                let weight = power(at_least(chunk[i] - most[i], LOWEST));
+                chunk[i] = weight;
+                total[i] += weight;
+            }
+        }
+        for (i, score) in rest.iter_mut().enumerate() {
+            *score = power(at_least(*score - most[i], LOWEST));
+            total[i] += *score;
+        }
+        fold(&mut total, |a, b| a + b);
+        total.map(|total| 1.0 / total)
     }
 }
 
 multiversion! {
-    /// LayerNorm of one row in place: mean and variance in two passes, as LayerNormalization states it.
-    pub fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    /// LayerNorm of one row in place, after `residual`, where there is one, has been added: mean and variance in two passes, as
+    /// LayerNormalization states it.
+    pub fn layer_norm(x: &mut [f32], residual: Option<&[f32]>, weight: &[f32], bias: &[f32], eps: f32) {
+        if let Some(residual) = residual {
+            for (x, residual) in x.iter_mut().zip(residual) {
+                *x += residual;
+            }
+        }
         let len = x.len() as f32;
         let mean = sum(x, |v| v) / len;
-        for v in x.iter_mut() {
-            *v -= mean;
-        }
-        let variance = sum(x, |v| v * v) / len;
+        let variance = sum(x, |v| (v - mean) * (v - mean)) / len;
         let scale = 1.0 / (variance + eps).sqrt();
         for ((v, w), b) in x.iter_mut().zip(weight).zip(bias) {
-            *v = *v * scale * w + b;
-        }
-    }
-}
-
-multiversion! {
-    /// `to += from`, element by element.
-    pub fn add(to: &mut [f32], from: &[f32]) {
-        for (a, b) in to.iter_mut().zip(from) {
-            *a += b;
+            *v = (*v - mean) * scale * w + b;
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn erf_f64(x: f64) -> f64 {
@@ -269,12 +339,9 @@ mod tests {
         for i in -200_000..=200_000 {
             let x = i as f32 * 4e-4;
             let wide = f64::from(x);
-            let e = wide.exp();
-            assert!(
-                (f64::from(exp(x)) - e).abs() <= 2e-7 * e,
-                "exp({x}) = {} not {e}",
-                exp(x)
-            );
+            let e = wide.exp2();
+            let loss = if x < -126.5 { 2f64.powi(-126) } else { 2.5e-7 * e };
+            assert!((f64::from(exp2(x)) - e).abs() <= loss, "2^{x} = {} not {e}", exp2(x));
             assert!((f64::from(tanh(x)) - wide.tanh()).abs() < 2e-7, "tanh({x})");
             if x.abs() < 4.5 {
                 assert!(
@@ -284,7 +351,11 @@ mod tests {
                 );
             }
         }
-        assert!(exp(f32::NAN).is_nan() && erf(f32::NAN).is_nan() && tanh(f32::NAN).is_nan());
+        assert!(exp2(f32::NAN).is_nan() && erf(f32::NAN).is_nan() && tanh(f32::NAN).is_nan());
+        assert_eq!(
+            [f32::NEG_INFINITY, -127.0, 0.0, 127.0].map(exp2),
+            [0.0, 0.0, 1.0, 2f32.powi(127)]
+        );
     }
 
     #[test]
@@ -318,19 +389,39 @@ mod tests {
         }
     }
 
+    /// The softmax of some scores times `scale`, as a query among others.
+    pub fn softmax(scores: &[f32], keep: Option<&[f32]>, scale: f32) -> Vec<f32> {
+        let softmax = |queries: usize, query: usize| -> Vec<f32> {
+            let mut all: Vec<f32> = (0..scores.len() * queries)
+                .map(|i| (i * 37 % 11) as f32 - 5.0)
+                .collect();
+            for (row, score) in all.chunks_exact_mut(queries).zip(scores) {
+                row[query] = score * scale * SCORE_UNIT;
+            }
+            let inverse = weigh(&mut all, queries, keep);
+            all.chunks_exact(queries)
+                .map(|row| row[query] * inverse[query])
+                .collect()
+        };
+        let alone = softmax(QUERIES, 3);
+        // Sums run in another order there.
+        for (a, b) in softmax(8, 5).into_iter().zip(&alone) {
+            assert!((a - b).abs() <= 2e-5 * b || (a.is_nan() && b.is_nan()), "{a} {b}");
+        }
+        alone
+    }
+
     #[test]
     fn softmax_ignores_masked_keys_and_spreads_over_all_when_none_is_left() {
-        let mut s = [0.3, 9.0, -1.2, 0.0, 5.0];
-        masked_softmax(&mut s, &[1.0, 0.0, 1.0, 1.0, 0.0], 2.0);
+        let s = softmax(&[0.3, 9.0, -1.2, 0.0, 5.0], Some(&[1.0, 0.0, 1.0, 1.0, 0.0]), 2.0);
         let e = [0.6f64, -2.4, 0.0].map(f64::exp);
         let total: f64 = e.iter().sum();
         for (got, want) in s.iter().zip([e[0] / total, 0.0, e[1] / total, e[2] / total, 0.0]) {
             assert!((f64::from(*got) - want).abs() < 1e-7);
         }
         assert_eq!((s[1], s[4]), (0.0, 0.0));
-        let mut s = [0.3, 9.0, -1.2, 1e4];
-        masked_softmax(&mut s, &[0.0; 4], 2.0);
-        assert_eq!(s, [0.25; 4]);
+        assert_eq!(softmax(&[0.3, 9.0, -1.2, 1e4], Some(&[0.0; 4]), 2.0), [0.25; 4]);
+        assert!(softmax(&[0.3, f32::NAN], None, 1.0).iter().any(|w| w.is_nan()));
     }
 
     #[test]
@@ -341,7 +432,7 @@ mod tests {
             let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / len as f64;
             let var = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / len as f64;
             let mut got = x.clone();
-            layer_norm(&mut got, &w, &b, 1e-12);
+            layer_norm(&mut got, None, &w, &b, 1e-12);
             for i in 0..len {
                 let want = (f64::from(x[i]) - mean) / (var + 1e-12).sqrt() * f64::from(w[i]) + f64::from(b[i]);
                 assert!((f64::from(got[i]) - want).abs() < 5e-6, "{len}: {} not {want}", got[i]);

@@ -13,6 +13,8 @@ mod shapes;
 pub mod tensors;
 #[allow(unsafe_code)]
 pub(crate) mod threads;
+#[allow(unsafe_code)]
+pub(crate) mod tile;
 pub(crate) mod weight;
 
 use crate::engine::build::{Builder, Plan, PlanError, Plans};
@@ -204,12 +206,19 @@ impl Engine {
         self.layers.len()
     }
 
-    /// What one pass is expected to need, bytes; `file` is the model's size.
-    pub fn need(&self, rows: usize, seq: usize, file: u64) -> Need {
+    /// What one pass is expected to need, bytes; `file` is the model's size. `whole` says that all of it is resident, whatever is
+    /// read.
+    pub fn need(&self, rows: usize, seq: usize, file: u64, whole: bool) -> Need {
         let graph = &self.artifact.graph;
         let formats: Vec<_> = memory::linears(&graph.config, &graph.formats).collect();
         let threads = self.threads();
-        memory::need(&graph.config, &formats, Work { rows, seq, threads }, file)
+        let work = Work { rows, seq, threads };
+        let unread = if whole {
+            0
+        } else {
+            memory::unread(&graph.config, &graph.formats, work)
+        };
+        memory::need(&graph.config, &formats, work, file.saturating_sub(unread))
     }
 
     /// Takes the times of everything computed from here on, until `Profile::stop`.

@@ -2,7 +2,8 @@
 //! than a tile, lengths nothing divides. A failure names the seed of its case, which makes it again alone.
 
 use crate::engine::context::Context;
-use crate::engine::elementwise::{activate, layer_norm, masked_softmax};
+use crate::engine::elementwise::tests::softmax;
+use crate::engine::elementwise::{activate, layer_norm};
 use crate::engine::kernels::pack::{quantize_centered, quantize_row};
 use crate::engine::kernels::tests::{CASES, Random, size};
 use crate::engine::kernels::{F32Kernel, I8Kernel, Kernels};
@@ -16,6 +17,7 @@ use crate::image::Image;
 use std::sync::Arc;
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Artifact, Provenance};
+use thimble_shared::board::memory;
 use thimble_shared::dtype::{ACTIVATION_FLOOR, Format, InputRange, Values};
 use thimble_shared::model::{Activation, Config, Head, Kind, Model};
 use tract_core::internal::*;
@@ -319,7 +321,7 @@ fn attention_at_random_shapes() {
         let (batch, heads, width) = (size(&mut random, 3), size(&mut random, 4), size(&mut random, 40));
         // One more than the queries of a block, now and then.
         let seq = if seed % 10 == 0 {
-            thimble_shared::board::memory::QUERIES + 1
+            memory::QUERIES + 1
         } else {
             size(&mut random, 50)
         };
@@ -433,15 +435,14 @@ fn rows_of_any_length_are_normalized_weighed_and_quantized() {
 
         let (w, b): (Vec<f32>, Vec<f32>) = (0..len).map(|_| (random.normal(), random.normal())).unzip();
         let mut got = x.clone();
-        layer_norm(&mut got, &w, &b, 1e-12);
+        layer_norm(&mut got, None, &w, &b, 1e-12);
         check_norm(&x, &w, &b, &got, &name);
 
         let scores: Vec<f32> = (0..len).map(|_| 20.0 * random.normal()).collect();
         let keep: Vec<f32> = (0..len)
             .map(|_| f32::from(u8::from(!random.next().is_multiple_of(3))))
             .collect();
-        let mut got = scores.clone();
-        masked_softmax(&mut got, &keep, 0.5);
+        let got = softmax(&scores, Some(&keep), 0.5);
         let used = |i: usize| keep[i] != 0.0 || keep.iter().all(|&k| k == 0.0);
         let score = |i: usize| {
             if keep[i] == 0.0 {

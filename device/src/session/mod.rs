@@ -16,9 +16,10 @@ use crate::image::digest;
 use crate::image::mmap::{MapError, ModelFile, ModelMap};
 use crate::image::pages;
 use crate::platform::board;
+use crate::platform::process::Resident;
 use crate::{Engine, EngineError, EngineOptions, Image, Input, InputError, Outputs, block_cache};
 use thimble_shared::artifact::tensors::Part;
-use thimble_shared::board::memory::Need;
+use thimble_shared::board::memory::{self, Need};
 use thimble_shared::board::report::{EngineReport, ModelReport};
 
 /// Version of tract in the workspace's Cargo.toml; a test holds them together.
@@ -144,6 +145,8 @@ pub struct Session {
     pub load_ms: f64,
     pub(crate) held: Held,
     locked: bool,
+    /// What was resident before the model was opened: as much of the program as inference keeps, bytes.
+    program: u64,
 }
 
 impl Session {
@@ -153,6 +156,7 @@ impl Session {
     /// [`SessionError::Map`], [`SessionError::Model`] and [`SessionError::Digest`].
     pub fn open(file: ModelFile, options: &SessionOptions, wanted: Option<&str>) -> Result<Session, SessionError> {
         let start = Instant::now();
+        let program = Resident::now().total.unwrap_or(memory::PROGRAM);
         block_cache::loading();
         let (path, bytes) = (file.path().to_path_buf(), file.bytes());
         let file = Arc::new(file);
@@ -191,6 +195,7 @@ impl Session {
             load_ms,
             held,
             locked: options.lock,
+            program,
         })
     }
 
@@ -211,7 +216,11 @@ impl Session {
 
     /// What one pass is expected to need.
     pub(crate) fn predicted(&self, rows: usize, seq: usize) -> Need {
-        let need = self.engine.need(rows, seq, self.bytes);
+        let whole = self.copied() || self.locked;
+        let need = Need {
+            program: self.program,
+            ..self.engine.need(rows, seq, self.bytes, whole)
+        };
         if self.copied() { need.copied() } else { need }
     }
 

@@ -25,7 +25,8 @@ pub fn need(config: &Config, formats: Option<&BTreeMap<String, Format>>, file: u
         seq,
         threads: CORES,
     };
-    memory::need(config, &linears, work, file)
+    let unread = formats.map_or(0, |formats| memory::unread(config, formats, work));
+    memory::need(config, &linears, work, file.saturating_sub(unread))
 }
 
 /// Tokens predictions are made for when no sequence length is fixed.

@@ -1,12 +1,28 @@
 //! RAM of one inference, from a model's shape alone: what the engine holds at the same time, in bytes. `thimble-device info
 //! --seq N` and the host's predictions state it, `thimble-device bench` prints it beside what was measured.
 
+use crate::artifact::tensors::weight_bytes;
 use crate::dtype::{Format, InputRange};
-use crate::model::{Config, Kind};
+use crate::model::{Config, Kind, Role};
 use std::collections::BTreeMap;
 
-/// Queries that share one matrix of scores: bounds what attention works in at long sequences.
-pub const QUERIES: usize = 128;
+/// Queries that pass attention at a time.
+pub const QUERIES: usize = 16;
+
+/// Bytes of panels that a thread expands at a time, at most.
+const EXPANDED: u64 = 128 << 10;
+
+/// Bytes of the word table that become resident with one token: its row's page, and what kernels map around it.
+const AROUND: u64 = 128 << 10;
+
+/// Tokens that pass a layer's feed-forward part at a time, at most; each time, its weights are read anew.
+const BLOCK: usize = 160;
+
+/// Into how many tokens at a time so many are cut: evenly, and all of them where they are few.
+pub fn block(tokens: usize) -> usize {
+    let blocks = tokens.div_ceil(BLOCK).max(1);
+    tokens.div_ceil(blocks).next_multiple_of(16).min(tokens)
+}
 
 /// What is resident beside model and activations: the program's own pages, the runtime's and its plans'.
 pub const PROGRAM: u64 = 4 << 20;
@@ -59,28 +75,44 @@ pub fn activations(config: &Config, formats: &[Format], work: Work) -> u64 {
     let tokens = (work.rows as u64).saturating_mul(work.seq as u64);
     let [hidden, inner, embedding] =
         [config.hidden_size, config.intermediate_size, config.embedding_size].map(|n| n as u64);
-    let widest = hidden.max(inner);
+    // Where one range is that of a whole tensor, the feed-forward part cannot be cut.
+    let whole = formats.iter().any(|f| f.input_range() == Some(InputRange::Tensor));
+    let count = usize::try_from(tokens).unwrap_or(usize::MAX);
+    let block = if whole { tokens } else { block(count) as u64 };
     // f32 tensors by size, as many of each as are alive at once, each kept for the next layer: query, key and value beside
-    // their input; the wide one between the two last maps; embeddings; the decoder's logits, in the plan and handed out.
+    // their input; what lies between the two last maps; embeddings; the decoder's logits, in the plan and handed out.
     let logits = if config.head.has_decoder() {
         2 * config.vocab_size as u64
     } else {
         0
     };
-    let tensors = 4 * (4 * hidden + inner + embedding + logits);
-    // Inputs of linear maps as their kernels read them; the memory is kept from map to map.
+    let tensors = 4 * (4 * hidden + embedding + logits);
+    // Inputs of linear maps as their kernels read them. What is too small for the next map is kept beside what is not.
     let has = |range| formats.iter().any(|f| f.input_range() == Some(range));
     let ranges = InputRange::ALL.into_iter().filter(|range| has(*range)).count() as u64;
     let float = formats.iter().any(|f| !f.quantizes_input());
     // Query, key and value may read the same input over several ranges.
-    let packed = ranges.min(1) * widest + ranges.saturating_sub(1) * hidden + u64::from(float) * 4 * widest;
-    // Attention per thread: keys, values, a block of queries and of results, and two copies of its scores.
+    let narrow = ranges * (embedding + hidden) + u64::from(float) * 4 * (embedding + hidden);
+    let wide = ranges.min(1) * inner + u64::from(float) * 4 * inner;
+    // Attention per thread: keys, values, a few queries, their scores and results; and panels that are expanded.
     let size = hidden / (config.num_attention_heads as u64).max(1);
-    let (seq, queries) = (work.seq as u64, work.seq.min(QUERIES) as u64);
-    let attention = 4 * (2 * seq * size + 3 * queries * size + 2 * queries * seq);
+    let (seq, queries) = (work.seq as u64, QUERIES as u64);
+    let attention = 4 * (2 * seq * size + 3 * queries * size + queries * seq) + EXPANDED;
     tokens
-        .saturating_mul(tensors + packed)
+        .saturating_mul(tensors + narrow)
+        .saturating_add(block.saturating_mul(4 * inner + wide))
         .saturating_add((work.threads as u64).max(1).saturating_mul(attention))
+}
+
+/// Bytes of the model file that one inference leaves alone: rows of the word table that no token names.
+pub fn unread(config: &Config, formats: &BTreeMap<String, Format>, work: Work) -> u64 {
+    let tokens = (work.rows as u64).saturating_mul(work.seq as u64);
+    let weights = config.weights();
+    let table = weights.iter().find(|w| w.role == Role::Word && w.kind == Kind::Table);
+    table.map_or(0, |table| {
+        let format = formats.get(&table.name).copied().unwrap_or(Format::F32);
+        (weight_bytes(table, format) as u64).saturating_sub(tokens.saturating_mul(AROUND))
+    })
 }
 
 /// The formats of the weights that linear maps read, a tied decoder's table among them; f32 where none is named.
@@ -89,7 +121,7 @@ pub fn linears<'a>(config: &'a Config, formats: &'a BTreeMap<String, Format>) ->
     linear.map(|w| formats.get(&w.name).copied().unwrap_or(Format::F32))
 }
 
-/// The whole of it, for a file of `file` bytes.
+/// The whole of it, where `file` bytes of the model's file are read.
 pub fn need(config: &Config, formats: &[Format], work: Work, file: u64) -> Need {
     Need {
         program: PROGRAM,

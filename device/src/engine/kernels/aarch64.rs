@@ -4,17 +4,17 @@
 use super::I8Tile;
 use super::pack::Tiling;
 use std::arch::aarch64::*;
-use thimble_shared::artifact::layout::{I8_DEPTH, PANEL_ROWS};
+use thimble_shared::artifact::layout::{I4_BLOCK_BYTES, I4_OFFSET, I8_DEPTH, PANEL_ROWS};
 
 /// Calls `kernel(panel's number, panel, out, bytes from row to row)` for each panel of `w`. The kernel writes all `T` rows of
 /// eight sums; where fewer tokens are real, into a tile of which their rows are kept.
-pub fn by_panels<const T: usize>(
-    w: &[i8],
+pub fn by_panels<W, S: Copy + Default, const T: usize>(
+    w: &[W],
     depth: usize,
     tokens: usize,
-    out: &mut [i32],
+    out: &mut [S],
     stride: usize,
-    kernel: impl Fn(usize, &[i8], *mut i32, usize),
+    kernel: impl Fn(usize, &[W], *mut S, usize),
 ) {
     let panels = w.chunks_exact(depth * PANEL_ROWS);
     assert!((1..=T).contains(&tokens) && out.len() >= (tokens - 1) * stride + panels.len() * PANEL_ROWS);
@@ -22,11 +22,11 @@ pub fn by_panels<const T: usize>(
         let at = p * PANEL_ROWS;
         if tokens == T {
             // Rows at + t*stride, eight sums each, lie in `out` by the assertion.
-            kernel(p, w, out[at..].as_mut_ptr(), stride * size_of::<i32>());
+            kernel(p, w, out[at..].as_mut_ptr(), stride * size_of::<S>());
             continue;
         }
-        let mut tile = [[0i32; PANEL_ROWS]; T];
-        kernel(p, w, tile.as_mut_ptr().cast(), PANEL_ROWS * size_of::<i32>());
+        let mut tile = [[S::default(); PANEL_ROWS]; T];
+        kernel(p, w, tile.as_mut_ptr().cast(), PANEL_ROWS * size_of::<S>());
         for (t, row) in tile.iter().take(tokens).enumerate() {
             out[t * stride + at..][..PANEL_ROWS].copy_from_slice(row);
         }
@@ -54,7 +54,7 @@ pub fn by_eight(tile: I8Tile<'_>, kernel: impl Fn(*const i8, *const i8, usize, *
     } = tile;
     assert!(x.len() >= depth * EIGHT.tokens && depth > 0 && depth % I8_DEPTH == 0);
     let (x, steps): (*const i8, _) = (x.as_ptr().cast(), depth / I8_DEPTH);
-    by_panels::<{ EIGHT.tokens }>(w, depth, tokens.len(), out, stride, |_, w, out, stride| {
+    by_panels::<_, _, { EIGHT.tokens }>(w, depth, tokens.len(), out, stride, |_, w, out, stride| {
         kernel(w.as_ptr(), x, steps, out, stride);
     });
 }
@@ -84,27 +84,27 @@ macro_rules! tile_asm {
 }
 pub(super) use tile_asm;
 
-/// `to[i * 8 + r] = rows[r][i]` for the first multiple of four `i`; returns how many those are.
-pub fn interleave(rows: &[&[f32]; PANEL_ROWS], to: &mut [f32]) -> usize {
+/// `to[i * width + r] = rows[r][i]` for the first multiple of four `i`; returns how many those are.
+pub fn interleave(rows: &[&[f32]; PANEL_ROWS], to: &mut [f32], width: usize) -> usize {
     let fours = rows.iter().map(|r| r.len() / 4).min().unwrap_or(0);
-    assert!(to.len() >= fours * 4 * PANEL_ROWS);
+    assert!(width >= PANEL_ROWS && (fours == 0 || to.len() >= (fours * 4 - 1) * width + PANEL_ROWS));
     for i in (0..4 * fours).step_by(4) {
         for half in 0..2 {
             let rows = &rows[4 * half..];
             // SAFETY: NEON is part of aarch64; each row has four values at `i`, and the last of the four stores ends at
-            // (i + 3) * 8 + 8 at most.
+            // (i + 3) * width + 8 at most.
             unsafe {
                 let [a, b, c, d] = [0, 1, 2, 3].map(|r| vld1q_f32(rows[r].as_ptr().add(i)));
                 let (ab, cd) = (vtrnq_f32(a, b), vtrnq_f32(c, d));
-                let to = to.as_mut_ptr().add(i * PANEL_ROWS + 4 * half);
+                let to = to.as_mut_ptr().add(i * width + 4 * half);
                 vst1q_f32(to, vcombine_f32(vget_low_f32(ab.0), vget_low_f32(cd.0)));
-                vst1q_f32(to.add(PANEL_ROWS), vcombine_f32(vget_low_f32(ab.1), vget_low_f32(cd.1)));
+                vst1q_f32(to.add(width), vcombine_f32(vget_low_f32(ab.1), vget_low_f32(cd.1)));
                 vst1q_f32(
-                    to.add(2 * PANEL_ROWS),
+                    to.add(2 * width),
                     vcombine_f32(vget_high_f32(ab.0), vget_high_f32(cd.0)),
                 );
                 vst1q_f32(
-                    to.add(3 * PANEL_ROWS),
+                    to.add(3 * width),
                     vcombine_f32(vget_high_f32(ab.1), vget_high_f32(cd.1)),
                 );
             }
@@ -154,6 +154,42 @@ pub fn range(x: &[f32]) -> (f32, f32) {
     };
     rest.iter()
         .fold((least, most), |(least, most), &x| (least.min(x), most.max(x)))
+}
+
+/// One block of an int4 panel as int8: the numbers in the low halves of its bytes and, where `high` is asked for, those in the high
+/// halves, each times its channel's multiplier.
+#[inline(always)]
+pub fn expand_int4(
+    bytes: &[u8; I4_BLOCK_BYTES],
+    multipliers: &[u8; PANEL_ROWS],
+    low: &mut [i8; I4_BLOCK_BYTES],
+    high: Option<&mut [i8; I4_BLOCK_BYTES]>,
+) {
+    // Each channel's multiplier beside each of its four numbers, for the channels of either half of a step.
+    const FIRST: [u8; 16] = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3];
+    // SAFETY: NEON is part of aarch64; every load and store lies within its array, 16 bytes at multiples of 16 below 128.
+    unsafe {
+        let multipliers = vcombine_u8(vld1_u8(multipliers.as_ptr()), vdup_n_u8(0));
+        let first = vld1q_u8(FIRST.as_ptr());
+        let times = [first, vaddq_u8(first, vdupq_n_u8(4))].map(|at| vreinterpretq_s8_u8(vqtbl1q_u8(multipliers, at)));
+        let offset = vdupq_n_s8(I4_OFFSET);
+        let number = |half, i: usize| vmulq_s8(vsubq_s8(vreinterpretq_s8_u8(half), offset), times[i % 2]);
+        match high {
+            Some(high) => {
+                for i in 0..I4_BLOCK_BYTES / 16 {
+                    let both = vld1q_u8(bytes.as_ptr().add(16 * i));
+                    vst1q_s8(low.as_mut_ptr().add(16 * i), number(vandq_u8(both, vdupq_n_u8(15)), i));
+                    vst1q_s8(high.as_mut_ptr().add(16 * i), number(vshrq_n_u8::<4>(both), i));
+                }
+            }
+            None => {
+                for i in 0..I4_BLOCK_BYTES / 16 {
+                    let both = vld1q_u8(bytes.as_ptr().add(16 * i));
+                    vst1q_s8(low.as_mut_ptr().add(16 * i), number(vandq_u8(both, vdupq_n_u8(15)), i));
+                }
+            }
+        }
+    }
 }
 
 /// f16 → f32 by FCVTL, which every aarch64 has; the `half` crate uses it only with the fp16 extension.

@@ -2,7 +2,9 @@
 //! stands for, int8 to f32. Layouts are those of `thimble_shared::artifact::layout`.
 
 use crate::engine::elementwise::multiversion;
-use thimble_shared::artifact::layout::{I4_BLOCK_BYTES, I4_OFFSET, I8_GROUP, PANEL_ROWS};
+#[cfg(not(target_arch = "aarch64"))]
+use thimble_shared::artifact::layout::I4_OFFSET;
+use thimble_shared::artifact::layout::{I4_BLOCK_BYTES, I8_GROUP, PANEL_ROWS};
 use thimble_shared::dtype::I4_BLOCK;
 
 /// Numbers of all channels of a panel at one group of inputs.
@@ -23,25 +25,44 @@ multiversion! {
             let bytes = bytes.as_chunks::<I4_BLOCK_BYTES>().0;
             let multipliers = multipliers.as_chunks::<PANEL_ROWS>().0;
             for ((bytes, multipliers), to) in bytes.iter().zip(multipliers).zip(to.chunks_mut(2 * HALF * STEP)) {
-                // Each channel's multiplier beside each of its four numbers.
-                let mut times = [0i8; STEP];
-                for (times, &m) in times.as_chunks_mut::<I8_GROUP>().0.iter_mut().zip(multipliers) {
-                    *times = [m as i8; I8_GROUP];
-                }
-                let (low, high) = to.split_at_mut(HALF * STEP);
-                for (bytes, to) in bytes.as_chunks::<STEP>().0.iter().zip(low.as_chunks_mut::<STEP>().0) {
-                    for i in 0..STEP {
-                        to[i] = ((bytes[i] & 15) as i8 - I4_OFFSET).wrapping_mul(times[i]);
-                    }
-                }
-                // Empty where the last block ends early.
-                for (bytes, to) in bytes.as_chunks::<STEP>().0.iter().zip(high.as_chunks_mut::<STEP>().0) {
-                    for i in 0..STEP {
-                        to[i] = ((bytes[i] >> 4) as i8 - I4_OFFSET).wrapping_mul(times[i]);
-                    }
-                }
+                let Some((low, high)) = to.split_first_chunk_mut::<I4_BLOCK_BYTES>() else {
+                    break;
+                };
+                // Absent where the last block ends early.
+                block(bytes, multipliers, low, high.first_chunk_mut());
             }
         }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+use super::aarch64::expand_int4 as block;
+
+/// One block of an int4 panel as int8: the numbers in the low halves of its bytes and, where `high` is asked for, those in the high
+/// halves, each times its channel's multiplier. Arm has its own.
+#[cfg(not(target_arch = "aarch64"))]
+#[inline(always)]
+fn block(
+    bytes: &[u8; I4_BLOCK_BYTES],
+    multipliers: &[u8; PANEL_ROWS],
+    low: &mut [i8; I4_BLOCK_BYTES],
+    high: Option<&mut [i8; I4_BLOCK_BYTES]>,
+) {
+    // Each channel's multiplier beside each of its four numbers.
+    let mut times = [0i8; STEP];
+    for (times, &m) in times.as_chunks_mut::<I8_GROUP>().0.iter_mut().zip(multipliers) {
+        *times = [m as i8; I8_GROUP];
+    }
+    let half = |to: &mut [i8; I4_BLOCK_BYTES], nibble: fn(u8) -> u8| {
+        for (bytes, to) in bytes.as_chunks::<STEP>().0.iter().zip(to.as_chunks_mut::<STEP>().0) {
+            for i in 0..STEP {
+                to[i] = (nibble(bytes[i]) as i8 - I4_OFFSET).wrapping_mul(times[i]);
+            }
+        }
+    };
+    half(low, |byte| byte & 15);
+    if let Some(high) = high {
+        half(high, |byte| byte >> 4);
     }
 }
 

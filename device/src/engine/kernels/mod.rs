@@ -11,6 +11,8 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 pub(crate) mod expand;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(crate) mod pack;
 mod portable;
 #[cfg(target_arch = "aarch64")]
@@ -28,9 +30,10 @@ mod x86_64;
 
 use crate::image::buffer::Buffer;
 use half::f16;
-use pack::{Order, PackedF32, PackedI8, Tiling, Token};
+use pack::{Order, PackedI8, TilesF32, Tiling, Token};
 use std::cmp::Reverse;
 use std::fmt;
+use std::ops::Range;
 use thimble_shared::artifact::layout::{I8_DEPTH, PANEL_ROWS};
 use thimble_shared::dtype::I8_MAX;
 use tract::{Operands, TractKernel, Workspace};
@@ -44,6 +47,8 @@ static F32: &[&Row<F32Product>] = &[
     &tract::FMA_F32,
     #[cfg(target_arch = "x86_64")]
     &tract::AVX_F32,
+    #[cfg(target_arch = "aarch64")]
+    &neon::ROW,
     #[cfg(target_arch = "aarch64")]
     &tract::ARM_F32,
     #[cfg(target_arch = "aarch64")]
@@ -256,6 +261,11 @@ const OWN_16: Tiling = Tiling {
     tokens: 16,
     padded: false,
 };
+/// What any CPU multiplies at a time in f32.
+const OWN_8: Tiling = Tiling {
+    tokens: 8,
+    padded: false,
+};
 /// Two accumulators per token leave room in 16 registers.
 const OWN_4: Tiling = Tiling {
     tokens: 4,
@@ -299,8 +309,13 @@ impl F32Kernel {
         self.row.tiling
     }
 
+    /// Whether it reads f16 panels as they are.
+    pub fn reads_f16(&self) -> bool {
+        matches!(self.run, F32Run::Tiles(F32Tiles { f16: Some(_), .. }))
+    }
+
     /// `w` is whole panels `[x.k][8]`; returns one row of their channels per token.
-    pub fn multiply<'w>(&self, w: &[f32], x: &PackedF32, work: &'w mut KernelWork) -> TractResult<&'w mut [f32]> {
+    pub fn multiply<'w>(&self, w: &[f32], x: TilesF32<'_>, work: &'w mut KernelWork) -> TractResult<&'w mut [f32]> {
         match &self.run {
             F32Run::Tiles(tiles) => Ok(self.tiles(w, x, work, tiles.f32)),
             F32Run::Tract(kernel) => {
@@ -309,7 +324,7 @@ impl F32Kernel {
                 let operands = Operands {
                     w: bytemuck::cast_slice(w),
                     channels,
-                    x: bytemuck::cast_slice(x.all(self.tiling())),
+                    x: bytemuck::cast_slice(x.data),
                     tokens: x.rows,
                     k: x.k,
                     element: 4,
@@ -323,7 +338,7 @@ impl F32Kernel {
     pub fn multiply_f16<'w>(
         &self,
         w: &[f16],
-        x: &PackedF32,
+        x: TilesF32<'_>,
         wide: &mut Buffer,
         work: &'w mut KernelWork,
     ) -> TractResult<&'w mut [f32]> {
@@ -337,10 +352,16 @@ impl F32Kernel {
         }
     }
 
-    fn tiles<'w, W>(&self, w: &[W], x: &PackedF32, work: &'w mut KernelWork, one: fn(F32Tile<'_, W>)) -> &'w mut [f32] {
+    fn tiles<'w, W>(
+        &self,
+        w: &[W],
+        x: TilesF32<'_>,
+        work: &'w mut KernelWork,
+        one: fn(F32Tile<'_, W>),
+    ) -> &'w mut [f32] {
         let (tiling, k, stride) = (self.tiling(), x.k, w.len() / x.k);
         let out = room(&mut work.f32, x.rows * stride);
-        by_pairs(w, k, tiling, x.rows, |w, tile, tokens, at| {
+        by_pairs(w, k, tiling, 0..x.rows, |w, tile, tokens, at| {
             let (x, out) = (x.tile(tiling, tile), &mut out[at..]);
             one(F32Tile {
                 w,
@@ -400,16 +421,17 @@ impl I8Kernel {
         }
     }
 
-    /// `w` is whole panels `[x.depth/4][8][4]`; returns one row of their channels per token. `chains` is
-    /// what [`fits_four`] says of them, where the kernel [asks](Self::asks_for_chains).
+    /// `w` is whole panels `[x.depth/4][8][4]`; returns one row of their channels per token of `rows`, which begin with a tile.
+    /// `chains` is what [`fits_four`] says of the panels, where the kernel [asks](Self::asks_for_chains).
     pub fn multiply<'w>(
         &self,
         w: &[i8],
         chains: &[u8],
         x: &PackedI8,
+        rows: Range<usize>,
         work: &'w mut KernelWork,
     ) -> TractResult<&'w mut [i32]> {
-        let (rows, depth, tiling) = (x.rows(), x.depth, self.tiling());
+        let (depth, tiling) = (x.depth, self.tiling());
         let stride = w.len() / depth;
         let tiles = match &self.run {
             I8Run::Tiles(tiles) => tiles,
@@ -418,15 +440,15 @@ impl I8Kernel {
                 let operands = Operands {
                     w: bytemuck::cast_slice(w),
                     channels: stride,
-                    x: x.all(tiling),
-                    tokens: rows,
+                    x: x.from(tiling, rows.start),
+                    tokens: rows.len(),
                     k: depth,
                     element: 1,
                 };
                 return kernel.multiply(operands, work);
             }
         };
-        let out = room(&mut work.i32, rows * stride);
+        let out = room(&mut work.i32, rows.len() * stride);
         by_pairs(w, depth, tiling, rows, |w, tile, count, at| {
             let chains = match tiles.asks_for_chains {
                 true => &chains[at % stride / PANEL_ROWS * (depth / I8_DEPTH)..],
@@ -473,13 +495,16 @@ pub fn fits_four(panels: &[i8]) -> impl Iterator<Item = u8> + '_ {
 }
 
 /// Calls `f(panels, tile, tokens, offset)` for two panels at a time and every tile of tokens; the pair is outermost, so it
-/// stays in the first cache while all tiles pass. `row` is elements of one channel, `offset` where the result starts.
-fn by_pairs<T>(w: &[T], row: usize, tiling: Tiling, rows: usize, mut f: impl FnMut(&[T], usize, usize, usize)) {
+/// stays in the first cache while all tiles pass. `row` is elements of one channel, `rows` begin with a tile, `offset` is where the
+/// result starts.
+fn by_pairs<T>(w: &[T], row: usize, tiling: Tiling, rows: Range<usize>, mut f: impl FnMut(&[T], usize, usize, usize)) {
     let channels = w.len() / row;
+    debug_assert!(rows.start.is_multiple_of(tiling.tokens));
+    let first = rows.start / tiling.tokens;
     for (pair, w) in w.chunks(2 * PANEL_ROWS * row).enumerate() {
-        for tile in 0..tiling.tiles(rows) {
-            let at = tile * tiling.tokens * channels + pair * 2 * PANEL_ROWS;
-            f(w, tile, tiling.real(rows, tile), at);
+        for tile in first..tiling.tiles(rows.end) {
+            let at = (tile - first) * tiling.tokens * channels + pair * 2 * PANEL_ROWS;
+            f(w, tile, tiling.real(rows.end, tile), at);
         }
     }
 }

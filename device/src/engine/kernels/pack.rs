@@ -2,12 +2,15 @@
 //! `k` (f32) or of one group of four `k` (int8) side by side: `[tile][k][token]` and `[tile][k/4][token][4]`.
 
 #[cfg(target_arch = "aarch64")]
-use super::aarch64::{max_abs, range};
+use super::aarch64::{interleave as interleave_fours, max_abs, range};
+#[cfg(target_arch = "x86_64")]
+use super::x86_64::interleave as interleave_fours;
 #[cfg(not(target_arch = "aarch64"))]
 use crate::engine::elementwise::{max_abs, range};
 use crate::engine::threads::Pool;
 use crate::image::buffer::Buffer;
 use bytemuck::Pod;
+use std::ops::Range;
 use thimble_shared::artifact::layout::{I8_DEPTH, I8_GROUP, PANEL_ROWS};
 use thimble_shared::dtype::{ACTIVATION_FLOOR, I8_MAX, InputRange};
 
@@ -60,9 +63,11 @@ impl PackedF32 {
             if width > real {
                 tile.fill(0.0);
             }
-            if width == PANEL_ROWS && real == width {
-                let rows = std::array::from_fn(|t| &x[(first + t) * stride..][..k]);
-                interleave(&rows, &mut tile[..k * width]);
+            if real == width && width.is_multiple_of(PANEL_ROWS) {
+                for at in (0..width).step_by(PANEL_ROWS) {
+                    let rows = std::array::from_fn(|t| &x[(first + at + t) * stride..][..k]);
+                    interleave(&rows, &mut tile[at..k * width], width);
+                }
                 return;
             }
             // Blocks of k keep the strided stores within a few cache lines per token.
@@ -78,22 +83,46 @@ impl PackedF32 {
         });
     }
 
-    pub fn tile(&self, tiling: Tiling, i: usize) -> &[f32] {
-        let start = i * tiling.tokens * self.k;
-        let len = tiling.width(self.rows, i) * self.k;
-        &self.data.view::<f32>(start + len)[start..]
-    }
-
-    /// All tiles, one after another, for kernels that take a whole padded operand.
-    pub fn all(&self, tiling: Tiling) -> &[f32] {
-        self.data.view(tiling.tiles(self.rows) * tiling.tokens * self.k)
+    /// All tiles, as kernels take them.
+    pub fn tiles(&self, tiling: Tiling) -> TilesF32<'_> {
+        let room = tiling.tiles(self.rows) * tiling.tokens * self.k;
+        TilesF32 {
+            data: self.data.view(room),
+            rows: self.rows,
+            k: self.k,
+        }
     }
 }
 
-/// `to[i * 8 + r] = rows[r][i]`.
-pub fn interleave(rows: &[&[f32]; PANEL_ROWS], to: &mut [f32]) {
-    let done = interleave_fours(rows, to);
-    for (i, to) in to.chunks_exact_mut(PANEL_ROWS).enumerate().skip(done) {
+/// Tiles of f32 activations, one after another; the last has room for all the tokens of a tile only where tiles are padded.
+#[derive(Clone, Copy, Debug)]
+pub struct TilesF32<'a> {
+    pub data: &'a [f32],
+    pub rows: usize,
+    pub k: usize,
+}
+
+impl<'a> TilesF32<'a> {
+    pub fn tile(&self, tiling: Tiling, i: usize) -> &'a [f32] {
+        let start = i * tiling.tokens * self.k;
+        &self.data[start..][..tiling.width(self.rows, i) * self.k]
+    }
+
+    /// The tiles of some rows. They begin with a tile.
+    pub fn part(self, tiling: Tiling, rows: Range<usize>) -> TilesF32<'a> {
+        debug_assert!(rows.start.is_multiple_of(tiling.tokens));
+        TilesF32 {
+            data: &self.data[rows.start * self.k..],
+            rows: rows.len(),
+            k: self.k,
+        }
+    }
+}
+
+/// `to[i * width + r] = rows[r][i]`.
+pub fn interleave(rows: &[&[f32]; PANEL_ROWS], to: &mut [f32], width: usize) {
+    let done = interleave_fours(rows, to, width);
+    for (i, to) in to.chunks_mut(width).enumerate().skip(done) {
         for (slot, row) in to.iter_mut().zip(rows) {
             *slot = row[i];
         }
@@ -101,13 +130,8 @@ pub fn interleave(rows: &[&[f32]; PANEL_ROWS], to: &mut [f32]) {
 }
 
 /// As much of it as goes four by four in vector registers; returns how far it got.
-#[cfg(target_arch = "aarch64")]
-fn interleave_fours(rows: &[&[f32]; PANEL_ROWS], to: &mut [f32]) -> usize {
-    super::aarch64::interleave(rows, to)
-}
-
-#[cfg(not(target_arch = "aarch64"))]
-fn interleave_fours(_: &[&[f32]; PANEL_ROWS], _: &mut [f32]) -> usize {
+#[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
+fn interleave_fours(_: &[&[f32]; PANEL_ROWS], _: &mut [f32], _: usize) -> usize {
     0
 }
 
@@ -202,10 +226,10 @@ impl PackedI8 {
         &self.data.view::<u8>(start + len)[start..]
     }
 
-    /// All tiles, one after another, for kernels that take a whole padded operand.
-    pub fn all(&self, tiling: Tiling) -> &[u8] {
-        self.data
-            .view(tiling.tiles(self.rows()) * tiling.tokens * self.depth * self.element())
+    /// The tiles from row `first` on, one after another, for kernels that take a whole padded operand.
+    pub fn from(&self, tiling: Tiling, first: usize) -> &[u8] {
+        let token = self.depth * self.element();
+        &self.data.view(tiling.tiles(self.rows()) * tiling.tokens * token)[first * token..]
     }
 }
 
@@ -411,7 +435,7 @@ mod tests {
                 let (tile, at) = (t / tiling.tokens, t % tiling.tokens);
                 let width = tiling.width(rows, tile);
                 for j in 0..k {
-                    assert_eq!(f.tile(tiling, tile)[j * width + at], x[t * k + j]);
+                    assert_eq!(f.tiles(tiling).tile(tiling, tile)[j * width + at], x[t * k + j]);
                     let index = (j / 4 * width + at) * 4 + j % 4;
                     assert_eq!(q.tile(tiling, tile)[index] as i8 as f32, x[t * k + j]);
                     assert_eq!(

@@ -2,13 +2,13 @@
 //! call multiplies a few panels by one tile of tokens into `out[token][8 × panels]`, `out` rows being `stride` apart.
 
 use super::pack::Order;
-use super::{F32Product, F32Tiles, Fit, I8Product, I8Tiles, OWN_4, Row};
+use super::{F32Product, F32Tiles, Fit, I8Product, I8Tiles, OWN_4, OWN_8, Row};
 use thimble_shared::artifact::layout::{I8_GROUP, PANEL_ROWS};
 
 pub const F32: Row<F32Product> = Row {
     name: "portable",
     runs: || Fit::Runs,
-    tiling: OWN_4,
+    tiling: OWN_8,
     product: F32Product::Tiles(F32_TILES),
 };
 

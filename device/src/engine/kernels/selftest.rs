@@ -31,11 +31,11 @@ impl F32Kernel {
         };
         let mut work = KernelWork::default();
         let found = self
-            .multiply(w, &packed, &mut work)
+            .multiply(w, packed.tiles(self.tiling()), &mut work)
             .map_err(|e| failed(self.name(), &e))?;
         compare(self.name(), panels * PANEL_ROWS, found, 1e-4, wanted)?;
         let found = self
-            .multiply_f16(halves, &packed, &mut Buffer::default(), &mut work)
+            .multiply_f16(halves, packed.tiles(self.tiling()), &mut Buffer::default(), &mut work)
             .map_err(|e| failed(self.name(), &e))?;
         compare(self.name(), panels * PANEL_ROWS, found, 1e-4, wanted)
     }
@@ -72,7 +72,7 @@ impl I8Kernel {
         let layout = PanelLayout::new(Storage::I8, channels, k);
         let rows_of = |x: &[f32], range, packed: &mut PackedI8, work: &mut KernelWork| {
             packed.quantize(&pool, self.tiling(), self.order(), range, x, k);
-            let found = self.multiply(w, &chains, packed, work);
+            let found = self.multiply(w, &chains, packed, 0..rows, work);
             let found = found.map_err(|e| failed(self.name(), &e))?;
             // All sums stay below 2^24, so f32 holds them exactly.
             Ok::<Vec<f32>, KernelError>(found.iter().map(|&v| v as f32).collect())

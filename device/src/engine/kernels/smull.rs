@@ -39,7 +39,7 @@ fn multiply(tile: I8Tile<'_>) {
     assert!(x.len() >= depth * TOKENS && depth > 0 && depth % I8_DEPTH == 0);
     let (x, steps): (*const i8, _) = (x.as_ptr().cast(), depth / I8_DEPTH);
     assert!(chains.len() >= w.len() / (depth * PANEL_ROWS) * steps);
-    by_panels::<TOKENS>(w, depth, tokens.len(), out, stride, |p, w, out, stride| {
+    by_panels::<_, _, TOKENS>(w, depth, tokens.len(), out, stride, |p, w, out, stride| {
         let chains = chains[p * steps..][..steps].as_ptr();
         // SAFETY: `w` has depth*8 bytes, `x` depth*4, both multiples of what one step reads; `chains` has one byte per step,
         // `out` four rows.

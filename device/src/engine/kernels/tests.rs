@@ -1,5 +1,6 @@
 //! Kernels against plain arithmetic on awkward shapes: int8 exactly, f32 within rounding.
 
+use super::pack::PackedF32;
 use super::*;
 use crate::engine::threads::Pool;
 use thimble_shared::artifact::layout::{I8_DEPTH, PanelLayout};
@@ -55,7 +56,7 @@ fn every_int8_kernel_holds_the_largest_sums() {
                 packed.quantize(&Pool::inline(), kernel.tiling(), kernel.order(), range, &x, k);
                 let chains: Vec<u8> = fits_four(w).collect();
                 let mut work = KernelWork::default();
-                let got = kernel.multiply(w, &chains, &packed, &mut work).unwrap();
+                let got = kernel.multiply(w, &chains, &packed, 0..rows, &mut work).unwrap();
                 let want = i32::from(weight) * 127 * k as i32;
                 assert!(
                     got.iter().all(|&s| s == want),
@@ -97,7 +98,7 @@ fn every_int8_kernel_gives_the_exact_sums() {
                 let mut work = KernelWork::default();
                 let twos = vec![0; chains.len()];
                 let chains = if range == InputRange::Tensor { &twos } else { &chains };
-                let got = kernel.multiply(w, chains, &packed, &mut work).unwrap();
+                let got = kernel.multiply(w, chains, &packed, 0..rows, &mut work).unwrap();
                 let whole = pack::Uint8::of(&x);
                 let mut q = vec![0i8; k.next_multiple_of(I8_DEPTH)];
                 for t in 0..rows {
@@ -141,9 +142,12 @@ fn every_f32_kernel_agrees_with_f64() {
             let mut packed = PackedF32::default();
             packed.pack(&Pool::inline(), kernel.tiling(), &x, rows, k, k);
             let mut work = KernelWork::default();
-            let got = kernel.multiply(w, &packed, &mut work).unwrap().to_vec();
+            let got = kernel
+                .multiply(w, packed.tiles(kernel.tiling()), &mut work)
+                .unwrap()
+                .to_vec();
             let from_halves = kernel
-                .multiply_f16(halves, &packed, &mut Buffer::default(), &mut work)
+                .multiply_f16(halves, packed.tiles(kernel.tiling()), &mut Buffer::default(), &mut work)
                 .unwrap();
             for t in 0..rows {
                 for c in 0..layout.padded_out() {

@@ -1,4 +1,8 @@
-//! What the kernels for x86_64 share: the number of tokens as a constant, and which CPUs have AVX-512.
+//! What the kernels for x86_64 share: the number of tokens as a constant, and which CPUs have AVX-512; and the packing that SSE
+//! does.
+
+use std::arch::x86_64::*;
+use thimble_shared::artifact::layout::PANEL_ROWS;
 
 /// Calls `$kernel::<T>` for the `T` that equals `$tokens`, 1 to 16; a further constant follows it in brackets.
 macro_rules! by_tokens {
@@ -32,4 +36,27 @@ pub fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx2")
+}
+
+/// `to[i * width + r] = rows[r][i]` for the first multiple of four `i`; returns how many those are.
+pub fn interleave(rows: &[&[f32]; PANEL_ROWS], to: &mut [f32], width: usize) -> usize {
+    let fours = rows.iter().map(|r| r.len() / 4).min().unwrap_or(0);
+    assert!(width >= PANEL_ROWS && (fours == 0 || to.len() >= (fours * 4 - 1) * width + PANEL_ROWS));
+    for i in (0..4 * fours).step_by(4) {
+        for half in 0..2 {
+            let rows = &rows[4 * half..];
+            // SAFETY: SSE is part of x86_64; each row has four values at `i`, and the last of the four stores ends at
+            // (i + 3) * width + 8 at most.
+            unsafe {
+                let [mut a, mut b, mut c, mut d] = [0, 1, 2, 3].map(|r| _mm_loadu_ps(rows[r].as_ptr().add(i)));
+                _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
+                let to = to.as_mut_ptr().add(i * width + 4 * half);
+                _mm_storeu_ps(to, a);
+                _mm_storeu_ps(to.add(width), b);
+                _mm_storeu_ps(to.add(2 * width), c);
+                _mm_storeu_ps(to.add(3 * width), d);
+            }
+        }
+    }
+    4 * fours
 }

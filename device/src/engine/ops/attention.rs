@@ -1,12 +1,12 @@
 //! The tract op of masked self-attention: query, key and value `[batch, seq, hidden]` and `keep` `[batch, seq]` (1 = real
-//! token) in, `[batch, seq, hidden]` out, all f32. Each head packs its keys and values as panels and multiplies with the
-//! linear maps' f32 kernel, so no transposed or masked copy of a whole tensor is made.
+//! token) in, `[batch, seq, hidden]` out, all f32. Each head packs its keys as tiles and its values as panels. Then a few queries at
+//! a time pass, as panels: their scores come out as the tile that the values are multiplied by, and stay in the first cache.
 
 use crate::engine::context::{Context, Scratch};
-use crate::engine::elementwise::masked_softmax;
-use crate::engine::kernels::pack::interleave;
-use crate::engine::ops::linear::{Tile, each_tile};
+use crate::engine::elementwise::{SCORE_UNIT, weigh};
+use crate::engine::kernels::pack::{TilesF32, interleave};
 use crate::engine::threads::Pool;
+use crate::engine::tile::{Tile, each_tile};
 use std::sync::{Arc, Mutex};
 use thimble_shared::artifact::layout::PANEL_ROWS;
 use thimble_shared::board::memory::QUERIES;
@@ -107,60 +107,59 @@ impl Head<'_> {
     fn attend(&self, mut queries: Tile<'_>, context: &Context, scratch: &mut Scratch) -> TractResult<()> {
         let &Head { seq, size, stride, .. } = self;
         let kernel = &context.kernels.f32;
+        let tiling = kernel.tiling();
         let Scratch {
             work,
+            second,
             panels,
             tile,
             x,
-            y,
             ..
         } = scratch;
-        let scale = 1.0 / (size as f32).sqrt();
-        // Keys are the output channels of the scores, the head's dimensions those of the result.
-        let (padded_seq, padded_size) = (seq.next_multiple_of(PANEL_ROWS), size.next_multiple_of(PANEL_ROWS));
-        let (keys, values) = panels
-            .take::<f32>(padded_seq * size + padded_size * seq)
-            .split_at_mut(padded_seq * size);
-        pack_keys(self.key, seq, size, stride, keys);
-        pack_values(self.value, seq, size, stride, values);
-        for first in (0..seq).step_by(QUERIES) {
-            let rows = QUERIES.min(seq - first);
-            tile.resize(rows * size, 0.0);
-            for (row, query) in tile.chunks_exact_mut(size).enumerate() {
-                query.copy_from_slice(queries.row(first + row));
+        // Keys behind the last one that counts weigh nothing. A row that keeps none weighs all alike.
+        let last = self.keep.iter().rposition(|&keep| keep != 0.0);
+        let keys = last.map_or(seq, |last| last + 1);
+        let holes = self.keep[..keys].contains(&0.0).then_some(&self.keep[..keys]);
+        x.pack(&Pool::inline(), tiling, self.key, keys, size, stride);
+        let keys_packed = x.tiles(tiling);
+        let padded_size = size.next_multiple_of(PANEL_ROWS);
+        let (values, packed) = panels
+            .take::<f32>(padded_size * keys + QUERIES * size)
+            .split_at_mut(padded_size * keys);
+        pack_values(self.value, keys, size, stride, values);
+        let scale = SCORE_UNIT / (size as f32).sqrt();
+        let most = tiling.tokens.min(QUERIES);
+        for first in (0..seq).step_by(most) {
+            let real = most.min(seq - first);
+            let side = real.next_multiple_of(PANEL_ROWS);
+            tile.clear();
+            tile.resize(side * size, 0.0);
+            for (row, to) in tile.chunks_exact_mut(size).take(real).enumerate() {
+                for (to, query) in to.iter_mut().zip(queries.row(first + row)) {
+                    *to = *query * scale;
+                }
             }
-            x.pack(&Pool::inline(), kernel.tiling(), tile, rows, size, size);
-            let scores = kernel.multiply(keys, x, work)?;
-            for row in scores.chunks_exact_mut(padded_seq) {
-                masked_softmax(&mut row[..seq], self.keep, scale);
+            let packed = &mut packed[..side * size];
+            let eights = tile.chunks_exact(PANEL_ROWS * size);
+            for (eight, panel) in eights.zip(packed.chunks_exact_mut(PANEL_ROWS * size)) {
+                let rows = std::array::from_fn(|row| &eight[row * size..][..size]);
+                interleave(&rows, panel, PANEL_ROWS);
             }
-            y.pack(&Pool::inline(), kernel.tiling(), scores, rows, seq, padded_seq);
-            let result = kernel.multiply(values, y, work)?;
-            for (row, values) in result.chunks_exact(padded_size).enumerate() {
-                queries.row(first + row).copy_from_slice(&values[..size]);
+            let scores = kernel.multiply(packed, keys_packed, work)?;
+            let inverse = weigh(scores, side, holes);
+            let weights = TilesF32 {
+                data: scores,
+                rows: side,
+                k: keys,
+            };
+            let result = kernel.multiply(values, weights, second)?;
+            for (row, values) in result.chunks_exact(padded_size).take(real).enumerate() {
+                for (to, value) in queries.row(first + row).iter_mut().zip(values) {
+                    *to = value * inverse[row];
+                }
             }
         }
         Ok(())
-    }
-}
-
-/// `[seq/8][size][8]`: eight keys side by side.
-fn pack_keys(key: &[f32], seq: usize, size: usize, stride: usize, panels: &mut [f32]) {
-    for (p, panel) in panels.chunks_exact_mut(size * PANEL_ROWS).enumerate() {
-        if p * PANEL_ROWS + PANEL_ROWS <= seq {
-            let rows = std::array::from_fn(|lane| &key[(p * PANEL_ROWS + lane) * stride..][..size]);
-            interleave(&rows, panel);
-            continue;
-        }
-        for lane in 0..PANEL_ROWS {
-            let slots = panel[lane..].iter_mut().step_by(PANEL_ROWS);
-            let row = p * PANEL_ROWS + lane;
-            if row < seq {
-                slots.zip(&key[row * stride..][..size]).for_each(|(slot, &k)| *slot = k);
-            } else {
-                slots.for_each(|slot| *slot = 0.0);
-            }
-        }
     }
 }
 
@@ -169,8 +168,15 @@ fn pack_values(value: &[f32], seq: usize, size: usize, stride: usize, panels: &m
     for (p, panel) in panels.chunks_exact_mut(seq * PANEL_ROWS).enumerate() {
         let from = p * PANEL_ROWS;
         let lanes = PANEL_ROWS.min(size - from);
-        for (row, slot) in panel.chunks_exact_mut(PANEL_ROWS).enumerate() {
-            slot[..lanes].copy_from_slice(&value[row * stride + from..][..lanes]);
+        for (row, slot) in panel.as_chunks_mut::<PANEL_ROWS>().0.iter_mut().enumerate() {
+            let value = &value[row * stride + from..];
+            if lanes == PANEL_ROWS
+                && let Some(value) = value.first_chunk()
+            {
+                *slot = *value;
+                continue;
+            }
+            slot[..lanes].copy_from_slice(&value[..lanes]);
             slot[lanes..].fill(0.0);
         }
     }

@@ -2,15 +2,15 @@
 //! a group of channels is still in the cache. int8 weights quantize the input per token; it is packed once for all weights.
 
 use crate::engine::context::{Context, LinearInput, Packed, Scratch};
-use crate::engine::elementwise::{activate, multiversion};
-use crate::engine::kernels::expand;
-use crate::engine::kernels::pack::Token;
-use crate::engine::profile::{Clock, Inside};
-use crate::engine::threads::Pool;
+use crate::engine::elementwise::{activate_tile, multiversion};
+use crate::engine::kernels::pack::{PackedF32, PackedI8, Tiling, Token};
+use crate::engine::kernels::{KernelWork, Kernels, expand, widen};
+use crate::engine::profile::Inside;
+use crate::engine::tile::{Columns, Fresh};
 use crate::engine::weight::LinearWeight;
+use crate::image::buffer::Buffer;
 use half::f16;
-use std::marker::PhantomData;
-use std::mem::MaybeUninit;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use thimble_shared::artifact::layout::{I8_DEPTH, PANEL_ROWS};
@@ -22,8 +22,12 @@ use tract_core::internal::*;
 const MOST: usize = 16;
 /// Channels of the largest group of panels.
 const WIDTH: usize = MOST * PANEL_ROWS;
-/// Numbers a group's result may have: 16 KiB, half of a small first cache.
+/// Numbers of a group and a block of tokens: 16 KiB, half of a small first cache.
 const RESULT: usize = 4096;
+/// Bytes of a group's panels that pass again for each block of tokens: a part of a small second cache.
+const PANELS: usize = 128 << 10;
+/// Channels whose scales and biases stay in registers while the rows of a block pass.
+const CHUNK: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Linear {
@@ -64,21 +68,12 @@ impl EvalOp for Linear {
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let input = args_1!(inputs);
+        let rows = self.rows(&input)?;
         let shape: TVec<usize> = input.shape().into();
-        let width = shape.last().copied().unwrap_or(0);
-        for w in &self.weights {
-            let inp = w.layout.inp;
-            ensure!(inp == width && width > 0, "{} takes {inp} inputs, got {width}", w.name);
-        }
-        let rows = input.len() / width;
-        let (profile, layer) = (&self.context.profile, self.context.layer());
         let outputs = self.context.with_packed(|packed| {
-            let clock = profile.clock();
-            self.pack(input.try_as_plain_ram()?.as_slice::<f32>()?, rows, width, packed);
-            profile.op(clock, layer, || format!("{}: pack", self.label()));
-            let clock = profile.clock();
+            self.pack(input.try_as_plain_ram()?.as_slice::<f32>()?, packed);
             // Packing is the last that reads the input, so a square map can leave its result in the same memory.
-            let square = self.weights.len() == 1 && self.weights[0].layout.out == width;
+            let square = self.weights.len() == 1 && self.weights[0].layout.out == self.input_width();
             let mut outputs = if square {
                 vec![input.into_tensor()]
             } else {
@@ -89,7 +84,6 @@ impl EvalOp for Linear {
                 .map(|t| Columns::of(t, rows))
                 .collect::<TractResult<_>>()?;
             self.multiply(packed, &columns)?;
-            profile.op(clock, layer, || self.label());
             TractResult::Ok(outputs)
         })?;
         Ok(outputs.into_iter().map(IntoTValue::into_tvalue).collect())
@@ -123,8 +117,29 @@ impl Linear {
         names.join("+")
     }
 
+    /// Numbers of one input row.
+    pub fn input_width(&self) -> usize {
+        self.weights.first().map_or(0, |w| w.layout.inp)
+    }
+
+    /// Rows of an input, which every weight must take.
+    pub fn rows(&self, input: &Tensor) -> TractResult<usize> {
+        let width = input.shape().last().copied().unwrap_or(0);
+        for w in &self.weights {
+            let inp = w.layout.inp;
+            ensure!(inp == width && width > 0, "{} takes {inp} inputs, got {width}", w.name);
+        }
+        Ok(input.len().checked_div(width).unwrap_or(0))
+    }
+
+    /// Computes all rows of `x` into the columns of one tensor per weight.
+    pub fn run(&self, x: &[f32], packed: &mut Packed, columns: &[Columns]) -> TractResult<()> {
+        self.pack(x, packed);
+        self.multiply(packed, columns)
+    }
+
     /// One tensor per weight, of `shape` but for the last dimension, not yet written.
-    fn outputs(&self, shape: &[usize]) -> TractResult<Vec<Tensor>> {
+    pub fn outputs(&self, shape: &[usize]) -> TractResult<Vec<Tensor>> {
         let one = |w: &LinearWeight| {
             let mut shape: TVec<usize> = shape.into();
             shape.pop();
@@ -137,8 +152,12 @@ impl Linear {
     }
 
     /// Packs the input for the kernels of the weights' formats, and shows it to whoever observes.
-    fn pack(&self, x: &[f32], rows: usize, width: usize, packed: &mut Packed) {
-        let Context { kernels, pool, .. } = &*self.context;
+    fn pack(&self, x: &[f32], packed: &mut Packed) {
+        let Context {
+            kernels, pool, profile, ..
+        } = &*self.context;
+        let clock = profile.clock();
+        let width = self.input_width();
         if let Some(observer) = self.context.observer() {
             let layer = self.context.layer();
             for w in &self.weights {
@@ -156,27 +175,36 @@ impl Linear {
             to.quantize(pool, kernels.i8.tiling(), kernels.i8.order(), range, x, width);
         });
         if self.weights.iter().any(|w| !w.format.quantizes_input()) {
+            let rows = x.len() / width;
             packed.f32.pack(pool, kernels.f32.tiling(), x, rows, width, width);
         }
+        profile.op(clock, self.context.layer(), || format!("{}: pack", self.label()));
     }
 
-    /// Panels of one weight multiplied in one call: many, to spread what a call costs, but so few that the result stays in
-    /// the first cache and that every thread gets some.
+    /// Panels of one weight that a task takes: many, to spread what a task costs, but so few that every thread gets some, and
+    /// that they stay in the second cache where more than one block of tokens reads them.
     fn group_size(&self, weight: &LinearWeight, rows: usize) -> usize {
         let threads = self.context.pool.threads();
         let all: usize = self.weights.iter().map(|w| w.layout.panels()).sum();
         let shared = if threads > 1 { all / (4 * threads) } else { MOST };
-        // Some panels are expanded a group at a time, into memory that should stay in the second cache.
-        let most = match (weight.layout.storage, weight.format.row().inputs) {
-            (Storage::F32, _) | (Storage::I8, Inputs::Int8(_)) => MOST,
-            (Storage::F16 | Storage::I4, _) | (Storage::I8, Inputs::Float) => 4,
+        // What a kernel reads: some panels are expanded.
+        let element = if weight.format.quantizes_input() { 1 } else { 4 };
+        let panel = weight.layout.inp * PANEL_ROWS * element;
+        let expanded = match (weight.layout.storage, weight.format.row().inputs) {
+            (Storage::F32, _) | (Storage::I8, Inputs::Int8(_)) => false,
+            (Storage::F16 | Storage::I4, _) | (Storage::I8, Inputs::Float) => true,
+        };
+        let most = if expanded || rows * WIDTH > RESULT {
+            (PANELS / panel).min(MOST)
+        } else {
+            MOST
         };
         // Even, since kernels of ours take panels in pairs.
-        let size = (RESULT / (rows * PANEL_ROWS).max(1)).min(shared).min(most);
-        (size & !1).max(2)
+        (most.min(shared) & !1).max(2)
     }
 
     fn multiply(&self, packed: &Packed, columns: &[Columns]) -> TractResult<()> {
+        let clock = self.context.profile.clock();
         let mut groups = vec![];
         for (i, (w, columns)) in self.weights.iter().zip(columns).enumerate() {
             let (panels, size) = (w.layout.panels(), self.group_size(w, columns.rows));
@@ -192,10 +220,12 @@ impl Linear {
                 *failure = Some(e);
             }
         });
-        failure.into_inner().ok().flatten().map_or(Ok(()), Err)
+        failure.into_inner().ok().flatten().map_or(Ok(()), Err)?;
+        self.context.profile.op(clock, self.context.layer(), || self.label());
+        Ok(())
     }
 
-    /// Computes the channels of up to [`MOST`] panels for all rows.
+    /// Computes the channels of up to [`MOST`] panels for all rows, a block of rows at a time.
     fn group(
         &self,
         weight: &LinearWeight,
@@ -204,105 +234,135 @@ impl Linear {
         out: &Columns,
         scratch: &mut Scratch,
     ) -> TractResult<()> {
-        let layout = weight.layout;
-        let width = group.len() * PANEL_ROWS;
-        let channels = group.start * PANEL_ROWS..layout.out.min(group.end * PANEL_ROWS);
-        let profile = &self.context.profile;
-        let bias = &padded(&weight.bias()[channels.clone()])[..width];
+        let Context { kernels, profile, .. } = &*self.context;
+        let Scratch {
+            work, panels, narrow, ..
+        } = scratch;
         let mut clock = profile.clock();
-        let product = self.product(weight, group, packed, scratch, &mut clock)?;
-        profile.inside(&mut clock, Inside::Multiply);
-        let scaled = weight.format.has_scales();
-        let scales = &match scaled {
-            true => padded(&weight.scales()[channels.clone()]),
-            false => [0.0; WIDTH],
-        }[..width];
-        let moved = weight.format.input_range().is_some_and(InputRange::is_moved);
-        let row_sums = moved.then(|| padded(&weight.row_sums()[channels.clone()]));
-        let row_sums = row_sums.as_ref().map(|sums| &sums[..width]);
-        for row in 0..out.rows {
-            let from = row * width..(row + 1) * width;
-            // SAFETY: a task has its group of channels to itself, in all rows.
-            let to = unsafe { out.fill(row, channels.clone()) };
-            match &product {
-                Product::I32(sums, tokens) => match row_sums {
-                    Some(row_sums) => rescale_centered(&sums[from], tokens[row], scales, row_sums, bias, to),
-                    None => rescale(&sums[from], tokens[row].scale, scales, bias, to),
-                },
-                Product::F32(sums) if scaled => scale_channels(&sums[from], scales, bias, to),
-                Product::F32(sums) => add_bias(&sums[from], bias, to),
-            }
+        let (panels, expanded) = self.panels(weight, group.clone(), packed, panels, narrow)?;
+        if expanded {
+            profile.inside(&mut clock, Inside::Expand);
         }
-        profile.inside(&mut clock, Inside::Rescale);
-        if let Some(activation) = self.activation {
-            for row in 0..out.rows {
-                // SAFETY: as above, and the loop above has written them.
-                activate(activation, unsafe { out.change(row, channels.clone()) });
+        let width = group.len() * PANEL_ROWS;
+        let first = group.start * PANEL_ROWS;
+        let channels = first..weight.layout.out.min(group.end * PANEL_ROWS);
+        let tokens = panels.tiling(kernels).tokens;
+        let block = (RESULT / width / tokens * tokens).max(tokens);
+        for start in (0..out.rows).step_by(block) {
+            let rows = start..out.rows.min(start + block);
+            let product = panels.multiply(kernels, rows.clone(), work)?;
+            profile.inside(&mut clock, Inside::Multiply);
+            for from in channels.clone().step_by(CHUNK) {
+                let columns = from..channels.end.min(from + CHUNK);
+                // SAFETY: a task has its group of channels to itself, in all rows.
+                let mut to = unsafe { out.fresh(rows.clone(), columns.clone()) };
+                product.finish(weight, from - first, width, columns, &mut to);
             }
-            profile.inside(&mut clock, Inside::Activate);
+            profile.inside(&mut clock, Inside::Rescale);
+            if let Some(activation) = self.activation {
+                for from in channels.clone().step_by(CHUNK) {
+                    // SAFETY: as above, and the loop above has written them.
+                    let mut tile = unsafe { out.fresh(rows.clone(), from..channels.end.min(from + CHUNK)).written() };
+                    activate_tile(activation, &mut tile);
+                }
+                profile.inside(&mut clock, Inside::Activate);
+            }
         }
         Ok(())
     }
 
-    /// What the kernels leave: sums of products, for all rows.
-    fn product<'s>(
+    /// A group's panels as a kernel reads them, and whether they had to be expanded.
+    fn panels<'a>(
         &self,
-        weight: &LinearWeight,
+        weight: &'a LinearWeight,
         group: Range<usize>,
-        packed: &'s Packed,
-        scratch: &'s mut Scratch,
-        clock: &mut Clock,
-    ) -> TractResult<Product<'s>> {
+        packed: &'a Packed,
+        room: &'a mut Buffer,
+        narrow: &mut Buffer,
+    ) -> TractResult<(Panels<'a>, bool)> {
         let layout = weight.layout;
         let width = group.len() * PANEL_ROWS;
-        let Scratch {
-            work, panels, narrow, ..
-        } = scratch;
-        let Context { kernels, profile, .. } = &*self.context;
+        let kernels = &self.context.kernels;
+        let x = &packed.f32;
         Ok(match (layout.storage, weight.format.row().inputs) {
-            (Storage::F32, _) => Product::F32(kernels.f32.multiply(weight.panels(group), &packed.f32, work)?),
+            (Storage::F32, _) => (Panels::F32(weight.panels(group), x), false),
             (Storage::F16, _) => {
                 let halves = weight.panels::<f16>(group);
-                Product::F32(kernels.f32.multiply_f16(halves, &packed.f32, panels, work)?)
+                if kernels.f32.reads_f16() {
+                    (Panels::F16(halves, x), false)
+                } else {
+                    let wide = room.take::<f32>(halves.len());
+                    widen(halves, wide);
+                    (Panels::F32(wide, x), true)
+                }
             }
             (Storage::I8, Inputs::Float) => {
-                let wide = panels.take::<f32>(width * layout.inp);
+                let wide = room.take::<f32>(width * layout.inp);
                 expand::int8(weight.panels(group), layout.padded_in(), layout.inp, wide);
-                profile.inside(clock, Inside::Expand);
-                Product::F32(kernels.f32.multiply(wide, &packed.f32, work)?)
+                (Panels::F32(wide, x), true)
             }
             (Storage::I4, Inputs::Float) => {
                 let depth = weight.expanded_depth();
                 let int8s = narrow.take::<i8>(width * depth);
                 weight.expand_int4(group, int8s);
-                let wide = panels.take::<f32>(width * layout.inp);
+                let wide = room.take::<f32>(width * layout.inp);
                 expand::int8(int8s, depth, layout.inp, wide);
-                profile.inside(clock, Inside::Expand);
-                Product::F32(kernels.f32.multiply(wide, &packed.f32, work)?)
+                (Panels::F32(wide, x), true)
             }
             (Storage::I8 | Storage::I4, Inputs::Int8(range)) => {
                 let packed = packed
                     .int8(range)
                     .ok_or_else(|| format_err!("{} reads an input that was not packed", weight.name))?;
-                let in_twos: Vec<u8>;
-                let chains: &[u8] = match (kernels.i8.asks_for_chains(), range) {
-                    (false, _) => &[],
-                    (true, InputRange::Symmetric | InputRange::Centered) => weight.chains(group.clone()),
+                let chains = match (kernels.i8.asks_for_chains(), range) {
+                    (false, _) => Cow::Borrowed(&[][..]),
+                    (true, InputRange::Symmetric | InputRange::Centered) => Cow::Borrowed(weight.chains(group.clone())),
                     // Inputs go down to -128 there: chains of four products could overflow, chains of two cannot.
-                    (true, InputRange::Tensor) => {
-                        in_twos = vec![0; group.len() * (packed.depth / I8_DEPTH)];
-                        &in_twos
-                    }
+                    (true, InputRange::Tensor) => Cow::Owned(vec![0; group.len() * (packed.depth / I8_DEPTH)]),
                 };
-                let panels: &[i8] = if layout.storage == Storage::I8 {
-                    weight.panels(group)
+                if layout.storage == Storage::I8 {
+                    (Panels::I8(weight.panels(group), chains, packed), false)
                 } else {
-                    let wide = panels.take(width * packed.depth);
+                    let wide = room.take(width * packed.depth);
                     weight.expand_int4(group, wide);
-                    profile.inside(clock, Inside::Expand);
-                    wide
-                };
-                Product::I32(kernels.i8.multiply(panels, chains, packed, work)?, &packed.tokens)
+                    (Panels::I8(wide, chains, packed), true)
+                }
+            }
+        })
+    }
+}
+
+/// Panels as a kernel reads them, with the input they are multiplied by and what the kernel wants to know of them.
+enum Panels<'a> {
+    F32(&'a [f32], &'a PackedF32),
+    F16(&'a [f16], &'a PackedF32),
+    I8(&'a [i8], Cow<'a, [u8]>, &'a PackedI8),
+}
+
+impl Panels<'_> {
+    fn tiling(&self, kernels: &Kernels) -> Tiling {
+        match self {
+            Panels::F32(..) | Panels::F16(..) => kernels.f32.tiling(),
+            Panels::I8(..) => kernels.i8.tiling(),
+        }
+    }
+
+    /// What the kernel leaves: sums of products, for some rows.
+    fn multiply<'s>(
+        &'s self,
+        kernels: &Kernels,
+        rows: Range<usize>,
+        work: &'s mut KernelWork,
+    ) -> TractResult<Product<'s>> {
+        let tiles = |x: &'s PackedF32| {
+            let tiling = kernels.f32.tiling();
+            x.tiles(tiling).part(tiling, rows.clone())
+        };
+        Ok(match self {
+            Panels::F32(w, x) => Product::F32(kernels.f32.multiply(w, tiles(x), work)?),
+            Panels::F16(w, x) => Product::F32(kernels.f32.multiply_f16(w, tiles(x), &mut Buffer::default(), work)?),
+            Panels::I8(w, chains, x) => {
+                let tokens = &x.tokens[rows.clone()];
+                Product::I32(kernels.i8.multiply(w, chains, x, rows, work)?, tokens)
             }
         })
     }
@@ -314,35 +374,81 @@ enum Product<'a> {
     I32(&'a [i32], &'a [Token]),
 }
 
-/// Per-channel values of one group; channels that only pad the last panel get zeros.
-fn padded(values: &[f32]) -> [f32; WIDTH] {
-    let mut all = [0.0; WIDTH];
+impl Product<'_> {
+    /// Scales, biases and stores `columns` of the weight's output, which begin `at` in rows of `width` sums.
+    fn finish(&self, weight: &LinearWeight, at: usize, width: usize, columns: Range<usize>, to: &mut Fresh<'_>) {
+        let bias = padded(&weight.bias()[columns.clone()]);
+        let scales = || padded(&weight.scales()[columns.clone()]);
+        match self {
+            Product::I32(sums, tokens) => {
+                let sums = &sums[at..];
+                if weight.format.input_range().is_some_and(InputRange::is_moved) {
+                    let row_sums = padded(&weight.row_sums()[columns.clone()]);
+                    rescale_centered(sums, width, tokens, &scales(), &row_sums, &bias, to);
+                } else {
+                    rescale(sums, width, tokens, &scales(), &bias, to);
+                }
+            }
+            Product::F32(sums) if weight.format.has_scales() => {
+                scale_channels(&sums[at..], width, &scales(), &bias, to)
+            }
+            Product::F32(sums) => add_bias(&sums[at..], width, &bias, to),
+        }
+    }
+}
+
+/// Per-channel values of one chunk; zeros behind the last channel.
+fn padded(values: &[f32]) -> [f32; CHUNK] {
+    let mut all = [0.0; CHUNK];
     all[..values.len()].copy_from_slice(values);
     all
 }
 
-multiversion! {
-    fn add_bias(product: &[f32], bias: &[f32], to: &mut [MaybeUninit<f32>]) {
-        for ((to, p), b) in to.iter_mut().zip(product).zip(bias) {
-            to.write(p + b);
+/// Writes each row of `to`, whose sums begin `width` apart: the `i`-th number of row `t` is `f(t, i, sum)`.
+#[inline(always)]
+fn each_row<T: Copy>(sums: &[T], width: usize, to: &mut Fresh<'_>, f: impl Fn(usize, usize, T) -> f32) {
+    for row in 0..to.rows() {
+        let (sums, to) = (&sums[row * width..], to.row(row));
+        // The usual width as a constant, and by way of a copy that nothing else points to: the loop becomes a few vectors.
+        if let (Some(&sums), Ok(to)) = (sums.first_chunk::<CHUNK>(), <&mut [_; CHUNK]>::try_from(&mut *to)) {
+            let mut values = [0.0; CHUNK];
+            for i in 0..CHUNK {
+                values[i] = f(row, i, sums[i]);
+            }
+            for i in 0..CHUNK {
+                to[i].write(values[i]);
+            }
+            continue;
+        }
+        for (i, (to, &sum)) in to.iter_mut().zip(sums).enumerate() {
+            to.write(f(row, i, sum));
         }
     }
 }
 
 multiversion! {
-    fn scale_channels(product: &[f32], scales: &[f32], bias: &[f32], to: &mut [MaybeUninit<f32>]) {
-        for (((to, p), scale), bias) in to.iter_mut().zip(product).zip(scales).zip(bias) {
-            to.write(p * scale + bias);
-        }
+    fn add_bias(product: &[f32], width: usize, bias: &[f32; CHUNK], to: &mut Fresh<'_>) {
+        each_row(product, width, to, |_, i, sum| sum + bias[i]);
+    }
+}
+
+multiversion! {
+    fn scale_channels(product: &[f32], width: usize, scales: &[f32; CHUNK], bias: &[f32; CHUNK], to: &mut Fresh<'_>) {
+        each_row(product, width, to, |_, i, sum| sum * scales[i] + bias[i]);
     }
 }
 
 multiversion! {
     // In the order the ONNX states: by the token's step, by the channel's scale, plus bias.
-    fn rescale(sums: &[i32], token: f32, scales: &[f32], bias: &[f32], to: &mut [MaybeUninit<f32>]) {
-        for (((to, &sum), scale), bias) in to.iter_mut().zip(sums).zip(scales).zip(bias) {
-            to.write(sum as f32 * token * scale + bias);
-        }
+    fn rescale(
+        sums: &[i32],
+        width: usize,
+        tokens: &[Token],
+        scales: &[f32; CHUNK],
+        bias: &[f32; CHUNK],
+        to: &mut Fresh<'_>
+    ) {
+        each_row(sums, width, to, |row, i, sum| sum as f32 * tokens[row].scale * scales[i] + bias[i]);
     }
 }
 
@@ -350,162 +456,16 @@ multiversion! {
     // The same, plus what the token's center adds to each channel.
     fn rescale_centered(
         sums: &[i32],
-        token: Token,
-        scales: &[f32],
-        row_sums: &[f32],
-        bias: &[f32],
-        to: &mut [MaybeUninit<f32>]
+        width: usize,
+        tokens: &[Token],
+        scales: &[f32; CHUNK],
+        row_sums: &[f32; CHUNK],
+        bias: &[f32; CHUNK],
+        to: &mut Fresh<'_>
     ) {
-        let channels = scales.iter().zip(row_sums).zip(bias);
-        for ((to, &sum), ((scale, row_sum), bias)) in to.iter_mut().zip(sums).zip(channels) {
-            to.write(sum as f32 * token.scale * scale + token.center * row_sum + bias);
-        }
-    }
-}
-
-/// A tensor `[rows, stride]`, borrowed, that several tasks read and fill at the same time, each its own columns.
-struct Columns<'a> {
-    start: *mut f32,
-    rows: usize,
-    stride: usize,
-    tensor: PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: a borrow of f32 numbers, which may be used on any thread; the memory is reached only through the methods below, whose
-// callers promise that no two tasks share columns.
-unsafe impl Send for Columns<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Columns<'_> {}
-
-impl<'a> Columns<'a> {
-    /// The columns of a tensor whose leading dimensions make `rows`.
-    fn of(tensor: &'a mut Tensor, rows: usize) -> TractResult<Columns<'a>> {
-        let stride = tensor.shape().last().copied().unwrap_or(0);
-        ensure!(
-            tensor.len() == rows * stride,
-            "{:?} has not {rows} rows",
-            tensor.shape()
-        );
-        Ok(Columns {
-            start: tensor.as_ptr_mut::<f32>()?,
-            rows,
-            stride,
-            tensor: PhantomData,
-        })
-    }
-
-    /// Where a part of a row starts.
-    ///
-    /// # Panics
-    ///
-    /// Where the tensor has no such part.
-    fn at(&self, row: usize, columns: &Range<usize>) -> *mut f32 {
-        assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.stride);
-        // `of` found so many numbers in one allocation.
-        self.start.wrapping_add(row * self.stride + columns.start)
-    }
-
-    /// Part of one row, to be written whole.
-    ///
-    /// # Safety
-    ///
-    /// While the result lives, nobody else reads or writes these columns of the row.
-    #[allow(clippy::mut_from_ref)] // as the contract says
-    unsafe fn fill(&self, row: usize, columns: Range<usize>) -> &mut [MaybeUninit<f32>] {
-        // SAFETY: `at` stays inside the borrowed tensor, the caller keeps others away, and whatever the numbers are, they are
-        // `MaybeUninit`.
-        unsafe { std::slice::from_raw_parts_mut(self.at(row, &columns).cast(), columns.len()) }
-    }
-
-    /// Part of one row, to be read and changed.
-    ///
-    /// # Safety
-    ///
-    /// While the result lives, nobody else reads or writes these columns of the row, and they have been written.
-    #[allow(clippy::mut_from_ref)] // as the contract says
-    unsafe fn change(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
-        // SAFETY: `at` stays inside the borrowed tensor, the numbers are there, and the caller keeps others away.
-        unsafe { std::slice::from_raw_parts_mut(self.at(row, &columns), columns.len()) }
-    }
-}
-
-/// Part of a tensor that one task has for itself.
-pub(crate) struct Tile<'a> {
-    columns: &'a Columns<'a>,
-    row: usize,
-    column: usize,
-    shape: [usize; 2],
-}
-
-impl Tile<'_> {
-    /// One row of the tile.
-    pub fn row(&mut self, row: usize) -> &mut [f32] {
-        let [rows, width] = self.shape;
-        assert!(row < rows);
-        // SAFETY: `each_tile` makes one tile of these columns and these rows, of a tensor that was written, and this one is
-        // borrowed alone.
-        unsafe { self.columns.change(self.row + row, self.column..self.column + width) }
-    }
-}
-
-/// Cuts a tensor, its leading dimensions taken for rows, into tiles of `shape` rows and columns, and hands each to a task: row
-/// by row of tiles, each from left to right.
-pub(crate) fn each_tile(
-    pool: &Pool,
-    tensor: &mut Tensor,
-    shape: [usize; 2],
-    f: impl Fn(usize, Tile<'_>) + Sync,
-) -> TractResult<()> {
-    let [height, width] = shape;
-    let stride = tensor.shape().last().copied().unwrap_or(0);
-    let rows = tensor.len().checked_div(stride).unwrap_or(0);
-    ensure!(
-        height > 0 && width > 0 && rows.is_multiple_of(height) && stride.is_multiple_of(width),
-        "{:?} is no grid of {height} by {width}",
-        tensor.shape()
-    );
-    let columns = &Columns::of(tensor, rows)?;
-    let across = stride / width;
-    // The pool gives every task once, and tiles do not overlap.
-    pool.each(rows / height * across, |task| {
-        let (row, column) = (task / across * height, task % across * width);
-        f(
-            task,
-            Tile {
-                columns,
-                row,
-                column,
-                shape,
-            },
-        );
-    });
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tiles_are_a_grid_and_each_has_its_own_numbers() {
-        let mut tensor = Tensor::zero::<f32>(&[2, 3, 4]).unwrap();
-        for pool in [Pool::inline(), Pool::new(2).unwrap()] {
-            each_tile(&pool, &mut tensor, [3, 2], |task, mut tile| {
-                for row in 0..3 {
-                    let numbers = tile.row(row);
-                    assert_eq!(numbers.len(), 2);
-                    numbers.fill(task as f32);
-                }
-            })
-            .unwrap();
-            let tensor = tensor.try_as_plain_ram().unwrap();
-            let found: Vec<f32> = tensor.as_slice::<f32>().unwrap().to_vec();
-            let want = |i: usize| (i / 12 * 2 + i % 4 / 2) as f32;
-            assert!(found.iter().enumerate().all(|(i, &x)| x == want(i)), "{found:?}");
-        }
-        for shape in [[4, 2], [3, 3], [0, 2]] {
-            let error = each_tile(&Pool::inline(), &mut tensor, shape, |_, _| {}).unwrap_err();
-            assert!(error.to_string().contains("is no grid"), "{error}");
-        }
+        each_row(sums, width, to, |row, i, sum| {
+            let token = tokens[row];
+            sum as f32 * token.scale * scales[i] + token.center * row_sums[i] + bias[i]
+        });
     }
 }

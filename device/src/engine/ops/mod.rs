@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod embed;
+pub mod feed_forward;
 #[allow(unsafe_code)]
 pub mod linear;
 pub mod norm;

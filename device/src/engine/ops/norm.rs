@@ -2,7 +2,7 @@
 //! result and its residual). Works in the first input's memory when nobody else holds it.
 
 use crate::engine::context::Context;
-use crate::engine::elementwise::{add, layer_norm};
+use crate::engine::elementwise::layer_norm;
 use crate::engine::weight::Vector;
 use std::sync::Arc;
 use tract_core::internal::*;
@@ -68,10 +68,8 @@ impl EvalOp for Norm {
             .pool
             .chunks(plain.as_slice_mut::<f32>()?, ROWS * width, |i, rows| {
                 for (j, row) in rows.chunks_exact_mut(width).enumerate() {
-                    if let Some(residual) = residual {
-                        add(row, &residual[(i * ROWS + j) * width..][..width]);
-                    }
-                    layer_norm(row, weight, bias, self.eps);
+                    let residual = residual.map(|residual| &residual[(i * ROWS + j) * width..][..width]);
+                    layer_norm(row, residual, weight, bias, self.eps);
                 }
             });
         let layer = self.context.layer();
