@@ -123,6 +123,7 @@ fn exp2(x: f32) -> f32 {
 
 /// The same, but of NaN it may make a number: for what is NaN anyhow.
 #[inline(always)]
+#[allow(clippy::manual_clamp, reason = "one instruction each, since NaN need not pass")]
 fn exp2_of_number(x: f32) -> f32 {
     if cfg!(target_arch = "aarch64") {
         power(x.max(LOWEST).min(127.0))
@@ -136,6 +137,7 @@ const LOWEST: f32 = -127.0;
 
 /// 2^x for x in [-127, 127]: the integer part goes into the exponent, a polynomial makes the rest, which lies in [-1/2, 1/2].
 #[inline(always)]
+#[allow(clippy::approx_constant, reason = "the polynomial's best coefficient, not ln 2")]
 fn power(x: f32) -> f32 {
     // Adding it rounds to an integer and leaves that, with the exponent's bias, in the low bits.
     const MAGIC: f32 = 12_582_912.0 + 127.0;

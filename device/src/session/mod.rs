@@ -145,7 +145,7 @@ pub struct Session {
     pub load_ms: f64,
     pub(crate) held: Held,
     locked: bool,
-    /// What was resident before the model was opened: as much of the program as inference keeps, bytes.
+    /// What the program needs beside the model and activations, by what was resident before the model was opened; bytes.
     program: u64,
 }
 
@@ -156,7 +156,9 @@ impl Session {
     /// [`SessionError::Map`], [`SessionError::Model`] and [`SessionError::Digest`].
     pub fn open(file: ModelFile, options: &SessionOptions, wanted: Option<&str>) -> Result<Session, SessionError> {
         let start = Instant::now();
-        let program = Resident::now().total.unwrap_or(memory::PROGRAM);
+        let program = Resident::now()
+            .total
+            .map_or(memory::PROGRAM, |now| now + memory::GROWTH);
         block_cache::loading();
         let (path, bytes) = (file.path().to_path_buf(), file.bytes());
         let file = Arc::new(file);

@@ -2,18 +2,18 @@
 //! --seq N` and the host's predictions state it, `thimble-device bench` prints it beside what was measured.
 
 use crate::artifact::tensors::weight_bytes;
-use crate::dtype::{Format, InputRange};
+use crate::dtype::{Format, InputRange, Storage};
 use crate::model::{Config, Kind, Role};
 use std::collections::BTreeMap;
 
 /// Queries that pass attention at a time.
 pub const QUERIES: usize = 16;
 
-/// Bytes of panels that a thread expands at a time, at most.
-const EXPANDED: u64 = 128 << 10;
+/// Bytes of panels that a thread expands at a time.
+const EXPANDED: u64 = 96 << 10;
 
 /// Bytes of the word table that become resident with one token: its row's page, and what kernels map around it.
-const AROUND: u64 = 128 << 10;
+const AROUND: u64 = 96 << 10;
 
 /// Tokens that pass a layer's feed-forward part at a time, at most; each time, its weights are read anew.
 const BLOCK: usize = 160;
@@ -25,7 +25,10 @@ pub fn block(tokens: usize) -> usize {
 }
 
 /// What is resident beside model and activations: the program's own pages, the runtime's and its plans'.
-pub const PROGRAM: u64 = 4 << 20;
+pub const PROGRAM: u64 = 4864 << 10;
+
+/// What opening a model and inference add to what is resident of a program before: plans, and code that has not run yet.
+pub const GROWTH: u64 = 2400 << 10;
 
 /// The peak of one inference, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -97,10 +100,21 @@ pub fn activations(config: &Config, formats: &[Format], work: Work) -> u64 {
     // Attention per thread: keys, values, a few queries, their scores and results; and panels that are expanded.
     let size = hidden / (config.num_attention_heads as u64).max(1);
     let (seq, queries) = (work.seq as u64, QUERIES as u64);
-    let attention = 4 * (2 * seq * size + 3 * queries * size + queries * seq) + EXPANDED;
+    let expands = formats.iter().any(|f| match f.storage() {
+        Storage::F32 => false,
+        Storage::I8 => !f.quantizes_input(),
+        Storage::F16 | Storage::I4 => true,
+    });
+    let attention = 4 * (2 * seq * size + 3 * queries * size + queries * seq) + u64::from(expands) * EXPANDED;
+    // A block that is as large as a hidden state is one that query, key or value leave.
+    let between = if block.saturating_mul(inner) == tokens.saturating_mul(hidden) {
+        0
+    } else {
+        block.saturating_mul(4 * inner + wide)
+    };
     tokens
         .saturating_mul(tensors + narrow)
-        .saturating_add(block.saturating_mul(4 * inner + wide))
+        .saturating_add(between)
         .saturating_add((work.threads as u64).max(1).saturating_mul(attention))
 }
 
