@@ -72,12 +72,10 @@ SKIPPED = {
     "docs/serve.md": {
         "thimble-device serve deb.onnx --socket": "runs for ever; the Python program of the page asks it below",
         "echo": "needs socat",
-        "scripts/cross-build": "needs a cross compiler; scripts/test-aarch64 runs it",
     },
 }
 # Options that belong to other programs, and options of scripts that are named without the script.
 FOREIGN = {
-    "--features": "cargo",
     "--profile": "cargo, and thimble-device bench",
     "--test": "cargo",
     "--workspace": "cargo",
@@ -286,10 +284,10 @@ def test_requests_of_the_serve_page_get_its_answers(thimble, models):
     for _, text in blocks(page):
         lines = text.splitlines()
         for line, said in itertools.pairwise(lines):
-            if serving := re.match(r"\$ thimble-device serve (\w+)\.onnx(.*)", line):
-                model, texts = serving[1], "--features text" in serving[2]
-            # A request with a text is answered by one build and refused by the other.
-            if line.startswith("> ") and ('"text"' not in line or texts == takes_text):
+            if serving := re.match(r"\$ thimble-device(-lean)? serve (\w+)\.onnx", line):
+                lean, model = bool(serving[1]), serving[2]
+            # A request with a text is answered by one program and refused by the lean one.
+            if line.startswith("> ") and ('"text"' not in line or lean != takes_text):
                 got, wanted = answer(model, line[2:]), json.loads(said.removeprefix("< "))
                 assert close(wanted, got), f"{page}: {line}\nsays {wanted}\nis   {got}"
                 asked += 1

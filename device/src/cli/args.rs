@@ -44,10 +44,30 @@ pub struct Options {
     pub session: SessionOptions,
     /// What is run.
     pub input: InputSource,
+    /// Texts to run instead.
+    pub texts: TextOptions,
     /// How long to measure, and the limits.
     pub bench: BenchOptions,
     /// Bounds of the server.
     pub serve: Settings,
+}
+
+/// Texts on the command line of `run`.
+#[derive(Debug, Default, PartialEq)]
+pub struct TextOptions {
+    /// What `--text` gave, in order.
+    pub text: Vec<String>,
+    /// What `--pair` gave, in order; each line of `file` goes with them, too.
+    pub pair: Vec<String>,
+    /// A file with a text a line; `-` is stdin.
+    pub file: Option<PathBuf>,
+}
+
+impl TextOptions {
+    /// Whether texts are to be run.
+    pub fn given(&self) -> bool {
+        !self.text.is_empty() || self.file.is_some()
+    }
 }
 
 /// One line; the program adds nothing but its name.
@@ -159,6 +179,7 @@ fn set(flag: &'static str, command: Command, options: &mut Options, parser: &mut
     let raw = parser.value().map_err(|e| UsageError(e.to_string()))?;
     match flag {
         "input" => options.input.file = Some(PathBuf::from(raw)),
+        "texts" => options.texts.file = Some(PathBuf::from(raw)),
         "output" => options.output = Some(PathBuf::from(raw)),
         "socket" => options.serve.socket = Some(PathBuf::from(raw)),
         "tokenizer" => options.serve.tokenizer = Some(PathBuf::from(raw)),
@@ -180,6 +201,8 @@ fn set_text(flag: &str, command: Command, options: &mut Options, text: &str) -> 
     // Each timed run is remembered for the percentiles.
     const MOST_RUNS: usize = 10_000_000;
     match flag {
+        "text" => options.texts.text.push(text.to_string()),
+        "pair" => options.texts.pair.push(text.to_string()),
         "ids" => {
             let ids = text
                 .split(',')
@@ -260,6 +283,25 @@ fn check(command: Command, options: &Options) -> Result<(), UsageError> {
     }
     if options.input.ids.is_some() && options.input.file.is_some() {
         return refuse("--ids and --input are both given; give one");
+    }
+    let texts = &options.texts;
+    if texts.given() {
+        let other = [
+            ("--ids", options.input.ids.is_some()),
+            ("--input", options.input.file.is_some()),
+            ("--seq", options.input.seq.is_some()),
+            ("--output", options.output.is_some()),
+        ];
+        if let Some((name, _)) = other.into_iter().find(|(_, given)| *given) {
+            return refuse(&format!("a text and {name} are both given; give one"));
+        }
+        if !texts.text.is_empty() && texts.file.is_some() {
+            return refuse("--text and --texts are both given; give one");
+        }
+    } else if !texts.pair.is_empty() {
+        return refuse("--pair goes with --text");
+    } else if command == Run && options.serve.tokenizer.is_some() {
+        return refuse("--tokenizer goes with --text");
     }
     if options.input.batch.is_some() && options.input.file.is_some() {
         return refuse("--batch repeats one sequence; the tensors of --input have their own");
@@ -345,6 +387,12 @@ mod tests {
             ("run m --ids 1 --input x", "give one"),
             ("run m --input x --seq 3", "their own length"),
             ("run m --ids 1,2,3 --seq 2", "3 tokens, more than --seq 2"),
+            ("run m --text a --ids 2,3", "a text and --ids are both given"),
+            ("run m --texts f --output o", "a text and --output"),
+            ("run m --texts f --text a", "give one"),
+            ("run m --pair a", "--pair goes with --text"),
+            ("run m --tokenizer t", "--tokenizer goes with --text"),
+            ("bench m --text a", "--text means nothing to bench"),
             ("bench m --seq 0", "from 1 to"),
             ("bench m --runs -1", "from 1 to"),
             ("bench m --threads 5000", "from 1 to 256"),

@@ -50,7 +50,25 @@ pub fn default_of(flag: &Flag) -> Option<String> {
     }
 }
 
-pub const FLAGS: [Flag; 20] = [
+pub const FLAGS: [Flag; 23] = [
+    Flag {
+        name: "text",
+        value: "TEXT",
+        takes: &[Run],
+        help: "run on this text and print the answer; given several times, sentence embeddings are compared",
+    },
+    Flag {
+        name: "pair",
+        value: "TEXT",
+        takes: &[Run],
+        help: "add a second text: the context of a question; for multiple choice, give it once per choice",
+    },
+    Flag {
+        name: "texts",
+        value: "FILE",
+        takes: &[Run],
+        help: "answer each line of this file (- is stdin), one after another",
+    },
     Flag {
         name: "ids",
         value: "2,17,3",

@@ -5,6 +5,8 @@ pub mod args;
 mod flags;
 mod serve_flags;
 mod show;
+#[cfg(feature = "text")]
+mod texts;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -44,10 +46,10 @@ pub fn main() -> ExitCode {
         Request::Help => (args::help(), 0),
         Request::Version => (
             format!(
-                "thimble-device {} (tract {}{})\n",
+                "thimble-device {} (tract {}, {})\n",
                 env!("CARGO_PKG_VERSION"),
                 session::TRACT,
-                if cfg!(feature = "text") { ", with text" } else { "" }
+                if cfg!(feature = "text") { "with text" } else { "lean" }
             ),
             0,
         ),
@@ -70,6 +72,22 @@ pub fn main() -> ExitCode {
 fn fail(message: &str) -> ExitCode {
     log::line(message);
     ExitCode::from(FAILED)
+}
+
+/// What the model says to the texts.
+#[cfg(feature = "text")]
+fn said(session: &Session, options: &Options) -> Result<String, ServeError> {
+    texts::run(
+        session,
+        &options.texts,
+        options.serve.tokenizer.as_deref(),
+        options.json,
+    )
+}
+
+#[cfg(not(feature = "text"))]
+fn said(_session: &Session, _options: &Options) -> Result<String, ServeError> {
+    Err(ServeError::NoText("text"))
 }
 
 fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeError> {
@@ -103,6 +121,7 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeErr
                 options.json,
             )
         }
+        Command::Run if options.texts.given() => return said(&session, options).map(|text| (text, 0)),
         Command::Run => {
             let inputs = || options.file.iter().chain(&options.input.file);
             if let Some(output) = &options.output

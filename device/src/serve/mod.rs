@@ -14,7 +14,7 @@ mod signals;
 mod socket;
 mod stats;
 mod system;
-mod text;
+pub(crate) mod text;
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -97,10 +97,38 @@ pub enum ServeError {
     #[cfg(feature = "text")]
     #[error(transparent)]
     Tokenize(#[from] thimble_text::TokenizeError),
-    /// A tokenizer was given to a program built without the `text` feature.
-    #[cfg(not(feature = "text"))]
-    #[error("--tokenizer: this program takes token ids only; build thimble-device with --features text")]
-    NoText,
+    /// Texts are no input of this model.
+    #[cfg(feature = "text")]
+    #[error(transparent)]
+    Question(#[from] thimble_text::questions::QuestionError),
+    /// The outputs say nothing.
+    #[cfg(feature = "text")]
+    #[error("{0}")]
+    Answer(thimble_text::answer::AnswerError),
+    /// A file of texts cannot be read.
+    #[cfg(feature = "text")]
+    #[error("--texts {file}: {source}")]
+    Texts {
+        /// The file, as it was named.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// No tokenizer was named, and none lies beside the model.
+    #[error(
+        "{file}: --text needs the tokenizer that lies beside the model ({beside}); name one with --tokenizer or give --ids"
+    )]
+    NoTokenizer {
+        /// The model.
+        file: String,
+        /// Where its tokenizer would be.
+        beside: String,
+    },
+    /// The option needs texts, and this program was built without the `text` feature.
+    #[error(
+        "--{0}: this is the lean program, which takes token ids only; a thimble-device whose --version says \"with text\" takes texts"
+    )]
+    NoText(&'static str),
 }
 
 /// A request that waits for the engine.

@@ -34,31 +34,36 @@ mod with {
         }
     }
 
-    impl Texts {
-        /// The tokenizer named, or the one the model was written with, where that lies beside it.
-        pub fn open(session: &Session, named: Option<&Path>) -> Result<Texts, ServeError> {
-            let beside = tokenizer_beside(&session.file);
-            let path = match named {
-                Some(path) => path,
-                None if !beside.exists() => return Ok(Texts(None)),
-                None => {
-                    let own = &session.engine.artifact().provenance.tokenizer_sha256;
-                    let found = ModelFile::open(&beside).and_then(|file| file.sha256());
-                    if own.as_ref() != Some(&found.map_err(SessionError::from)?) {
-                        log::line(&format!(
-                            "note: {} is not the tokenizer the model was written with and is ignored; --tokenizer takes any",
-                            beside.display()
-                        ));
-                        return Ok(Texts(None));
-                    }
-                    &beside
+    /// The tokenizer named, or the one the model was written with, where that lies beside it.
+    pub fn tokenizer(session: &Session, named: Option<&Path>) -> Result<Option<Tokenizer>, ServeError> {
+        let beside = tokenizer_beside(&session.file);
+        let path = match named {
+            Some(path) => path,
+            None if !beside.exists() => return Ok(None),
+            None => {
+                let own = &session.engine.artifact().provenance.tokenizer_sha256;
+                let found = ModelFile::open(&beside).and_then(|file| file.sha256());
+                if own.as_ref() != Some(&found.map_err(SessionError::from)?) {
+                    log::line(&format!(
+                        "note: {} is not the tokenizer the model was written with and is ignored; --tokenizer takes any",
+                        beside.display()
+                    ));
+                    return Ok(None);
                 }
-            };
-            let tokenizer = Tokenizer::open(path, session.engine.config())?;
-            if let Some(scarce) = tokenizer.scarce() {
-                log::line(&format!("warning: {scarce}"));
+                &beside
             }
-            Ok(Texts(Some(tokenizer)))
+        };
+        let tokenizer = Tokenizer::open(path, session.engine.config())?;
+        if let Some(scarce) = tokenizer.scarce() {
+            log::line(&format!("warning: {scarce}"));
+        }
+        Ok(Some(tokenizer))
+    }
+
+    impl Texts {
+        /// With the tokenizer that [`tokenizer`] finds.
+        pub fn open(session: &Session, named: Option<&Path>) -> Result<Texts, ServeError> {
+            Ok(Texts(tokenizer(session, named)?))
         }
 
         /// Whether texts are understood.
@@ -107,13 +112,12 @@ mod without {
 
     pub struct Texts;
 
-    const IDS_ONLY: &str =
-        "this server takes token ids only: send \"ids\", or build thimble-device with --features text";
+    const IDS_ONLY: &str = "this server takes token ids only: send \"ids\"; a thimble-device whose --version says \"with text\" takes texts";
 
     impl Texts {
         pub fn open(_session: &Session, named: Option<&Path>) -> Result<Texts, ServeError> {
             match named {
-                Some(_) => Err(ServeError::NoText),
+                Some(_) => Err(ServeError::NoText("tokenizer")),
                 None => Ok(Texts),
             }
         }
@@ -141,6 +145,6 @@ mod without {
 }
 
 #[cfg(feature = "text")]
-pub use with::Texts;
+pub use with::{Texts, tokenizer};
 #[cfg(not(feature = "text"))]
 pub use without::Texts;
