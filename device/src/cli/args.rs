@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
 
-use super::flags::Command::{self, Bench, Info, Run, Serve};
+use super::flags::Command::{self, Ask, Bench, Info, Run, Serve};
 use super::flags::{FLAGS, Flag, default_of};
 use super::serve_flags;
 use crate::bench::report::BenchOptions;
+use crate::serve::passed;
 use crate::serve::settings::Settings;
 use crate::session::{InputSource, SessionOptions};
 use thimble_shared::spelling::nearest;
@@ -87,7 +88,8 @@ pub fn help() -> String {
          thimble-device info [FILE] [options]   describe the board and the model\n  \
          thimble-device run FILE [options]      compute one pass; print or write the outputs\n  \
          thimble-device bench FILE [options]    measure latency, memory, page faults and temperature\n  \
-         thimble-device serve FILE [options]    answer JSON lines on stdin or a socket until stopped\n\nOptions:\n",
+         thimble-device serve FILE [options]    answer JSON lines on stdin or a socket until stopped\n  \
+         thimble-device ask [options]           ask a server at a socket; without a text each line of stdin\n\nOptions:\n",
     );
     let of_commands = FLAGS.iter().map(|flag| (flag, default_of(flag)));
     let of_server = serve_flags::FLAGS
@@ -117,14 +119,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
             Arg::Short('h') | Arg::Long("help") => return Ok(Request::Help),
             Arg::Short('V') | Arg::Long("version") => return Ok(Request::Version),
             Arg::Value(word) if command.is_none() => {
-                let known = [Info, Run, Bench, Serve]
-                    .into_iter()
-                    .find(|c| word.to_str() == Some(c.name()));
+                let known = Command::ALL.into_iter().find(|c| word.to_str() == Some(c.name()));
                 command = Some(known.ok_or_else(|| {
                     let word = word.to_string_lossy();
                     let meant = nearest(&word, Command::ALL.map(Command::name));
                     let meant = meant.map_or(String::new(), |name| format!("did you mean {name}? "));
-                    UsageError(format!("no command {word:?}; {meant}it is info, run, bench or serve"))
+                    UsageError(format!(
+                        "no command {word:?}; {meant}it is info, run, bench, serve or ask"
+                    ))
                 })?);
             }
             Arg::Value(word) if options.file.is_none() => options.file = Some(PathBuf::from(word)),
@@ -156,8 +158,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
             Arg::Short(short) => return Err(UsageError(format!("no option -{short}; see --help"))),
         }
     }
-    let command =
-        command.ok_or_else(|| UsageError("a command is needed: info, run, bench or serve; see --help".to_string()))?;
+    let command = command
+        .ok_or_else(|| UsageError("a command is needed: info, run, bench, serve or ask; see --help".to_string()))?;
     check(command, &options)?;
     Ok(Request::Do(command, Box::new(options)))
 }
@@ -272,7 +274,10 @@ fn size(text: &str) -> Result<u64, String> {
 
 fn check(command: Command, options: &Options) -> Result<(), UsageError> {
     let refuse = |text: &str| Err(UsageError(text.to_string()));
-    if options.file.is_none() && command != Info {
+    if command == Ask && options.file.is_some() {
+        return refuse("ask takes no FILE: the server has the model; --socket names the server");
+    }
+    if options.file.is_none() && command != Info && command != Ask {
         return refuse(&format!("{} needs a model FILE", command.name()));
     }
     if options.file.is_none() && (options.session.copy || options.sha256.is_some()) {
@@ -318,7 +323,9 @@ fn check(command: Command, options: &Options) -> Result<(), UsageError> {
     let Settings {
         mode, timeout, clients, ..
     } = options.serve;
-    if socketless && (mode, timeout, clients) != (default.mode, default.timeout, default.clients) {
+    // A socket that is handed over has its mode already, and clients all the same.
+    let others = (timeout, clients) != (default.timeout, default.clients) && !passed();
+    if command == Serve && socketless && (mode != default.mode || others) {
         return refuse("--mode, --timeout and --clients go with --socket");
     }
     Ok(())
@@ -370,7 +377,12 @@ mod tests {
     fn every_wrong_line_says_what_is_right() {
         let cases = [
             ("", "a command is needed"),
-            ("race m.onnx", "info, run, bench or serve"),
+            ("race m.onnx", "info, run, bench, serve or ask"),
+            ("ask m.onnx --text a", "takes no FILE"),
+            ("ask --text a --texts b", "give one"),
+            ("ask --text a --ids 3", "both given"),
+            ("ask --pair a", "--pair goes with --text"),
+            ("ask --timeout never", "seconds are needed"),
             ("--json bench m.onnx", "comes before --json"),
             ("bench", "needs a model FILE"),
             ("run a b", "one FILE at a time"),

@@ -1,12 +1,14 @@
-//! What the program on the board does: parses its arguments, does one of info, run, bench and serve,
+//! What the program on the board does: parses its arguments, does one of info, run, bench, serve and ask,
 //! prints the result on stdout. Exit code 0 is yes, 1 a limit that does not hold, 2 anything that could not be done.
 
 pub mod args;
+mod ask;
 mod flags;
 mod serve_flags;
 mod show;
 #[cfg(feature = "text")]
 mod texts;
+mod texts_file;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -95,6 +97,9 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeErr
     if let Some(cores) = &options.pin {
         control::pin(cores).map_err(SessionError::Pin)?;
     }
+    if command == Command::Ask {
+        return ask::run(options);
+    }
     if command == Command::Serve {
         serve::hold_signals();
     }
@@ -158,6 +163,7 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeErr
             let code = if report.verdict.fits { 0 } else { NO };
             return Ok((show::report(&report, options.json), code));
         }
+        Command::Ask => String::new(),
         Command::Serve => {
             serve::run(session, &options.serve)?;
             String::new()

@@ -1,11 +1,12 @@
 //! `run` on texts: the tokenizer beside the model splits them, the engine computes them, and what is printed is what
 //! `thimble run` prints, by the same code. In: a session and texts; out: one answer, or one for each line of a file.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use super::args::TextOptions;
+use super::ask::indented;
+use super::texts_file::Texts;
 use crate::log;
 use crate::serve::{ServeError, text};
 use crate::session::{Session, SessionError};
@@ -13,11 +14,9 @@ use crate::{Input, Outputs};
 use serde_json::{Value, json};
 use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::decode::AnswerOptions;
+use thimble_shared::terminal::printable;
 use thimble_text::answer::{Answer, Asked, Row, answer};
 use thimble_text::{Encoded, Tokenizer, questions, tokenizer_beside};
-
-/// Longest line of a file of texts, bytes: as long as a request of `serve` may be.
-const LONGEST: u64 = 1 << 20;
 
 /// The answer to what the options give. Those of a file's lines are printed as they come.
 ///
@@ -37,45 +36,13 @@ pub fn run(session: &Session, options: &TextOptions, named: Option<&Path>, json:
             false => answer.text(),
         });
     };
-    let read = |source| ServeError::Texts {
-        file: file.display().to_string(),
-        source,
-    };
-    let mut lines: Box<dyn BufRead> = match file.as_os_str() == "-" {
-        true => Box::new(BufReader::new(io::stdin())),
-        false => Box::new(BufReader::new(File::open(file).map_err(read)?)),
-    };
+    let mut lines = Texts::open(file)?;
     let mut out = io::stdout().lock();
-    for number in 1u64.. {
-        let mut line = Vec::new();
-        if lines
-            .by_ref()
-            .take(LONGEST + 1)
-            .read_until(b'\n', &mut line)
-            .map_err(read)?
-            == 0
-        {
-            break;
-        }
-        if line.len() as u64 > LONGEST {
-            return Err(read(io::Error::other(format!(
-                "line {number} is longer than {LONGEST} bytes"
-            ))));
-        }
-        let text = String::from_utf8(line).map_err(|_| read(io::Error::other(format!("line {number} is no UTF-8"))))?;
-        let text = text.trim_end_matches(['\n', '\r']);
-        if text.trim().is_empty() {
-            continue;
-        }
-        let answer = ask(session, &tokenizer, &[text.to_string()], &options.pair)?;
+    while let Some(text) = lines.next()? {
+        let answer = ask(session, &tokenizer, std::slice::from_ref(&text), &options.pair)?;
         let said = match json {
             true => format!("{}\n", answer.json()?),
-            // A line for each text where one says it all: files of texts are read by other programs.
-            false => format!(
-                "{}\n{}",
-                thimble_shared::terminal::printable(text),
-                indented(&answer.text())
-            ),
+            false => format!("{}\n{}", printable(&text), indented(&answer.text())),
         };
         match out.write_all(said.as_bytes()).and_then(|()| out.flush()) {
             // Whoever read the answers has seen enough.
@@ -84,10 +51,6 @@ pub fn run(session: &Session, options: &TextOptions, named: Option<&Path>, json:
         }
     }
     Ok(String::new())
-}
-
-fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
 /// One answer, and the ids it was computed from.

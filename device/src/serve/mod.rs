@@ -14,6 +14,8 @@ mod signals;
 mod socket;
 mod stats;
 mod system;
+#[allow(unsafe_code)]
+mod systemd;
 pub(crate) mod text;
 
 use std::collections::HashMap;
@@ -37,6 +39,7 @@ use self::signals::EndSignals;
 use self::socket::{Bound, SocketError};
 use self::stats::Stats;
 use self::system::{Stdin, Stdout};
+pub use self::systemd::{PassedError, passed};
 use self::text::Texts;
 use crate::session::{Session, SessionError};
 
@@ -58,7 +61,8 @@ const OUTPUTS: usize = 16 << 20;
 const DESCRIPTORS: u64 = 32;
 /// Exit code of a process that could not do what it was asked.
 pub const FAILED: u8 = 2;
-const STOPPING: &str = "the server is stopping";
+/// What is answered to requests that come too late.
+pub const STOPPING: &str = "the server is stopping";
 
 /// Why a server cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +76,12 @@ pub enum ServeError {
     /// The socket cannot be listened on.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// What systemd passed cannot be served.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
+    /// Two sockets; the one that was named.
+    #[error("--socket {0}: this server was handed a socket (LISTEN_FDS); leave --socket out")]
+    TwoSockets(String),
     /// Reading stdin failed.
     #[error("stdin: {0}")]
     Input(io::Error),
@@ -106,13 +116,20 @@ pub enum ServeError {
     #[error("{0}")]
     Answer(thimble_text::answer::AnswerError),
     /// A file of texts cannot be read.
-    #[cfg(feature = "text")]
     #[error("--texts {file}: {source}")]
     Texts {
         /// The file, as it was named.
         file: String,
         /// Why.
         source: io::Error,
+    },
+    /// A server cannot be asked.
+    #[error("{socket}: {problem}")]
+    Asking {
+        /// The server's socket.
+        socket: String,
+        /// Why.
+        problem: String,
     },
     /// No tokenizer was named, and none lies beside the model.
     #[error(
@@ -173,7 +190,7 @@ struct Clients {
     /// The socket's name, until nobody is to come any more.
     bound: Option<Bound>,
     listener: Option<Arc<UnixListener>>,
-    /// Closing it wakes the reader of stdin.
+    /// Closing it wakes the reader of stdin, or whoever waits for clients of a socket that was passed.
     wake: Option<UnixStream>,
 }
 
@@ -214,10 +231,13 @@ pub fn run(session: Session, settings: &Settings) -> Result<(), ServeError> {
         session,
         settings,
     });
-    let serving = match server.settings.socket.clone() {
-        Some(path) => server.listen(&path)?,
-        None => server.standard()?,
+    let serving = match (server.settings.socket.clone(), systemd::listener()?) {
+        (Some(path), Some(_)) => return Err(ServeError::TwoSockets(path.display().to_string())),
+        (Some(path), None) => server.listen(&path)?,
+        (None, Some(listener)) => server.passed(listener)?,
+        (None, None) => server.standard()?,
     };
+    systemd::notify("READY=1");
     let ending = server.clone();
     spawn("signals", move || ending.end_on(&signals)).map_err(ServeError::Start)?;
     server.compute();
@@ -239,6 +259,9 @@ fn spawn<T: Send + 'static>(
         .stack_size(STACK)
         .spawn(work)
 }
+
+/// A client's number and itself, or why it is not let in.
+type Admitted = Result<(u64, Arc<Client>), String>;
 
 type Standard = thread::JoinHandle<Result<(), ServeError>>;
 
@@ -402,9 +425,12 @@ impl Server {
         json.end();
     }
 
-    /// Takes a client in; `None` where the server takes no more.
-    fn admit(&self, client: Client) -> Result<(u64, Arc<Client>), String> {
-        let mut clients = self.clients();
+    /// Takes a client in, or says why the server takes no more.
+    fn admit(&self, client: Client) -> Admitted {
+        self.admit_to(&mut self.clients(), client)
+    }
+
+    fn admit_to(&self, clients: &mut Clients, client: Client) -> Admitted {
         if clients.stopping {
             return Err(STOPPING.to_string());
         }
@@ -459,14 +485,58 @@ impl Server {
         spawn("stdout", writer).map(Some).map_err(ServeError::Start)
     }
 
-    /// Listens on a socket.
-    fn listen(self: &Arc<Server>, path: &Path) -> Result<Option<Standard>, ServeError> {
+    /// Room for the descriptors of all clients.
+    fn room(&self) -> Result<(), ServeError> {
         let clients = self.settings.clients;
         let needed = clients as u64 + DESCRIPTORS;
-        let most = system::allow_descriptors(needed);
-        if most < needed {
-            return Err(ServeError::Descriptors { clients, needed, most });
+        match system::allow_descriptors(needed) {
+            most if most < needed => Err(ServeError::Descriptors { clients, needed, most }),
+            _ => Ok(()),
         }
+    }
+
+    /// Serves a socket that systemd keeps: clients that this server does not let in any more wait there for the next one.
+    fn passed(self: &Arc<Server>, listener: UnixListener) -> Result<Option<Standard>, ServeError> {
+        self.room()?;
+        let (wake, woken) = UnixStream::pair().map_err(ServeError::Start)?;
+        self.clients().wake = Some(wake);
+        let server = self.clone();
+        let accept = move || {
+            loop {
+                match system::readable(&listener, &woken) {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(_) => thread::sleep(Duration::from_millis(100)),
+                }
+                // Who is accepted is let in: between the two the server must not begin to stop.
+                let mut clients = server.clients();
+                if clients.stopping {
+                    return;
+                }
+                let Ok((stream, _)) = listener.accept() else {
+                    // Out of descriptors, most likely: they come back when a client leaves.
+                    drop(clients);
+                    thread::sleep(Duration::from_millis(100));
+                    continue;
+                };
+                let stream = Arc::new(stream);
+                let client = Client::new(Some(stream.clone()), server.settings.max_unsent);
+                let admitted = server.admit_to(&mut clients, client);
+                drop(clients);
+                server.attend(stream, admitted);
+            }
+        };
+        spawn("listen", accept).map_err(ServeError::Start)?;
+        log::line(&format!(
+            "serving {} at the socket that was passed",
+            self.session.model().file
+        ));
+        Ok(None)
+    }
+
+    /// Listens on a socket.
+    fn listen(self: &Arc<Server>, path: &Path) -> Result<Option<Standard>, ServeError> {
+        self.room()?;
         let (listener, bound) = socket::bind(path, self.settings.mode)?;
         let listener = Arc::new(listener);
         {
@@ -493,13 +563,19 @@ impl Server {
     fn connect(self: &Arc<Server>, stream: UnixStream) {
         // Reader, writer and whoever ends them share one descriptor.
         let stream = Arc::new(stream);
+        let admitted = self.admit(Client::new(Some(stream.clone()), self.settings.max_unsent));
+        self.attend(stream, admitted);
+    }
+
+    /// Reads from a client that was let in and writes to it, or tells it why it was not.
+    fn attend(self: &Arc<Server>, stream: Arc<UnixStream>, admitted: Admitted) {
         let refuse = |problem: &str| {
             let mut line = vec![];
             self.refuse(&mut line, &Id::Null, problem);
             // It fits in the socket's buffer, or the client is not there.
             let _ = stream.set_nonblocking(true).and_then(|()| (&*stream).write_all(&line));
         };
-        let (number, client) = match self.admit(Client::new(Some(stream.clone()), self.settings.max_unsent)) {
+        let (number, client) = match admitted {
             Ok(admitted) => admitted,
             Err(problem) => return refuse(&problem),
         };
@@ -535,6 +611,7 @@ impl Server {
     /// Waits for a signal, then ends the process once everything taken on is answered, or time is up.
     fn end_on(self: &Arc<Server>, signals: &EndSignals) {
         signals.wait();
+        systemd::notify("STOPPING=1");
         let deadline = Instant::now() + GRACE;
         {
             let mut clients = self.clients();
