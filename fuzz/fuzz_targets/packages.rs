@@ -69,7 +69,10 @@ fuzz_target!(|asked: Asked| {
             memory: asked.max_ram,
             scope: Scope::System,
         };
-        for text in [unit::check(program, &model, &[], asked.max_ram, None), unit::service(&service)] {
+        for text in [
+            unit::check(program, &model, &[], asked.max_ram, None),
+            unit::service(&service),
+        ] {
             // A line more would be a directive nobody wrote.
             assert_eq!(text.lines().filter(|l| l.starts_with("ExecStart=")).count(), 1);
             assert_eq!(text.lines().filter(|l| l.starts_with('[')).count(), 3);

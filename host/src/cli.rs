@@ -51,7 +51,7 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Commands of other tools, and what they are called here.
-const ELSEWHERE: [(&str, &str); 12] = [
+const ELSEWHERE: [(&str, &str); 13] = [
     ("quantise", "shrink"),
     ("quantize", "shrink"),
     ("compress", "shrink"),
@@ -64,6 +64,7 @@ const ELSEWHERE: [(&str, &str); 12] = [
     ("boards", "targets"),
     ("flash", "install"),
     ("bench", "deploy"),
+    ("query", "ask"),
 ];
 
 /// The command line with what `thimble.toml` says beside it, and what was taken of that.
@@ -138,13 +139,19 @@ enum Command {
     /// Send program and model to a board over ssh, measure there, and compare the report
     #[command(after_help = examples::DEPLOY)]
     Deploy(cmd::deploy::DeployArgs),
+    /// Ask the server on a board about texts, over ssh
+    #[command(after_help = examples::ASK)]
+    Ask(cmd::ask::AskArgs),
+    /// Remove the server and the models that deploy left on a board
+    #[command(after_help = examples::UNDEPLOY)]
+    Undeploy(cmd::undeploy::UndeployArgs),
     /// Show bench reports side by side: a table, Markdown or one HTML page
     #[command(after_help = examples::REPORT)]
     Report(cmd::report::ReportArgs),
-    /// Build an arm64 Debian package of the device program, the model and a systemd unit
+    /// Build an arm64 Debian package of the device program, the model and the units that serve it
     #[command(after_help = examples::PACKAGE)]
     Package(cmd::package::PackageArgs),
-    /// Install program, model and unit into a mounted root file system or an SD-card image
+    /// Install program, model and units into a mounted root file system or an SD-card image
     #[command(after_help = examples::INSTALL)]
     Install(cmd::install::InstallArgs),
     /// List the programs that commands call and that are missing here, and what installs them
@@ -200,6 +207,8 @@ pub fn main() -> ExitCode {
         Command::Targets(args) => cmd::targets::run(&args),
         Command::Emulate(args) => cmd::emulate::run(&args),
         Command::Deploy(args) => cmd::deploy::run(&args),
+        Command::Ask(args) => cmd::ask::run(&args),
+        Command::Undeploy(args) => cmd::undeploy::run(&args),
         Command::Report(args) => cmd::report::run(&args),
         Command::Package(args) => cmd::package::run(&args),
         Command::Install(args) => cmd::install::run(&args),

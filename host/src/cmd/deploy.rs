@@ -130,7 +130,9 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
 /// Refuses what is no directory on the board.
 pub fn directory(dir: &str) -> Result<()> {
     if dir.is_empty() || dir.ends_with(char::is_whitespace) || dir.chars().any(|c| acts(c) || c == '\\') {
-        bail!("--dir {dir:?}: name a directory on the board, without control characters, backslashes or a blank at its end");
+        bail!(
+            "--dir {dir:?}: name a directory on the board, without control characters, backslashes or a blank at its end"
+        );
     }
     Ok(())
 }
@@ -500,9 +502,16 @@ impl Told {
     }
 
     /// Tells what came of --serve; the error, where there was one.
-    fn served(&mut self, host: &Host, args: &DeployArgs, served: Option<&Result<Served, DeployError>>) -> Option<String> {
+    fn served(
+        &mut self,
+        host: &Host,
+        args: &DeployArgs,
+        served: Option<&Result<Served, DeployError>>,
+    ) -> Option<String> {
         match served {
-            None if args.serve => self.text += "  not served: the report does not hold the limits; what was served before serves on\n",
+            None if args.serve => {
+                self.text += "  not served: the report does not hold the limits; what was served before serves on\n"
+            }
             None => {}
             Some(Ok(served)) => {
                 self.text += &format!(

@@ -100,14 +100,33 @@ pub fn serve(link: &Link, look: &Look, cargo: &Cargo, max_ram: Option<u64>) -> R
     let told = link.run(&serve_script(&place, look, cargo, max_ram))?;
     match told.code {
         0 => {}
-        FAILED => return Err(DeployError::Board(format!("the server does not start, the one before is back: {}", told.stderr))),
-        BUSY => return Err(DeployError::Board("another deploy starts a server there; run this again".into())),
+        FAILED => {
+            return Err(DeployError::Board(format!(
+                "the server does not start, the one before is back: {}",
+                told.stderr
+            )));
+        }
+        BUSY => {
+            return Err(DeployError::Board(
+                "another deploy starts a server there; run this again".into(),
+            ));
+        }
         _ if told.stderr.contains("sudo") => {
             return Err(Refusal::Serve("root, or a sudo that asks for no password".into()).into());
         }
-        code => return Err(DeployError::Board(format!("starting the server ended with {code}: {}", told.stderr))),
+        code => {
+            return Err(DeployError::Board(format!(
+                "starting the server ended with {code}: {}",
+                told.stderr
+            )));
+        }
     }
-    let said = |key: &str| told.stdout.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    let said = |key: &str| {
+        told.stdout
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .map(str::trim)
+    };
     Ok(Served {
         scope: place.scope,
         socket: said("socket ").unwrap_or_default().into(),
@@ -124,10 +143,18 @@ fn serve_script(place: &Place, look: &Look, cargo: &Cargo, max_ram: Option<u64>)
         prelude,
         ..
     } = place;
-    let contents: String = cargo.files.iter().map(|f| format!("{} {}\n", f.sha256, f.name)).collect();
+    let contents: String = cargo
+        .files
+        .iter()
+        .map(|f| format!("{} {}\n", f.sha256, f.name))
+        .collect();
     let id = &sha256(contents.as_bytes())[..16];
     let memory = max_ram.or(look.mem_total.map(|ram| ram / 2));
-    let digest = cargo.files.iter().find(|f| f.name == cargo.model).map_or("", |f| f.sha256.as_str());
+    let digest = cargo
+        .files
+        .iter()
+        .find(|f| f.name == cargo.model)
+        .map_or("", |f| f.sha256.as_str());
     // Where home is, only the board knows: the shell puts it in.
     const NEW: &str = "@NEW@";
     let (program, model) = (format!("{NEW}/{PROGRAM}"), format!("{NEW}/{}", cargo.model));
@@ -281,11 +308,19 @@ pub fn undeploy(link: &Link, dir: &str, removal: Removal) -> Result<Vec<String>,
         removal => link.run(&(sudo.to_string() + &undeploy_script(dir, removal == Removal::All)))?,
     };
     match (told.code, removal) {
-        (0, Removal::Old) => Ok(parse_old(&told).iter().map(|one| format!("{} ({})", one.path, size(one.bytes))).collect()),
-        (0, _) => Ok(told.stdout.lines().filter_map(|line| line.strip_prefix("removed ")).map(String::from).collect()),
-        _ if told.stderr.contains("sudo") => {
-            Err(DeployError::Board("root, or a sudo that asks for no password, is needed to remove the server".into()))
-        }
+        (0, Removal::Old) => Ok(parse_old(&told)
+            .iter()
+            .map(|one| format!("{} ({})", one.path, size(one.bytes)))
+            .collect()),
+        (0, _) => Ok(told
+            .stdout
+            .lines()
+            .filter_map(|line| line.strip_prefix("removed "))
+            .map(String::from)
+            .collect()),
+        _ if told.stderr.contains("sudo") => Err(DeployError::Board(
+            "root, or a sudo that asks for no password, is needed to remove the server".into(),
+        )),
         _ => Err(DeployError::Board(told.stderr)),
     }
 }
@@ -395,7 +430,9 @@ mod tests {
             let root = dir.path().display();
             tool(
                 "systemctl",
-                &format!("echo \"$@\" >> {root}/calls; case \" $* \" in *\" restart \"*) [ ! -e {root}/broken ] ;; esac"),
+                &format!(
+                    "echo \"$@\" >> {root}/calls; case \" $* \" in *\" restart \"*) [ ! -e {root}/broken ] ;; esac"
+                ),
             );
             tool("sync", "true");
             Imitated { dir }
@@ -485,10 +522,17 @@ mod tests {
         let calls = std::fs::read_to_string(board.path("calls")).unwrap();
         assert!(calls.contains("enable thimble.socket thimble.service") && calls.contains("restart thimble.service"));
         // Again is the same; another model is another folder, and the one before is old.
-        assert_eq!((serve(&first).code, board.folders(), board.unit() == unit), (0, 1, true));
+        assert_eq!(
+            (serve(&first).code, board.folders(), board.unit() == unit),
+            (0, 1, true)
+        );
         let second = board.cargo("b.onnx", "new");
         assert_eq!((serve(&second).code, board.folders()), (0, 2));
-        std::fs::write(board.path("home/.thimble/.deployed"), "thimble-device\na.onnx\nb.onnx\n../x\n").unwrap();
+        std::fs::write(
+            board.path("home/.thimble/.deployed"),
+            "thimble-device\na.onnx\nb.onnx\n../x\n",
+        )
+        .unwrap();
         let look = board.look();
         let names = [PROGRAM, "b.onnx"];
         let found = parse_old(&board.run(&old_script(&look.dir, &names, "", false)));
@@ -503,7 +547,14 @@ mod tests {
     #[test]
     fn a_server_that_does_not_start_gives_way_to_the_one_before() {
         let board = Imitated::new();
-        let serve = |cargo: &Cargo| board.run(&serve_script(&Place::of(&board.look()), &board.look(), cargo, Some(1 << 20)));
+        let serve = |cargo: &Cargo| {
+            board.run(&serve_script(
+                &Place::of(&board.look()),
+                &board.look(),
+                cargo,
+                Some(1 << 20),
+            ))
+        };
         assert_eq!(serve(&board.cargo("a.onnx", "old")).code, 0);
         let unit = board.unit();
         std::fs::write(board.path("broken"), "").unwrap();
@@ -529,14 +580,21 @@ mod tests {
     fn undeploy_removes_what_deploy_made_and_nothing_else() {
         let board = Imitated::new();
         let cargo = board.cargo("a.onnx", "model");
-        assert_eq!(board.run(&serve_script(&Place::of(&board.look()), &board.look(), &cargo, None)).code, 0);
+        assert_eq!(
+            board
+                .run(&serve_script(&Place::of(&board.look()), &board.look(), &cargo, None))
+                .code,
+            0
+        );
         let dir = board.path("home/.thimble");
         std::fs::write(dir.join(".deployed"), "thimble-device\na.onnx\n").unwrap();
         std::fs::write(dir.join("mine.onnx"), "not deploy's").unwrap();
         let run = |all| board.run(&("sudo=\n".to_string() + &undeploy_script(dir.to_str().unwrap(), all)));
         let told = run(false);
         assert_eq!(told.code, 0, "{}", told.stderr);
-        assert!(board.unit().is_empty() && !board.path("usr/local/lib/thimble").exists() && dir.join("a.onnx").exists());
+        assert!(
+            board.unit().is_empty() && !board.path("usr/local/lib/thimble").exists() && dir.join("a.onnx").exists()
+        );
         let told = run(true);
         assert_eq!(told.code, 0, "{}", told.stderr);
         assert!(!dir.join("a.onnx").exists() && !dir.join(PROGRAM).exists() && dir.join("mine.onnx").exists());
