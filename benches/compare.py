@@ -1,4 +1,5 @@
-"""Compares thimble with ONNX Runtime, stock tract and rten on albert-base's shape, on this machine (run it by benches/compare).
+"""Compares thimble with ONNX Runtime, LiteRT, CTranslate2, stock tract and rten on albert-base's shape, on this machine (run it by
+benches/compare).
 
 Same weights, same ids, as many threads each, one process at a time. Every round runs every contender once, in an order that
 turns from round to round; ratios are taken within a round and given with their spread over the rounds. Raw results and
@@ -18,7 +19,7 @@ import sys
 import tempfile
 
 import numpy as np
-from models import ROOT, TARGET, make_models, sh
+from models import ROOT, TARGET, ids_of, make_models, python_peers, sh
 from safetensors.numpy import load_file
 
 HERE = ROOT / "benches"
@@ -32,9 +33,15 @@ class Contender:
     def __init__(self, name, precision, command, file):
         self.name, self.precision, self.command, self.file = name, precision, [str(c) for c in command], file
         self.thimble = "bench" in self.command
+        # Its layers are ALBERT's, its embedding is not (peers/ctranslate2_model.py).
+        self.another = name == "CTranslate2"
 
     def key(self):
         return f"{self.name} {self.precision}"
+
+    def size(self, tokens):
+        path = pathlib.Path(str(self.file).replace("{}", str(tokens)))
+        return sum(part.stat().st_size for part in path.iterdir()) if path.is_dir() else path.stat().st_size
 
     def once(self, ids, runs, warmup, threads=1, output=None):
         given = [*self.command, str(self.file), "--ids", ",".join(map(str, ids)), "--warmup", str(warmup), "--runs", str(runs)]
@@ -70,6 +77,7 @@ class Contender:
 def contenders(files):
     thimble = [DEVICE, "bench"]
     ort = [sys.executable, HERE / "peers" / "ort.py"]
+    litert, ctranslate2 = ([os.environ["THIMBLE_PEERS"], HERE / "peers" / script] for script in ("litert.py", "ctranslate2_peer.py"))
     return [
         Contender("thimble", "int8", thimble, files["int8"]),
         Contender("thimble", "fp16", thimble, files["fp16"]),
@@ -77,6 +85,9 @@ def contenders(files):
         Contender("ONNX Runtime", "int8", ort, files["quantized"]),
         Contender("ONNX Runtime, thimble's file", "int8", ort, files["int8"]),
         Contender("ONNX Runtime", "fp32", ort, files["plain"]),
+        Contender("LiteRT", "int8", litert, files["litert-int8"]),
+        Contender("LiteRT", "fp32", litert, files["litert-fp32"]),
+        Contender("CTranslate2", "int8", ctranslate2, files["ctranslate2-int8"]),
         Contender("stock tract", "int8", [PEERS / "peer-tract"], files["quantized"]),
         Contender("stock tract, thimble's file", "int8", [PEERS / "peer-tract"], files["int8"]),
         Contender("stock tract", "fp32", [PEERS / "peer-tract"], files["plain"]),
@@ -91,10 +102,6 @@ def cpu_model():
     return names[0] if names else platform.machine()
 
 
-def ids_of(seq):
-    return [2, *(5 + i * 7919 % 29000 for i in range(1, seq - 1)), 3]
-
-
 def difference(ours, reference):
     ours, reference = ours.astype(np.float64), reference.astype(np.float64)
     rms = float(np.sqrt(np.mean((ours - reference) ** 2)) / reference.std())
@@ -103,6 +110,10 @@ def difference(ours, reference):
 
 def spread(values):
     return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+
+
+def error(difference):
+    return f"{difference['rms_of_sd']:.2g}" if difference else "another embedding"
 
 
 def batches(file, counts, seq, runs, rounds):
@@ -115,7 +126,13 @@ def batches(file, counts, seq, runs, rounds):
     return taken
 
 
-COLOURS = {"thimble int8": "#0b6e4f", "thimble fp32": "#7fb69e", "ONNX Runtime int8": "#b3432b", "ONNX Runtime fp32": "#dba79b"}
+COLOURS = {
+    "thimble int8": "#0b6e4f",
+    "thimble fp32": "#7fb69e",
+    "ONNX Runtime int8": "#b3432b",
+    "ONNX Runtime fp32": "#dba79b",
+    "LiteRT int8": "#3a5fa0",
+}
 
 
 def plot(raw):
@@ -210,15 +227,15 @@ def table(everyone, results, seq, threads):
         if c.key() not in results:
             continue
         if "failed" in results[c.key()]:
-            lines.append(f"| {c.name} | {c.precision} | {c.file.stat().st_size / MIB:.1f} | did not run: {results[c.key()]['failed']} | | | | | |")
+            lines.append(f"| {c.name} | {c.precision} | {c.size(seq) / MIB:.1f} | did not run: {results[c.key()]['failed']} | | | | | |")
             continue
         own = next(t for t in everyone if t.thimble and t.precision == c.precision)
         ratios = [a["p50"] / b["p50"] for a, b in zip(by_round(c), by_round(own), strict=True)]
         median = lambda key: statistics.median(r[key] for r in by_round(c))  # noqa: E731
         lines.append(
-            f"| {c.name} | {c.precision} | {c.file.stat().st_size / MIB:.1f} | {spread([r['p50'] for r in by_round(c)])} "
+            f"| {c.name} | {c.precision} | {c.size(seq) / MIB:.1f} | {spread([r['p50'] for r in by_round(c)])} "
             f"| {'1' if c.thimble else spread(ratios)} | {median('load_ms'):.1f} | {median('peak_rss') / MIB:.1f} "
-            f"| {(median('peak_rss') - median('baseline_rss')) / MIB:.1f} | {results[c.key()]['difference']['rms_of_sd']:.2g} |"
+            f"| {(median('peak_rss') - median('baseline_rss')) / MIB:.1f} | {error(results[c.key()]['difference'])} |"
         )
     whole = {c.thimble: results[c.key()]["rounds"] for c in everyone if c.key() in results and c.precision == "int8" and c.name in ("thimble", "ONNX Runtime")}
     if len(whole) == 2:
@@ -230,7 +247,7 @@ def table(everyone, results, seq, threads):
 def main():
     parser = argparse.ArgumentParser(prog="benches/compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seq", default="16,64,128,256,512", help="sequence lengths, with commas (default %(default)s)")
-    parser.add_argument("--all-at", default="16,128", help="lengths at which every contender runs; elsewhere thimble, ONNX Runtime and rten (default %(default)s)")
+    parser.add_argument("--all-at", default="16,128", help="lengths at which every contender runs; elsewhere thimble, ONNX Runtime, LiteRT and rten (default %(default)s)")
     parser.add_argument("--threads", default="1,2", help="numbers of threads (default %(default)s); stock tract runs on one only")
     parser.add_argument("--batch", default="1,2,4,8", help="batch sizes of thimble's own cost (default %(default)s, at 64 tokens)")
     parser.add_argument("--docs", action="store_true", help="also write docs/speed.md and docs/speed.svg")
@@ -248,6 +265,8 @@ def main():
     work = TARGET / "compare"
     work.mkdir(parents=True, exist_ok=True)
     files = make_models(work)
+    lengths = [int(n) for n in args.seq.split(",") if n]
+    files |= python_peers(work, lengths)
     everyone = [c for c in contenders(files) if not args.only or c.thimble or args.only.lower() in c.name.lower()]
     host = f"{platform.machine()}-{os.cpu_count()}cores"
     out = pathlib.Path(args.out) if args.out else HERE / "runs" / f"{datetime.date.today()}-{host}"
@@ -261,7 +280,7 @@ def main():
         "python": platform.python_version(),
         "commit": sh("git", "rev-parse", "--short", "HEAD", cwd=ROOT).strip(),
         "profile": PROFILE,
-        "files": {name: path.stat().st_size for name, path in files.items()},
+        "files": {c.key(): {seq: c.size(seq) for seq in lengths} for c in everyone},
         "arguments": vars(args),
         "runs": [],
     }
@@ -275,10 +294,11 @@ def main():
             folder = pathlib.Path(folder)
             judge = next((c for c in everyone if c.key() == "ONNX Runtime fp32"), everyone[2])
             reference = judge.output(ids, folder)
-            here = [c for c in everyone if seq in everywhere or c.name in ("thimble", "ONNX Runtime", "rten")]
+            here = [c for c in everyone if seq in everywhere or c.name in ("thimble", "ONNX Runtime", "LiteRT", "rten")]
             for c in here:
                 try:
-                    judged[c.key()] = difference(c.output(ids, folder), reference)
+                    output = c.output(ids, folder)
+                    judged[c.key()] = None if c.another else difference(output, reference)
                 except (subprocess.CalledProcessError, ValueError) as error:
                     said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
                     failed[c.key()] = " ".join(said)[:200] if said else "no message"
@@ -316,7 +336,9 @@ def main():
         f"Load average while measuring: {min(loads):.1f} to {max(loads):.1f}"
         + ("; the machine was busy with other work: read the ratios, not the times.\n" if min(loads) > 1.5 else ".\n"),
         "int8 of ONNX Runtime, tract and rten is `quantize_dynamic` (per channel, QInt8) of the fp32 model with plain row-major weights; "
-        "this manual repair makes it quantize every layer. It quantizes activations per tensor, thimble per token.",
+        "this manual repair makes it quantize every layer. It quantizes activations per tensor, thimble and LiteRT per token. LiteRT's "
+        "graph is written tensor by tensor, with each weight once (`benches/peers/litert_graph.py`). CTranslate2 reads no ALBERT: it runs "
+        "a BERT with ALBERT's layers and a word table as wide as they are.",
     ]
     result = "\n".join(head + text) + "\n"
     (out / "compare.json").write_text(json.dumps(raw, indent=1) + "\n")

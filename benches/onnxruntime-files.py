@@ -154,7 +154,7 @@ def arm(files, folder):
             for name in ("thimble int8", *OWN):
 
                 def total(runs):
-                    command = [ROOT / "scripts/ort-on-arm", "--cpu", cpu, peer.resolve(), files.all[name].resolve(), seq, runs, "{}"]
+                    command = [ROOT / "scripts/python-on-arm", "--cpu", cpu, peer.resolve(), files.all[name].resolve(), seq, runs, "{}"]
                     environment = {**os.environ, "QEMU_EXTRA": f"-plugin {plugin}", "PYTHONHASHSEED": "0"}
                     done = subprocess.run([str(c) for c in command], env=environment, capture_output=True, text=True)
                     found = re.search(r"^instructions: (\d+)$", done.stderr, re.MULTILINE)

@@ -202,7 +202,7 @@ pub(super) fn manual() -> String {
 
 /// Debian's copyright file.
 pub(super) fn copyright() -> String {
-    let mit = include_str!("../../../../LICENSE-MIT");
+    let mit = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/LICENSE-MIT"));
     let indented: String = mit
         .lines()
         .map(|line| match line.trim() {
