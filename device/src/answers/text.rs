@@ -1,7 +1,7 @@
-//! Texts of clients to token ids, where the program was built with the feature `text`; elsewhere a sentence that says so.
+//! Texts to token ids, where the program was built with the feature `text`; elsewhere a sentence that says so.
 
-use super::ServeError;
 use super::sequence::Sequence;
+use super::{Caller, ResponderError};
 use crate::session::Session;
 use std::path::Path;
 
@@ -18,13 +18,26 @@ pub struct Cut {
 mod with {
     use super::*;
     use crate::image::mmap::ModelFile;
-    use crate::log;
     use crate::session::SessionError;
     use thimble_text::{Encoded, Tokenizer, tokenizer_beside};
 
-    pub struct Texts(Option<Tokenizer>);
+    pub struct Texts {
+        tokenizer: Option<Tokenizer>,
+        /// What a text is refused with where there is none.
+        missing: &'static str,
+        /// What whoever opened them should know.
+        pub notes: Vec<String>,
+    }
 
-    const NO_TOKENIZER: &str = "this server has no tokenizer: send \"ids\", or start it with --tokenizer FILE";
+    fn missing(caller: Caller) -> &'static str {
+        match caller {
+            Caller::Server => "this server has no tokenizer: send \"ids\", or start it with --tokenizer FILE",
+            Caller::Program => {
+                "no tokenizer that the model was written with lies beside it: give token ids, or name a tokenizer.json when the \
+                 model is opened"
+            }
+        }
+    }
 
     fn sequence(encoded: Encoded) -> Sequence {
         Sequence {
@@ -36,39 +49,47 @@ mod with {
 
     impl Texts {
         /// The tokenizer named, or the one the model was written with, where that lies beside it.
-        pub fn open(session: &Session, named: Option<&Path>) -> Result<Texts, ServeError> {
+        pub fn open(session: &Session, named: Option<&Path>, caller: Caller) -> Result<Texts, ResponderError> {
             let beside = tokenizer_beside(&session.file);
+            let mut texts = Texts {
+                tokenizer: None,
+                missing: missing(caller),
+                notes: vec![],
+            };
             let path = match named {
                 Some(path) => path,
-                None if !beside.exists() => return Ok(Texts(None)),
+                None if !beside.exists() => return Ok(texts),
                 None => {
                     let own = &session.engine.artifact().provenance.tokenizer_sha256;
                     let found = ModelFile::open(&beside).and_then(|file| file.sha256());
                     if own.as_ref() != Some(&found.map_err(SessionError::from)?) {
-                        log::line(&format!(
-                            "note: {} is not the tokenizer the model was written with and is ignored; --tokenizer takes any",
+                        let any = match caller {
+                            Caller::Server => "--tokenizer takes any",
+                            Caller::Program => "the option tokenizer takes any",
+                        };
+                        texts.notes.push(format!(
+                            "note: {} is not the tokenizer the model was written with and is ignored; {any}",
                             beside.display()
                         ));
-                        return Ok(Texts(None));
+                        return Ok(texts);
                     }
                     &beside
                 }
             };
             let tokenizer = Tokenizer::open(path, session.engine.config())?;
-            if let Some(scarce) = tokenizer.scarce() {
-                log::line(&format!("warning: {scarce}"));
-            }
-            Ok(Texts(Some(tokenizer)))
+            texts.notes.extend(tokenizer.scarce().map(|scarce| format!("warning: {scarce}")));
+            texts.tokenizer = Some(tokenizer);
+            Ok(texts)
         }
 
         /// Whether texts are understood.
         pub fn known(&self) -> bool {
-            self.0.is_some()
+            self.tokenizer.is_some()
         }
 
         pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<(Sequence, Cut), String> {
-            let Some(tokenizer) = &self.0 else {
-                return Err(NO_TOKENIZER.into());
+            let Some(tokenizer) = &self.tokenizer else {
+                return Err(self.missing.into());
             };
             let encoded = tokenizer.encode(text, pair).map_err(|e| e.to_string())?;
             let cut = Cut {
@@ -80,8 +101,8 @@ mod with {
 
         /// The windows a question is answered in.
         pub fn windows(&self, question: &str, context: &str) -> Result<(Vec<Sequence>, Cut), String> {
-            let Some(tokenizer) = &self.0 else {
-                return Err(NO_TOKENIZER.into());
+            let Some(tokenizer) = &self.tokenizer else {
+                return Err(self.missing.into());
             };
             let windows = tokenizer.windows(question, context).map_err(|e| e.to_string())?;
             let cut = Cut {
@@ -92,11 +113,11 @@ mod with {
         }
 
         pub fn mask_id(&self) -> Option<i64> {
-            self.0.as_ref().and_then(Tokenizer::mask_id)
+            self.tokenizer.as_ref().and_then(Tokenizer::mask_id)
         }
 
         pub fn token(&self, id: i64) -> Option<String> {
-            self.0.as_ref().and_then(|t| t.token(id))
+            self.tokenizer.as_ref().and_then(|t| t.token(id))
         }
     }
 }
@@ -105,16 +126,29 @@ mod with {
 mod without {
     use super::*;
 
-    pub struct Texts;
+    pub struct Texts {
+        missing: &'static str,
+        /// Nothing: there are no texts.
+        pub notes: Vec<String>,
+    }
 
-    const IDS_ONLY: &str =
-        "this server takes token ids only: send \"ids\", or build thimble-device with --features text";
+    fn missing(caller: Caller) -> &'static str {
+        match caller {
+            Caller::Server => {
+                "this server takes token ids only: send \"ids\", or build thimble-device with --features text"
+            }
+            Caller::Program => "this build takes token ids only: build thimble-device with the feature text",
+        }
+    }
 
     impl Texts {
-        pub fn open(_session: &Session, named: Option<&Path>) -> Result<Texts, ServeError> {
+        pub fn open(_session: &Session, named: Option<&Path>, caller: Caller) -> Result<Texts, ResponderError> {
             match named {
-                Some(_) => Err(ServeError::NoText),
-                None => Ok(Texts),
+                Some(_) => Err(ResponderError::NoText),
+                None => Ok(Texts {
+                    missing: missing(caller),
+                    notes: vec![],
+                }),
             }
         }
 
@@ -123,11 +157,11 @@ mod without {
         }
 
         pub fn encode(&self, _text: &str, _pair: Option<&str>) -> Result<(Sequence, Cut), String> {
-            Err(IDS_ONLY.into())
+            Err(self.missing.into())
         }
 
         pub fn windows(&self, _question: &str, _context: &str) -> Result<(Vec<Sequence>, Cut), String> {
-            Err(IDS_ONLY.into())
+            Err(self.missing.into())
         }
 
         pub fn mask_id(&self) -> Option<i64> {
