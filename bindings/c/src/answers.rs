@@ -86,7 +86,12 @@ pub unsafe extern "C" fn thimble_answer_text(
     answers: *mut *mut thimble_answers,
 ) -> c_int {
     // SAFETY: the caller gave texts.
-    let read = |_| unsafe { Ok(vec![request(crate::status::text(text, "text")?, optional(pair, "pair")?)]) };
+    let read = |_| unsafe {
+        Ok(vec![request(
+            crate::status::text(text, "text")?,
+            optional(pair, "pair")?,
+        )])
+    };
     // SAFETY: the caller gave NULL or an open model, and a place for the answers.
     unsafe { ask(model, answers, read, false) }
 }
@@ -142,7 +147,9 @@ pub unsafe extern "C" fn thimble_answer_ids(
     let read = |most| {
         // Before anything is read: a count that no model takes may be one that the arrays do not have.
         if count > most {
-            return Err(Failure::input(format!("count is {count}, the model's positions end at {most}")));
+            return Err(Failure::input(format!(
+                "count is {count}, the model's positions end at {most}"
+            )));
         }
         // SAFETY: the caller gave so many ids.
         let request = Request::ids(unsafe { values(ids, count, "ids") }?);
@@ -192,14 +199,22 @@ pub unsafe extern "C" fn thimble_answers_count(answers: *const thimble_answers) 
 /// # Safety
 ///
 /// `answers` is NULL or came from this library and was not freed.
-unsafe fn of<T>(answers: *const thimble_answers, index: usize, none: T, give: impl FnOnce(&Answered) -> Option<T>) -> T {
+unsafe fn of<T>(
+    answers: *const thimble_answers,
+    index: usize,
+    none: T,
+    give: impl FnOnce(&Answered) -> Option<T>,
+) -> T {
     // SAFETY: the caller says so.
     let Some(answers) = (unsafe { answers.as_ref() }) else {
         return nothing("answers is NULL", none);
     };
     match answers.0.get(index) {
         Some(answered) => give(answered).unwrap_or(none),
-        None => nothing(&format!("index is {index}, there are {} answers", answers.0.len()), none),
+        None => nothing(
+            &format!("index is {index}, there are {} answers", answers.0.len()),
+            none,
+        ),
     }
 }
 

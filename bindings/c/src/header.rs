@@ -28,7 +28,10 @@ fn header() -> String {
 /// A parameter or field as C declares it.
 fn declared(name: &str, rust: &str) -> String {
     if let Some(array) = rust.strip_prefix('[') {
-        let (of, length) = array.trim_end_matches(']').split_once("; ").expect("a type and a length");
+        let (of, length) = array
+            .trim_end_matches(']')
+            .split_once("; ")
+            .expect("a type and a length");
         assert_eq!(length, "RANK");
         return format!("{}[4]", declared(name, of));
     }
@@ -43,7 +46,10 @@ fn declared(name: &str, rust: &str) -> String {
         }
         None => match rust.strip_prefix('=') {
             Some(inner) => {
-                let to = inner.strip_prefix("*const ").or(inner.strip_prefix("*mut ")).expect("a pointer");
+                let to = inner
+                    .strip_prefix("*const ")
+                    .or(inner.strip_prefix("*mut "))
+                    .expect("a pointer");
                 let constant = if inner.starts_with("*const ") { "const " } else { "" };
                 format!("{constant}{} {name}", plain(to))
             }
@@ -145,7 +151,10 @@ fn codes_are_the_same() {
         ("E_ENGINE", status::ENGINE),
         ("E_DEFECT", status::DEFECT),
     ];
-    let list: Vec<String> = codes.iter().map(|(name, code)| format!("THIMBLE_{name} = {code}")).collect();
+    let list: Vec<String> = codes
+        .iter()
+        .map(|(name, code)| format!("THIMBLE_{name} = {code}"))
+        .collect();
     assert!(header.contains(&format!("enum {{ {} }};", list.join(", "))), "{list:?}");
 }
 

@@ -36,7 +36,11 @@ impl thimble_model {
             session.threads = match options.threads {
                 0 => None,
                 n @ 1..=THREADS => Some(n as usize),
-                n => return Err(Failure::argument(format!("options.threads is {n}, must be 0 to {THREADS}"))),
+                n => {
+                    return Err(Failure::argument(format!(
+                        "options.threads is {n}, must be 0 to {THREADS}"
+                    )));
+                }
             };
             session.copy = match options.copy {
                 0 => false,

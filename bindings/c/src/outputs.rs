@@ -64,7 +64,9 @@ unsafe fn read(input: &thimble_input, most: usize) -> Result<Input, Failure> {
     };
     // Before anything is read: a shape that no model takes may be one that the arrays do not have.
     if shape.contains(&0) {
-        return Err(Failure::input(format!("input has shape {shape:?}; every dimension is at least 1")));
+        return Err(Failure::input(format!(
+            "input has shape {shape:?}; every dimension is at least 1"
+        )));
     }
     if input.seq > most {
         return Err(Failure::input(format!(
@@ -116,7 +118,9 @@ pub unsafe extern "C" fn thimble_run(
             let mut shape = [0; RANK];
             let rank = tensor.shape.len();
             let Some(used) = shape.get_mut(..rank) else {
-                return Err(Failure::input(format!("output {name} has {rank} dimensions, thimble_tensor {RANK}")));
+                return Err(Failure::input(format!(
+                    "output {name} has {rank} dimensions, thimble_tensor {RANK}"
+                )));
             };
             used.copy_from_slice(&tensor.shape);
             all.push(Named {

@@ -195,7 +195,10 @@ mod tests {
 
     fn last() -> String {
         // SAFETY: the library's own text.
-        unsafe { CStr::from_ptr(thimble_last_error()) }.to_str().unwrap().to_string()
+        unsafe { CStr::from_ptr(thimble_last_error()) }
+            .to_str()
+            .unwrap()
+            .to_string()
     }
 
     #[test]

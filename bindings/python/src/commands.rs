@@ -75,7 +75,11 @@ pub fn run_command(
         },
         Ok(Err(CommandError::Arguments(problem))) => Err(PyValueError::new_err(problem)),
         Ok(Err(CommandError::Failed(cause))) => {
-            let class = if not_found(cause.as_ref()) { "NotFoundError" } else { "Error" };
+            let class = if not_found(cause.as_ref()) {
+                "NotFoundError"
+            } else {
+                "Error"
+            };
             Err(error(py, class, one_line(cause.as_ref())))
         }
         Err(_) => Err(error(py, "Error", "a defect of thimble: the command panicked".into())),
@@ -92,7 +96,12 @@ fn attend(
 ) -> PyResult<()> {
     let mut result = Ok(());
     loop {
-        let next = py.allow_threads(|| events.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(OFTEN));
+        let next = py.allow_threads(|| {
+            events
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .recv_timeout(OFTEN)
+        });
         let heard = match next {
             Err(RecvTimeoutError::Disconnected) => return result,
             Err(RecvTimeoutError::Timeout) => Ok(()),

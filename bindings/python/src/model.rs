@@ -29,12 +29,16 @@ fn bytes<'py>(py: Python<'py>, numbers: &[f32]) -> PyResult<Bound<'py, PyByteArr
 
 fn integers(bytes: &[u8]) -> Vec<i64> {
     let numbers = bytes.chunks_exact(size_of::<i64>());
-    numbers.filter_map(|b| Some(i64::from_ne_bytes(b.try_into().ok()?))).collect()
+    numbers
+        .filter_map(|b| Some(i64::from_ne_bytes(b.try_into().ok()?)))
+        .collect()
 }
 
 fn failed(py: Python<'_>, cause: ResponderError) -> PyErr {
     let class = match &cause {
-        ResponderError::Request { .. } | ResponderError::Session(SessionError::Run(EngineError::Input(_))) => "InputError",
+        ResponderError::Request { .. } | ResponderError::Session(SessionError::Run(EngineError::Input(_))) => {
+            "InputError"
+        }
         other if not_found(other) => "NotFoundError",
         _ => "Error",
     };
@@ -100,20 +104,25 @@ impl Model {
     }
 
     /// The embeddings of requests in JSON: their size, and the bytes of all numbers.
-    fn embeddings<'py>(
-        &self,
-        py: Python<'py>,
-        requests: Vec<String>,
-    ) -> PyResult<(usize, Bound<'py, PyByteArray>)> {
+    fn embeddings<'py>(&self, py: Python<'py>, requests: Vec<String>) -> PyResult<(usize, Bound<'py, PyByteArray>)> {
         let responder = self.responder()?;
         let config = responder.session().engine.config();
-        let Some(size) = config.sentence.as_ref().map(|sentence| sentence.size(config.hidden_size)) else {
+        let Some(size) = config
+            .sentence
+            .as_ref()
+            .map(|sentence| sentence.size(config.hidden_size))
+        else {
             let problem = format!("the {} head gives no embeddings", config.head.name());
             return Err(error(py, "InputError", problem));
         };
         let replies = py.allow_threads(|| responder.answers(requests.iter().map(|json| Request::json(json))));
         let replies = replies.map_err(|cause| failed(py, cause))?;
-        let numbers: Vec<f32> = replies.iter().filter_map(|reply| reply.embedding()).flatten().copied().collect();
+        let numbers: Vec<f32> = replies
+            .iter()
+            .filter_map(|reply| reply.embedding())
+            .flatten()
+            .copied()
+            .collect();
         Ok((size, bytes(py, &numbers)?))
     }
 
@@ -142,7 +151,9 @@ impl Model {
         });
         let outputs = outputs.map_err(|cause| failed(py, cause.into()))?;
         let outputs = outputs.0.into_iter();
-        outputs.map(|(name, tensor)| Ok((name, tensor.shape, bytes(py, &tensor.data)?))).collect()
+        outputs
+            .map(|(name, tensor)| Ok((name, tensor.shape, bytes(py, &tensor.data)?)))
+            .collect()
     }
 
     /// Lets go of the file; calls that run on other threads end first.

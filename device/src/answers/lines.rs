@@ -364,7 +364,9 @@ fn span(json: &mut Object, asked: &Infer, place: Place) -> Best {
     let bytes = answered.found.and_then(|found| found.bytes);
     Best {
         index: None,
-        label: context.and_then(|text| decode::excerpt(text, bytes.unwrap_or((0, 0)))).map(str::to_string),
+        label: context
+            .and_then(|text| decode::excerpt(text, bytes.unwrap_or((0, 0))))
+            .map(str::to_string),
         score: Some(score),
     }
 }
@@ -377,7 +379,9 @@ fn candidates(json: &mut Object, place: Place, positions: &[usize], top: usize, 
         .0
         .iter()
         .find(|(name, _)| name == "logits" || name == "prediction_logits");
-    let Some((_, tensor)) = decoder else { return Best::default() };
+    let Some((_, tensor)) = decoder else {
+        return Best::default();
+    };
     let mut best = Best::default();
     let row = place.row(tensor, 0);
     let width = row.len() / place.seq.max(1);

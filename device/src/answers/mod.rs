@@ -98,11 +98,7 @@ impl Responder {
     ///
     /// # Errors
     /// [`ResponderError::Session`] for the model, `Tokenize` for the tokenizer.
-    pub fn open(
-        path: &Path,
-        options: &SessionOptions,
-        tokenizer: Option<&Path>,
-    ) -> Result<Responder, ResponderError> {
+    pub fn open(path: &Path, options: &SessionOptions, tokenizer: Option<&Path>) -> Result<Responder, ResponderError> {
         Responder::new(Session::load(path, options)?, tokenizer)
     }
 

@@ -6,11 +6,11 @@ use thimble_shared::decode::AnswerOptions;
 use thimble_shared::model::network::Network;
 use thimble_shared::model::{AnswerKind, Config};
 
+use super::Caller;
 pub use super::request_json::Id;
 use super::request_json::{List, Named, Raw};
 use super::sequence::Sequence;
 use super::text::Texts;
-use super::Caller;
 
 /// Most numbers of one answer, some 6 MiB of JSON.
 const NUMBERS: usize = 1 << 19;
@@ -347,7 +347,9 @@ impl Model {
                 Caller::Server => format!("this server computes {most} at once; --tokens raises it"),
                 Caller::Program => format!("at most {most} are computed at once"),
             };
-            return Err(format!("{rows} {what} of {longest} tokens or more are {all} in all, {limit}"));
+            return Err(format!(
+                "{rows} {what} of {longest} tokens or more are {all} in all, {limit}"
+            ));
         }
         Ok(())
     }

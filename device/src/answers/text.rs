@@ -77,7 +77,9 @@ mod with {
                 }
             };
             let tokenizer = Tokenizer::open(path, session.engine.config())?;
-            texts.notes.extend(tokenizer.scarce().map(|scarce| format!("warning: {scarce}")));
+            texts
+                .notes
+                .extend(tokenizer.scarce().map(|scarce| format!("warning: {scarce}")));
             texts.tokenizer = Some(tokenizer);
             Ok(texts)
         }

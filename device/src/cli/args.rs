@@ -317,7 +317,9 @@ mod tests {
         };
         assert_eq!(parsed(line), Ok(Invocation::Do(Bench, Box::new(expected))));
         let out = parsed("run --input=a.safetensors m.onnx --output b.safetensors").unwrap();
-        let Invocation::Do(Run, out) = out else { panic!("{out:?}") };
+        let Invocation::Do(Run, out) = out else {
+            panic!("{out:?}")
+        };
         assert!(out.input.file.is_some() && out.output.is_some() && out.file.is_some());
         assert_eq!(parsed("info"), Ok(Invocation::Do(Info, Box::default())));
         assert_eq!(parsed("bench --help"), Ok(Invocation::Help));

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use thimble_shared::terminal;
 
-use self::args::{Options, Invocation};
+use self::args::{Invocation, Options};
 use self::flags::Command;
 use crate::bench::report::{self, BenchOptions, Start};
 use crate::engine::tensors;

@@ -33,7 +33,8 @@ mod tests {
     #[test]
     fn a_program_is_its_own_file() {
         assert_eq!(own_file(), std::env::current_exe().ok());
-        let maps = b"10-20 r--p 0 08:01 7 /usr/bin/python3\n20-30 r-xp 0 08:01 8   /my lib/x.so\n30-40 rw-p 0 00:00 0 \n";
+        let maps =
+            b"10-20 r--p 0 08:01 7 /usr/bin/python3\n20-30 r-xp 0 08:01 8   /my lib/x.so\n30-40 rw-p 0 00:00 0 \n";
         assert_eq!(holder(maps, 0x2f), Some("/my lib/x.so".into()));
         assert_eq!(holder(maps, 0x30), None);
         assert_eq!(holder(maps, 0x50), None);

@@ -1,7 +1,7 @@
 //! Text for terminals: aligned tables and sizes. Sizes are printed in binary units, beside exact bytes where they decide.
 
-pub use super::terminal::{Verbosity, detail, remark, say, set_verbosity, verbosity};
 use super::listener::listener;
+pub use super::terminal::{Verbosity, detail, remark, say, set_verbosity, verbosity};
 use bytesize::ByteSize;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
