@@ -59,6 +59,18 @@ SKIPPED = {
         "cc": "compiles the C client; tests/oracle/test_serve_clients.py runs it",
         "./ask": "asks a server; tests/oracle/test_serve_clients.py runs it",
     },
+    "docs/library.md": {
+        "scripts/c-library": "tests/bindings/test_docs.py runs it",
+        "export PKG_CONFIG_PATH": "tests/bindings/test_docs.py runs it",
+        "cc": "compiles the page's C program; tests/bindings/test_docs.py does",
+        "LD_LIBRARY_PATH": "runs the page's C program; tests/bindings/test_docs.py does",
+        "./ask-static": "runs the page's C program; tests/bindings/test_docs.py does",
+    },
+    "docs/python.md": {
+        "scripts/python-wheel": "scripts/test-bindings runs it",
+        "pip": "installs the wheel; scripts/test-bindings does",
+        "thimble --version": "the wheel's program; tests/bindings/test_docs.py runs it",
+    },
     "docs/models.md": {
         "pip": "installs TensorFlow",
         "python": "needs TensorFlow",
@@ -87,6 +99,9 @@ FOREIGN = {
     "--bins": "cargo",
     "--request": "the clients of clients/",
     "--ping": "the clients of clients/",
+    "--cflags": "pkg-config",
+    "--libs": "pkg-config",
+    "--static": "pkg-config",
 }
 
 
@@ -233,7 +248,7 @@ def test_files_tests_and_links_exist(page):
     folder = (ROOT / page).parent
     whole = text_of(page)
     for span in [*spans(page), *commands(page)]:
-        for name in re.findall(r"(?<![\w/.-])(?:scripts|benches|tests|host|device|shared|text|fuzz|targets|docs|models|clients)/[\w./-]+", span):
+        for name in re.findall(r"(?<![\w/.-])(?:scripts|benches|bindings|tests|host|device|shared|text|fuzz|targets|docs|models|clients)/[\w./-]+", span):
             name = name.rstrip("./")
             if name.startswith("target/") or re.search(r"/(DATE|OUT|NAME)", name):
                 continue

@@ -47,6 +47,7 @@ pub enum TokenizeError {
         /// The tokenizer.json.
         path: PathBuf,
         /// What the operating system said.
+        #[source]
         cause: std::io::Error,
     },
     /// It is no tokenizer.json, is too large, or has rules that are not known here.

@@ -17,7 +17,7 @@ use thimble_shared::spelling::nearest;
 
 /// What the arguments ask for.
 #[derive(Debug, PartialEq)]
-pub enum Request {
+pub enum Invocation {
     /// `-h` or `--help`, wherever it stands.
     Help,
     /// `-V` or `--version`.
@@ -109,15 +109,15 @@ pub fn help() -> String {
 ///
 /// # Errors
 /// An unknown command or option, an option the command does not take, a value out of range, or a file missing.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, UsageError> {
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
     let mut parser = Parser::from_args(arguments);
     let mut command = None;
     let mut options = Options::default();
     let said = |e: lexopt::Error| UsageError(e.to_string());
     while let Some(argument) = parser.next().map_err(said)? {
         match argument {
-            Arg::Short('h') | Arg::Long("help") => return Ok(Request::Help),
-            Arg::Short('V') | Arg::Long("version") => return Ok(Request::Version),
+            Arg::Short('h') | Arg::Long("help") => return Ok(Invocation::Help),
+            Arg::Short('V') | Arg::Long("version") => return Ok(Invocation::Version),
             Arg::Value(word) if command.is_none() => {
                 let known = Command::ALL.into_iter().find(|c| word.to_str() == Some(c.name()));
                 command = Some(known.ok_or_else(|| {
@@ -161,7 +161,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
     let command = command
         .ok_or_else(|| UsageError("a command is needed: info, run, bench, serve or ask; see --help".to_string()))?;
     check(command, &options)?;
-    Ok(Request::Do(command, Box::new(options)))
+    Ok(Invocation::Do(command, Box::new(options)))
 }
 
 /// Stores the value of `flag`, read from the arguments.
@@ -335,7 +335,7 @@ fn check(command: Command, options: &Options) -> Result<(), UsageError> {
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Request, String> {
+    fn parsed(line: &str) -> Result<Invocation, String> {
         parse(line.split_whitespace().map(OsString::from)).map_err(|e| e.0)
     }
 
@@ -364,13 +364,15 @@ mod tests {
             },
             ..Options::default()
         };
-        assert_eq!(parsed(line), Ok(Request::Do(Bench, Box::new(expected))));
+        assert_eq!(parsed(line), Ok(Invocation::Do(Bench, Box::new(expected))));
         let out = parsed("run --input=a.safetensors m.onnx --output b.safetensors").unwrap();
-        let Request::Do(Run, out) = out else { panic!("{out:?}") };
+        let Invocation::Do(Run, out) = out else {
+            panic!("{out:?}")
+        };
         assert!(out.input.file.is_some() && out.output.is_some() && out.file.is_some());
-        assert_eq!(parsed("info"), Ok(Request::Do(Info, Box::default())));
-        assert_eq!(parsed("bench --help"), Ok(Request::Help));
-        assert_eq!(parsed("-V"), Ok(Request::Version));
+        assert_eq!(parsed("info"), Ok(Invocation::Do(Info, Box::default())));
+        assert_eq!(parsed("bench --help"), Ok(Invocation::Help));
+        assert_eq!(parsed("-V"), Ok(Invocation::Version));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use thimble_shared::terminal;
 
-use self::args::{Options, Request};
+use self::args::{Invocation, Options};
 use self::flags::Command;
 use crate::bench::report::{self, BenchOptions, Start};
 use crate::engine::tensors;
@@ -27,7 +27,7 @@ use crate::image::sigbus;
 use crate::log;
 use crate::platform::{board, control};
 use crate::serve::{self, FAILED, ServeError};
-use crate::session::{self, Session, SessionError};
+use crate::session::{self, Session, SessionError, SessionOptions};
 
 const NO: u8 = 1;
 
@@ -45,8 +45,8 @@ pub fn main() -> ExitCode {
         Err(args::UsageError(message)) => return fail(&message),
     };
     let (text, code) = match request {
-        Request::Help => (args::help(), 0),
-        Request::Version => (
+        Invocation::Help => (args::help(), 0),
+        Invocation::Version => (
             format!(
                 "thimble-device {} (tract {}, {})\n",
                 env!("CARGO_PKG_VERSION"),
@@ -55,7 +55,7 @@ pub fn main() -> ExitCode {
             ),
             0,
         ),
-        Request::Do(command, options) => match perform(command, &options) {
+        Invocation::Do(command, options) => match perform(command, &options) {
             Ok(done) => done,
             Err(error) => return fail(&error.to_string()),
         },
@@ -110,7 +110,11 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeErr
     let start = Start::now(Some(&file).filter(|_| options.cold), command == Command::Bench);
     // A bench takes the digest of what it measured when that can no longer change the figures.
     let first = options.sha256.as_deref().filter(|_| command != Command::Bench);
-    let session = Session::open(file, &options.session, first)?;
+    let opened = SessionOptions {
+        whole_process: true,
+        ..options.session.clone()
+    };
+    let session = Session::open(file, &opened, first)?;
     let config = session.engine.config();
     let text = match command {
         Command::Info => {

@@ -7,8 +7,9 @@ use std::path::Path;
 use super::args::TextOptions;
 use super::ask::indented;
 use super::texts_file::Texts;
+use crate::answers::{Caller, text};
 use crate::log;
-use crate::serve::{ServeError, text};
+use crate::serve::ServeError;
 use crate::session::{Session, SessionError};
 use crate::{Input, Outputs};
 use serde_json::{Value, json};
@@ -23,7 +24,9 @@ use thimble_text::{Encoded, Tokenizer, questions, tokenizer_beside};
 /// # Errors
 /// Where there is no tokenizer, texts and model do not go together, or a file cannot be read.
 pub fn run(session: &Session, options: &TextOptions, named: Option<&Path>, json: bool) -> Result<String, ServeError> {
-    let Some(tokenizer) = text::tokenizer(session, named)? else {
+    let (tokenizer, notes) = text::tokenizer(session, named, Caller::Server)?;
+    notes.iter().for_each(|note| log::line(note));
+    let Some(tokenizer) = tokenizer else {
         return Err(ServeError::NoTokenizer {
             file: session.file.display().to_string(),
             beside: tokenizer_beside(&session.file).display().to_string(),

@@ -2,12 +2,8 @@
 //! thread runs the engine on what waits. Memory is bounded by what may wait, be unsent and be a line; readers wait, nothing
 //! is dropped. docs/serve.md is the contract.
 
-mod answer;
 mod client;
 mod queue;
-mod request;
-mod request_json;
-mod sequence;
 pub mod settings;
 #[allow(unsafe_code)]
 mod signals;
@@ -16,7 +12,6 @@ mod stats;
 mod system;
 #[allow(unsafe_code)]
 mod systemd;
-pub(crate) mod text;
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -26,21 +21,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::answers::lines::{self, Frame, Object};
+use crate::answers::request::{self, Asked, Id, Infer, Model};
+use crate::answers::text::Texts;
+use crate::answers::{Caller, OUTPUTS, ResponderError, most_tokens};
 use crate::block_cache;
 use crate::engine::tensors::TensorError;
 use crate::log;
 
-use self::answer::Object;
 use self::client::{Client, Line, Lines, Patient};
 use self::queue::{Limits, Queue, Work};
-use self::request::{Asked, Id, Infer, Model};
 use self::settings::Settings;
 use self::signals::EndSignals;
 use self::socket::{Bound, SocketError};
 use self::stats::Stats;
 use self::system::{Stdin, Stdout};
 pub use self::systemd::{PassedError, passed};
-use self::text::Texts;
 use crate::session::{Session, SessionError};
 
 /// How long an ending server goes on answering.
@@ -53,10 +49,6 @@ const STACK: usize = 1 << 20;
 const KEPT: usize = 64 << 10;
 /// How much older a batch makes memory that is kept for reuse: what some thirty in a row did not need is given back.
 const AGE: u64 = 16;
-/// Tokens the choices of one question may have, padding included, unless the options allow more.
-const QUESTION: usize = 2048;
-/// Most numbers a masked LM's outputs have in one batch (64 MiB), though never less than one sequence.
-const OUTPUTS: usize = 16 << 20;
 /// Files a server has open besides its clients: standard streams, model, sockets, and what it reads of /proc; plenty.
 const DESCRIPTORS: u64 = 32;
 /// Exit code of a process that could not do what it was asked.
@@ -103,10 +95,9 @@ pub enum ServeError {
         /// Open files the process may have.
         most: u64,
     },
-    /// A text could not be made into token ids.
-    #[cfg(feature = "text")]
+    /// The tokenizer cannot be opened.
     #[error(transparent)]
-    Tokenize(#[from] thimble_text::TokenizeError),
+    Answers(#[from] ResponderError),
     /// Texts are no input of this model.
     #[cfg(feature = "text")]
     #[error(transparent)]
@@ -207,18 +198,20 @@ pub fn run(session: Session, settings: &Settings) -> Result<(), ServeError> {
     let signals = EndSignals::hold();
     let settings = settings.clone();
     let config = session.engine.config().clone();
-    let texts = Texts::open(&session, settings.tokenizer.as_deref())?;
+    let texts = Texts::open(&session, settings.tokenizer.as_deref(), Caller::Server)?;
+    texts.notes.iter().for_each(|note| log::line(note));
     let mut tokens = settings.tokens;
     if config.head.has_decoder() {
         tokens = tokens.min(OUTPUTS / config.vocab_size);
     }
     // A question's choices are not taken apart, so one request may have more than is gathered of several.
-    let most = settings.tokens.max(QUESTION).max(config.max_position_embeddings);
+    let most = settings.tokens.max(most_tokens(&config));
     let server = Arc::new(Server {
         model: Model {
             config,
             texts,
             tokens: most,
+            caller: Caller::Server,
         },
         queue: Queue::new(Limits {
             queue: settings.queue,
@@ -276,7 +269,7 @@ impl Server {
         let engine = &self.session.engine;
         let (mut batch, mut line): (Vec<Job>, Vec<u8>) = (vec![], vec![]);
         while self.queue.take(&mut batch) {
-            let input = answer::input(batch.iter().map(|job| &job.asked), self.model.config.head);
+            let input = lines::input(batch.iter().map(|job| &job.asked), self.model.config.head);
             let seq = input.shape.last().copied().unwrap_or(0);
             let rows = input.input_ids.len() / seq.max(1);
             let own: usize = batch
@@ -294,16 +287,19 @@ impl Server {
                 line.clear();
                 match &outputs {
                     Ok(outputs) => {
-                        let place = answer::Place {
+                        let place = lines::Place {
                             outputs,
                             declared: engine.outputs(),
                             first,
                             rows,
                             seq,
                         };
-                        let Model { config, texts, .. } = &self.model;
-                        answer::write(&mut line, &job.id, &job.asked, place, config, texts, job.since);
-                        self.stats.served(answer::milliseconds(job.since));
+                        let frame = Frame {
+                            id: Some(&job.id),
+                            since: Some(job.since),
+                        };
+                        lines::write(&mut line, frame, &job.asked, place, &self.model);
+                        self.stats.served(lines::milliseconds(job.since));
                     }
                     Err(e) => self.refuse(&mut line, &job.id, &format!("the engine failed: {e}")),
                 }
@@ -326,7 +322,7 @@ impl Server {
 
     fn refuse(&self, line: &mut Vec<u8>, id: &Id, problem: &str) {
         self.stats.error();
-        answer::error(line, id, problem);
+        lines::error(line, id, problem);
     }
 
     /// Reads a client to its end, or until it has left.
@@ -404,7 +400,9 @@ impl Server {
     }
 
     fn pong(&self, line: &mut Vec<u8>, id: &Id) {
-        let Model { config, texts, tokens } = &self.model;
+        let Model {
+            config, texts, tokens, ..
+        } = &self.model;
         let mut json = Object::begin(line, id);
         json.key("", "op");
         json.value("ping");

@@ -27,6 +27,7 @@ use crate::models::model_file::ModelSource;
 use crate::models::tokenizer_json;
 use crate::quantize::prune::Levers;
 use crate::quantize::vocabulary;
+use crate::render::listener::stopped;
 use crate::render::progress::Bar;
 use crate::render::text::{remark, say};
 use anyhow::{Context, Error, Result, bail};
@@ -314,6 +315,10 @@ fn search(mut about: output::About, sizes: Sizes, levers: &Levers, tokenizer: Op
     drop((watch, farewell));
     about.savings = savings(question, levers, &plan)?;
 
+    // The last moment: what is written is written whole.
+    if stopped() {
+        bail!("interrupted: no file was written");
+    }
     let reasons = unmet(&about, &plan);
     let written: Option<Written> = match &args.output {
         Some(output) if reasons.is_empty() && !args.dry_run => Some(export::write_parts(

@@ -1,0 +1,35 @@
+"""The extension module; what users call wraps it."""
+
+import os
+from typing import Callable, List, Optional, Sequence, Tuple
+
+__version__: str
+
+class Model:
+    closed: bool
+    def __new__(
+        cls,
+        path: "os.PathLike[str]",
+        threads: Optional[int],
+        copy: bool,
+        tokenizer: "Optional[os.PathLike[str]]",
+    ) -> "Model": ...
+    def describe(self) -> str: ...
+    def notes(self) -> List[str]: ...
+    def answers(self, requests: Sequence[str]) -> List[str]: ...
+    def embeddings(self, requests: Sequence[str]) -> Tuple[int, bytearray]: ...
+    def run(
+        self,
+        shape: Sequence[int],
+        ids: bytes,
+        mask: Optional[bytes],
+        types: Optional[bytes],
+    ) -> List[Tuple[str, List[int], bytearray]]: ...
+    def close(self) -> None: ...
+
+def run_command(
+    arguments: Sequence[str],
+    told: Callable[[bool, str], object],
+    progress: Optional[Callable[[str, int, int], object]],
+) -> Tuple[int, str]: ...
+def main(arguments: Sequence[str]) -> int: ...
