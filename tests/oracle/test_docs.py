@@ -84,6 +84,10 @@ SKIPPED = {
     "docs/serve.md": {
         "thimble-device serve deb.onnx --socket": "runs for ever; the Python program of the page asks it below",
         "echo": "needs socat",
+        "thimble-device ask": "needs a server; tests/oracle/test_passed_socket.py",
+        "thimble package": "needs the program for the board; tests/board/test_package.py",
+        "thimble deploy": "needs a board; tests/server/test_server.py",
+        "thimble ask": "needs a board; tests/server/test_server.py",
     },
 }
 # Options that belong to other programs, and options of scripts that are named without the script.
@@ -212,7 +216,7 @@ def test_options_in_the_text_exist(options, page):
     """Behind a program and its command: options of that command. Alone: options of any command or script."""
     scripts = {path.name: path for folder in ("scripts", "benches") for path in (ROOT / folder).iterdir() if path.is_file()}
     hosts = re.findall(r"^    ([A-Z]\w*)\((?:Box<)?cmd::", (ROOT / "host/src/cli.rs").read_text(), re.M)
-    known = {("thimble", name.lower()) for name in hosts} | {("thimble-device", name) for name in ("info", "run", "bench", "serve")}
+    known = {("thimble", name.lower()) for name in hosts} | {("thimble-device", name) for name in ("info", "run", "bench", "serve", "ask")}
     every = frozenset().union(*(options(*pair) for pair in known), FOREIGN)
     written = "\n".join(path.read_text(errors="replace") for path in scripts.values())
     fenced = [line for _, text in blocks(page) for line in re.findall(r"^\$ ([^#\n]*)", text, re.M)]
