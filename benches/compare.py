@@ -22,6 +22,9 @@ import numpy as np
 from models import ROOT, TARGET, ids_of, make_models, python_peers, sh
 from safetensors.numpy import load_file
 
+sys.path.insert(0, str(ROOT / "scripts"))
+import drawing  # noqa: E402
+
 HERE = ROOT / "benches"
 PROFILE = os.environ.get("THIMBLE_PROFILE", "dist")
 DEVICE = TARGET / PROFILE / "thimble-device"
@@ -126,18 +129,13 @@ def batches(file, counts, seq, runs, rounds):
     return taken
 
 
-COLOURS = {
-    "thimble int8": "#0b6e4f",
-    "thimble fp32": "#7fb69e",
-    "ONNX Runtime int8": "#b3432b",
-    "ONNX Runtime fp32": "#dba79b",
-    "LiteRT int8": "#3a5fa0",
-}
+# The color is that of the number format, the kind of line that of the engine: whether it is thimble.
+SERIES = {"thimble int8": ("i8", True), "thimble fp32": ("f32", True), "ONNX Runtime int8": ("i8", False), "ONNX Runtime fp32": ("f32", False)}
 
 
 def plot(raw):
     """p50 against sequence length on one thread, both axes logarithmic; below it, ms per sequence against batch size."""
-    points = {name: [] for name in COLOURS}
+    points = {name: [] for name in SERIES}
     for run in raw["runs"]:
         for name in points:
             rounds = run["results"].get(name, {}).get("rounds")
@@ -145,38 +143,37 @@ def plot(raw):
                 points[name].append((run["seq"], statistics.median(r["p50"] for r in rounds)))
     points = {name: sorted(p) for name, p in points.items() if p}
     xs, ys = zip(*[p for line in points.values() for p in line], strict=True)
-    width, height, left, right, top, bottom = 720, 420, 60, 150, 20, 44
+    width, height, left, right, top, bottom = 810, 450, 72, 216, 50, 50
     low, high = math.log(min(ys) * 0.8), math.log(max(ys) * 1.2)
     first, last = math.log(min(xs)), math.log(max(max(xs), min(xs) + 1))
     x = lambda v: left + (math.log(v) - first) / (last - first) * (width - left - right)  # noqa: E731
     y = lambda v: height - bottom - (math.log(v) - low) / (high - low) * (height - top - bottom)  # noqa: E731
     counts = {int(count): statistics.median(taken) for count, taken in raw.get("batch", {}).items()}
     whole = height + (len(counts) * 22 + 50 if counts else 0)
-    body = [f'<rect width="{width}" height="{whole}" fill="#fff"/>']
+    body = []
     for tick in [t for decade in (0.1, 1, 10, 100, 1000) for t in (decade, 2 * decade, 5 * decade)]:
         if low <= math.log(tick) <= high:
-            body.append(f'<path d="M{left} {y(tick):.1f}H{width - right}" stroke="#e4e4e4"/>')
-            body.append(f'<text x="{left - 8}" y="{y(tick) + 4:.1f}" font-size="12" text-anchor="end">{tick:g} ms</text>')
-    for seq in sorted(set(xs)):
-        body.append(f'<text x="{x(seq):.1f}" y="{height - bottom + 20}" font-size="12" text-anchor="middle">{seq}</text>')
-    body.append(f'<text x="{(left + width - right) / 2:.0f}" y="{height - 6}" font-size="12" text-anchor="middle">tokens</text>')
+            body.append(drawing.line(left, y(tick), width - right, y(tick)))
+            body.append(drawing.text(left - 8, y(tick) + 4.5, f"{tick:g} ms", "e", "soft"))
+    body += [drawing.line(x(seq), top, x(seq), height - bottom) for seq in sorted(set(xs))]
+    body += [drawing.text(x(seq), height - bottom + 20, seq, "m", "soft") for seq in sorted(set(xs))]
+    body.append(drawing.text((left + width - right) / 2, height - 8, "tokens", "m", "soft"))
     labels = []
     for name, line in sorted(points.items(), key=lambda item: -item[1][-1][1]):
-        path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line)
-        body.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"/>')
-        body += [f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" fill="{COLOURS[name]}"/>' for a, b in line]
-        labels.append(max(y(line[-1][1]) + 4, labels[-1] + 15 if labels else 0))
-        body.append(f'<text x="{width - right + 8}" y="{labels[-1]:.1f}" font-size="12" fill="{COLOURS[name]}">{name}</text>')
+        tone, ours = SERIES[name]
+        body += drawing.curve([(x(a), y(b)) for a, b in line], tone, ours)
+        labels.append(max(y(line[-1][1]), labels[-1] + 18 if labels else 0))
+        at = width - right + 22
+        body += drawing.sample(at, labels[-1], tone, ours)
+        body.append(drawing.text(at + 46, labels[-1] + 4.5, name))
     if counts:
-        title = "thimble int8, 64 tokens, one thread: ms per sequence in batches of"
-        body.append(f'<text x="{left}" y="{height + 26}" font-size="12">{title}</text>')
+        body.append(drawing.text(16, height + 26, "thimble int8, 64 tokens, one thread: ms per sequence in batches", "b"))
     for row, (count, ms) in enumerate(sorted(counts.items())):
-        down, long = height + 36 + 22 * row, ms / max(counts.values()) * (width - left - right)
-        body.append(f'<rect x="{left}" y="{down}" width="{long:.1f}" height="16" fill="{COLOURS["thimble int8"]}"/>')
-        body.append(f'<text x="{left - 8}" y="{down + 12}" font-size="12" text-anchor="end">{count}</text>')
-        body.append(f'<text x="{left + long + 6:.1f}" y="{down + 12}" font-size="12">{ms:.1f} ms</text>')
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {whole}" font-family="system-ui, sans-serif">'
-    return "\n".join([head, *body, "</svg>", ""])
+        down, long = height + 38 + 22 * row, ms / max(counts.values()) * (width - left - right)
+        body.append(drawing.bar(left, down, long, 16, "i8"))
+        body.append(drawing.text(left - 8, down + 12.5, f"of {count}", "e", "soft"))
+        body.append(drawing.text(left + long + 6, down + 12.5, f"{ms:.1f} ms"))
+    return drawing.svg(width, whole, "Median time of one inference by length, one thread", body)
 
 
 def scaling(raw):

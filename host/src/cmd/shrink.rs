@@ -592,10 +592,14 @@ fn savings(question: &Question, levers: &Levers, plan: &Plan) -> Result<Vec<(&'s
 
 /// Draws the frontier where that was asked for; the files' names.
 fn draw(args: &ShrinkArgs, about: &output::About, points: &[crate::budget::frontier::Point]) -> Result<Vec<String>> {
+    let source = args.source.file_name().map_or(args.source.as_os_str(), |name| name);
     let drawing = chart::Drawing {
-        title: format!("{}: bytes against loss", args.source.display()),
+        title: source.to_string_lossy().into_owned(),
+        rows: about.rows_reported(),
         objective: about.question.objective,
         points,
+        budget: about.byte_limit(),
+        least_agreement: args.min_agreement,
     };
     let (svg, html) = (drawing.svg(), drawing.html());
     let files = [(&args.frontier.svg, &svg), (&args.frontier.html, &html)];
