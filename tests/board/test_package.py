@@ -22,12 +22,14 @@ def folder_of(model):
     return f"usr/share/thimble/{hashlib.sha256(model.read_bytes()).hexdigest()[:16]}"
 
 
-def accepted(root, units):
-    """In systemd's eyes; the programs that units start are those of the root."""
-    verify = ["systemd-analyze", "verify", "--man=no", f"--root={root}", *units]
-    judged = subprocess.run(verify, capture_output=True, text=True)
-    own = [line for line in judged.stderr.splitlines() if "thimble" in line]
-    assert not own, judged.stderr
+def accepted(root, units, at):
+    """In systemd's eyes. It looks for the programs that units start, and that of the board is none here."""
+    at.mkdir()
+    for unit in units:
+        text = (root / "usr/lib/systemd/system" / unit).read_text()
+        (at / unit).write_text(text.replace("/usr/bin/thimble-device", "/bin/sh"))
+    judged = subprocess.run(["systemd-analyze", "verify", *[at / unit for unit in units]], capture_output=True, text=True)
+    assert judged.returncode == 0 and not judged.stderr.strip(), judged.stderr
 
 
 def test_dpkg_reads_it_and_the_files_are_whole(package, model, tmp_path):
@@ -47,7 +49,7 @@ def test_dpkg_reads_it_and_the_files_are_whole(package, model, tmp_path):
     assert all("MemoryMax=67108864\n" in unit.read_text() for unit in units[1:])
     start = f"ExecStart=/usr/bin/thimble-device serve /{folder_of(model)}/deb.onnx --sha256 "
     assert start in units[1].read_text()
-    accepted(tmp_path, names)
+    accepted(tmp_path, names, tmp_path / "judged")
     subprocess.run(["md5sum", "-c", "--quiet", control / "md5sums"], cwd=tmp_path, check=True)
     # dpkg gives files their names in the archive's order: no unit before what it names.
     listed = subprocess.check_output(["dpkg-deb", "-c", package], text=True).splitlines()
@@ -136,7 +138,7 @@ def test_a_mounted_root_gets_everything_and_systemd_accepts_the_units(model, tmp
     assert all(f" --sha256 {digest}" in (units / name).read_text() for name in ("thimble.service", "thimble-check.service"))
     # The smallest pi-4 has 1 GiB: half of it.
     assert "MemoryMax=" in (units / "thimble.service").read_text()
-    accepted(root, ["thimble.socket", "thimble.service", "thimble-check.service"])
+    accepted(root, ["thimble.socket", "thimble.service", "thimble-check.service"], tmp_path / "judged")
 
 
 def test_a_narrow_umask_shuts_nobody_out(model, tmp_path):

@@ -41,7 +41,7 @@ def test_an_upgrade_changes_the_model_and_loses_no_request(board, models, expect
     """A user keeps asking: every line is answered, by the old model up to some line and by the new one from there on."""
     board.send(models["new"][1], "/root/new.deb")
     asking = (
-        f"rm -f stop answers; (while [ ! -e stop ]; do echo '{json.dumps({'ids': IDS})}'; done) | "
+        f"rm -f stop answers; (while [ ! -e stop ]; do echo '{json.dumps({'ids': IDS})}'; sleep 0.1; done) | "
         f"thimble-device ask --json --timeout {LONG} > answers 2> said; echo $? > code"
     )
     board.run(f"nohup sh -c {quoted(asking)} > /dev/null 2>&1 < /dev/null &", host="pi")

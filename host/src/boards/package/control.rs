@@ -96,7 +96,7 @@ pub(super) fn files(control: &Control, files: &[Entry], units: &[&str]) -> [(&'s
     let kilobytes: u64 = files.iter().map(|f| (f.2.len() as u64).div_ceil(1024)).sum();
     let description = format!(
         "{}\n Made by thimble: one ONNX file that the board maps and computes from,\n \
-         the static program that runs it, and the units that answer at /run/thimble.sock.",
+         the static program that runs it, and units that answer at\n /run/thimble.sock.",
         control.description
     );
     let fields = format!(

@@ -250,7 +250,7 @@ fn old_script(dir: &str, names: &[&str], sudo: &str, clear: bool) -> String {
     };
     format!(
         "home=$(cd && pwd -P)\n\
-         used() {{ for name in {names}; do [ \"$1\" != \"$name\" ] || return 0; done; grep -qF \"/$1\\\"\" {SYSTEM_UNITS}/{CHECK} 2> /dev/null; }}\n\
+         used() {{ for known in {names}; do [ \"$1\" != \"$known\" ] || return 0; done; grep -qF \"/$1\\\"\" {SYSTEM_UNITS}/{CHECK} 2> /dev/null; }}\n\
          told() {{ echo old $(du -sk \"$1\" | cut -f 1) \"$1\"; }}\n\
          system() {{ told \"$1\"; {system}; }}\n\
          own() {{ told \"$1\"; {own}; }}\n\
