@@ -4,6 +4,7 @@ use crate::{error, not_found};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,7 +53,7 @@ impl Listener for Ears {
 #[pyfunction]
 pub fn run_command(
     py: Python<'_>,
-    arguments: Vec<OsString>,
+    arguments: Vec<Vec<u8>>,
     told: &Bound<'_, PyAny>,
     progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<(u8, String)> {
@@ -63,6 +64,7 @@ pub fn run_command(
         stop: stop.clone(),
     };
     let worker = std::thread::Builder::new().name("thimble".into()).stack_size(STACK);
+    let arguments: Vec<OsString> = arguments.into_iter().map(OsString::from_vec).collect();
     let worker = worker.spawn(move || cli::run_command(arguments, Arc::new(ears)))?;
     let wrong = attend(py, &Mutex::new(events), &stop, told, progress.as_ref());
     // It ends soon where it was told to.
@@ -123,6 +125,6 @@ fn attend(
 
 /// The program `thimble`; `arguments` begin with its name.
 #[pyfunction]
-pub fn main(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
-    py.allow_threads(|| cli::main_with(arguments))
+pub fn main(py: Python<'_>, arguments: Vec<Vec<u8>>) -> u8 {
+    py.allow_threads(|| cli::main_with(arguments.into_iter().map(OsString::from_vec).collect()))
 }

@@ -4,6 +4,8 @@ use crate::{error, not_found};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::answers::ResponderError;
@@ -57,14 +59,14 @@ impl Model {
 
 #[pymethods]
 impl Model {
-    /// Opens a file that `export` or `shrink` wrote.
+    /// Opens a file that `export` or `shrink` wrote. Paths are bytes, as the system has them.
     #[new]
     fn open(
         py: Python<'_>,
-        path: PathBuf,
+        path: Vec<u8>,
         threads: Option<usize>,
         copy: bool,
-        tokenizer: Option<PathBuf>,
+        tokenizer: Option<Vec<u8>>,
     ) -> PyResult<Model> {
         if let Some(threads @ (0 | 257..)) = threads {
             return Err(PyValueError::new_err(format!("threads is {threads}, must be 1 to 256")));
@@ -74,6 +76,8 @@ impl Model {
             copy,
             ..SessionOptions::default()
         };
+        let path = PathBuf::from(OsString::from_vec(path));
+        let tokenizer = tokenizer.map(|path| PathBuf::from(OsString::from_vec(path)));
         let opened = py.allow_threads(|| Responder::open(&path, &options, tokenizer.as_deref()));
         let responder = opened.map_err(|cause| failed(py, cause))?;
         Ok(Model {

@@ -46,7 +46,7 @@ def _run(name: str, files: Sequence[Path], options: Dict[str, Any], progress: Op
     for option, value in options.items():
         arguments += _flag(option, value)
     arguments += ["--", *(os.fspath(file) for file in files)]
-    _, text = _thimble.run_command(arguments, _told, progress)
+    _, text = _thimble.run_command([os.fsencode(argument) for argument in arguments], _told, progress)
     answer: Dict[str, Any] = json.loads(text)
     return answer
 

@@ -3,7 +3,6 @@
 import json
 import operator
 import os
-import pathlib
 import warnings
 from types import TracebackType
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Type, Union, overload
@@ -66,8 +65,8 @@ class Model:
         copy: bool = False,
         tokenizer: Optional[Path] = None,
     ) -> None:
-        named = None if tokenizer is None else pathlib.Path(tokenizer)
-        self._model = _thimble.Model(pathlib.Path(path), threads, copy, named)
+        named = None if tokenizer is None else os.fsencode(tokenizer)
+        self._model = _thimble.Model(os.fsencode(path), threads, copy, named)
         self._facts: Dict[str, Any] = json.loads(self._model.describe())
         for note in self._model.notes():
             warnings.warn(note.split(": ", 1)[-1], stacklevel=3)

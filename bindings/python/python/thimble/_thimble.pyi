@@ -1,6 +1,5 @@
 """The extension module; what users call wraps it."""
 
-import os
 from typing import Callable, List, Optional, Sequence, Tuple
 
 __version__: str
@@ -9,10 +8,10 @@ class Model:
     closed: bool
     def __new__(
         cls,
-        path: "os.PathLike[str]",
+        path: bytes,
         threads: Optional[int],
         copy: bool,
-        tokenizer: "Optional[os.PathLike[str]]",
+        tokenizer: Optional[bytes],
     ) -> "Model": ...
     def describe(self) -> str: ...
     def notes(self) -> List[str]: ...
@@ -28,8 +27,8 @@ class Model:
     def close(self) -> None: ...
 
 def run_command(
-    arguments: Sequence[str],
+    arguments: Sequence[bytes],
     told: Callable[[bool, str], object],
     progress: Optional[Callable[[str, int, int], object]],
 ) -> Tuple[int, str]: ...
-def main(arguments: Sequence[str]) -> int: ...
+def main(arguments: Sequence[bytes]) -> int: ...
