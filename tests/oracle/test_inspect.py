@@ -391,7 +391,7 @@ def test_the_page_of_thimble_s_own_file_says_formats_and_what_names_mean(thimble
     said = json.loads(thimble.run("inspect", path, "--json", "--html", page).stdout)
     text = page.read_text()
     for part in said["parts"]:
-        row = re.search(rf'<code>{re.escape(part["name"])}</code><small>(.*?), [\d×]+</small>.*?<span class="chip \w+">(\w+)</span>.*?</tr>', text, re.S)
+        row = re.search(rf'<code>{re.escape(part["name"])}</code> <small>(.*?), [\d×]+</small>.*?<span class="chip \w+">(\w+)</span>.*?</tr>', text, re.S)
         assert row and row[2] == part["format"] and f'{part["bytes"]:,}' in row[0], part["name"]
     assert "attention query" in text and "stored once and run 6 times" in text
     assert "reached only through" not in text, "thimble's own order of weights is no defect"

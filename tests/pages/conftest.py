@@ -18,7 +18,7 @@ DEB = ROOT / "models" / "albert-deb"
 
 def thimble(*args):
     binary = pathlib.Path(os.environ["THIMBLE_BIN"]) / "thimble"
-    done = subprocess.run([binary, *map(str, args)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([binary, *map(str, args)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{args}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -145,7 +145,7 @@ fn weights(e: &Explanation, total: u64) -> Markup {
         rows.push((
             "",
             vec![
-                html! { code { (part.name) } small { (what) ", " (shape(part.shape.iter())) } },
+                html! { code { (part.name) } " " small { (what) ", " (shape(part.shape.iter())) } },
                 html! { (chip(Tone::of_format(&part.format), &part.format)) },
                 html! { (thousands(part.bytes)) },
                 html! { (percent(part.bytes, total)) },

@@ -192,7 +192,7 @@ fn plain_markdown(text: &str) -> String {
 }
 
 /// Reasons, warnings and what the energy was read from, each under the name of its board.
-fn notes(entries: &[Entry]) -> Vec<String> {
+pub fn notes(entries: &[Entry]) -> Vec<String> {
     let mut notes: Vec<String> = Vec::new();
     for e in entries {
         let reasons = e.report.verdict.reasons.iter().map(|r| format!("no: {r}"));

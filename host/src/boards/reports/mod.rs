@@ -4,7 +4,7 @@
 mod compare;
 mod journal;
 
-pub use compare::{against_last, against_target, as_markdown, as_table, comparison};
+pub use compare::{against_last, against_target, as_markdown, as_table, comparison, notes};
 pub use journal::{append, writable};
 
 use crate::fs::atomic::{self, FileError};
