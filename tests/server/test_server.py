@@ -118,7 +118,7 @@ def test_without_root_a_users_own_systemd_serves_or_the_line_that_mends_it_is_to
         own = done.returncode == 0
         if not own:
             assert done.returncode == 1 and "sudo loginctl enable-linger pi" in done.stdout, done.stdout
-            board.run("loginctl enable-linger pi && sleep 5")
+            board.run("loginctl enable-linger pi && for n in $(seq 120); do [ -S /run/user/1000/systemd/private ] && break; sleep 1; done")
             done = board.deploy(programs, models["old"][0], host="pi")
         assert "served at /run/user/1000/thimble.sock" in done.stdout
         assert programs.thimble("ask", "pi", "--text", TEXT, *reached).stdout.startswith("perl  9")
