@@ -107,9 +107,11 @@ fn a_reply_is_what_its_json_says() {
     assert_eq!(reply.index(), told["argmax"].as_u64().map(|at| at as usize));
     assert_eq!(reply.score(), told["scores"][reply.index().unwrap()].as_f64());
     let outputs = model.session().run(&Input::sequence(&[2, 17, 3])).unwrap();
+    let read: Vec<f32> = serde_json::from_value(told["outputs"]["logits"].clone()).unwrap();
     assert_eq!(
-        told["outputs"]["logits"],
-        serde_json::json!(outputs.get("logits").unwrap().data)
+        read,
+        outputs.get("logits").unwrap().data,
+        "the decimals read back as the same f32"
     );
 
     let model = place.open("albert-choice-tiny");
