@@ -301,7 +301,9 @@ mod tests {
             1 => vec![part.to_string()],
             _ => part.split_whitespace().map(String::from).collect(),
         });
-        parts.take_while(|word| word != ">" && word != "|").collect()
+        parts
+            .take_while(|word| ![">", "<", "|"].contains(&word.as_str()))
+            .collect()
     }
 
     #[test]
