@@ -113,9 +113,9 @@ def test_activations_take_what_info_says(thimble, models, precision, seq):
     memory = json.loads(thimble.run(*bench, program=thimble.device).stdout)["memory"]
     assert info["seq"] == seq and info["predicted"]["file"] == model.stat().st_size
     assert memory["predicted"]["activations"] <= info["predicted"]["activations"], "info counts every core's scratch"
-    # The rest is heap and stacks that no input enlarges.
+    # The rest is heap, stacks and what the linker relocates, which no input enlarges: 2.2 MiB, and 0.4 of the tokenizer's code.
     beyond = memory["anon"] - memory["predicted"]["activations"]
-    assert 0 < beyond < 2.5 * MIB, f"{beyond / MIB:.2f} MiB"
+    assert 0 < beyond < 3 * MIB, f"{beyond / MIB:.2f} MiB"
 
 
 def test_a_profile_accounts_for_all_of_the_time(thimble, models):
