@@ -368,8 +368,10 @@ def test_an_exception_in_the_callback_ends_the_work(tmp_path):
 
 
 def test_ctrl_c_ends_shrink_without_half_files(tmp_path):
+    # What a shell starts behind the scenes ignores SIGINT, and so would Python.
     source = f"""
-        import thimble
+        import signal, thimble
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         def progress(stage, done, total):
             print(stage, flush=True)
         try:
@@ -391,6 +393,7 @@ def test_ctrl_c_ends_shrink_without_half_files(tmp_path):
 
 
 def test_a_signal_of_the_program_is_left_alone(tmp_path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGBUS)]
     thimble.shrink(DEB, tmp_path / "small.onnx", budget="1MiB", calibrate=DEB / "test.jsonl", rows=4, nearest=True, formats=["int8"])
     status = pathlib.Path("/proc/self/status").read_text()
