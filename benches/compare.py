@@ -80,7 +80,7 @@ class Contender:
 def contenders(files):
     thimble = [DEVICE, "bench"]
     ort = [sys.executable, HERE / "peers" / "ort.py"]
-    litert, ctranslate2 = ([os.environ["THIMBLE_PEERS"], HERE / "peers" / script] for script in ("litert.py", "ctranslate2_peer.py"))
+    litert, ctranslate2 = ([os.environ["THIMBLE_PEERS"], HERE / "peers" / script] for script in ("litert.py", "ct2.py"))
     return [
         Contender("thimble", "int8", thimble, files["int8"]),
         Contender("thimble", "fp16", thimble, files["fp16"]),

@@ -20,7 +20,7 @@ def peers_of(files):
     return {
         "ONNX Runtime": ("ort.py", {"int8": files["quantized"], "fp32": files["plain"]}),
         "LiteRT": ("litert.py", {"int8": files["litert-int8"], "fp32": files["litert-fp32"]}),
-        "CTranslate2": ("ctranslate2_peer.py", {"int8": files["ctranslate2-int8"]}),
+        "CTranslate2": ("ct2.py", {"int8": files["ctranslate2-int8"]}),
     }
 
 
