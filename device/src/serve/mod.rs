@@ -95,7 +95,7 @@ pub enum ServeError {
         /// Open files the process may have.
         most: u64,
     },
-    /// The tokenizer cannot be opened.
+    /// The model's tokenizer cannot be opened, or a request cannot be answered.
     #[error(transparent)]
     Answers(#[from] ResponderError),
     /// Texts are no input of this model.
