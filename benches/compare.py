@@ -1,4 +1,5 @@
-"""Compares thimble with ONNX Runtime, stock tract and rten on albert-base's shape, on this machine (run it by benches/compare).
+"""Compares thimble with ONNX Runtime, LiteRT, CTranslate2, stock tract and rten on albert-base's shape, on this machine (run it by
+benches/compare).
 
 Same weights, same ids, as many threads each, one process at a time. Every round runs every contender once, in an order that
 turns from round to round; ratios are taken within a round and given with their spread over the rounds. Raw results and
@@ -18,8 +19,11 @@ import sys
 import tempfile
 
 import numpy as np
-from models import ROOT, TARGET, make_models, sh
+from models import ROOT, TARGET, ids_of, make_models, python_peers, sh
 from safetensors.numpy import load_file
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import drawing  # noqa: E402
 
 HERE = ROOT / "benches"
 PROFILE = os.environ.get("THIMBLE_PROFILE", "dist")
@@ -32,9 +36,15 @@ class Contender:
     def __init__(self, name, precision, command, file):
         self.name, self.precision, self.command, self.file = name, precision, [str(c) for c in command], file
         self.thimble = "bench" in self.command
+        # Its layers are ALBERT's, its embedding is not (peers/ctranslate2_model.py).
+        self.another = name == "CTranslate2"
 
     def key(self):
         return f"{self.name} {self.precision}"
+
+    def size(self, tokens):
+        path = pathlib.Path(str(self.file).replace("{}", str(tokens)))
+        return sum(part.stat().st_size for part in path.iterdir()) if path.is_dir() else path.stat().st_size
 
     def once(self, ids, runs, warmup, threads=1, output=None):
         given = [*self.command, str(self.file), "--ids", ",".join(map(str, ids)), "--warmup", str(warmup), "--runs", str(runs)]
@@ -70,6 +80,7 @@ class Contender:
 def contenders(files):
     thimble = [DEVICE, "bench"]
     ort = [sys.executable, HERE / "peers" / "ort.py"]
+    litert, ctranslate2 = ([os.environ["THIMBLE_PEERS"], HERE / "peers" / script] for script in ("litert.py", "ct2.py"))
     return [
         Contender("thimble", "int8", thimble, files["int8"]),
         Contender("thimble", "fp16", thimble, files["fp16"]),
@@ -77,6 +88,9 @@ def contenders(files):
         Contender("ONNX Runtime", "int8", ort, files["quantized"]),
         Contender("ONNX Runtime, thimble's file", "int8", ort, files["int8"]),
         Contender("ONNX Runtime", "fp32", ort, files["plain"]),
+        Contender("LiteRT", "int8", litert, files["litert-int8"]),
+        Contender("LiteRT", "fp32", litert, files["litert-fp32"]),
+        Contender("CTranslate2", "int8", ctranslate2, files["ctranslate2-int8"]),
         Contender("stock tract", "int8", [PEERS / "peer-tract"], files["quantized"]),
         Contender("stock tract, thimble's file", "int8", [PEERS / "peer-tract"], files["int8"]),
         Contender("stock tract", "fp32", [PEERS / "peer-tract"], files["plain"]),
@@ -91,10 +105,6 @@ def cpu_model():
     return names[0] if names else platform.machine()
 
 
-def ids_of(seq):
-    return [2, *(5 + i * 7919 % 29000 for i in range(1, seq - 1)), 3]
-
-
 def difference(ours, reference):
     ours, reference = ours.astype(np.float64), reference.astype(np.float64)
     rms = float(np.sqrt(np.mean((ours - reference) ** 2)) / reference.std())
@@ -103,6 +113,10 @@ def difference(ours, reference):
 
 def spread(values):
     return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+
+
+def error(difference):
+    return f"{difference['rms_of_sd']:.2g}" if difference else "another embedding"
 
 
 def batches(file, counts, seq, runs, rounds):
@@ -115,12 +129,13 @@ def batches(file, counts, seq, runs, rounds):
     return taken
 
 
-COLOURS = {"thimble int8": "#0b6e4f", "thimble fp32": "#7fb69e", "ONNX Runtime int8": "#b3432b", "ONNX Runtime fp32": "#dba79b"}
+# The color is that of the number format, the kind of line that of the engine: whether it is thimble.
+SERIES = {"thimble int8": ("i8", True), "thimble fp32": ("f32", True), "ONNX Runtime int8": ("i8", False), "ONNX Runtime fp32": ("f32", False)}
 
 
 def plot(raw):
     """p50 against sequence length on one thread, both axes logarithmic; below it, ms per sequence against batch size."""
-    points = {name: [] for name in COLOURS}
+    points = {name: [] for name in SERIES}
     for run in raw["runs"]:
         for name in points:
             rounds = run["results"].get(name, {}).get("rounds")
@@ -128,38 +143,37 @@ def plot(raw):
                 points[name].append((run["seq"], statistics.median(r["p50"] for r in rounds)))
     points = {name: sorted(p) for name, p in points.items() if p}
     xs, ys = zip(*[p for line in points.values() for p in line], strict=True)
-    width, height, left, right, top, bottom = 720, 420, 60, 150, 20, 44
+    width, height, left, right, top, bottom = 810, 450, 72, 216, 50, 50
     low, high = math.log(min(ys) * 0.8), math.log(max(ys) * 1.2)
     first, last = math.log(min(xs)), math.log(max(max(xs), min(xs) + 1))
     x = lambda v: left + (math.log(v) - first) / (last - first) * (width - left - right)  # noqa: E731
     y = lambda v: height - bottom - (math.log(v) - low) / (high - low) * (height - top - bottom)  # noqa: E731
     counts = {int(count): statistics.median(taken) for count, taken in raw.get("batch", {}).items()}
     whole = height + (len(counts) * 22 + 50 if counts else 0)
-    body = [f'<rect width="{width}" height="{whole}" fill="#fff"/>']
+    body = []
     for tick in [t for decade in (0.1, 1, 10, 100, 1000) for t in (decade, 2 * decade, 5 * decade)]:
         if low <= math.log(tick) <= high:
-            body.append(f'<path d="M{left} {y(tick):.1f}H{width - right}" stroke="#e4e4e4"/>')
-            body.append(f'<text x="{left - 8}" y="{y(tick) + 4:.1f}" font-size="12" text-anchor="end">{tick:g} ms</text>')
-    for seq in sorted(set(xs)):
-        body.append(f'<text x="{x(seq):.1f}" y="{height - bottom + 20}" font-size="12" text-anchor="middle">{seq}</text>')
-    body.append(f'<text x="{(left + width - right) / 2:.0f}" y="{height - 6}" font-size="12" text-anchor="middle">tokens</text>')
+            body.append(drawing.line(left, y(tick), width - right, y(tick)))
+            body.append(drawing.text(left - 8, y(tick) + 4.5, f"{tick:g} ms", "e", "soft"))
+    body += [drawing.line(x(seq), top, x(seq), height - bottom) for seq in sorted(set(xs))]
+    body += [drawing.text(x(seq), height - bottom + 20, seq, "m", "soft") for seq in sorted(set(xs))]
+    body.append(drawing.text((left + width - right) / 2, height - 8, "tokens", "m", "soft"))
     labels = []
     for name, line in sorted(points.items(), key=lambda item: -item[1][-1][1]):
-        path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line)
-        body.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"/>')
-        body += [f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" fill="{COLOURS[name]}"/>' for a, b in line]
-        labels.append(max(y(line[-1][1]) + 4, labels[-1] + 15 if labels else 0))
-        body.append(f'<text x="{width - right + 8}" y="{labels[-1]:.1f}" font-size="12" fill="{COLOURS[name]}">{name}</text>')
+        tone, ours = SERIES[name]
+        body += drawing.curve([(x(a), y(b)) for a, b in line], tone, ours)
+        labels.append(max(y(line[-1][1]), labels[-1] + 18 if labels else 0))
+        at = width - right + 22
+        body += drawing.sample(at, labels[-1], tone, ours)
+        body.append(drawing.text(at + 46, labels[-1] + 4.5, name))
     if counts:
-        title = "thimble int8, 64 tokens, one thread: ms per sequence in batches of"
-        body.append(f'<text x="{left}" y="{height + 26}" font-size="12">{title}</text>')
+        body.append(drawing.text(16, height + 26, "thimble int8, 64 tokens, one thread: ms per sequence in batches", "b"))
     for row, (count, ms) in enumerate(sorted(counts.items())):
-        down, long = height + 36 + 22 * row, ms / max(counts.values()) * (width - left - right)
-        body.append(f'<rect x="{left}" y="{down}" width="{long:.1f}" height="16" fill="{COLOURS["thimble int8"]}"/>')
-        body.append(f'<text x="{left - 8}" y="{down + 12}" font-size="12" text-anchor="end">{count}</text>')
-        body.append(f'<text x="{left + long + 6:.1f}" y="{down + 12}" font-size="12">{ms:.1f} ms</text>')
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {whole}" font-family="system-ui, sans-serif">'
-    return "\n".join([head, *body, "</svg>", ""])
+        down, long = height + 38 + 22 * row, ms / max(counts.values()) * (width - left - right)
+        body.append(drawing.bar(left, down, long, 16, "i8"))
+        body.append(drawing.text(left - 8, down + 12.5, f"of {count}", "e", "soft"))
+        body.append(drawing.text(left + long + 6, down + 12.5, f"{ms:.1f} ms"))
+    return drawing.svg(width, whole, "Median time of one inference by length, one thread", body)
 
 
 def scaling(raw):
@@ -210,15 +224,15 @@ def table(everyone, results, seq, threads):
         if c.key() not in results:
             continue
         if "failed" in results[c.key()]:
-            lines.append(f"| {c.name} | {c.precision} | {c.file.stat().st_size / MIB:.1f} | did not run: {results[c.key()]['failed']} | | | | | |")
+            lines.append(f"| {c.name} | {c.precision} | {c.size(seq) / MIB:.1f} | did not run: {results[c.key()]['failed']} | | | | | |")
             continue
         own = next(t for t in everyone if t.thimble and t.precision == c.precision)
         ratios = [a["p50"] / b["p50"] for a, b in zip(by_round(c), by_round(own), strict=True)]
         median = lambda key: statistics.median(r[key] for r in by_round(c))  # noqa: E731
         lines.append(
-            f"| {c.name} | {c.precision} | {c.file.stat().st_size / MIB:.1f} | {spread([r['p50'] for r in by_round(c)])} "
+            f"| {c.name} | {c.precision} | {c.size(seq) / MIB:.1f} | {spread([r['p50'] for r in by_round(c)])} "
             f"| {'1' if c.thimble else spread(ratios)} | {median('load_ms'):.1f} | {median('peak_rss') / MIB:.1f} "
-            f"| {(median('peak_rss') - median('baseline_rss')) / MIB:.1f} | {results[c.key()]['difference']['rms_of_sd']:.2g} |"
+            f"| {(median('peak_rss') - median('baseline_rss')) / MIB:.1f} | {error(results[c.key()]['difference'])} |"
         )
     whole = {c.thimble: results[c.key()]["rounds"] for c in everyone if c.key() in results and c.precision == "int8" and c.name in ("thimble", "ONNX Runtime")}
     if len(whole) == 2:
@@ -230,7 +244,7 @@ def table(everyone, results, seq, threads):
 def main():
     parser = argparse.ArgumentParser(prog="benches/compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seq", default="16,64,128,256,512", help="sequence lengths, with commas (default %(default)s)")
-    parser.add_argument("--all-at", default="16,128", help="lengths at which every contender runs; elsewhere thimble, ONNX Runtime and rten (default %(default)s)")
+    parser.add_argument("--all-at", default="16,128", help="lengths at which every contender runs; elsewhere thimble, ONNX Runtime, LiteRT and rten (default %(default)s)")
     parser.add_argument("--threads", default="1,2", help="numbers of threads (default %(default)s); stock tract runs on one only")
     parser.add_argument("--batch", default="1,2,4,8", help="batch sizes of thimble's own cost (default %(default)s, at 64 tokens)")
     parser.add_argument("--docs", action="store_true", help="also write docs/speed.md and docs/speed.svg")
@@ -248,6 +262,8 @@ def main():
     work = TARGET / "compare"
     work.mkdir(parents=True, exist_ok=True)
     files = make_models(work)
+    lengths = [int(n) for n in args.seq.split(",") if n]
+    files |= python_peers(work, lengths)
     everyone = [c for c in contenders(files) if not args.only or c.thimble or args.only.lower() in c.name.lower()]
     host = f"{platform.machine()}-{os.cpu_count()}cores"
     out = pathlib.Path(args.out) if args.out else HERE / "runs" / f"{datetime.date.today()}-{host}"
@@ -261,7 +277,7 @@ def main():
         "python": platform.python_version(),
         "commit": sh("git", "rev-parse", "--short", "HEAD", cwd=ROOT).strip(),
         "profile": PROFILE,
-        "files": {name: path.stat().st_size for name, path in files.items()},
+        "files": {c.key(): {seq: c.size(seq) for seq in lengths} for c in everyone},
         "arguments": vars(args),
         "runs": [],
     }
@@ -275,10 +291,11 @@ def main():
             folder = pathlib.Path(folder)
             judge = next((c for c in everyone if c.key() == "ONNX Runtime fp32"), everyone[2])
             reference = judge.output(ids, folder)
-            here = [c for c in everyone if seq in everywhere or c.name in ("thimble", "ONNX Runtime", "rten")]
+            here = [c for c in everyone if seq in everywhere or c.name in ("thimble", "ONNX Runtime", "LiteRT", "rten")]
             for c in here:
                 try:
-                    judged[c.key()] = difference(c.output(ids, folder), reference)
+                    output = c.output(ids, folder)
+                    judged[c.key()] = None if c.another else difference(output, reference)
                 except (subprocess.CalledProcessError, ValueError) as error:
                     said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
                     failed[c.key()] = " ".join(said)[:200] if said else "no message"
@@ -316,7 +333,9 @@ def main():
         f"Load average while measuring: {min(loads):.1f} to {max(loads):.1f}"
         + ("; the machine was busy with other work: read the ratios, not the times.\n" if min(loads) > 1.5 else ".\n"),
         "int8 of ONNX Runtime, tract and rten is `quantize_dynamic` (per channel, QInt8) of the fp32 model with plain row-major weights; "
-        "this manual repair makes it quantize every layer. It quantizes activations per tensor, thimble per token.",
+        "this manual repair makes it quantize every layer. It quantizes activations per tensor, thimble and LiteRT per token. LiteRT's "
+        "graph is written tensor by tensor, with each weight once (`benches/peers/litert_graph.py`). CTranslate2 reads no ALBERT: it runs "
+        "a BERT with ALBERT's layers and a word table as wide as they are.",
     ]
     result = "\n".join(head + text) + "\n"
     (out / "compare.json").write_text(json.dumps(raw, indent=1) + "\n")

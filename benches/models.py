@@ -19,6 +19,10 @@ def sh(*command, **options):
     return subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True, **options).stdout
 
 
+def ids_of(seq):
+    return [2, *(5 + i * 7919 % 29000 for i in range(1, seq - 1)), 3]
+
+
 def plain(source, out):
     """The same model with each weight as one row-major initializer, as exporters write it: what peers are used to, and
     what quantize_dynamic needs to see a weight as a weight."""
@@ -65,4 +69,21 @@ def make_models(folder):
     quantized = onnx.load(files["quantized"])
     del quantized.graph.value_info[:]
     onnx.save(quantized, files["quantized"])
+    return files
+
+
+def python_peers(folder, lengths):
+    """The same weights for the peers from PyPI, which THIMBLE_PEERS has: LiteRT's graphs, one a length with `{}` in its place, and a
+    CTranslate2 model."""
+    python, scripts, base = os.environ["THIMBLE_PEERS"], ROOT / "benches" / "peers", folder / "albert-base"
+    files = {}
+    for name, options in (("int8", []), ("fp32", ["--fp32"])):
+        files[f"litert-{name}"] = folder / f"litert-{name}-{{}}.tflite"
+        for tokens in lengths:
+            file = str(files[f"litert-{name}"]).replace("{}", str(tokens))
+            if not pathlib.Path(file).exists():
+                sh(python, scripts / "litert_graph.py", base, tokens, file, *options)
+    files["ctranslate2-int8"] = folder / "ctranslate2-int8"
+    if not (files["ctranslate2-int8"] / "model.bin").exists():
+        sh(python, scripts / "ctranslate2_model.py", base, files["ctranslate2-int8"], "int8")
     return files

@@ -1,15 +1,16 @@
 """thimble's files for ONNX Runtime (--for onnxruntime) beside what ONNX Runtime's own tools make of the same weights, all run by
 ONNX Runtime: time and memory on this machine, instructions on emulated ARM, bytes, and what rounding costs.
 
-    benches/onnxruntime-files [--only speed|memory|arm|quality] [--rounds N] [--plbert FOLDER]
+    benches/onnxruntime-files [--only speed|memory|arm|quality] [--rounds N] [--plbert FOLDER] [--resume]
 
 ONNX Runtime's own int8 is made two ways: quantize_dynamic (per channel) of the plain graph, and the same after its optimizer for
 transformers. The plain graph holds ALBERT's weights once, which its exporters do not see to. Times are one process a run, every
 round in another order, one thread; a ratio is taken within a round, to the faster of the two. FOLDER holds PL-BERT as
-scripts/plbert makes it. Writes results.json and table.md; --only keeps the other parts' rows.
+scripts/plbert makes it. Writes results.json and table.md; --only keeps the other parts' rows, --resume the counts that are there.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -143,7 +144,7 @@ def memory(files):
     return rows
 
 
-def arm(files, folder):
+def arm(files, folder, counted, save):
     plugin = (folder / "count.so").resolve()
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", ROOT / "benches/count-instructions.c", "-o", plugin], check=True)
     peer = folder / "peer.py"
@@ -152,9 +153,13 @@ def arm(files, folder):
     for cpu in CPUS:
         for seq in LENGTHS[:2]:
             for name in ("thimble int8", *OWN):
+                known = [row for row in counted if (row["cpu"], row["tokens"], row["file"]) == (cpu, seq, name)]
+                if known:
+                    rows += known
+                    continue
 
                 def total(runs):
-                    command = [ROOT / "scripts/ort-on-arm", "--cpu", cpu, peer.resolve(), files.all[name].resolve(), seq, runs, "{}"]
+                    command = [ROOT / "scripts/python-on-arm", "--cpu", cpu, peer.resolve(), files.all[name].resolve(), seq, runs, "{}"]
                     environment = {**os.environ, "QEMU_EXTRA": f"-plugin {plugin}", "PYTHONHASHSEED": "0"}
                     done = subprocess.run([str(c) for c in command], env=environment, capture_output=True, text=True)
                     found = re.search(r"^instructions: (\d+)$", done.stderr, re.MULTILINE)
@@ -164,6 +169,7 @@ def arm(files, folder):
 
                 rows.append({"part": "arm", "cpu": cpu, "tokens": seq, "file": name, "instructions": (total(10) - total(2)) // 8})
                 print(rows[-1], flush=True)
+                save(rows)
     return rows
 
 
@@ -251,25 +257,37 @@ def main():
     parser.add_argument("--only", choices=["speed", "memory", "arm", "quality"], help="this part; the others' rows stay")
     parser.add_argument("--rounds", type=int, default=7, help="of the times (default %(default)s)")
     parser.add_argument("--plbert", type=pathlib.Path, help="folder of PL-BERT, if it is made already")
+    parser.add_argument("--resume", action="store_true", help="keep the counts on emulated ARM that a run before has made; each takes minutes")
     args = parser.parse_args()
     wanted = lambda part: args.only in (None, part)
+    args.out.mkdir(parents=True, exist_ok=True)
+    results = args.out / "results.json"
+    before = json.loads(results.read_text())["rows"] if results.exists() else []
+    order = ("speed", "memory", "arm", "quality")
+    made = {}
+
+    def save(part, rows):
+        """Part by part, and those on emulated ARM count by count: a run of hours that is ended keeps what it has."""
+        made[part] = rows
+        kept = [row for row in before if row["part"] not in made and (args.only or row["part"] == "arm" and args.resume)]
+        whole = sorted([*kept, *itertools.chain(*made.values())], key=lambda row: order.index(row["part"]))
+        results.write_text(json.dumps({"onnxruntime": ort.__version__, "rows": whole}, indent=1) + "\n")
+        (args.out / "table.md").write_text(table(whole))
+
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         bench = Bench(args.programs, folder)
         files = None if args.only == "quality" else Files(bench, folder)
-        rows = []
-        rows += speed(files, args.rounds) if wanted("speed") else []
-        rows += memory(files) if wanted("memory") else []
-        rows += arm(files, folder) if wanted("arm") else []
-        rows += quality(bench, folder, args.plbert) if wanted("quality") else []
-    args.out.mkdir(parents=True, exist_ok=True)
-    results = args.out / "results.json"
-    if args.only and results.exists():
-        kept = [row for row in json.loads(results.read_text())["rows"] if row["part"] != args.only]
-        rows = sorted(kept + rows, key=lambda row: ("speed", "memory", "arm", "quality").index(row["part"]))
-    results.write_text(json.dumps({"onnxruntime": ort.__version__, "rows": rows}, indent=1) + "\n")
-    (args.out / "table.md").write_text(table(rows))
-    print(table(rows))
+        if wanted("speed"):
+            save("speed", speed(files, args.rounds))
+        if wanted("memory"):
+            save("memory", memory(files))
+        if wanted("arm"):
+            counted = [row for row in before if row["part"] == "arm" and args.resume]
+            save("arm", arm(files, folder, counted, lambda rows: save("arm", rows)))
+        if wanted("quality"):
+            save("quality", quality(bench, folder, args.plbert))
+    print((args.out / "table.md").read_text())
 
 
 if __name__ == "__main__":

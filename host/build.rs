@@ -8,10 +8,10 @@ use std::process::Command;
 fn main() {
     // As cargo runs it: where this was compiled may be gone, in a target directory that checkouts share.
     let host = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo names the package's directory");
-    let dir = Path::new(&host).join("../targets");
+    let dir = Path::new(&host).join("targets");
     println!("cargo:rerun-if-changed={}", dir.display());
     let mut files: Vec<_> = std::fs::read_dir(&dir)
-        .expect("targets/ stands beside host/")
+        .expect("targets leads to the folder of the repository")
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|e| e == "toml"))
         .collect();

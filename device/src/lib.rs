@@ -1,25 +1,34 @@
 //! The engine that maps a thimble model and computes it in tract plans, as a library: the board's program and the host's
 //! calibration both run it in process. Kernels read weight panels where the file has them; nothing is copied or repacked.
 //!
-//! One sequence of token ids through a model file:
+//! A program that asks a model takes three types: [`Responder`] answers [`Request`]s (texts or token ids, one or many) with
+//! [`Reply`]s (labels, scores, JSON). One that wants the outputs as numbers runs an [`Input`] through a [`Session`]:
 //!
-//! ```no_run
-//! use std::path::Path;
-//! use thimble_device::image::mmap::ModelMap;
-//! use thimble_device::{Engine, EngineOptions, Image, Input};
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixture/example_model.rs"));
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let path = &example_model("front-page");
+//! use thimble_device::session::{Session, SessionOptions};
+//! use thimble_device::{Input, Request, Responder};
 //!
-//! let map = ModelMap::open(Path::new("model.onnx"), false)?;
-//! let engine = Engine::new(Image::new(map), EngineOptions::default())?;
-//! let outputs = engine.run(&Input::sequence(&[2, 10975, 15, 51, 204, 3]))?;
+//! let model = Responder::open(path, &SessionOptions::default(), None)?;
+//! let reply = model.answer(Request::ids([2, 75, 15, 51, 3]))?;
+//! println!("{:?} {:?}", reply.label(), reply.score());
+//!
+//! let outputs = model.session().run(&Input::sequence(&[2, 75, 15, 51, 3]))?;
 //! for (name, tensor) in &outputs.0 {
-//!     println!("{name} {:?}", tensor.shape);
+//!     println!("{name} {:?} {:?}", tensor.shape, tensor.data);
 //! }
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # assert_eq!(outputs.get("logits").unwrap().shape, [1, 2]);
+//! # assert!(Session::load(std::path::Path::new("no.onnx"), &SessionOptions::default()).is_err());
+//! # Ok(())
+//! # }
 //! ```
 
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
+pub mod answers;
 pub mod bench;
 #[allow(unsafe_code)]
 pub mod block_cache;
@@ -34,8 +43,10 @@ pub mod platform;
 pub mod serve;
 pub mod session;
 
+pub use answers::{Reply, Request, Responder};
 pub use engine::{Engine, EngineError, EngineOptions, Input, InputError, Outputs};
 pub use image::Image;
+pub use session::Session;
 
 /// The program's memory, where the program makes it its allocator ([`block_cache::Global`]); elsewhere nothing is in it.
 static HEAP: block_cache::Reuse = block_cache::Reuse::new();

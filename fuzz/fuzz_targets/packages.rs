@@ -8,7 +8,8 @@ use flate2::read::GzDecoder;
 use libfuzzer_sys::fuzz_target;
 use std::io::Read;
 use thimble::boards::cpio::Archive;
-use thimble::boards::package::{Control, PackagedFile, Payload, deb, plain_name, unit};
+use thimble::boards::package::unit::{self, Scope, Service};
+use thimble::boards::package::{Control, PackagedFile, Payload, deb, plain_name};
 use thimble_fuzz::plain;
 
 #[derive(Arbitrary, Debug)]
@@ -60,10 +61,22 @@ fuzz_target!(|asked: Asked| {
         debian(&asked.files, &control);
     }
     if plain_name(&asked.name) {
-        let unit = unit("/usr/lib/thimble", &asked.name, &[], asked.max_ram, None);
-        // A line more would be a directive nobody wrote.
-        assert_eq!(unit.lines().filter(|l| l.starts_with("ExecStart=")).count(), 1);
-        assert_eq!(unit.lines().filter(|l| l.starts_with('[')).count(), 3);
+        let (program, model) = ("/usr/bin/thimble-device", format!("/usr/share/thimble/{}", asked.name));
+        let service = Service {
+            program,
+            model: &model,
+            sha256: "ab",
+            memory: asked.max_ram,
+            scope: Scope::System,
+        };
+        for text in [
+            unit::check(program, &model, &[], asked.max_ram, None),
+            unit::service(&service),
+        ] {
+            // A line more would be a directive nobody wrote.
+            assert_eq!(text.lines().filter(|l| l.starts_with("ExecStart=")).count(), 1);
+            assert_eq!(text.lines().filter(|l| l.starts_with('[')).count(), 3);
+        }
     }
 });
 

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
-use thimble_device::cli::args::{self, Request};
+use thimble_device::cli::args::{self, Invocation};
 use thimble_device::image::mmap::ModelFile;
 use thimble_device::serve;
 use thimble_device::session::Session;
@@ -29,7 +29,7 @@ fn server(name: &str) -> PathBuf {
     let socket = scratch().join(format!("{name}.sock"));
     let words = ["serve", "--threads", "1", "--max-line", "65536", "--socket"].map(OsString::from);
     let asked = args::parse(words.into_iter().chain([socket.clone().into(), model.clone().into()]));
-    let Ok(Request::Do(_, options)) = asked else {
+    let Ok(Invocation::Do(_, options)) = asked else {
         panic!("the server's own options")
     };
     let file = ModelFile::open(&model).expect("a file");

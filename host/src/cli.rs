@@ -2,8 +2,11 @@
 //! `cmd`. Exit codes: 0 yes, 1 a clear no, 2 usage, I/O or malformed input.
 
 use crate::cmd::defaults::{self, Filled};
+pub use crate::cmd::outcome::Outcome;
 use crate::cmd::{self, examples};
 use crate::fs::signals;
+use crate::render::listener::with_listener;
+pub use crate::render::listener::{Listener, Telling};
 use crate::render::text::{Verbosity, one_line, printable, remark, say, set_verbosity};
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser, Subcommand};
@@ -11,7 +14,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use thimble_device::block_cache;
 use thimble_device::image::pages;
 use thimble_device::image::sigbus;
@@ -51,7 +54,7 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Commands of other tools, and what they are called here.
-const ELSEWHERE: [(&str, &str); 12] = [
+const ELSEWHERE: [(&str, &str); 13] = [
     ("quantise", "shrink"),
     ("quantize", "shrink"),
     ("compress", "shrink"),
@@ -64,11 +67,11 @@ const ELSEWHERE: [(&str, &str); 12] = [
     ("boards", "targets"),
     ("flash", "install"),
     ("bench", "deploy"),
+    ("query", "ask"),
 ];
 
 /// The command line with what `thimble.toml` says beside it, and what was taken of that.
-fn arguments() -> Result<Filled, String> {
-    let given: Vec<OsString> = std::env::args_os().collect();
+fn arguments(given: Vec<OsString>) -> Result<Filled, String> {
     let text = match files::read_text(Path::new(defaults::FILE)) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -138,13 +141,19 @@ enum Command {
     /// Send program and model to a board over ssh, measure there, and compare the report
     #[command(after_help = examples::DEPLOY)]
     Deploy(cmd::deploy::DeployArgs),
+    /// Ask the server on a board about texts, over ssh
+    #[command(after_help = examples::ASK)]
+    Ask(cmd::ask::AskArgs),
+    /// Remove the server and the models that deploy left on a board
+    #[command(after_help = examples::UNDEPLOY)]
+    Undeploy(cmd::undeploy::UndeployArgs),
     /// Show bench reports side by side: a table, Markdown or one HTML page
     #[command(after_help = examples::REPORT)]
     Report(cmd::report::ReportArgs),
-    /// Build an arm64 Debian package of the device program, the model and a systemd unit
+    /// Build an arm64 Debian package of the device program, the model and the units that serve it
     #[command(after_help = examples::PACKAGE)]
     Package(cmd::package::PackageArgs),
-    /// Install program, model and unit into a mounted root file system or an SD-card image
+    /// Install program, model and units into a mounted root file system or an SD-card image
     #[command(after_help = examples::INSTALL)]
     Install(cmd::install::InstallArgs),
     /// List the programs that commands call and that are missing here, and what installs them
@@ -158,12 +167,74 @@ enum Command {
     Man(cmd::manual::ManArgs),
 }
 
-/// Parses the arguments, runs the command, prints its outcome.
+/// Why a command that runs inside another program has no outcome.
+#[derive(Debug)]
+pub enum CommandError {
+    /// The arguments are not those of the command.
+    Arguments(String),
+    /// The command failed.
+    Failed(anyhow::Error),
+}
+
+/// Runs one command inside this program, with the arguments as the command line would have them, the command's name first. Nothing is
+/// printed, `thimble.toml` is not read and signals stay the program's: warnings, notes and progress go to `listener`, which may end
+/// the work.
+///
+/// # Errors
+/// Where the command line would say what is wrong with the arguments, or would end with 2.
+pub fn run_command(
+    arguments: impl IntoIterator<Item = OsString>,
+    listener: Arc<dyn Listener>,
+) -> Result<Outcome, CommandError> {
+    let all = std::iter::once(OsString::from("thimble")).chain(arguments);
+    let cli = Cli::try_parse_from(all).map_err(|error| CommandError::Arguments(reason(&error)))?;
+    with_listener(listener, || run(cli.command)).map_err(CommandError::Failed)
+}
+
+/// What clap says is wrong, without its hints on usage, in one line.
+fn reason(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.split("\n\n").next().unwrap_or_default();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let line = lines.collect::<Vec<_>>().join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_string()
+}
+
+fn run(command: Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Export(args) => cmd::export::run(&args),
+        Command::Shrink(args) => cmd::shrink::run(&args),
+        Command::Inspect(args) => cmd::inspect::run(&args),
+        Command::Slim(args) => cmd::slim::run(&args),
+        Command::Graft(args) => cmd::graft::run(&args),
+        Command::Verify(args) => cmd::verify::run(&args),
+        Command::Run(args) => cmd::run::run(&args),
+        Command::Targets(args) => cmd::targets::run(&args),
+        Command::Emulate(args) => cmd::emulate::run(&args),
+        Command::Deploy(args) => cmd::deploy::run(&args),
+        Command::Ask(args) => cmd::ask::run(&args),
+        Command::Undeploy(args) => cmd::undeploy::run(&args),
+        Command::Report(args) => cmd::report::run(&args),
+        Command::Package(args) => cmd::package::run(&args),
+        Command::Install(args) => cmd::install::run(&args),
+        Command::Doctor(args) => cmd::doctor::run(&args),
+        Command::Completions(args) => Ok(cmd::manual::completions(&args, Cli::command())),
+        Command::Man(args) => cmd::manual::man(&args, Cli::command()),
+    }
+}
+
+/// Runs the command that the program was started with, and prints its outcome.
 pub fn main() -> ExitCode {
+    main_with(std::env::args_os().collect()).into()
+}
+
+/// The same for these arguments, the program's name first; the exit code. It is the whole program's: signals and memory are set for
+/// the command, and help and usage end the process.
+pub fn main_with(given: Vec<OsString>) -> u8 {
     sigbus::install("error: ", "start again with the whole file");
     signals::ignore_file_size_limit();
     block_cache::models();
-    let filled = match arguments() {
+    let filled = match arguments(given) {
         Ok(filled) => filled,
         Err(problem) => {
             say(&format!(
@@ -171,7 +242,7 @@ pub fn main() -> ExitCode {
                 defaults::FILE,
                 one_line(anyhow::Error::msg(problem).as_ref())
             ));
-            return ExitCode::from(2);
+            return 2;
         }
     };
     let Cli {
@@ -189,24 +260,7 @@ pub fn main() -> ExitCode {
     }
     // What the start took of the program is no part of a command's memory.
     pages::forget_program();
-    let result = match command {
-        Command::Export(args) => cmd::export::run(&args),
-        Command::Shrink(args) => cmd::shrink::run(&args),
-        Command::Inspect(args) => cmd::inspect::run(&args),
-        Command::Slim(args) => cmd::slim::run(&args),
-        Command::Graft(args) => cmd::graft::run(&args),
-        Command::Verify(args) => cmd::verify::run(&args),
-        Command::Run(args) => cmd::run::run(&args),
-        Command::Targets(args) => cmd::targets::run(&args),
-        Command::Emulate(args) => cmd::emulate::run(&args),
-        Command::Deploy(args) => cmd::deploy::run(&args),
-        Command::Report(args) => cmd::report::run(&args),
-        Command::Package(args) => cmd::package::run(&args),
-        Command::Install(args) => cmd::install::run(&args),
-        Command::Doctor(args) => cmd::doctor::run(&args),
-        Command::Completions(args) => Ok(cmd::manual::completions(&args, Cli::command())),
-        Command::Man(args) => cmd::manual::man(&args, Cli::command()),
-    };
+    let result = run(command);
     match result {
         Ok(outcome) => {
             // A reader that went away (`thimble inspect … | head`) is no error.
@@ -214,19 +268,19 @@ pub fn main() -> ExitCode {
             match out.write_all(outcome.text.as_bytes()).and_then(|()| out.flush()) {
                 Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
                     say(&format!("error: cannot print the result: {e}"));
-                    ExitCode::from(2)
+                    2
                 }
                 _ => {
                     if let Some(error) = outcome.error {
                         say(&format!("error: {}", printable(&error)));
                     }
-                    ExitCode::from(outcome.code)
+                    outcome.code
                 }
             }
         }
         Err(error) => {
             say(&format!("error: {}", one_line(error.as_ref())));
-            ExitCode::from(2)
+            2
         }
     }
 }
@@ -247,7 +301,9 @@ mod tests {
             1 => vec![part.to_string()],
             _ => part.split_whitespace().map(String::from).collect(),
         });
-        parts.take_while(|word| word != ">" && word != "|").collect()
+        parts
+            .take_while(|word| ![">", "<", "|"].contains(&word.as_str()))
+            .collect()
     }
 
     #[test]

@@ -140,6 +140,9 @@ fn the_boards_program_is_found_and_a_wrong_name_is_no_silence() {
     let jo = [("DEBFULLNAME", "Jo Doe"), ("DEBEMAIL", "jo@example.org")];
     let (_, stderr) = told(package("b.deb").env("THIMBLE_DEVICE", &named).envs(jo), 0);
     assert!(stderr.contains("Jo Doe <jo@example.org>"), "{stderr}");
+    assert!(stderr.contains("named (THIMBLE_DEVICE)"), "{stderr}");
+    let (_, stderr) = told(&mut package("d.deb"), 0);
+    assert!(stderr.contains("thimble-device-aarch64 (your data folder)"), "{stderr}");
     let (_, stderr) = told(package("c.deb").args(["-q", "--device-program", "named"]), 0);
     assert_eq!(stderr, "");
     assert!(

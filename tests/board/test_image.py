@@ -16,7 +16,7 @@ from conftest import BIN, DEVICE, thimble
 SECTOR = 512
 # Start and sectors of a boot partition and a root partition.
 BOOT, ROOT = (2048, 8192), (16384, 81920)
-UNIT = "thimble-check.service"
+UNIT = "thimble.service"
 PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 
 
@@ -33,7 +33,7 @@ def debugfs(image, command, offset=ROOT[0] * SECTOR):
 def tree(tmp_path_factory):
     """A small arm64 root: the device program is the only aarch64 program at hand, so it plays the shell."""
     tree = tmp_path_factory.mktemp("tree")
-    for directory in ("usr/bin", "etc/systemd/system/multi-user.target.wants", "usr/lib/systemd/system", "boot"):
+    for directory in ("usr/bin", "usr/share", "etc/systemd/system/multi-user.target.wants", "usr/lib/systemd/system", "boot"):
         (tree / directory).mkdir(parents=True)
     (tree / "bin").symlink_to("/usr/bin")
     (tree / "usr/bin/sh").symlink_to("dash")
@@ -70,9 +70,9 @@ def digest(path):
 
 def expected(model):
     return {
-        "usr/lib/thimble/thimble-device": (DEVICE, 0o755),
-        "usr/lib/thimble/deb.onnx": (model, 0o644),
-        "usr/lib/thimble/deb.tokenizer.json": (model.with_name("deb.tokenizer.json"), 0o644),
+        "usr/bin/thimble-device": (DEVICE, 0o755),
+        "usr/share/thimble/deb.onnx": (model, 0o644),
+        "usr/share/thimble/deb.tokenizer.json": (model.with_name("deb.tokenizer.json"), 0o644),
     }
 
 
@@ -88,8 +88,9 @@ def check(image, model, tmp_path):
         assert out.read_bytes() == source.read_bytes(), path
         stat = tool("debugfs", "-R", f"stat /{path}", alone).stdout
         assert re.search(rf"Type: regular +Mode: +0{mode:o} ", stat) and re.search(r"User: +0 +Group: +0 ", stat), stat
-    link = tool("debugfs", "-R", f"stat /etc/systemd/system/multi-user.target.wants/{UNIT}", alone).stdout
-    assert f'Fast link dest: "/usr/lib/systemd/system/{UNIT}"' in link
+    for target, name in (("multi-user.target", UNIT), ("sockets.target", "thimble.socket")):
+        link = tool("debugfs", "-R", f"stat /etc/systemd/system/{target}.wants/{name}", alone).stdout
+        assert f'Fast link dest: "/usr/lib/systemd/system/{name}"' in link
     unit = tool("debugfs", "-R", f"cat /usr/lib/systemd/system/{UNIT}", alone).stdout
     assert "ExecStart=" in unit and "deb.onnx" in unit
     assert "ID=raspbian" in tool("debugfs", "-R", "cat /etc/os-release", alone).stdout
@@ -139,7 +140,7 @@ def test_a_bare_file_system_is_an_image_too(model, tree, tmp_path):
     tool("mke2fs", "-q", "-t", "ext4", "-d", tree, image, f"{ROOT[1] // 2}k")
     install(model, image)
     assert tool("e2fsck", "-fn", image, check=False).returncode == 0
-    assert "deb.onnx" in tool("debugfs", "-R", "ls /usr/lib/thimble", image).stdout
+    assert "deb.onnx" in tool("debugfs", "-R", "ls /usr/share/thimble", image).stdout
 
 
 def foreign(machine, bits):
@@ -177,7 +178,7 @@ def full(system):
 
 
 def link_in_the_way(system):
-    tool("debugfs", "-w", "-R", "symlink /usr/lib/thimble /etc", system)
+    tool("debugfs", "-w", "-R", "symlink /usr/share/thimble /etc", system)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_two_installs_at_once_are_both_in_the_image(model, tree, tmp_path):
     second.write_bytes(model.read_bytes())
     with ThreadPoolExecutor(2) as pool:
         told = list(pool.map(lambda file: install(file, image), (model, second)))
-    listed = debugfs(image, "ls /usr/lib/thimble")
+    listed = debugfs(image, "ls /usr/share/thimble")
     assert "deb.onnx" in listed and "second.onnx" in listed, listed
     assert all("into partition 2" in done.stdout for done in told)
     assert not list(tmp_path.glob(".thimble*"))
@@ -258,7 +259,7 @@ def test_a_masked_unit_stays_masked_and_it_is_said(model, tree, tmp_path):
     (root / mask).symlink_to("/dev/null")
     rooted = thimble("install", model, "--rootfs", root, "--target", "pi-4", "--device-program", DEVICE)
     for done in (install(model, image), rooted):
-        assert "was masked" in done.stdout and "measures at boot" not in done.stdout
+        assert "was masked" in done.stdout and "answers at" not in done.stdout
     assert os.readlink(root / mask) == "/dev/null" and '"/dev/null"' in debugfs(image, f"stat /{mask}")
 
 
@@ -272,8 +273,8 @@ def test_two_roots_must_be_told_apart(model, tree, tmp_path):
     tool("sfdisk", "-q", "--append", image, input=f"start={at},size={81920},type=83\n")
     assert "--partition: 2, 3" in install(model, image, code=2).stderr
     install(model, image, "--partition", 3)
-    assert "deb.onnx" in debugfs(image, "ls /usr/lib/thimble", at * SECTOR)
-    assert "thimble" not in debugfs(image, "ls /usr/lib")
+    assert "deb.onnx" in debugfs(image, "ls /usr/share/thimble", at * SECTOR)
+    assert "thimble" not in debugfs(image, "ls /usr/share")
     # One that was not unmounted cleanly may be the one that was meant.
     with image.open("r+b") as file:
         file.seek(at * SECTOR)

@@ -46,9 +46,11 @@ def test_the_page_in_a_browser(reports, tmp_path):
 
     count = Count()
     count.feed(dom)
-    # Latency, memory, weights, two trends; one row a report and the head; every run is a dot.
-    assert count.seen["svg"] == 5 and count.seen["tr"] == 5
+    # One row a report and the head; every run is a dot; two trends, each with its curve.
+    assert count.seen["tr"] == 5 and count.seen["polyline"] == 2
     assert count.seen["circle"] >= 3 * 20
+    for part in ("latency", "memory", "weights"):
+        assert f'<section id="{part}"><h2>' in dom
     shot = tmp_path / "page.png"
     browser(page, f"--screenshot={shot}")
     assert shot.read_bytes().startswith(b"\x89PNG") and shot.stat().st_size > 20_000

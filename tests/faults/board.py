@@ -12,7 +12,7 @@ import shutil
 import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-UNIT = "thimble-check.service"
+UNIT = "thimble.service"
 TOOLS = os.environ["PATH"] + ":/usr/sbin:/sbin"
 
 

@@ -100,7 +100,7 @@ class Image(Stage):
         if self.known[0] != now:
             if not faults.sound(image):
                 raise ValueError("e2fsck has something against the image")
-            names = [f"usr/lib/thimble/{n}" for n in ("m.onnx", "m.tokenizer.json", "thimble-device")]
+            names = ["usr/share/thimble/m.onnx", "usr/share/thimble/m.tokenizer.json", "usr/bin/thimble-device"]
             names.append(f"usr/lib/systemd/system/{faults.UNIT}")
             dumped = {name: faults.dumped(image, name, self.folder / "dumped") for name in names}
             self.known = now, {name: digest(data) for name, data in dumped.items() if data is not None}
@@ -201,9 +201,9 @@ class Makers:
         return ["install", self.made[which], *where, *options]
 
     def rootfs(self, at):
-        root, lib, units = faults.root(at / "root"), "root/usr/lib/thimble", "root/usr/lib/systemd/system"
-        files = [f"{lib}/m.onnx", f"{lib}/m.tokenizer.json", f"{lib}/thimble-device", f"{units}/{faults.UNIT}"]
-        return self.stage(at, lambda which: self.install(which, "--rootfs", root), files, folders=[at / lib, at / units])
+        root, lib, units = faults.root(at / "root"), "root/usr/share/thimble", "root/usr/lib/systemd/system"
+        files = [f"{lib}/m.onnx", f"{lib}/m.tokenizer.json", "root/usr/bin/thimble-device", f"{units}/{faults.UNIT}"]
+        return self.stage(at, lambda which: self.install(which, "--rootfs", root), files, folders=[at / lib, at / "root/usr/bin", at / units])
 
     def image(self, at):
         card = faults.image(at / "card.img", at / "tree")

@@ -34,8 +34,9 @@ STANDS_FOR = {
 # Fenced commands that do not run here, by how they begin, and why.
 SKIPPED = {
     "README.md": {
-        "cargo build": "builds what this test runs",
-        "export PATH": "the programs are found by their path",
+        "cargo install": "builds what this test runs; tests/oracle/test_release.py looks at what the crates hold",
+        "scripts/cross-build": "needs a cross compiler; scripts/test-aarch64 runs it",
+        "thimble deploy": "needs a board; tests/server/test_server.py",
         "scripts/test": "runs this test",
     },
     "CONTRIBUTING.md": {
@@ -59,6 +60,26 @@ SKIPPED = {
         "cc": "compiles the C client; tests/oracle/test_serve_clients.py runs it",
         "./ask": "asks a server; tests/oracle/test_serve_clients.py runs it",
     },
+    "docs/library.md": {
+        "scripts/c-library": "tests/bindings/test_docs.py runs it",
+        "export PKG_CONFIG_PATH": "tests/bindings/test_docs.py runs it",
+        "cc": "compiles the page's C program; tests/bindings/test_docs.py does",
+        "LD_LIBRARY_PATH": "runs the page's C program; tests/bindings/test_docs.py does",
+        "./ask-static": "runs the page's C program; tests/bindings/test_docs.py does",
+    },
+    "docs/python.md": {
+        "scripts/python-wheel": "scripts/test-bindings runs it",
+        "pip": "installs the wheel; scripts/test-bindings does",
+        "thimble --version": "the wheel's program; tests/bindings/test_docs.py runs it",
+    },
+    "docs/getting-started.md": {
+        "git clone": "this is the clone",
+        "cargo install": "builds what this test runs; tests/oracle/test_release.py looks at what the crates hold",
+        "scripts/cross-build": "needs a cross compiler; scripts/test-aarch64 runs it",
+        "thimble deploy": "needs a board; tests/server/test_server.py",
+        "thimble ask": "needs a board; tests/server/test_server.py",
+        "scripts/debian-board": "boots a virtual board; tests/server/test_server.py",
+    },
     "docs/models.md": {
         "pip": "installs TensorFlow",
         "python": "needs TensorFlow",
@@ -72,12 +93,14 @@ SKIPPED = {
     "docs/serve.md": {
         "thimble-device serve deb.onnx --socket": "runs for ever; the Python program of the page asks it below",
         "echo": "needs socat",
-        "scripts/cross-build": "needs a cross compiler; scripts/test-aarch64 runs it",
+        "thimble-device ask": "needs a server; tests/oracle/test_passed_socket.py",
+        "thimble package": "needs the program for the board; tests/board/test_package.py",
+        "thimble deploy": "needs a board; tests/server/test_server.py",
+        "thimble ask": "needs a board; tests/server/test_server.py",
     },
 }
 # Options that belong to other programs, and options of scripts that are named without the script.
 FOREIGN = {
-    "--features": "cargo",
     "--profile": "cargo, and thimble-device bench",
     "--test": "cargo",
     "--workspace": "cargo",
@@ -87,8 +110,13 @@ FOREIGN = {
     "--check": "cargo fmt",
     "--example": "cargo",
     "--bins": "cargo",
+    "--path": "cargo install",
+    "--local-dir": "hf download",
     "--request": "the clients of clients/",
     "--ping": "the clients of clients/",
+    "--cflags": "pkg-config",
+    "--libs": "pkg-config",
+    "--static": "pkg-config",
 }
 
 
@@ -199,7 +227,7 @@ def test_options_in_the_text_exist(options, page):
     """Behind a program and its command: options of that command. Alone: options of any command or script."""
     scripts = {path.name: path for folder in ("scripts", "benches") for path in (ROOT / folder).iterdir() if path.is_file()}
     hosts = re.findall(r"^    ([A-Z]\w*)\((?:Box<)?cmd::", (ROOT / "host/src/cli.rs").read_text(), re.M)
-    known = {("thimble", name.lower()) for name in hosts} | {("thimble-device", name) for name in ("info", "run", "bench", "serve")}
+    known = {("thimble", name.lower()) for name in hosts} | {("thimble-device", name) for name in ("info", "run", "bench", "serve", "ask")}
     every = frozenset().union(*(options(*pair) for pair in known), FOREIGN)
     written = "\n".join(path.read_text(errors="replace") for path in scripts.values())
     fenced = [line for _, text in blocks(page) for line in re.findall(r"^\$ ([^#\n]*)", text, re.M)]
@@ -235,7 +263,7 @@ def test_files_tests_and_links_exist(page):
     folder = (ROOT / page).parent
     whole = text_of(page)
     for span in [*spans(page), *commands(page)]:
-        for name in re.findall(r"(?<![\w/.-])(?:scripts|benches|tests|host|device|shared|text|fuzz|targets|docs|models|clients)/[\w./-]+", span):
+        for name in re.findall(r"(?<![\w/.-])(?:scripts|benches|bindings|tests|host|device|shared|text|fuzz|targets|docs|models|clients)/[\w./-]+", span):
             name = name.rstrip("./")
             if name.startswith("target/") or re.search(r"/(DATE|OUT|NAME)", name):
                 continue
@@ -286,10 +314,10 @@ def test_requests_of_the_serve_page_get_its_answers(thimble, models):
     for _, text in blocks(page):
         lines = text.splitlines()
         for line, said in itertools.pairwise(lines):
-            if serving := re.match(r"\$ thimble-device serve (\w+)\.onnx(.*)", line):
-                model, texts = serving[1], "--features text" in serving[2]
-            # A request with a text is answered by one build and refused by the other.
-            if line.startswith("> ") and ('"text"' not in line or texts == takes_text):
+            if serving := re.match(r"\$ thimble-device(-lean)? serve (\w+)\.onnx", line):
+                lean, model = bool(serving[1]), serving[2]
+            # A request with a text is answered by one program and refused by the lean one.
+            if line.startswith("> ") and ('"text"' not in line or lean != takes_text):
                 got, wanted = answer(model, line[2:]), json.loads(said.removeprefix("< "))
                 assert close(wanted, got), f"{page}: {line}\nsays {wanted}\nis   {got}"
                 asked += 1

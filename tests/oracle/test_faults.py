@@ -437,7 +437,7 @@ def test_another_models_tokenizer_goes_to_no_board(makers, at):
         for command in (deploy, install):
             done = subprocess.run([str(c) for c in command], env=stage.environment, capture_output=True, text=True, timeout=120)
             assert done.returncode == 0 and ("is ignored" in done.stderr) != sent, done.stderr
-        for place in (stage.board.home / "there", root / "usr/lib/thimble"):
+        for place in (stage.board.home / "there", root / "usr/share/thimble"):
             assert (place / "m.onnx").exists() and (place / "m.tokenizer.json").exists() == sent
 
 

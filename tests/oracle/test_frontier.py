@@ -56,19 +56,30 @@ def test_the_drawings_are_whole_and_their_own(frontier):
     root = ElementTree.fromstring(svg)
     assert root.tag == f"{SVG}svg"
     count = len(said["frontier"])
-    # Loss and agreement, each for our files and for rounding to nearest.
-    assert len(root.findall(f".//{SVG}circle")) == 4 * count
-    assert len(root.findall(f".//{SVG}polyline")) == 4
-    titles = [title.text for title in root.findall(f".//{SVG}circle/{SVG}title")]
+    # Loss and agreement, each for our files and for rounding to nearest, and the legend's mark.
+    marks = {style: root.findall(f".//{SVG}g[@class='mark {style}']/*") for style in ("ours", "nearest")}
+    assert [len(found) for found in marks.values()] == [2 * count + 1] * 2
+    titles = [mark.find(f"{SVG}title").text for mark in marks["ours"] if mark.find(f"{SVG}title") is not None]
     for point in said["frontier"]:
-        assert any(title.startswith(f"{point['bytes']:,} bytes") for title in titles)
+        assert len([title for title in titles if title.startswith(f"{point['bytes']:,} bytes: ")]) == 2
+    # fp32 loses nothing, which a logarithmic axis has no place for.
+    zero = root.find(f".//{SVG}rect[@class='f-panel zero']")
+    assert f"{said['frontier'][-1]['bytes']:,} bytes: no loss" in titles
+    top, bottom = float(zero.get("y")), float(zero.get("y")) + float(zero.get("height"))
+    assert sum(top < float(mark.get("cy")) < bottom for mark in marks["ours"]) == 1
     width, height = float(root.get("width")), float(root.get("height"))
-    for circle in root.findall(f".//{SVG}circle"):
-        assert 0 <= float(circle.get("cx")) <= width and 0 <= float(circle.get("cy")) <= height
+    for mark in marks["ours"]:
+        assert 0 <= float(mark.get("cx")) <= width and 0 <= float(mark.get("cy")) <= height
+    ticks = [text.text for text in root.findall(f".//{SVG}text") if re.search(r" [KM]iB$", text.text)]
+    assert len(ticks) >= 6 and all(re.fullmatch(r"\d+(\.5)? [KM]iB", tick) for tick in ticks), ticks
 
     page = ElementTree.fromstring(html)
     assert page.find(f".//{SVG}svg") is not None
-    assert len(page.findall(".//{http://www.w3.org/1999/xhtml}tr")) == count + 1
+    rows = page.findall(".//{http://www.w3.org/1999/xhtml}tr")
+    assert len(rows) == count + 1
+    for point, row in zip(said["frontier"], rows[1:]):
+        words = "".join(row.itertext())
+        assert f"{point['bytes']:,}" in words and set(point["formats"].values()) <= set(re.findall(r"[fiw]\d+[at]?", words))
     for text in (svg, html):
         assert "<script" not in text
         links = re.findall(r"(?:https?:)?//[^\s\"'<>]+", text)

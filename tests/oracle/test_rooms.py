@@ -109,12 +109,20 @@ def test_crates_know_those_below_them():
 
 
 def test_the_device_program_is_built_of_few_crates():
-    """Without the feature `text`: no host, no clap, no tokenizer, no ONNX importer, no network."""
+    """No host, no clap, no ONNX importer, no network; in the lean program no tokenizer either."""
     tree = ["cargo", "tree", "--locked", "-p", "thimble-device", "-e", "normal", "--prefix", "none", "--format", "{p}"]
-    done = subprocess.run(tree, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    crates = {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
+
+    def crates_of(*features):
+        done = subprocess.run([*tree, *features], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
+
+    usual = crates_of()
+    assert "thimble-text" in usual, "text is the default"
+    refused = {"thimble", "clap", "tract-onnx", "safetensors", "toml", "flate2", "tempfile", "reqwest", "rustls", "hf-hub"}
+    assert not usual & refused, f"in the device program: {', '.join(sorted(usual & refused))}"
+    crates = crates_of("--no-default-features")
     assert {"thimble-device", "thimble-shared", "tract-core", "lexopt"} <= crates
     banned = {"thimble", "thimble-text", "clap", "tokenizers", "tract-onnx", "safetensors", "regex", "toml", "flate2", "tempfile"}
     banned |= {"tokio", "hyper", "reqwest", "rustls", "openssl", "ureq"}
-    assert not crates & banned, f"in the device program: {', '.join(sorted(crates & banned))}"
+    assert not crates & banned, f"in the lean device program: {', '.join(sorted(crates & banned))}"

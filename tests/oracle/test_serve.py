@@ -730,7 +730,7 @@ def test_clients_not_yet_let_in_are_told_of_the_end(thimble, models, tmp_path):
         assert server.process.wait(timeout=30) == 0
 
 
-# With the feature `text` the host's own tokenizer is what the answer is held against.
+# Unless the program is the lean one, the host's own tokenizer is what the answer is held against.
 def has_text(thimble, model):
     (pong,) = piped(thimble, model, line({"op": "ping"}))
     return pong["text"]
@@ -748,7 +748,7 @@ def test_texts_are_tokenised_as_on_the_desk_or_refused(thimble, models):
     answers = {a["id"]: a for a in piped(thimble, model, b"".join(map(line, requests)))}
     if not has_text(thimble, model):
         for answer in answers.values():
-            refused(answer, answer["id"], ["--features text", '"ids"'])
+            refused(answer, answer["id"], ["token ids only", '"ids"'])
         return
     for request in requests[:3]:
         extra = ["--pair", request["pair"]] if "pair" in request else []
@@ -765,7 +765,7 @@ def test_choices_are_counted_before_they_are_read(thimble, models):
     """Thousands of texts beside one long question would be hours of tokenising for a request that is refused in the end."""
     model, tokenizer = models.export("albert-choice-tiny"), ROOT / "models" / "albert-deb" / "tokenizer.json"
     if not has_text(thimble, models.export("albert-deb")):
-        pytest.skip("thimble-device was built without the feature text")
+        pytest.skip("thimble-device is the lean one")
     request = {"id": 0, "text": "a " * 200_000, "choices": ["b"] * 60_000}
     begin = time.monotonic()
     (answer,) = piped(thimble, model, line(request), "--tokenizer", tokenizer)

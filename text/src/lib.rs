@@ -1,5 +1,6 @@
 //! Text to ALBERT's tokens with a `tokenizer.json`, the same on the desk and on the board. In comes text, or a pair of
-//! texts; out come ids and token types with special tokens, and where each token lies in its text (byte offsets).
+//! texts; out come ids and token types with special tokens, and where each token lies in its text (byte offsets). [`answer`] says
+//! in words what a model computed from them.
 //!
 //! A [`Splitter`] does what a tokenizer.json says; a [`Tokenizer`] also keeps to one model's vocabulary and length.
 //!
@@ -19,7 +20,9 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod answer;
 mod outline;
+pub mod questions;
 pub mod slow;
 
 pub use outline::{LONGEST_PIECE, MAX_LENGTH};
@@ -44,6 +47,7 @@ pub enum TokenizeError {
         /// The tokenizer.json.
         path: PathBuf,
         /// What the operating system said.
+        #[source]
         cause: std::io::Error,
     },
     /// It is no tokenizer.json, is too large, or has rules that are not known here.

@@ -6,17 +6,18 @@ use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
 
-use super::flags::Command::{self, Bench, Info, Run, Serve};
+use super::flags::Command::{self, Ask, Bench, Info, Run, Serve};
 use super::flags::{FLAGS, Flag, default_of};
 use super::serve_flags;
 use crate::bench::report::BenchOptions;
+use crate::serve::passed;
 use crate::serve::settings::Settings;
 use crate::session::{InputSource, SessionOptions};
 use thimble_shared::spelling::nearest;
 
 /// What the arguments ask for.
 #[derive(Debug, PartialEq)]
-pub enum Request {
+pub enum Invocation {
     /// `-h` or `--help`, wherever it stands.
     Help,
     /// `-V` or `--version`.
@@ -44,10 +45,30 @@ pub struct Options {
     pub session: SessionOptions,
     /// What is run.
     pub input: InputSource,
+    /// Texts to run instead.
+    pub texts: TextOptions,
     /// How long to measure, and the limits.
     pub bench: BenchOptions,
     /// Bounds of the server.
     pub serve: Settings,
+}
+
+/// Texts on the command line of `run`.
+#[derive(Debug, Default, PartialEq)]
+pub struct TextOptions {
+    /// What `--text` gave, in order.
+    pub text: Vec<String>,
+    /// What `--pair` gave, in order; each line of `file` goes with them, too.
+    pub pair: Vec<String>,
+    /// A file with a text a line; `-` is stdin.
+    pub file: Option<PathBuf>,
+}
+
+impl TextOptions {
+    /// Whether texts are to be run.
+    pub fn given(&self) -> bool {
+        !self.text.is_empty() || self.file.is_some()
+    }
 }
 
 /// One line; the program adds nothing but its name.
@@ -67,7 +88,8 @@ pub fn help() -> String {
          thimble-device info [FILE] [options]   describe the board and the model\n  \
          thimble-device run FILE [options]      compute one pass; print or write the outputs\n  \
          thimble-device bench FILE [options]    measure latency, memory, page faults and temperature\n  \
-         thimble-device serve FILE [options]    answer JSON lines on stdin or a socket until stopped\n\nOptions:\n",
+         thimble-device serve FILE [options]    answer JSON lines on stdin or a socket until stopped\n  \
+         thimble-device ask [options]           ask a server at a socket; without a text each line of stdin\n\nOptions:\n",
     );
     let of_commands = FLAGS.iter().map(|flag| (flag, default_of(flag)));
     let of_server = serve_flags::FLAGS
@@ -87,24 +109,24 @@ pub fn help() -> String {
 ///
 /// # Errors
 /// An unknown command or option, an option the command does not take, a value out of range, or a file missing.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, UsageError> {
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
     let mut parser = Parser::from_args(arguments);
     let mut command = None;
     let mut options = Options::default();
     let said = |e: lexopt::Error| UsageError(e.to_string());
     while let Some(argument) = parser.next().map_err(said)? {
         match argument {
-            Arg::Short('h') | Arg::Long("help") => return Ok(Request::Help),
-            Arg::Short('V') | Arg::Long("version") => return Ok(Request::Version),
+            Arg::Short('h') | Arg::Long("help") => return Ok(Invocation::Help),
+            Arg::Short('V') | Arg::Long("version") => return Ok(Invocation::Version),
             Arg::Value(word) if command.is_none() => {
-                let known = [Info, Run, Bench, Serve]
-                    .into_iter()
-                    .find(|c| word.to_str() == Some(c.name()));
+                let known = Command::ALL.into_iter().find(|c| word.to_str() == Some(c.name()));
                 command = Some(known.ok_or_else(|| {
                     let word = word.to_string_lossy();
                     let meant = nearest(&word, Command::ALL.map(Command::name));
                     let meant = meant.map_or(String::new(), |name| format!("did you mean {name}? "));
-                    UsageError(format!("no command {word:?}; {meant}it is info, run, bench or serve"))
+                    UsageError(format!(
+                        "no command {word:?}; {meant}it is info, run, bench, serve or ask"
+                    ))
                 })?);
             }
             Arg::Value(word) if options.file.is_none() => options.file = Some(PathBuf::from(word)),
@@ -136,10 +158,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
             Arg::Short(short) => return Err(UsageError(format!("no option -{short}; see --help"))),
         }
     }
-    let command =
-        command.ok_or_else(|| UsageError("a command is needed: info, run, bench or serve; see --help".to_string()))?;
+    let command = command
+        .ok_or_else(|| UsageError("a command is needed: info, run, bench, serve or ask; see --help".to_string()))?;
     check(command, &options)?;
-    Ok(Request::Do(command, Box::new(options)))
+    Ok(Invocation::Do(command, Box::new(options)))
 }
 
 /// Stores the value of `flag`, read from the arguments.
@@ -159,6 +181,7 @@ fn set(flag: &'static str, command: Command, options: &mut Options, parser: &mut
     let raw = parser.value().map_err(|e| UsageError(e.to_string()))?;
     match flag {
         "input" => options.input.file = Some(PathBuf::from(raw)),
+        "texts" => options.texts.file = Some(PathBuf::from(raw)),
         "output" => options.output = Some(PathBuf::from(raw)),
         "socket" => options.serve.socket = Some(PathBuf::from(raw)),
         "tokenizer" => options.serve.tokenizer = Some(PathBuf::from(raw)),
@@ -180,6 +203,8 @@ fn set_text(flag: &str, command: Command, options: &mut Options, text: &str) -> 
     // Each timed run is remembered for the percentiles.
     const MOST_RUNS: usize = 10_000_000;
     match flag {
+        "text" => options.texts.text.push(text.to_string()),
+        "pair" => options.texts.pair.push(text.to_string()),
         "ids" => {
             let ids = text
                 .split(',')
@@ -249,7 +274,10 @@ fn size(text: &str) -> Result<u64, String> {
 
 fn check(command: Command, options: &Options) -> Result<(), UsageError> {
     let refuse = |text: &str| Err(UsageError(text.to_string()));
-    if options.file.is_none() && command != Info {
+    if command == Ask && options.file.is_some() {
+        return refuse("ask takes no FILE: the server has the model; --socket names the server");
+    }
+    if options.file.is_none() && command != Info && command != Ask {
         return refuse(&format!("{} needs a model FILE", command.name()));
     }
     if options.file.is_none() && (options.session.copy || options.sha256.is_some()) {
@@ -260,6 +288,25 @@ fn check(command: Command, options: &Options) -> Result<(), UsageError> {
     }
     if options.input.ids.is_some() && options.input.file.is_some() {
         return refuse("--ids and --input are both given; give one");
+    }
+    let texts = &options.texts;
+    if texts.given() {
+        let other = [
+            ("--ids", options.input.ids.is_some()),
+            ("--input", options.input.file.is_some()),
+            ("--seq", options.input.seq.is_some()),
+            ("--output", options.output.is_some()),
+        ];
+        if let Some((name, _)) = other.into_iter().find(|(_, given)| *given) {
+            return refuse(&format!("a text and {name} are both given; give one"));
+        }
+        if !texts.text.is_empty() && texts.file.is_some() {
+            return refuse("--text and --texts are both given; give one");
+        }
+    } else if !texts.pair.is_empty() {
+        return refuse("--pair goes with --text");
+    } else if command == Run && options.serve.tokenizer.is_some() {
+        return refuse("--tokenizer goes with --text");
     }
     if options.input.batch.is_some() && options.input.file.is_some() {
         return refuse("--batch repeats one sequence; the tensors of --input have their own");
@@ -276,7 +323,9 @@ fn check(command: Command, options: &Options) -> Result<(), UsageError> {
     let Settings {
         mode, timeout, clients, ..
     } = options.serve;
-    if socketless && (mode, timeout, clients) != (default.mode, default.timeout, default.clients) {
+    // A socket that is handed over has its mode already, and clients all the same.
+    let others = (timeout, clients) != (default.timeout, default.clients) && !passed();
+    if command == Serve && socketless && (mode != default.mode || others) {
         return refuse("--mode, --timeout and --clients go with --socket");
     }
     Ok(())
@@ -286,7 +335,7 @@ fn check(command: Command, options: &Options) -> Result<(), UsageError> {
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Request, String> {
+    fn parsed(line: &str) -> Result<Invocation, String> {
         parse(line.split_whitespace().map(OsString::from)).map_err(|e| e.0)
     }
 
@@ -315,20 +364,27 @@ mod tests {
             },
             ..Options::default()
         };
-        assert_eq!(parsed(line), Ok(Request::Do(Bench, Box::new(expected))));
+        assert_eq!(parsed(line), Ok(Invocation::Do(Bench, Box::new(expected))));
         let out = parsed("run --input=a.safetensors m.onnx --output b.safetensors").unwrap();
-        let Request::Do(Run, out) = out else { panic!("{out:?}") };
+        let Invocation::Do(Run, out) = out else {
+            panic!("{out:?}")
+        };
         assert!(out.input.file.is_some() && out.output.is_some() && out.file.is_some());
-        assert_eq!(parsed("info"), Ok(Request::Do(Info, Box::default())));
-        assert_eq!(parsed("bench --help"), Ok(Request::Help));
-        assert_eq!(parsed("-V"), Ok(Request::Version));
+        assert_eq!(parsed("info"), Ok(Invocation::Do(Info, Box::default())));
+        assert_eq!(parsed("bench --help"), Ok(Invocation::Help));
+        assert_eq!(parsed("-V"), Ok(Invocation::Version));
     }
 
     #[test]
     fn every_wrong_line_says_what_is_right() {
         let cases = [
             ("", "a command is needed"),
-            ("race m.onnx", "info, run, bench or serve"),
+            ("race m.onnx", "info, run, bench, serve or ask"),
+            ("ask m.onnx --text a", "takes no FILE"),
+            ("ask --text a --texts b", "give one"),
+            ("ask --text a --ids 3", "both given"),
+            ("ask --pair a", "--pair goes with --text"),
+            ("ask --timeout never", "seconds are needed"),
             ("--json bench m.onnx", "comes before --json"),
             ("bench", "needs a model FILE"),
             ("run a b", "one FILE at a time"),
@@ -345,6 +401,12 @@ mod tests {
             ("run m --ids 1 --input x", "give one"),
             ("run m --input x --seq 3", "their own length"),
             ("run m --ids 1,2,3 --seq 2", "3 tokens, more than --seq 2"),
+            ("run m --text a --ids 2,3", "a text and --ids are both given"),
+            ("run m --texts f --output o", "a text and --output"),
+            ("run m --texts f --text a", "give one"),
+            ("run m --pair a", "--pair goes with --text"),
+            ("run m --tokenizer t", "--tokenizer goes with --text"),
+            ("bench m --text a", "--text means nothing to bench"),
             ("bench m --seq 0", "from 1 to"),
             ("bench m --runs -1", "from 1 to"),
             ("bench m --threads 5000", "from 1 to 256"),

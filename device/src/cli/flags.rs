@@ -1,8 +1,9 @@
 //! The commands, and the options of those that end by themselves.
 
 use crate::bench::report::{DEFAULT_RUNS, DEFAULT_SECONDS, DEFAULT_WARMUP};
+use crate::serve::settings::Settings;
 use crate::session::{DEFAULT_BATCH, DEFAULT_SEQ};
-use Command::{Bench, Info, Run, Serve};
+use Command::{Ask, Bench, Info, Run, Serve};
 
 /// What the program is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,11 +12,12 @@ pub enum Command {
     Run,
     Bench,
     Serve,
+    Ask,
 }
 
 impl Command {
     /// All of them, in the order of the help.
-    pub const ALL: [Command; 4] = [Info, Run, Bench, Serve];
+    pub const ALL: [Command; 5] = [Info, Run, Bench, Serve, Ask];
 
     /// The word on the command line.
     pub fn name(self) -> &'static str {
@@ -24,6 +26,7 @@ impl Command {
             Run => "run",
             Bench => "bench",
             Serve => "serve",
+            Ask => "ask",
         }
     }
 }
@@ -45,16 +48,35 @@ pub fn default_of(flag: &Flag) -> Option<String> {
         "batch" => Some(DEFAULT_BATCH.to_string()),
         "runs" => Some(DEFAULT_RUNS.to_string()),
         "warmup" => Some(DEFAULT_WARMUP.to_string()),
+        "timeout" => Some(Settings::default().timeout.as_secs().to_string()),
         "time" => Some(DEFAULT_SECONDS.to_string()),
         _ => None,
     }
 }
 
-pub const FLAGS: [Flag; 20] = [
+pub const FLAGS: [Flag; 25] = [
+    Flag {
+        name: "text",
+        value: "TEXT",
+        takes: &[Run, Ask],
+        help: "run on this text and print the answer; given several times, sentence embeddings are compared",
+    },
+    Flag {
+        name: "pair",
+        value: "TEXT",
+        takes: &[Run, Ask],
+        help: "add a second text: the context of a question; for multiple choice, give it once per choice",
+    },
+    Flag {
+        name: "texts",
+        value: "FILE",
+        takes: &[Run, Ask],
+        help: "answer each line of this file (- is stdin), one after another",
+    },
     Flag {
         name: "ids",
         value: "2,17,3",
-        takes: &[Run, Bench],
+        takes: &[Run, Bench, Ask],
         help: "run on these token ids of one sequence; the mask is 1 for all of them",
     },
     Flag {
@@ -168,7 +190,19 @@ pub const FLAGS: [Flag; 20] = [
     Flag {
         name: "json",
         value: "",
-        takes: &[Info, Run, Bench],
-        help: "print one JSON object",
+        takes: &[Info, Run, Bench, Ask],
+        help: "print one JSON object; ask prints one for each answer",
+    },
+    Flag {
+        name: "socket",
+        value: "PATH",
+        takes: &[Ask],
+        help: "ask the server at this socket (default: the user's own thimble.sock, else /run/thimble.sock)",
+    },
+    Flag {
+        name: "timeout",
+        value: "SECONDS",
+        takes: &[Ask],
+        help: "wait this long for an answer, and for a server that starts again (default {})",
     },
 ];

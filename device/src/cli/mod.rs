@@ -1,10 +1,14 @@
-//! What the program on the board does: parses its arguments, does one of info, run, bench and serve,
+//! What the program on the board does: parses its arguments, does one of info, run, bench, serve and ask,
 //! prints the result on stdout. Exit code 0 is yes, 1 a limit that does not hold, 2 anything that could not be done.
 
 pub mod args;
+mod ask;
 mod flags;
 mod serve_flags;
 mod show;
+#[cfg(feature = "text")]
+mod texts;
+mod texts_file;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -12,7 +16,7 @@ use std::time::Instant;
 
 use thimble_shared::terminal;
 
-use self::args::{Options, Request};
+use self::args::{Invocation, Options};
 use self::flags::Command;
 use crate::bench::report::{self, BenchOptions, Start};
 use crate::engine::tensors;
@@ -23,7 +27,7 @@ use crate::image::sigbus;
 use crate::log;
 use crate::platform::{board, control};
 use crate::serve::{self, FAILED, ServeError};
-use crate::session::{self, Session, SessionError};
+use crate::session::{self, Session, SessionError, SessionOptions};
 
 const NO: u8 = 1;
 
@@ -41,17 +45,17 @@ pub fn main() -> ExitCode {
         Err(args::UsageError(message)) => return fail(&message),
     };
     let (text, code) = match request {
-        Request::Help => (args::help(), 0),
-        Request::Version => (
+        Invocation::Help => (args::help(), 0),
+        Invocation::Version => (
             format!(
-                "thimble-device {} (tract {}{})\n",
+                "thimble-device {} (tract {}, {})\n",
                 env!("CARGO_PKG_VERSION"),
                 session::TRACT,
-                if cfg!(feature = "text") { ", with text" } else { "" }
+                if cfg!(feature = "text") { "with text" } else { "lean" }
             ),
             0,
         ),
-        Request::Do(command, options) => match perform(command, &options) {
+        Invocation::Do(command, options) => match perform(command, &options) {
             Ok(done) => done,
             Err(error) => return fail(&error.to_string()),
         },
@@ -72,10 +76,29 @@ fn fail(message: &str) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
+/// What the model says to the texts.
+#[cfg(feature = "text")]
+fn said(session: &Session, options: &Options) -> Result<String, ServeError> {
+    texts::run(
+        session,
+        &options.texts,
+        options.serve.tokenizer.as_deref(),
+        options.json,
+    )
+}
+
+#[cfg(not(feature = "text"))]
+fn said(_session: &Session, _options: &Options) -> Result<String, ServeError> {
+    Err(ServeError::NoText("text"))
+}
+
 fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeError> {
     // Before the engine makes its threads, which inherit both.
     if let Some(cores) = &options.pin {
         control::pin(cores).map_err(SessionError::Pin)?;
+    }
+    if command == Command::Ask {
+        return ask::run(options);
     }
     if command == Command::Serve {
         serve::hold_signals();
@@ -87,7 +110,11 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeErr
     let start = Start::now(Some(&file).filter(|_| options.cold), command == Command::Bench);
     // A bench takes the digest of what it measured when that can no longer change the figures.
     let first = options.sha256.as_deref().filter(|_| command != Command::Bench);
-    let session = Session::open(file, &options.session, first)?;
+    let opened = SessionOptions {
+        whole_process: true,
+        ..options.session.clone()
+    };
+    let session = Session::open(file, &opened, first)?;
     let config = session.engine.config();
     let text = match command {
         Command::Info => {
@@ -103,6 +130,7 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeErr
                 options.json,
             )
         }
+        Command::Run if options.texts.given() => return said(&session, options).map(|text| (text, 0)),
         Command::Run => {
             let inputs = || options.file.iter().chain(&options.input.file);
             if let Some(output) = &options.output
@@ -139,6 +167,7 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeErr
             let code = if report.verdict.fits { 0 } else { NO };
             return Ok((show::report(&report, options.json), code));
         }
+        Command::Ask => String::new(),
         Command::Serve => {
             serve::run(session, &options.serve)?;
             String::new()

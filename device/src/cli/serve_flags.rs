@@ -71,8 +71,8 @@ pub const FLAGS: [Flag; 11] = [
     Flag {
         name: "tokenizer",
         value: "X.json",
-        takes: TAKES,
-        help: "use this tokenizer.json for text (default: the one beside FILE; needs a build with --features text)",
+        takes: &[Command::Run, Command::Serve],
+        help: "use this tokenizer.json for text (default: the one beside FILE)",
     },
 ];
 

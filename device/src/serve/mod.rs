@@ -2,19 +2,16 @@
 //! thread runs the engine on what waits. Memory is bounded by what may wait, be unsent and be a line; readers wait, nothing
 //! is dropped. docs/serve.md is the contract.
 
-mod answer;
 mod client;
 mod queue;
-mod request;
-mod request_json;
-mod sequence;
 pub mod settings;
 #[allow(unsafe_code)]
 mod signals;
 mod socket;
 mod stats;
 mod system;
-mod text;
+#[allow(unsafe_code)]
+mod systemd;
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -24,20 +21,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::answers::lines::{self, Frame, Object};
+use crate::answers::request::{self, Asked, Id, Infer, Model};
+use crate::answers::text::Texts;
+use crate::answers::{Caller, OUTPUTS, ResponderError, most_tokens};
 use crate::block_cache;
 use crate::engine::tensors::TensorError;
 use crate::log;
 
-use self::answer::Object;
 use self::client::{Client, Line, Lines, Patient};
 use self::queue::{Limits, Queue, Work};
-use self::request::{Asked, Id, Infer, Model};
 use self::settings::Settings;
 use self::signals::EndSignals;
 use self::socket::{Bound, SocketError};
 use self::stats::Stats;
 use self::system::{Stdin, Stdout};
-use self::text::Texts;
+pub use self::systemd::{PassedError, passed};
 use crate::session::{Session, SessionError};
 
 /// How long an ending server goes on answering.
@@ -50,15 +49,12 @@ const STACK: usize = 1 << 20;
 const KEPT: usize = 64 << 10;
 /// How much older a batch makes memory that is kept for reuse: what some thirty in a row did not need is given back.
 const AGE: u64 = 16;
-/// Tokens the choices of one question may have, padding included, unless the options allow more.
-const QUESTION: usize = 2048;
-/// Most numbers a masked LM's outputs have in one batch (64 MiB), though never less than one sequence.
-const OUTPUTS: usize = 16 << 20;
 /// Files a server has open besides its clients: standard streams, model, sockets, and what it reads of /proc; plenty.
 const DESCRIPTORS: u64 = 32;
 /// Exit code of a process that could not do what it was asked.
 pub const FAILED: u8 = 2;
-const STOPPING: &str = "the server is stopping";
+/// What is answered to requests that come too late.
+pub const STOPPING: &str = "the server is stopping";
 
 /// Why a server cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +68,12 @@ pub enum ServeError {
     /// The socket cannot be listened on.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// What systemd passed cannot be served.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
+    /// Two sockets; the one that was named.
+    #[error("--socket {0}: this server was handed a socket (LISTEN_FDS); leave --socket out")]
+    TwoSockets(String),
     /// Reading stdin failed.
     #[error("stdin: {0}")]
     Input(io::Error),
@@ -93,14 +95,48 @@ pub enum ServeError {
         /// Open files the process may have.
         most: u64,
     },
-    /// A text could not be made into token ids.
+    /// The model's tokenizer cannot be opened, or a request cannot be answered.
+    #[error(transparent)]
+    Answers(#[from] ResponderError),
+    /// Texts are no input of this model.
     #[cfg(feature = "text")]
     #[error(transparent)]
-    Tokenize(#[from] thimble_text::TokenizeError),
-    /// A tokenizer was given to a program built without the `text` feature.
-    #[cfg(not(feature = "text"))]
-    #[error("--tokenizer: this program takes token ids only; build thimble-device with --features text")]
-    NoText,
+    Question(#[from] thimble_text::questions::QuestionError),
+    /// The outputs say nothing.
+    #[cfg(feature = "text")]
+    #[error("{0}")]
+    Answer(thimble_text::answer::AnswerError),
+    /// A file of texts cannot be read.
+    #[error("--texts {file}: {source}")]
+    Texts {
+        /// The file, as it was named.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A server cannot be asked.
+    #[error("{socket}: {problem}")]
+    Asking {
+        /// The server's socket.
+        socket: String,
+        /// Why.
+        problem: String,
+    },
+    /// No tokenizer was named, and none lies beside the model.
+    #[error(
+        "{file}: --text needs the tokenizer that lies beside the model ({beside}); name one with --tokenizer or give --ids"
+    )]
+    NoTokenizer {
+        /// The model.
+        file: String,
+        /// Where its tokenizer would be.
+        beside: String,
+    },
+    /// The option needs texts, and this program was built without the `text` feature.
+    #[error(
+        "--{0}: this is the lean program, which takes token ids only; a thimble-device whose --version says \"with text\" takes texts"
+    )]
+    NoText(&'static str),
 }
 
 /// A request that waits for the engine.
@@ -145,7 +181,7 @@ struct Clients {
     /// The socket's name, until nobody is to come any more.
     bound: Option<Bound>,
     listener: Option<Arc<UnixListener>>,
-    /// Closing it wakes the reader of stdin.
+    /// Closing it wakes the reader of stdin, or whoever waits for clients of a socket that was passed.
     wake: Option<UnixStream>,
 }
 
@@ -162,18 +198,20 @@ pub fn run(session: Session, settings: &Settings) -> Result<(), ServeError> {
     let signals = EndSignals::hold();
     let settings = settings.clone();
     let config = session.engine.config().clone();
-    let texts = Texts::open(&session, settings.tokenizer.as_deref())?;
+    let texts = Texts::open(&session, settings.tokenizer.as_deref(), Caller::Server)?;
+    texts.notes.iter().for_each(|note| log::line(note));
     let mut tokens = settings.tokens;
     if config.head.has_decoder() {
         tokens = tokens.min(OUTPUTS / config.vocab_size);
     }
     // A question's choices are not taken apart, so one request may have more than is gathered of several.
-    let most = settings.tokens.max(QUESTION).max(config.max_position_embeddings);
+    let most = settings.tokens.max(most_tokens(&config));
     let server = Arc::new(Server {
         model: Model {
             config,
             texts,
             tokens: most,
+            caller: Caller::Server,
         },
         queue: Queue::new(Limits {
             queue: settings.queue,
@@ -186,10 +224,13 @@ pub fn run(session: Session, settings: &Settings) -> Result<(), ServeError> {
         session,
         settings,
     });
-    let serving = match server.settings.socket.clone() {
-        Some(path) => server.listen(&path)?,
-        None => server.standard()?,
+    let serving = match (server.settings.socket.clone(), systemd::listener()?) {
+        (Some(path), Some(_)) => return Err(ServeError::TwoSockets(path.display().to_string())),
+        (Some(path), None) => server.listen(&path)?,
+        (None, Some(listener)) => server.passed(listener)?,
+        (None, None) => server.standard()?,
     };
+    systemd::notify("READY=1");
     let ending = server.clone();
     spawn("signals", move || ending.end_on(&signals)).map_err(ServeError::Start)?;
     server.compute();
@@ -212,6 +253,9 @@ fn spawn<T: Send + 'static>(
         .spawn(work)
 }
 
+/// A client's number and itself, or why it is not let in.
+type Admitted = Result<(u64, Arc<Client>), String>;
+
 type Standard = thread::JoinHandle<Result<(), ServeError>>;
 
 impl Server {
@@ -225,7 +269,7 @@ impl Server {
         let engine = &self.session.engine;
         let (mut batch, mut line): (Vec<Job>, Vec<u8>) = (vec![], vec![]);
         while self.queue.take(&mut batch) {
-            let input = answer::input(batch.iter().map(|job| &job.asked), self.model.config.head);
+            let input = lines::input(batch.iter().map(|job| &job.asked), self.model.config.head);
             let seq = input.shape.last().copied().unwrap_or(0);
             let rows = input.input_ids.len() / seq.max(1);
             let own: usize = batch
@@ -243,16 +287,19 @@ impl Server {
                 line.clear();
                 match &outputs {
                     Ok(outputs) => {
-                        let place = answer::Place {
+                        let place = lines::Place {
                             outputs,
                             declared: engine.outputs(),
                             first,
                             rows,
                             seq,
                         };
-                        let Model { config, texts, .. } = &self.model;
-                        answer::write(&mut line, &job.id, &job.asked, place, config, texts, job.since);
-                        self.stats.served(answer::milliseconds(job.since));
+                        let frame = Frame {
+                            id: Some(&job.id),
+                            since: Some(job.since),
+                        };
+                        lines::write(&mut line, frame, &job.asked, place, &self.model);
+                        self.stats.served(lines::milliseconds(job.since));
                     }
                     Err(e) => self.refuse(&mut line, &job.id, &format!("the engine failed: {e}")),
                 }
@@ -275,7 +322,7 @@ impl Server {
 
     fn refuse(&self, line: &mut Vec<u8>, id: &Id, problem: &str) {
         self.stats.error();
-        answer::error(line, id, problem);
+        lines::error(line, id, problem);
     }
 
     /// Reads a client to its end, or until it has left.
@@ -353,7 +400,9 @@ impl Server {
     }
 
     fn pong(&self, line: &mut Vec<u8>, id: &Id) {
-        let Model { config, texts, tokens } = &self.model;
+        let Model {
+            config, texts, tokens, ..
+        } = &self.model;
         let mut json = Object::begin(line, id);
         json.key("", "op");
         json.value("ping");
@@ -374,9 +423,12 @@ impl Server {
         json.end();
     }
 
-    /// Takes a client in; `None` where the server takes no more.
-    fn admit(&self, client: Client) -> Result<(u64, Arc<Client>), String> {
-        let mut clients = self.clients();
+    /// Takes a client in, or says why the server takes no more.
+    fn admit(&self, client: Client) -> Admitted {
+        self.admit_to(&mut self.clients(), client)
+    }
+
+    fn admit_to(&self, clients: &mut Clients, client: Client) -> Admitted {
         if clients.stopping {
             return Err(STOPPING.to_string());
         }
@@ -431,14 +483,58 @@ impl Server {
         spawn("stdout", writer).map(Some).map_err(ServeError::Start)
     }
 
-    /// Listens on a socket.
-    fn listen(self: &Arc<Server>, path: &Path) -> Result<Option<Standard>, ServeError> {
+    /// Room for the descriptors of all clients.
+    fn room(&self) -> Result<(), ServeError> {
         let clients = self.settings.clients;
         let needed = clients as u64 + DESCRIPTORS;
-        let most = system::allow_descriptors(needed);
-        if most < needed {
-            return Err(ServeError::Descriptors { clients, needed, most });
+        match system::allow_descriptors(needed) {
+            most if most < needed => Err(ServeError::Descriptors { clients, needed, most }),
+            _ => Ok(()),
         }
+    }
+
+    /// Serves a socket that systemd keeps: clients that this server does not let in any more wait there for the next one.
+    fn passed(self: &Arc<Server>, listener: UnixListener) -> Result<Option<Standard>, ServeError> {
+        self.room()?;
+        let (wake, woken) = UnixStream::pair().map_err(ServeError::Start)?;
+        self.clients().wake = Some(wake);
+        let server = self.clone();
+        let accept = move || {
+            loop {
+                match system::readable(&listener, &woken) {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(_) => thread::sleep(Duration::from_millis(100)),
+                }
+                // Who is accepted is let in: between the two the server must not begin to stop.
+                let mut clients = server.clients();
+                if clients.stopping {
+                    return;
+                }
+                let Ok((stream, _)) = listener.accept() else {
+                    // Out of descriptors, most likely: they come back when a client leaves.
+                    drop(clients);
+                    thread::sleep(Duration::from_millis(100));
+                    continue;
+                };
+                let stream = Arc::new(stream);
+                let client = Client::new(Some(stream.clone()), server.settings.max_unsent);
+                let admitted = server.admit_to(&mut clients, client);
+                drop(clients);
+                server.attend(stream, admitted);
+            }
+        };
+        spawn("listen", accept).map_err(ServeError::Start)?;
+        log::line(&format!(
+            "serving {} at the socket that was passed",
+            self.session.model().file
+        ));
+        Ok(None)
+    }
+
+    /// Listens on a socket.
+    fn listen(self: &Arc<Server>, path: &Path) -> Result<Option<Standard>, ServeError> {
+        self.room()?;
         let (listener, bound) = socket::bind(path, self.settings.mode)?;
         let listener = Arc::new(listener);
         {
@@ -465,13 +561,19 @@ impl Server {
     fn connect(self: &Arc<Server>, stream: UnixStream) {
         // Reader, writer and whoever ends them share one descriptor.
         let stream = Arc::new(stream);
+        let admitted = self.admit(Client::new(Some(stream.clone()), self.settings.max_unsent));
+        self.attend(stream, admitted);
+    }
+
+    /// Reads from a client that was let in and writes to it, or tells it why it was not.
+    fn attend(self: &Arc<Server>, stream: Arc<UnixStream>, admitted: Admitted) {
         let refuse = |problem: &str| {
             let mut line = vec![];
             self.refuse(&mut line, &Id::Null, problem);
             // It fits in the socket's buffer, or the client is not there.
             let _ = stream.set_nonblocking(true).and_then(|()| (&*stream).write_all(&line));
         };
-        let (number, client) = match self.admit(Client::new(Some(stream.clone()), self.settings.max_unsent)) {
+        let (number, client) = match admitted {
             Ok(admitted) => admitted,
             Err(problem) => return refuse(&problem),
         };
@@ -507,6 +609,7 @@ impl Server {
     /// Waits for a signal, then ends the process once everything taken on is answered, or time is up.
     fn end_on(self: &Arc<Server>, signals: &EndSignals) {
         signals.wait();
+        systemd::notify("STOPPING=1");
         let deadline = Instant::now() + GRACE;
         {
             let mut clients = self.clients();

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use crate::platform::process::Resident;
 
-use super::answer::Object;
-use super::request::Id;
+use crate::answers::lines::Object;
+use crate::answers::request::Id;
 
 /// Latest answers that percentiles are taken of.
 const LATEST: usize = 1024;

@@ -5,7 +5,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -77,6 +77,18 @@ fn poll(all: &mut [PollFd<'_>], longest: Option<Duration>) -> io::Result<bool> {
         tv_nsec: d.subsec_nanos().into(),
     });
     Ok(rustix::event::poll(all, longest.as_ref())? > 0)
+}
+
+/// Waits until a client is there; false where `end` was closed instead.
+pub fn readable(listener: &UnixListener, end: &UnixStream) -> io::Result<bool> {
+    let mut both = [PollFd::new(listener, PollFlags::IN), PollFd::new(end, PollFlags::IN)];
+    loop {
+        match poll(&mut both, None) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+            Ok(_) => return Ok(both[1].revents().is_empty()),
+        }
+    }
 }
 
 /// Sends what fits into the stream's buffer now; `WouldBlock` where nothing does.

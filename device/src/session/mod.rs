@@ -131,6 +131,9 @@ pub struct SessionOptions {
     pub lock: bool,
     /// Read the file into memory of the process's own instead of mapping it.
     pub copy: bool,
+    /// The process does nothing else: its allocator is set for one model, and the code that only loading needs is let go. A program
+    /// that opens a model beside other work leaves both alone.
+    pub whole_process: bool,
 }
 
 /// An engine with the model file it was made of.
@@ -150,6 +153,14 @@ pub struct Session {
 }
 
 impl Session {
+    /// Loads the model at `path`.
+    ///
+    /// # Errors
+    /// [`SessionError::Map`] where the file cannot be read, [`SessionError::Model`] where it is no model that is run here.
+    pub fn load(path: &Path, options: &SessionOptions) -> Result<Session, SessionError> {
+        Session::open(ModelFile::open(path)?, options, None)
+    }
+
     /// Loads the model, which must have the digest `wanted`.
     ///
     /// # Errors
@@ -159,7 +170,9 @@ impl Session {
         let program = Resident::now()
             .total
             .map_or(memory::PROGRAM, |now| now + memory::GROWTH);
-        block_cache::loading();
+        if options.whole_process {
+            block_cache::loading();
+        }
         let (path, bytes) = (file.path().to_path_buf(), file.bytes());
         let file = Arc::new(file);
         let (image, held) = match options.copy {
@@ -186,9 +199,11 @@ impl Session {
             file: path.clone(),
             source,
         })?;
-        crate::HEAP.release();
-        block_cache::repeating();
-        pages::forget_code();
+        if options.whole_process {
+            crate::HEAP.release();
+            block_cache::repeating();
+            pages::forget_code();
+        }
         let load_ms = milliseconds(start);
         Ok(Session {
             engine,

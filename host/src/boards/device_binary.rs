@@ -2,7 +2,7 @@
 //! the largest page it can be mapped with. In: paths or bytes; out: what was found, or why it will not do.
 
 use crate::fs::atomic::FileError;
-use crate::render::text::detail;
+use crate::render::text::{detail, remark};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -21,18 +21,26 @@ const AARCH64: u16 = 183;
 /// The first bytes of a file that tell all that is asked here: header and program headers of any sane program.
 const HEAD: usize = 4096;
 
-/// The device program for aarch64, and how it was found: the one named, or the first there is of those that [`places`] lists.
+/// The device program for aarch64: the one named, or the first there is of those that [`places`] lists. Which one
+/// it is stands on stderr.
 ///
 /// # Errors
 /// Where the one named is no program for boards, or none is found.
 pub fn device_program(named: Option<&Path>) -> Result<PathBuf, FileError> {
-    let (path, how) = find(
-        named,
-        std::env::var_os(VARIABLE).map(PathBuf::from).as_deref(),
-        &places(),
-    )?;
-    detail(&format!("the board's program: {} ({how})", path.display()));
+    let (path, how) = locate(named)?;
+    // Who named it on the command line knows.
+    let tell = if named.is_some() { detail } else { remark };
+    tell(&format!("the board's program: {} ({how})", path.display()));
     Ok(path)
+}
+
+/// The device program for aarch64, and how it was found.
+///
+/// # Errors
+/// As [`device_program`].
+pub fn locate(named: Option<&Path>) -> Result<(PathBuf, &'static str), FileError> {
+    let variable = std::env::var_os(VARIABLE).map(PathBuf::from);
+    find(named, variable.as_deref(), &places())
 }
 
 fn find(

@@ -48,7 +48,7 @@ pub const TOOLS: &[Tool] = &[
         "ssh",
         ("openssh-client", "openssh"),
         "reaches boards",
-        &["deploy", "targets --probe"],
+        &["deploy", "ask", "undeploy", "targets --probe"],
         false,
     ),
     tool(

@@ -2,121 +2,97 @@
 //! around it. In: the points; out: text that needs no script, font or picture from elsewhere. Both are well-formed XML: maud
 //! escapes all text, and every element here has braces, because maud leaves `rect ...;` open as HTML does.
 
+mod panel;
+
 use crate::budget::frontier::Point;
 use crate::eval::metrics::{Loss, Objective};
 use crate::render::html::{tenths, written};
-use crate::render::text::{size, thousands};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use crate::render::scale::plain;
+use crate::render::text::{percent, size, thousands};
+use crate::render::theme::{self, Table, Tone, chip};
+use maud::{Markup, PreEscaped, html};
+use panel::{Axis, Panel, Sizes, Style};
+use std::collections::BTreeMap;
 
 pub struct Drawing<'a> {
+    /// The model.
     pub title: String,
+    /// What the loss was measured on.
+    pub rows: String,
     pub objective: Objective,
     /// Smallest first.
     pub points: &'a [Point],
+    /// The most bytes that were asked for, and how they were asked for.
+    pub budget: Option<(u64, String)>,
+    /// The least agreement that was asked for.
+    pub least_agreement: Option<f64>,
 }
 
-const WIDTH: f64 = 820.0;
-const PANEL: f64 = 260.0;
-const MARGIN: (f64, f64) = (84.0, 24.0);
-const TOP: f64 = 46.0;
-const GAP: f64 = 64.0;
-
-const STYLE: &str = "
-body { font-family: sans-serif; max-width: 60em; margin: 2em auto; }
-td, th { text-align: right; padding: 0.2em 1em; border-bottom: 1px solid #ddd; }
-svg { max-width: 100%; height: auto; }
-";
-
-/// Of one series: name, color, and for each of its points bytes, value and interval.
-struct Series {
-    name: &'static str,
-    color: &'static str,
+/// Of one series: how it is drawn, and for each of its points bytes, value and interval.
+pub(crate) struct Series {
+    style: Style,
     points: Vec<(f64, f64, Option<(f64, f64)>)>,
 }
 
-const OURS: (&str, &str) = ("thimble", "#0b6e4f");
-const NEAREST: (&str, &str) = ("same formats, rounded to nearest", "#c1440e");
+/// Width of the drawing where there is room, and of that for narrow windows.
+const BROAD: f64 = 860.0;
+const NARROW: f64 = 460.0;
+/// Where text starts. In a page the drawing is cut there, so that it starts with the text around it.
+const INSET: f64 = 16.0;
 
-/// A panel's vertical axis: how a value becomes a share of the height, and its ticks.
-struct Axis {
-    low: f64,
-    high: f64,
-    logarithmic: bool,
-    ticks: Vec<(f64, String)>,
-}
-
-impl Axis {
-    /// Powers of ten around the positive values.
-    fn logarithmic(values: impl Iterator<Item = f64>) -> Axis {
-        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-        for value in values.filter(|v| *v > 0.0 && v.is_finite()) {
-            (low, high) = (low.min(value.log10()), high.max(value.log10()));
-        }
-        let (low, high) = if low <= high {
-            (low.floor(), high.ceil())
-        } else {
-            (-1.0, 0.0)
-        };
-        let high = high.max(low + 1.0);
-        let step = (((high - low) / 6.0).ceil() as i64).max(1);
-        let ticks = (low as i64..=high as i64).step_by(step as usize);
-        Axis {
-            low,
-            high,
-            logarithmic: true,
-            ticks: ticks.map(|e| (10f64.powi(e as i32), format!("1e{e}"))).collect(),
-        }
-    }
-
-    fn percent(values: impl Iterator<Item = f64>) -> Axis {
-        let least = values.filter(|v| v.is_finite()).fold(1.0, f64::min);
-        let step = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2]
-            .into_iter()
-            .find(|step| (1.0 - least) / step <= 6.0)
-            .unwrap_or(0.2);
-        let count = ((1.0 - least) / step).ceil().max(1.0);
-        let low = 1.0 - count * step;
-        let ticks = (0..=count as usize).map(|i| low + i as f64 * step);
-        Axis {
-            low,
-            high: 1.0,
-            logarithmic: false,
-            ticks: ticks.map(|v| (v, format!("{:.1} %", v * 100.0))).collect(),
-        }
-    }
-
-    /// 0 at the bottom, 1 at the top; what has no place, no loss at all on a logarithmic axis, lies at the bottom.
-    fn place(&self, value: f64) -> f64 {
-        let value = if self.logarithmic { value.log10() } else { value };
-        if value.is_nan() {
-            return 0.0;
-        }
-        ((value - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
-    }
-}
+/// What the text of a drawing looks like, wherever it stands.
+const TEXT: &str = "
+text{font:13px system-ui,sans-serif}
+.b{font-weight:600}
+.e{text-anchor:end}
+.m{text-anchor:middle}
+";
 
 impl Drawing<'_> {
     fn series(&self, of: impl Fn(&Loss) -> Option<(f64, Option<(f64, f64)>)>) -> Vec<Series> {
-        let series = |(name, color), loss: &dyn Fn(&Point) -> Option<(f64, Option<(f64, f64)>)>| Series {
-            name,
-            color,
+        let series = |style, loss: &dyn Fn(&Point) -> Option<(f64, Option<(f64, f64)>)>| Series {
+            style,
             points: self
                 .points
                 .iter()
                 .filter_map(|p| loss(p).map(|(value, interval)| (p.answer.bytes as f64, value, interval)))
+                // What is not finite has no place; the table says it.
+                .filter(|(_, value, _)| value.is_finite())
                 .collect(),
         };
-        let ours = series(OURS, &|p| of(&p.loss));
-        let nearest = series(NEAREST, &|p| of(p.baseline.as_ref()?.loss.as_ref()?));
+        let ours = series(Style::Ours, &|p| of(&p.loss));
+        let nearest = series(Style::Nearest, &|p| of(p.baseline.as_ref()?.loss.as_ref()?));
         [ours, nearest].into_iter().filter(|s| !s.points.is_empty()).collect()
     }
 
     /// The drawing as a file of its own.
     pub fn svg(&self) -> String {
-        written(self.drawing())
+        written(self.drawing(BROAD, true))
     }
 
-    fn drawing(&self) -> Markup {
+    /// What was asked for, in words.
+    fn asked(&self) -> Option<String> {
+        let bytes = self
+            .budget
+            .as_ref()
+            .map(|(bytes, _)| format!("{} at most", size(*bytes)));
+        let least = self
+            .least_agreement
+            .map(|least| format!("{} % agreement", plain(least * 100.0)));
+        let asked: Vec<String> = bytes.into_iter().chain(least).collect();
+        (!asked.is_empty()).then(|| format!("asked for: {}", asked.join(", ")))
+    }
+
+    fn loss_name(&self) -> &'static str {
+        match self.objective {
+            Objective::Kl => "KL divergence from the original",
+            Objective::Agreement => "share of decisions that differ from the original's",
+            Objective::Cosine => "1 − cosine to the original",
+            Objective::Error => "relative squared error",
+        }
+    }
+
+    fn drawing(&self, width: f64, alone: bool) -> Markup {
         let loss = self.series(|l| Some((l.score().objective(self.objective), None)));
         let agreement = self.series(|l| Some((l.agreement?, l.agreement_interval)));
         let values = |series: &[Series]| -> Vec<f64> {
@@ -125,125 +101,156 @@ impl Drawing<'_> {
                 .flatten()
                 .collect()
         };
-        let mut panels = vec![(
-            format!("{} (reported)", self.objective.name()),
-            Axis::logarithmic(values(&loss).into_iter()),
-            loss,
-        )];
+        let bytes = self
+            .points
+            .iter()
+            .map(|p| p.answer.bytes)
+            .chain(self.budget.iter().map(|(bytes, _)| *bytes));
+        let sizes = Sizes::of(bytes, width);
+        let mut panels = vec![Panel {
+            name: format!("Loss: {}", self.loss_name()),
+            axis: Axis::logarithmic(&values(&loss)),
+            series: loss,
+            least: None,
+        }];
         if !agreement.is_empty() {
-            let axis = Axis::percent(values(&agreement).into_iter());
-            panels.push(("agreement with fp32, 95 % interval".into(), axis, agreement));
+            let least = self.least_agreement;
+            panels.push(Panel {
+                name: "Agreement with the original, 95 % interval".into(),
+                axis: Axis::percent(values(&agreement).into_iter().chain(least)),
+                series: agreement,
+                least,
+            });
         }
-        let height = TOP + panels.len() as f64 * (PANEL + GAP);
+        // The legend is one line in a broad drawing, and a line of each entry in a narrow one.
+        let styles: Vec<Style> = panels[0]
+            .series
+            .iter()
+            .map(|s| s.style.clone())
+            .chain(self.asked().map(Style::Asked))
+            .collect();
+        let lines = if width < BROAD { styles.len() } else { 1 };
+        let mut top = if alone { 38.0 } else { 4.0 };
+        let legend_top = top;
+        top += 20.0 * lines as f64 + 10.0;
+        let mut tops = Vec::new();
+        for panel in &panels {
+            tops.push(top);
+            top += panel.height();
+        }
+        let height = top;
+        let from = if alone { 0.0 } else { INSET };
+        let view = format!("{from} 0 {} {height:.1}", width - from);
         html! {
-            svg xmlns="http://www.w3.org/2000/svg" width=(WIDTH) height=(height) viewBox={ "0 0 " (WIDTH) " " (height) }
-                font-family="sans-serif" font-size="12" fill="#222" {
-                title { (self.title) }
-                rect width=(WIDTH) height=(height) fill="#fff" {}
-                text x=(MARGIN.0) y="22" font-size="15" { (self.title) }
-                @for (i, (name, axis, series)) in panels.iter().enumerate() {
-                    (self.panel(TOP + i as f64 * (PANEL + GAP), name, axis, series, i == 0))
+            svg xmlns="http://www.w3.org/2000/svg" width=(width - from) height=(tenths(height)) viewBox=(view)
+                role="img" class=[(!alone).then_some(if width < BROAD { "narrow" } else { "broad" })] {
+                title { (self.title) ": bytes against loss" }
+                @if alone {
+                    style { (PreEscaped(theme::drawing_rules())) (PreEscaped(TEXT)) }
+                    rect width=(width) height=(tenths(height)) class="f-back" {}
+                    text x=(INSET) y="24" class="f-ink b" style="font-size:16px" { (self.title) ": bytes against loss" }
+                }
+                (legend(&styles, legend_top + 10.0, width < BROAD))
+                @for (panel, top) in panels.iter().zip(tops) {
+                    (panel.drawn(top, &sizes, self.budget.as_ref().map(|(bytes, _)| *bytes)))
                 }
             }
             "\n"
-        }
-    }
-
-    fn panel(&self, top: f64, name: &str, axis: &Axis, series: &[Series], legend: bool) -> Markup {
-        let (left, right, bottom) = (MARGIN.0, WIDTH - MARGIN.1, top + PANEL);
-        let most = self.points.iter().map(|p| p.answer.bytes).max().unwrap_or(1).max(1) as f64;
-        let least = self.points.iter().map(|p| p.answer.bytes).min().unwrap_or(1).max(1) as f64;
-        let span = (most / least).ln().max(1e-9);
-        let x = |bytes: f64| left + 12.0 + (right - left - 24.0) * ((bytes / least).ln() / span).clamp(0.0, 1.0);
-        let y = |value: f64| bottom - PANEL * axis.place(value);
-        html! {
-            text x=(left) y=(tenths(top - 8.0)) font-weight="bold" { (name) }
-            @for (value, label) in &axis.ticks {
-                @let at = y(*value);
-                line x1=(left) y1=(tenths(at)) x2=(right) y2=(tenths(at)) stroke="#ddd" {}
-                text x=(tenths(left - 8.0)) y=(tenths(at + 4.0)) text-anchor="end" { (label) }
-            }
-            @for bytes in (0..=4).map(|i| least * (span * f64::from(i) / 4.0).exp()) {
-                @let at = tenths(x(bytes));
-                line x1=(at) y1=(bottom) x2=(at) y2=(tenths(bottom + 5.0)) stroke="#888" {}
-                text x=(at) y=(tenths(bottom + 20.0)) text-anchor="middle" { (size(bytes as u64)) }
-            }
-            rect x=(left) y=(top) width=(right - left) height=(PANEL) fill="none" stroke="#888" {}
-            @for (n, one) in series.iter().enumerate() {
-                g stroke=(one.color) fill=(one.color) {
-                    (curve(one, x, y))
-                    @if legend {
-                        text x=(tenths(right - 10.0)) y=(tenths(top + 18.0 + 16.0 * n as f64))
-                            text-anchor="end" stroke="none" { (one.name) }
-                    }
-                }
-                "\n"
-            }
         }
     }
 
     /// The drawing in a page, with a table of the points.
     pub fn html(&self) -> String {
+        let body = html! {
+            h1 { (self.title) ": bytes against loss" }
+            p {
+                "Each point is a file: the formats with the least " (self.loss_name()) " within a number of bytes, reported on "
+                (self.rows) ". "
+                @if let Some((bytes, how)) = &self.budget { "The files were limited to " (size(*bytes)) " (" (how) "). " }
+            }
+            div.chart { (self.drawing(BROAD, false)) (self.drawing(NARROW, false)) }
+            h2 { "The points" }
+            div.many { (self.table()) }
+        };
+        theme::page(
+            &format!("{}: bytes against loss", self.title),
+            &format!("{}\n{TEXT}", theme::drawing_rules()),
+            body,
+        )
+    }
+
+    fn table(&self) -> Markup {
         let baseline = self.points.iter().any(|p| p.baseline.is_some());
-        let number = |l: Option<&Loss>| match l {
-            Some(l) => format!("{:.3e}", l.score().objective(self.objective)),
+        let decides = self.points.iter().any(|p| p.loss.agreement.is_some());
+        let number = |l: Option<&Loss>| match l.map(|l| l.score().objective(self.objective)) {
+            Some(0.0) => "0".to_string(),
+            Some(loss) if loss.is_finite() => format!("{loss:.2e}"),
+            Some(_) => "not finite".to_string(),
             None => "-".to_string(),
         };
         let share = |l: Option<&Loss>| match l.and_then(|l| Some((l.agreement?, l.agreement_interval?))) {
-            Some((a, (low, high))) => {
-                format!("{:.2} % ({:.2} to {:.2})", a * 100.0, low * 100.0, high * 100.0)
-            }
-            None => "-".to_string(),
+            Some((a, (low, high))) => html! {
+                (format!("{:.2} %", a * 100.0)) " " small { (format!("{:.2} to {:.2}", low * 100.0, high * 100.0)) }
+            },
+            None => html! { "-" },
         };
-        written(html! {
-            (DOCTYPE)
-            html xmlns="http://www.w3.org/1999/xhtml" lang="en" {
-                head {
-                    meta charset="utf-8" {}
-                    title { (self.title) }
-                    style { (PreEscaped(STYLE)) }
-                }
-                body {
-                    (self.drawing())
-                    table {
-                        tr {
-                            th { "bytes" } th { (self.objective.name()) } th { "agreement (95 %)" }
-                            @if baseline { th { "rounded to nearest" } th { "agreement" } }
-                        }
-                        @for p in self.points {
-                            @let nearest = p.baseline.as_ref().and_then(|b| b.loss.as_ref());
-                            tr {
-                                td { (thousands(p.answer.bytes)) }
-                                td { (number(Some(&p.loss))) } td { (share(Some(&p.loss))) }
-                                @if baseline { td { (number(nearest)) } td { (share(nearest)) } }
-                            }
-                            "\n"
-                        }
-                    }
-                }
+        let largest = self.points.last().map_or(1, |p| p.answer.bytes);
+        let mut heads = vec![("size", true), ("of the largest", true), (self.objective.name(), true)];
+        heads.extend(decides.then_some(("agreement, 95\u{a0}%", true)));
+        if baseline {
+            heads.push(("rounded to nearest", true));
+            heads.extend(decides.then_some(("its agreement, 95\u{a0}%", true)));
+        }
+        heads.push(("formats", false));
+        let row = |p: &Point| {
+            let nearest = p.baseline.as_ref().and_then(|b| b.loss.as_ref());
+            let mut cells = vec![
+                html! { (size(p.answer.bytes)) " " small { (thousands(p.answer.bytes)) } },
+                html! { (percent(p.answer.bytes, largest)) },
+                html! { (number(Some(&p.loss))) },
+            ];
+            cells.extend(decides.then(|| share(Some(&p.loss))));
+            if baseline {
+                cells.push(html! { (number(nearest)) });
+                cells.extend(decides.then(|| share(nearest)));
             }
-        })
+            cells.push(formats(p));
+            ("", cells)
+        };
+        let table = Table {
+            heads: &heads,
+            rows: self.points.iter().map(row).collect(),
+        };
+        table.markup()
     }
 }
 
-/// A series as a line with its points and their intervals.
-fn curve(one: &Series, x: impl Fn(f64) -> f64, y: impl Fn(f64) -> f64) -> Markup {
-    let line: Vec<String> = one
-        .points
-        .iter()
-        .map(|(b, v, _)| format!("{:.1},{:.1}", x(*b), y(*v)))
-        .collect();
+/// What each line and mark is, beside each other or beneath each other.
+fn legend(styles: &[Style], top: f64, stacked: bool) -> Markup {
+    let mut from = (INSET, top);
+    let places = styles.iter().map(|style| {
+        let place = from;
+        match stacked {
+            true => from.1 += 20.0,
+            false => from.0 += style.legend_width(),
+        }
+        (style, place)
+    });
+    html! { @for (style, (x, y)) in places { (style.legend(x, y)) } }
+}
+
+/// The formats of a point: each with the families that have it, the narrowest first.
+fn formats(p: &Point) -> Markup {
+    let mut by_format: BTreeMap<(usize, &str), Vec<&str>> = BTreeMap::new();
+    for (family, format) in &p.formats {
+        by_format
+            .entry((format.bits(), format.name()))
+            .or_default()
+            .push(family);
+    }
     html! {
-        polyline points=(line.join(" ")) fill="none" stroke-width="1.5" {}
-        @for (bytes, value, interval) in &one.points {
-            @let at = tenths(x(*bytes));
-            @if let Some((low, high)) = interval {
-                line x1=(at) y1=(tenths(y(*low))) x2=(at) y2=(tenths(y(*high))) stroke-opacity="0.5" {}
-            }
-            circle cx=(at) cy=(tenths(y(*value))) r="3.5" {
-                title { (thousands(*bytes as u64)) " bytes: " (format!("{value:.4e}")) }
-            }
-            "\n"
+        @for ((_, format), families) in &by_format {
+            span.of { (chip(Tone::of_format(format), format)) " " (families.join(", ")) } " "
         }
     }
 }
@@ -251,20 +258,133 @@ fn curve(one: &Series, x: impl Fn(f64) -> f64, y: impl Fn(f64) -> f64) -> Markup
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::answer::Answer;
+    use crate::budget::frontier::Baseline;
+    use crate::eval::metrics::Score;
+    use thimble_shared::dtype::Format;
+
+    fn point(bytes: u64, kl: f64, nearest: Option<f64>) -> Point {
+        let loss = |kl: f64| Loss {
+            kl: Some(kl),
+            agreement: Some(1.0 - kl.min(1.0)),
+            agreement_interval: Some((0.9 - kl.min(0.5), 1.0)),
+            ..Loss::default()
+        };
+        Point {
+            answer: Answer {
+                choice: vec![0],
+                bytes,
+                predicted: kl,
+                measured: kl,
+                score: Score::IMPOSSIBLE,
+                runs: 1,
+            },
+            formats: vec![("word", Format::I4), ("up", Format::F32), ("down", Format::I4)],
+            loss: loss(kl),
+            baseline: nearest.map(|kl| Baseline {
+                measured: kl,
+                loss: Some(loss(kl)),
+            }),
+        }
+    }
+
+    fn drawing(points: &[Point]) -> Drawing<'_> {
+        Drawing {
+            title: "a <model>".into(),
+            rows: "8 rows".into(),
+            objective: Objective::Kl,
+            points,
+            budget: None,
+            least_agreement: None,
+        }
+    }
+
+    /// The numbers of an attribute, in the order of the elements that have it.
+    fn numbers(svg: &str, element: &str, name: &str) -> Vec<f64> {
+        let attribute = |text: &str| {
+            text.split(&format!(" {name}=\""))
+                .nth(1)?
+                .split('"')
+                .next()?
+                .parse()
+                .ok()
+        };
+        svg.split(&format!("<{element} "))
+            .skip(1)
+            .filter_map(|text| attribute(&format!(" {}", text.split('>').next()?)))
+            .collect()
+    }
 
     #[test]
-    fn axes_hold_every_value() {
-        let axis = Axis::logarithmic([3e-7, 0.02, 0.0, f64::INFINITY].into_iter());
-        assert_eq!((axis.low, axis.high), (-7.0, -1.0));
-        assert_eq!(
-            (axis.place(0.0), axis.place(f64::INFINITY), axis.place(1e-4)),
-            (0.0, 1.0, 0.5)
+    fn no_loss_lies_in_a_band_of_its_own_below_the_least_that_was_measured() {
+        let points = [
+            point(1 << 20, 1e-3, None),
+            point(2 << 20, 1e-6, None),
+            point(4 << 20, 0.0, None),
+        ];
+        let svg = drawing(&points).svg();
+        assert_eq!(svg.matches("class=\"f-panel zero\"").count(), 1, "{svg}");
+        let band = numbers(&svg, "rect", "y")[0];
+        let heights = numbers(&svg, "circle", "cy");
+        // The legend's mark comes first, the points of the loss follow it.
+        assert!(
+            heights[1] < heights[2] && heights[2] < band && band < heights[3],
+            "{heights:?} {band}"
         );
-        let axis = Axis::percent([0.93, 1.0].into_iter());
-        assert!(axis.low <= 0.93 && axis.place(0.93) >= 0.0 && axis.ticks.len() <= 8);
-        assert!((axis.place(1.0) - 1.0).abs() < 1e-12);
-        for none in [Axis::logarithmic(std::iter::empty()), Axis::percent(std::iter::empty())] {
-            assert!(none.high > none.low);
+        assert!(!svg.contains("10⁻⁷") && svg.contains(">0</text>"));
+        assert!(!drawing(&points[..2]).svg().contains("zero"));
+    }
+
+    #[test]
+    fn equal_curves_can_be_told_apart() {
+        let points = [point(1 << 20, 1e-3, Some(1e-3)), point(2 << 20, 1e-4, Some(1e-4))];
+        let svg = drawing(&points).svg();
+        let series = |class: &str| svg.matches(&format!("class=\"mark {class}\"")).count();
+        assert_eq!(
+            (series("ours"), series("nearest")),
+            (5, 5),
+            "two panels of two points and the legend: {svg}"
+        );
+        // Where intervals are drawn the two stand beside each other.
+        let x = numbers(&svg, "circle", "cx");
+        let squares: Vec<f64> = numbers(&svg, "rect", "x").into_iter().collect();
+        assert!(
+            x[1] < x[2] && (x[1] - x[3]) > 2.0 && squares.len() == 5,
+            "{x:?} {squares:?}"
+        );
+    }
+
+    #[test]
+    fn what_was_asked_for_and_the_formats_are_told() {
+        let points = [point(1 << 20, 1e-3, None), point(3 << 20, f64::NAN, None)];
+        let drawing = Drawing {
+            budget: Some((4 << 20, "--budget".into())),
+            least_agreement: Some(0.99),
+            ..drawing(&points)
+        };
+        let page = drawing.html();
+        for part in [
+            "asked for: 4.0 MiB at most, 99 % agreement",
+            "4.0 MiB (--budget)",
+            "a &lt;model&gt;: bytes",
+            "not finite",
+            "</span> word, down",
+        ] {
+            assert!(page.contains(part), "{part}: {page}");
+        }
+        assert!(!page.contains("NaN"), "{page}");
+        assert!(drawing.svg().contains(">1 MiB</text>"));
+        assert!(drawing.svg().contains("prefers-color-scheme:dark"));
+    }
+
+    #[test]
+    fn any_number_of_points_has_a_drawing() {
+        for points in [&[][..], &[point(5, 0.0, None)], &[point(5, 0.5, Some(f64::INFINITY))]] {
+            let svg = drawing(points).svg();
+            assert!(
+                svg.ends_with("</svg>\n") && !svg.contains("NaN") && !svg.contains("inf"),
+                "{svg}"
+            );
         }
     }
 }

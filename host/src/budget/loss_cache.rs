@@ -4,6 +4,7 @@
 use crate::eval::dataset::Row;
 use crate::eval::digest::{Digest, hash_rows};
 use crate::eval::metrics::Score;
+use crate::fs::own_file::own_file;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -91,10 +92,10 @@ fn folder() -> Option<PathBuf> {
     }
 }
 
-/// Digest of everything a loss depends on: the numbers, the network, the inputs and this very program, whose kernels and
+/// Digest of everything a loss depends on: the numbers, the network, the inputs and this very program (or library), whose kernels and
 /// quantizer another build may have changed.
 fn question(models: &[&Digest], rows: &[Row]) -> Option<String> {
-    let program = std::env::current_exe().ok()?.metadata().ok()?;
+    let program = own_file()?.metadata().ok()?;
     let mut hash = Sha256::new();
     models.iter().for_each(|digest| hash.update(digest.bytes()));
     hash.update(format!("{} {:?}", program.len(), program.modified().ok()?));

@@ -1,5 +1,6 @@
 //! Arguments that several commands take, and how values are read.
 
+use crate::boards::package::UnitOptions;
 use crate::eval::columns::Columns;
 use crate::eval::dataset::RowOptions;
 use crate::eval::records::Form;
@@ -143,12 +144,27 @@ pub struct OnnxArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct PayloadArgs {
-    /// Limit the unit's memory (MemoryMax=)
+    /// Limit the units' memory (MemoryMax=) [default: half of the RAM of a known board]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub max_ram: Option<ByteSize>,
+    /// Add a unit that measures the model at every boot (thimble-check.service)
+    #[arg(long)]
+    pub measure: bool,
     /// Use this aarch64 thimble-device [default: the one found as docs/commands.md says]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,
+}
+
+impl PayloadArgs {
+    /// What the units are made of; `board_ram` is that of the board, where it is known.
+    pub fn units(&self, board_ram: Option<u64>) -> UnitOptions {
+        UnitOptions {
+            max_ram: self.max_ram.map(|size| size.as_u64()),
+            board_ram,
+            measure: self.measure,
+            by_digest: false,
+        }
+    }
 }
 
 /// A size in bytes, above 0.

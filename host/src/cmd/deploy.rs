@@ -6,10 +6,12 @@ use super::outcome::Outcome;
 use crate::boards::cost_model::{need, seq_of};
 use crate::boards::device_binary::{device_program, for_boards, head, largest_page};
 use crate::boards::package::PROGRAM;
+use crate::boards::package::unit::Scope;
 use crate::boards::profiles;
 use crate::boards::reports::{self, Entry, ReportKind};
 use crate::boards::ssh::inventory::{self, Host};
 use crate::boards::ssh::link::{Link, Sockets};
+use crate::boards::ssh::serving::{self, Served};
 use crate::boards::ssh::{Cargo, DeployError, Deployed, Order, deploy, item};
 use crate::boards::tools;
 use crate::fs::atomic;
@@ -74,6 +76,12 @@ pub struct DeployArgs {
     /// Install a systemd unit that measures the board at every boot
     #[arg(long)]
     pub keep: bool,
+    /// Leave a server on the board that answers at /run/thimble.sock (a user's own without root), old or new model, never half
+    #[arg(long)]
+    pub serve: bool,
+    /// Remove models of earlier deploys that nothing uses
+    #[arg(long)]
+    pub clear_old: bool,
     /// Append the report to this history, one JSON line each
     #[arg(long, value_name = "FILE", default_value = "thimble-reports.jsonl")]
     pub history: PathBuf,
@@ -93,13 +101,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     let file = File::for_board(&args.file)?;
     let (cargo, seq) = cargo(args, &file)?;
     let bench = bench_options(args, seq);
-    if args.dir.is_empty() || args.dir.ends_with(char::is_whitespace) || args.dir.chars().any(|c| acts(c) || c == '\\')
-    {
-        bail!(
-            "--dir {:?}: name a directory on the board, without control characters, backslashes or a blank at its end",
-            args.dir
-        );
-    }
+    directory(&args.dir)?;
     if let Some(config) = &args.ssh_config {
         readable(config).with_context(|| format!("--ssh-config {}", config.display()))?;
     }
@@ -108,6 +110,8 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         bench: &bench,
         max_ram: args.max_ram.map(|r| r.as_u64()),
         keep: args.keep,
+        serve: args.serve,
+        clear_old: args.clear_old,
     };
     // What cannot be kept afterwards must not be measured first.
     let history = history(args, &cargo)?;
@@ -121,6 +125,16 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         told.join(one);
     }
     Ok(told.outcome(args.json, jobs.len()))
+}
+
+/// Refuses what is no directory on the board.
+pub fn directory(dir: &str) -> Result<()> {
+    if dir.is_empty() || dir.ends_with(char::is_whitespace) || dir.chars().any(|c| acts(c) || c == '\\') {
+        bail!(
+            "--dir {dir:?}: name a directory on the board, without control characters, backslashes or a blank at its end"
+        );
+    }
+    Ok(())
 }
 
 /// What a board is sent, and the tokens it is measured with.
@@ -306,7 +320,7 @@ pub fn address(to: &str, port: Option<u16>) -> Result<(String, Option<u16>)> {
 
 /// Whether ssh can read its configuration there each time it is started, which a pipe gives only once. "none" and /dev/null are
 /// how a user tells ssh to read none.
-fn readable(config: &Path) -> std::io::Result<()> {
+pub fn readable(config: &Path) -> std::io::Result<()> {
     if config == Path::new("none") || atomic::is_null(config) {
         return Ok(());
     }
@@ -381,6 +395,8 @@ impl Told {
             sent,
             breaks,
             kept,
+            served,
+            old,
         } = deployed;
         let report = timed(report, args.max_p95);
         let sent_text = match sent {
@@ -416,6 +432,17 @@ impl Told {
         }
         let mut errors = Vec::new();
         errors.extend(self.kept(host, kept.as_ref()));
+        errors.extend(self.served(host, args, served.as_ref()));
+        if !old.is_empty() {
+            let listed = printable(&serving::listed(&old));
+            self.text += &match args.clear_old {
+                true => format!("  removed, unused: {listed}\n"),
+                false => format!(
+                    "  unused there: {listed}; thimble undeploy {} --old removes it, and so does deploy --clear-old\n",
+                    host.to
+                ),
+            };
+        }
         self.no |= !report.verdict.fits;
         let entry = Entry {
             schema: SCHEMA,
@@ -440,6 +467,16 @@ impl Told {
                 told["reason"] = refusal.to_string().into();
             }
         }
+        if args.serve {
+            told["served"] = matches!(served, Some(Ok(_))).into();
+        }
+        if let Some(Ok(served)) = &served {
+            told["socket"] = served.socket.clone().into();
+        }
+        if let Some(Err(DeployError::Refused(refusal))) = &served {
+            told["reason"] = refusal.to_string().into();
+        }
+        told["old"] = old.iter().map(|one| one.path.clone()).collect::<Vec<_>>().into();
         if !errors.is_empty() {
             told["error"] = errors.join("; ").into();
         }
@@ -451,7 +488,7 @@ impl Told {
     fn kept(&mut self, host: &Host, kept: Option<&Result<(), DeployError>>) -> Option<String> {
         match kept {
             None => {}
-            Some(Ok(())) => self.text += &format!("  kept: {} measures at every boot\n", crate::boards::package::UNIT),
+            Some(Ok(())) => self.text += &format!("  kept: {} measures at every boot\n", crate::boards::package::CHECK),
             Some(Err(DeployError::Refused(refusal))) => {
                 self.no = true;
                 self.text += &format!("  not kept: {}\n", printable(&refusal.to_string()));
@@ -459,6 +496,40 @@ impl Told {
             Some(Err(error)) => {
                 self.text += "  not kept\n";
                 return Some(self.failed(host, &format!("measured, but not kept: {error}")));
+            }
+        }
+        None
+    }
+
+    /// Tells what came of --serve; the error, where there was one.
+    fn served(
+        &mut self,
+        host: &Host,
+        args: &DeployArgs,
+        served: Option<&Result<Served, DeployError>>,
+    ) -> Option<String> {
+        match served {
+            None if args.serve => {
+                self.text += "  not served: the report does not hold the limits; what was served before serves on\n"
+            }
+            None => {}
+            Some(Ok(served)) => {
+                self.text += &format!(
+                    "  served at {}: thimble ask {} --text \"…\"\n",
+                    printable(&served.socket),
+                    host.to
+                );
+                if served.scope == Scope::User && !served.at_boot {
+                    self.text += "  it ends with the last login; this line lets it start with the board: sudo loginctl enable-linger $USER\n";
+                }
+            }
+            Some(Err(DeployError::Refused(refusal))) => {
+                self.no = true;
+                self.text += &format!("  not served: {}\n", printable(&refusal.to_string()));
+            }
+            Some(Err(error)) => {
+                self.text += "  not served\n";
+                return Some(self.failed(host, &format!("measured, but not served: {error}")));
             }
         }
         None
@@ -573,6 +644,8 @@ mod tests {
             sent: 0,
             breaks: 0,
             kept: Some(Err(DeployError::Board("Failed to enable unit".into()))),
+            served: None,
+            old: Vec::new(),
         };
         let mut told = Told::default();
         told.add(&host, &profiles::find("pi-4").unwrap(), Ok(deployed), &[], &args);

@@ -1,7 +1,7 @@
 //! `thimble doctor`: what is missing for which command, and the line that gets it.
 
 use super::outcome::Outcome;
-use crate::boards::device_binary::{self, device_program};
+use crate::boards::device_binary::{self, locate};
 use crate::boards::tools::{TOOLS, Tool};
 use crate::render::text::{Align, table};
 use anyhow::Result;
@@ -20,7 +20,7 @@ pub fn run(args: &DoctorArgs) -> Result<Outcome> {
         .iter()
         .map(|tool| (tool, tool.found().map(|path| path.display().to_string())))
         .collect();
-    let program = device_program(None);
+    let program = locate(None);
     let missing: Vec<&Tool> = tools
         .iter()
         .filter(|(_, found)| found.is_none())
@@ -37,7 +37,7 @@ pub fn run(args: &DoctorArgs) -> Result<Outcome> {
         let json = json!({
             "schema": ANSWER_SCHEMA,
             "ready": whole,
-            "device_program": program.as_ref().ok().map(|path| path.display().to_string()),
+            "device_program": program.as_ref().ok().map(|(path, _)| path.display().to_string()),
             "device_program_problem": program.as_ref().err().map(ToString::to_string),
             "tools": each.collect::<Vec<_>>(),
         });
@@ -47,7 +47,7 @@ pub fn run(args: &DoctorArgs) -> Result<Outcome> {
         "the board's program".to_string(),
         "deploy, emulate, package, install".to_string(),
         match &program {
-            Ok(path) => path.display().to_string(),
+            Ok((path, how)) => format!("{} ({how})", path.display()),
             Err(_) => "missing".to_string(),
         },
     ]];

@@ -52,7 +52,18 @@ pub const DEPLOY: &str = "\
 Examples:
   thimble deploy small.onnx --target pi-4 --to pi@kitchen
   thimble deploy small.onnx --target pi-4 --to pi@kitchen:2222 --max-p95 120
+  thimble deploy small.onnx --target pi-4 --to pi@kitchen --serve
   thimble deploy small.onnx --inventory hosts.ini";
+
+pub const ASK: &str = "\
+Examples:
+  thimble ask pi@kitchen --text \"a parser for tables\"
+  thimble ask pi@kitchen --json < texts.txt > answers.jsonl";
+
+pub const UNDEPLOY: &str = "\
+Examples:
+  thimble undeploy pi@kitchen
+  thimble undeploy pi@kitchen --old";
 
 pub const REPORT: &str = "\
 Examples:

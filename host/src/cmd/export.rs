@@ -11,12 +11,14 @@ use crate::models::tokenizer_json;
 use crate::quantize::quantizer::{Quantizer, uniform, vanished};
 use crate::render::text::exact;
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::io::Error;
 use std::path::{Path, PathBuf};
 use thimble_device::image::mmap::ModelMap;
+use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::artifact::emit::{LowerOptions, Runtime};
 use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{Provenance, Writer};
@@ -34,6 +36,9 @@ pub struct ExportArgs {
     /// Store every table and linear weight in this format [default: f32, or those of the thimble file read]
     #[arg(long, value_name = "FORMAT", ignore_case = true, value_parser = format())]
     pub precision: Option<Format>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub onnx: OnnxArgs,
     #[command(flatten)]
@@ -45,20 +50,36 @@ pub fn run(args: &ExportArgs) -> Result<Outcome> {
     let source = ModelSource::open_with(&args.source, &args.reading.options())?;
     refuse_inputs(&source, &args.output, args.onnx.runtime)?;
     let mut model = source.model()?;
-    let mut lost = String::new();
+    let mut lost = vec![];
     let runtime = args.onnx.runtime;
     if let Some(precision) = args.precision {
         let made = Quantizer::new(&model).model(&uniform(&model.config, runtime.suited(precision)))?;
-        for (name, zeros, of) in vanished(&model, &made) {
-            writeln!(lost, "{name}: {zeros} of {of} numbers are zero in f16")?;
-        }
+        lost = vanished(&model, &made);
         model = Cow::Owned(made);
     }
     if let Cow::Owned(suited) = suited(&model, runtime) {
         model = Cow::Owned(suited);
     }
     let written = write(&source, &model, args.onnx.over(source.options()), &args.output)?;
-    Ok(Outcome::yes(written.report() + &lost))
+    if args.json {
+        let lost: Vec<_> = lost
+            .iter()
+            .map(|(name, zeros, of)| json!({"name": name, "zeros": zeros, "numbers": of}))
+            .collect();
+        let file = |(path, bytes): &(String, u64)| json!({"file": path, "bytes": bytes});
+        let json = json!({
+            "schema": ANSWER_SCHEMA,
+            "model": file(&written.model),
+            "tokenizer": written.tokenizer.as_ref().map(file),
+            "vanished": lost,
+        });
+        return Ok(Outcome::yes(format!("{json:#}\n")));
+    }
+    let mut text = written.report();
+    for (name, zeros, of) in lost {
+        writeln!(text, "{name}: {zeros} of {of} numbers are zero in f16")?;
+    }
+    Ok(Outcome::yes(text))
 }
 
 /// The model with each weight's numbers in the format that the runtime is fast at.

@@ -1,10 +1,11 @@
-//! `thimble install`: device program, model, tokenizer and unit into a mounted root file system, or into the root partition of
-//! an SD card's image. The unit is enabled; every file appears whole or not at all, an image changes as a whole.
+//! `thimble install`: device program, model, tokenizer and units into a mounted root file system, or into the root partition of
+//! an SD card's image. The units are enabled; every file appears whole or not at all, an image changes as a whole.
 
 use super::args::PayloadArgs;
 use super::outcome::Outcome;
 use crate::boards::device_binary::{device_program, foreign, head, whole};
-use crate::boards::package::{MASK, OWN_UNITS, Payload, UNIT, payload};
+use crate::boards::package::unit::Scope;
+use crate::boards::package::{CHECK, Enabling, MASK, OWN_UNITS, Payload, payload};
 use crate::boards::sd_image::{self, CardError};
 use crate::boards::{profiles, tools};
 use crate::fs::atomic::{self, Output};
@@ -56,8 +57,8 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
     let target = target.or_else(|| args.rootfs.as_deref().and_then(board_of));
     let file = File::for_board(&args.file)?;
     let program = device_program(args.payload.device_program.as_deref())?;
-    let max_ram = args.payload.max_ram.map(|r| r.as_u64());
-    let payload = payload(&args.file, file.bytes()?, file.tokenizer()?, whole(&program)?, max_ram)?;
+    let units = args.payload.units(target.as_ref().map(|target| target.ram_total.value));
+    let payload = payload(&args.file, file.bytes()?, file.tokenizer()?, whole(&program)?, &units)?;
     let model = file.map.file().bytes();
     let ram = |target: &Target| target.ram_available.as_ref().unwrap_or(&target.ram_total).value;
     if target.is_none() {
@@ -89,12 +90,20 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
     for file in payload.in_order() {
         text += &format!("/{}  {}\n", file.path, exact(file.bytes.len() as u64));
     }
-    text += &match masked {
-        false => format!("enabled {UNIT}: it measures at boot and leaves /var/lib/thimble/report.json\n"),
-        true => format!(
-            "{UNIT} was masked there and stays so: it does not run; remove /{OWN_UNITS}/{UNIT} or run systemctl unmask {UNIT}\n"
-        ),
-    };
+    for unit in payload.units().into_iter().filter(|unit| masked.contains(unit)) {
+        text += &format!(
+            "{unit} was masked there and stays so: it does not run; remove /{OWN_UNITS}/{unit} or run systemctl unmask {unit}\n"
+        );
+    }
+    if masked.iter().all(|unit| *unit == CHECK) {
+        text += &format!(
+            "enabled thimble.socket and thimble.service: it answers at {}\n",
+            Scope::System.listens()
+        );
+    }
+    if payload.units().contains(&CHECK) && !masked.contains(&CHECK) {
+        text += &format!("enabled {CHECK}: it measures at boot and leaves /var/lib/thimble/report.json\n");
+    }
     Ok(Outcome::yes(text))
 }
 
@@ -119,8 +128,8 @@ fn board_of(root: &Path) -> Option<Target> {
     None
 }
 
-/// What to say, and whether the unit is masked.
-type Done = (String, bool);
+/// What to say, and the units that are masked.
+type Done = (String, Vec<&'static str>);
 
 fn into_image(image: &Path, partition: Option<u32>, payload: &Payload) -> Result<Done> {
     let done = sd_image::install(image, partition, payload)?;
@@ -154,14 +163,17 @@ fn into_root(root: &Path, payload: &Payload) -> Result<Done> {
         return Err(CardError::Refused(sd_image::wrong_architecture(&arch)).into());
     }
     // All is looked at before anything is written: a link that leads out must not stop it half way.
-    let (wants, to) = payload.enabling();
     let files = payload.in_order();
-    for path in files.iter().map(|f| f.path.as_str()).chain([wants.as_str()]) {
+    let enabling = payload.enabling();
+    let links = enabling.iter().map(|one| one.link.as_str());
+    for path in files.iter().map(|f| f.path.as_str()).chain(links) {
         stays_inside(root, path)?;
     }
-    let enabled = std::fs::symlink_metadata(root.join(&wants)).is_ok();
-    if !enabled {
-        let full = root.join(&wants);
+    // Enabled already is no error.
+    let there = |one: &&Enabling| std::fs::symlink_metadata(root.join(&one.link)).is_ok();
+    let missing: Vec<&Enabling> = enabling.iter().filter(|one| !there(one)).collect();
+    for one in &missing {
+        let full = root.join(&one.link);
         let dir = existing(root, &full);
         atomic::takes_files(dir).with_context(|| format!("{}: nothing can be made there", dir.display()))?;
     }
@@ -173,15 +185,18 @@ fn into_root(root: &Path, payload: &Payload) -> Result<Done> {
             .iter()
             .map(|file| inside(root, &file.path, &mut made))
             .collect::<Result<Vec<_>>>()?;
-        let wants = inside(root, &wants, &mut made)?;
+        let links = missing
+            .iter()
+            .map(|one| Ok((inside(root, &one.link, &mut made)?, &one.to)))
+            .collect::<Result<Vec<_>>>()?;
         let outputs = files.iter().zip(&paths).map(|(file, path)| Output {
             mode: Some(file.mode),
             ..Output::new(path, &file.bytes)
         });
-        // Enabled as systemctl does it; again is no error.
-        let enable = || match enabled {
-            true => Ok(()),
-            false => symlink(&to, &wants).map_err(atomic::refused(&wants)),
+        // Enabled as systemctl does it.
+        let enable = || {
+            let link = |(link, to): &(PathBuf, &String)| symlink(to, link).map_err(atomic::refused(link));
+            links.iter().try_for_each(link)
         };
         Ok(atomic::write_all_and(&outputs.collect::<Vec<_>>(), enable)?)
     })();
@@ -190,8 +205,9 @@ fn into_root(root: &Path, payload: &Payload) -> Result<Done> {
         made.iter().rev().for_each(|dir| drop(std::fs::remove_dir(dir)));
     }
     written?;
-    let own = std::fs::read_link(root.join(OWN_UNITS).join(UNIT));
-    Ok((String::new(), own.is_ok_and(|to| to == Path::new(MASK))))
+    let masked =
+        |unit: &&str| std::fs::read_link(root.join(OWN_UNITS).join(unit)).is_ok_and(|to| to == Path::new(MASK));
+    Ok((String::new(), payload.units().into_iter().filter(masked).collect()))
 }
 
 fn head_of(program: &Path) -> std::io::Result<Vec<u8>> {

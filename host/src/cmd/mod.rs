@@ -1,6 +1,7 @@
 //! One module a subcommand: its arguments, its run and what it prints. The work lies in the modules they name.
 
 pub(crate) mod args;
+pub(crate) mod ask;
 pub(crate) mod defaults;
 pub(crate) mod deploy;
 pub(crate) mod doctor;
@@ -18,4 +19,5 @@ pub(crate) mod run;
 pub mod shrink;
 pub(crate) mod slim;
 pub(crate) mod targets;
+pub(crate) mod undeploy;
 pub(crate) mod verify;

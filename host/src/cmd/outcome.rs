@@ -3,13 +3,16 @@
 /// What a command has to say, and its exit code.
 #[derive(Debug)]
 pub struct Outcome {
+    /// What goes to stdout: lines for people, or one JSON object.
     pub text: String,
+    /// The exit code: 0 yes, 1 a clear no, 2 malformed input.
     pub code: u8,
     /// What is wrong with the input, on stderr beside the text.
     pub error: Option<String>,
 }
 
 impl Outcome {
+    /// It could be done.
     pub fn yes(text: impl Into<String>) -> Self {
         Outcome {
             text: text.into(),
@@ -18,6 +21,7 @@ impl Outcome {
         }
     }
 
+    /// A clear no.
     pub fn no(text: impl Into<String>) -> Self {
         Outcome {
             text: text.into(),

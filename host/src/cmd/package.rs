@@ -3,7 +3,7 @@
 use super::args::PayloadArgs;
 use super::outcome::Outcome;
 use crate::boards::device_binary::{device_program, whole};
-use crate::boards::package::{Control, deb, payload};
+use crate::boards::package::{Control, UnitOptions, deb, payload};
 use crate::fs::atomic;
 use crate::fs::subprocess::tool;
 use crate::models::model_file::File;
@@ -32,7 +32,7 @@ pub struct PackageArgs {
     #[arg(long, value_name = "NAME <MAIL>")]
     pub maintainer: Option<String>,
     /// Describe the model in one line
-    #[arg(long, default_value = "ALBERT model with the program that runs and measures it")]
+    #[arg(long, default_value = "ALBERT model with the program that answers with it")]
     pub description: String,
 }
 
@@ -91,8 +91,11 @@ pub fn run(args: &PackageArgs) -> Result<Outcome> {
         ));
         found
     });
-    let max_ram = args.payload.max_ram.map(|r| r.as_u64());
-    let payload = payload(&args.file, file.bytes()?, file.tokenizer()?, whole(&program)?, max_ram)?;
+    let units = UnitOptions {
+        by_digest: true,
+        ..args.payload.units(None)
+    };
+    let payload = payload(&args.file, file.bytes()?, file.tokenizer()?, whole(&program)?, &units)?;
     let bytes = deb(
         &payload,
         &Control {

@@ -2,8 +2,7 @@
 
 use super::args::SourceArgs;
 use super::outcome::Outcome;
-use crate::eval::answer::{Asked, answer};
-use crate::eval::answer_text::per_token;
+use crate::eval::answer::{Asked, answer, per_token};
 use crate::eval::dataset::Row;
 use crate::eval::runner;
 use crate::models::model_file::ModelSource;
@@ -15,7 +14,8 @@ use std::path::PathBuf;
 use thimble_device::engine::{Engine, EngineOptions};
 use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::decode::{AnswerOptions, MAX_ANSWER};
-use thimble_shared::model::{AnswerKind, Config, Head};
+use thimble_shared::model::{Config, Head};
+use thimble_text::questions;
 
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
@@ -152,68 +152,10 @@ fn texts(
     if let Some(scarce) = tokenizer.scarce() {
         say(&format!("warning: {scarce}"));
     }
-    let answer = config.head.answer();
-    let text = match given {
-        [text] => text,
-        several if answer == AnswerKind::Embedding && pairs.is_empty() => {
-            let encoded = several.iter().map(|text| tokenizer.encode(text, None));
-            let encoded = encoded.collect::<Result<Vec<_>, _>>()?;
-            warn_of_cut(tokenizer, &encoded);
-            warn_of_unknown(&encoded);
-            let row = |e: &Encoded| Row::of(std::slice::from_ref(e), tokenizer.pad_id(), false);
-            return Ok((encoded.iter().map(row).collect(), encoded));
-        }
-        several if answer == AnswerKind::Embedding => bail!("--pair goes with one --text, {} are given", several.len()),
-        several => bail!(
-            "--text is given {} times; only sentence embeddings are compared, this model's head is {}",
-            several.len(),
-            config.head.name()
-        ),
-    };
-    if let (AnswerKind::Span, [context]) = (answer, pairs) {
-        let windows = tokenizer.windows(text, context)?;
-        warn_of_unknown(&windows);
-        let row = |e: &Encoded| Row::of(std::slice::from_ref(e), tokenizer.pad_id(), false);
-        return Ok((windows.iter().map(row).collect(), windows));
+    let groups = questions::rows(tokenizer, config, given, pairs)?;
+    for warning in questions::warnings(tokenizer, &groups) {
+        say(&format!("warning: {warning}"));
     }
-    let encoded = encode(tokenizer, config, text, pairs)?;
-    warn_of_cut(tokenizer, &encoded);
-    warn_of_unknown(&encoded);
-    let row = Row::of(&encoded, tokenizer.pad_id(), config.head.takes_choices());
-    Ok((vec![row], encoded))
-}
-
-/// Says that the end of a text was cut off.
-fn warn_of_cut(tokenizer: &Tokenizer, encoded: &[Encoded]) {
-    if encoded.iter().any(|e| e.truncated) {
-        say(&format!(
-            "warning: the text is longer than the model's {} positions and was cut",
-            tokenizer.max_length()
-        ));
-    }
-}
-
-/// Says that nothing but unknown tokens is left of a text.
-fn warn_of_unknown(encoded: &[Encoded]) {
-    if encoded.iter().any(|e| e.unknown) {
-        say("warning: a text becomes nothing but unknown tokens: the tokenizer does not know its characters");
-    }
-}
-
-/// One encoding, or for multiple choice one per `--pair`.
-fn encode(tokenizer: &Tokenizer, config: &Config, text: &str, pairs: &[String]) -> Result<Vec<Encoded>> {
-    match (config.head.answer(), pairs) {
-        (AnswerKind::Choice, []) => bail!("a multiple choice model needs --pair once per choice"),
-        (AnswerKind::Choice, pairs) => pairs.iter().map(|p| Ok(tokenizer.encode(text, Some(p))?)).collect(),
-        (AnswerKind::Span, []) => {
-            bail!("a question answering model needs the question as --text, the context as --pair")
-        }
-        (_, []) => Ok(vec![tokenizer.encode(text, None)?]),
-        (_, [pair]) => Ok(vec![tokenizer.encode(text, Some(pair))?]),
-        (_, _) => bail!(
-            "--pair was given {} times, a model with head {} takes one",
-            pairs.len(),
-            config.head.name()
-        ),
-    }
+    let row = |group: &Vec<Encoded>| Row::of(group, tokenizer.pad_id(), config.head.takes_choices());
+    Ok((groups.iter().map(row).collect(), groups.into_iter().flatten().collect()))
 }

@@ -27,6 +27,7 @@ use crate::models::model_file::ModelSource;
 use crate::models::tokenizer_json;
 use crate::quantize::prune::Levers;
 use crate::quantize::vocabulary;
+use crate::render::listener::stopped;
 use crate::render::progress::Bar;
 use crate::render::text::{remark, say};
 use anyhow::{Context, Error, Result, bail};
@@ -314,6 +315,10 @@ fn search(mut about: output::About, sizes: Sizes, levers: &Levers, tokenizer: Op
     drop((watch, farewell));
     about.savings = savings(question, levers, &plan)?;
 
+    // The last moment: what is written is written whole.
+    if stopped() {
+        bail!("interrupted: no file was written");
+    }
     let reasons = unmet(&about, &plan);
     let written: Option<Written> = match &args.output {
         Some(output) if reasons.is_empty() && !args.dry_run => Some(export::write_parts(
@@ -587,10 +592,14 @@ fn savings(question: &Question, levers: &Levers, plan: &Plan) -> Result<Vec<(&'s
 
 /// Draws the frontier where that was asked for; the files' names.
 fn draw(args: &ShrinkArgs, about: &output::About, points: &[crate::budget::frontier::Point]) -> Result<Vec<String>> {
+    let source = args.source.file_name().map_or(args.source.as_os_str(), |name| name);
     let drawing = chart::Drawing {
-        title: format!("{}: bytes against loss", args.source.display()),
+        title: source.to_string_lossy().into_owned(),
+        rows: about.rows_reported(),
         objective: about.question.objective,
         points,
+        budget: about.byte_limit(),
+        least_agreement: args.min_agreement,
     };
     let (svg, html) = (drawing.svg(), drawing.html());
     let files = [(&args.frontier.svg, &svg), (&args.frontier.html, &html)];

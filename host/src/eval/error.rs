@@ -32,6 +32,9 @@ pub enum EvalError {
     /// A thread of the evaluation panicked.
     #[error("an evaluation thread panicked")]
     Thread,
+    /// Whoever asked for the evaluation wants it no more.
+    #[error("interrupted")]
+    Interrupted,
     /// The model decides something, but on none of the inputs.
     #[error(
         "the model decides nothing on the {rows} inputs: each needs at least two choices to decide between, or two tokens an \

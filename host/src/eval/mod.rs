@@ -1,7 +1,6 @@
 //! Measuring models: inputs, the runs, how far outputs are apart, and what they answer.
 
 pub mod answer;
-pub mod answer_text;
 pub mod columns;
 pub mod comparison;
 pub mod dataset;

@@ -8,6 +8,7 @@ use crate::eval::error::EvalError;
 use crate::eval::kept_outputs::Kept;
 use crate::eval::metrics::{Loss, NamedOutputs, decides};
 use crate::models::image::image_of;
+use crate::render::listener::listener;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,6 +28,7 @@ fn on_all_cores<W, T: Send>(
         .map_or(1, |n| n.get())
         .clamp(1, count.max(1));
     let next = AtomicUsize::new(0);
+    let listener = listener();
     let run = || -> Result<Vec<(usize, T)>, EvalError> {
         let worker = start()?;
         let mut done = Vec::new();
@@ -34,6 +36,9 @@ fn on_all_cores<W, T: Send>(
             let i = next.fetch_add(1, Ordering::Relaxed);
             if i >= count {
                 return Ok(done);
+            }
+            if listener.as_ref().is_some_and(|listener| listener.stopped()) {
+                return Err(EvalError::Interrupted);
             }
             done.push((i, work(&worker, i).map_err(|e| e.at_row(i))?));
         }

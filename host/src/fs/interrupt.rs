@@ -1,5 +1,6 @@
 //! What a user who presses Ctrl-C is told of long work, before the signal ends the program as it would have.
 
+use crate::render::listener::listener;
 use libc::{SIG_DFL, SIG_ERR, SIG_IGN, SIGINT, SIGTERM, c_int, sighandler_t};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
@@ -25,8 +26,12 @@ pub struct Farewell {
 }
 
 impl Farewell {
-    /// Of a program that ignores a signal, as under nohup, it stays ignored.
+    /// Of a program that ignores a signal, as under nohup, it stays ignored. Where a program runs the command inside itself, signals
+    /// are that program's.
     pub fn new(text: &str) -> Farewell {
+        if listener().is_some() {
+            return Farewell { before: vec![] };
+        }
         // The line of a progress bar may stand where the cursor is.
         let line: &'static mut [u8] = format!("\n{text}\n").into_bytes().leak();
         LENGTH.store(0, Ordering::SeqCst);

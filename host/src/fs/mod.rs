@@ -2,6 +2,7 @@
 
 pub(crate) mod atomic;
 pub(crate) mod interrupt;
+pub(crate) mod own_file;
 pub(crate) mod ram;
 pub(crate) mod scratch;
 pub(crate) mod signals;

@@ -403,6 +403,14 @@ pub fn is_substance(cause: Cause) -> bool {
     )
 }
 
+/// Whether a cause's bytes are stored again, or needed by nothing.
+pub fn wasted(cause: Cause) -> bool {
+    matches!(
+        cause,
+        Cause::Duplicates | Cause::Transposed | Cause::UnnamedOutput | Cause::Unneeded | Cause::Unreferenced
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::made_up;

@@ -7,6 +7,7 @@ pub(crate) mod fixes;
 pub(crate) mod growth;
 pub mod html;
 pub mod ledger;
+pub(crate) mod tiles;
 
 use crate::onnx::flow::Flow;
 use crate::onnx::{OnnxError, OnnxFile, element_type};
@@ -23,8 +24,8 @@ use thimble_shared::artifact::emit::{Runtime, scale};
 use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{self, Artifact, ArtifactError};
 use thimble_shared::dtype::Format;
-use thimble_shared::model::Kind;
 use thimble_shared::model::sentence::Sentence;
+use thimble_shared::model::{Kind, WeightSpec};
 use thimble_shared::onnx::reader;
 
 /// One row of the table.
@@ -40,6 +41,9 @@ pub struct PartBytes {
     pub bytes: u64,
     /// How many times the layers use it.
     pub uses: usize,
+    /// What a weight of thimble's is in the network; none for an initializer.
+    #[serde(skip)]
+    pub spec: Option<WeightSpec>,
 }
 
 /// What `thimble inspect` says of one file; `--json` prints it.
@@ -234,10 +238,11 @@ fn own(artifact: &Artifact, file: &OnnxFile) -> Result<Explanation, ArtifactErro
             };
             PartBytes {
                 bytes: stored(&spec.name) + stored(&scale(&spec.name)),
-                name: spec.name,
-                shape: spec.shape,
+                name: spec.name.clone(),
+                shape: spec.shape.clone(),
                 format,
                 uses,
+                spec: Some(spec),
             }
         })
         .collect();
@@ -276,6 +281,7 @@ fn foreign(view: &reader::ModelView<'_>, account: &Account) -> Explanation {
             },
             bytes: tensor.bytes,
             uses: uses.get(t.name).copied().unwrap_or(0),
+            spec: None,
         })
         .collect();
     parts.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.name.cmp(&b.name)));

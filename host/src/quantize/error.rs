@@ -27,6 +27,9 @@ pub enum QuantizeError {
     /// Statistics of the calibration rows could not be gathered; the cause in words, since several weights ask for it.
     #[error("calibrating: {0}")]
     Calibration(String),
+    /// Whoever asked for the work wants it no more.
+    #[error("interrupted")]
+    Interrupted,
     /// A calibration row failed; rows are counted from 1.
     #[error("calibration row {row}")]
     Row {

@@ -7,6 +7,7 @@ use crate::quantize::error::QuantizeError;
 use crate::quantize::gptq::round::{Rounder, unweighted};
 use crate::quantize::gptq::{Reads, Statistics};
 use crate::quantize::shift::{Reach, Shift};
+use crate::render::listener::stopped;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use thimble_shared::dtype::{Format, Values};
@@ -138,6 +139,9 @@ impl<'a> Quantizer<'a> {
                 Kind::Vector => Format::F32,
                 Kind::Table | Kind::Linear => formats.get(&spec.name).copied().unwrap_or(Format::F32),
             };
+            if stopped() {
+                return Err(QuantizeError::Interrupted);
+            }
             let encoded = self.encode(&spec, format)?;
             weights.insert(spec.name.clone(), encoded.values.clone());
             match encoded.rounded {

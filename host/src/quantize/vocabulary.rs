@@ -23,6 +23,7 @@ pub enum VocabularyError {
         /// The corpus.
         path: PathBuf,
         /// What the operating system said.
+        #[source]
         cause: std::io::Error,
     },
     /// The corpus holds no text.

@@ -2,10 +2,11 @@
 //! line per stage, and one every half minute of a long one. Everything goes to stderr and is a courtesy: a closed stderr must not
 //! stop the work, and --quiet turns it off.
 
+use super::listener::{Listener, listener};
 use super::terminal::{SHOWN, Verbosity, detail, verbosity};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Told what is being done.
@@ -37,9 +38,10 @@ pub fn doing(what: &str) {
     }
 }
 
-/// A [`Watch`] that prints.
+/// A [`Watch`] that prints, or tells the listener where there is one.
 pub struct Bar {
     quiet: bool,
+    listener: Option<Arc<dyn Listener>>,
     /// On a terminal.
     bar: Option<ProgressBar>,
     stage: String,
@@ -52,7 +54,8 @@ pub struct Bar {
 
 impl Default for Bar {
     fn default() -> Self {
-        let quiet = verbosity() == Verbosity::Quiet;
+        let listener = listener();
+        let quiet = verbosity() == Verbosity::Quiet || listener.is_some();
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.enable_steady_tick(TICK);
@@ -61,6 +64,7 @@ impl Default for Bar {
         });
         Bar {
             quiet,
+            listener,
             bar,
             stage: String::new(),
             steps: 0,
@@ -86,8 +90,10 @@ fn style(steps: usize) -> ProgressStyle {
 
 impl Watch for Bar {
     fn stage(&mut self, name: &str, steps: usize) {
+        self.finish_stage();
         self.stage = name.to_string();
         (self.steps, self.done, self.start) = (steps, 0, Instant::now());
+        self.tell(0);
         match &self.bar {
             Some(bar) => {
                 bar.set_style(style(steps));
@@ -101,6 +107,7 @@ impl Watch for Bar {
     }
 
     fn step(&mut self, what: &str) {
+        self.tell(self.done.min(self.steps));
         let elapsed = self.start.elapsed();
         match &self.bar {
             Some(bar) => {
@@ -133,11 +140,24 @@ impl Bar {
     /// Of one stage of `steps` steps, whose beginning is not worth a line where there is no terminal.
     pub fn counter(name: &str, steps: usize) -> Bar {
         let mut bar = Bar::default();
-        match bar.bar.is_some() {
+        match bar.bar.is_some() || bar.listener.is_some() {
             true => bar.stage(name, steps),
             false => (bar.stage, bar.steps) = (name.to_string(), steps),
         }
         bar
+    }
+
+    fn tell(&self, done: usize) {
+        if let Some(listener) = &self.listener {
+            listener.stage(&self.stage, done, self.steps);
+        }
+    }
+
+    /// A stage that ends early is done, too.
+    fn finish_stage(&self) {
+        if !self.stage.is_empty() {
+            self.tell(self.steps);
+        }
     }
 
     fn line(&mut self, text: &str) {
@@ -150,6 +170,7 @@ impl Bar {
 
 impl Drop for Bar {
     fn drop(&mut self) {
+        self.finish_stage();
         if let Some(bar) = self.bar.take() {
             *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = None;
             bar.finish_and_clear();

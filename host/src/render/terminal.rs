@@ -1,5 +1,6 @@
 //! What is said on stderr, and how much: warnings, notes and details, beside whatever bar is drawn there.
 
+use super::listener::{Telling, listener};
 use indicatif::ProgressBar;
 use std::io::Write;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -48,6 +49,9 @@ pub fn verbosity() -> Verbosity {
 
 /// A warning or an error on stderr. A closed or full stderr must not stop the work.
 pub fn say(text: &str) {
+    if let Some(listener) = listener() {
+        return listener.told(Telling::Warning, text);
+    }
     aside(|| {
         let _ = writeln!(std::io::stderr(), "{text}");
     });
@@ -55,6 +59,9 @@ pub fn say(text: &str) {
 
 /// A note on stderr, or what is being done: nothing that would be missed with --quiet.
 pub fn remark(text: &str) {
+    if let Some(listener) = listener() {
+        return listener.told(Telling::Note, text);
+    }
     if verbosity() != Verbosity::Quiet {
         say(text);
     }
@@ -62,7 +69,7 @@ pub fn remark(text: &str) {
 
 /// What --verbose adds.
 pub fn detail(text: &str) {
-    if verbosity() == Verbosity::Verbose {
+    if verbosity() == Verbosity::Verbose && listener().is_none() {
         say(text);
     }
 }

@@ -1,5 +1,6 @@
 //! Text for terminals: aligned tables and sizes. Sizes are printed in binary units, beside exact bytes where they decide.
 
+use super::listener::listener;
 pub use super::terminal::{Verbosity, detail, remark, say, set_verbosity, verbosity};
 use bytesize::ByteSize;
 use std::io::{IsTerminal, Write};
@@ -56,7 +57,10 @@ const LEAST_SHOWN: u64 = 256 << 20;
 impl Progress {
     /// A line named `what` for `total` bytes of work; it shows nothing below 256 MiB or where stderr is no terminal.
     pub fn new(what: &'static str, total: u64) -> Progress {
-        let wanted = total >= LEAST_SHOWN && std::io::stderr().is_terminal() && verbosity() != Verbosity::Quiet;
+        let wanted = total >= LEAST_SHOWN
+            && std::io::stderr().is_terminal()
+            && verbosity() != Verbosity::Quiet
+            && listener().is_none();
         Progress {
             what,
             done: 0,

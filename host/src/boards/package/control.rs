@@ -2,7 +2,7 @@
 //! and lintian overrides. All is text; `deb` writes it.
 
 use super::deb::Entry;
-use super::{LIBRARY, PackageError, Payload, UNIT};
+use super::{CHECK, PROGRAM, PROGRAMS, PackageError, Payload, SERVICE, SOCKET, UNITS};
 use md5::{Digest as _, Md5};
 use thimble_shared::terminal::acts;
 
@@ -90,12 +90,13 @@ fn is_version(text: &str) -> bool {
         && made_of(revision, b"+.~")
 }
 
-/// The files of the package's control archive: fields, checksums of the installed `files`, and scripts; path, mode and text.
-pub(super) fn files(control: &Control, files: &[Entry]) -> [(&'static str, u32, String); 5] {
+/// The files of the package's control archive: fields, checksums of the installed `files`, and scripts for its `units`; path, mode
+/// and text.
+pub(super) fn files(control: &Control, files: &[Entry], units: &[&str]) -> [(&'static str, u32, String); 5] {
     let kilobytes: u64 = files.iter().map(|f| (f.2.len() as u64).div_ceil(1024)).sum();
     let description = format!(
         "{}\n Made by thimble: one ONNX file that the board maps and computes from,\n \
-         the static program that runs it, and a unit that measures both at boot.",
+         the static program that runs it, and units that answer at\n /run/thimble.sock.",
         control.description
     );
     let fields = format!(
@@ -110,18 +111,7 @@ pub(super) fn files(control: &Control, files: &[Entry]) -> [(&'static str, u32, 
             format!("{sum}  {path}\n")
         })
         .collect();
-    let postinst = script(
-        &format!("deb-systemd-helper enable {UNIT} >/dev/null 2>&1 || true"),
-        "configure",
-    );
-    let prerm = script(
-        &format!("deb-systemd-invoke stop {UNIT} >/dev/null 2>&1 || true"),
-        "remove",
-    );
-    let postrm = script(
-        &format!("deb-systemd-helper purge {UNIT} >/dev/null 2>&1 || true"),
-        "purge",
-    );
+    let (postinst, prerm, postrm) = (post_install(units), pre_remove(units), post_remove(units));
     [
         ("control", 0o644, fields),
         ("md5sums", 0o644, sums),
@@ -131,16 +121,88 @@ pub(super) fn files(control: &Control, files: &[Entry]) -> [(&'static str, u32, 
     ]
 }
 
-fn script(work: &str, when: &str) -> String {
+/// Enables the units as debhelper's scripts do: once, and not against what the board's owner chose since. The server is started
+/// again on an upgrade and its socket is not, so requests wait for the new model instead of being refused.
+fn post_install(units: &[&str]) -> String {
+    let listed = units.join(" ");
+    // One that an earlier version had and this one has not.
+    let gone = match units.contains(&CHECK) {
+        true => String::new(),
+        false => format!(
+            "\t[ -e /{UNITS}/{CHECK} ] || ! command -v deb-systemd-helper >/dev/null || deb-systemd-helper purge {CHECK} >/dev/null || true\n"
+        ),
+    };
     format!(
-        "#!/bin/sh\nset -e\nif [ \"$1\" = {when} ] && command -v {} >/dev/null; then\n\t{work}\nfi\n",
-        work.split(' ').next().unwrap_or_default()
+        "#!/bin/sh\nset -e\nif [ \"$1\" = configure ]; then\n\
+         {gone}\
+         \tif command -v deb-systemd-helper >/dev/null; then\n\
+         \t\tfor unit in {listed}; do\n\
+         \t\t\tif deb-systemd-helper --quiet was-enabled $unit; then\n\
+         \t\t\t\tdeb-systemd-helper enable $unit >/dev/null || true\n\
+         \t\t\telse\n\
+         \t\t\t\tdeb-systemd-helper update-state $unit >/dev/null || true\n\
+         \t\t\tfi\n\
+         \t\tdone\n\
+         \tfi\n\
+         \tif [ -d /run/systemd/system ]; then\n\
+         \t\tsystemctl --system daemon-reload >/dev/null || true\n\
+         \t\tdeb-systemd-invoke start {SOCKET} >/dev/null || true\n\
+         \t\tdeb-systemd-invoke restart {SERVICE} >/dev/null || true\n\
+         \tfi\n\
+         \tif [ -f /etc/systemd/system/{SERVICE} ]; then\n\
+         \t\techo \"note: /etc/systemd/system/{SERVICE} (thimble deploy) goes before this package's; thimble undeploy removes it\" >&2\n\
+         \tfi\n\
+         fi\n"
+    )
+}
+
+/// Stops what runs before its files go; an upgrade stops nothing.
+fn pre_remove(units: &[&str]) -> String {
+    let listed = units.join(" ");
+    format!(
+        "#!/bin/sh\nset -e\nif [ \"$1\" = remove ] && [ -d /run/systemd/system ]; then\n\
+         \tdeb-systemd-invoke stop {listed} >/dev/null || true\n\
+         fi\n"
+    )
+}
+
+/// Lets systemd see that the units are gone, and forgets on a purge that they were enabled.
+fn post_remove(units: &[&str]) -> String {
+    let listed = units.join(" ");
+    format!(
+        "#!/bin/sh\nset -e\nif [ \"$1\" = remove ] && [ -d /run/systemd/system ]; then\n\
+         \tsystemctl --system daemon-reload >/dev/null || true\n\
+         fi\n\
+         if [ \"$1\" = purge ] && command -v deb-systemd-helper >/dev/null; then\n\
+         \tdeb-systemd-helper purge {listed} >/dev/null || true\n\
+         fi\n"
+    )
+}
+
+/// The manual page of the device program, from its own help.
+pub(super) fn manual() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let help = thimble_device::cli::args::help();
+    let lines = help.lines().skip(2).map(|line| {
+        let line = line.replace('\\', "\\e").replace('-', "\\-");
+        // A line that begins so would be a command.
+        match line.starts_with(['.', '\'']) {
+            true => format!("\\&{line}\n"),
+            false => format!("{line}\n"),
+        }
+    });
+    format!(
+        ".TH THIMBLE\\-DEVICE 1 2000-01-01 \"thimble {version}\" \"User Commands\"\n\
+         .SH NAME\nthimble\\-device \\- run, measure and serve a thimble model on this board\n\
+         .SH DESCRIPTION\n.nf\n{}.fi\n\
+         .SH FILES\n.TP\n/run/thimble.sock\nwhere thimble.service answers, one JSON object a line\n",
+        lines.collect::<String>()
     )
 }
 
 /// Debian's copyright file.
 pub(super) fn copyright() -> String {
-    let mit = include_str!("../../../../LICENSE-MIT");
+    let mit = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/LICENSE-MIT"));
     let indented: String = mit
         .lines()
         .map(|line| match line.trim() {
@@ -164,7 +226,7 @@ pub(super) fn changelog(control: &Control) -> String {
 
 /// What lintian is right to ask about and the answer to which is yes.
 pub(super) fn overrides(payload: &Payload, name: &str) -> String {
-    let program = format!("{LIBRARY}/thimble-device");
+    let program = format!("{PROGRAMS}/{PROGRAM}");
     let mut text = String::new();
     if payload.files.iter().any(|f| f.path == program) {
         text += "# One file for every system: no glibc to match.\n";
@@ -184,6 +246,31 @@ pub(super) mod tests {
             maintainer: "Jane Doe <jane@example.org>",
             description: "a model",
         }
+    }
+
+    #[test]
+    fn scripts_are_for_the_units_there_are() {
+        let (few, all) = ([SOCKET, SERVICE], [SOCKET, SERVICE, CHECK]);
+        assert!(post_install(&few).contains("purge thimble-check.service"));
+        assert!(
+            !post_install(&all).contains("purge")
+                && post_install(&all).contains("for unit in thimble.socket thimble.service thimble-check.service;")
+        );
+        assert!(pre_remove(&few).contains("stop thimble.socket thimble.service >"));
+        for script in [post_install(&all), pre_remove(&all), post_remove(&all)] {
+            assert!(
+                script.starts_with("#!/bin/sh\nset -e\n") && script.ends_with("fi\n"),
+                "{script}"
+            );
+            assert!(!script.contains("unmask"), "an owner's mask stays");
+        }
+    }
+
+    #[test]
+    fn the_manual_page_has_no_line_that_would_be_a_command() {
+        let page = manual();
+        let text = page.split_once(".nf\n").unwrap().1.split_once("\n.fi").unwrap().0;
+        assert!(text.contains("thimble\\-device serve") && text.lines().all(|line| !line.starts_with('.')));
     }
 
     #[test]

@@ -38,11 +38,15 @@ pub fn deb(payload: &Payload, control: &Control) -> Result<Vec<u8>, PackageError
         .collect();
     let (copyright_at, changelog_at) = (format!("{doc}/copyright"), format!("{doc}/changelog.gz"));
     let overrides_at = format!("usr/share/lintian/overrides/{}", control.name);
+    let manual = gzip(control::manual().as_bytes(), Compression::best())?;
+    let manual_at = format!("usr/share/man/man1/{}.1.gz", super::PROGRAM);
+    files.push((&manual_at, 0o644, &manual));
     files.push((&copyright_at, 0o644, copyright.as_bytes()));
     files.push((&changelog_at, 0o644, &changelog));
     files.push((&overrides_at, 0o644, overrides.as_bytes()));
-    files.sort();
-    let control_files = control::files(control, &files);
+    // dpkg gives files their names in this order: with the units last, one that a power cut leaves never names what is not there.
+    files.sort_by_key(|file| (file.0.starts_with(super::UNITS), file.0));
+    let control_files = control::files(control, &files, &payload.units());
     let control_files = control_files
         .each_ref()
         .map(|(path, mode, text)| (*path, *mode, text.as_bytes()));

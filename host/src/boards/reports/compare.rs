@@ -303,10 +303,13 @@ mod tests {
             as_markdown(&entries),
             crate::boards::report_page::page(&entries),
         );
-        let cells = rows.iter().flatten().map(String::as_str).chain(heads);
-        for cell in cells.chain(notes(&entries).iter().map(String::as_str)) {
+        let cells: Vec<&str> = rows.iter().flatten().map(String::as_str).chain(heads).collect();
+        for cell in cells.iter().copied().chain(notes(&entries).iter().map(String::as_str)) {
             assert!(text.contains(cell), "{cell}: {text}");
             assert!(markdown.contains(&plain_markdown(cell)), "{cell}: {markdown}");
+        }
+        // The page says whose a note is after it, and each once.
+        for cell in cells.into_iter().chain(["warning: hot & <slow>"]) {
             assert!(page.contains(&maud::html! { (cell) }.into_string()), "{cell}");
         }
         assert!(!text.contains('\u{1b}') && !markdown.contains('\u{1b}'));

@@ -132,11 +132,20 @@ fn entry(value: serde_json::Value, stem: &str) -> Result<Entry, String> {
         None => (None, value),
     };
     let report: Report = sound(serde_json::from_value(inner).map_err(wrong)?)?;
-    let own = report.board.model.clone().filter(|_| report.board.emulated.is_none());
+    // What an emulator calls its board is no board's name; the target it stands for is known, and the file's name only if nothing is.
+    let emulated = report.board.emulated.is_some();
+    let own = report.board.model.clone().filter(|_| !emulated);
+    let held = (target.as_ref()).map(|target| {
+        if emulated {
+            format!("{target}, emulated")
+        } else {
+            target.clone()
+        }
+    });
     Ok(Entry {
         schema: SCHEMA,
         time: None,
-        board: own.unwrap_or_else(|| stem.to_string()),
+        board: own.or(held).unwrap_or_else(|| stem.to_string()),
         target,
         report,
     })
@@ -274,7 +283,17 @@ pub(crate) mod tests {
         assert_eq!((single.len(), single[0].board.as_str()), (1, "zero"));
         let wrapped = serde_json::json!({"schema": 1, "target": "pi-4", "report": sample()});
         let wrapped = load(&write("w.json", &format!("{wrapped:#}"))).unwrap();
-        assert_eq!(wrapped[0].target.as_deref(), Some("pi-4"));
+        assert_eq!(
+            (wrapped[0].target.as_deref(), wrapped[0].board.as_str()),
+            (Some("pi-4"), "pi-4")
+        );
+        let mut emulated = sample();
+        emulated["board"]["emulated"] = "qemu-system".into();
+        let emulated = serde_json::json!({"schema": 1, "target": "pi-4", "report": emulated});
+        assert_eq!(
+            load(&write("v.json", &emulated.to_string())).unwrap()[0].board,
+            "pi-4, emulated"
+        );
         let history = dir.path().join("h.jsonl");
         for _ in 0..2 {
             append(

@@ -6,7 +6,7 @@ pub mod debugfs;
 pub mod partition;
 
 use crate::boards::device_binary::foreign;
-use crate::boards::package::{MASK, OWN_UNITS, Payload, UNIT, WANTS};
+use crate::boards::package::{Enabling, MASK, OWN_UNITS, Payload};
 use crate::fs::atomic::{self, FileError};
 use crate::fs::subprocess::ToolError;
 use crate::render::text::{Progress, remark, size};
@@ -59,8 +59,8 @@ const OS_RELEASE: [&str; 2] = ["/etc/os-release", "/usr/lib/os-release"];
 pub struct Installed {
     /// 0 is an image that is one file system.
     pub partition: u32,
-    /// Whether the system there will never start the unit: its owner masked it.
-    pub masked: bool,
+    /// The units that the system there will never start: its owner masked them.
+    pub masked: Vec<&'static str>,
     /// Whether the image could not be given back to its owner.
     pub owner_changed: bool,
 }
@@ -253,8 +253,9 @@ pub fn wrong_architecture(arch: &str) -> String {
 /// What is to be done to the file system, made up before anything is.
 struct Script {
     text: String,
-    link: bool,
-    masked: bool,
+    /// The links that are made.
+    links: Vec<Enabling>,
+    masked: Vec<&'static str>,
 }
 
 impl Script {
@@ -308,13 +309,15 @@ impl Script {
             );
             text += &format!("sif \"{name}\" uid 0\nsif \"{name}\" gid 0\n");
         }
-        let (path, to) = payload.enabling();
-        directories(&path, &mut text, &mut blocks, &mut inodes)?;
-        // Enabled already is no error, and a unit that was masked stays so.
-        let link = system.stat(&format!("/{path}"))?.is_none();
-        if link {
-            let name = path.rsplit('/').next().unwrap_or_default();
-            text += &format!("cd \"/{WANTS}\"\nsymlink \"{name}\" \"{to}\"\n");
+        let mut links = Vec::new();
+        for one in payload.enabling() {
+            directories(&one.link, &mut text, &mut blocks, &mut inodes)?;
+            // Enabled already is no error, and a unit that was masked stays so.
+            if system.stat(&format!("/{}", one.link))?.is_none() {
+                let (dir, name) = one.link.rsplit_once('/').unwrap_or(("", &one.link));
+                text += &format!("cd \"/{dir}\"\nsymlink \"{name}\" \"{}\"\n", one.to);
+                links.push(one);
+            }
         }
         if blocks > space.free + freed {
             return Err(CardError::Refused(format!(
@@ -327,9 +330,14 @@ impl Script {
             return Err(CardError::Refused("the partition has no inodes left".into()));
         }
         // In an image links may lead anywhere; what a mask is, is the link itself.
-        let own = system.stat(&format!("/{OWN_UNITS}/{UNIT}"))?;
-        let masked = own.and_then(|stat| stat.link).as_deref() == Some(MASK);
-        Ok(Script { text, link, masked })
+        let mut masked = Vec::new();
+        for unit in payload.units() {
+            let own = system.stat(&format!("/{OWN_UNITS}/{unit}"))?;
+            if own.and_then(|stat| stat.link).as_deref() == Some(MASK) {
+                masked.push(unit);
+            }
+        }
+        Ok(Script { text, links, masked })
     }
 
     fn apply(&self, system: &FileSystem, payload: &Payload) -> Result<(), CardError> {
@@ -361,13 +369,15 @@ impl Script {
                 return Err(wrong(&path));
             }
         }
-        let (path, to) = payload.enabling();
-        let path = format!("/{path}");
-        let there = system.stat(&path)?;
-        match there {
-            Some(stat) if !self.link || stat.link.as_deref() == Some(&to) => Ok(()),
-            _ => Err(wrong(&path)),
+        for one in payload.enabling() {
+            let path = format!("/{}", one.link);
+            let made = self.links.contains(&one);
+            match system.stat(&path)? {
+                Some(stat) if !made || stat.link.as_deref() == Some(&one.to) => {}
+                _ => return Err(wrong(&path)),
+            }
         }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod inventory;
 pub mod link;
 mod probe;
+pub mod serving;
 
 use crate::boards::package;
 use crate::boards::reports;
@@ -13,6 +14,7 @@ use crate::render::text::{percent, remark, say, size};
 use link::{Link, LinkError, quote};
 pub use probe::{Look, Refusal};
 use probe::{check, look};
+use serving::{Old, Served};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -72,6 +74,10 @@ pub struct Order<'a> {
     pub max_ram: Option<u64>,
     /// Leave a systemd unit that measures at boot.
     pub keep: bool,
+    /// Leave a server that answers requests.
+    pub serve: bool,
+    /// Remove what earlier deploys left and nothing uses.
+    pub clear_old: bool,
 }
 
 /// Why a deploy did not end with a report.
@@ -132,6 +138,10 @@ pub struct Deployed {
     pub breaks: u32,
     /// With --keep, what came of it: a report that was measured is not lost because of it.
     pub kept: Option<Result<(), DeployError>>,
+    /// With --serve, what came of it.
+    pub served: Option<Result<Served, DeployError>>,
+    /// What earlier deploys left and nothing uses; removed by now with --clear-old.
+    pub old: Vec<Old>,
 }
 
 /// The name of a file under way: another content has another name.
@@ -176,14 +186,29 @@ pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, Dep
         return Err(DeployError::Board(told));
     }
     let kept = order.keep.then(|| keep(link, &look, cargo, order));
+    // A model that does not hold its limits does not take the place of one that does.
+    let served = (order.serve && report.verdict.fits).then(|| {
+        doing(&format!("{}: starting the server", link.to));
+        serving::serve(link, &look, cargo, order.max_ram)
+    });
+    let old = serving::old(link, &look, cargo, order.clear_old);
+    let old = old.unwrap_or_else(|e| {
+        remark(&format!("{}: what earlier deploys left is not known: {e}", link.to));
+        Vec::new()
+    });
     Ok(Deployed {
         look,
         report,
         sent,
         breaks,
         kept,
+        served,
+        old,
     })
 }
+
+/// The file in the folder that lists what deploys put there.
+const DEPLOYED: &str = ".deployed";
 
 /// The part of a part's name that tells the content, as a pattern.
 const SUM: &str = "????????????????";
@@ -260,6 +285,11 @@ fn place(link: &Link, look: &Look, sent: &[&Item], breaks: &mut u32) -> Result<(
              elif [ \"$(sha256sum < {name} 2>/dev/null | cut -c 1-64)\" != {} ]; then echo {name} is gone >&2; exit 5; fi\n",
             item.sha256
         );
+    }
+    // Whoever clears up later removes only what a deploy put there.
+    for item in sent {
+        let name = quote(&item.name);
+        script += &format!("grep -qxF {name} {DEPLOYED} 2> /dev/null || echo {name} >> {DEPLOYED}\n");
     }
     match persist(link, &(script + "sync"), breaks)? {
         told if told.code == 0 => Ok(()),
@@ -470,9 +500,11 @@ fn killed(told: &str, look: &Look) -> DeployError {
 /// Installs and enables the unit, as root or with a sudo that asks nothing.
 fn keep(link: &Link, look: &Look, cargo: &Cargo, order: &Order) -> Result<(), DeployError> {
     // Without the model's digest: a later deploy replaces the model, and that one's report has its own.
-    let unit = package::unit(&look.dir, &cargo.model, order.bench, order.max_ram, Some(&look.user));
+    let at = |name: &str| format!("{}/{name}", look.dir);
+    let (program, model) = (at(package::PROGRAM), at(&cargo.model));
+    let unit = package::unit::check(&program, &model, order.bench, order.max_ram, Some(&look.user));
     let sudo = if look.root { "" } else { "sudo -n " };
-    let path = format!("/etc/systemd/system/{}", package::UNIT);
+    let path = format!("/etc/systemd/system/{}", package::CHECK);
     // In steps that every board's tools can do: there are systems without `install`. The file comes to lie beside its place
     // as root's own, and takes it whole.
     let script = format!(
@@ -480,7 +512,7 @@ fn keep(link: &Link, look: &Look, cargo: &Cargo, order: &Order) -> Result<(), De
          trap 'rm -f .{name}.part; [ ! -e {path}.part ] || {sudo}rm -f {path}.part' EXIT\n\
          cat > .{name}.part && {sudo}cp .{name}.part {path}.part && {sudo}chmod 644 {path}.part && \
          {sudo}mv -f {path}.part {path} && {sudo}systemctl daemon-reload && {sudo}systemctl enable {name}",
-        name = package::UNIT,
+        name = package::CHECK,
         dir = quote(&look.dir)
     );
     let told = link.feed(&script, &mut unit.as_bytes())?;

@@ -51,6 +51,9 @@ pub enum Refusal {
     /// `--keep` cannot be done; what is missing.
     #[error("--keep needs {0} on the board")]
     Keep(&'static str),
+    /// `--serve` cannot be done; what is missing, or in the way, and what mends it.
+    #[error("--serve needs {0}")]
+    Serve(String),
 }
 
 /// What a look at the board tells.
@@ -78,6 +81,14 @@ pub struct Look {
     pub masked: bool,
     /// Whether the user is root.
     pub root: bool,
+    /// Whether the user may become root without a password.
+    pub sudo: bool,
+    /// Whether the user has a systemd of its own there.
+    pub own_systemd: bool,
+    /// Unit of the server that is masked.
+    pub masked_server: Option<String>,
+    /// The server's unit that a package or an image brought.
+    pub packaged: Option<String>,
     /// Name of the user that ssh logs in as.
     pub user: String,
     /// SHA-256 of the files that are there.
@@ -97,10 +108,16 @@ pub(super) fn look(link: &Link, cargo: &Cargo, order: &Order) -> Result<Look, De
          echo features $(sed -n 's/^Features[^:]*://p' /proc/cpuinfo | head -n 1)\n\
          [ -d /run/systemd/system ] && echo systemd yes\n\
          for own in /etc /run; do [ \"$(readlink $own/systemd/system/{unit})\" = {mask} ] && echo masked yes; done\n\
+         for unit in {socket} {service}; do [ \"$(readlink /etc/systemd/system/$unit)\" = {mask} ] && echo unmask $unit; done\n\
+         for lib in /usr/lib /lib; do [ -f $lib/systemd/system/{service} ] && echo packaged $lib/systemd/system/{service}; done\n\
+         sudo -n true 2> /dev/null && echo sudo yes\n\
+         [ -S /run/user/$(id -u)/systemd/private ] && echo own yes\n\
          mkdir -p -- {dir} && cd -- {dir} || exit 3\n\
          printf 'dir %s\\n' \"$(pwd -P)\"\n\
          echo disk $(df -Pk . | tail -n 1 | awk '{{print $4}}')\n",
-        unit = package::UNIT,
+        unit = package::CHECK,
+        socket = package::SOCKET,
+        service = package::SERVICE,
         mask = package::MASK,
         // "-" alone would be where the shell came from.
         dir = quote(&match order.dir.starts_with('-') {
@@ -145,6 +162,10 @@ fn parse(text: &str) -> Look {
             "dir" => look.dir = value.into(),
             "systemd" => look.systemd = true,
             "masked" => look.masked = true,
+            "sudo" => look.sudo = true,
+            "own" => look.own_systemd = true,
+            "unmask" => look.masked_server = Some(value.into()),
+            "packaged" => look.packaged = Some(value.into()),
             "old" => look.old = true,
             "have" => {
                 if let (Some(name), Some(sum)) = (words.next(), words.next()) {
@@ -212,11 +233,37 @@ pub(super) fn check(look: &Look, missing: &[&Item], cargo: &Cargo, order: &Order
             "a --dir outside of /tmp and /var/tmp, which the unit does not see,",
         ));
     }
+    if order.serve {
+        can_serve(look)?;
+    }
     // Both are written into a unit, where blanks, quotes and % mean something.
     let plain = |text: &str, also: &[u8]| text.bytes().all(|b| b.is_ascii_alphanumeric() || also.contains(&b));
     if order.keep && !(plain(&look.dir, b"/._-+") && plain(&look.user, b"._-")) {
         return Err(Refusal::Keep(
             "a --dir and a user of letters, digits, dots and dashes, for the unit file,",
+        ));
+    }
+    Ok(())
+}
+
+fn can_serve(look: &Look) -> Result<(), Refusal> {
+    let no = |why: String| Err(Refusal::Serve(why));
+    if !look.systemd {
+        return no("systemd on the board; without it start thimble-device serve by hand (docs/serve.md)".into());
+    }
+    if let Some(unit) = &look.masked_server {
+        return no(format!("a unit that is not masked: systemctl unmask {unit}"));
+    }
+    let alone = look.root || look.sudo;
+    if let Some(unit) = look.packaged.as_ref().filter(|_| alone) {
+        return no(format!(
+            "a board without the server of a package or an image: upgrade that package, or remove it first (dpkg -S {unit} names it)"
+        ));
+    }
+    if !alone && !look.own_systemd {
+        return no(format!(
+            "root, a sudo that asks for no password, or a systemd of the user's own, which this line starts: sudo loginctl enable-linger {}",
+            look.user
         ));
     }
     Ok(())
@@ -272,6 +319,8 @@ pub(super) mod tests {
             bench: &[],
             max_ram: None,
             keep,
+            serve: false,
+            clear_old: false,
         };
         let said = |look: &Look, need, keep| {
             check(look, &[&item], &cargo(need), &order(keep))

@@ -128,7 +128,17 @@ impl About<'_> {
         text
     }
 
-    fn rows_reported(&self) -> String {
+    /// The most bytes of a file, and the flag that says so.
+    pub fn byte_limit(&self) -> Option<(u64, String)> {
+        let flag = match self.args.budget.map(|b| b.as_u64()) == self.budget() {
+            true => "--budget",
+            false => "what --max-ram leaves for the file",
+        };
+        Some((self.budget()?, flag.to_string()))
+    }
+
+    /// Whose rows the loss is reported on.
+    pub fn rows_reported(&self) -> String {
         if self.held_out {
             format!("{} rows held out", self.reported)
         } else {

@@ -33,6 +33,7 @@ pub enum InputsError {
         /// The file of inputs.
         path: PathBuf,
         /// What the operating system said.
+        #[source]
         cause: std::io::Error,
     },
     /// A line is no input of this model.

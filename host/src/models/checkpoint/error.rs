@@ -15,6 +15,7 @@ pub enum SourceError {
         /// The file or folder.
         path: PathBuf,
         /// What the operating system said.
+        #[source]
         cause: std::io::Error,
     },
     /// A weights file could not be mapped, or was written to while it was read.

@@ -12,6 +12,7 @@ pub enum TokenizerError {
         /// The file.
         path: PathBuf,
         /// What the operating system said.
+        #[source]
         cause: std::io::Error,
     },
     /// The file is not what its name says, or is damaged.

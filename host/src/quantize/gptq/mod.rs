@@ -10,6 +10,7 @@ mod steps;
 use crate::eval::dataset::Row;
 use crate::models::image::image_of;
 use crate::quantize::error::QuantizeError;
+use crate::render::listener::stopped;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use thimble_device::engine::{Engine, EngineOptions};
@@ -192,6 +193,9 @@ impl Statistics {
         let engine = Engine::new(image_of(model)?, options)?;
         let gathers = Arc::new(Mutex::new(gathered(&model.config, rows)));
         for (i, row) in rows.iter().enumerate() {
+            if stopped() {
+                return Err(QuantizeError::Interrupted);
+            }
             let (observed, seen) = (gathers.clone(), row.clone());
             engine.observe(Some(Arc::new(move |input| {
                 let mut gathers = observed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -22,7 +22,7 @@ pub enum Id {
     Text(String),
 }
 
-#[derive(Debug, Default, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a request")]
 pub(super) struct Raw {
     pub(super) id: Id,
@@ -138,7 +138,7 @@ impl Serialize for Id {
 }
 
 /// A list of whole numbers, of such lists, or of texts.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum List {
     Numbers(Vec<i64>),
     Rows(Vec<Vec<i64>>),

@@ -1,6 +1,6 @@
 //! Answers as a person reads them.
 
-use super::answer::{Answer, Blank, Entity, Fill, SHOWN, Scored, Span, Tag};
+use super::{Answer, Blank, Entity, Fill, SHOWN, Scored, Span, Tag};
 use std::fmt;
 use thimble_shared::terminal::printable;
 

@@ -1,4 +1,4 @@
-//! One line of a client to what it asks: JSON in, a checked request or one clear sentence out. Whatever the bytes are, the
+//! One line of JSON to what it asks: JSON in, a checked request or one clear sentence out. Whatever the bytes are, the
 //! id is found where there is one, so that the client knows which of its requests was refused.
 
 use serde::de::IgnoredAny;
@@ -6,6 +6,7 @@ use thimble_shared::decode::AnswerOptions;
 use thimble_shared::model::network::Network;
 use thimble_shared::model::{AnswerKind, Config};
 
+use super::Caller;
 pub use super::request_json::Id;
 use super::request_json::{List, Named, Raw};
 use super::sequence::Sequence;
@@ -39,6 +40,8 @@ pub struct Infer {
     pub truncated: bool,
     /// A text became nothing but unknown tokens.
     pub unknown: bool,
+    /// `at` are the mask tokens of the text.
+    pub blanks: bool,
     /// Text and pair, where the answer quotes them.
     pub texts: Vec<String>,
     /// What counts as an answer to a question.
@@ -75,10 +78,18 @@ pub struct Model {
     pub texts: Texts,
     /// Tokens one request may add up to, padding of shorter choices included.
     pub tokens: usize,
+    /// Whom errors tell what would help.
+    pub caller: Caller,
 }
 
-/// Reads one line, which is not blank.
+/// Reads one line, which is not blank, and checks it against the model.
 pub fn parse(line: &[u8], model: &Model) -> (Id, Result<Asked, String>) {
+    let (id, raw) = read(line);
+    (id, raw.and_then(|raw| model.asked(raw)))
+}
+
+/// The fields of one line, which is not blank.
+pub(super) fn read(line: &[u8]) -> (Id, Result<Raw, String>) {
     if let Err(e) = std::str::from_utf8(line) {
         return (Id::Null, Err(format!("not UTF-8 at byte {}", e.valid_up_to() + 1)));
     }
@@ -87,7 +98,7 @@ pub fn parse(line: &[u8], model: &Model) -> (Id, Result<Asked, String>) {
     let failure = match object.then(|| serde_json::from_slice::<Raw>(line)) {
         Some(Ok(mut raw)) => {
             let id = std::mem::take(&mut raw.id);
-            return (id, model.asked(raw));
+            return (id, Ok(raw));
         }
         Some(Err(e)) if e.is_data() => e,
         Some(Err(e)) => return (Id::Null, Err(not_json(&e))),
@@ -149,7 +160,7 @@ impl Model {
         }
     }
 
-    fn infer(&self, raw: Raw) -> Result<Infer, String> {
+    pub(super) fn infer(&self, raw: Raw) -> Result<Infer, String> {
         let (top, full) = (raw.top, raw.full);
         let options = self.options(raw.max_answer, raw.no_answer)?;
         let at = match raw.at {
@@ -332,8 +343,12 @@ impl Model {
                 AnswerKind::Span => "windows",
                 _ => "choices",
             };
+            let limit = match self.caller {
+                Caller::Server => format!("this server computes {most} at once; --tokens raises it"),
+                Caller::Program => format!("at most {most} are computed at once"),
+            };
             return Err(format!(
-                "{rows} {what} of {longest} tokens or more are {all} in all, this server computes {most} at once; --tokens raises it",
+                "{rows} {what} of {longest} tokens or more are {all} in all, {limit}"
             ));
         }
         Ok(())
@@ -366,6 +381,7 @@ impl Model {
             let ids = infer.rows[0].ids.iter().enumerate();
             let blanks: Vec<usize> = ids.filter(|(_, id)| Some(**id) == mask).map(|(i, _)| i).collect();
             infer.at = Some(blanks).filter(|b| !b.is_empty());
+            infer.blanks = infer.at.is_some();
         }
         if let Some(top) = top {
             if !decoder {

@@ -1,5 +1,5 @@
-//! Engine outputs of a batch to the lines its clients get: each sequence its own rows, without padding, numbers as the
-//! shortest decimals that read back as the same f32.
+//! Engine outputs of a batch to lines of JSON: each request its own rows, without padding, numbers as the shortest decimals
+//! that read back as the same f32.
 
 use std::io::Write;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use thimble_shared::decode::{self, Scoring, TokenTag, Window, characters_before,
 use thimble_shared::model::network::{Extent, Output};
 use thimble_shared::model::{AnswerKind, Config, Head};
 
-use super::request::{Id, Infer};
+use super::request::{Id, Infer, Model};
 use super::text::Texts;
 
 /// The sequences of several requests as one batch, shorter ones padded.
@@ -61,6 +61,11 @@ pub struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
+    /// The output of that name for the whole first row of the request.
+    pub fn whole(&self, name: &str) -> Option<Vec<f32>> {
+        Some(self.row(self.outputs.get(name)?, 0).to_vec())
+    }
+
     /// The numbers of one output that belong to row `row` of the request, padding not cut.
     fn row(&self, tensor: &'a Tensor<f32>, row: usize) -> &'a [f32] {
         let width = tensor.data.len() / self.rows.max(1);
@@ -73,9 +78,33 @@ impl<'a> Place<'a> {
     }
 }
 
+/// What one line of outputs comes to, where the head decides between things that have numbers or names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Best {
+    /// Number of the class or of the choice, or the id of a token.
+    pub index: Option<usize>,
+    /// Name of the class, the text of an answer, or a token as the vocabulary spells it.
+    pub label: Option<String>,
+    /// Its score.
+    pub score: Option<f64>,
+}
+
+/// What an answer is told of beside its request.
+#[derive(Clone, Copy, Default)]
+pub struct Frame<'a> {
+    /// The name of the request, repeated first of all.
+    pub id: Option<&'a Id>,
+    /// When the request came, for the milliseconds that are told last.
+    pub since: Option<Instant>,
+}
+
 /// Appends one answer, with its line feed, to `line`.
-pub fn write(line: &mut Vec<u8>, id: &Id, asked: &Infer, place: Place, config: &Config, texts: &Texts, since: Instant) {
-    let mut json = Object::begin(line, id);
+pub fn write(line: &mut Vec<u8>, frame: Frame, asked: &Infer, place: Place, model: &Model) -> Best {
+    let Model { config, texts, .. } = model;
+    let mut json = match frame.id {
+        Some(id) => Object::begin(line, id),
+        None => Object::open_in(line),
+    };
     let positions = asked.positions();
     let mut outputs = false;
     for (output, (_, tensor)) in place.declared.iter().zip(&place.outputs.0) {
@@ -113,9 +142,13 @@ pub fn write(line: &mut Vec<u8>, id: &Id, asked: &Infer, place: Place, config: &
     if outputs {
         json.close();
     }
-    decisions(&mut json, asked, place, config, &positions);
+    let mut best = decisions(&mut json, asked, place, config, &positions);
     if let Some(top) = asked.top {
-        candidates(&mut json, place, &positions, top, texts);
+        best = candidates(&mut json, place, &positions, top, texts);
+        if !asked.blanks {
+            // Any token was asked for, and the first one's is no answer to all.
+            best = Best::default();
+        }
     }
     if let Some(at) = &asked.at {
         json.key("", "at");
@@ -134,9 +167,12 @@ pub fn write(line: &mut Vec<u8>, id: &Id, asked: &Infer, place: Place, config: &
             json.value(&true);
         }
     }
-    json.key("", "ms");
-    json.value(&milliseconds(since));
+    if let Some(since) = frame.since {
+        json.key("", "ms");
+        json.value(&milliseconds(since));
+    }
     json.end();
+    best
 }
 
 /// Thousandths are enough of a millisecond.
@@ -145,35 +181,58 @@ pub fn milliseconds(since: Instant) -> f64 {
 }
 
 /// What the outputs say, as `thimble run` reads them.
-fn decisions(json: &mut Object, asked: &Infer, place: Place, config: &Config, positions: &[usize]) {
+fn decisions(json: &mut Object, asked: &Infer, place: Place, config: &Config, positions: &[usize]) -> Best {
     let Some(numbers) = place.outputs.get(config.head.row().answered_by) else {
-        return;
+        return Best::default();
     };
     let row = place.row(numbers, 0);
     match config.head.answer() {
         AnswerKind::Span => span(json, asked, place),
         AnswerKind::Labels => classes(json, row, config),
-        AnswerKind::TokenLabels => tags(json, asked, row, config, positions),
+        AnswerKind::TokenLabels => {
+            tags(json, asked, row, config, positions);
+            Best::default()
+        }
         AnswerKind::Choice => {
             let scores: Vec<f32> = (0..asked.rows.len())
                 .flat_map(|r| place.row(numbers, r))
                 .copied()
                 .collect();
+            let (chosen, scores) = (decode::argmax(&scores), softmax(&scores));
             json.key("", "argmax");
-            json.value(&decode::argmax(&scores));
+            json.value(&chosen);
             json.key("", "scores");
-            json.value(&softmax(&scores));
+            json.value(&scores);
+            Best {
+                index: chosen,
+                label: None,
+                score: chosen.and_then(|at| scores.get(at)).copied(),
+            }
         }
         // The outputs say it themselves, or the candidates do.
-        AnswerKind::Hidden | AnswerKind::Vocabulary | AnswerKind::VocabularyAndOrder | AnswerKind::Embedding => {}
+        AnswerKind::Hidden | AnswerKind::Vocabulary | AnswerKind::VocabularyAndOrder | AnswerKind::Embedding => {
+            Best::default()
+        }
     }
 }
 
 /// The class that is right, by number and by name, or those that are; a regression's values are its logits.
-fn classes(json: &mut Object, row: &[f32], config: &Config) {
+fn classes(json: &mut Object, row: &[f32], config: &Config) -> Best {
     let scoring = Scoring::of(config);
+    let best = decode::argmax(row);
+    let scores = scoring.scores(row);
     match scoring {
-        Scoring::Raw => return,
+        // Several values are told by the outputs alone: the largest is no answer.
+        Scoring::Raw => {
+            return match (config.labels.as_slice(), scores.as_slice()) {
+                ([name], [value]) => Best {
+                    index: Some(0),
+                    label: Some(name.clone()),
+                    score: Some(*value),
+                },
+                _ => Best::default(),
+            };
+        }
         Scoring::Sigmoid => {
             let likely = row
                 .iter()
@@ -183,7 +242,7 @@ fn classes(json: &mut Object, row: &[f32], config: &Config) {
             json.value(&likely.map(|(_, name)| name).collect::<Vec<_>>());
         }
         Scoring::Softmax => {
-            let Some(best) = decode::argmax(row) else { return };
+            let Some(best) = best else { return Best::default() };
             json.key("", "argmax");
             json.value(&best);
             json.key("", "label");
@@ -191,7 +250,12 @@ fn classes(json: &mut Object, row: &[f32], config: &Config) {
         }
     }
     json.key("", "scores");
-    json.value(&scoring.scores(row));
+    json.value(&scores);
+    Best {
+        index: best,
+        label: best.and_then(|at| config.labels.get(at)).cloned(),
+        score: best.and_then(|at| scores.get(at)).copied(),
+    }
 }
 
 /// The best tag of each token, and of a whole sequence the spans they make.
@@ -250,9 +314,9 @@ fn quote(json: &mut Object, text: &str, bytes: (usize, usize)) {
 }
 
 /// The answer to a question over all its windows; null where nothing is left of the context.
-fn span(json: &mut Object, asked: &Infer, place: Place) {
+fn span(json: &mut Object, asked: &Infer, place: Place) -> Best {
     let (Some(start), Some(end)) = (place.outputs.get("start_logits"), place.outputs.get("end_logits")) else {
-        return;
+        return Best::default();
     };
     let windows: Vec<Window> = asked
         .rows
@@ -275,11 +339,12 @@ fn span(json: &mut Object, asked: &Infer, place: Place) {
     json.key("", "answer");
     let Some(answered) = decode::answer(&windows, context, asked.options) else {
         json.value(&());
-        return;
+        return Best::default();
     };
     json.open(b'{');
+    let score = answered.found.map_or(answered.none, |f| f.score);
     json.key("", "score");
-    json.value(&answered.found.map_or(answered.none, |f| f.score));
+    json.value(&score);
     json.key("", "no_answer_score");
     json.value(&answered.none);
     if let Some(found) = answered.found {
@@ -296,16 +361,28 @@ fn span(json: &mut Object, asked: &Infer, place: Place) {
         quote(json, context, answered.found.and_then(|f| f.bytes).unwrap_or((0, 0)));
     }
     json.close();
+    let bytes = answered.found.and_then(|found| found.bytes);
+    Best {
+        index: None,
+        label: context
+            .and_then(|text| decode::excerpt(text, bytes.unwrap_or((0, 0))))
+            .map(str::to_string),
+        score: Some(score),
+    }
 }
 
 /// The likeliest tokens at each position of a masked LM, best first, of equal ones the lower id.
-fn candidates(json: &mut Object, place: Place, positions: &[usize], top: usize, texts: &Texts) {
+/// The best of the first position comes back.
+fn candidates(json: &mut Object, place: Place, positions: &[usize], top: usize, texts: &Texts) -> Best {
     let decoder = place
         .outputs
         .0
         .iter()
         .find(|(name, _)| name == "logits" || name == "prediction_logits");
-    let Some((_, tensor)) = decoder else { return };
+    let Some((_, tensor)) = decoder else {
+        return Best::default();
+    };
+    let mut best = Best::default();
     let row = place.row(tensor, 0);
     let width = row.len() / place.seq.max(1);
     json.key("", "top");
@@ -314,6 +391,13 @@ fn candidates(json: &mut Object, place: Place, positions: &[usize], top: usize, 
         let logits = &row[at * width..][..width];
         let order = decode::top(logits, top);
         let scores = softmax(logits);
+        if let (None, Some(&id)) = (best.index, order.first()) {
+            best = Best {
+                index: Some(id),
+                label: texts.token(id as i64),
+                score: Some(scores[id]),
+            };
+        }
         json.open(b'{');
         json.key("", "at");
         json.value(&at);
@@ -330,6 +414,7 @@ fn candidates(json: &mut Object, place: Place, positions: &[usize], top: usize, 
         json.close();
     }
     json.close();
+    best
 }
 
 /// An object written field by field, so that its order is the one that reads best.
@@ -342,10 +427,16 @@ pub struct Object<'a> {
 impl Object<'_> {
     /// `{"id":…`
     pub fn begin<'a>(line: &'a mut Vec<u8>, id: &Id) -> Object<'a> {
-        let mut object = Object { line, open: vec![] };
-        object.open(b'{');
+        let mut object = Object::open_in(line);
         object.key("", "id");
         object.value(id);
+        object
+    }
+
+    /// `{`
+    pub fn open_in(line: &mut Vec<u8>) -> Object<'_> {
+        let mut object = Object { line, open: vec![] };
+        object.open(b'{');
         object
     }
 
@@ -410,7 +501,7 @@ pub fn error(line: &mut Vec<u8>, id: &Id, problem: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::sequence::Sequence;
+    use crate::answers::sequence::Sequence;
 
     fn infer(rows: &[(&[i64], Option<&[i64]>)]) -> Infer {
         let row = |(ids, types): &(&[i64], Option<&[i64]>)| Sequence {
