@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::args::Options;
+use super::error::CliError;
 use super::texts_file::Texts;
-use crate::serve::ServeError;
 use serde_json::{Map, Value, json};
 use thimble_shared::terminal::printable;
 
@@ -26,7 +26,7 @@ const REFUSED: u8 = 1;
 ///
 /// # Errors
 /// Where no server can be reached or input cannot be read.
-pub fn run(options: &Options) -> Result<(String, u8), ServeError> {
+pub fn run(options: &Options) -> Result<(String, u8), CliError> {
     let socket = options.serve.socket.clone().unwrap_or_else(default_socket);
     let mut server = Server {
         patience: options.serve.timeout,
@@ -35,7 +35,7 @@ pub fn run(options: &Options) -> Result<(String, u8), ServeError> {
     };
     let mut code = 0;
     let (texts, pairs) = (&options.texts, &options.texts.pair);
-    let mut one = |request: Value, shown: Option<&str>| -> Result<bool, ServeError> {
+    let mut one = |request: Value, shown: Option<&str>| -> Result<bool, CliError> {
         let line = server.ask(&request)?;
         let answer: Value = serde_json::from_slice(&line).map_err(|e| server.failed(format!("no JSON came: {e}")))?;
         let refused = answer.get("error").and_then(Value::as_str);
@@ -60,7 +60,7 @@ pub fn run(options: &Options) -> Result<(String, u8), ServeError> {
         match out.write_all(said.as_bytes()).and_then(|()| out.flush()) {
             // Whoever read the answers has seen enough.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            written => written.map(|()| true).map_err(ServeError::Output),
+            written => written.map(|()| true).map_err(CliError::Output),
         }
     };
     if let Some(ids) = &options.input.ids {
@@ -117,8 +117,8 @@ struct Server {
 }
 
 impl Server {
-    fn failed(&self, problem: impl ToString) -> ServeError {
-        ServeError::Asking {
+    fn failed(&self, problem: impl ToString) -> CliError {
+        CliError::Asking {
             socket: self.socket.display().to_string(),
             problem: problem.to_string(),
         }
@@ -126,7 +126,7 @@ impl Server {
 
     /// The line that answers a request. Asked again where the connection ends before the answer: an answer depends on nothing but
     /// the request.
-    fn ask(&mut self, request: &Value) -> Result<Vec<u8>, ServeError> {
+    fn ask(&mut self, request: &Value) -> Result<Vec<u8>, CliError> {
         let end = Instant::now() + self.patience;
         loop {
             match self.once(request, end) {

@@ -3,6 +3,7 @@
 
 pub mod args;
 mod ask;
+mod error;
 mod flags;
 mod serve_flags;
 mod show;
@@ -17,6 +18,7 @@ use std::time::Instant;
 use thimble_shared::terminal;
 
 use self::args::{Invocation, Options};
+use self::error::CliError;
 use self::flags::Command;
 use crate::bench::report::{self, BenchOptions, Start};
 use crate::engine::tensors;
@@ -26,14 +28,13 @@ use crate::image::mmap::ModelFile;
 use crate::image::sigbus;
 use crate::log;
 use crate::platform::{board, control};
-use crate::serve::{self, FAILED, ServeError};
+use crate::serve::{self, FAILED};
 use crate::session::{self, Session, SessionError, SessionOptions};
 
 const NO: u8 = 1;
 
 /// Runs the program: does what the arguments ask, prints the result on stdout and an error on stderr. As process 1 under the
-/// name of
-/// the guest's init it becomes that.
+/// name of the guest's init it becomes that.
 pub fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     if std::process::id() == 1 && std::env::args_os().next().is_some_and(|name| name == guest_init::NAME) {
@@ -78,7 +79,7 @@ fn fail(message: &str) -> ExitCode {
 
 /// What the model says to the texts.
 #[cfg(feature = "text")]
-fn said(session: &Session, options: &Options) -> Result<String, ServeError> {
+fn said(session: &Session, options: &Options) -> Result<String, CliError> {
     texts::run(
         session,
         &options.texts,
@@ -88,11 +89,11 @@ fn said(session: &Session, options: &Options) -> Result<String, ServeError> {
 }
 
 #[cfg(not(feature = "text"))]
-fn said(_session: &Session, _options: &Options) -> Result<String, ServeError> {
-    Err(ServeError::NoText("text"))
+fn said(_session: &Session, _options: &Options) -> Result<String, CliError> {
+    Err(CliError::NoText("text"))
 }
 
-fn perform(command: Command, options: &Options) -> Result<(String, u8), ServeError> {
+fn perform(command: Command, options: &Options) -> Result<(String, u8), CliError> {
     // Before the engine makes its threads, which inherit both.
     if let Some(cores) = &options.pin {
         control::pin(cores).map_err(SessionError::Pin)?;

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use super::args::TextOptions;
 use super::ask::indented;
+use super::error::CliError;
 use super::texts_file::Texts;
 use crate::answers::{Caller, text};
 use crate::log;
-use crate::serve::ServeError;
 use crate::session::{Session, SessionError};
 use crate::{Input, Outputs};
 use serde_json::{Value, json};
@@ -23,11 +23,11 @@ use thimble_text::{Encoded, Tokenizer, questions, tokenizer_beside};
 ///
 /// # Errors
 /// Where there is no tokenizer, texts and model do not go together, or a file cannot be read.
-pub fn run(session: &Session, options: &TextOptions, named: Option<&Path>, json: bool) -> Result<String, ServeError> {
+pub fn run(session: &Session, options: &TextOptions, named: Option<&Path>, json: bool) -> Result<String, CliError> {
     let (tokenizer, notes) = text::tokenizer(session, named, Caller::Server)?;
     notes.iter().for_each(|note| log::line(note));
     let Some(tokenizer) = tokenizer else {
-        return Err(ServeError::NoTokenizer {
+        return Err(CliError::NoTokenizer {
             file: session.file.display().to_string(),
             beside: tokenizer_beside(&session.file).display().to_string(),
         });
@@ -50,7 +50,7 @@ pub fn run(session: &Session, options: &TextOptions, named: Option<&Path>, json:
         match out.write_all(said.as_bytes()).and_then(|()| out.flush()) {
             // Whoever read the answers has seen enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
-            written => written.map_err(ServeError::Output)?,
+            written => written.map_err(CliError::Output)?,
         }
     }
     Ok(String::new())
@@ -68,8 +68,8 @@ impl Said {
     }
 
     /// As `thimble run --json` prints it.
-    fn json(&self) -> Result<Value, ServeError> {
-        let mut json = serde_json::to_value(&self.answer).map_err(|e| ServeError::Output(e.into()))?;
+    fn json(&self) -> Result<Value, CliError> {
+        let mut json = serde_json::to_value(&self.answer).map_err(|e| CliError::Output(e.into()))?;
         json["schema"] = ANSWER_SCHEMA.into();
         json["input_ids"] = match self.ids.as_slice() {
             [ids] => json!(ids),
@@ -79,7 +79,7 @@ impl Said {
     }
 }
 
-fn ask(session: &Session, tokenizer: &Tokenizer, texts: &[String], pairs: &[String]) -> Result<Said, ServeError> {
+fn ask(session: &Session, tokenizer: &Tokenizer, texts: &[String], pairs: &[String]) -> Result<Said, CliError> {
     let config = session.engine.config();
     let groups = questions::rows(tokenizer, config, texts, pairs)?;
     for warning in questions::warnings(tokenizer, &groups) {
@@ -102,7 +102,7 @@ fn ask(session: &Session, tokenizer: &Tokenizer, texts: &[String], pairs: &[Stri
         tokenizer: Some(tokenizer),
         options: AnswerOptions::default(),
     };
-    let answer = answer(config, &named, asked).map_err(ServeError::Answer)?;
+    let answer = answer(config, &named, asked).map_err(CliError::Answer)?;
     Ok(Said {
         answer,
         ids: inputs.into_iter().map(|input| input.input_ids).collect(),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
-use crate::serve::ServeError;
+use super::error::CliError;
 
 /// Longest line, bytes: as long as a request of `serve` may be.
 const LONGEST: u64 = 1 << 20;
@@ -20,22 +20,22 @@ impl Texts {
     /// The lines of a file; `-` is stdin.
     ///
     /// # Errors
-    /// [`ServeError::Texts`].
-    pub fn open(path: &Path) -> Result<Texts, ServeError> {
+    /// [`CliError::Texts`].
+    pub fn open(path: &Path) -> Result<Texts, CliError> {
         let name = path.display().to_string();
         let lines: Box<dyn BufRead> = match path.as_os_str() == "-" {
             true => Box::new(BufReader::new(io::stdin())),
             false => match File::open(path) {
                 Ok(file) => Box::new(BufReader::new(file)),
-                Err(source) => return Err(ServeError::Texts { file: name, source }),
+                Err(source) => return Err(CliError::Texts { file: name, source }),
             },
         };
         Ok(Texts { name, lines, number: 0 })
     }
 
     /// The error of this file.
-    pub fn failed(&self, source: io::Error) -> ServeError {
-        ServeError::Texts {
+    pub fn failed(&self, source: io::Error) -> CliError {
+        CliError::Texts {
             file: self.name.clone(),
             source,
         }
@@ -44,8 +44,8 @@ impl Texts {
     /// The next text without its end of line; `None` at the end.
     ///
     /// # Errors
-    /// [`ServeError::Texts`] where a line is too long or no UTF-8.
-    pub fn next(&mut self) -> Result<Option<String>, ServeError> {
+    /// [`CliError::Texts`] where a line is too long or no UTF-8.
+    pub fn next(&mut self) -> Result<Option<String>, CliError> {
         loop {
             let mut line = Vec::new();
             self.number += 1;

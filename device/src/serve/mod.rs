@@ -26,7 +26,6 @@ use crate::answers::request::{self, Asked, Id, Infer, Model};
 use crate::answers::text::Texts;
 use crate::answers::{Caller, OUTPUTS, ResponderError, most_tokens};
 use crate::block_cache;
-use crate::engine::tensors::TensorError;
 use crate::log;
 
 use self::client::{Client, Line, Lines, Patient};
@@ -62,9 +61,6 @@ pub enum ServeError {
     /// The model cannot be opened or run.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// Tensors could not be read or written.
-    #[error(transparent)]
-    Tensors(#[from] TensorError),
     /// The socket cannot be listened on.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -98,45 +94,6 @@ pub enum ServeError {
     /// The model's tokenizer cannot be opened, or a request cannot be answered.
     #[error(transparent)]
     Answers(#[from] ResponderError),
-    /// Texts are no input of this model.
-    #[cfg(feature = "text")]
-    #[error(transparent)]
-    Question(#[from] thimble_text::questions::QuestionError),
-    /// The outputs say nothing.
-    #[cfg(feature = "text")]
-    #[error("{0}")]
-    Answer(thimble_text::answer::AnswerError),
-    /// A file of texts cannot be read.
-    #[error("--texts {file}: {source}")]
-    Texts {
-        /// The file, as it was named.
-        file: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// A server cannot be asked.
-    #[error("{socket}: {problem}")]
-    Asking {
-        /// The server's socket.
-        socket: String,
-        /// Why.
-        problem: String,
-    },
-    /// No tokenizer was named, and none lies beside the model.
-    #[error(
-        "{file}: --text needs the tokenizer that lies beside the model ({beside}); name one with --tokenizer or give --ids"
-    )]
-    NoTokenizer {
-        /// The model.
-        file: String,
-        /// Where its tokenizer would be.
-        beside: String,
-    },
-    /// The option needs texts, and this program was built without the `text` feature.
-    #[error(
-        "--{0}: this is the lean program, which takes token ids only; a thimble-device whose --version says \"with text\" takes texts"
-    )]
-    NoText(&'static str),
 }
 
 /// A request that waits for the engine.
