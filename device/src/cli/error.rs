@@ -50,6 +50,7 @@ pub enum CliError {
         problem: String,
     },
     /// No tokenizer was named, and none lies beside the model.
+    #[cfg(feature = "text")]
     #[error(
         "{file}: --text needs the tokenizer that lies beside the model ({beside}); name one with --tokenizer or give --ids"
     )]
@@ -60,6 +61,7 @@ pub enum CliError {
         beside: String,
     },
     /// The option needs texts, and this program was built without the `text` feature.
+    #[cfg(not(feature = "text"))]
     #[error(
         "--{0}: this is the lean program, which takes token ids only; a thimble-device whose --version says \"with text\" takes texts"
     )]
