@@ -227,7 +227,7 @@ mod tests {
             let limit = sizes.limit(&problem, u64::MAX / 4).unwrap();
             let everything = vec![limit.clone()];
             let (mut most_short, mut most_text) = (0, 0);
-            for candidate in problem.ranked(everything).step_by(137) {
+            for candidate in problem.ranked(everything).step_by(1009) {
                 let choice = &candidate.choice;
                 let exact = sizes.exact(&problem, choice).unwrap();
                 // What would be left of a budget of just this file.
