@@ -8,7 +8,7 @@ use crate::engine::tensors::Tensor;
 use crate::{Input, Outputs};
 use serde::Serialize;
 use thimble_shared::decode::{self, Scoring, TokenTag, Window, characters_before, softmax};
-use thimble_shared::model::network::{Extent, Output};
+use thimble_shared::model::network::{Extent, HIDDEN_STATES, Output};
 use thimble_shared::model::{AnswerKind, Config, Head};
 
 use super::request::{Id, Infer, Model};
@@ -109,8 +109,8 @@ pub fn write(line: &mut Vec<u8>, frame: Frame, asked: &Infer, place: Place, mode
     let mut outputs = false;
     for (output, (_, tensor)) in place.declared.iter().zip(&place.outputs.0) {
         let (name, per_token) = (output.name, output.extent.per_token());
-        let wide = matches!(name, "last_hidden_state" | "prediction_logits")
-            || (name == "logits" && config.head.has_decoder());
+        let wide =
+            matches!(name, HIDDEN_STATES | "prediction_logits") || (name == "logits" && config.head.has_decoder());
         let chosen = asked.full || (config.head.answer() == AnswerKind::Hidden && asked.at.is_some());
         if wide && !chosen {
             continue;

@@ -9,6 +9,7 @@ use crate::onnx::{OnnxError, OnnxFile, next_field};
 use crate::render::text::printable;
 use thimble_shared::artifact::emit::OPSETS;
 use thimble_shared::model::Config;
+use thimble_shared::model::network::HIDDEN_STATES;
 use thimble_shared::onnx::protobuf::{Field, Fields, Message, WireError};
 use thimble_shared::onnx::reader::{self, ModelView, NodeView, ReadError};
 use thimble_shared::onnx::writer::{DataType, MICROSOFT};
@@ -16,8 +17,7 @@ use thimble_shared::onnx::writer::{DataType, MICROSOFT};
 /// The first version of ONNX whose stored tensors need not be inputs of the graph as well.
 const LEAST_IR: i64 = 4;
 
-/// What the encoder's file gives, and what it reads, by thimble's names.
-const HIDDEN_STATES: &str = "last_hidden_state";
+/// What the encoder's file reads, by thimble's names.
 const INPUTS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
 
 /// Why an encoder cannot be put into a graph.

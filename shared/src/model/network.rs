@@ -3,7 +3,6 @@
 
 use super::activation::Activation;
 use super::config::Config;
-use super::head::sentence::HIDDEN_STATES;
 use super::sentence::Pooling;
 use super::weight::{Kind, Role, Site, WeightSpec};
 
@@ -34,6 +33,9 @@ pub type Value = &'static str;
 
 /// The hidden states `[batch, seq, hidden]` that a layer or a head starts from, and that the embedding ends in.
 pub const HIDDEN: Value = "hidden";
+
+/// The output of hidden states, as other tools' files name it.
+pub const HIDDEN_STATES: Value = "last_hidden_state";
 /// The hidden states a layer ends in.
 pub const OUT: Value = "out";
 

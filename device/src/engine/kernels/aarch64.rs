@@ -2,7 +2,7 @@
 //! that NEON does. In assembly where a loop needs exactly the registers there are, since compilers spill accumulators.
 
 use super::I8Tile;
-use super::pack::Tiling;
+use super::tiling::Tiling;
 use std::arch::aarch64::*;
 use thimble_shared::artifact::layout::{I4_BLOCK_BYTES, I4_OFFSET, I8_DEPTH, PANEL_ROWS};
 

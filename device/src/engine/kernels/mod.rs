@@ -24,18 +24,20 @@ mod smmla;
 mod smull;
 #[cfg(test)]
 pub(crate) mod tests;
+pub(crate) mod tiling;
 pub(crate) mod tract;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 use crate::image::buffer::Buffer;
 use half::f16;
-use pack::{Order, PackedI8, TilesF32, Tiling, Token};
+use pack::{Order, PackedI8, TilesF32, Token};
 use std::cmp::Reverse;
 use std::fmt;
 use std::ops::Range;
 use thimble_shared::artifact::layout::{I8_DEPTH, PANEL_ROWS};
 use thimble_shared::dtype::I8_MAX;
+use tiling::Tiling;
 use tract::{Operands, TractKernel, Workspace};
 use tract_core::internal::TractResult;
 

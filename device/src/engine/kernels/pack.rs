@@ -3,6 +3,7 @@
 
 #[cfg(target_arch = "aarch64")]
 use super::aarch64::{interleave as interleave_fours, max_abs, range};
+use super::tiling::Tiling;
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::interleave as interleave_fours;
 #[cfg(not(target_arch = "aarch64"))]
@@ -13,34 +14,6 @@ use bytemuck::Pod;
 use std::ops::Range;
 use thimble_shared::artifact::layout::{I8_DEPTH, I8_GROUP, PANEL_ROWS};
 use thimble_shared::dtype::{ACTIVATION_FLOOR, I8_MAX, InputRange};
-
-/// How many tokens lie side by side, and what happens to the last few.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tiling {
-    pub tokens: usize,
-    /// The last tile is filled up with zeros (tract's kernels) instead of being narrower (ours).
-    pub padded: bool,
-}
-
-impl Tiling {
-    pub fn tiles(self, rows: usize) -> usize {
-        rows.div_ceil(self.tokens)
-    }
-
-    /// Tokens of tile `i` that are real.
-    pub fn real(self, rows: usize, tile: usize) -> usize {
-        self.tokens.min(rows - tile * self.tokens)
-    }
-
-    /// Tokens tile `i` has room for.
-    pub fn width(self, rows: usize, tile: usize) -> usize {
-        if self.padded {
-            self.tokens
-        } else {
-            self.real(rows, tile)
-        }
-    }
-}
 
 /// f32 activations in tiles.
 #[derive(Debug, Default)]

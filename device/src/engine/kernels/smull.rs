@@ -2,7 +2,8 @@
 //! a lane before they are gathered.
 
 use super::aarch64::{by_panels, clear_sums, tile_asm};
-use super::pack::{Order, Tiling};
+use super::pack::Order;
+use super::tiling::Tiling;
 use super::{Fit, I8Product, I8Tile, I8Tiles, Row};
 use thimble_shared::artifact::layout::{I8_DEPTH, PANEL_ROWS};
 

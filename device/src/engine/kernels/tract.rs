@@ -5,7 +5,7 @@
 use super::I8Product;
 use super::Row;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-use super::pack::Tiling;
+use super::tiling::Tiling;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::{F32Product, Fit};
 use std::fmt;

@@ -3,7 +3,8 @@
 
 use crate::engine::context::{Context, LinearInput, Packed, Scratch};
 use crate::engine::elementwise::{activate_tile, multiversion};
-use crate::engine::kernels::pack::{PackedF32, PackedI8, Tiling, Token};
+use crate::engine::kernels::pack::{PackedF32, PackedI8, Token};
+use crate::engine::kernels::tiling::Tiling;
 use crate::engine::kernels::{KernelWork, Kernels, expand, widen};
 use crate::engine::profile::Inside;
 use crate::engine::tile::{Columns, Fresh};

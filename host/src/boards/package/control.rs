@@ -1,8 +1,7 @@
 //! What a Debian package says of itself: its fields and whether Debian takes them, its checksums, scripts, copyright, changelog
 //! and lintian overrides. All is text; `deb` writes it.
 
-use super::deb::Entry;
-use super::{CHECK, PROGRAM, PROGRAMS, PackageError, Payload, SERVICE, SOCKET, UNITS};
+use super::{CHECK, Entry, PROGRAM, PROGRAMS, PackageError, Payload, SERVICE, SOCKET, UNITS};
 use md5::{Digest as _, Md5};
 use thimble_shared::terminal::acts;
 

@@ -3,13 +3,10 @@
 //! a line of text before it.
 
 use super::control::{self, Control};
-use super::{PackageError, Payload, plain_name};
+use super::{Entry, PackageError, Payload, plain_name};
 use flate2::{Compression, GzBuilder};
 use std::io::Write;
 use tar::{EntryType, Header};
-
-/// A file in a tar: its path, its mode, its bytes.
-pub(super) type Entry<'a> = (&'a str, u32, &'a [u8]);
 
 /// The bytes of an arm64 package.
 ///

@@ -54,6 +54,9 @@ pub struct PackagedFile {
     pub bytes: Vec<u8>,
 }
 
+/// A file in a tar: its path, its mode, its bytes.
+type Entry<'a> = (&'a str, u32, &'a [u8]);
+
 /// What a board gets.
 pub struct Payload {
     /// Sorted by path.

@@ -32,6 +32,7 @@ const ACTIVATIONS: [(&str, Activation); 11] = [
 
 /// Reads `json`, found at `path`, for a checkpoint that stores `stored`.
 /// A `head` asked for counts, whatever class the file names. `sentence` is how that head pools, where files say so.
+/// One field of [`Config`] after another, so it is not cut into parts.
 pub fn read(
     path: &Path,
     json: &Value,

@@ -15,6 +15,7 @@ use crate::render::text::printable;
 use std::collections::BTreeMap;
 use thimble_shared::model::head::sentence::{OUTPUT, dense_weight};
 use thimble_shared::model::head::{choice, masked_lm, pretraining, question, sequence, token};
+use thimble_shared::model::network::HIDDEN_STATES;
 use thimble_shared::model::sentence::Sentence;
 use thimble_shared::model::{Head, Role, Slot};
 
@@ -317,7 +318,7 @@ impl<'a> Top<'a> {
         let mut spans = SPANS.into_iter();
         for (name, origin) in origins {
             let ours = match (self.head, origin) {
-                (Head::None, Origin::Hidden) => Some("last_hidden_state"),
+                (Head::None, Origin::Hidden) => Some(HIDDEN_STATES),
                 (Head::None, Origin::Pooled(_)) => Some("pooler_output"),
                 (Head::PreTraining, Origin::Decoded(..)) => Some("prediction_logits"),
                 (Head::PreTraining, Origin::OfPooled(..)) => Some("sop_logits"),
@@ -362,7 +363,7 @@ impl<'a> Top<'a> {
         let pooler = [Slot::Whole, Slot::Bias].map(|slot| Role::Pooler.tensor(slot, None));
         self.sentence = None;
         self.weights.retain(|name, _| self.pooler && pooler.contains(name));
-        self.outputs = vec![(last, "last_hidden_state")];
+        self.outputs = vec![(last, HIDDEN_STATES)];
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use super::{AnswerKind, ClassName, HeadRow};
 use crate::model::config::Config;
-use crate::model::network::{Extent, HIDDEN, HeadSteps, Op};
+use crate::model::network::{Extent, HIDDEN, HIDDEN_STATES, HeadSteps, Op};
 use crate::model::weight::{Role, WeightList};
 
 pub(super) const ROW: HeadRow = HeadRow {
@@ -10,7 +10,7 @@ pub(super) const ROW: HeadRow = HeadRow {
     flag: ("none", "Hidden states, and the pooler's output where there is a pooler"),
     class: ClassName::OfFamily("Model"),
     answer: AnswerKind::Hidden,
-    answered_by: "last_hidden_state",
+    answered_by: HIDDEN_STATES,
     needs_pooler: false,
     has_decoder: false,
     has_labels: false,
@@ -31,9 +31,9 @@ fn weights(config: &Config, list: &mut WeightList) {
 fn steps(config: &Config, head: &mut HeadSteps) {
     if config.hidden_shift {
         let (input, vector) = (HIDDEN, Role::HiddenShift);
-        head.step(Op::AddVector { input, vector }, "last_hidden_state");
+        head.step(Op::AddVector { input, vector }, HIDDEN_STATES);
     }
-    head.output("last_hidden_state", Extent::Tokens(config.hidden_size));
+    head.output(HIDDEN_STATES, Extent::Tokens(config.hidden_size));
     if config.pooler {
         let pooled = head.pooled("pooler_output");
         head.output(pooled, Extent::Row(config.hidden_size));

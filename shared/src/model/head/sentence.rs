@@ -3,7 +3,7 @@
 
 use super::{AnswerKind, ClassName, HeadRow};
 use crate::model::config::Config;
-use crate::model::network::{Extent, HIDDEN, HeadSteps, Op, Value};
+use crate::model::network::{Extent, HIDDEN, HIDDEN_STATES, HeadSteps, Op, Value};
 use crate::model::sentence::{MOST_DENSE, Pooling};
 use crate::model::weight::{Role, WeightList};
 
@@ -26,9 +26,6 @@ pub(super) const ROW: HeadRow = HeadRow {
 
 /// The output's name in ONNX files of sentence-transformers and Optimum.
 pub const OUTPUT: Value = "sentence_embedding";
-
-/// The tokens' hidden states, which files for other tools give beside the embedding.
-pub const HIDDEN_STATES: Value = "last_hidden_state";
 
 /// The weight of each dense layer, its value before the activation, and its value.
 const DENSE: [(Role, Value, Value); MOST_DENSE] = [
