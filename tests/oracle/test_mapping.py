@@ -121,17 +121,23 @@ def test_activations_take_what_info_says(thimble, models, precision, seq):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
-def test_the_predicted_peak_is_the_measured_one_or_a_tenth_more(thimble, models, precision):
+def test_the_predicted_peak_is_the_measured_one_or_a_tenth_more(thimble, models, tmp_path, precision):
     import json
 
-    model = models.export("albert-base-rand", precision)
+    # Kernels that keep what is written at once in large pages map all of such a page with one token's row: here they are small, as
+    # on the boards' kernels.
+    model = tmp_path / "model.onnx"
+    whole = models.export("albert-base-rand", precision).read_bytes()
+    with open(model, "wb", buffering=0) as file:
+        for at in range(0, len(whole), 4096):
+            file.write(whole[at : at + 4096])
+    told = []
     for seq in (16, 128, 512):
         for threads in (1, 2, 4):
             bench = ["bench", model, "--seq", str(seq), "--threads", str(threads), "--runs", "1", "--warmup", "1", "--json"]
             memory = json.loads(thimble.run(*bench, program=thimble.device).stdout)["memory"]
-            ratio = sum(memory["predicted"].values()) / memory["peak_rss"]
-            # Of a file in large pages of the page cache, more comes with a token than elsewhere.
-            assert 0.97 <= ratio <= 1.1, f"{seq} tokens, {threads} threads: {ratio:.3f}, {memory}"
+            told.append((seq, threads, round(sum(memory["predicted"].values()) / memory["peak_rss"], 3), memory))
+    assert all(1 <= ratio <= 1.1 for _, _, ratio, _ in told), told
 
 
 def test_a_profile_accounts_for_all_of_the_time(thimble, models):
