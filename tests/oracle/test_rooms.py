@@ -126,3 +126,19 @@ def test_the_device_program_is_built_of_few_crates():
     banned = {"thimble", "thimble-text", "clap", "tokenizers", "tract-onnx", "safetensors", "regex", "toml", "flate2", "tempfile"}
     banned |= {"tokio", "hyper", "reqwest", "rustls", "openssl", "ureq"}
     assert not crates & banned, f"in the lean device program: {', '.join(sorted(crates & banned))}"
+
+
+def test_fuzz_targets_and_wheel_share_what_the_workspace_compiled():
+    """A crate with other features is another crate, and so is all that depends on it: of tract that is minutes."""
+    tree = ["cargo", "tree", "--locked", "-e", "normal,build", "--prefix", "none", "--format", "{p} [{f}]"]
+
+    def crates_of(*selected):
+        done = subprocess.run([*tree, *selected], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return {line.removesuffix(" (*)") for line in done.stdout.splitlines() if line.strip()}
+
+    whole = crates_of("--workspace")
+    fuzz = crates_of("--workspace", "--features", "thimble-fuzz/libfuzzer") - whole
+    assert {line.split()[0] for line in fuzz} == {"arbitrary", "libfuzzer-sys", "thimble-fuzz"}, "\n".join(sorted(fuzz))
+    wheel = crates_of("-p", "thimble-python") - whole
+    assert not wheel, "\n".join(sorted(wheel))
