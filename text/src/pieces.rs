@@ -5,6 +5,7 @@
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::fmt;
 
 /// A string, of the file's own bytes where it has no escapes.
@@ -19,7 +20,7 @@ pub(crate) struct Pieces {
     ends: Vec<u32>,
     /// Ids in ascending order.
     ids: Vec<u32>,
-    /// Places in `ids`, in the order of the pieces' bytes; of equal pieces the one of the largest id.
+    /// Places in `ids`, in the order of the pieces' bytes; of equal pieces one.
     sorted: Vec<u32>,
     /// Where the pieces of each first byte begin in `sorted`; 257 places.
     first: Vec<u32>,
@@ -35,14 +36,23 @@ impl Pieces {
         Ok(())
     }
 
-    /// Puts what was pushed in order.
-    pub fn finished(mut self) -> Pieces {
+    /// Puts what was pushed in order; of equal pieces the last is found by its text, as in the library's tables.
+    pub fn finished(self) -> Pieces {
+        self.sorted(|a, b| b.cmp(&a))
+    }
+
+    /// The same where of equal pieces the first is found.
+    pub fn finished_first(self) -> Pieces {
+        self.sorted(|a, b| a.cmp(&b))
+    }
+
+    fn sorted(mut self, equal: impl Fn(u32, u32) -> Ordering) -> Pieces {
         self.text.shrink_to_fit();
         self.ends.shrink_to_fit();
         self.ids.shrink_to_fit();
         let mut sorted: Vec<u32> = (0..).take(self.ids.len()).collect();
-        // Of equal pieces the last comes first, and stays.
-        sorted.sort_unstable_by(|&a, &b| self.at(a).cmp(self.at(b)).then(b.cmp(&a)));
+        // Of equal pieces the one that comes first stays.
+        sorted.sort_unstable_by(|&a, &b| self.at(a).cmp(self.at(b)).then_with(|| equal(a, b)));
         sorted.dedup_by(|a, b| self.at(*a) == self.at(*b));
         sorted.shrink_to_fit();
         let begin = |byte: u16| {
@@ -77,15 +87,16 @@ impl Pieces {
     }
 
     /// Calls `each` with every piece that `text` begins with, shortest first: its bytes, its id.
-    pub fn prefixes(&self, text: &[u8], mut each: impl FnMut(usize, u32)) {
-        let Some(&byte) = text.first() else { return };
+    pub fn prefixes(&self, text: impl IntoIterator<Item = u8>, mut each: impl FnMut(usize, u32)) {
+        let mut text = text.into_iter().peekable();
+        let Some(&byte) = text.peek() else { return };
         let (first, byte) = (&self.first, usize::from(byte));
         let (Some(&low), Some(&high)) = (first.get(byte), first.get(byte + 1)) else {
             return;
         };
         let mut range = &self.sorted[low as usize..high as usize];
         let byte_at = |place: &u32, depth: usize| self.at(*place).as_bytes().get(depth).copied();
-        for (depth, &byte) in text.iter().enumerate() {
+        for (depth, byte) in text.enumerate() {
             // Pieces of one beginning mostly agree on the next byte, too: then none is left out.
             let ends = range.first().zip(range.last());
             if !ends.is_some_and(|(a, b)| [a, b].iter().all(|place| byte_at(place, depth) == Some(byte))) {
@@ -158,7 +169,7 @@ mod tests {
         assert!(pieces.iter().map(|(piece, _)| piece).eq(list));
         let begins = |text: &str| {
             let mut found = Vec::new();
-            pieces.prefixes(text.as_bytes(), |bytes, id| found.push((bytes, id)));
+            pieces.prefixes(text.bytes(), |bytes, id| found.push((bytes, id)));
             found
         };
         assert_eq!(begins("abcx"), [(1, 0), (2, 12), (3, 6)]);

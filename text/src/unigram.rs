@@ -79,7 +79,7 @@ impl Unigram {
                 }
             };
             let mut alone = false;
-            self.pieces.prefixes(&text.as_bytes()[start..], |length, id| {
+            self.pieces.prefixes(text[start..].bytes(), |length, id| {
                 offer(length, self.scores[id as usize], id);
                 alone |= length == c.len_utf8();
             });

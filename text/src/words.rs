@@ -32,7 +32,7 @@ impl WordPieces {
             let text = format!("{mark}{}", &word[start..]);
             let mut longest = None;
             self.pieces
-                .prefixes(text.as_bytes(), |bytes, id| longest = Some((bytes, id)));
+                .prefixes(text.bytes(), |bytes, id| longest = Some((bytes, id)));
             let Some((bytes, id)) = longest.filter(|&(bytes, _)| bytes > mark.len()) else {
                 return unknown();
             };

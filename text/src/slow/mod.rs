@@ -142,7 +142,7 @@ impl Slow {
                 let (vocabulary, unknown) = scored(vocab, file.model.unk_id, file.model.unk_token.as_deref())?;
                 Pieces::Albert(Box::new(Albert {
                     options: options.clone(),
-                    model: SentencePiece::new(vocabulary, unknown, options.sentencepiece.clone(), charsmap),
+                    model: SentencePiece::new(vocabulary, unknown, options.sentencepiece.clone(), charsmap)?,
                 }))
             }
             (Class::Bert(options), Vocabulary::Numbered(vocabulary)) => {
