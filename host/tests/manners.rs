@@ -319,7 +319,7 @@ fn what_a_server_lacks_is_told_before_it_is_shipped() {
     };
     let (stdout, _) = told(&mut install(&model), 0);
     assert!(
-        stdout.contains("it answers token ids at") && !stdout.contains("left from before"),
+        stdout.contains("it answers at /run/thimble.sock, to token ids") && !stdout.contains("left from before"),
         "{stdout}"
     );
     let other = dir.path().join("other.onnx");
@@ -331,7 +331,9 @@ fn what_a_server_lacks_is_told_before_it_is_shipped() {
     export("albert-deb", "other.onnx");
     let (stdout, _) = told(&mut install(&other), 0);
     assert!(
-        stdout.contains("texts and token ids") && stdout.contains("left from before") && stdout.contains("/model.onnx"),
+        stdout.contains(", to texts and token ids")
+            && stdout.contains("left from before")
+            && stdout.contains("/model.onnx"),
         "{stdout}"
     );
     let stderr = export("albert-brackets", "other");

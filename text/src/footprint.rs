@@ -17,7 +17,7 @@ const CHARSMAP: u64 = 6;
 /// What the library's own tables take beside a piece's text, of models that are kept there: two tables of strings, and the merges.
 const OF_LIBRARY: u64 = 400;
 /// What the rules of a slow tokenizer hold beside the library's list of its tokens.
-const OF_SLOW: u64 = 90;
+const OF_SLOW: u64 = 16;
 
 /// The same of the tokenizer of albert-base-v2: 30000 pieces of 223 KB with scores, and a character map.
 pub const ALBERT_RAM: u64 = SERVER + CODE + 30_000 * BESIDE_PIECE + 223_000 + 320_256 * CHARSMAP;

@@ -111,13 +111,13 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
     }
     if masked.iter().all(|unit| *unit == CHECK) {
         text += &format!(
-            "enabled thimble.socket and thimble.service: it answers {} at {}\n",
+            "enabled thimble.socket and thimble.service: it answers at {}, {}\n",
+            Scope::System.listens(),
             if takes_texts {
-                "texts and token ids"
+                "to texts and token ids"
             } else {
-                "token ids"
-            },
-            Scope::System.listens()
+                "to token ids"
+            }
         );
     }
     if payload.units().contains(&CHECK) && !masked.contains(&CHECK) {

@@ -16,7 +16,7 @@ pub use charsmap::CharsMap;
 pub use sentencepiece::{Algorithm, SPACE, SentencePieceRules, user_defined_score};
 pub use wordpiece::{CONTINUES, MOST_CHARACTERS, WordPieceRules};
 
-use super::{Library, guarded};
+use super::{Library, guarded, pieces};
 use added::{AddedToken, AddedTokens};
 use albert::Albert;
 use aligned::{Char, aligned, lower_one};
@@ -147,7 +147,7 @@ impl Slow {
             }
             (Class::Bert(options), Vocabulary::Numbered(vocabulary)) => {
                 let unknown = file.model.unk_token.ok_or("its model has no \"unk_token\"")?;
-                Pieces::Bert(Box::new(WordPiece::new(vocabulary, unknown, options.clone())))
+                Pieces::Bert(Box::new(WordPiece::new(numbered(vocabulary)?, unknown, options.clone())))
             }
             (Class::Bert(_), Vocabulary::Scored(_)) => {
                 return Err("its vocabulary has scores, a BertTokenizer's none".into());
@@ -251,6 +251,15 @@ impl Slow {
         first.truncate(a, params.stride.min(a.saturating_sub(1)), params.direction);
         second.truncate(b, params.stride.min(b.saturating_sub(1)), params.direction);
     }
+}
+
+/// A vocabulary of pieces and ids in little memory.
+fn numbered(vocabulary: HashMap<String, u32>) -> Result<pieces::Pieces, String> {
+    let mut list: Vec<(u32, String)> = vocabulary.into_iter().map(|(piece, id)| (id, piece)).collect();
+    list.sort_unstable();
+    let mut pieces = pieces::Pieces::default();
+    list.iter().try_for_each(|(id, piece)| pieces.push(piece, *id))?;
+    Ok(pieces.finished())
 }
 
 /// A vocabulary by id, and the unknown piece's id.
