@@ -148,7 +148,10 @@ fn the_boards_program_is_found_and_a_wrong_name_is_no_silence() {
     let (_, stderr) = told(&mut package("d.deb"), 0);
     assert!(stderr.contains("thimble-device-aarch64 (your data folder)"), "{stderr}");
     let (_, stderr) = told(package("c.deb").args(["-q", "--device-program", "named"]), 0);
-    assert_eq!(stderr, "");
+    assert!(
+        stderr.starts_with("warning: ") && stderr.lines().count() == 1,
+        "{stderr}"
+    );
     assert!(
         ["a.deb", "b.deb", "c.deb"]
             .iter()
@@ -336,12 +339,12 @@ fn what_a_server_lacks_is_told_before_it_is_shipped() {
             && stdout.contains("/model.onnx"),
         "{stdout}"
     );
-    let stderr = export("albert-brackets", "other");
+    let stderr = export("wild/c05_spiece_only", "other");
     assert!(
         stderr.contains("warning: other.tokenizer.json is the tokenizer of other.onnx, too"),
         "{stderr}"
     );
-    assert!(!export("albert-brackets", "other").contains("is the tokenizer of"));
+    assert!(!export("wild/c05_spiece_only", "other").contains("is the tokenizer of"));
 }
 
 #[test]

@@ -30,6 +30,24 @@ struct Best {
     start: Option<usize>,
 }
 
+impl Best {
+    /// Takes a way that begins at `start`, if it is better; false where it is and its piece is none.
+    fn offer(&mut self, start: usize, score: f64, piece: impl FnOnce() -> Option<u32>) -> bool {
+        if self.start.is_some() && score <= self.score {
+            return true;
+        }
+        let Some(id) = piece() else { return false };
+        *self = Best {
+            id,
+            score,
+            start: Some(start),
+        };
+        true
+    }
+}
+
+const NO_UNKNOWN: &str = "a character has no piece, and the model no \"unk_id\"";
+
 impl Unigram {
     pub fn new(
         vocabulary: Scored,
@@ -68,26 +86,14 @@ impl Unigram {
         let mut best = vec![unset; text.len() + 1];
         for (start, c) in text.char_indices() {
             let so_far = best[start].score;
-            let mut offer = |length: usize, score: f64, id: u32| {
-                let (end, score) = (&mut best[start + length], score + so_far);
-                if end.start.is_none() || score > end.score {
-                    *end = Best {
-                        id,
-                        score,
-                        start: Some(start),
-                    };
-                }
-            };
             let mut alone = false;
             self.pieces.prefixes(text[start..].bytes(), |length, id| {
-                offer(length, self.scores[id as usize], id);
+                best[start + length].offer(start, self.scores[id as usize] + so_far, || Some(id));
                 alone |= length == c.len_utf8();
             });
-            if !alone {
-                let unknown = self
-                    .unknown
-                    .ok_or("a character has no piece, and the model no \"unk_id\"")?;
-                offer(c.len_utf8(), self.least - UNKNOWN_PENALTY, unknown);
+            let unknown = self.least - UNKNOWN_PENALTY + so_far;
+            if !alone && !best[start + c.len_utf8()].offer(start, unknown, || self.unknown) {
+                return Err(NO_UNKNOWN.into());
             }
         }
         let mut ranges: Vec<Range<usize>> = Vec::new();
@@ -122,9 +128,7 @@ impl Unigram {
             match piece.bytes().map(byte).collect::<Option<Vec<Token>>>() {
                 Some(bytes) if self.byte_fallback => tokens.extend(bytes),
                 _ => {
-                    let unknown = self
-                        .unknown
-                        .ok_or("a character has no piece, and the model no \"unk_id\"")?;
+                    let unknown = self.unknown.ok_or(NO_UNKNOWN)?;
                     tokens.push(Token::new(unknown, piece.to_string(), place));
                 }
             }

@@ -147,7 +147,11 @@ impl Slow {
             }
             (Class::Bert(options), Vocabulary::Numbered(vocabulary)) => {
                 let unknown = file.model.unk_token.ok_or("its model has no \"unk_token\"")?;
-                Pieces::Bert(Box::new(WordPiece::new(numbered(vocabulary)?, unknown, options.clone())))
+                Pieces::Bert(Box::new(WordPiece::new(
+                    numbered(vocabulary)?,
+                    unknown,
+                    options.clone(),
+                )))
             }
             (Class::Bert(_), Vocabulary::Scored(_)) => {
                 return Err("its vocabulary has scores, a BertTokenizer's none".into());

@@ -3,8 +3,8 @@
 
 use super::aligned::{Char, decompose, is_space, lower, normal_form_c, string, within, words};
 use super::tables;
-use serde::{Deserialize, Serialize};
 use crate::pieces::Pieces;
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
 /// BertTokenizer's options, under its own names.
