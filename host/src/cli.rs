@@ -24,7 +24,7 @@ use thimble_shared::{built, files};
 /// What `thimble --help` ends in.
 const FIRST_STEPS: &str = "\
 First steps:
-  thimble shrink MODEL --budget 12MiB -o small.onnx          a file of that size, with the least loss
+  thimble shrink MODEL --budget 12MiB -o small.onnx          lose the least in that size
   thimble run small.onnx --text \"…\"                         try it here
   thimble deploy small.onnx --to pi@kitchen --target pi-4    measure it on a board
 
