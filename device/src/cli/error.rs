@@ -50,6 +50,7 @@ pub enum CliError {
         problem: String,
     },
     /// No tokenizer was named, and none lies beside the model.
+    #[cfg(feature = "text")]
     #[error(
         "{file}: --text needs the tokenizer that lies beside the model ({beside}); name one with --tokenizer or give --ids"
     )]

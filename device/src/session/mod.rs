@@ -149,6 +149,7 @@ pub struct Session {
     pub(crate) held: Held,
     locked: bool,
     /// The process does nothing else.
+    #[cfg(feature = "text")]
     whole_process: bool,
     /// What the program needs beside the model and activations, by what was resident before the model was opened; bytes.
     program: u64,
@@ -214,6 +215,7 @@ impl Session {
             load_ms,
             held,
             locked: options.lock,
+            #[cfg(feature = "text")]
             whole_process: options.whole_process,
             program,
         })
