@@ -53,6 +53,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+const USAGE: &str = "usage: albert_base_rand DIR [--manifest FILE]; writes 47 MB into DIR";
+
 fn arguments() -> Result<(PathBuf, PathBuf)> {
     let mut dir = None;
     let mut manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/albert-base-rand/manifest.json");
@@ -60,13 +62,15 @@ fn arguments() -> Result<(PathBuf, PathBuf)> {
     while let Some(arg) = args.next() {
         if arg == "--manifest" {
             manifest = args.next().ok_or("--manifest needs a path")?.into();
+        } else if arg.as_encoded_bytes().starts_with(b"-") {
+            return Err(USAGE.into());
         } else if dir.is_none() {
             dir = Some(PathBuf::from(arg));
         } else {
             return Err("one directory only".into());
         }
     }
-    Ok((dir.ok_or("usage: albert_base_rand DIR [--manifest FILE]")?, manifest))
+    Ok((dir.ok_or(USAGE)?, manifest))
 }
 
 /// The file as the `safetensors` crate would write it: tensors sorted by name, header padded with spaces to 8 bytes.

@@ -19,7 +19,22 @@ use thimble_device::block_cache;
 use thimble_device::image::pages;
 use thimble_device::image::sigbus;
 use thimble_device::session;
-use thimble_shared::files;
+use thimble_shared::{built, files};
+
+/// What `thimble --help` ends in.
+const FIRST_STEPS: &str = "\
+First steps:
+  thimble shrink MODEL --budget 12MiB -o small.onnx          lose the least in that size
+  thimble run small.onnx --text \"…\"                         try it here
+  thimble deploy small.onnx --to pi@kitchen --target pi-4    measure it on a board
+
+The commands, by what they are for:
+  a model's file       shrink, export, slim, graft, inspect, verify, run
+  a board              targets, emulate, deploy, ask, undeploy, report
+  many boards          package, install
+  thimble itself       doctor, completions, man
+
+Exit codes: 0 yes; 1 a clear no (over budget, below agreement, different); 2 usage, I/O or malformed input.";
 
 /// Fits ALBERT on an ARM board: one ONNX file under a byte budget, with the least measured loss.
 #[derive(Debug, Parser)]
@@ -29,7 +44,7 @@ use thimble_shared::files;
     long_version = LONG_VERSION.as_str(),
     max_term_width = 120,
     about = "Fits ALBERT on an ARM board: one ONNX file under a byte budget, with the least measured loss",
-    after_help = "Exit codes: 0 yes; 1 a clear no (over budget, below agreement, different); 2 usage, I/O or malformed input."
+    after_help = FIRST_STEPS
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -47,9 +62,9 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     format!(
         "{}\ncommit: {}\ntract: {}\nbuilt for: {}",
         env!("CARGO_PKG_VERSION"),
-        env!("THIMBLE_COMMIT"),
+        built::COMMIT,
         session::TRACT,
-        env!("THIMBLE_TRIPLE"),
+        built::TARGET,
     )
 });
 
@@ -93,8 +108,12 @@ fn arguments(given: Vec<OsString>) -> Result<Filled, String> {
 }
 
 /// The command line, or the end of the program: help, a version, or what is wrong with it.
-fn parse(arguments: &[OsString]) -> Cli {
-    Cli::try_parse_from(arguments).unwrap_or_else(|mut error| {
+fn parse(filled: &Filled) -> Cli {
+    Cli::try_parse_from(&filled.arguments).unwrap_or_else(|mut error| {
+        // What is wrong may stand in the file.
+        if !filled.taken.is_empty() {
+            say(&filled.note());
+        }
         let wrong = match error.get(ContextKind::InvalidSubcommand) {
             Some(ContextValue::String(word)) => word.clone(),
             _ => String::new(),
@@ -249,14 +268,14 @@ pub fn main_with(given: Vec<OsString>) -> u8 {
         command,
         quiet,
         verbose,
-    } = parse(&filled.arguments);
+    } = parse(&filled);
     set_verbosity(match (quiet, verbose) {
         (true, _) => Verbosity::Quiet,
         (_, true) => Verbosity::Verbose,
         _ => Verbosity::Usual,
     });
     if !filled.taken.is_empty() {
-        remark(&format!("note: from {}: {}", defaults::FILE, filled.taken.join(", ")));
+        remark(&filled.note());
     }
     // What the start took of the program is no part of a command's memory.
     pages::forget_program();
@@ -279,6 +298,10 @@ pub fn main_with(given: Vec<OsString>) -> u8 {
             }
         }
         Err(error) => {
+            // Whoever reads that a value is wrong has to know where it stands.
+            if quiet && !filled.taken.is_empty() {
+                say(&filled.note());
+            }
             say(&format!("error: {}", one_line(error.as_ref())));
             2
         }
@@ -288,6 +311,17 @@ pub fn main_with(given: Vec<OsString>) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_help_groups_every_command() {
+        let listed: Vec<&str> = FIRST_STEPS.split(|c: char| !c.is_alphanumeric()).collect();
+        for command in Cli::command()
+            .get_subcommands()
+            .filter(|command| command.get_name() != "help")
+        {
+            assert!(listed.contains(&command.get_name()), "{}", command.get_name());
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -89,6 +89,11 @@ fn spoilt_lines_name_file_line_and_field() {
         ("albert-deb", "{", "line 1: invalid JSON"),
         (
             "albert-deb",
+            "\"text\": \"a\"}\n{\"text\": \"b\", \"label\": \"perl\"}\n{\"text\": \"c\"}\n",
+            "line 1: is no JSON object, and most lines after it are",
+        ),
+        (
+            "albert-deb",
             "{\"txt\": \"a\"}",
             "line 1: has neither \"text\" nor \"input_ids\"",
         ),

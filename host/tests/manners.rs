@@ -72,7 +72,11 @@ fn outputs_that_cannot_be_are_refused_before_the_work() {
     let deb = fixture("albert-deb");
     let model = exported(dir.path());
     fs::write(dir.path().join("file"), "x").unwrap();
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 7] = [
+        (
+            &["export", "SRC", "-o", "/proc/x.onnx"],
+            "nothing can be written in /proc",
+        ),
         (
             &["export", "SRC", "-o", "no/x.onnx"],
             "no/x.onnx: there is no folder no; make it first",
@@ -144,7 +148,10 @@ fn the_boards_program_is_found_and_a_wrong_name_is_no_silence() {
     let (_, stderr) = told(&mut package("d.deb"), 0);
     assert!(stderr.contains("thimble-device-aarch64 (your data folder)"), "{stderr}");
     let (_, stderr) = told(package("c.deb").args(["-q", "--device-program", "named"]), 0);
-    assert_eq!(stderr, "");
+    assert!(
+        stderr.starts_with("warning: ") && stderr.lines().count() == 1,
+        "{stderr}"
+    );
     assert!(
         ["a.deb", "b.deb", "c.deb"]
             .iter()
@@ -200,6 +207,144 @@ fn what_a_project_has_in_common_is_taken_from_its_file() {
         "{stderr}"
     );
     told(thimble(dir.path()).arg("targets"), 0);
+    // A wrong value names the file that has it, also where notes are left out.
+    fs::write(dir.path().join("thimble.toml"), "target = \"pi4\"\n").unwrap();
+    let (_, stderr) = told(thimble(dir.path()).args(["-q", "emulate", "y.onnx"]), 2);
+    assert!(
+        stderr.contains("from thimble.toml: target pi4") && stderr.contains("pi-4"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn options_that_lack_are_named_with_all_that_would_do() {
+    let dir = TempDir::new().unwrap();
+    let model = exported(dir.path());
+    let cases: [(&[&str], &[&str]); 5] = [
+        (
+            &["shrink", "MODEL", "-o", "x.onnx"],
+            &[
+                "--budget",
+                "--max-ram",
+                "--max-latency",
+                "--min-agreement",
+                "--frontier",
+            ],
+        ),
+        (&["run", "MODEL"], &["--text", "--texts", "--ids"]),
+        (&["run", "MODEL", "--ids", "2,x"], &["--ids", "'2,x'", "like 2,17,3"]),
+        (&["install", "MODEL"], &["--rootfs", "--image"]),
+        (
+            &["deploy", "MODEL"],
+            &["--to", "--target", "--inventory", "thimble.toml"],
+        ),
+    ];
+    for (arguments, wants) in cases {
+        let mut command = thimble(dir.path());
+        command.args(arguments.iter().map(|word| match *word {
+            "MODEL" => model.clone().into_os_string(),
+            word => word.into(),
+        }));
+        let (_, stderr) = told(&mut command, 2);
+        assert!(wants.iter().all(|want| stderr.contains(want)), "{stderr}");
+    }
+    let (_, stderr) = told(
+        thimble(dir.path()).args(["emulate", "x", "--target", "pi-4", "--max-ram", "24"]),
+        2,
+    );
+    assert!(stderr.contains("24MiB"), "{stderr}");
+    let (_, stderr) = told(thimble(dir.path()).arg("report").arg(&model), 2);
+    assert!(stderr.contains("is a model, no bench report"), "{stderr}");
+}
+
+#[test]
+fn lines_of_a_file_are_run_and_empty_texts_are_warned_of() {
+    let dir = TempDir::new().unwrap();
+    let deb = fixture("albert-deb");
+    fs::write(dir.path().join("lines"), "perl module\n\n  \nruby gem\n").unwrap();
+    let run = |options: &[&str]| {
+        let mut command = thimble(dir.path());
+        command.arg("run").arg(&deb).args(options);
+        command
+    };
+    let (stdout, _) = told(&mut run(&["--texts", "lines"]), 0);
+    let texts: Vec<&str> = stdout.lines().filter(|line| !line.starts_with("  ")).collect();
+    assert_eq!(texts, ["perl module", "ruby gem"]);
+    let (stdout, _) = told(&mut run(&["--texts", "lines", "--json"]), 0);
+    let answers: Vec<serde_json::Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (alone, _) = told(&mut run(&["--text", "ruby gem", "--json"]), 0);
+    assert_eq!(answers[1], serde_json::from_str::<serde_json::Value>(&alone).unwrap());
+    for text in ["", "  "] {
+        let (_, stderr) = told(&mut run(&["--text", text]), 0);
+        assert!(stderr.contains("warning: a text is empty or blank"), "{stderr}");
+    }
+    // A tokenizer that lies elsewhere.
+    told(
+        run(&["--text", "perl"])
+            .arg("--tokenizer")
+            .arg(deb.join("tokenizer.json")),
+        0,
+    );
+}
+
+#[test]
+fn what_a_server_lacks_is_told_before_it_is_shipped() {
+    let dir = TempDir::new().unwrap();
+    program(&dir.path().join("device"));
+    let model = exported(dir.path());
+    let device = ["--device-program", "device"];
+    let package = |options: &[&str]| {
+        let mut command = thimble(dir.path());
+        command
+            .arg("package")
+            .arg(&model)
+            .args(["-o", "x.deb"])
+            .args(device)
+            .args(options);
+        command
+    };
+    let (_, stderr) = told(&mut package(&[]), 0);
+    assert!(stderr.contains("takes token ids only"), "{stderr}");
+    let (_, stderr) = told(&mut package(&["--max-ram", "1MiB"]), 0);
+    assert!(stderr.contains("warning: --max-ram 1.0 MiB is below"), "{stderr}");
+    // What an earlier install left is named; so is a tokenizer that two models would share.
+    let root = dir.path().join("root");
+    fs::create_dir_all(root.join("etc")).unwrap();
+    fs::write(root.join("etc/os-release"), "ID=debian\n").unwrap();
+    let install = |model: &Path| {
+        let mut command = thimble(dir.path());
+        command
+            .arg("install")
+            .arg(model)
+            .args(["--rootfs", "root"])
+            .args(device);
+        command
+    };
+    let (stdout, _) = told(&mut install(&model), 0);
+    assert!(
+        stdout.contains("it answers at /run/thimble.sock, to token ids") && !stdout.contains("left from before"),
+        "{stdout}"
+    );
+    let other = dir.path().join("other.onnx");
+    let export = |source: &str, output: &str| {
+        let mut command = thimble(dir.path());
+        command.arg("export").arg(fixture(source)).args(["-o", output]);
+        told(&mut command, 0).1
+    };
+    export("albert-deb", "other.onnx");
+    let (stdout, _) = told(&mut install(&other), 0);
+    assert!(
+        stdout.contains(", to texts and token ids")
+            && stdout.contains("left from before")
+            && stdout.contains("/model.onnx"),
+        "{stdout}"
+    );
+    let stderr = export("wild/c05_spiece_only", "other");
+    assert!(
+        stderr.contains("warning: other.tokenizer.json is the tokenizer of other.onnx, too"),
+        "{stderr}"
+    );
+    assert!(!export("wild/c05_spiece_only", "other").contains("is the tokenizer of"));
 }
 
 #[test]

@@ -189,7 +189,11 @@ fn texts_without_known_tokens_and_tokenizers_that_are_too_small_are_told() {
         ("the", false),
     ];
     for (text, unknown) in cases {
-        assert_eq!(own.encode(text, None).unwrap().unknown, unknown, "{text}");
+        let encoded = own.encode(text, None).unwrap();
+        assert_eq!((encoded.unknown, encoded.empty), (unknown, text.is_empty()), "{text}");
+    }
+    for (text, pair, empty) in [("  \n", None, true), ("the", Some(""), true), ("the", Some("a"), false)] {
+        assert_eq!(own.encode(text, pair).unwrap().empty, empty, "{text:?} {pair:?}");
     }
     // 500 tokens: rows they are padded to, some more, and another model's.
     let rows = [

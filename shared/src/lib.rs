@@ -61,6 +61,7 @@ pub const ANSWER_SCHEMA: u32 = 1;
 
 pub mod artifact;
 pub mod board;
+pub mod built;
 pub mod decode;
 pub mod dtype;
 pub mod file_kind;

@@ -173,9 +173,8 @@ def options(thimble):
         if program == "thimble":
             done = thimble.run(command, "--help")
             return frozenset(re.findall(r"^\s+(?:-\w, )?(--[\w-]+)", done.stdout, re.M)) | {"--help"}
-        lines = thimble.run("--help", program=thimble.device).stdout.splitlines()
-        rows = [re.match(r"\s+(--[\w-]+).*\[([\w, ]+)\]$", line) for line in lines]
-        return frozenset(row[1] for row in rows if row and command in row[2].split(", ")) | {"--help", "--version"}
+        done = thimble.run(command, "--help", program=thimble.device)
+        return frozenset(re.findall(r"^  (?:-\w, )?(--[\w-]+)", done.stdout, re.M))
 
     return of
 

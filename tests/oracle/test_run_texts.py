@@ -33,6 +33,21 @@ def test_a_text_is_answered_as_on_the_desk_or_refused(thimble, models):
             assert ("was cut" in there.stderr) == ("was cut" in desk.stderr) == (text == [WORDS * 60])
 
 
+def test_what_nobody_said_is_told(thimble, models):
+    model = models.export("albert-deb")
+    assert "the tokens are made up" in board(thimble, model).stderr
+    assert not board(thimble, model, "--ids", "2,17,3").stderr
+    if is_lean(thimble):
+        return
+    assert "a text is empty or blank" in board(thimble, model, "--text", " ").stderr
+    asked = '{"id": "blank", "text": " "}\n{"id": "perl", "text": "perl"}\n'
+    answers = map(json.loads, thimble.run("serve", model, program=thimble.device, input=asked).stdout.splitlines())
+    empty = {answer["id"]: answer.get("empty", False) for answer in answers}
+    assert empty == {"blank": True, "perl": False}
+    info = json.loads(thimble.run("info", model, "--json", program=thimble.device).stdout)["predicted"]
+    assert info["tokenizer"] > 1 << 20
+
+
 def test_each_line_of_a_file_of_texts_is_answered(thimble, models, tmp_path):
     if is_lean(thimble):
         pytest.skip("the lean program takes no texts")

@@ -28,7 +28,7 @@ def test_balance_says_which_maps_are_multiplied_in_f32_and_what_that_takes(thimb
     assert wide == {f["name"]: f["format"] for f in said["families"] if f["name"] in wide}
     assert wide and not set(wide.values()) & INTEGERS
     assert all(time > 1 for time in said["trade"]["time"].values())
-    done = thimble.run("shrink", models.source("albert-tiny-groups"), "--budget", "100MiB", "--dry-run", "-o", tmp_path / "x.onnx")
+    done = thimble.run("shrink", models.source("albert-tiny-groups"), "--budget", "100MiB", "--dry-run", "-v", "-o", tmp_path / "x.onnx")
     line = next(line for line in done.stdout.splitlines() if line.startswith("arithmetic: "))
     assert all(f"{name} ({format})" in line for name, format in wide.items()), line
 

@@ -21,11 +21,18 @@
 #![warn(missing_docs)]
 
 pub mod answer;
+mod footprint;
 mod outline;
+mod piece_model;
+mod pieces;
 pub mod questions;
 pub mod slow;
+mod unigram;
+mod words;
 
+pub use footprint::{ALBERT_RAM, ram};
 pub use outline::{LONGEST_PIECE, MAX_LENGTH};
+pub use piece_model::PieceModel;
 use slow::{Slow, SlowRules};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,7 +43,14 @@ use thimble_shared::decode::{Windows, excerpt};
 use thimble_shared::files;
 use thimble_shared::model::{AnswerKind, Config};
 use tokenizers::utils::truncation::{TruncationStrategy, truncate_encodings};
-use tokenizers::{Encoding, PostProcessor, Tokenizer as Library, TruncationParams};
+use tokenizers::{
+    DecoderWrapper, Encoding, NormalizerWrapper, PostProcessor, PostProcessorWrapper, PreTokenizerWrapper,
+    TokenizerImpl, TruncationParams,
+};
+
+/// The tokenizers library's tokenizer, whose vocabulary is kept in little memory.
+pub type Library =
+    TokenizerImpl<PieceModel, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
 /// Why a text cannot be split. `path` is always the tokenizer.json.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +142,7 @@ impl Splitter {
             let (slow, library) = Slow::read(json)?;
             (Some(slow), library)
         } else {
-            let mut library = guarded(|| Library::from_bytes(json))?;
+            let mut library: Library = guarded(|| Ok(serde_json::from_slice(json)?))?;
             library.with_padding(None);
             library.with_truncation(None).map_err(|e| e.to_string())?;
             (None, library)
@@ -257,6 +271,8 @@ pub struct Encoded {
     pub truncated: bool,
     /// Whether nothing but unknown tokens came of it.
     pub unknown: bool,
+    /// Whether the text, or one of a pair, gave no token: it is empty or blank.
+    pub empty: bool,
 }
 
 impl Encoded {
@@ -445,6 +461,7 @@ impl Tokenizer {
             places: places.collect(),
             truncated: !encoding.get_overflowing().is_empty(),
             unknown: self.is_unknown(encoding),
+            empty: is_empty(encoding, if pair.is_some() { 2 } else { 1 }),
         })
     }
 
@@ -500,6 +517,22 @@ impl Tokenizer {
     pub fn token(&self, id: i64) -> Option<String> {
         u32::try_from(id).ok().and_then(|id| self.inner.library.id_to_token(id))
     }
+}
+
+/// Whether one of the first `texts` sequences has no token of its own; a space of SentencePiece's alone says nothing.
+fn is_empty(encoding: &Encoding, texts: usize) -> bool {
+    let sequences = encoding.get_sequence_ids();
+    let all = sequences
+        .iter()
+        .zip(encoding.get_tokens())
+        .zip(encoding.get_special_tokens_mask());
+    let mut says = vec![false; texts];
+    for ((sequence, token), special) in all {
+        if let Some(says) = sequence.and_then(|sequence| says.get_mut(sequence)) {
+            *says |= *special == 0 && token != "▁";
+        }
+    }
+    says.contains(&false)
 }
 
 thread_local! {

@@ -68,7 +68,7 @@ pub fn rows(
     }
 }
 
-/// What a user is warned of: texts that were cut, and those that the tokenizer does not know.
+/// What a user is warned of: texts that were cut, those that the tokenizer does not know, and those that are none.
 pub fn warnings(tokenizer: &Tokenizer, rows: &[Vec<Encoded>]) -> Vec<String> {
     let mut warnings = Vec::new();
     if rows.iter().flatten().any(|e| e.truncated) {
@@ -76,6 +76,9 @@ pub fn warnings(tokenizer: &Tokenizer, rows: &[Vec<Encoded>]) -> Vec<String> {
             "the text is longer than the model's {} positions and was cut",
             tokenizer.max_length()
         ));
+    }
+    if rows.iter().flatten().any(|e| e.empty) {
+        warnings.push("a text is empty or blank: the answer is to special tokens alone".to_string());
     }
     if rows.iter().flatten().any(|e| e.unknown) {
         warnings

@@ -161,7 +161,12 @@ pub fn write(line: &mut Vec<u8>, frame: Frame, asked: &Infer, place: Place, mode
             rows => json.list(rows.iter().map(|row| &row.ids)),
         }
     }
-    for (name, holds) in [("truncated", asked.truncated), ("unknown", asked.unknown)] {
+    let flags = [
+        ("truncated", asked.truncated),
+        ("unknown", asked.unknown),
+        ("empty", asked.empty),
+    ];
+    for (name, holds) in flags {
         if holds {
             json.key("", name);
             json.value(&true);

@@ -40,6 +40,8 @@ pub struct Infer {
     pub truncated: bool,
     /// A text became nothing but unknown tokens.
     pub unknown: bool,
+    /// A text was empty or blank.
+    pub empty: bool,
     /// `at` are the mask tokens of the text.
     pub blanks: bool,
     /// Text and pair, where the answer quotes them.
@@ -280,6 +282,7 @@ impl Model {
             let (rows, cut) = self.texts.windows(text, context)?;
             infer.rows = rows;
             infer.unknown = cut.unknown;
+            infer.empty = cut.empty;
             infer.texts = vec![text.to_string(), context.to_string()];
             return Ok(infer);
         }
@@ -293,6 +296,7 @@ impl Model {
             infer.rows.push(row);
             infer.truncated |= cut.truncated;
             infer.unknown |= cut.unknown;
+            infer.empty |= cut.empty;
             self.bounded(infer.rows.len() + after, infer.longest())?;
         }
         Ok(infer)

@@ -12,6 +12,8 @@ pub struct Cut {
     pub truncated: bool,
     /// Nothing but unknown tokens is left.
     pub unknown: bool,
+    /// A text is empty or blank.
+    pub empty: bool,
 }
 
 #[cfg(feature = "text")]
@@ -19,6 +21,7 @@ mod with {
     use super::*;
     use crate::image::mmap::ModelFile;
     use crate::session::SessionError;
+    use std::path::PathBuf;
     use thimble_text::{Encoded, Tokenizer, tokenizer_beside};
 
     pub struct Texts {
@@ -47,36 +50,54 @@ mod with {
         }
     }
 
-    /// The tokenizer named, or the one the model was written with, where that lies beside it; and what whoever named none should know.
+    /// Where the tokenizer named is, or the one the model was written with, where that lies beside it; and what whoever named none
+    /// should know.
+    fn found(
+        session: &Session,
+        named: Option<&Path>,
+        caller: Caller,
+    ) -> Result<(Option<PathBuf>, Option<String>), ResponderError> {
+        let beside = tokenizer_beside(&session.file);
+        match named {
+            Some(path) => return Ok((Some(path.to_path_buf()), None)),
+            None if !beside.exists() => return Ok((None, None)),
+            None => {}
+        }
+        let own = &session.engine.artifact().provenance.tokenizer_sha256;
+        let found = ModelFile::open(&beside).and_then(|file| file.sha256());
+        if own.as_ref() == Some(&found.map_err(SessionError::from)?) {
+            return Ok((Some(beside), None));
+        }
+        let any = match caller {
+            Caller::Server => "--tokenizer takes any",
+            Caller::Program => "the option tokenizer takes any",
+        };
+        let beside = beside.display();
+        let note = format!("note: {beside} is not the tokenizer the model was written with and is ignored; {any}");
+        Ok((None, Some(note)))
+    }
+
+    /// The tokenizer that is found; and what whoever named none should know.
     pub fn tokenizer(
         session: &Session,
         named: Option<&Path>,
         caller: Caller,
     ) -> Result<(Option<Tokenizer>, Vec<String>), ResponderError> {
-        let beside = tokenizer_beside(&session.file);
-        let path = match named {
-            Some(path) => path,
-            None if !beside.exists() => return Ok((None, vec![])),
-            None => {
-                let own = &session.engine.artifact().provenance.tokenizer_sha256;
-                let found = ModelFile::open(&beside).and_then(|file| file.sha256());
-                if own.as_ref() != Some(&found.map_err(SessionError::from)?) {
-                    let any = match caller {
-                        Caller::Server => "--tokenizer takes any",
-                        Caller::Program => "the option tokenizer takes any",
-                    };
-                    let note = format!(
-                        "note: {} is not the tokenizer the model was written with and is ignored; {any}",
-                        beside.display()
-                    );
-                    return Ok((None, vec![note]));
-                }
-                &beside
-            }
+        let (path, note) = found(session, named, caller)?;
+        let Some(path) = path else {
+            return Ok((None, note.into_iter().collect()));
         };
-        let tokenizer = Tokenizer::open(path, session.engine.config())?;
+        let tokenizer = Tokenizer::open(&path, session.engine.config())?;
+        session.settle();
         let scarce = tokenizer.scarce().map(|scarce| format!("warning: {scarce}"));
         Ok((Some(tokenizer), scarce.into_iter().collect()))
+    }
+
+    /// RAM that texts take with the tokenizer beside the model, bytes; 0 where there is none.
+    pub fn ram(session: &Session) -> u64 {
+        let path = found(session, None, Caller::Server).ok().and_then(|(path, _)| path);
+        let json = path.and_then(|path| thimble_text::read(&path).ok());
+        json.map_or(0, |json| thimble_text::ram(&json))
     }
 
     impl Texts {
@@ -103,6 +124,7 @@ mod with {
             let cut = Cut {
                 truncated: encoded.truncated,
                 unknown: encoded.unknown,
+                empty: encoded.empty,
             };
             Ok((sequence(encoded), cut))
         }
@@ -116,6 +138,7 @@ mod with {
             let cut = Cut {
                 truncated: false,
                 unknown: windows.iter().any(|w| w.unknown),
+                empty: windows.iter().any(|w| w.empty),
             };
             Ok((windows.into_iter().map(sequence).collect(), cut))
         }
@@ -133,6 +156,11 @@ mod with {
 #[cfg(not(feature = "text"))]
 mod without {
     use super::*;
+
+    /// Nothing: there are no texts.
+    pub fn ram(_session: &Session) -> u64 {
+        0
+    }
 
     pub struct Texts {
         missing: &'static str,
@@ -183,6 +211,6 @@ mod without {
 }
 
 #[cfg(feature = "text")]
-pub use with::{Texts, tokenizer};
+pub use with::{Texts, ram, tokenizer};
 #[cfg(not(feature = "text"))]
-pub use without::Texts;
+pub use without::{Texts, ram};

@@ -18,8 +18,8 @@ use thimble_shared::spelling::nearest;
 /// What the arguments ask for.
 #[derive(Debug, PartialEq)]
 pub enum Invocation {
-    /// `-h` or `--help`, wherever it stands.
-    Help,
+    /// `-h` or `--help`, wherever it stands; of the command before it, where there is one.
+    Help(Option<Command>),
     /// `-V` or `--version`.
     Version,
     /// A command with its options, checked against each other.
@@ -80,29 +80,72 @@ fn flags() -> impl Iterator<Item = &'static Flag> {
     FLAGS.iter().chain(&serve_flags::FLAGS)
 }
 
-/// The text of `--help`, from the table of options.
-pub fn help() -> String {
-    let mut text = String::from(
-        "thimble-device: run and measure a thimble model on this board\n\n\
-         Usage:\n  \
-         thimble-device info [FILE] [options]   describe the board and the model\n  \
-         thimble-device run FILE [options]      compute one pass; print or write the outputs\n  \
-         thimble-device bench FILE [options]    measure latency, memory, page faults and temperature\n  \
-         thimble-device serve FILE [options]    answer JSON lines on stdin or a socket until stopped\n  \
-         thimble-device ask [options]           ask a server at a socket; without a text each line of stdin\n\nOptions:\n",
-    );
+/// The text of `--help`, from the table of options: all of it, or what one command takes.
+pub fn help(command: Option<Command>) -> String {
+    let usage = |one: Command| match one {
+        Info => ("info [FILE] [options]", "describe the board and the model"),
+        Run => ("run FILE [options]", "compute one pass; print or write the outputs"),
+        Bench => (
+            "bench FILE [options]",
+            "measure latency, memory, page faults and temperature",
+        ),
+        Serve => (
+            "serve FILE [options]",
+            "answer JSON lines on stdin or a socket until stopped",
+        ),
+        Ask => (
+            "ask [options]",
+            "ask a server at a socket; without a text each line of stdin",
+        ),
+    };
+    let mut text = String::from("thimble-device: run and measure a thimble model on this board\n\nUsage:\n");
+    for one in Command::ALL
+        .into_iter()
+        .filter(|one| command.is_none_or(|wanted| wanted == *one))
+    {
+        let (line, what) = usage(one);
+        text += &format!("  thimble-device {line:<23} {what}\n");
+    }
+    text += "\nOptions:\n";
     let of_commands = FLAGS.iter().map(|flag| (flag, default_of(flag)));
     let of_server = serve_flags::FLAGS
         .iter()
         .map(|flag| (flag, serve_flags::default_of(flag)));
-    for (flag, default) in of_commands.chain(of_server) {
-        let help = flag.help.replace("{}", &default.unwrap_or_default());
-        let takers: Vec<&str> = flag.takes.iter().map(|c| c.name()).collect();
-        let left = format!("--{} {}", flag.name, flag.value);
-        text += &format!("  {left:<22} {help} [{}]\n", takers.join(", "));
+    let takes = |flag: &Flag| command.is_none_or(|command| flag.takes.contains(&command));
+    for (flag, default) in of_commands.chain(of_server).filter(|(flag, _)| takes(flag)) {
+        let mut help = flag.help.replace("{}", &default.unwrap_or_default());
+        if command.is_none() {
+            let takers: Vec<&str> = flag.takes.iter().map(|c| c.name()).collect();
+            help += &format!(" [{}]", takers.join(", "));
+        }
+        text += &option(&format!("--{} {}", flag.name, flag.value), &help);
     }
-    text + "  -h, --help             print this text\n  -V, --version          print the version\n\n\
-            Exit codes: 0 yes, 1 a limit does not hold, 2 usage, I/O or malformed input.\n"
+    text += &option("-h, --help", "print this text; behind a command, what that takes");
+    text += &option("-V, --version", "print the version, and what was built");
+    text + "\nExit codes: 0 yes, 1 a limit does not hold, 2 usage, I/O or malformed input.\n"
+}
+
+/// Columns of the help.
+const WIDTH: usize = 100;
+
+/// An option and its help, whose lines begin below each other.
+fn option(name: &str, help: &str) -> String {
+    const LEFT: usize = 25;
+    let mut text = format!("  {name:<22} ");
+    let mut column = text.chars().count();
+    for word in help.split(' ') {
+        let length = word.chars().count();
+        if column > LEFT && column + 1 + length > WIDTH {
+            text += &format!("\n{:LEFT$}", "");
+            column = LEFT;
+        } else if column > LEFT {
+            text.push(' ');
+            column += 1;
+        }
+        text += word;
+        column += length;
+    }
+    text + "\n"
 }
 
 /// Reads the arguments, the program's name left out.
@@ -116,7 +159,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     let said = |e: lexopt::Error| UsageError(e.to_string());
     while let Some(argument) = parser.next().map_err(said)? {
         match argument {
-            Arg::Short('h') | Arg::Long("help") => return Ok(Invocation::Help),
+            Arg::Short('h') | Arg::Long("help") => return Ok(Invocation::Help(command)),
             Arg::Short('V') | Arg::Long("version") => return Ok(Invocation::Version),
             Arg::Value(word) if command.is_none() => {
                 let known = Command::ALL.into_iter().find(|c| word.to_str() == Some(c.name()));
@@ -178,7 +221,12 @@ fn set(flag: &'static str, command: Command, options: &mut Options, parser: &mut
         *switch = true;
         return Ok(());
     }
-    let raw = parser.value().map_err(|e| UsageError(e.to_string()))?;
+    let raw = parser
+        .value()
+        .map_err(|e| match flags().find(|known| known.name == flag) {
+            Some(known) => UsageError(format!("--{flag} lacks its value, as in --{flag} {}", known.value)),
+            None => UsageError(e.to_string()),
+        })?;
     match flag {
         "input" => options.input.file = Some(PathBuf::from(raw)),
         "texts" => options.texts.file = Some(PathBuf::from(raw)),
@@ -229,7 +277,7 @@ fn set_text(flag: &str, command: Command, options: &mut Options, text: &str) -> 
             let digest = digest.then(|| text.to_ascii_lowercase());
             options.sha256 = Some(digest.ok_or("64 hexadecimal digits are needed, as sha256sum prints them")?);
         }
-        "max-ram" => options.bench.max_ram = Some(size(text)?),
+        "max-ram" => options.bench.max_ram = Some(ram(text)?),
         "spread" => {
             let percent = text.parse::<f64>().ok().filter(|p| (0.01..=100.0).contains(p));
             options.bench.spread_percent = Some(percent.ok_or("a percentage from 0.01 to 100 is needed")?);
@@ -270,6 +318,16 @@ fn size(text: &str) -> Result<u64, String> {
     text.parse::<bytesize::ByteSize>()
         .map(|size| size.as_u64())
         .map_err(|_| "a size is needed, like 24MiB (of 1024), 24MB (of 1000), or bytes".to_string())
+}
+
+/// A size of RAM: one without a unit that holds no program had one in mind.
+fn ram(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        bytes if bytes < 1 << 10 => Err(format!(
+            "{bytes} bytes hold no program; with a unit it is {bytes}MiB or {bytes}KiB"
+        )),
+        bytes => Ok(bytes),
+    }
 }
 
 fn check(command: Command, options: &Options) -> Result<(), UsageError> {
@@ -371,7 +429,13 @@ mod tests {
         };
         assert!(out.input.file.is_some() && out.output.is_some() && out.file.is_some());
         assert_eq!(parsed("info"), Ok(Invocation::Do(Info, Box::default())));
-        assert_eq!(parsed("bench --help"), Ok(Invocation::Help));
+        assert_eq!(parsed("bench --help"), Ok(Invocation::Help(Some(Bench))));
+        assert_eq!(parsed("--help"), Ok(Invocation::Help(None)));
+        for command in [None, Some(Bench), Some(Serve)] {
+            let text = help(command);
+            assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        }
+        assert!(help(Some(Bench)).contains("--runs") && !help(Some(Bench)).contains("--socket"));
         assert_eq!(parsed("-V"), Ok(Invocation::Version));
     }
 
@@ -395,7 +459,7 @@ mod tests {
             ("serve m --sockte s", "did you mean --socket?"),
             ("bnech m", "did you mean bench?"),
             ("run m -x", "no option -x"),
-            ("run m --ids", "missing"),
+            ("run m --ids", "--ids lacks its value, as in --ids "),
             ("run m --ids 2,,3", "token ids are"),
             ("run m --ids 99999999999999999999", "token ids are"),
             ("run m --ids 1 --input x", "give one"),
@@ -411,6 +475,7 @@ mod tests {
             ("bench m --runs -1", "from 1 to"),
             ("bench m --threads 5000", "from 1 to 256"),
             ("bench m --max-ram lots", "a size is needed"),
+            ("bench m --max-ram 24", "24MiB"),
             ("bench m --max-p95 nan", "milliseconds"),
             ("bench m --max-p95 -3", "milliseconds"),
             ("bench m --lock=yes", "unexpected"),
@@ -461,7 +526,7 @@ mod tests {
 
     #[test]
     fn the_help_names_every_option() {
-        let help = help();
+        let help = help(None);
         assert!(flags().all(|f| help.contains(&format!("--{}", f.name))));
         assert!(!help.contains("default )") && !help.contains("{}"), "{help}");
     }

@@ -65,5 +65,6 @@ pub enum CliError {
     #[error(
         "--{0}: this is the lean program, which takes token ids only; a thimble-device whose --version says \"with text\" takes texts"
     )]
+    #[cfg(not(feature = "text"))]
     NoText(&'static str),
 }

@@ -15,11 +15,12 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use thimble_shared::terminal;
+use thimble_shared::{built, terminal};
 
 use self::args::{Invocation, Options};
 use self::error::CliError;
 use self::flags::Command;
+use crate::answers::text;
 use crate::bench::report::{self, BenchOptions, Start};
 use crate::engine::tensors;
 #[cfg(target_os = "linux")]
@@ -46,13 +47,15 @@ pub fn main() -> ExitCode {
         Err(args::UsageError(message)) => return fail(&message),
     };
     let (text, code) = match request {
-        Invocation::Help => (args::help(), 0),
+        Invocation::Help(command) => (args::help(command), 0),
         Invocation::Version => (
             format!(
-                "thimble-device {} (tract {}, {})\n",
+                "thimble-device {} (tract {}, {})\ncommit: {}\nbuilt for: {}\n",
                 env!("CARGO_PKG_VERSION"),
                 session::TRACT,
-                if cfg!(feature = "text") { "with text" } else { "lean" }
+                if cfg!(feature = "text") { "with text" } else { "lean" },
+                built::COMMIT,
+                built::TARGET,
             ),
             0,
         ),
@@ -120,7 +123,8 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), CliError
     let text = match command {
         Command::Info => {
             let (model, engine) = (session.model(), session.engine_report());
-            let need = session.need(options.input.seq)?;
+            let (seq, need) = session.need(options.input.seq)?;
+            let need = (seq, need.with_tokenizer(text::ram(&session)));
             show::info(
                 &board::board(),
                 &model,
@@ -139,6 +143,9 @@ fn perform(command: Command, options: &Options) -> Result<(String, u8), CliError
             {
                 let output = output.clone();
                 return Err(SessionError::OverInput { output }.into());
+            }
+            if options.input.made_up() {
+                log::line("note: the tokens are made up; --text, --ids or --input gives others");
             }
             let input = session.input(&options.input)?;
             let begin = Instant::now();

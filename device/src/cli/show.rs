@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::board::memory::Need;
 use thimble_shared::board::report::{
-    BoardReport, EngineReport, Faults, Latency, Memory, ModelReport, ProfileReport, Report,
+    BoardReport, EngineReport, Faults, Latency, Memory, ModelReport, ProfileReport, Report, Thermal,
 };
 use thimble_shared::model::{AnswerKind, Config};
 use thimble_shared::terminal::printable;
@@ -153,9 +153,13 @@ pub fn info(
     );
     let _ = writeln!(
         text,
-        "RAM      {seq} tokens: {} predicted ({})",
+        "RAM      {seq} tokens: {} predicted ({}){}",
         size(need.total()),
-        parts(need)
+        parts(need),
+        match need.tokenizer {
+            0 => ", for token ids".to_string(),
+            _ => format!("; with token ids alone {}", size(need.with_tokenizer(0).total())),
+        }
     );
     board_lines(&mut text, board);
     kernel_lines(&mut text, &f32s, &i8s);
@@ -168,8 +172,12 @@ fn parts(need: &Need) -> String {
         0 => (need.file, "file"),
         copy => (copy, "copy of the file"),
     };
+    let tokenizer = match need.tokenizer {
+        0 => String::new(),
+        bytes => format!(", {} tokenizer", size(bytes)),
+    };
     format!(
-        "{} program, {} activations, {} {what}",
+        "{} program, {} activations, {} {what}{tokenizer}",
         size(need.program),
         size(need.activations),
         size(model)
@@ -351,21 +359,27 @@ fn memory_lines(text: &mut String, m: &Memory, f: &Faults) {
     );
 }
 
+/// Temperatures, and whether the clock was held down; what a machine does not tell is left out.
+fn thermal(t: &Thermal) -> String {
+    let degrees = match (t.start_c, t.end_c) {
+        (Some(start), Some(end)) => Some(format!("{start:.1} °C to {end:.1} °C")),
+        (Some(only), None) | (None, Some(only)) => Some(format!("{only:.1} °C")),
+        (None, None) => None,
+    };
+    let throttled = t.throttled.map(|throttled| match throttled {
+        true => "throttled".to_string(),
+        false => "not throttled".to_string(),
+    });
+    let told: Vec<String> = degrees.into_iter().chain(throttled).collect();
+    match told.is_empty() {
+        true => "not told by this machine".to_string(),
+        false => told.join(", "),
+    }
+}
+
 /// Temperatures, and the energy of one inference where a sensor tells it.
 fn heat_lines(text: &mut String, report: &Report) {
-    let t = &report.thermal;
-    let degrees = |c: Option<f64>| c.map_or("-".to_string(), |c| format!("{c:.1}"));
-    let throttled = match t.throttled {
-        Some(true) => "throttled",
-        Some(false) => "not throttled",
-        None => "throttling not told",
-    };
-    let _ = writeln!(
-        text,
-        "thermal  {} °C to {} °C, {throttled}",
-        degrees(t.start_c),
-        degrees(t.end_c)
-    );
+    let _ = writeln!(text, "thermal  {}", thermal(&report.thermal));
     if let Some(e) = &report.energy {
         let idle = e.idle_watts.map_or(String::new(), |w| format!(" ({w:.2} W idle)"));
         let _ = writeln!(
@@ -378,4 +392,45 @@ fn heat_lines(text: &mut String, report: &Report) {
 
 fn line(value: Value) -> String {
     format!("{value}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn temperatures_that_nobody_tells_are_left_out() {
+        let cases = [
+            (
+                (Some(40.0), Some(52.26), Some(false)),
+                "40.0 °C to 52.3 °C, not throttled",
+            ),
+            ((None, Some(52.0), None), "52.0 °C"),
+            ((None, None, Some(true)), "throttled"),
+            ((None, None, None), "not told by this machine"),
+        ];
+        for ((start_c, end_c, throttled), want) in cases {
+            let told = thermal(&Thermal {
+                start_c,
+                end_c,
+                throttled,
+            });
+            assert_eq!(told, want);
+        }
+    }
+
+    #[test]
+    fn the_tokenizer_is_a_part_where_texts_are_served() {
+        let need = Need {
+            program: 1 << 20,
+            activations: 1 << 20,
+            file: 1 << 20,
+            copy: 0,
+            tokenizer: 0,
+        };
+        assert!(!parts(&need).contains("tokenizer"));
+        let texts = need.with_tokenizer(2 << 20);
+        assert_eq!(texts.total(), 5 << 20);
+        assert!(parts(&texts).ends_with(", 2.0 MiB tokenizer"));
+    }
 }

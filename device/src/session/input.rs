@@ -22,6 +22,11 @@ pub struct InputSource {
 }
 
 impl InputSource {
+    /// Whether neither a file nor ids are named: then the sequence is made up.
+    pub fn made_up(&self) -> bool {
+        self.file.is_none() && self.ids.is_none()
+    }
+
     /// The input for a model of this configuration.
     ///
     /// # Errors

@@ -148,6 +148,9 @@ pub struct Session {
     pub load_ms: f64,
     pub(crate) held: Held,
     locked: bool,
+    /// The process does nothing else.
+    #[cfg(feature = "text")]
+    whole_process: bool,
     /// What the program needs beside the model and activations, by what was resident before the model was opened; bytes.
     program: u64,
 }
@@ -212,6 +215,8 @@ impl Session {
             load_ms,
             held,
             locked: options.lock,
+            #[cfg(feature = "text")]
+            whole_process: options.whole_process,
             program,
         })
     }
@@ -224,6 +229,15 @@ impl Session {
         match &self.held {
             Held::Mapped(file) => Ok(file.unchanged()?),
             Held::Copied(_) => Ok(()),
+        }
+    }
+
+    /// Gives back what opening something beside the model, as a tokenizer, took and freed.
+    #[cfg(feature = "text")]
+    pub(crate) fn settle(&self) {
+        if self.whole_process {
+            crate::HEAP.release();
+            block_cache::trim();
         }
     }
 

@@ -9,7 +9,7 @@ use thimble_shared::board::memory::{self, Need, Work};
 use thimble_shared::board::target::Target;
 use thimble_shared::dtype::Format;
 use thimble_shared::model::network::uses;
-use thimble_shared::model::{Activation, Config, Head, Kind, WeightSpec};
+use thimble_shared::model::{Activation, Config, Head, Kind, ModelSpec, WeightSpec};
 
 /// Threads the device program computes with unless told otherwise: the cores of most boards.
 const CORES: usize = 4;
@@ -27,6 +27,20 @@ pub fn need(config: &Config, formats: Option<&BTreeMap<String, Format>>, file: u
     };
     let unread = formats.map_or(0, |formats| memory::unread(config, formats, work));
     memory::need(config, &linears, work, file.saturating_sub(unread))
+}
+
+/// Peak RAM in bytes of serving a model that has a tokenizer.json of these bytes, where it has one: of one text at a time.
+pub fn serving(graph: &ModelSpec, file: u64, seq: usize, tokenizer: Option<&[u8]>) -> Need {
+    let need = need(&graph.config, Some(&graph.formats), file, seq);
+    // Over time its texts name every row of the word table.
+    let need = Need { file, ..need };
+    match tokenizer {
+        Some(json) => need.with_tokenizer(thimble_text::ram(json)),
+        None => Need {
+            program: need.program + memory::SERVER,
+            ..need
+        },
+    }
 }
 
 /// Tokens predictions are made for when no sequence length is fixed.
@@ -168,7 +182,6 @@ pub fn albert_base() -> Config {
 mod tests {
     use super::*;
     use crate::boards::profiles;
-    use thimble_shared::model::ModelSpec;
 
     #[test]
     fn the_layers_of_albert_base_multiply_as_often_as_they_do() {

@@ -69,8 +69,8 @@ fn find(
         None => Err(FileError::new(
             Path::new(PROGRAM),
             format!(
-                "no device program for aarch64; run scripts/cross-build, put it in one of the folders thimble looks in ({}), or \
-                 name it with --device-program or {VARIABLE}",
+                "no device program for aarch64; scripts/cross-build --install, run in thimble's checkout, builds it and puts it \
+                 where thimble looks from every folder; --device-program or {VARIABLE} names another ({} were looked in)",
                 folders(places)
             ),
         )),

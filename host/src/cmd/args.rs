@@ -4,13 +4,16 @@ use crate::boards::package::UnitOptions;
 use crate::eval::columns::Columns;
 use crate::eval::dataset::RowOptions;
 use crate::eval::records::Form;
+use crate::models::model_file::ModelSource;
 use crate::models::read_options::ReadOptions;
+use crate::render::text::{say, size};
 use bytesize::ByteSize;
 use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use thimble_shared::artifact::emit::{LowerOptions, OPSETS};
 use thimble_shared::artifact::runtime::Runtime;
+use thimble_shared::board::memory::Need;
 use thimble_shared::dtype::Format;
 use thimble_shared::model::Head;
 
@@ -40,12 +43,24 @@ pub struct SourceArgs {
     /// Take the ALBERT that ends in this value of an ONNX file instead of the file's outputs; a list takes several
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub output_value: Vec<String>,
+    /// Use this tokenizer.json, spiece.model, vocab.txt or their folder instead of the tokenizer beside the model
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
     /// Accept a quantized ONNX file and read its weights back to f32; the accuracy that quantizing cost stays lost
     #[arg(long)]
     pub dequantize: bool,
 }
 
 impl SourceArgs {
+    /// The model at `path`, read so, with the tokenizer that is named.
+    ///
+    /// # Errors
+    /// Where one of the two cannot be read.
+    pub fn open(&self, path: &Path) -> anyhow::Result<ModelSource> {
+        let source = ModelSource::open_with(path, &self.options())?;
+        Ok(source.with_tokenizer(self.tokenizer.as_deref())?)
+    }
+
     /// What the readers take.
     pub fn options(&self) -> ReadOptions {
         ReadOptions {
@@ -145,7 +160,7 @@ pub struct OnnxArgs {
 #[derive(Debug, clap::Args)]
 pub struct PayloadArgs {
     /// Limit the units' memory (MemoryMax=) [default: half of the RAM of a known board]
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = ram)]
     pub max_ram: Option<ByteSize>,
     /// Add a unit that measures the model at every boot (thimble-check.service)
     #[arg(long)]
@@ -167,6 +182,43 @@ impl PayloadArgs {
     }
 }
 
+/// What stands against the limit that the units hold a server to: nothing where serving is predicted to need no more. A limit that a
+/// user gave is the user's to decide, so it is a warning.
+pub fn limit_too_low(units: &UnitOptions, need: Need) -> Option<String> {
+    let limit = units.memory().filter(|limit| *limit < need.total())?;
+    let needs = format!(
+        "the {} that serving this model {} is predicted to need",
+        size(need.total()),
+        match need.tokenizer {
+            0 => "with token ids",
+            _ => "with texts",
+        }
+    );
+    match units.max_ram {
+        Some(_) => {
+            say(&format!(
+                "warning: --max-ram {} is below {needs}: the system slows a server down that takes more, or ends it; --max-ram {} \
+                 holds it",
+                size(limit),
+                need.total()
+            ));
+            None
+        }
+        None => Some(format!(
+            "half of the board's RAM, {}, which the server may have, is below {needs}; --max-ram gives it more",
+            size(limit)
+        )),
+    }
+}
+
+/// What is said of a board's server whose model has no tokenizer.
+pub fn without_tokenizer(model: &Path) {
+    say(&format!(
+        "warning: {}: no tokenizer that the model was written with lies beside it: the server takes token ids only, and refuses texts",
+        model.display()
+    ));
+}
+
 /// A size in bytes, above 0.
 pub fn bytes(text: &str) -> Result<ByteSize, String> {
     let size: ByteSize = text
@@ -178,6 +230,20 @@ pub fn bytes(text: &str) -> Result<ByteSize, String> {
         Ok(size)
     }
 }
+
+/// A size of RAM in bytes: a program that needs less than 1 KiB is none, so whoever writes 24 means 24MiB.
+pub fn ram(text: &str) -> Result<ByteSize, String> {
+    let size = bytes(text)?;
+    match size.as_u64() {
+        n if n < LEAST_RAM => Err(format!(
+            "{n} bytes of RAM hold no program; with a unit it is {n}MiB or {n}KiB"
+        )),
+        _ => Ok(size),
+    }
+}
+
+/// Bytes below which a size of RAM is one whose unit was forgotten.
+const LEAST_RAM: u64 = 1 << 10;
 
 /// A number from 0 to 1.
 pub fn share(text: &str) -> Result<f64, String> {
@@ -236,6 +302,41 @@ mod tests {
         ] {
             assert_eq!(read(text), text.parse().ok(), "{text}");
         }
+    }
+
+    #[test]
+    fn ram_without_a_unit_is_refused_with_one() {
+        assert!(ram("24").unwrap_err().contains("24MiB"));
+        assert_eq!(ram("24MiB").unwrap().as_u64(), 24 << 20);
+        assert_eq!(ram("25165824").unwrap().as_u64(), 25_165_824);
+    }
+
+    #[test]
+    fn a_limit_below_what_serving_needs_is_refused_unless_a_user_gave_it() {
+        let need = Need {
+            program: 20 << 20,
+            activations: 0,
+            file: 0,
+            copy: 0,
+            tokenizer: 10 << 20,
+        };
+        let units = |max_ram, board_ram| UnitOptions {
+            max_ram,
+            board_ram,
+            ..UnitOptions::default()
+        };
+        assert_eq!(limit_too_low(&units(None, None), need), None);
+        assert_eq!(limit_too_low(&units(None, Some(60 << 20)), need), None);
+        let low = limit_too_low(&units(None, Some(50 << 20)), need).unwrap();
+        assert!(
+            low.contains("25.0 MiB") && low.contains("30.0 MiB that serving this model with texts"),
+            "{low}"
+        );
+        assert_eq!(
+            limit_too_low(&units(None, Some(50 << 20)), need.with_tokenizer(0)),
+            None
+        );
+        assert_eq!(limit_too_low(&units(Some(1 << 20), Some(1 << 30)), need), None);
     }
 
     #[test]

@@ -51,6 +51,13 @@ pub struct Filled {
     pub taken: Vec<String>,
 }
 
+impl Filled {
+    /// What was taken of the file, in a line.
+    pub fn note(&self) -> String {
+        format!("note: from {FILE}: {}", self.taken.join(", "))
+    }
+}
+
 /// The command line filled in from the file's text. `lacks_first` says whether clap misses a positional of these arguments.
 ///
 /// # Errors

@@ -1,12 +1,12 @@
 //! `thimble deploy`: one board, or all of an inventory, over ssh; the report is compared with the target, the limits and the
 //! board's last report, and added to the history.
 
-use super::args::{bytes, milliseconds};
+use super::args::{limit_too_low, milliseconds, ram, without_tokenizer};
 use super::outcome::Outcome;
-use crate::boards::cost_model::{need, seq_of};
+use crate::boards::cost_model::{need, seq_of, serving};
 use crate::boards::device_binary::{device_program, for_boards, head, largest_page};
-use crate::boards::package::PROGRAM;
 use crate::boards::package::unit::Scope;
+use crate::boards::package::{PROGRAM, UnitOptions};
 use crate::boards::profiles;
 use crate::boards::reports::{self, Entry, ReportKind};
 use crate::boards::ssh::inventory::{self, Host};
@@ -40,10 +40,10 @@ pub struct DeployArgs {
     /// Deploy this thimble file
     pub file: PathBuf,
     /// Name the board (see thimble targets), or give the path of a target file
-    #[arg(long, value_name = "NAME", required_unless_present = "inventory")]
+    #[arg(long, value_name = "NAME")]
     pub target: Option<String>,
     /// Connect to this host, as ssh takes it: USER@HOST, USER@HOST:PORT, or a name of your ssh configuration
-    #[arg(long, value_name = "USER@HOST", required_unless_present = "inventory")]
+    #[arg(long, value_name = "USER@HOST")]
     pub to: Option<String>,
     /// Connect to this port [default: ssh's own]
     #[arg(long, value_name = "N", conflicts_with = "inventory", value_parser = clap::value_parser!(u16).range(1..))]
@@ -58,7 +58,7 @@ pub struct DeployArgs {
     #[arg(long, value_name = "FILE")]
     pub ssh_config: Option<PathBuf>,
     /// Exit 1 when the program's peak memory exceeds this
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = ram)]
     pub max_ram: Option<ByteSize>,
     /// Exit 1 when the 95th percentile of the latency exceeds this
     #[arg(long, value_name = "MS", value_parser = milliseconds)]
@@ -97,6 +97,9 @@ pub struct DeployArgs {
 const AT_ONCE: usize = 8;
 
 pub fn run(args: &DeployArgs) -> Result<Outcome> {
+    if let Some(lacking) = lacking(args) {
+        bail!(lacking);
+    }
     tools::need(&["ssh"])?;
     let file = File::for_board(&args.file)?;
     let (cargo, seq) = cargo(args, &file)?;
@@ -105,13 +108,14 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     if let Some(config) = &args.ssh_config {
         readable(config).with_context(|| format!("--ssh-config {}", config.display()))?;
     }
-    let order = Order {
+    let mut order = Order {
         dir: &args.dir,
         bench: &bench,
         max_ram: args.max_ram.map(|r| r.as_u64()),
         keep: args.keep,
         serve: args.serve,
         clear_old: args.clear_old,
+        stages: false,
     };
     // What cannot be kept afterwards must not be measured first.
     let history = history(args, &cargo)?;
@@ -119,12 +123,26 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     // A wrong target or address must be known before the first board is touched.
     let sockets = Sockets::new(&std::env::temp_dir());
     let jobs = jobs(args, hosts, &sockets)?;
+    order.stages = jobs.len() == 1;
     let done = deploy_all(args, &jobs, &cargo, &order, &history);
     let mut told = Told::default();
     for one in done.into_values() {
         told.join(one);
     }
     Ok(told.outcome(args.json, jobs.len()))
+}
+
+/// What the command line and thimble.toml do not say: which boards, and what they are.
+fn lacking(args: &DeployArgs) -> Option<&'static str> {
+    match (&args.inventory, &args.to, &args.target) {
+        (None, None, _) => Some(
+            "give --to USER@HOST and --target NAME, or --inventory FILE for several boards; thimble.toml may say to, target and hosts",
+        ),
+        (None, Some(_), None) => Some(
+            "give --target NAME, the board that it is (thimble targets lists them; thimble targets --probe USER@HOST asks it)",
+        ),
+        _ => None,
+    }
 }
 
 /// Refuses what is no directory on the board.
@@ -156,14 +174,31 @@ fn cargo(args: &DeployArgs, file: &File) -> Result<(Cargo, usize)> {
         item(Arc::new(program), PROGRAM.into(), "755")?,
         item(file.map.file().clone(), name.clone(), "644")?,
     ];
+    let mut texts = None;
     if let Some(tokenizer) = file.tokenizer_path() {
+        texts = Some(thimble_text::read(tokenizer)?);
         let name = tokenizer_beside(Path::new(&name)).display().to_string();
         let found = item(Arc::new(ModelFile::open(tokenizer)?), name, "644")?;
         file.is_its_tokenizer(&found.sha256)?;
         files.push(found);
     }
     let seq = seq_of(&graph.config, args.seq)?;
-    let need = need(&graph.config, Some(&graph.formats), files[1].bytes, seq);
+    // The bench computes token ids, the server splits texts.
+    let need = match args.serve {
+        true => serving(graph, files[1].bytes, seq, texts.as_deref()),
+        false => need(&graph.config, Some(&graph.formats), files[1].bytes, seq),
+    };
+    if args.serve {
+        let units = UnitOptions {
+            max_ram: args.max_ram.map(|ram| ram.as_u64()),
+            ..UnitOptions::default()
+        };
+        // Half of a board's RAM is held against it when the board is looked at.
+        limit_too_low(&units, need);
+        if file.tokenizer_path().is_none() {
+            without_tokenizer(&args.file);
+        }
+    }
     let cargo = Cargo {
         need: if args.copy { need.copied() } else { need },
         largest_page: largest_page(&head),
@@ -255,7 +290,7 @@ fn deploy_all(
     history: &[Entry],
 ) -> BTreeMap<usize, Told> {
     let several = jobs.len() > 1;
-    // On a terminal, what is being done; elsewhere the lines of finished boards say enough.
+    // On a terminal, what is being done; elsewhere a line a stage, or of several boards a line for each that is finished.
     let bar = Bar::spinner("");
     // What came of each board, by its place in the inventory.
     let done = Mutex::new(BTreeMap::new());
@@ -271,6 +306,7 @@ fn deploy_all(
                     if let Ok(mut done) = done.lock() {
                         let mut told = Told {
                             several,
+                            takes_texts: cargo.files.iter().any(|file| file.name.ends_with(".tokenizer.json")),
                             ..Told::default()
                         };
                         told.add(host, target, result, history, args);
@@ -331,6 +367,8 @@ pub fn readable(config: &Path) -> std::io::Result<()> {
 #[derive(Default)]
 struct Told {
     several: bool,
+    /// A tokenizer went to the boards.
+    takes_texts: bool,
     text: String,
     entries: Vec<Entry>,
     json: Vec<Value>,
@@ -514,11 +552,12 @@ impl Told {
             }
             None => {}
             Some(Ok(served)) => {
-                self.text += &format!(
-                    "  served at {}: thimble ask {} --text \"…\"\n",
-                    printable(&served.socket),
-                    host.to
-                );
+                let ask = match self.takes_texts {
+                    true => "--text \"…\"",
+                    false => "--ids 2,…,3",
+                };
+                let socket = printable(&served.socket);
+                self.text += &format!("  served at {socket}: thimble ask {} {ask}\n", host.to);
                 if served.scope == Scope::User && !served.at_boot {
                     self.text += "  it ends with the last login; this line lets it start with the board: sudo loginctl enable-linger $USER\n";
                 }

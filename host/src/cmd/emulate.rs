@@ -1,7 +1,7 @@
 //! `thimble emulate`: boots the virtual board of a target with the model and tells what the kernel counted; on request,
 //! finds the least RAM in which the model runs.
 
-use super::args::bytes;
+use super::args::{bytes, ram};
 use super::outcome::Outcome;
 use crate::boards::cost_model::seq_of;
 use crate::boards::device_binary::device_program;
@@ -42,7 +42,7 @@ pub struct EmulateArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
     /// Exit 1 when the program's peak memory exceeds this
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = ram)]
     pub max_ram: Option<ByteSize>,
     /// Boot this arm64 kernel: an Image or a Debian package [default: Debian's, fetched with apt]
     #[arg(long, value_name = "FILE")]

@@ -9,7 +9,7 @@ use crate::models::model_file::ModelSource;
 use crate::models::tokenizer::TokenizerSource;
 use crate::models::tokenizer_json;
 use crate::quantize::quantizer::{Quantizer, uniform, vanished};
-use crate::render::text::exact;
+use crate::render::text::{exact, say};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::borrow::Cow;
@@ -23,6 +23,7 @@ use thimble_shared::artifact::emit::{LowerOptions, Runtime};
 use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{Provenance, Writer};
 use thimble_shared::dtype::{Format, Values};
+use thimble_shared::files;
 use thimble_shared::model::Model;
 use thimble_text::tokenizer_beside;
 
@@ -47,7 +48,7 @@ pub struct ExportArgs {
 
 pub fn run(args: &ExportArgs) -> Result<Outcome> {
     check_output(&args.output, args.onnx.runtime)?;
-    let source = ModelSource::open_with(&args.source, &args.reading.options())?;
+    let source = args.reading.open(&args.source)?;
     refuse_inputs(&source, &args.output, args.onnx.runtime)?;
     let mut model = source.model()?;
     let mut lost = vec![];
@@ -156,6 +157,9 @@ pub fn write_parts(
         return write_folder(&writer, model, tokenizer, output);
     }
     let beside = tokenizer_beside(output);
+    if let Some(text) = &tokenizer {
+        warn_of_another(output, &beside, text);
+    }
     let model = Output {
         content: Content::Made {
             fill: &|out| writer.write_to(out),
@@ -169,6 +173,29 @@ pub fn write_parts(
         model: (output.display().to_string(), writer.size() as u64),
         tokenizer: tokenizer.map(|t| (beside.display().to_string(), t.len() as u64)),
     })
+}
+
+/// Says that a tokenizer takes the place of another model's: `small` and `small.onnx` have theirs under one name.
+fn warn_of_another(output: &Path, beside: &Path, tokenizer: &str) {
+    let other = match output.extension() {
+        Some(end) if end == "onnx" => output.with_extension(""),
+        _ => with_onnx(output),
+    };
+    let replaced = files::read(beside).is_ok_and(|there| there != tokenizer.as_bytes());
+    if other.is_file() && replaced {
+        say(&format!(
+            "warning: {} is the tokenizer of {}, too, and is replaced: that model takes no texts from here on; name the outputs apart",
+            beside.display(),
+            other.display()
+        ));
+    }
+}
+
+/// The model that ends in .onnx and whose tokenizer has the name of that of `model`.
+fn with_onnx(model: &Path) -> PathBuf {
+    let mut name = model.as_os_str().to_os_string();
+    name.push(".onnx");
+    name.into()
 }
 
 /// Whether an output is a folder as Hugging Face's tools want it: for another runtime than a board's, what does not end in .onnx.

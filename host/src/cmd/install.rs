@@ -1,16 +1,17 @@
 //! `thimble install`: device program, model, tokenizer and units into a mounted root file system, or into the root partition of
 //! an SD card's image. The units are enabled; every file appears whole or not at all, an image changes as a whole.
 
-use super::args::PayloadArgs;
+use super::args::{PayloadArgs, limit_too_low, without_tokenizer};
 use super::outcome::Outcome;
+use crate::boards::cost_model::{seq_of, serving};
 use crate::boards::device_binary::{device_program, foreign, head, whole};
 use crate::boards::package::unit::Scope;
-use crate::boards::package::{CHECK, Enabling, MASK, OWN_UNITS, Payload, payload};
+use crate::boards::package::{CHECK, Enabling, MASK, MODELS, OWN_UNITS, Payload, payload};
 use crate::boards::sd_image::{self, CardError};
 use crate::boards::{profiles, tools};
 use crate::fs::atomic::{self, Output};
 use crate::models::model_file::File;
-use crate::render::text::{exact, remark, say, size};
+use crate::render::text::{exact, printable, remark, say, size};
 use anyhow::{Context, Result, bail};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
@@ -22,12 +23,7 @@ pub struct InstallArgs {
     /// Install this thimble file
     pub file: PathBuf,
     /// Install into this mounted root file system of an aarch64 system
-    #[arg(
-        long,
-        value_name = "DIR",
-        required_unless_present = "image",
-        conflicts_with = "image"
-    )]
+    #[arg(long, value_name = "DIR", conflicts_with = "image")]
     pub rootfs: Option<PathBuf>,
     /// Install into this raw SD-card image, which is replaced as a whole or not at all (needs e2fsprogs, no root)
     #[arg(long, value_name = "FILE")]
@@ -42,6 +38,9 @@ pub struct InstallArgs {
     pub payload: PayloadArgs,
 }
 
+const NO_PLACE: &str =
+    "give --rootfs DIR, a mounted root file system of the board, or --image FILE, the image of its SD card";
+
 pub fn run(args: &InstallArgs) -> Result<Outcome> {
     let target = args.target.as_deref().map(profiles::find).transpose()?;
     match (&args.image, &args.rootfs) {
@@ -52,13 +51,22 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
             atomic::takes_files(dir).with_context(|| format!("{}: nothing can be made there", dir.display()))?;
         }
         (None, Some(root)) => drop(std::fs::read_dir(root).with_context(|| root.display().to_string())?),
-        (None, None) => bail!("give --rootfs or --image"),
+        (None, None) => bail!(NO_PLACE),
     }
     let target = target.or_else(|| args.rootfs.as_deref().and_then(board_of));
     let file = File::for_board(&args.file)?;
     let program = device_program(args.payload.device_program.as_deref())?;
     let units = args.payload.units(target.as_ref().map(|target| target.ram_total.value));
-    let payload = payload(&args.file, file.bytes()?, file.tokenizer()?, whole(&program)?, &units)?;
+    let (bytes, tokenizer) = (file.bytes()?, file.tokenizer()?);
+    let graph = &file.artifact.graph;
+    let need = serving(
+        graph,
+        bytes.len() as u64,
+        seq_of(&graph.config, None)?,
+        tokenizer.as_deref(),
+    );
+    let takes_texts = tokenizer.is_some();
+    let payload = payload(&args.file, bytes, tokenizer, whole(&program)?, &units)?;
     let model = file.map.file().bytes();
     let ram = |target: &Target| target.ram_available.as_ref().unwrap_or(&target.ram_total).value;
     if target.is_none() {
@@ -74,10 +82,16 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
             size(ram)
         )));
     }
+    if let Some(why) = limit_too_low(&units, need) {
+        return Ok(Outcome::no(format!("no: {why}; nothing was written\n")));
+    }
+    if !takes_texts {
+        without_tokenizer(&args.file);
+    }
     let done = match (&args.image, &args.rootfs) {
         (Some(image), _) => into_image(image, args.partition, &payload),
         (None, Some(root)) => into_root(root, &payload),
-        (None, None) => bail!("give --rootfs or --image"),
+        (None, None) => bail!(NO_PLACE),
     };
     let (mut text, masked) = match done {
         Ok(done) => done,
@@ -97,8 +111,13 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
     }
     if masked.iter().all(|unit| *unit == CHECK) {
         text += &format!(
-            "enabled thimble.socket and thimble.service: it answers at {}\n",
-            Scope::System.listens()
+            "enabled thimble.socket and thimble.service: it answers at {}, {}\n",
+            Scope::System.listens(),
+            if takes_texts {
+                "to texts and token ids"
+            } else {
+                "to token ids"
+            }
         );
     }
     if payload.units().contains(&CHECK) && !masked.contains(&CHECK) {
@@ -207,7 +226,34 @@ fn into_root(root: &Path, payload: &Payload) -> Result<Done> {
     written?;
     let masked =
         |unit: &&str| std::fs::read_link(root.join(OWN_UNITS).join(unit)).is_ok_and(|to| to == Path::new(MASK));
-    Ok((String::new(), payload.units().into_iter().filter(masked).collect()))
+    Ok((
+        left(root, payload),
+        payload.units().into_iter().filter(masked).collect(),
+    ))
+}
+
+/// What an earlier install left: files beside the model that this payload has not, which no unit of it names.
+fn left(root: &Path, payload: &Payload) -> String {
+    let Some(dir) = follow(root, Path::new(MODELS)) else {
+        return String::new();
+    };
+    let ours = |name: &str| payload.files.iter().any(|file| file.path == format!("{MODELS}/{name}"));
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+    let names = files.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut others: Vec<String> = names.filter(|name| !ours(name)).collect();
+    others.sort();
+    match others.as_slice() {
+        [] => String::new(),
+        others => format!(
+            "left from before, and used by none of thimble's units: {}; remove it where nothing else does\n",
+            others
+                .iter()
+                .map(|name| format!("/{MODELS}/{}", printable(name)))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
+    }
 }
 
 fn head_of(program: &Path) -> std::io::Result<Vec<u8>> {

@@ -1,7 +1,8 @@
 //! `thimble package`: an arm64 Debian package that apt, Ansible or any other means can roll out to a fleet.
 
-use super::args::PayloadArgs;
+use super::args::{PayloadArgs, limit_too_low, without_tokenizer};
 use super::outcome::Outcome;
+use crate::boards::cost_model::{seq_of, serving};
 use crate::boards::device_binary::{device_program, whole};
 use crate::boards::package::{Control, UnitOptions, deb, payload};
 use crate::fs::atomic;
@@ -95,7 +96,16 @@ pub fn run(args: &PackageArgs) -> Result<Outcome> {
         by_digest: true,
         ..args.payload.units(None)
     };
-    let payload = payload(&args.file, file.bytes()?, file.tokenizer()?, whole(&program)?, &units)?;
+    let (model, tokenizer) = (file.bytes()?, file.tokenizer()?);
+    let graph = &file.artifact.graph;
+    let seq = seq_of(&graph.config, None)?;
+    if let Some(why) = limit_too_low(&units, serving(graph, model.len() as u64, seq, tokenizer.as_deref())) {
+        return Ok(Outcome::no(format!("no: {why}\n")));
+    }
+    if tokenizer.is_none() {
+        without_tokenizer(&args.file);
+    }
+    let payload = payload(&args.file, model, tokenizer, whole(&program)?, &units)?;
     let bytes = deb(
         &payload,
         &Control {

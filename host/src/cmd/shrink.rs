@@ -4,7 +4,7 @@ mod beside;
 mod bounds;
 mod output;
 
-use super::args::{OnnxArgs, RowArgs, SourceArgs, bytes, format, milliseconds, rows, share};
+use super::args::{OnnxArgs, RowArgs, SourceArgs, bytes, format, milliseconds, ram, rows, share};
 use super::outcome::Outcome;
 use crate::boards::profiles;
 use crate::budget::answer::{Answer, NOTHING_FINITE};
@@ -45,7 +45,7 @@ pub struct ShrinkArgs {
     /// Read this model: a checkpoint (its folder or weights file), another tool's ONNX, or a thimble file
     pub source: PathBuf,
     /// Limit the file to this size: 12MiB (1024²), 12MB (1000²) or a plain number of bytes
-    #[arg(long, value_parser = bytes, required_unless_present_any = ["max_ram", "max_latency", "min_agreement", "frontier"])]
+    #[arg(long, value_parser = bytes)]
     pub budget: Option<ByteSize>,
     /// Write the ONNX file here, and the tokenizer beside it
     #[arg(short, long, value_name = "OUT.onnx", required_unless_present_any = ["dry_run", "frontier"])]
@@ -61,7 +61,7 @@ pub struct ShrinkArgs {
     #[arg(long, value_name = "F", value_parser = share)]
     pub min_agreement: Option<f64>,
     /// Limit the RAM that the device program is predicted to need at --seq tokens
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = ram)]
     pub max_ram: Option<ByteSize>,
     /// Limit the milliseconds that one inference of --seq tokens is predicted to take on the target
     #[arg(long, value_name = "MS", requires = "target", value_parser = milliseconds)]
@@ -168,6 +168,12 @@ const SPLIT_FROM: usize = 16;
 /// Arguments that contradict each other, files that cannot be read or written, and a model that no candidate measures on.
 /// Limits that cannot be met are an outcome, not an error.
 pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
+    if !chosen_by_size(args) && args.min_agreement.is_none() && !args.frontier.frontier {
+        bail!(
+            "say how small: --budget SIZE for the file, --max-ram SIZE or --max-latency MS on a board, or --min-agreement F for the \
+             smallest file that reaches it; --frontier shows all sizes (thimble.toml may name them)"
+        );
+    }
     let target = args.target.as_deref().map(profiles::find).transpose()?;
     let written = [&args.output, &args.frontier.svg, &args.frontier.html];
     let written: Vec<&PathBuf> = written.into_iter().flatten().collect();
@@ -179,7 +185,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
             false => Ok(can_be_written(output)?),
         })?;
     refuse_what_boards_are_for(args)?;
-    let opened = ModelSource::open_with(&args.source, &args.reading.options())?;
+    let opened = args.reading.open(&args.source)?;
     check_arguments(args, &opened, &written)?;
     let config = opened.config().clone();
 
@@ -217,7 +223,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         provenance: &provenance,
     };
     let sizes = Sizes::new(&question);
-    let bounds = Bounds::of(args, &question, target.as_ref(), &sizes)?;
+    let bounds = Bounds::of(args, &question, target.as_ref(), &sizes, tokenizer.as_deref())?;
     let about = output::About {
         args,
         bounds: &bounds,
@@ -258,8 +264,7 @@ fn check_arguments(args: &ShrinkArgs, source: &ModelSource, written: &[&PathBuf]
         }
     }
     refuse_what_nothing_decides(args, source.config())?;
-    let chosen_by = args.budget.is_some() || args.max_ram.is_some() || args.max_latency.is_some();
-    if wants_a_file(args) && !chosen_by && args.min_agreement.is_none() {
+    if wants_a_file(args) && !chosen_by_size(args) && args.min_agreement.is_none() {
         bail!(
             "--frontier alone writes no file; to choose one give --budget, --max-ram, --max-latency or --min-agreement"
         );
@@ -456,6 +461,11 @@ fn refuse_what_boards_are_for(args: &ShrinkArgs) -> Result<()> {
         ),
         None => Ok(()),
     }
+}
+
+/// Whether a limit of bytes, RAM or time is given.
+fn chosen_by_size(args: &ShrinkArgs) -> bool {
+    args.budget.is_some() || args.max_ram.is_some() || args.max_latency.is_some()
 }
 
 /// Whether one file is to be chosen, beside or without a frontier.

@@ -115,7 +115,7 @@ fn list(args: &TargetsArgs) -> Result<Outcome> {
     let (base, seq) = (albert_base(), DEFAULT_SEQ);
     let graph = ModelSpec::uniform(base, Format::I8);
     let file = artifact::size(&graph, LowerOptions::default(), &Provenance::default())?;
-    let need = need(&graph.config, Some(&graph.formats), file as u64, seq);
+    let need = need(&graph.config, Some(&graph.formats), file as u64, seq).with_tokenizer(thimble_text::ALBERT_RAM);
     if args.json {
         let json = serde_json::json!({ "schema": ANSWER_SCHEMA, "targets": all, "albert_base_int8": need });
         return Ok(Outcome::yes(format!("{json:#}\n")));
@@ -153,11 +153,13 @@ fn list(args: &TargetsArgs) -> Result<Outcome> {
         Align::Left,
     ];
     let predicted = format!(
-        "ALBERT-base in i8 at {seq} tokens is predicted to need {} of RAM: {} for the program, {} for activations, {} for the file\n",
+        "ALBERT-base in i8 at {seq} tokens is predicted to need {} of RAM for texts: {} for the program, {} for activations, {} for the \
+         file, {} for the tokenizer, which token ids do without\n",
         size(need.total()),
         size(need.program),
         size(need.activations),
-        size(need.file)
+        size(need.file),
+        size(need.tokenizer)
     );
     Ok(Outcome::yes(table(&heads, &aligns, &rows) + &predicted))
 }

@@ -54,7 +54,7 @@ fn difference(text: &str) -> Result<f64, String> {
 }
 
 pub fn run(args: &VerifyArgs) -> Result<Outcome> {
-    let reference = ModelSource::open_with(&args.reference, &args.reading.options())?;
+    let reference = args.reading.open(&args.reference)?;
     let candidate = ModelSource::open(&args.candidate)?;
     let config = reference.config().clone();
     let vocabulary = vocabulary(&reference, &candidate)?;

@@ -61,6 +61,8 @@ enum Kind {
 const MOST_COLUMNS: usize = 1000;
 /// Lines that all have the same number of commas are a table, even where the first names no columns.
 const SURELY_TABLE: usize = 8;
+/// Lines after the first that tell whether a file goes on in JSON.
+const LINES_TOLD_BY: usize = 100;
 /// Fields of a table that may hold lists, written as JSON.
 const LISTS: [&str; 6] = [
     "input_ids",
@@ -109,6 +111,13 @@ impl<'a> Records<'a> {
                 }?)
             }
             None if json => json_parts(&bytes, first)?,
+            None if goes_on_in_json(&bytes) => {
+                let line = lines(&bytes).first().map_or(1, |&(line, _, _)| line);
+                return Err(at(
+                    line,
+                    "is no JSON object, and most lines after it are; mend it, or say --form text where the lines are texts",
+                ));
+            }
             None => match table(&bytes, wanted)? {
                 Some(table) => Kind::Table(table),
                 None => Kind::Text(lines(&bytes)),
@@ -267,6 +276,15 @@ fn looks_like_json(text: &[u8]) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether most of the lines after the first hold one JSON object each: then it is the first that is damaged.
+fn goes_on_in_json(bytes: &[u8]) -> bool {
+    let after: Vec<Part> = lines(bytes).into_iter().skip(1).take(LINES_TOLD_BY).collect();
+    let object = |&&(_, from, to): &&Part| {
+        bytes[from] == b'{' && serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes[from..to]).is_ok()
+    };
+    2 * after.iter().filter(object).count() > after.len()
 }
 
 /// The rows of JSON lines, or of the array that begins at `first`.

@@ -8,7 +8,7 @@ use crate::models::checkpoint::{self, Source};
 use crate::models::file_names;
 use crate::models::huggingface_folder;
 use crate::models::onnx_import::{self, ImportOptions, Imported};
-use crate::models::tokenizer::TokenizerSource;
+use crate::models::tokenizer::{self, TokenizerError, TokenizerSource};
 use crate::models::tokenizer_json;
 use crate::render::text::{printable, remark};
 use std::borrow::Cow;
@@ -308,6 +308,23 @@ impl ModelSource {
             path: path.to_path_buf(),
             tokenizer,
         }))
+    }
+
+    /// The same with the tokenizer at `path` in place of the one beside it, where one is named. Its note goes to stderr.
+    ///
+    /// # Errors
+    /// Where there is none or it cannot be read.
+    pub fn with_tokenizer(mut self, path: Option<&Path>) -> Result<ModelSource, TokenizerError> {
+        let Some(path) = path else { return Ok(self) };
+        let named = tokenizer::named(path)?;
+        if let Some(note) = named.note() {
+            remark(&format!("note: {}", printable(&note)));
+        }
+        match &mut self {
+            ModelSource::Checkpoint(source) => source.tokenizer = Some(named),
+            ModelSource::File(file) => file.tokenizer = Some(named),
+        }
+        Ok(self)
     }
 
     /// The network's configuration.

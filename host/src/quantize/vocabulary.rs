@@ -12,7 +12,8 @@ use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use thimble_shared::files;
-use tokenizers::{NormalizedString, Normalizer, Tokenizer};
+use thimble_text::Library;
+use tokenizers::{NormalizedString, Normalizer};
 
 /// Why a vocabulary cannot be cut to a corpus.
 #[derive(Debug, thiserror::Error)]
@@ -335,7 +336,7 @@ impl Table {
 
     /// Special and added tokens, the unknown token, pieces of one character or byte; of Unigram the least likely piece too,
     /// because the unknown token's score is counted from it.
-    fn always_kept(&self, tokenizer: &Tokenizer) -> BTreeSet<u32> {
+    fn always_kept(&self, tokenizer: &Library) -> BTreeSet<u32> {
         let mut kept: BTreeSet<u32> = self.added.iter().copied().chain(self.unknown).collect();
         kept.extend(SPECIAL.iter().filter_map(|token| tokenizer.token_to_id(token)));
         kept.extend(
@@ -362,7 +363,7 @@ impl Table {
     }
 
     /// Adds every piece the text contains.
-    fn pieces_within(&self, tokenizer: &Tokenizer, text: &str, kept: &mut BTreeSet<u32>) {
+    fn pieces_within(&self, tokenizer: &Library, text: &str, kept: &mut BTreeSet<u32>) {
         let mut normalized = NormalizedString::from(text);
         if let Some(normalizer) = tokenizer.get_normalizer() {
             // A text it cannot normalize was not encoded either.

@@ -3,7 +3,7 @@
 //! stop the work, and --quiet turns it off.
 
 use super::listener::{Listener, listener};
-use super::terminal::{SHOWN, Verbosity, detail, verbosity};
+use super::terminal::{SHOWN, Verbosity, detail, remark, verbosity};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, PoisonError};
@@ -38,6 +38,15 @@ pub fn doing(what: &str) {
     }
 }
 
+/// The same of what takes its time: elsewhere as a line unless --quiet is given.
+pub fn stage(what: &str) {
+    let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match shown {
+        Some(bar) => bar.set_message(what.to_string()),
+        None => remark(what),
+    }
+}
+
 /// A [`Watch`] that prints, or tells the listener where there is one.
 pub struct Bar {
     quiet: bool,
@@ -45,6 +54,9 @@ pub struct Bar {
     /// On a terminal.
     bar: Option<ProgressBar>,
     stage: String,
+    /// Which stage it is, from 1; 0 where there is only one.
+    number: usize,
+    single: bool,
     steps: usize,
     done: usize,
     start: Instant,
@@ -58,6 +70,8 @@ impl Default for Bar {
         let quiet = verbosity() == Verbosity::Quiet || listener.is_some();
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            // Before it is drawn for the first time: its own style is a row of blocks over the whole width.
+            bar.set_style(style(0));
             bar.enable_steady_tick(TICK);
             *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
             bar
@@ -67,6 +81,8 @@ impl Default for Bar {
             listener,
             bar,
             stage: String::new(),
+            number: 0,
+            single: false,
             steps: 0,
             done: 0,
             start: Instant::now(),
@@ -92,6 +108,7 @@ impl Watch for Bar {
     fn stage(&mut self, name: &str, steps: usize) {
         self.finish_stage();
         self.stage = name.to_string();
+        self.number += usize::from(!self.single);
         (self.steps, self.done, self.start) = (steps, 0, Instant::now());
         self.tell(0);
         match &self.bar {
@@ -99,7 +116,7 @@ impl Watch for Bar {
                 bar.set_style(style(steps));
                 bar.set_length(steps as u64);
                 bar.set_position(0);
-                bar.set_prefix("");
+                bar.set_prefix(prefix(self.number, None));
                 bar.set_message(name.to_string());
             }
             None => self.line(name),
@@ -112,7 +129,7 @@ impl Watch for Bar {
         match &self.bar {
             Some(bar) => {
                 bar.set_position(self.done as u64);
-                bar.set_prefix(left(self.done, self.steps, elapsed).map_or(String::new(), |left| format!(", {left}")));
+                bar.set_prefix(prefix(self.number, left(self.done, self.steps, elapsed)));
                 bar.set_message(format!("{}: {what}", self.stage));
             }
             None if self.told.elapsed() >= OFTEN => {
@@ -140,6 +157,7 @@ impl Bar {
     /// Of one stage of `steps` steps, whose beginning is not worth a line where there is no terminal.
     pub fn counter(name: &str, steps: usize) -> Bar {
         let mut bar = Bar::default();
+        bar.single = true;
         match bar.bar.is_some() || bar.listener.is_some() {
             true => bar.stage(name, steps),
             false => (bar.stage, bar.steps) = (name.to_string(), steps),
@@ -176,6 +194,15 @@ impl Drop for Bar {
             bar.finish_and_clear();
         }
     }
+}
+
+/// What stands behind the percentage: of which stage it is, where there are several, and how long the rest of that takes.
+fn prefix(number: usize, left: Option<String>) -> String {
+    let stage = match number {
+        0 => String::new(),
+        number => format!(" of stage {number}"),
+    };
+    left.map_or(stage.clone(), |left| format!("{stage}, {left}"))
 }
 
 /// How long the rest takes if it goes on so.
@@ -221,6 +248,13 @@ mod tests {
             assert_eq!(line.as_deref(), want);
         }
         assert_eq!(duration(185.4), "3 min 5 s");
+    }
+
+    #[test]
+    fn a_percentage_says_of_which_stage_it_is() {
+        assert_eq!(prefix(2, Some("5 s left".into())), " of stage 2, 5 s left");
+        assert_eq!(prefix(2, None), " of stage 2");
+        assert_eq!(prefix(0, Some("5 s left".into())), ", 5 s left");
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub const PROGRAM: u64 = 4864 << 10;
 /// What opening a model and inference add to what is resident of a program before: plans, and code that has not run yet.
 pub const GROWTH: u64 = 2400 << 10;
 
+/// What a server holds beside one inference: its threads and lines, and tensors of other lengths that are kept.
+pub const SERVER: u64 = 1700 << 10;
+
 /// The peak of one inference, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Need {
@@ -42,13 +45,25 @@ pub struct Need {
     /// The model in memory of the program's own, in place of those pages (`--copy`).
     #[serde(default)]
     pub copy: u64,
+    /// What serving texts takes beside computing token ids; 0 where only ids are computed, bytes.
+    #[serde(default)]
+    pub tokenizer: u64,
 }
 
 impl Need {
     /// All parts together, bytes; stops at `u64::MAX` instead of wrapping.
     pub fn total(self) -> u64 {
         let model = self.file.saturating_add(self.copy);
-        self.program.saturating_add(self.activations).saturating_add(model)
+        let program = self.program.saturating_add(self.tokenizer);
+        program.saturating_add(self.activations).saturating_add(model)
+    }
+
+    /// The same for a program that splits texts, which takes it so many bytes more.
+    pub fn with_tokenizer(self, bytes: u64) -> Need {
+        Need {
+            tokenizer: bytes,
+            ..self
+        }
     }
 
     /// The same for a program that reads the file into memory of its own.
@@ -142,5 +157,6 @@ pub fn need(config: &Config, formats: &[Format], work: Work, file: u64) -> Need 
         activations: activations(config, formats, work),
         file,
         copy: 0,
+        tokenizer: 0,
     }
 }

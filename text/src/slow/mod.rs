@@ -16,7 +16,7 @@ pub use charsmap::CharsMap;
 pub use sentencepiece::{Algorithm, SPACE, SentencePieceRules, user_defined_score};
 pub use wordpiece::{CONTINUES, MOST_CHARACTERS, WordPieceRules};
 
-use super::guarded;
+use super::{Library, guarded, pieces};
 use added::{AddedToken, AddedTokens};
 use albert::Albert;
 use aligned::{Char, aligned, lower_one};
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, HashSet};
 use tokenizers::utils::truncation::TruncationDirection;
-use tokenizers::{Encoding, Tokenizer, TruncationParams, TruncationStrategy};
+use tokenizers::{Encoding, TruncationParams, TruncationStrategy};
 use wordpiece::WordPiece;
 
 /// The member of a tokenizer.json's `decoder` that holds [`SlowRules`].
@@ -126,7 +126,7 @@ impl Slow {
     ///
     /// # Errors
     /// What is wrong with the file, or what its class of tokenizer lacks.
-    pub fn read(json: &[u8]) -> Result<(Slow, Tokenizer), String> {
+    pub fn read(json: &[u8]) -> Result<(Slow, Library), String> {
         let file: File = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         let rules = file.decoder.slow;
         let tokens = file.model.vocab.with(&file.added_tokens);
@@ -136,18 +136,22 @@ impl Slow {
             "normalizer": file.normalizer,
             "post_processor": file.post_processor,
         });
-        let library = guarded(|| Ok(serde_json::from_value(library)?))?;
+        let library: Library = guarded(|| Ok(serde_json::from_value(library)?))?;
         let pieces = match (&rules.tokenizer, file.model.vocab) {
             (Class::Albert(options), vocab) => {
                 let (vocabulary, unknown) = scored(vocab, file.model.unk_id, file.model.unk_token.as_deref())?;
                 Pieces::Albert(Box::new(Albert {
                     options: options.clone(),
-                    model: SentencePiece::new(vocabulary, unknown, options.sentencepiece.clone(), charsmap),
+                    model: SentencePiece::new(vocabulary, unknown, options.sentencepiece.clone(), charsmap)?,
                 }))
             }
             (Class::Bert(options), Vocabulary::Numbered(vocabulary)) => {
                 let unknown = file.model.unk_token.ok_or("its model has no \"unk_token\"")?;
-                Pieces::Bert(Box::new(WordPiece::new(vocabulary, unknown, options.clone())))
+                Pieces::Bert(Box::new(WordPiece::new(
+                    numbered(vocabulary)?,
+                    unknown,
+                    options.clone(),
+                )))
             }
             (Class::Bert(_), Vocabulary::Scored(_)) => {
                 return Err("its vocabulary has scores, a BertTokenizer's none".into());
@@ -251,6 +255,15 @@ impl Slow {
         first.truncate(a, params.stride.min(a.saturating_sub(1)), params.direction);
         second.truncate(b, params.stride.min(b.saturating_sub(1)), params.direction);
     }
+}
+
+/// A vocabulary of pieces and ids in little memory.
+fn numbered(vocabulary: HashMap<String, u32>) -> Result<pieces::Pieces, String> {
+    let mut list: Vec<(u32, String)> = vocabulary.into_iter().map(|(piece, id)| (id, piece)).collect();
+    list.sort_unstable();
+    let mut pieces = pieces::Pieces::default();
+    list.iter().try_for_each(|(id, piece)| pieces.push(piece, *id))?;
+    Ok(pieces.finished())
 }
 
 /// A vocabulary by id, and the unknown piece's id.

@@ -81,12 +81,15 @@ pub struct SentencePiece {
 
 impl SentencePiece {
     /// The model of `vocabulary` (text and score by id), whose piece `unknown` stands for what no piece covers.
+    ///
+    /// # Errors
+    /// Where its pieces have more than 4 GiB.
     pub fn new(
         vocabulary: Vec<(String, f32)>,
         unknown: u32,
         rules: SentencePieceRules,
         charsmap: Option<CharsMap>,
-    ) -> SentencePiece {
+    ) -> Result<SentencePiece, String> {
         let id = |i: usize| u32::try_from(i).unwrap_or(u32::MAX);
         let named = |list: &[String]| -> HashSet<u32> {
             let list: HashSet<&str> = list.iter().map(String::as_str).collect();
@@ -112,19 +115,20 @@ impl SentencePiece {
             vocabulary
                 .iter()
                 .enumerate()
-                .map(|(i, (text, _))| (text.clone(), id(i)))
+                .map(|(i, (text, _))| (text.as_str(), id(i)))
         };
         let apart = |i: u32| i == unknown || reserved.contains(&i);
-        SentencePiece {
-            pieces: Lexicon::new(all().filter(|(_, i)| !apart(*i)).collect()),
-            symbols: Lexicon::new(all().filter(|(_, i)| user_defined.contains(i)).collect()),
-            reserved: all().filter(|(_, i)| apart(*i)).collect(),
+        let reserved = all().filter(|(_, i)| apart(*i));
+        Ok(SentencePiece {
+            pieces: Lexicon::new(all().filter(|(_, i)| !apart(*i)))?,
+            symbols: Lexicon::new(all().filter(|(_, i)| user_defined.contains(i)))?,
+            reserved: reserved.map(|(text, i)| (text.to_string(), i)).collect(),
             rules,
             charsmap,
             unused,
             scores,
             unknown,
-        }
+        })
     }
 
     pub fn unknown(&self) -> u32 {
@@ -449,7 +453,7 @@ mod tests {
                 least_score: normal.iter().map(|(_, score)| *score).fold(f32::MAX, f32::min),
                 ..SentencePieceRules::default()
             };
-            let model = SentencePiece::new(all.chain(own).collect(), 0, rules, None);
+            let model = SentencePiece::new(all.chain(own).collect(), 0, rules, None).unwrap();
             let found: Vec<String> = model
                 .encode(&aligned(text))
                 .into_iter()

@@ -3,8 +3,9 @@
 
 use super::aligned::{Char, decompose, is_space, lower, normal_form_c, string, within, words};
 use super::tables;
+use crate::pieces::Pieces;
 use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 /// BertTokenizer's options, under its own names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,7 +32,7 @@ pub const CONTINUES: &str = "##";
 /// A vocabulary of word pieces.
 pub struct WordPiece {
     rules: WordPieceRules,
-    vocabulary: HashMap<String, u32>,
+    vocabulary: Pieces,
     unknown: String,
     never_split: HashSet<String>,
     whole: HashSet<String>,
@@ -45,7 +46,7 @@ pub struct Token {
 }
 
 impl WordPiece {
-    pub fn new(vocabulary: HashMap<String, u32>, unknown: String, rules: WordPieceRules) -> WordPiece {
+    pub fn new(vocabulary: Pieces, unknown: String, rules: WordPieceRules) -> WordPiece {
         let never_split: HashSet<String> = rules.never_split.iter().cloned().collect();
         let whole = rules.special.iter().cloned().chain(never_split.iter().cloned());
         WordPiece {
@@ -59,16 +60,12 @@ impl WordPiece {
 
     /// The id of a token's text: the unknown token's, where the vocabulary has no such text.
     pub fn id(&self, token: &str) -> Option<u32> {
-        let known = self
-            .vocabulary
-            .get(token)
-            .or_else(|| self.vocabulary.get(&self.unknown));
-        known.copied()
+        self.vocabulary.id(token).or_else(|| self.vocabulary.id(&self.unknown))
     }
 
     /// The unknown token's id.
     pub fn unknown(&self) -> u32 {
-        self.vocabulary.get(&self.unknown).copied().unwrap_or(0)
+        self.vocabulary.id(&self.unknown).unwrap_or(0)
     }
 
     pub fn encode(&self, text: &[Char]) -> Vec<Token> {
@@ -157,7 +154,7 @@ impl WordPiece {
             let longest = (start + 1..=word.len())
                 .rev()
                 .map(|end| (marked(end), end))
-                .find(|(text, _)| self.vocabulary.contains_key(text));
+                .find(|(text, _)| self.vocabulary.id(text).is_some());
             let Some((text, end)) = longest else {
                 tokens.truncate(before);
                 tokens.push(unknown);

@@ -62,6 +62,7 @@ def export(
     head: Optional[str] = None,
     adapter: Optional[Path] = None,
     output_value: Optional[Sequence[str]] = None,
+    tokenizer: Optional[Path] = None,
     dequantize: bool = False,
 ) -> Dict[str, Any]:
     """Converts a checkpoint or another tool's ONNX to one ONNX file in one number format, such as "int8".
@@ -78,6 +79,7 @@ def export(
         "head": head,
         "adapter": adapter,
         "output_value": output_value,
+        "tokenizer": tokenizer,
         "dequantize": dequantize,
     }
     return _run("export", [source], options)
@@ -117,6 +119,7 @@ def shrink(
     head: Optional[str] = None,
     adapter: Optional[Path] = None,
     output_value: Optional[Sequence[str]] = None,
+    tokenizer: Optional[Path] = None,
     dequantize: bool = False,
     progress: Optional[Progress] = None,
 ) -> Dict[str, Any]:
@@ -161,6 +164,7 @@ def shrink(
         "head": head,
         "adapter": adapter,
         "output_value": output_value,
+        "tokenizer": tokenizer,
         "dequantize": dequantize,
     }
     answer = _run("shrink", [source], options, progress)
@@ -190,6 +194,7 @@ def verify(
     head: Optional[str] = None,
     adapter: Optional[Path] = None,
     output_value: Optional[Sequence[str]] = None,
+    tokenizer: Optional[Path] = None,
     dequantize: bool = False,
     progress: Optional[Progress] = None,
 ) -> Dict[str, Any]:
@@ -209,6 +214,7 @@ def verify(
         "head": head,
         "adapter": adapter,
         "output_value": output_value,
+        "tokenizer": tokenizer,
         "dequantize": dequantize,
     }
     return _run("verify", [reference, candidate], options, progress)

@@ -181,7 +181,7 @@ fn post_remove(units: &[&str]) -> String {
 /// The manual page of the device program, from its own help.
 pub(super) fn manual() -> String {
     let version = env!("CARGO_PKG_VERSION");
-    let help = thimble_device::cli::args::help();
+    let help = thimble_device::cli::args::help(None);
     let lines = help.lines().skip(2).map(|line| {
         let line = line.replace('\\', "\\e").replace('-', "\\-");
         // A line that begins so would be a command.

@@ -62,14 +62,17 @@ const OTHERS: [&str; 8] = [
 /// # Errors
 /// All fields that are missing at once, a field that is none, or what is wrong with a value.
 pub fn read(text: &str) -> Result<Target, String> {
-    let mut table: Table = toml::from_str(text).map_err(|e| e.to_string().trim_end().to_string())?;
+    let mut table: Table = toml::from_str(text).map_err(|e| syntax(text, &e))?;
+    let mut problems = Vec::new();
     let known = || FIGURES.iter().chain(&OTHERS).copied();
-    if let Some(strange) = table.keys().find(|key| known().all(|name| name != key.as_str())) {
-        let meant = nearest(strange, known()).map_or(String::new(), |name| format!("; did you mean {name}?"));
-        return Err(format!("unknown field '{}'{meant}", printable(strange)));
+    let strange = |key: &str| known().all(|name| name != key);
+    for key in table.keys().filter(|key| strange(key.as_str())) {
+        let meant = nearest(key, known()).map_or(String::new(), |name| format!("; did you mean {name}?"));
+        problems.push(format!("unknown field '{}'{meant}", printable(key)));
     }
+    table.retain(|key, _| !strange(key));
     for (name, value) in table.iter_mut() {
-        figure(name, value)?;
+        problems.extend(figure(name, value).err());
     }
     let cpu = table.get("cpu").and_then(Value::as_str).unwrap_or_default().to_string();
     let core = CORES.iter().find(|core| core.name.eq_ignore_ascii_case(&cpu));
@@ -82,15 +85,60 @@ pub fn read(text: &str) -> Result<Target, String> {
         missing.push("cpu_part (\"CPU part\" of /proc/cpuinfo: this design is none that thimble knows)".into());
     }
     if !missing.is_empty() {
-        return Err(format!(
+        problems.push(format!(
             "missing: {}; thimble targets --new FILE writes a file to fill in, --probe USER@HOST one of a running board",
             missing.join(", ")
         ));
     }
     defaults(&mut table, core);
-    Value::Table(table)
-        .try_into()
-        .map_err(|e: toml::de::Error| e.to_string().trim_end().to_string())
+    let whole = typed(table, &mut problems);
+    match (whole, problems.is_empty()) {
+        (Some(target), true) => Ok(target),
+        _ => Err(problems.join("; ")),
+    }
+}
+
+/// The target that the fields make, if each has the type it must have; what is wrong with every other is added to the problems.
+fn typed(mut table: Table, problems: &mut Vec<String>) -> Option<Target> {
+    // What stands in for a field that is missing or wrong, so that the next one is looked at.
+    let mut sound: Table = toml::from_str(SOUND).unwrap_or_default();
+    sound.iter_mut().for_each(|(name, value)| drop(figure(name, value)));
+    defaults(&mut sound, None);
+    for (name, value) in &sound {
+        table.entry(name.clone()).or_insert_with(|| value.clone());
+    }
+    loop {
+        let error: toml::de::Error = match Value::Table(table.clone()).try_into() {
+            Ok(target) => return Some(target),
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        let (message, place) = text.trim_end().split_once("\nin `").unwrap_or((text.trim_end(), ""));
+        let name = place.trim_end_matches('`').split('.').next().unwrap_or_default();
+        let message = message.replace('\n', " ");
+        if name.is_empty() {
+            problems.push(message);
+            return None;
+        }
+        problems.push(format!("{name}: {message}"));
+        // Each field is wrong once.
+        match sound.remove(name) {
+            Some(value) => drop(table.insert(name.to_string(), value)),
+            None if table.remove(name).is_some() => {}
+            None => return None,
+        }
+    }
+}
+
+/// The fields that are needed, with values of their types.
+const SOUND: &str = "name = \"x\"\ncpu = \"Cortex-A53\"\ncores = 4\nram_total = 1\n";
+
+/// Where a text is no TOML, and why, in one line.
+fn syntax(text: &str, error: &toml::de::Error) -> String {
+    let at = error.span().map_or(0, |span| span.start.min(text.len()));
+    let before = text.as_bytes().get(..at).unwrap_or_default();
+    let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+    format!("line {line}: {}", error.message().replace('\n', "; "))
 }
 
 /// Makes a figure of a bare value, and bytes of a text with a unit.
@@ -302,7 +350,12 @@ mod tests {
             ),
             ("name = \"x\"\ncorse = 4", "unknown field 'corse'; did you mean cores?"),
             ("name = \"x\"\nram_total = \"lots\"", "ram_total: 'lots' is not a size"),
-            ("name = ", "TOML parse error"),
+            ("name = \"x\"\ncores = ", "line 2: "),
+            (
+                "name = \"x\"\ncpu = \"Cortex-A53\"\ncorse = 4\ncores = \"four\"\nram_total = \"lots\"\nfoo = 1",
+                "unknown field 'corse'; did you mean cores?; unknown field 'foo'; ram_total: 'lots' is not a size; write 1GiB (1024³), \
+                 1GB (1000³) or bytes; cores: invalid type: string \"four\", expected u32",
+            ),
             ("name = 3\ncpu = \"Cortex-A53\"\ncores = 4\nram_total = 5", "string"),
         ];
         for (text, want) in cases {

@@ -36,7 +36,7 @@ pub fn page(entries: &[Entry]) -> String {
 
 fn overview(entries: &[Entry]) -> Markup {
     let (heads, rows) = comparison(entries);
-    let words = ["board", "model", "verdict"];
+    let words = ["board", "when", "model", "verdict"];
     let heads: Vec<(&str, bool)> = heads.into_iter().map(|head| (head, !words.contains(&head))).collect();
     let cells = |row: Vec<String>| row.into_iter().map(|cell| html! { (cell) }).collect();
     let table = Table {

@@ -78,8 +78,9 @@ pub fn against_last(now: &Report, then: &Report) -> Vec<String> {
     found
 }
 
-const HEADS: [&str; 14] = [
+const HEADS: [&str; 15] = [
     "board",
+    "when",
     "model",
     "size",
     "tokens",
@@ -96,15 +97,18 @@ const HEADS: [&str; 14] = [
 ];
 
 /// Columns that are shown only where they tell something: sequences in one pass where some report has more than one, threads
-/// where they differ, and energy where a board has told it.
-const BATCH: usize = 4;
-const THREADS: usize = 5;
-const ENERGY: usize = 9;
+/// where they differ, energy where a board has told it, and the time where a board has several reports.
+const WHEN: usize = 1;
+const BATCH: usize = 5;
+const THREADS: usize = 6;
+const ENERGY: usize = 10;
 
 /// Heads and rows of the comparison.
 pub fn comparison(entries: &[Entry]) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let any = |told: fn(&Report, &Report) -> bool| entries.iter().any(|e| told(&e.report, &entries[0].report));
+    let again = |e: &Entry| e.time.is_some() && entries.iter().filter(|other| other.board == e.board).count() > 1;
     let hidden = [
+        (WHEN, !entries.iter().any(again)),
         (BATCH, !any(|r, _| r.latency_ms.batch != 1)),
         (THREADS, !any(|r, first| r.engine.threads != first.engine.threads)),
         (ENERGY, !any(|r, _| r.energy.is_some())),
@@ -113,6 +117,11 @@ pub fn comparison(entries: &[Entry]) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let heads = (0..).zip(HEADS).filter(|(at, _)| kept(*at)).map(|(_, head)| head);
     let cells = |e| (0..).zip(row(e)).filter(|(at, _)| kept(*at)).map(|(_, cell)| cell);
     (heads.collect(), entries.iter().map(|e| cells(e).collect()).collect())
+}
+
+/// A time to the minute: 2026-11-30 12:05.
+fn minute(time: &str) -> String {
+    printable(&time.chars().take(16).collect::<String>().replacen('T', " ", 1))
 }
 
 /// One row of the comparison, in the order of [`HEADS`]; "-" is not known.
@@ -127,6 +136,7 @@ fn row(entry: &Entry) -> Vec<String> {
     };
     vec![
         printable(&entry.board),
+        entry.time.as_deref().map_or("-".into(), minute),
         printable(&r.model.file),
         size(r.model.bytes),
         r.latency_ms.seq.to_string(),
@@ -152,7 +162,11 @@ fn row(entry: &Entry) -> Vec<String> {
 pub fn as_table(entries: &[Entry]) -> String {
     let (heads, rows) = comparison(entries);
     let mut aligns = vec![Align::Right; heads.len()];
-    (aligns[0], aligns[1], aligns[heads.len() - 1]) = (Align::Left, Align::Left, Align::Left);
+    for (head, align) in heads.iter().zip(&mut aligns) {
+        if ["board", "when", "model", "verdict"].contains(head) {
+            *align = Align::Left;
+        }
+    }
     let mut text = table(&heads, &aligns, &rows);
     notes(entries).iter().for_each(|note| text += &format!("{note}\n"));
     text
@@ -252,7 +266,7 @@ mod tests {
             "{text}"
         );
         let cells = |text: &str| text.lines().nth(1).unwrap().matches('|').count() - 1;
-        assert_eq!((cells(&text), row(&entries[0]).len()), (HEADS.len() - 3, HEADS.len()));
+        assert_eq!((cells(&text), row(&entries[0]).len()), (HEADS.len() - 4, HEADS.len()));
         // The energy is a column where one board has told it.
         entries[0].report.energy = Some(thimble_shared::board::report::Energy {
             sensor: "ina3221 VDD_IN".into(),
@@ -262,7 +276,7 @@ mod tests {
             readings: 40,
         });
         let text = as_markdown(&entries);
-        assert_eq!(cells(&text), HEADS.len() - 2);
+        assert_eq!(cells(&text), HEADS.len() - 3);
         for part in [
             "| mJ |",
             "| 31.2 |",
@@ -288,6 +302,27 @@ mod tests {
         assert_eq!(
             (&rows[0][4..6], &rows[1][4..6]),
             (&["1".into(), "4".into()][..], &["4".into(), "1".into()][..])
+        );
+    }
+
+    #[test]
+    fn reports_of_one_board_are_told_apart_by_their_time() {
+        let dated = |board: &str, time: &str| Entry {
+            board: board.into(),
+            time: Some(time.into()),
+            ..entry(sample(), "x").unwrap()
+        };
+        let (monday, tuesday) = (dated("x", "2026-11-30T12:05:09Z"), dated("x", "2026-12-01T08:00:00Z"));
+        assert!(
+            !comparison(&[monday.clone(), dated("y", "2026-12-01T08:00:00Z")])
+                .0
+                .contains(&"when")
+        );
+        let (heads, rows) = comparison(&[monday, tuesday]);
+        assert_eq!(heads[..3], ["board", "when", "model"]);
+        assert_eq!(
+            (rows[0][1].as_str(), rows[1][1].as_str()),
+            ("2026-11-30 12:05", "2026-12-01 08:00")
         );
     }
 

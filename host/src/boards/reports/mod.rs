@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use thimble_shared::board::report::{Report, SCHEMA};
+use thimble_shared::file_kind::FileKind;
 
 /// One report with what the host knows of it: a line of a history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,7 +93,14 @@ fn entries(path: &Path) -> Result<Vec<Entry>, ReportError> {
         ));
         bytes.truncate(bytes.len() - torn);
     }
-    let text = String::from_utf8(bytes).map_err(|e| file(e.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        file(match FileKind::of(e.as_bytes()) {
+            FileKind::Onnx => {
+                "is a model, no bench report; thimble deploy and thimble-device bench --json write reports".into()
+            }
+            _ => "is no bench report: no text in UTF-8".to_string(),
+        })
+    })?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     if let Ok(value) = serde_json::from_str::<serde_json::Value>(&text) {
         return Ok(vec![entry(value, &stem).map_err(file)?]);

@@ -95,6 +95,15 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
         line,
         problem,
     };
+    if let Some((line, form)) = other_form(file, text) {
+        return Err(error(
+            line,
+            format!(
+                "this is {form}; what is read is Ansible's INI form: a host a line, as in \"kitchen ansible_host=192.168.1.7 \
+                 ansible_user=pi thimble_target=pi-4\", groups under [name]"
+            ),
+        ));
+    }
     let mut lines = Lines {
         group: UNGROUPED.to_string(),
         in_variables: false,
@@ -118,6 +127,22 @@ fn parse(file: &str, text: &str) -> Result<Vec<Host>, InventoryError> {
             found.map_err(|problem| error(line, format!("{name}: {problem}")))
         })
         .collect()
+}
+
+/// The line that tells that an inventory is in another of Ansible's forms, and which: YAML begins with `---` or with a key alone,
+/// what `ansible-inventory --list` prints is JSON.
+fn other_form(file: &str, text: &str) -> Option<(usize, &'static str)> {
+    let said = |(_, line): &(usize, &str)| !line.is_empty() && !line.starts_with(['#', ';']);
+    let (at, first) = text.lines().map(str::trim).enumerate().find(said)?;
+    let key = first.strip_suffix(':');
+    let alone = key.is_some_and(|key| !key.is_empty() && !key.contains([' ', '=', '[', ':']));
+    let named = |end: &str| Path::new(file).extension().is_some_and(|e| e.eq_ignore_ascii_case(end));
+    let form = match first {
+        _ if first.starts_with('{') => "JSON",
+        _ if first == "---" || alone || named("yml") || named("yaml") => "YAML",
+        _ => return None,
+    };
+    Some((at + 1, form))
 }
 
 impl Lines {
@@ -320,6 +345,28 @@ mod tests {
                 ("attic", "pi@attic", Some(2222), Some("pi-4")),
             ]
         );
+    }
+
+    #[test]
+    fn yaml_and_json_are_named() {
+        for (file, text, want) in [
+            (
+                "hosts",
+                "---\nall:\n  hosts:\n",
+                "hosts line 1: this is YAML; what is read is Ansible's INI form",
+            ),
+            (
+                "hosts",
+                "# boards\n\nall:\n  hosts:\n    a:\n",
+                "hosts line 3: this is YAML",
+            ),
+            ("hosts.yml", "a: {}\n", "this is YAML"),
+            ("hosts", "{\"_meta\": {}}", "this is JSON"),
+        ] {
+            let error = parse(file, text).err().unwrap().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+        assert_eq!(parse("hosts", "fe80::1\n[pis]\na ansible_port=22\n").unwrap().len(), 2);
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub mod serving;
 use crate::boards::package;
 use crate::boards::reports;
 use crate::fs::atomic::FileError;
-use crate::render::progress::doing;
+use crate::render::progress::{doing, stage};
 use crate::render::text::{percent, remark, say, size};
 use link::{Link, LinkError, quote};
 pub use probe::{Look, Refusal};
@@ -78,6 +78,17 @@ pub struct Order<'a> {
     pub serve: bool,
     /// Remove what earlier deploys left and nothing uses.
     pub clear_old: bool,
+    /// Say each stage on a line where no bar is drawn; of several boards the lines would run together.
+    pub stages: bool,
+}
+
+impl Order<'_> {
+    fn stage(&self, what: &str) {
+        match self.stages {
+            true => stage(what),
+            false => doing(what),
+        }
+    }
 }
 
 /// Why a deploy did not end with a report.
@@ -154,7 +165,7 @@ fn part_name(item: &Item) -> String {
 /// # Errors
 /// Any [`DeployError`]. What was sent stays on the board for the next try.
 pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, DeployError> {
-    doing(&format!("{}: looking at the board", link.to));
+    order.stage(&format!("{}: looking at the board", link.to));
     let look = look(link, cargo, order)?;
     let missing: Vec<&Item> = cargo
         .files
@@ -167,13 +178,13 @@ pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, Dep
         persist(link, &clear(&look, &cargo.files), &mut breaks)?;
     }
     for item in &missing {
-        doing(&format!("{}: sending {}, {}", link.to, item.name, size(item.bytes)));
+        order.stage(&format!("{}: sending {}, {}", link.to, item.name, size(item.bytes)));
         sent += send(link, &look, item, &missing, &mut breaks)?;
     }
     if !missing.is_empty() {
         place(link, &look, &missing, &mut breaks)?;
     }
-    doing(&format!("{}: measuring", link.to));
+    order.stage(&format!("{}: measuring", link.to));
     let report = bench(link, &look, cargo, order, &mut breaks)?;
     let measured = report.model.sha256.as_deref();
     if let Some(model) = cargo.files.iter().find(|f| f.name == cargo.model)
@@ -188,7 +199,7 @@ pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, Dep
     let kept = order.keep.then(|| keep(link, &look, cargo, order));
     // A model that does not hold its limits does not take the place of one that does.
     let served = (order.serve && report.verdict.fits).then(|| {
-        doing(&format!("{}: starting the server", link.to));
+        order.stage(&format!("{}: starting the server", link.to));
         serving::serve(link, &look, cargo, order.max_ram)
     });
     let old = serving::old(link, &look, cargo, order.clear_old);

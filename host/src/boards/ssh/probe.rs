@@ -34,6 +34,17 @@ pub enum Refusal {
         /// Bytes available.
         available: u64,
     },
+    /// The limit that the server would be held to is below what it is predicted to need.
+    #[error(
+        "the server is predicted to need {need} and may have {limit}, half of the board's RAM; --max-ram gives it more",
+        need = size(*.need), limit = size(*.limit)
+    )]
+    Limit {
+        /// Bytes of the prediction.
+        need: u64,
+        /// Bytes of the limit.
+        limit: u64,
+    },
     /// The CPU lacks a feature that every kernel uses; its name.
     #[error("the board's CPU has no {0}, which every part of thimble-device needs")]
     Features(&'static str),
@@ -235,6 +246,14 @@ pub(super) fn check(look: &Look, missing: &[&Item], cargo: &Cargo, order: &Order
     }
     if order.serve {
         can_serve(look)?;
+        // A limit that a user gave is the user's to decide.
+        let half = look.mem_total.map(|ram| ram / 2).filter(|_| order.max_ram.is_none());
+        if let Some(limit) = half.filter(|limit| *limit < cargo.need.total()) {
+            return Err(Refusal::Limit {
+                need: cargo.need.total(),
+                limit,
+            });
+        }
     }
     // Both are written into a unit, where blanks, quotes and % mean something.
     let plain = |text: &str, also: &[u8]| text.bytes().all(|b| b.is_ascii_alphanumeric() || also.contains(&b));
@@ -312,6 +331,7 @@ pub(super) mod tests {
                 activations: 0,
                 file: 0,
                 copy: 0,
+                tokenizer: 0,
             },
         };
         let order = |keep| Order {
@@ -321,6 +341,7 @@ pub(super) mod tests {
             keep,
             serve: false,
             clear_old: false,
+            stages: false,
         };
         let said = |look: &Look, need, keep| {
             check(look, &[&item], &cargo(need), &order(keep))

@@ -488,6 +488,7 @@ mod tests {
                     activations: 0,
                     file: 0,
                     copy: 0,
+                    tokenizer: 0,
                 },
                 largest_page: None,
             }

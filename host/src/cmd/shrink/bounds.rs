@@ -22,6 +22,8 @@ pub struct Bounds {
     pub seq: usize,
     /// RAM predicted beside the file.
     pub ram_beside: u64,
+    /// That of the tokenizer in it.
+    pub tokenizer: u64,
     pub max_ram: Option<u64>,
     pub latency: Option<Latency>,
 }
@@ -39,11 +41,18 @@ pub struct Latency {
 const NANOSECONDS: f64 = 1e6;
 
 impl Bounds {
-    pub fn of(args: &ShrinkArgs, question: &Question, target: Option<&Target>, sizes: &Sizes) -> Result<Bounds> {
+    pub fn of(
+        args: &ShrinkArgs,
+        question: &Question,
+        target: Option<&Target>,
+        sizes: &Sizes,
+        tokenizer: Option<&str>,
+    ) -> Result<Bounds> {
         let config = &question.source.config;
         let seq = question.onnx.seq.unwrap_or_else(|| usual_seq(config));
         // Formats are not chosen yet.
-        let ram_beside = need(config, None, 0, seq).total();
+        let tokenizer = tokenizer.map_or(0, |json| thimble_text::ram(json.as_bytes()));
+        let ram_beside = need(config, None, 0, seq).with_tokenizer(tokenizer).total();
         let max_ram = args.max_ram.map(|ram| ram.as_u64());
         let by_ram = max_ram.map(|ram| ram.saturating_sub(ram_beside));
         let bytes = [args.budget.map(|b| b.as_u64()), by_ram].into_iter().flatten().min();
@@ -52,6 +61,7 @@ impl Bounds {
             bytes_given: bytes.is_some(),
             seq,
             ram_beside,
+            tokenizer,
             max_ram,
             latency: None,
         };
@@ -140,10 +150,14 @@ impl Bounds {
         let bytes = exact(self.limits.bytes);
         match self.max_ram {
             Some(ram) if self.limits.bytes == ram.saturating_sub(self.ram_beside) => format!(
-                "--max-ram {} leaves {bytes} for the file (at {} tokens the program is predicted to need {} beside it)",
+                "--max-ram {} leaves {bytes} for the file (at {} tokens the program is predicted to need {} beside it{})",
                 size(ram),
                 self.seq,
-                size(self.ram_beside)
+                size(self.ram_beside),
+                match self.tokenizer {
+                    0 => String::new(),
+                    bytes => format!(", {} of it for the tokenizer", size(bytes)),
+                }
             ),
             _ => format!("a budget of {bytes}"),
         }

@@ -9,7 +9,7 @@ use crate::budget::sizes::Floor;
 use crate::budget::solver::Plan;
 use crate::cmd::export::Written;
 use crate::cmd::verify;
-use crate::render::text::{Align, exact, percent, size, table, thousands};
+use crate::render::text::{Align, Verbosity, exact, percent, size, table, thousands, verbosity};
 use serde_json::{Value, json};
 use thimble_shared::ANSWER_SCHEMA;
 use thimble_shared::board::target::Target;
@@ -210,19 +210,24 @@ impl About<'_> {
         for (lever, bytes) in &self.savings {
             text += &format!("--{lever} saves {}\n", exact(*bytes));
         }
-        text += &format!(
-            "{} predicted {:.3e}, measured {:.3e} on {} tuning rows ({} choices run; sensitivities on {} rows)\n",
+        if verbosity() == Verbosity::Verbose {
+            text += &self.search_text(plan);
+        }
+        text += &format!("\non {}:\n{}\n", self.rows_reported(), verify::describe(&plan.loss));
+        text + &self.board_text(plan)
+    }
+
+    /// How the choice was found: what was predicted and measured, what was weighed, and how the model was prepared.
+    fn search_text(&self, plan: &Plan) -> String {
+        let (predicted, measured) = (plan.predicted, plan.measured);
+        let found = format!(
+            "{} predicted {predicted:.3e}, measured {measured:.3e} on {} tuning rows ({} choices run; sensitivities on {} rows)\n",
             self.question.objective.name(),
-            plan.predicted,
-            plan.measured,
             self.tuned,
             plan.verified,
             plan.sense_rows
         );
-        text += &trade_text(plan);
-        text += &prepared_text(plan);
-        text += &format!("\non {}:\n{}\n", self.rows_reported(), verify::describe(&plan.loss));
-        text + &self.board_text(plan)
+        found + &trade_text(plan) + &prepared_text(plan)
     }
 
     /// The tokenizer is a file of its own: a budget of the model's file does not count it.
@@ -241,7 +246,14 @@ impl About<'_> {
         let seq = self.bounds.seq;
         if self.bounds.max_ram.is_some() || self.target.is_some() {
             let needed = self.bounds.predicted_ram(plan.bytes);
-            text += &format!("predicted, not measured: {} of RAM at {seq} tokens", exact(needed));
+            text += &format!(
+                "predicted, not measured: {} of RAM at {seq} tokens{}",
+                exact(needed),
+                match self.bounds.tokenizer {
+                    0 => ", of token ids".to_string(),
+                    bytes => format!(" of a text, {} of it for the tokenizer", size(bytes)),
+                }
+            );
             text += &match self.target.and_then(|t| Some((t, t.ram_available.as_ref()?.value))) {
                 Some((t, available)) => format!(
                     ", {} of the {} the system of {} leaves\n",
@@ -321,6 +333,7 @@ impl About<'_> {
             "predicted": {
                 "seq": self.bounds.seq,
                 "ram": self.bounds.predicted_ram(plan.bytes),
+                "tokenizer": self.bounds.tokenizer,
                 "latency_ms": self.bounds.predicted_ms(&plan.problem.formats_of(&plan.choice)),
             },
             "loss": plan.loss,

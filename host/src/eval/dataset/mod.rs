@@ -81,7 +81,7 @@ pub enum InputsError {
         count: usize,
     },
     /// A text stands where the model has no tokenizer.
-    #[error("{path}, line {line}: a text needs a tokenizer beside the model (tokenizer.json, spiece.model or vocab.txt), and there is none", path = .path.display())]
+    #[error("{path}, line {line}: a text needs a tokenizer beside the model (tokenizer.json, spiece.model or vocab.txt), and there is none; --tokenizer names one", path = .path.display())]
     NoTokenizer {
         /// The file of inputs.
         path: PathBuf,

@@ -78,13 +78,19 @@ pub fn is_null(path: &Path) -> bool {
     path.canonicalize().is_ok_and(|path| path == Path::new("/dev/null"))
 }
 
-/// Whether files could be made in a directory, by the system's word.
+/// Whether files could be made in a directory: by the system's word, and by one that is made and removed again.
 pub fn takes_files(dir: &Path) -> std::io::Result<()> {
     use rustix::fs::{Access, access};
     if !std::fs::metadata(dir)?.is_dir() {
         return Err(std::io::ErrorKind::NotADirectory.into());
     }
-    Ok(access(dir, Access::WRITE_OK | Access::EXEC_OK)?)
+    access(dir, Access::WRITE_OK | Access::EXEC_OK)?;
+    // A file system may say so and take none, as /proc does.
+    let tried = tempfile::Builder::new().prefix(".thimble-").tempfile_in(dir);
+    tried.map(drop).map_err(|e| match e.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::StorageFull => e,
+        _ => std::io::Error::other("it takes no files"),
+    })
 }
 
 /// Refuses a path that no file could be written to, so that long work for one does not even begin.
