@@ -124,9 +124,9 @@ def layers(path):
     return ["hidden"] + [last[layer] for layer in sorted(last)]
 
 
-# How far from an edge, in steps, f32 can flip a rounding. Around the middle of a one-sided range a step is half as long,
-# beside the same last bit of x.
-EDGE = {"int8": 2e-5, "int8a": 4e-5, "int4": 2e-5}
+# How far from an edge, in steps, f32 can flip a rounding: five units in the last place of 127. Around the middle of a one-sided
+# range a step is half as long, beside the same last bit of x.
+EDGE = {"int8": 4e-5, "int8a": 8e-5, "int4": 4e-5}
 LAYER_CASES = [case for name in GOLDEN for case in cases(name)]
 
 
@@ -160,7 +160,13 @@ def test_every_layer_fed_the_same_input(thimble, models, tmp_path, case, precisi
             continue
         # Distance of each token's activations from the nearest edge between two int8 values, before they are rounded.
         edges = [np.abs(np.abs(value % 1) - 0.5).min(axis=-1) for name in wide for value in [real(theirs[name], mask)]]
-        edge = np.min(edges, axis=0)
-        assert (edge[flipped] <= EDGE[precision]).all(), f"layer {index}: differs where no rounding can have flipped"
-        assert flipped.sum() <= max(2, 0.05 * len(flipped)), f"layer {index}: {flipped.sum()} of {len(flipped)} tokens"
+        near = np.min(edges, axis=0) <= EDGE[precision]
+        excused = near
+        # Between inner layers, attention hands what flipped in the first to all tokens of the sequence.
+        if any(re.match(r"L\d+\.\d+\.", name) for name in wide):
+            sequence = np.nonzero(mask)[0]
+            excused = np.isin(sequence, sequence[flipped & near])
+        assert excused[flipped].all(), f"layer {index}: differs where no rounding can have flipped"
+        flips = (flipped & near).sum()
+        assert flips <= max(3, 0.05 * len(flipped)), f"layer {index}: {flips} of {len(flipped)} tokens"
         assert apart.max() <= 0.05, f"layer {index}: {apart.max()} standard deviations"
