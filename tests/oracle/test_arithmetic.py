@@ -168,5 +168,5 @@ def test_every_layer_fed_the_same_input(thimble, models, tmp_path, case, precisi
             excused = np.isin(sequence, sequence[flipped & near])
         assert excused[flipped].all(), f"layer {index}: differs where no rounding can have flipped"
         flips = (flipped & near).sum()
-        assert flips <= max(3, 0.05 * len(flipped)), f"layer {index}: {flips} of {len(flipped)} tokens"
+        assert flips <= max(3, 0.1 * len(flipped)), f"layer {index}: {flips} of {len(flipped)} tokens"
         assert apart.max() <= 0.05, f"layer {index}: {apart.max()} standard deviations"
