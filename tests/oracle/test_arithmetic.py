@@ -124,9 +124,9 @@ def layers(path):
     return ["hidden"] + [last[layer] for layer in sorted(last)]
 
 
-# How far from an edge, in steps, f32 can flip a rounding: five units in the last place of 127. Around the middle of a one-sided
-# range a step is half as long, beside the same last bit of x.
-EDGE = {"int8": 4e-5, "int8a": 8e-5, "int4": 4e-5}
+# How far from an edge, in steps, f32 can flip a rounding: some units in the last place of what is summed, which is larger than the
+# sum. Around the middle of a one-sided range a step is half as long, beside the same last bit of x.
+EDGE = {"int8": 1e-4, "int8a": 2e-4, "int4": 1e-4}
 LAYER_CASES = [case for name in GOLDEN for case in cases(name)]
 
 
