@@ -137,7 +137,7 @@ def test_a_board_of_another_architecture_is_refused(board, model):
 def test_too_little_ram_is_refused(board, albert_base):
     # Enough is left for sshd, too little for a model of 45 MiB.
     available = int(board.run("sed -n 's/^MemAvailable: *//p' /proc/meminfo").split()[0]) // 1024
-    board.run(f"mkdir -p /fill && mount -t tmpfs -o size=100% fill /fill && dd if=/dev/zero of=/fill/x bs=1M count={available - 40}")
+    board.run(f"mkdir -p /fill && mount -t tmpfs -o size=100% fill /fill && dd if=/dev/zero of=/fill/x bs=1M count={available - 30}")
     try:
         told, _ = board.deploy(albert_base("fp32"), "--dir", "/root/ram", code=1)
         assert "RAM" in told["reason"]

@@ -60,7 +60,9 @@ def test_albert_base_runs_in_96_mib_kernel_included(albert_base):
     assert told["fits"] and memory["peak_rss"] < 24 * MIB
     # The prediction that deploy and targets go by.
     need = json.loads(thimble("targets", "--json").stdout)["albert_base_int8"]
-    assert 0.8 < sum(need.values()) / memory["peak_rss"] < 1.3, (need, memory)
+    # A bench has ids, and opens no tokenizer.
+    del need["tokenizer"]
+    assert 1 <= sum(need.values()) / memory["peak_rss"] <= 1.1, (need, memory)
 
 
 def test_the_least_ram_is_found_and_the_report_is_of_the_board_that_was_asked_for(model):
