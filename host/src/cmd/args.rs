@@ -6,7 +6,7 @@ use crate::eval::dataset::RowOptions;
 use crate::eval::records::Form;
 use crate::models::model_file::ModelSource;
 use crate::models::read_options::ReadOptions;
-use crate::render::text::{say, size};
+use crate::render::text::{printable, say, size};
 use bytesize::ByteSize;
 use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -215,7 +215,7 @@ pub fn limit_too_low(units: &UnitOptions, need: Need) -> Option<String> {
 pub fn without_tokenizer(model: &Path) {
     say(&format!(
         "warning: {}: no tokenizer that the model was written with lies beside it: the server takes token ids only, and refuses texts",
-        model.display()
+        printable(&model.display().to_string())
     ));
 }
 

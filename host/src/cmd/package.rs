@@ -102,10 +102,11 @@ pub fn run(args: &PackageArgs) -> Result<Outcome> {
     if let Some(why) = limit_too_low(&units, serving(graph, model.len() as u64, seq, tokenizer.as_deref())) {
         return Ok(Outcome::no(format!("no: {why}\n")));
     }
-    if tokenizer.is_none() {
+    let takes_texts = tokenizer.is_some();
+    let payload = payload(&args.file, model, tokenizer, whole(&program)?, &units)?;
+    if !takes_texts {
         without_tokenizer(&args.file);
     }
-    let payload = payload(&args.file, model, tokenizer, whole(&program)?, &units)?;
     let bytes = deb(
         &payload,
         &Control {
