@@ -96,6 +96,7 @@ fn said(_session: &Session, _options: &Options) -> Result<String, CliError> {
     Err(CliError::NoText("text"))
 }
 
+/// Does what a command says, one arm each, so it is not cut into parts.
 fn perform(command: Command, options: &Options) -> Result<(String, u8), CliError> {
     // Before the engine makes its threads, which inherit both.
     if let Some(cores) = &options.pin {

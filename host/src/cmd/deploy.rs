@@ -426,6 +426,7 @@ impl Told {
         error
     }
 
+    /// Tells of one board, line by line as they are printed, so it is not cut into parts.
     fn board(&mut self, host: &Host, target: &Target, deployed: Deployed, history: &[Entry], args: &DeployArgs) {
         let Deployed {
             look,
