@@ -41,6 +41,7 @@ pub struct InstallArgs {
 const NO_PLACE: &str =
     "give --rootfs DIR, a mounted root file system of the board, or --image FILE, the image of its SD card";
 
+/// Runs `thimble install`: one check after another, before anything is written, so it is not cut into parts.
 pub fn run(args: &InstallArgs) -> Result<Outcome> {
     let target = args.target.as_deref().map(profiles::find).transpose()?;
     match (&args.image, &args.rootfs) {

@@ -162,7 +162,7 @@ const REPORT_ROWS: usize = 256;
 /// With fewer rows than this, choice and report share them all.
 const SPLIT_FROM: usize = 16;
 
-/// Runs `thimble shrink`.
+/// Runs `thimble shrink`: one check after another, before the work begins, so it is not cut into parts.
 ///
 /// # Errors
 /// Arguments that contradict each other, files that cannot be read or written, and a model that no candidate measures on.
