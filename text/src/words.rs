@@ -29,15 +29,14 @@ impl WordPieces {
             } else {
                 ""
             };
-            let text = format!("{mark}{}", &word[start..]);
             let mut longest = None;
-            self.pieces
-                .prefixes(text.bytes(), |bytes, id| longest = Some((bytes, id)));
+            let rest = mark.bytes().chain(word[start..].bytes());
+            self.pieces.prefixes(rest, |bytes, id| longest = Some((bytes, id)));
             let Some((bytes, id)) = longest.filter(|&(bytes, _)| bytes > mark.len()) else {
                 return unknown();
             };
             let end = start + bytes - mark.len();
-            tokens.push(Token::new(id, text[..bytes].to_string(), (start, end)));
+            tokens.push(Token::new(id, format!("{mark}{}", &word[start..end]), (start, end)));
             start = end;
         }
         Ok(tokens)
