@@ -1,5 +1,6 @@
 """Counts aarch64 instructions of one inference under qemu-user: the total of a process with two runs less that with one, so
-that loading cancels out (run it by benches/instructions). One thread. Writes benches/runs/DATE-aarch64-emulated/.
+that loading cancels out (run it by benches/instructions). One thread. Writes benches/runs/DATE-aarch64-emulated/, and with --docs
+docs/instructions.md, too. Rows that the same commit counted earlier that day stay.
 """
 
 import argparse
@@ -33,12 +34,19 @@ def total(command, plugin):
     return int(found[1])
 
 
+def place_of(row):
+    """Where a row stands in the table."""
+    order = ["int8", "int4", "fp16", "fp32"]
+    return order.index(row["precision"]), row["seq"], row["cpu"]
+
+
 def main():
     parser = argparse.ArgumentParser(prog="benches/instructions", description=__doc__)
     parser.add_argument("--seq", default="16", help="sequence lengths, with commas (default %(default)s)")
     parser.add_argument("--cpu", default="cortex-a76,cortex-a72,cortex-a53", help="default %(default)s")
-    parser.add_argument("--precision", default="int8,fp16,fp32", help="of thimble's files (default %(default)s)")
+    parser.add_argument("--precision", default="int8,int4,fp16,fp32", help="of thimble's files (default %(default)s)")
     parser.add_argument("--no-peer", action="store_true", help="without the peers (they need root on Debian, see scripts/python-on-arm)")
+    parser.add_argument("--docs", action="store_true", help="also write docs/instructions.md")
     args = parser.parse_args()
     work = TARGET / "compare"
     work.mkdir(parents=True, exist_ok=True)
@@ -70,11 +78,19 @@ def main():
     pins = {"ONNX Runtime": "ort", "LiteRT": "litert", "CTranslate2": "ctranslate2"}
     versions = {name: re.search(rf"\b{pin}=(\S+)", pinned)[1] for name, pin in pins.items()}
     told = {"schema": 2, "date": str(datetime.date.today()), "commit": commit, "qemu": qemu, "versions": versions, "rows": rows}
-    (out / "instructions.json").write_text(json.dumps(told, indent=1) + "\n")
+    earlier = out / "instructions.json"
+    if earlier.exists():
+        before = json.loads(earlier.read_text())
+        counted = {place_of(row) for row in rows}
+        if all(before[key] == told[key] for key in ("commit", "qemu", "versions")):
+            rows = sorted(rows + [row for row in before["rows"] if place_of(row) not in counted], key=place_of)
+    told["rows"] = rows
+    earlier.write_text(json.dumps(told, indent=1) + "\n")
     lines = [
         f"# Instructions per inference, albert-base's shape, one thread, {told['date']}, commit {commit}\n",
         f"{qemu}; the total with two runs less the total with one. {', '.join(' '.join(pair) for pair in versions.items())}: their own "
-        "aarch64 wheels on the same weights, ONNX Runtime's int8 by quantize_dynamic. In brackets thimble's count divided by theirs. "
+        "aarch64 wheels on the same weights, ONNX Runtime's int8 by quantize_dynamic. CTranslate2 computes another embedding (docs/comparison.md). "
+        "A count is no time: it has no cycles, caches or DRAM. In brackets thimble's count divided by theirs. "
         "Made by `benches/instructions`.\n",
         "| arithmetic | CPU | tokens | thimble, million | " + " | ".join(f"{name}, million" for name in versions) + " |",
         "|---|---|---|---|" + "---|" * len(versions),
@@ -82,7 +98,10 @@ def main():
     for row in rows:
         theirs = [f"{row[name] / 1e6:.1f} ({row['thimble'] / row[name]:.2f})" if name in row else "" for name in versions]
         lines.append(f"| {row['precision']} | {row['cpu']} | {row['seq']} | {row['thimble'] / 1e6:.1f} | " + " | ".join(theirs) + " |")
-    (out / "instructions.md").write_text("\n".join(lines) + "\n")
+    table = "\n".join(lines) + "\n"
+    (out / "instructions.md").write_text(table)
+    if args.docs:
+        (ROOT / "docs" / "instructions.md").write_text(table)
     print("\n".join(lines))
     print(f"wrote {out}/instructions.json and .md", file=sys.stderr)
 

@@ -58,7 +58,7 @@ def make_models(folder):
         sh("cargo", "build", "--release", "--locked", "-q", "-p", "thimble", "--example", "albert_base_rand", cwd=ROOT)
         sh(HOST.parent / "examples" / "albert_base_rand", base, cwd=ROOT)
     files = {}
-    for precision in ("fp32", "fp16", "int8"):
+    for precision in ("fp32", "fp16", "int8", "int4"):
         files[precision] = folder / f"thimble-{precision}.onnx"
         sh(HOST, "export", base, "-o", files[precision], "--precision", precision)
     files["plain"] = folder / "plain-fp32.onnx"
