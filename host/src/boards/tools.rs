@@ -73,6 +73,20 @@ pub const TOOLS: &[Tool] = &[
         true,
     ),
     tool(
+        "xz",
+        ("xz-utils", "xz"),
+        "unpacks modules of Debian's kernels",
+        &["emulate"],
+        false,
+    ),
+    tool(
+        "zstd",
+        ("zstd", "zstd"),
+        "unpacks modules of Ubuntu's kernels",
+        &["emulate"],
+        true,
+    ),
+    tool(
         "apt-get",
         ("apt", ""),
         "fetches Debian's kernel; --kernel names another",

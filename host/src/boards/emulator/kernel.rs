@@ -179,10 +179,10 @@ fn walk(dir: &Path, files: &mut BTreeMap<String, PathBuf>) {
 }
 
 fn read_module(path: &Path) -> Result<Vec<u8>, BoardError> {
-    let unpacker = match path.extension().and_then(|e| e.to_str()) {
-        Some("xz") => "xz",
-        Some("zst") => "zstd",
-        Some("gz") => "gzip",
+    let (unpacker, package) = match path.extension().and_then(|e| e.to_str()) {
+        Some("xz") => ("xz", "xz-utils"),
+        Some("zst") => ("zstd", "zstd"),
+        Some("gz") => ("gzip", "gzip"),
         _ => {
             return files::read(path).map_err(|e| BoardError::file(path, e));
         }
@@ -190,7 +190,8 @@ fn read_module(path: &Path) -> Result<Vec<u8>, BoardError> {
     let out = tool(unpacker).arg("-dc").arg(path).output();
     match out {
         Ok(out) if out.status.success() => Ok(out.stdout),
-        _ => Err(BoardError::file(path, format!("{unpacker} cannot unpack it"))),
+        Ok(_) => Err(BoardError::file(path, format!("{unpacker} cannot unpack it"))),
+        Err(e) => Err(ToolError::start(unpacker, &e, &format!("install {package}, which unpacks the kernel's modules")).into()),
     }
 }
 
