@@ -191,7 +191,12 @@ fn read_module(path: &Path) -> Result<Vec<u8>, BoardError> {
     match out {
         Ok(out) if out.status.success() => Ok(out.stdout),
         Ok(_) => Err(BoardError::file(path, format!("{unpacker} cannot unpack it"))),
-        Err(e) => Err(ToolError::start(unpacker, &e, &format!("install {package}, which unpacks the kernel's modules")).into()),
+        Err(e) => Err(ToolError::start(
+            unpacker,
+            &e,
+            &format!("install {package}, which unpacks the kernel's modules"),
+        )
+        .into()),
     }
 }
 
