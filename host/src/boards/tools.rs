@@ -87,6 +87,13 @@ pub const TOOLS: &[Tool] = &[
         true,
     ),
     tool(
+        "gzip",
+        ("gzip", "gzip"),
+        "unpacks modules of kernels that have them so",
+        &["emulate"],
+        true,
+    ),
+    tool(
         "apt-get",
         ("apt", ""),
         "fetches Debian's kernel; --kernel names another",

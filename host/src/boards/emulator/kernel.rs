@@ -3,6 +3,7 @@
 //! what they depend on, in the order they must be loaded.
 
 use super::BoardError;
+use crate::boards::tools;
 use crate::fs::atomic;
 use crate::fs::scratch::Scratch;
 use crate::fs::subprocess::{ToolError, complaint, tool};
@@ -179,24 +180,19 @@ fn walk(dir: &Path, files: &mut BTreeMap<String, PathBuf>) {
 }
 
 fn read_module(path: &Path) -> Result<Vec<u8>, BoardError> {
-    let (unpacker, package) = match path.extension().and_then(|e| e.to_str()) {
-        Some("xz") => ("xz", "xz-utils"),
-        Some("zst") => ("zstd", "zstd"),
-        Some("gz") => ("gzip", "gzip"),
+    let unpacker = match path.extension().and_then(|e| e.to_str()) {
+        Some("xz") => "xz",
+        Some("zst") => "zstd",
+        Some("gz") => "gzip",
         _ => {
             return files::read(path).map_err(|e| BoardError::file(path, e));
         }
     };
+    tools::need(&[unpacker])?;
     let out = tool(unpacker).arg("-dc").arg(path).output();
     match out {
         Ok(out) if out.status.success() => Ok(out.stdout),
-        Ok(_) => Err(BoardError::file(path, format!("{unpacker} cannot unpack it"))),
-        Err(e) => Err(ToolError::start(
-            unpacker,
-            &e,
-            &format!("install {package}, which unpacks the kernel's modules"),
-        )
-        .into()),
+        _ => Err(BoardError::file(path, format!("{unpacker} cannot unpack it"))),
     }
 }
 
