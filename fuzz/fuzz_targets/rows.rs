@@ -4,7 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use thimble::eval::columns::{Columns, all_texts};
-use thimble::eval::records::{Form, RecordError, Records};
+use thimble::eval::record::RecordError;
+use thimble::eval::records::{Form, Records};
 use thimble_fuzz::{Allowance, bounded, plain};
 
 /// A line of one letter becomes a place in a list and a number of what is taken.

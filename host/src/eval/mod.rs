@@ -9,6 +9,8 @@ pub mod error;
 pub(crate) mod kept_outputs;
 pub mod metrics;
 pub mod pair_order;
+pub mod record;
 pub mod records;
 pub mod runner;
 mod sums;
+mod table;

@@ -3,7 +3,8 @@
 //! piece of a single character or byte: text of other corpora still encodes, in shorter pieces.
 
 use crate::eval::columns;
-use crate::eval::records::{RecordError, Records};
+use crate::eval::record::RecordError;
+use crate::eval::records::Records;
 use crate::eval::runner::Vocabulary;
 use crate::models::raw_json::{elements, members, object};
 use crate::models::tokenizer::TokenizerSource;

@@ -11,7 +11,8 @@ pub use made_up::made_up;
 pub use row::{IGNORED, Row};
 
 use super::columns::{self, Columns};
-use super::records::{Form, Record, RecordError, Records};
+use super::record::{Record, RecordError};
+use super::records::{Form, Records};
 use crate::models::tokenizer::TokenizerSource;
 use crate::models::tokenizer_json::{Encoded, TokenizeError, Tokenizer};
 use made_up::MADE_UP;
