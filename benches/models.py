@@ -2,12 +2,14 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from safetensors.numpy import load_file, save_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
@@ -69,6 +71,25 @@ def make_models(folder):
     quantized = onnx.load(files["quantized"])
     del quantized.graph.value_info[:]
     onnx.save(quantized, files["quantized"])
+    return files
+
+
+def normal_weights(folder):
+    """int8 and int4 files of albert-base with its matrices drawn as transformers draws them, normal with a deviation of 0.02. The seeded
+    ones are spread evenly, so that many more are large: SMULL's chains of four products fit trained weights and these, but not those."""
+    base, drawn = folder / "albert-base", folder / "albert-base-normal"
+    random = np.random.default_rng(7)
+    weights = load_file(base / "model.safetensors")
+    for name, weight in sorted(weights.items()):
+        if weight.ndim == 2:
+            weights[name] = random.normal(0, 0.02, weight.shape).astype(np.float32)
+    drawn.mkdir(exist_ok=True)
+    save_file(weights, drawn / "model.safetensors")
+    shutil.copy(base / "config.json", drawn)
+    files = {}
+    for precision in ("int8", "int4"):
+        files[precision] = folder / f"thimble-normal-{precision}.onnx"
+        sh(HOST, "export", drawn, "-o", files[precision], "--precision", precision)
     return files
 
 
