@@ -75,14 +75,14 @@ fn greater(a: f32, b: f32) -> f32 {
     }
 }
 
-/// The largest magnitude. Arm has its own.
+/// The largest magnitude. 64-bit Arm has its own.
 #[cfg(not(target_arch = "aarch64"))]
 #[inline(always)]
 pub(crate) fn max_abs(x: &[f32]) -> f32 {
     reduce(x, 0.0, f32::abs, greater)
 }
 
-/// The least and the greatest number. Arm has its own.
+/// The least and the greatest number. 64-bit Arm has its own.
 #[cfg(not(target_arch = "aarch64"))]
 #[inline(always)]
 pub(crate) fn range(x: &[f32]) -> (f32, f32) {

@@ -15,6 +15,8 @@ mod avx512vnni;
 pub(crate) mod expand;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "arm")]
+mod neon32;
 pub(crate) mod pack;
 #[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
 mod panels;
