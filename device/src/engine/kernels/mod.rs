@@ -13,6 +13,8 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 pub(crate) mod expand;
+#[cfg(target_arch = "arm")]
+pub(crate) mod finish32;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "arm")]
@@ -581,6 +583,8 @@ impl Kernels {
 pub fn widen(from: &[f16], to: &mut [f32]) {
     #[cfg(target_arch = "aarch64")]
     aarch64::widen_f16(bytemuck::cast_slice(from), to);
-    #[cfg(not(target_arch = "aarch64"))]
+    #[cfg(target_arch = "arm")]
+    neon32::widen_f16(from, to);
+    #[cfg(not(any(target_arch = "aarch64", target_arch = "arm")))]
     half::slice::HalfFloatSliceExt::convert_to_f32_slice(from, to);
 }

@@ -1,9 +1,13 @@
-//! Loops over rows of numbers that NEON does in 32-bit programs, where the compiler has none of it: the ends of a row's range, and
-//! its quantization. Each does whole rounds and leaves the rest, or everything where there is no NEON, to plain Rust. All but
+//! Loops that NEON does in 32-bit programs, where the compiler has none of it: the ends of a row's range, its quantization, and the
+//! expansion of panels. Each does whole rounds and leaves the rest, or everything where there is no NEON, to plain Rust. All but
 //! numbers below 2^-126, which NEON takes for 0, give the same bits.
 
 use super::arm::{clear_sums, has_neon, neon_asm};
+use super::expand::{self, STEP};
 use crate::engine::elementwise;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use thimble_shared::artifact::layout::{I4_BLOCK_BYTES, I4_OFFSET, PANEL_ROWS};
 
 /// Numbers of one round: four registers.
 const ROUND: usize = 16;
@@ -138,4 +142,134 @@ pub fn round(x: &[f32], center: f32, inverse: f32, q: &mut [i8]) -> usize {
         );
     }
     rounds * ROUND
+}
+
+/// One block of an int4 panel as int8: the numbers in the low halves of its bytes and, where `high` is asked for, those in the high
+/// halves, each times its channel's multiplier.
+#[inline(always)]
+pub fn expand_int4(
+    bytes: &[u8; I4_BLOCK_BYTES],
+    multipliers: &[u8; PANEL_ROWS],
+    low: &mut [i8; I4_BLOCK_BYTES],
+    high: Option<&mut [i8; I4_BLOCK_BYTES]>,
+) {
+    if !has_neon() {
+        return expand::plain_block(bytes, multipliers, low, high);
+    }
+    let high = high.map_or(std::ptr::null_mut(), |high| high.as_mut_ptr());
+    // SAFETY: the CPU has NEON. Eight multipliers are read, four times 32 bytes, and as many written to `low` and, but for null, to
+    // `high`.
+    unsafe {
+        neon_asm!(
+            ".macro thimble_numbers a, b",
+            "vsub.i8 q\\a, q\\a, q4",
+            "vsub.i8 q\\b, q\\b, q4",
+            "vmul.i8 q\\a, q\\a, q0",
+            "vmul.i8 q\\b, q\\b, q1",
+            ".endm",
+            // Each channel's multiplier beside each of its four numbers.
+            "vld1.8 {{d0}}, [{multipliers}]",
+            "vmov d1, d0",
+            "vzip.8 d0, d1",
+            "vmov d2, d1",
+            "vmov d3, d1",
+            "vmov d1, d0",
+            "vzip.16 d0, d1",
+            "vzip.16 d2, d3",
+            "vmov.i8 q4, #{offset}",
+            "vmov.i8 q5, #15",
+            "2:",
+            "vld1.8 {{d16, d17, d18, d19}}, [{bytes}]!",
+            "vand q10, q8, q5",
+            "vand q11, q9, q5",
+            "thimble_numbers 10, 11",
+            "vst1.8 {{d20, d21, d22, d23}}, [{low}]!",
+            "cmp {high}, #0",
+            "beq 3f",
+            "vshr.u8 q8, q8, #4",
+            "vshr.u8 q9, q9, #4",
+            "thimble_numbers 8, 9",
+            "vst1.8 {{d16, d17, d18, d19}}, [{high}]!",
+            "3:",
+            "subs {steps}, {steps}, #1",
+            "bne 2b",
+            ".purgem thimble_numbers",
+            bytes = inout(reg) bytes.as_ptr() => _,
+            low = inout(reg) low.as_mut_ptr() => _,
+            high = inout(reg) high => _,
+            steps = inout(reg) I4_BLOCK_BYTES / STEP => _,
+            multipliers = in(reg) multipliers.as_ptr(),
+            offset = const I4_OFFSET,
+        );
+    }
+}
+
+/// Whole steps of an int8 panel `[depth/4][8][4]` to f32 `[k][8]`; returns how many steps that were.
+#[inline(always)]
+pub fn expand_int8(panel: &[i8], to: &mut [f32]) -> usize {
+    let steps = panel.len().min(to.len()) / STEP;
+    if steps == 0 || !has_neon() {
+        return 0;
+    }
+    // SAFETY: the CPU has NEON. Of each step, and there is one, 32 bytes are read and 128 written.
+    unsafe {
+        neon_asm!(
+            ".macro thimble_input d",
+            "vmovl.s8 q8, d\\d",
+            "vmovl.s16 q10, d16",
+            "vmovl.s16 q11, d17",
+            "vcvt.f32.s32 q10, q10",
+            "vcvt.f32.s32 q11, q11",
+            "vst1.32 {{d20, d21, d22, d23}}, [{to}]!",
+            ".endm",
+            "2:",
+            "vld4.8 {{d0, d1, d2, d3}}, [{panel}]!",
+            "subs {steps}, {steps}, #1",
+            "thimble_input 0",
+            "thimble_input 1",
+            "thimble_input 2",
+            "thimble_input 3",
+            "bne 2b",
+            ".purgem thimble_input",
+            panel = inout(reg) panel.as_ptr() => _,
+            to = inout(reg) to.as_mut_ptr() => _,
+            steps = inout(reg) steps => _,
+        );
+    }
+    steps
+}
+
+/// The kernel's bit for the second version of the vector unit, which converts halves.
+const HWCAP_VFPV4: libc::c_ulong = 1 << 16;
+
+/// f16 → f32 by VCVT, where the CPU has it (Cortex-A7, not A9); the `half` crate does it in integers.
+pub fn widen_f16(from: &[f16], to: &mut [f32]) {
+    assert_eq!(from.len(), to.len());
+    let mut steps = from.len() / ROUND;
+    // SAFETY: as in `has_neon`.
+    if !has_neon() || unsafe { libc::getauxval(libc::AT_HWCAP) } & HWCAP_VFPV4 == 0 {
+        steps = 0;
+    }
+    if steps > 0 {
+        // SAFETY: the CPU has NEON and VFPv4. Of each step 32 bytes are read from `from` and 64 written to `to`.
+        unsafe {
+            neon_asm!(
+                ".fpu neon-vfpv4",
+                "2:",
+                "vld1.16 {{d16, d17, d18, d19}}, [{from}]!",
+                "subs {steps}, {steps}, #1",
+                "vcvt.f32.f16 q0, d16",
+                "vcvt.f32.f16 q1, d17",
+                "vcvt.f32.f16 q2, d18",
+                "vcvt.f32.f16 q3, d19",
+                "vst1.32 {{d0, d1, d2, d3}}, [{to}]!",
+                "vst1.32 {{d4, d5, d6, d7}}, [{to}]!",
+                "bne 2b",
+                from = inout(reg) from.as_ptr() => _,
+                to = inout(reg) to.as_mut_ptr() => _,
+                steps = inout(reg) steps => _,
+            );
+        }
+    }
+    HalfFloatSliceExt::convert_to_f32_slice(&from[steps * ROUND..], &mut to[steps * ROUND..]);
 }
