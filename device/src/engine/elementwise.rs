@@ -404,14 +404,17 @@ pub(crate) mod tests {
             (Activation::Tanh, f64::tanh),
         ];
         for (activation, want) in cases {
-            let mut got = inputs.clone();
-            activate(activation, &mut got);
-            for (x, y) in inputs.iter().zip(&got) {
-                let want = want(f64::from(*x));
-                assert!(
-                    (f64::from(*y) - want).abs() < 1.5e-6 * want.abs().max(1.0),
-                    "{activation:?}({x}) = {y} not {want}"
-                );
+            // All of them, and as many as are whole vectors.
+            for inputs in [&inputs[..], &inputs[1..]] {
+                let mut got = inputs.to_vec();
+                activate(activation, &mut got);
+                for (x, y) in inputs.iter().zip(&got) {
+                    let want = want(f64::from(*x));
+                    assert!(
+                        (f64::from(*y) - want).abs() < 1.5e-6 * want.abs().max(1.0),
+                        "{activation:?}({x}) = {y} not {want}"
+                    );
+                }
             }
         }
     }
