@@ -6,13 +6,13 @@ mod told;
 use super::args::{limit_too_low, milliseconds, ram, without_tokenizer};
 use super::outcome::Outcome;
 use crate::boards::cost_model::{need, seq_of, serving};
-use crate::boards::device_binary::{device_program, for_boards, head, largest_page};
+use crate::boards::device_binary::{Found, chosen, for_boards, head, largest_page, locate};
 use crate::boards::package::{PROGRAM, UnitOptions};
 use crate::boards::profiles;
 use crate::boards::reports::{self, Entry};
 use crate::boards::ssh::inventory::{self, Host};
 use crate::boards::ssh::link::{Link, Sockets};
-use crate::boards::ssh::{Cargo, Order, deploy, item};
+use crate::boards::ssh::{Cargo, Cargoes, Item, Order, deploy, item};
 use crate::boards::tools;
 use crate::fs::atomic;
 use crate::models::model_file::File;
@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex};
 use thimble_device::bench::DEFAULT_RUNS;
 use thimble_device::image::mmap::ModelFile;
 use thimble_device::session::DEFAULT_SEQ;
+use thimble_shared::board::architecture::Architecture;
 use thimble_shared::board::target::Target;
 use thimble_shared::files;
 use thimble_shared::terminal::acts;
@@ -82,7 +83,7 @@ pub struct DeployArgs {
     /// Append the report to this history, one JSON line each
     #[arg(long, value_name = "FILE", default_value = "thimble-reports.jsonl")]
     pub history: PathBuf,
-    /// Use this aarch64 thimble-device [default: the one found as docs/commands.md says]
+    /// Use this thimble-device [default: the one for what the board runs, found as docs/commands.md says]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,
     /// Print one JSON object
@@ -99,7 +100,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     }
     tools::need(&["ssh"])?;
     let file = File::for_board(&args.file)?;
-    let (cargo, seq) = cargo(args, &file)?;
+    let (cargoes, seq) = cargoes(args, &file)?;
     let bench = bench_options(args, seq);
     directory(&args.dir)?;
     if let Some(config) = &args.ssh_config {
@@ -115,13 +116,13 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         stages: false,
     };
     // What cannot be kept afterwards must not be measured first.
-    let history = history(args, &cargo)?;
+    let history = history(args, &cargoes)?;
     let hosts = hosts(args)?;
     // A wrong target or address must be known before the first board is touched.
     let sockets = Sockets::new(&std::env::temp_dir());
     let jobs = jobs(args, hosts, &sockets)?;
     order.stages = jobs.len() == 1;
-    let done = deploy_all(args, &jobs, &cargo, &order, &history);
+    let done = deploy_all(args, &jobs, &cargoes, &order, &history);
     let mut told = Told::default();
     for one in done.into_values() {
         told.join(one);
@@ -152,10 +153,28 @@ pub fn directory(dir: &str) -> Result<()> {
     Ok(())
 }
 
-/// What a board is sent, and the tokens it is measured with.
-fn cargo(args: &DeployArgs, file: &File) -> Result<(Cargo, usize)> {
+/// The device programs that boards may need: the one named, or one for each architecture that there is one for. Without any, the
+/// error is about the one that is expected to be needed.
+fn programs(args: &DeployArgs, usual: Architecture) -> Result<(Vec<Found>, bool)> {
+    if let Some(named) = chosen(args.device_program.as_deref())? {
+        return Ok((vec![named], true));
+    }
+    let others = Architecture::ALL.into_iter().filter(|one| *one != usual);
+    let others: Vec<Found> = others.flat_map(|one| locate(None, one)).collect();
+    match locate(None, usual) {
+        Ok(found) => Ok(([found].into_iter().chain(others).collect(), false)),
+        Err(_) if !others.is_empty() => Ok((others, false)),
+        Err(missing) => Err(missing.into()),
+    }
+}
+
+/// What boards are sent, and the tokens they are measured with.
+fn cargoes(args: &DeployArgs, file: &File) -> Result<(Cargoes, usize)> {
     let graph = &file.artifact.graph;
-    let program = device_program(args.device_program.as_deref())?;
+    let target = args.target.as_deref().map(profiles::find).transpose()?;
+    let usual = target.map_or(Architecture::Aarch64, |target| target.architecture());
+    let (programs, named) = programs(args, usual)?;
+    programs.iter().take(1).for_each(Found::tell);
     let name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if name == PROGRAM {
         bail!(
@@ -163,27 +182,21 @@ fn cargo(args: &DeployArgs, file: &File) -> Result<(Cargo, usize)> {
             args.file.display()
         );
     }
-    // From here on it is this file, whatever bears its name by then: what is looked at is what is sent.
-    let program = ModelFile::open(&program)?;
-    let head = head(program.file()).with_context(|| program.path().display().to_string())?;
-    for_boards(program.path(), &head)?;
-    let mut files = vec![
-        item(Arc::new(program), PROGRAM.into(), "755")?,
-        item(file.map.file().clone(), name.clone(), "644")?,
-    ];
-    let mut texts = None;
-    if let Some(tokenizer) = file.tokenizer_path() {
-        texts = Some(thimble_text::read(tokenizer)?);
-        let name = tokenizer_beside(Path::new(&name)).display().to_string();
-        let found = item(Arc::new(ModelFile::open(tokenizer)?), name, "644")?;
-        file.is_its_tokenizer(&found.sha256)?;
-        files.push(found);
-    }
+    let model = item(file.map.file().clone(), name.clone(), "644")?;
     let seq = seq_of(&graph.config, args.seq)?;
+    let mut texts = None;
+    let mut tokenizer = None;
+    if let Some(path) = file.tokenizer_path() {
+        texts = Some(thimble_text::read(path)?);
+        let name = tokenizer_beside(Path::new(&name)).display().to_string();
+        let found = item(Arc::new(ModelFile::open(path)?), name, "644")?;
+        file.is_its_tokenizer(&found.sha256)?;
+        tokenizer = Some(found);
+    }
     // The bench computes token ids, the server splits texts.
     let need = match args.serve {
-        true => serving(graph, files[1].bytes, seq, texts.as_deref()),
-        false => need(&graph.config, Some(&graph.formats), files[1].bytes, seq),
+        true => serving(graph, model.bytes, seq, texts.as_deref()),
+        false => need(&graph.config, Some(&graph.formats), model.bytes, seq),
     };
     if args.serve {
         let units = UnitOptions {
@@ -192,17 +205,35 @@ fn cargo(args: &DeployArgs, file: &File) -> Result<(Cargo, usize)> {
         };
         // Half of a board's RAM is held against it when the board is looked at.
         limit_too_low(&units, need);
-        if file.tokenizer_path().is_none() {
+        if tokenizer.is_none() {
             without_tokenizer(&args.file);
         }
     }
-    let cargo = Cargo {
-        need: if args.copy { need.copied() } else { need },
-        largest_page: largest_page(&head),
-        files,
-        model: name,
-    };
-    Ok((cargo, seq))
+    let each = programs.iter().map(|program| {
+        let (program, architecture, largest_page) = opened(program)?;
+        Ok(Cargo {
+            files: [program, model.clone()].into_iter().chain(tokenizer.clone()).collect(),
+            model: name.clone(),
+            need: if args.copy { need.copied() } else { need },
+            architecture,
+            largest_page,
+        })
+    });
+    let each = each.collect::<Result<Vec<_>>>()?;
+    Ok((Cargoes { each, named, usual }, seq))
+}
+
+/// A device program that is held open: from here on it is this file, whatever bears its name by then, and what is looked at is
+/// what is sent. What it is for, and the largest page it can be mapped with.
+fn opened(program: &Found) -> Result<(Item, Architecture, Option<u64>)> {
+    let program = ModelFile::open(&program.path)?;
+    let head = head(program.file()).with_context(|| program.path().display().to_string())?;
+    let architecture = for_boards(program.path(), &head)?;
+    Ok((
+        item(Arc::new(program), PROGRAM.into(), "755")?,
+        architecture,
+        largest_page(&head),
+    ))
 }
 
 /// What the bench on the board is told.
@@ -221,13 +252,10 @@ fn bench_options(args: &DeployArgs, seq: usize) -> Vec<String> {
 }
 
 /// The reports so far, in a history that can be written to and is no input.
-fn history(args: &DeployArgs, cargo: &Cargo) -> Result<Vec<Entry>> {
+fn history(args: &DeployArgs, cargoes: &Cargoes) -> Result<Vec<Entry>> {
     let named = [&args.inventory, &args.ssh_config].into_iter().flatten();
-    let inputs = cargo
-        .files
-        .iter()
-        .map(|f| f.file.path())
-        .chain(named.map(PathBuf::as_path));
+    let files = cargoes.each.iter().flat_map(|cargo| &cargo.files);
+    let inputs = files.map(|f| f.file.path()).chain(named.map(PathBuf::as_path));
     atomic::refuse_inputs(
         &args.history,
         inputs.chain(args.target.as_deref().and_then(profiles::file)),
@@ -282,7 +310,7 @@ fn jobs(args: &DeployArgs, hosts: Vec<Host>, sockets: &Sockets) -> Result<Vec<Jo
 fn deploy_all(
     args: &DeployArgs,
     jobs: &[Job],
-    cargo: &Cargo,
+    cargoes: &Cargoes,
     order: &Order,
     history: &[Entry],
 ) -> BTreeMap<usize, Told> {
@@ -297,12 +325,11 @@ fn deploy_all(
             scope.spawn(|| {
                 while let Some(at) = next.lock().ok().and_then(|mut n| n.next()) {
                     let (host, target, link) = &jobs[at];
-                    let result = deploy(link, cargo, order);
+                    let result = deploy(link, cargoes, order);
                     link.reset();
                     // Kept and said as each board finishes: whoever ends this before the last loses no measurement.
                     if let Ok(mut done) = done.lock() {
-                        let texts = cargo.files.iter().any(|file| file.name.ends_with(".tokenizer.json"));
-                        let mut told = Told::new(several, texts);
+                        let mut told = Told::new(several, cargoes.take_texts());
                         told.add(host, target, result, history, args);
                         if several {
                             remark(&format!(
