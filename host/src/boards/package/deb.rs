@@ -128,6 +128,7 @@ mod tests {
     use super::super::control::tests::control;
     use super::*;
     use std::io::Read;
+    use thimble_shared::board::architecture::Architecture;
 
     #[test]
     fn files_lie_at_plain_paths_and_each_once() {
@@ -137,7 +138,14 @@ mod tests {
                 mode: 0o644,
                 bytes: vec![],
             });
-            deb(&Payload { files: files.collect() }, &control()).map_err(|e| e.to_string())
+            deb(
+                &Payload {
+                    architecture: Architecture::Aarch64,
+                    files: files.collect(),
+                },
+                &control(),
+            )
+            .map_err(|e| e.to_string())
         };
         assert!(with(&["usr/lib/a", "usr/lib/b.onnx"]).is_ok());
         for paths in [
@@ -158,6 +166,7 @@ mod tests {
     #[test]
     fn the_same_input_gives_the_same_bytes() {
         let payload = || Payload {
+            architecture: Architecture::Aarch64,
             files: vec![PackagedFile {
                 path: "usr/lib/thimble/a".into(),
                 mode: 0o644,
