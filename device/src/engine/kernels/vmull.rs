@@ -28,7 +28,7 @@ pub const ROW: Row<I8Product> = Row {
 };
 
 /// 8 channels × 4 tokens, four channels at a time, 16 inputs per step. Two products always fit an i16 lane (2 × 127 × 127, which is
-/// why -128 is never stored); in steps of which `chains` says so (see [`super::fits_four`]), four do, and a sixth of the work goes.
+/// why -128 is never stored); in steps of which `chains` says so (see [`super::fits_four`]), four do, and an eighth of the work goes.
 /// `x` is a tile `[depth/16][4][16]`; only `tokens` rows are written.
 fn multiply(tile: I8Tile<'_>) {
     let I8Tile {
