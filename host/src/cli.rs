@@ -169,7 +169,7 @@ enum Command {
     /// Show bench reports side by side: a table, Markdown or one HTML page
     #[command(after_help = examples::REPORT)]
     Report(cmd::report::ReportArgs),
-    /// Build an arm64 Debian package of the device program, the model and the units that serve it
+    /// Build a Debian package of the device program, the model and the units that serve it
     #[command(after_help = examples::PACKAGE)]
     Package(cmd::package::PackageArgs),
     /// Install program, model and units into a mounted root file system or an SD-card image

@@ -1,5 +1,5 @@
 """Fixtures of the ARM tests: the host's programs, the cross-built device under qemu-user as each board's CPU, and models
-exported once. scripts/test-aarch64 builds what is needed, sets the environment and runs this.
+exported once. scripts/test-aarch64 and scripts/test-armv7 build what is needed, set the environment and run this.
 """
 
 import concurrent.futures
@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-from arm import CPUS, ROOT, Arm, Models, Thimble
+from arm import PROGRAMS, ROOT, Arm, Models, Thimble
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +23,8 @@ def models(thimble, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def arms(thimble):
-    binary = pathlib.Path(os.environ["THIMBLE_DEVICE"])
-    assert binary.is_file()
-    return {cpu: Arm(thimble.host.parent, binary, cpu) for cpu in CPUS}
+    assert PROGRAMS and all(pathlib.Path(program).is_file() for program in PROGRAMS.values())
+    return {cpu: Arm(thimble.host.parent, program, cpu) for cpu, program in PROGRAMS.items()}
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
 """The same model and input on x86_64 and on every board's CPU: f32 and f16 agree to 1e-4, int8 within what flipped
-roundings cost, and a trained classifier says the same labels. The kernels differ (SDOT on A76, SMULL without it).
+roundings cost, and a trained classifier says the same labels. The kernels differ (SDOT on A76, SMULL without it, VMULL in 32 bits).
 """
 
 import json
@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from arm import CPUS, ROOT
+from arm import CPUS, FIRST, ROOT
 from bench import PRECISIONS, ROUNDING, SMALL, cases, gap, real
 
 EXACT = 1e-4
@@ -48,7 +48,7 @@ def test_every_cpu_gives_what_x86_gives(thimble, arms, models, each, model, prec
         assert_alike(arms[cpu].infer(file, case.feeds), reference, case.feeds["attention_mask"], precision, f"{cpu} {case}")
 
     # fp16 and int4 are expanded for the kernels that fp32 and int8 have: one CPU with each kind of kernel is enough.
-    cpus = CPUS if precision in ("fp32", "int8") else ("cortex-a53", "cortex-a76")
+    cpus = CPUS if precision in ("fp32", "int8") else {"cortex-a53", "cortex-a76", "cortex-a7"} & set(CPUS)
     each(check, [(cpu, pair) for cpu in cpus for pair in wanted])
 
 
@@ -90,14 +90,15 @@ def test_labels_of_the_trained_classifier_stay(thimble, arms, models, each, cpu)
 def test_the_device_knows_the_cpu_it_runs_on(arms, cpu):
     info = json.loads(arms[cpu].run("info", "--json", program=arms[cpu].device).stdout)
     features = info["board"]["features"]
-    assert "asimd" in features
+    assert ("neon" if cpu == "cortex-a7" else "asimd") in features
     assert ("asimddp" in features) == (cpu == "cortex-a76")
     assert info["board"]["emulated"] == "qemu-user"
     assert info["kernels"]["i8"][0] != "portable" and info["kernels"]["f32"][0] != "portable"
 
 
-def test_limits_and_errors_answer_alike(arms, models):
-    arm = arms["cortex-a72"]
+@pytest.mark.parametrize("cpu", FIRST)
+def test_limits_and_errors_answer_alike(arms, models, cpu):
+    arm = arms[cpu]
     file = models.export("albert-seq-tiny", "int8")
     bench = ("bench", file, "--seq", "8", "--runs", "2", "--warmup", "0", "--json")
     report = json.loads(arm.run(*bench, program=arm.device).stdout)

@@ -1,5 +1,6 @@
 """The virtual board with sshd, for the true `thimble deploy`. THIMBLE_BIN is the directory of the host's programs,
-THIMBLE_DEVICE the aarch64 device program (scripts/cross-build prints it); scripts/test-board sets both."""
+THIMBLE_DEVICE the aarch64 device program and THIMBLE_DEVICE_ARMV7 the armv7 one (scripts/cross-build prints them); scripts/test-board
+sets all three."""
 
 import json
 import os
@@ -12,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ["THIMBLE_BIN"])
 DEVICE = Path(os.environ["THIMBLE_DEVICE"])
+DEVICE_ARMV7 = Path(os.environ["THIMBLE_DEVICE_ARMV7"])
 
 
 def thimble(*args, code=0, **kw):
@@ -20,9 +22,26 @@ def thimble(*args, code=0, **kw):
     return done
 
 
-def free_ports():
+def without_device():
+    """This environment without the variable that names the device program: for what thimble chooses itself."""
+    return {name: value for name, value in os.environ.items() if name != "THIMBLE_DEVICE"}
+
+
+def with_devices(folder, *devices):
+    """The environment in which thimble finds these programs by itself, and no others but those that are built."""
+    data = folder / "data/thimble"
+    data.mkdir(parents=True, exist_ok=True)
+    for name, program in devices:
+        (data / name).write_bytes(program.read_bytes())
+    return {**without_device(), "XDG_DATA_HOME": str(folder / "data")}
+
+
+BOTH = (("thimble-device-aarch64", DEVICE), ("thimble-device-armv7", DEVICE_ARMV7))
+
+
+def free_ports(first=22420):
     """Two neighbouring ports nobody listens on."""
-    for port in range(22420, 23400, 2):
+    for port in range(first, first + 980, 2):
         try:
             for p in (port, port + 1):
                 with socket.socket() as s:
@@ -42,23 +61,39 @@ class Board:
         ssh = ["ssh", "-F", str(self.config), "board", command]
         return subprocess.run(ssh, capture_output=True, text=True, timeout=60, check=True).stdout
 
-    def deploy(self, file, *args, host="board", config=None, code=0, target="pi-4", runs=3):
+    def deploy(self, file, *args, host="board", config=None, code=0, target="pi-4", runs=3, program=DEVICE, env=None):
         where = self.directory / "history.jsonl"
+        named = ["--device-program", program] if program else []
         done = thimble(
             "deploy", file, "--target", target, "--to", host, "--ssh-config", config or self.config,
-            "--device-program", DEVICE, "--history", where, "--seq", 8, "--runs", runs, "--json", *args, code=code,
+            *named, "--history", where, "--seq", 8, "--runs", runs, "--json", *args, code=code, env=env,
         )  # fmt: skip
         return json.loads(done.stdout)["boards"][0], done
 
 
-@pytest.fixture(scope="session")
-def board(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("board")
-    port = free_ports()
+def started(directory, first, *options):
+    port = free_ports(first)
     script = ROOT / "scripts/virtual-board"
-    subprocess.run([script, "start", directory, "--port", str(port)], check=True, timeout=400)
+    subprocess.run([script, "start", directory, "--port", str(port), *options], check=True, timeout=400)
     yield Board(directory, port)
     subprocess.run([script, "stop", directory], check=True)
+
+
+@pytest.fixture(scope="session")
+def board(tmp_path_factory):
+    yield from started(tmp_path_factory.mktemp("board"), 22420)
+
+
+@pytest.fixture(scope="module")
+def board32(tmp_path_factory):
+    """A system and a kernel of 32 bits."""
+    yield from started(tmp_path_factory.mktemp("board32"), 24420, "--system", "armhf")
+
+
+@pytest.fixture(scope="module")
+def mixed_board(tmp_path_factory):
+    """A system of 32 bits on a kernel of 64, as Raspberry Pi OS has them."""
+    yield from started(tmp_path_factory.mktemp("mixed"), 25420, "--system", "armhf", "--kernel", "arm64")
 
 
 @pytest.fixture(scope="session")

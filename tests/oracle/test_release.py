@@ -29,10 +29,12 @@ def packed(thimble, tmp_path_factory):
     programs = {"thimble": thimble.host, "thimble-device": thimble.device}
     for name, program in programs.items():
         subprocess.run(["strip", "-o", folder / name, program], check=True)
-    # The head of a program for aarch64, as much as thimble looks at.
-    board = folder / "board"
-    board.write_bytes(b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack("<HH", 2, 183) + bytes(44))
-    command = [ROOT / "scripts/pack-release", TARGET, folder / "out", *(folder / name for name in programs), board]
+    # The heads of programs for 64-bit and 32-bit ARM, as much as thimble looks at.
+    boards = {"board": (2, 183), "board32": (1, 40)}
+    for name, (bits, machine) in boards.items():
+        head = b"\x7fELF" + bytes([bits, 1, 1])
+        (folder / name).write_bytes(head.ljust(16, b"\0") + struct.pack("<HH", 2, machine) + bytes(44))
+    command = [ROOT / "scripts/pack-release", TARGET, folder / "out", *(folder / name for name in (*programs, *boards))]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     assert [path.rsplit("/", 1)[1] for path in told] == [f"thimble-{VERSION}-{TARGET}.tar.gz", f"thimble_{VERSION}_amd64.deb"]
     return folder / "out"
@@ -77,6 +79,7 @@ def test_every_command_works_from_anywhere(packed, tmp_path, kind):
     assert run("bash", "-c", complete).stdout.split() == ["shrink"]
     for path in ("zsh/vendor-completions/_thimble", "fish/vendor_completions.d/thimble.fish"):
         assert (root / "share" / path).stat().st_size > 1000
+    assert (root / "lib/thimble/thimble-device-armv7").read_bytes()[4] == 1
     assert (root / "bin/thimble-device").exists() == (kind == "tar")
 
 
@@ -98,7 +101,7 @@ def test_the_debian_package_says_what_it_is(packed, tmp_path):
 
 
 def test_wrong_words_are_refused(tmp_path):
-    for words, want in (([], "are needed"), (["riscv64", tmp_path, *["/bin/true"] * 3], "no target 'riscv64'")):
+    for words, want in (([], "are needed"), (["riscv64", tmp_path, *["/bin/true"] * 4], "no target 'riscv64'")):
         done = subprocess.run([ROOT / "scripts/pack-release", *words], capture_output=True, text=True)
         assert done.returncode == 2 and want in done.stderr
 

@@ -2,6 +2,8 @@
 //! LayerNorm over f32 slices. On x86_64 each is compiled a second time for AVX2 and chosen at run time; no fused
 //! multiply-add is used there, so both give the same bits. Every aarch64 has one, and a quarter of an activation's work goes.
 
+#[cfg(target_arch = "arm")]
+use crate::engine::kernels::finish32;
 use crate::engine::tile::Tile;
 use thimble_shared::board::memory::QUERIES;
 use thimble_shared::model::Activation;
@@ -75,14 +77,14 @@ fn greater(a: f32, b: f32) -> f32 {
     }
 }
 
-/// The largest magnitude. Arm has its own.
+/// The largest magnitude. 64-bit Arm has its own.
 #[cfg(not(target_arch = "aarch64"))]
 #[inline(always)]
 pub(crate) fn max_abs(x: &[f32]) -> f32 {
     reduce(x, 0.0, f32::abs, greater)
 }
 
-/// The least and the greatest number. Arm has its own.
+/// The least and the greatest number. 64-bit Arm has its own.
 #[cfg(not(target_arch = "aarch64"))]
 #[inline(always)]
 pub(crate) fn range(x: &[f32]) -> (f32, f32) {
@@ -210,6 +212,10 @@ multiversion! {
         // In powers of two.
         const FIRST: f32 = (MINUS_2_SQRT_2_OVER_PI * std::f64::consts::LOG2_E) as f32;
         const THIRD: f32 = (0.044715 * MINUS_2_SQRT_2_OVER_PI * std::f64::consts::LOG2_E) as f32;
+        #[cfg(target_arch = "arm")]
+        if finish32::gelu_new(tile, FIRST, THIRD) {
+            return;
+        }
         each(tile, |x| x / (1.0 + exp2_of_number(x * multiply_add(THIRD, x * x, FIRST))));
     }
 }
@@ -311,6 +317,10 @@ multiversion! {
 /// Turns scores into weights, the greatest of them 1, and adds these to `total`.
 #[inline(always)]
 fn exponentials(scores: &mut [f32; QUERIES], most: &[f32; QUERIES], total: &mut [f32; QUERIES]) {
+    #[cfg(target_arch = "arm")]
+    if finish32::exponentials(scores, most, total) {
+        return;
+    }
     for i in 0..QUERIES {
         let weight = power(at_least(scores[i] - most[i], LOWEST));
         scores[i] = weight;
@@ -394,14 +404,17 @@ pub(crate) mod tests {
             (Activation::Tanh, f64::tanh),
         ];
         for (activation, want) in cases {
-            let mut got = inputs.clone();
-            activate(activation, &mut got);
-            for (x, y) in inputs.iter().zip(&got) {
-                let want = want(f64::from(*x));
-                assert!(
-                    (f64::from(*y) - want).abs() < 1.5e-6 * want.abs().max(1.0),
-                    "{activation:?}({x}) = {y} not {want}"
-                );
+            // All of them, and as many as are whole vectors.
+            for inputs in [&inputs[..], &inputs[1..]] {
+                let mut got = inputs.to_vec();
+                activate(activation, &mut got);
+                for (x, y) in inputs.iter().zip(&got) {
+                    let want = want(f64::from(*x));
+                    assert!(
+                        (f64::from(*y) - want).abs() < 1.5e-6 * want.abs().max(1.0),
+                        "{activation:?}({x}) = {y} not {want}"
+                    );
+                }
             }
         }
     }

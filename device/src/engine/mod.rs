@@ -31,6 +31,7 @@ use thimble_shared::artifact::{self, Artifact, ArtifactError};
 use thimble_shared::board::memory::{self, Need, Work};
 use thimble_shared::model::Config;
 use thimble_shared::model::network::{Extent, Output};
+use thimble_shared::model::weight::Kind;
 use tract_core::internal::{Datum, IntoTValue, TValue, TVec, Tensor as TractTensor, TractError, tvec};
 
 /// What is free to choose when an engine is made.
@@ -90,6 +91,12 @@ pub enum InputError {
         seq: usize,
         /// `max_position_embeddings`.
         max: usize,
+    },
+    /// More tokens than tensors of this model can have on this machine.
+    #[error("{tokens} tokens at once are more than this machine can address; run fewer rows at a time")]
+    TooMany {
+        /// Tokens of all rows, padding included.
+        tokens: usize,
     },
     /// A value is outside its range.
     #[error("{tensor}[{at}] is {value}, must be 0 to {max}")]
@@ -158,6 +165,8 @@ pub struct Engine {
     context: Arc<Context>,
     plans: Plans,
     layers: Vec<usize>,
+    /// Most numbers that a tensor has for one token.
+    widest: usize,
 }
 
 impl Engine {
@@ -172,12 +181,16 @@ impl Engine {
         let kernels = Kernels::choose(options.force_kernel.as_deref())?;
         let context = Context::new(kernels, Pool::new(options.threads)?);
         let plans = Builder::new(Weights::new(&image, &artifact), &context).build()?;
-        let layers = artifact.graph.config.layer_groups();
+        let config = &artifact.graph.config;
+        let weights = config.weights();
+        // What a table gives is as wide as what the next map reads.
+        let maps = weights.iter().filter(|w| w.kind == Kind::Linear);
         Ok(Engine {
+            layers: config.layer_groups(),
+            widest: maps.flat_map(|w| w.shape.iter().copied()).max().unwrap_or(1),
             artifact,
             context,
             plans,
-            layers,
         })
     }
 
@@ -393,6 +406,11 @@ impl Engine {
                 seq: full,
                 max: config.max_position_embeddings,
             });
+        }
+        // No tensor has more bytes than a slice can: on a 32-bit board a larger product would look small.
+        let most = isize::MAX.unsigned_abs() / size_of::<f32>();
+        if count.checked_mul(self.widest).is_none_or(|numbers| numbers > most) {
+            return Err(InputError::TooMany { tokens: count });
         }
         within("input_ids", &input.input_ids, config.vocab_size)?;
         if let Some(types) = &input.token_type_ids {

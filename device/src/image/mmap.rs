@@ -132,8 +132,10 @@ impl ModelFile {
             Ok(meta) => meta,
         };
         let bytes = opened.len();
+        // No slice is longer, whatever addresses could count: 2 GiB on a 32-bit board.
+        let len = isize::try_from(bytes).map(isize::unsigned_abs);
         Ok(ModelFile {
-            len: usize::try_from(bytes).map_err(|_| MapError::TooLarge { path: owned(), bytes })?,
+            len: len.map_err(|_| MapError::TooLarge { path: owned(), bytes })?,
             path: owned(),
             file,
             opened,

@@ -89,21 +89,37 @@ const HWCAPS: [(usize, u32, &str); 12] = [
     (1, 14, "bf16"),
 ];
 
-const AT_PAGESZ: u64 = 6;
-#[cfg(target_arch = "aarch64")]
-const AT_HWCAP: [u64; 2] = [16, 26];
+/// The same of a 32-bit program, by the names its kernel gives them.
+#[cfg(target_arch = "arm")]
+const HWCAPS: [(usize, u32, &str); 12] = [
+    (0, 6, "vfp"),
+    (0, 12, "neon"),
+    (0, 13, "vfpv3"),
+    (0, 14, "vfpv3d16"),
+    (0, 16, "vfpv4"),
+    (0, 17, "idiva"),
+    (0, 19, "vfpd32"),
+    (0, 20, "lpae"),
+    (0, 23, "asimdhp"),
+    (0, 24, "asimddp"),
+    (0, 27, "i8mm"),
+    (1, 4, "crc32"),
+];
 
-/// The entry of this process's auxiliary vector under `key`.
-fn auxiliary(key: u64) -> Option<u64> {
+const AT_PAGESZ: usize = 6;
+#[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
+const AT_HWCAP: [usize; 2] = [16, 26];
+
+/// The entry of this process's auxiliary vector under `key`. Both are as long as an address.
+fn auxiliary(key: usize) -> Option<usize> {
     let bytes = fs::read("/proc/self/auxv").ok()?;
-    let words: Vec<u64> = bytes
-        .chunks_exact(8)
-        .filter_map(|b| Some(u64::from_ne_bytes(b.try_into().ok()?)))
-        .collect();
-    words.chunks_exact(2).find(|pair| pair[0] == key).map(|pair| pair[1])
+    let (words, _) = bytes.as_chunks::<{ size_of::<usize>() }>();
+    let (pairs, _) = words.as_chunks::<2>();
+    let pair = pairs.iter().find(|[found, _]| usize::from_ne_bytes(*found) == key)?;
+    Some(usize::from_ne_bytes(pair[1]))
 }
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
 fn features(_: &CpuInfo) -> Vec<String> {
     let words = AT_HWCAP.map(|key| auxiliary(key).unwrap_or(0));
     HWCAPS
@@ -113,7 +129,7 @@ fn features(_: &CpuInfo) -> Vec<String> {
         .collect()
 }
 
-#[cfg(not(target_arch = "aarch64"))]
+#[cfg(not(any(target_arch = "aarch64", target_arch = "arm")))]
 fn features(info: &CpuInfo) -> Vec<String> {
     info.features.clone()
 }
@@ -131,7 +147,7 @@ pub fn emulator() -> Option<&'static str> {
     *FOUND.get_or_init(|| {
         let info = read("/proc/cpuinfo").unwrap_or_default();
         let arch = read("/proc/sys/kernel/arch");
-        if cfg!(target_arch = "aarch64") && is_foreign_kernel(&info, arch.as_deref()) {
+        if cfg!(any(target_arch = "aarch64", target_arch = "arm")) && is_foreign_kernel(&info, arch.as_deref()) {
             return Some("qemu-user");
         }
         let compatible = read("/proc/device-tree/compatible").unwrap_or_default();
@@ -139,10 +155,11 @@ pub fn emulator() -> Option<&'static str> {
     })
 }
 
-/// Whether a kernel of another architecture runs below this aarch64 program: a user-mode emulator hands through the
-/// host's /proc/cpuinfo, or at least its name.
+/// Whether a kernel of another architecture runs below this program for Arm: a user-mode emulator hands through the host's
+/// /proc/cpuinfo, or at least its name. A 64-bit Arm kernel runs 32-bit programs by itself.
 fn is_foreign_kernel(cpuinfo: &str, arch: Option<&str>) -> bool {
-    arch.is_some_and(|a| a != "aarch64") || cpuinfo.lines().any(|l| l.starts_with("vendor_id"))
+    let own = |arch: &str| arch == "aarch64" || arch.starts_with("arm");
+    arch.is_some_and(|arch| !own(arch)) || cpuinfo.lines().any(|l| l.starts_with("vendor_id"))
 }
 
 /// The tightest memory limit over this process's control group and the ones above it. `membership` is the text of
@@ -209,7 +226,7 @@ fn board_under(root: &Path) -> BoardReport {
         mem_total: kilobytes(&meminfo, "MemTotal").filter(|total| *total > 0),
         mem_available: kilobytes(&meminfo, "MemAvailable"),
         cgroup_limit: text("proc/self/cgroup").and_then(|text| cgroup_limit(&text, &root.join("sys/fs/cgroup"))),
-        page_size: auxiliary(AT_PAGESZ),
+        page_size: auxiliary(AT_PAGESZ).map(|bytes| bytes as u64),
         kernel: text("proc/sys/kernel/osrelease"),
         governor: read_word(cpu.join("cpufreq/scaling_governor")),
         mhz: megahertz(cpu.join("cpufreq/scaling_cur_freq")).or(info.mhz),
@@ -250,6 +267,7 @@ mod tests {
         assert!(is_foreign_kernel(X86, None));
         assert!(is_foreign_kernel(PI4, Some("x86_64")));
         assert!(!is_foreign_kernel(PI4, Some("aarch64")));
+        assert!(!is_foreign_kernel(PI4, Some("armv7l")));
         assert!(!is_foreign_kernel(PI4, None));
     }
 

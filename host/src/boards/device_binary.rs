@@ -1,76 +1,120 @@
-//! Programs for boards, as their ELF headers tell: where the device program for aarch64 is, which machine a program is for, and
-//! the largest page it can be mapped with. In: paths or bytes; out: what was found, or why it will not do.
+//! Programs for boards, as their ELF headers tell: where the device program for an architecture is, and the largest page it can be
+//! mapped with. In: paths or bytes; out: what was found, or why it will not do.
 
 use crate::fs::atomic::FileError;
 use crate::render::text::{detail, remark};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use thimble_shared::board::architecture::Architecture;
 use thimble_shared::files;
 
-/// Where scripts/cross-build leaves it, under the target directory.
-const BUILT: &str = "cross/aarch64-unknown-linux-gnu/dist/thimble-device";
 /// The device program's name on the board, which no model may have.
 pub const PROGRAM: &str = "thimble-device";
-/// What it is called where it is installed: with the machine in its name, beside a host program of another one.
-const NAMES: [&str; 2] = ["thimble-device-aarch64", PROGRAM];
 /// Names it to every command that takes --device-program.
 pub const VARIABLE: &str = "THIMBLE_DEVICE";
-/// ELF's number for aarch64.
-const AARCH64: u16 = 183;
 /// The first bytes of a file that tell all that is asked here: header and program headers of any sane program.
 const HEAD: usize = 4096;
 
-/// The device program for aarch64: the one named, or the first there is of those that [`places`] lists. Which one
+/// A device program that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Who named it, or where it was found, for people.
+    pub how: &'static str,
+    /// What it is for.
+    pub architecture: Architecture,
+}
+
+/// The device program for an architecture: the one named, or the first there is of those that [`places`] lists. Which one
 /// it is stands on stderr.
 ///
 /// # Errors
-/// Where the one named is no program for boards, or none is found.
-pub fn device_program(named: Option<&Path>) -> Result<PathBuf, FileError> {
-    let (path, how) = locate(named)?;
-    // Who named it on the command line knows.
-    let tell = if named.is_some() { detail } else { remark };
-    tell(&format!("the board's program: {} ({how})", path.display()));
-    Ok(path)
+/// Where the one named is no program for that architecture, or none is found.
+pub fn device_program(named: Option<&Path>, architecture: Architecture) -> Result<PathBuf, FileError> {
+    let found = locate(named, architecture)?;
+    found.tell();
+    Ok(found.path)
 }
 
-/// The device program for aarch64, and how it was found.
+impl Found {
+    /// Says which program it is.
+    pub fn tell(&self) {
+        // Who named it on the command line knows.
+        let tell = if self.how == NAMED { detail } else { remark };
+        tell(&format!("the board's program: {} ({})", self.path.display(), self.how));
+    }
+}
+
+/// The device program for an architecture, and how it was found.
 ///
 /// # Errors
 /// As [`device_program`].
-pub fn locate(named: Option<&Path>) -> Result<(PathBuf, &'static str), FileError> {
-    let variable = std::env::var_os(VARIABLE).map(PathBuf::from);
-    find(named, variable.as_deref(), &places())
+pub fn locate(named: Option<&Path>, architecture: Architecture) -> Result<Found, FileError> {
+    match chosen(named)? {
+        Some(found) if found.architecture == architecture => Ok(found),
+        Some(found) => Err(FileError::new(
+            &found.path,
+            format!(
+                "is a program for {}, not for {architecture}; {} makes one ({} names it)",
+                found.architecture,
+                architecture.build(),
+                found.how
+            ),
+        )),
+        None => find(&places(architecture), architecture),
+    }
 }
 
-fn find(
-    named: Option<&Path>,
-    variable: Option<&Path>,
-    places: &[(PathBuf, &'static str)],
-) -> Result<(PathBuf, &'static str), FileError> {
+/// The device program that the command line or the variable names, for whichever architecture it is.
+///
+/// # Errors
+/// Where the one named is no program for boards.
+pub fn chosen(named: Option<&Path>) -> Result<Option<Found>, FileError> {
+    let variable = std::env::var_os(VARIABLE).map(PathBuf::from);
+    choose(named, variable.as_deref())
+}
+
+/// How the command line names one.
+const NAMED: &str = "--device-program";
+
+/// What a user names is never passed over in silence.
+fn choose(named: Option<&Path>, variable: Option<&Path>) -> Result<Option<Found>, FileError> {
     let variable = variable.filter(|path| !path.as_os_str().is_empty());
-    // What a user names is never passed over in silence.
-    for (path, how) in [(named, "--device-program"), (variable, VARIABLE)] {
-        if let Some(path) = path {
-            let failed = |e: String| FileError::new(path, format!("{e} ({how} names it)"));
-            let file = files::open(path).map_err(|e| failed(e.to_string()))?;
-            let head = head(&file).map_err(|e| failed(e.to_string()))?;
-            for_boards(path, &head)?;
-            return Ok((path.to_path_buf(), how));
-        }
-    }
+    let both = [(named, NAMED), (variable, VARIABLE)];
+    let Some((path, how)) = both.into_iter().find_map(|(path, how)| Some((path?, how))) else {
+        return Ok(None);
+    };
+    let failed = |e: String| FileError::new(path, format!("{e} ({how} names it)"));
+    let file = files::open(path).map_err(|e| failed(e.to_string()))?;
+    let head = head(&file).map_err(|e| failed(e.to_string()))?;
+    Ok(Some(Found {
+        path: path.to_path_buf(),
+        how,
+        architecture: for_boards(path, &head)?,
+    }))
+}
+
+/// The first of the places that holds a program for the architecture: one for another machine is passed over.
+fn find(places: &[(PathBuf, &'static str)], architecture: Architecture) -> Result<Found, FileError> {
     let fits = |path: &Path| {
         files::open(path)
             .and_then(|f| head(&f))
-            .is_ok_and(|head| foreign(&head).is_none())
+            .is_ok_and(|head| Architecture::of_program(&head) == Ok(architecture))
     };
     match places.iter().find(|(path, _)| fits(path)) {
-        Some((path, how)) => Ok((path.clone(), how)),
+        Some((path, how)) => Ok(Found {
+            path: path.clone(),
+            how,
+            architecture,
+        }),
         None => Err(FileError::new(
             Path::new(PROGRAM),
             format!(
-                "no device program for aarch64; scripts/cross-build --install, run in thimble's checkout, builds it and puts it \
+                "no device program for {architecture}; {} --install, run in thimble's checkout, builds it and puts it \
                  where thimble looks from every folder; --device-program or {VARIABLE} names another ({} were looked in)",
+                architecture.build(),
                 folders(places)
             ),
         )),
@@ -79,11 +123,13 @@ fn find(
 
 /// Where the device program is looked for, in this order: beside thimble, in the user's and the system's data folders, and where
 /// scripts/cross-build leaves it.
-pub fn places() -> Vec<(PathBuf, &'static str)> {
+pub fn places(architecture: Architecture) -> Vec<(PathBuf, &'static str)> {
     let mut places = Vec::new();
     let exe = std::env::current_exe().ok();
     let beside = exe.as_deref().and_then(Path::parent);
-    let named = |dir: PathBuf, how: &'static str| NAMES.map(|name| (dir.join(name), how));
+    // Where it is installed it may have the machine in its name, beside a host program of another one.
+    let names = [format!("{PROGRAM}-{}", architecture.name()), PROGRAM.to_string()];
+    let named = |dir: PathBuf, how: &'static str| names.each_ref().map(|name| (dir.join(name), how));
     if let Some(dir) = beside {
         places.extend(named(dir.to_path_buf(), "beside thimble"));
         places.extend(
@@ -101,10 +147,11 @@ pub fn places() -> Vec<(PathBuf, &'static str)> {
     );
     places.extend(named("/usr/lib/thimble".into(), "the system's folder"));
     // target/release/thimble or target/debug/thimble, and the directory the user stands in.
-    let built = "built by scripts/cross-build";
+    let built = format!("cross/{}/dist/{PROGRAM}", architecture.triple());
+    let how = "built by scripts/cross-build";
     let target = beside.and_then(Path::parent);
-    places.extend(target.map(|target| (target.join(BUILT), built)));
-    places.push((Path::new("target").join(BUILT), built));
+    places.extend(target.map(|target| (target.join(&built), how)));
+    places.push((Path::new("target").join(&built), how));
     places
 }
 
@@ -120,22 +167,26 @@ fn folders(places: &[(PathBuf, &'static str)]) -> String {
     told.join(", ")
 }
 
-/// All of a program for boards.
-pub fn whole(path: &Path) -> Result<Vec<u8>, FileError> {
+/// All of a program for boards, and what it is for.
+///
+/// # Errors
+/// Where it cannot be read, or no board can run it.
+pub fn whole(path: &Path) -> Result<(Vec<u8>, Architecture), FileError> {
     let bytes = files::read(path).map_err(|e| FileError::new(path, e))?;
-    for_boards(path, &bytes)?;
-    Ok(bytes)
+    let architecture = for_boards(path, &bytes)?;
+    Ok((bytes, architecture))
 }
 
-/// Refuses a program that no board can run, by its head.
-pub fn for_boards(path: &Path, head: &[u8]) -> Result<(), FileError> {
-    match foreign(head) {
-        None => Ok(()),
-        Some(_) => Err(FileError::new(
-            path,
-            "is not an aarch64 program; scripts/cross-build makes one",
-        )),
-    }
+/// What a program is for, by its head.
+///
+/// # Errors
+/// Where no board can run it.
+pub fn for_boards(path: &Path, head: &[u8]) -> Result<Architecture, FileError> {
+    Architecture::of_program(head).map_err(|_| {
+        let [usual, other] = Architecture::ALL;
+        let told = format!("is no program for {usual} or {other}; {} makes one", usual.build());
+        FileError::new(path, told)
+    })
 }
 
 /// As much of a program as the functions here look at.
@@ -152,22 +203,6 @@ pub fn head(file: &File) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// What a program is for, when that is not aarch64.
-pub fn foreign(program: &[u8]) -> Option<String> {
-    if program.len() < 20 || !program.starts_with(b"\x7fELF") {
-        return Some("of an unknown kind (it is no ELF program)".into());
-    }
-    let machine = u16::from_le_bytes([program[18], program[19]]);
-    match (program[4], program[5], machine) {
-        (2, 1, AARCH64) => None,
-        (_, 1, 40) => Some("32-bit ARM".into()),
-        (_, 1, 62) => Some("x86-64".into()),
-        (_, 1, 3) => Some("32-bit x86".into()),
-        (_, 1, 243) => Some("RISC-V".into()),
-        _ => Some(format!("for ELF machine {machine}")),
-    }
-}
-
 /// The largest page that the program's segments can be mapped with; `None` where the headers do not tell.
 pub fn largest_page(program: &[u8]) -> Option<u64> {
     const LOAD: u64 = 1;
@@ -175,15 +210,16 @@ pub fn largest_page(program: &[u8]) -> Option<u64> {
         let bytes = program.get(at..at.checked_add(bytes)?)?;
         Some(bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
     };
-    if foreign(program).is_some() {
-        return None;
-    }
-    let (first, width, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+    // Where the program headers are, how long each is, how many there are; in one, the last field is the alignment.
+    let (first, width, count, align, field) = match Architecture::of_program(program).ok()? {
+        Architecture::Aarch64 => (number(32, 8)?, number(54, 2)?, number(56, 2)?, 48, 8),
+        Architecture::Armv7 => (number(28, 4)?, number(42, 2)?, number(44, 2)?, 28, 4),
+    };
     let at = |n: u64| usize::try_from(first.checked_add(n * width)?).ok();
     (0..count)
         .filter_map(|n| {
             let at = at(n)?;
-            (number(at, 4)? == LOAD).then(|| number(at.checked_add(48)?, 8))?
+            (number(at, 4)? == LOAD).then(|| number(at.checked_add(align)?, field))?
         })
         .min()
 }
@@ -198,20 +234,6 @@ mod tests {
         head.resize(18, 0);
         head.extend([machine, 0]);
         head
-    }
-
-    #[test]
-    fn programs_of_other_machines_are_named() {
-        assert_eq!(foreign(&elf(2, 183)), None);
-        for (program, part) in [
-            (elf(1, 40), "32-bit ARM"),
-            (elf(2, 62), "x86-64"),
-            (elf(1, 183), "machine 183"),
-            (b"#!/bin/busybox sh\nexit 0\n".to_vec(), "no ELF"),
-            (vec![], "no ELF"),
-        ] {
-            assert!(foreign(&program).unwrap().contains(part));
-        }
     }
 
     #[test]
@@ -235,6 +257,24 @@ mod tests {
     }
 
     #[test]
+    fn a_program_of_32_bits_has_its_alignment_elsewhere() {
+        let mut program = elf(1, 40);
+        program.resize(52 + 2 * 32, 0);
+        (program[28], program[42], program[44]) = (52, 32, 2);
+        for (n, kind, align) in [(0, 1u8, 0x1_0000u32), (1, 6, 4)] {
+            let at = 52 + 32 * n;
+            program[at] = kind;
+            program[at + 28..at + 32].copy_from_slice(&align.to_le_bytes());
+        }
+        assert_eq!(largest_page(&program), Some(0x1_0000));
+        for cut in 0..program.len() {
+            let _ = largest_page(&program[..cut]);
+        }
+        program[28..32].fill(0xff);
+        assert_eq!(largest_page(&program), None);
+    }
+
+    #[test]
     fn the_program_named_wins_and_is_never_passed_over() {
         let dir = tempfile::tempdir().unwrap();
         let make = |name: &str, bytes: &[u8]| {
@@ -242,18 +282,22 @@ mod tests {
             std::fs::write(&path, bytes).unwrap();
             path
         };
-        let (good, other) = (make("a", &elf(2, 183)), make("b", &elf(2, 183)));
+        let (good, small, other) = (make("a", &elf(2, 183)), make("s", &elf(1, 40)), make("b", &elf(2, 183)));
         let (foreign, gone) = (make("c", &elf(2, 62)), dir.path().join("gone"));
-        let places = [(gone.clone(), "x"), (foreign.clone(), "y"), (other.clone(), "z")];
-        let found = |named: Option<&Path>, variable: Option<&Path>| find(named, variable, &places);
+        let taken = |named: Option<&Path>, variable: Option<&Path>| {
+            let found = choose(named, variable)?;
+            Ok::<_, FileError>(found.map(|found| (found.path, found.how, found.architecture)))
+        };
+        let (aarch64, armv7) = (Architecture::Aarch64, Architecture::Armv7);
         assert_eq!(
-            found(Some(&good), Some(&gone)).unwrap(),
-            (good.clone(), "--device-program")
+            taken(Some(&good), Some(&gone)).unwrap(),
+            Some((good.clone(), NAMED, aarch64))
         );
-        assert_eq!(found(None, Some(&good)).unwrap(), (good.clone(), VARIABLE));
-        // Beside an x86 thimble lies an x86 thimble-device.
-        assert_eq!(found(None, None).unwrap(), (other, "z"));
-        assert_eq!(found(None, Some(Path::new(""))).unwrap().1, "z");
+        assert_eq!(
+            taken(None, Some(&small)).unwrap(),
+            Some((small.clone(), VARIABLE, armv7))
+        );
+        assert_eq!(taken(None, Some(Path::new(""))).unwrap(), None);
         for (named, variable, want) in [
             (
                 Some(gone.as_path()),
@@ -261,23 +305,38 @@ mod tests {
                 "(--device-program names it)",
             ),
             (None, Some(gone.as_path()), "(THIMBLE_DEVICE names it)"),
-            (None, Some(foreign.as_path()), "is not an aarch64 program"),
+            (None, Some(foreign.as_path()), "is no program for aarch64"),
         ] {
-            let error = found(named, variable).unwrap_err().to_string();
+            let error = taken(named, variable).unwrap_err().to_string();
             assert!(error.contains(want), "{error}");
         }
-        let none = find(None, None, &places[..2]).unwrap_err().to_string();
+        let error = locate(Some(&small), aarch64).unwrap_err().to_string();
+        assert!(
+            error.contains("is a program for armv7") && error.contains("scripts/cross-build makes one"),
+            "{error}"
+        );
+        // Beside an x86 thimble lies an x86 thimble-device.
+        let places = [(gone, "w"), (foreign, "x"), (small.clone(), "y"), (other.clone(), "z")];
+        let found =
+            |architecture, last: usize| find(&places[..last], architecture).map(|found| (found.path, found.how));
+        assert_eq!(found(aarch64, 4).unwrap(), (other, "z"));
+        assert_eq!(found(armv7, 4).unwrap(), (small, "y"));
+        let none = found(aarch64, 3).unwrap_err().to_string();
         assert!(
             none.contains("no device program for aarch64") && none.contains("THIMBLE_DEVICE"),
             "{none}"
         );
+        let none = found(armv7, 2).unwrap_err().to_string();
+        assert!(none.contains("scripts/cross-build --target armv7-"), "{none}");
     }
 
     #[test]
     fn a_program_for_another_machine_is_refused() {
         let own = std::env::current_exe().unwrap();
-        let error = device_program(Some(&own)).map(|_| ()).map_err(|e| e.to_string());
+        let error = device_program(Some(&own), Architecture::Aarch64)
+            .map(|_| ())
+            .map_err(|e| e.to_string());
         assert_eq!(error.is_err(), !cfg!(target_arch = "aarch64"), "{error:?}");
-        assert!(device_program(Some(Path::new("/nonexistent"))).is_err());
+        assert!(device_program(Some(Path::new("/nonexistent")), Architecture::Armv7).is_err());
     }
 }

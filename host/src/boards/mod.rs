@@ -11,4 +11,5 @@ pub(crate) mod report_page;
 pub mod reports;
 pub mod sd_image;
 pub mod ssh;
+pub mod system;
 pub mod tools;

@@ -4,6 +4,7 @@
 use crate::fs::subprocess::{ToolError, search_path};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use thimble_shared::board::architecture::Architecture;
 
 /// A program that thimble starts.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,6 +42,16 @@ const fn tool(
 
 /// The virtual board.
 pub const QEMU: &str = "qemu-system-aarch64";
+/// The one of 32 bits.
+const QEMU_32: &str = "qemu-system-arm";
+
+/// The virtual board of an architecture.
+pub const fn qemu(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Aarch64 => QEMU,
+        Architecture::Armv7 => QEMU_32,
+    }
+}
 
 /// Every program there is a call of.
 pub const TOOLS: &[Tool] = &[
@@ -57,6 +68,13 @@ pub const TOOLS: &[Tool] = &[
         "is the virtual board",
         &["emulate"],
         false,
+    ),
+    tool(
+        QEMU_32,
+        ("qemu-system-arm", "qemu"),
+        "is the virtual board of 32 bits",
+        &["emulate"],
+        true,
     ),
     tool(
         "mke2fs",
@@ -129,10 +147,24 @@ pub const TOOLS: &[Tool] = &[
         true,
     ),
     tool(
+        "arm-linux-gnueabihf-gcc",
+        ("gcc-arm-linux-gnueabihf", ""),
+        "links the program for 32-bit boards; ARMV7_LINKER names another",
+        &["scripts/cross-build"],
+        true,
+    ),
+    tool(
         "qemu-aarch64",
         ("qemu-user", ""),
         "runs the board's program on this machine",
         &["scripts/device-on-arm", "scripts/test-aarch64"],
+        true,
+    ),
+    tool(
+        "qemu-arm",
+        ("qemu-user", ""),
+        "runs the program for 32-bit boards on this machine",
+        &["scripts/device-on-arm"],
         true,
     ),
     tool(

@@ -165,7 +165,7 @@ pub struct PayloadArgs {
     /// Add a unit that measures the model at every boot (thimble-check.service)
     #[arg(long)]
     pub measure: bool,
-    /// Use this aarch64 thimble-device [default: the one found as docs/commands.md says]
+    /// Use this thimble-device [default: the one found as docs/commands.md says]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,
 }

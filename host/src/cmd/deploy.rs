@@ -1,39 +1,37 @@
 //! `thimble deploy`: one board, or all of an inventory, over ssh; the report is compared with the target, the limits and the
 //! board's last report, and added to the history.
 
+mod told;
+
 use super::args::{limit_too_low, milliseconds, ram, without_tokenizer};
 use super::outcome::Outcome;
 use crate::boards::cost_model::{need, seq_of, serving};
-use crate::boards::device_binary::{device_program, for_boards, head, largest_page};
-use crate::boards::package::unit::Scope;
+use crate::boards::device_binary::{Found, chosen, for_boards, head, largest_page, locate};
 use crate::boards::package::{PROGRAM, UnitOptions};
 use crate::boards::profiles;
-use crate::boards::reports::{self, Entry, ReportKind};
+use crate::boards::reports::{self, Entry};
 use crate::boards::ssh::inventory::{self, Host};
 use crate::boards::ssh::link::{Link, Sockets};
-use crate::boards::ssh::serving::{self, Served};
-use crate::boards::ssh::{Cargo, DeployError, Deployed, Order, deploy, item};
+use crate::boards::ssh::{Cargo, Cargoes, Item, Order, deploy, item};
 use crate::boards::tools;
 use crate::fs::atomic;
 use crate::models::model_file::File;
 use crate::render::progress::Bar;
-use crate::render::text::{exact, printable, remark, say, size};
+use crate::render::text::remark;
 use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use thimble_device::bench::DEFAULT_RUNS;
-use thimble_device::bench::timing::{Limits, judge};
 use thimble_device::image::mmap::ModelFile;
 use thimble_device::session::DEFAULT_SEQ;
-use thimble_shared::ANSWER_SCHEMA;
-use thimble_shared::board::report::{Report, SCHEMA};
+use thimble_shared::board::architecture::Architecture;
 use thimble_shared::board::target::Target;
 use thimble_shared::files;
 use thimble_shared::terminal::acts;
 use thimble_text::tokenizer_beside;
+use told::Told;
 
 #[derive(Debug, clap::Args)]
 pub struct DeployArgs {
@@ -85,7 +83,7 @@ pub struct DeployArgs {
     /// Append the report to this history, one JSON line each
     #[arg(long, value_name = "FILE", default_value = "thimble-reports.jsonl")]
     pub history: PathBuf,
-    /// Use this aarch64 thimble-device [default: the one found as docs/commands.md says]
+    /// Use this thimble-device [default: the one for what the board runs, found as docs/commands.md says]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,
     /// Print one JSON object
@@ -102,7 +100,7 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
     }
     tools::need(&["ssh"])?;
     let file = File::for_board(&args.file)?;
-    let (cargo, seq) = cargo(args, &file)?;
+    let (cargoes, seq) = cargoes(args, &file)?;
     let bench = bench_options(args, seq);
     directory(&args.dir)?;
     if let Some(config) = &args.ssh_config {
@@ -118,13 +116,13 @@ pub fn run(args: &DeployArgs) -> Result<Outcome> {
         stages: false,
     };
     // What cannot be kept afterwards must not be measured first.
-    let history = history(args, &cargo)?;
+    let history = history(args, &cargoes)?;
     let hosts = hosts(args)?;
     // A wrong target or address must be known before the first board is touched.
     let sockets = Sockets::new(&std::env::temp_dir());
     let jobs = jobs(args, hosts, &sockets)?;
     order.stages = jobs.len() == 1;
-    let done = deploy_all(args, &jobs, &cargo, &order, &history);
+    let done = deploy_all(args, &jobs, &cargoes, &order, &history);
     let mut told = Told::default();
     for one in done.into_values() {
         told.join(one);
@@ -155,10 +153,28 @@ pub fn directory(dir: &str) -> Result<()> {
     Ok(())
 }
 
-/// What a board is sent, and the tokens it is measured with.
-fn cargo(args: &DeployArgs, file: &File) -> Result<(Cargo, usize)> {
+/// The device programs that boards may need: the one named, or one for each architecture that there is one for. Without any, the
+/// error is about the one that is expected to be needed.
+fn programs(args: &DeployArgs, usual: Architecture) -> Result<(Vec<Found>, bool)> {
+    if let Some(named) = chosen(args.device_program.as_deref())? {
+        return Ok((vec![named], true));
+    }
+    let others = Architecture::ALL.into_iter().filter(|one| *one != usual);
+    let others: Vec<Found> = others.flat_map(|one| locate(None, one)).collect();
+    match locate(None, usual) {
+        Ok(found) => Ok(([found].into_iter().chain(others).collect(), false)),
+        Err(_) if !others.is_empty() => Ok((others, false)),
+        Err(missing) => Err(missing.into()),
+    }
+}
+
+/// What boards are sent, and the tokens they are measured with.
+fn cargoes(args: &DeployArgs, file: &File) -> Result<(Cargoes, usize)> {
     let graph = &file.artifact.graph;
-    let program = device_program(args.device_program.as_deref())?;
+    let target = args.target.as_deref().map(profiles::find).transpose()?;
+    let usual = target.map_or(Architecture::Aarch64, |target| target.architecture());
+    let (programs, named) = programs(args, usual)?;
+    programs.iter().take(1).for_each(Found::tell);
     let name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if name == PROGRAM {
         bail!(
@@ -166,27 +182,21 @@ fn cargo(args: &DeployArgs, file: &File) -> Result<(Cargo, usize)> {
             args.file.display()
         );
     }
-    // From here on it is this file, whatever bears its name by then: what is looked at is what is sent.
-    let program = ModelFile::open(&program)?;
-    let head = head(program.file()).with_context(|| program.path().display().to_string())?;
-    for_boards(program.path(), &head)?;
-    let mut files = vec![
-        item(Arc::new(program), PROGRAM.into(), "755")?,
-        item(file.map.file().clone(), name.clone(), "644")?,
-    ];
-    let mut texts = None;
-    if let Some(tokenizer) = file.tokenizer_path() {
-        texts = Some(thimble_text::read(tokenizer)?);
-        let name = tokenizer_beside(Path::new(&name)).display().to_string();
-        let found = item(Arc::new(ModelFile::open(tokenizer)?), name, "644")?;
-        file.is_its_tokenizer(&found.sha256)?;
-        files.push(found);
-    }
+    let model = item(file.map.file().clone(), name.clone(), "644")?;
     let seq = seq_of(&graph.config, args.seq)?;
+    let mut texts = None;
+    let mut tokenizer = None;
+    if let Some(path) = file.tokenizer_path() {
+        texts = Some(thimble_text::read(path)?);
+        let name = tokenizer_beside(Path::new(&name)).display().to_string();
+        let found = item(Arc::new(ModelFile::open(path)?), name, "644")?;
+        file.is_its_tokenizer(&found.sha256)?;
+        tokenizer = Some(found);
+    }
     // The bench computes token ids, the server splits texts.
     let need = match args.serve {
-        true => serving(graph, files[1].bytes, seq, texts.as_deref()),
-        false => need(&graph.config, Some(&graph.formats), files[1].bytes, seq),
+        true => serving(graph, model.bytes, seq, texts.as_deref()),
+        false => need(&graph.config, Some(&graph.formats), model.bytes, seq),
     };
     if args.serve {
         let units = UnitOptions {
@@ -195,17 +205,35 @@ fn cargo(args: &DeployArgs, file: &File) -> Result<(Cargo, usize)> {
         };
         // Half of a board's RAM is held against it when the board is looked at.
         limit_too_low(&units, need);
-        if file.tokenizer_path().is_none() {
+        if tokenizer.is_none() {
             without_tokenizer(&args.file);
         }
     }
-    let cargo = Cargo {
-        need: if args.copy { need.copied() } else { need },
-        largest_page: largest_page(&head),
-        files,
-        model: name,
-    };
-    Ok((cargo, seq))
+    let each = programs.iter().map(|program| {
+        let (program, architecture, largest_page) = opened(program)?;
+        Ok(Cargo {
+            files: [program, model.clone()].into_iter().chain(tokenizer.clone()).collect(),
+            model: name.clone(),
+            need: if args.copy { need.copied() } else { need },
+            architecture,
+            largest_page,
+        })
+    });
+    let each = each.collect::<Result<Vec<_>>>()?;
+    Ok((Cargoes { each, named, usual }, seq))
+}
+
+/// A device program that is held open: from here on it is this file, whatever bears its name by then, and what is looked at is
+/// what is sent. What it is for, and the largest page it can be mapped with.
+fn opened(program: &Found) -> Result<(Item, Architecture, Option<u64>)> {
+    let program = ModelFile::open(&program.path)?;
+    let head = head(program.file()).with_context(|| program.path().display().to_string())?;
+    let architecture = for_boards(program.path(), &head)?;
+    Ok((
+        item(Arc::new(program), PROGRAM.into(), "755")?,
+        architecture,
+        largest_page(&head),
+    ))
 }
 
 /// What the bench on the board is told.
@@ -224,13 +252,10 @@ fn bench_options(args: &DeployArgs, seq: usize) -> Vec<String> {
 }
 
 /// The reports so far, in a history that can be written to and is no input.
-fn history(args: &DeployArgs, cargo: &Cargo) -> Result<Vec<Entry>> {
+fn history(args: &DeployArgs, cargoes: &Cargoes) -> Result<Vec<Entry>> {
     let named = [&args.inventory, &args.ssh_config].into_iter().flatten();
-    let inputs = cargo
-        .files
-        .iter()
-        .map(|f| f.file.path())
-        .chain(named.map(PathBuf::as_path));
+    let files = cargoes.each.iter().flat_map(|cargo| &cargo.files);
+    let inputs = files.map(|f| f.file.path()).chain(named.map(PathBuf::as_path));
     atomic::refuse_inputs(
         &args.history,
         inputs.chain(args.target.as_deref().and_then(profiles::file)),
@@ -285,7 +310,7 @@ fn jobs(args: &DeployArgs, hosts: Vec<Host>, sockets: &Sockets) -> Result<Vec<Jo
 fn deploy_all(
     args: &DeployArgs,
     jobs: &[Job],
-    cargo: &Cargo,
+    cargoes: &Cargoes,
     order: &Order,
     history: &[Entry],
 ) -> BTreeMap<usize, Told> {
@@ -300,15 +325,11 @@ fn deploy_all(
             scope.spawn(|| {
                 while let Some(at) = next.lock().ok().and_then(|mut n| n.next()) {
                     let (host, target, link) = &jobs[at];
-                    let result = deploy(link, cargo, order);
+                    let result = deploy(link, cargoes, order);
                     link.reset();
                     // Kept and said as each board finishes: whoever ends this before the last loses no measurement.
                     if let Ok(mut done) = done.lock() {
-                        let mut told = Told {
-                            several,
-                            takes_texts: cargo.files.iter().any(|file| file.name.ends_with(".tokenizer.json")),
-                            ..Told::default()
-                        };
+                        let mut told = Told::new(several, cargoes.take_texts());
                         told.add(host, target, result, history, args);
                         if several {
                             remark(&format!(
@@ -364,254 +385,6 @@ pub fn readable(config: &Path) -> std::io::Result<()> {
     std::fs::File::open(config).map(drop)
 }
 
-#[derive(Default)]
-struct Told {
-    several: bool,
-    /// A tokenizer went to the boards.
-    takes_texts: bool,
-    text: String,
-    entries: Vec<Entry>,
-    json: Vec<Value>,
-    no: bool,
-    error: Option<String>,
-}
-
-impl Told {
-    fn word(&self) -> &'static str {
-        match (&self.error, self.no) {
-            (Some(_), _) => "failed",
-            (None, true) => "no",
-            (None, false) => "fits",
-        }
-    }
-
-    fn join(&mut self, other: Told) {
-        self.text += &other.text;
-        self.entries.extend(other.entries);
-        self.json.extend(other.json);
-        self.no |= other.no;
-        self.error = self.error.take().or(other.error);
-    }
-
-    fn add(
-        &mut self,
-        host: &Host,
-        target: &Target,
-        result: Result<Deployed, DeployError>,
-        history: &[Entry],
-        args: &DeployArgs,
-    ) {
-        match result {
-            Ok(deployed) => self.board(host, target, deployed, history, args),
-            Err(DeployError::Refused(refusal)) => {
-                self.no = true;
-                self.text += &format!("{}: no: {}\n", host.name, printable(&refusal.to_string()));
-                self.json
-                    .push(json!({"board": host.name, "fits": false, "reason": refusal.to_string()}));
-            }
-            Err(error) => {
-                let error = self.failed(host, &error.to_string());
-                self.json.push(json!({"board": host.name, "error": error}));
-            }
-        }
-    }
-
-    fn failed(&mut self, host: &Host, error: &str) -> String {
-        let error = format!("{}: {error}", host.name);
-        // Of a single board the program's last word is its first error.
-        if self.several || self.error.is_some() {
-            say(&format!("error: {}", printable(&error)));
-        }
-        self.error.get_or_insert(error.clone());
-        error
-    }
-
-    /// Tells of one board, line by line as they are printed, so it is not cut into parts.
-    fn board(&mut self, host: &Host, target: &Target, deployed: Deployed, history: &[Entry], args: &DeployArgs) {
-        let Deployed {
-            look,
-            report,
-            sent,
-            breaks,
-            kept,
-            served,
-            old,
-        } = deployed;
-        let report = timed(report, args.max_p95);
-        let sent_text = match sent {
-            0 => "everything was there already".to_string(),
-            bytes => format!("sent {}", exact(bytes)),
-        };
-        let breaks_text = match breaks {
-            0 => String::new(),
-            n => format!(", taken up again {n} times"),
-        };
-        self.text += &format!(
-            "{}: {sent_text}{breaks_text}; measured in {}\n",
-            host.name,
-            printable(&look.dir)
-        );
-        let against = reports::against_target(&report, target);
-        for line in &against {
-            self.text += &format!("  not as {} is listed: {}\n", target.name, printable(line));
-        }
-        let last = reports::last(history, &ReportKind::of(&host.name, &report));
-        let changes = last
-            .map(|l| reports::against_last(&report, &l.report))
-            .unwrap_or_default();
-        for line in &changes {
-            let when = last.and_then(|l| l.time.as_deref()).unwrap_or("the last report");
-            self.text += &format!("  since {}: {line}\n", printable(when));
-        }
-        if let (Some(peak), Some(available)) = (report.memory.peak_rss, look.mem_available) {
-            self.text += &format!("  peak {} of {} available\n", size(peak), size(available));
-        }
-        if args.max_p95.is_some() && report.board.emulated.is_some() {
-            self.text += "  --max-p95 is ignored: an emulated board has no time\n";
-        }
-        let mut errors = Vec::new();
-        errors.extend(self.kept(host, kept.as_ref()));
-        errors.extend(self.served(host, args, served.as_ref()));
-        if !old.is_empty() {
-            let listed = printable(&serving::listed(&old));
-            self.text += &match args.clear_old {
-                true => format!("  removed, unused: {listed}\n"),
-                false => format!(
-                    "  unused there: {listed}; thimble undeploy {} --old removes it, and so does deploy --clear-old\n",
-                    host.to
-                ),
-            };
-        }
-        self.no |= !report.verdict.fits;
-        let entry = Entry {
-            schema: SCHEMA,
-            time: Some(reports::now()),
-            board: host.name.clone(),
-            target: Some(target.name.clone()),
-            report,
-        };
-        if let Err(error) = reports::append(&args.history, &entry) {
-            errors.push(self.failed(host, &format!("measured, but not added to the history: {error}")));
-            // What was measured is not lost: the line as the history would have it.
-            let line = serde_json::to_string(&entry).unwrap_or_default();
-            self.text += &format!("  the line that {} lacks:\n{line}\n", args.history.display());
-        }
-        let mut told = json!({
-            "board": host.name, "fits": entry.report.verdict.fits, "sent": sent, "breaks": breaks, "dir": look.dir,
-            "against_target": against, "against_last": changes, "report": entry.report,
-        });
-        if let Some(kept) = &kept {
-            told["kept"] = kept.is_ok().into();
-            if let Err(DeployError::Refused(refusal)) = kept {
-                told["reason"] = refusal.to_string().into();
-            }
-        }
-        if args.serve {
-            told["served"] = matches!(served, Some(Ok(_))).into();
-        }
-        if let Some(Ok(served)) = &served {
-            told["socket"] = served.socket.clone().into();
-        }
-        if let Some(Err(DeployError::Refused(refusal))) = &served {
-            told["reason"] = refusal.to_string().into();
-        }
-        told["old"] = old.iter().map(|one| one.path.clone()).collect::<Vec<_>>().into();
-        if !errors.is_empty() {
-            told["error"] = errors.join("; ").into();
-        }
-        self.json.push(told);
-        self.entries.push(entry);
-    }
-
-    /// Tells what came of --keep; the error, where there was one.
-    fn kept(&mut self, host: &Host, kept: Option<&Result<(), DeployError>>) -> Option<String> {
-        match kept {
-            None => {}
-            Some(Ok(())) => self.text += &format!("  kept: {} measures at every boot\n", crate::boards::package::CHECK),
-            Some(Err(DeployError::Refused(refusal))) => {
-                self.no = true;
-                self.text += &format!("  not kept: {}\n", printable(&refusal.to_string()));
-            }
-            Some(Err(error)) => {
-                self.text += "  not kept\n";
-                return Some(self.failed(host, &format!("measured, but not kept: {error}")));
-            }
-        }
-        None
-    }
-
-    /// Tells what came of --serve; the error, where there was one.
-    fn served(
-        &mut self,
-        host: &Host,
-        args: &DeployArgs,
-        served: Option<&Result<Served, DeployError>>,
-    ) -> Option<String> {
-        match served {
-            None if args.serve => {
-                self.text += "  not served: the report does not hold the limits; what was served before serves on\n"
-            }
-            None => {}
-            Some(Ok(served)) => {
-                let ask = match self.takes_texts {
-                    true => "--text \"…\"",
-                    false => "--ids 2,…,3",
-                };
-                let socket = printable(&served.socket);
-                self.text += &format!("  served at {socket}: thimble ask {} {ask}\n", host.to);
-                if served.scope == Scope::User && !served.at_boot {
-                    self.text += "  it ends with the last login; this line lets it start with the board: sudo loginctl enable-linger $USER\n";
-                }
-            }
-            Some(Err(DeployError::Refused(refusal))) => {
-                self.no = true;
-                self.text += &format!("  not served: {}\n", printable(&refusal.to_string()));
-            }
-            Some(Err(error)) => {
-                self.text += "  not served\n";
-                return Some(self.failed(host, &format!("measured, but not served: {error}")));
-            }
-        }
-        None
-    }
-
-    fn outcome(self, json: bool, boards: usize) -> Outcome {
-        let text = if json {
-            format!("{:#}\n", json!({"schema": ANSWER_SCHEMA, "boards": self.json}))
-        } else {
-            let table = if self.entries.is_empty() {
-                String::new()
-            } else {
-                format!("\n{}", reports::as_table(&self.entries))
-            };
-            format!("{}{table}", self.text)
-        };
-        match self.error {
-            Some(error) if boards == 1 => Outcome::malformed(text, error),
-            Some(_) => Outcome::malformed(text, "not every board is done".into()),
-            None if self.no => Outcome::no(text),
-            None => Outcome::yes(text),
-        }
-    }
-}
-
-/// The report without times where the board is software: emulators have a clock too, and what it says must not be judged or
-/// enter the history as a time. Elsewhere the limit is judged as the board itself would.
-fn timed(report: Report, max_p95_ms: Option<f64>) -> Report {
-    if report.board.emulated.is_some() {
-        return report.without_times();
-    }
-    let limits = Limits {
-        max_p95_ms,
-        ..Limits::default()
-    };
-    let verdict = judge(limits, None, &report.latency_ms);
-    let mut report = report;
-    report.verdict.fits &= verdict.fits;
-    report.verdict.reasons.extend(verdict.reasons);
-    report
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -637,69 +410,5 @@ mod tests {
                 (found, _) => panic!("{to}: {found:?}"),
             }
         }
-    }
-
-    #[test]
-    fn a_limit_of_time_is_judged_where_time_is_real() {
-        let mut report = crate::boards::reports::tests::report();
-        let p95 = report.latency_ms.p95.unwrap();
-        for (limit, fits) in [(None, true), (Some(p95), true), (Some(p95 / 2.0), false)] {
-            let judged = timed(report.clone(), limit).verdict;
-            assert_eq!((judged.fits, judged.reasons.len()), (fits, usize::from(!fits)));
-        }
-        report.board.emulated = Some("qemu-system".into());
-        let judged = timed(report, Some(p95 / 2.0));
-        assert!(judged.verdict.fits && judged.latency_ms.p95.is_none());
-    }
-
-    #[test]
-    fn a_report_is_told_though_neither_history_nor_unit_can_be_written() {
-        use clap::Parser;
-        #[derive(Parser)]
-        struct Line {
-            #[command(flatten)]
-            args: DeployArgs,
-        }
-        let line = [
-            "x",
-            "m.onnx",
-            "--to",
-            "board",
-            "--target",
-            "pi-4",
-            "--keep",
-            "--history",
-            "/nowhere/h.jsonl",
-        ];
-        let args = Line::parse_from(line).args;
-        let host = Host {
-            name: "board".into(),
-            to: "board".into(),
-            port: None,
-            target: None,
-        };
-        let deployed = Deployed {
-            look: crate::boards::ssh::Look::default(),
-            report: crate::boards::reports::tests::report(),
-            sent: 0,
-            breaks: 0,
-            kept: Some(Err(DeployError::Board("Failed to enable unit".into()))),
-            served: None,
-            old: Vec::new(),
-        };
-        let mut told = Told::default();
-        told.add(&host, &profiles::find("pi-4").unwrap(), Ok(deployed), &[], &args);
-        let errors = told.json[0]["error"].to_string();
-        assert!(
-            errors.contains("Failed to enable unit") && errors.contains("/nowhere/h.jsonl"),
-            "{errors}"
-        );
-        assert_eq!(told.json[0]["report"]["memory"]["peak_rss"], 1 << 24);
-        let line = told.text.lines().find(|l| l.starts_with('{')).unwrap();
-        let entry: Entry = serde_json::from_str(line).unwrap();
-        assert_eq!(entry.report, crate::boards::reports::tests::report());
-        let outcome = told.outcome(false, 1);
-        assert_eq!(outcome.code, 2);
-        assert!(outcome.text.contains("5.10") && outcome.error.unwrap().contains("Failed to enable unit"));
     }
 }

@@ -7,6 +7,7 @@ use crate::render::text::{Align, table};
 use anyhow::Result;
 use serde_json::json;
 use thimble_shared::ANSWER_SCHEMA;
+use thimble_shared::board::architecture::Architecture;
 
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
@@ -20,13 +21,16 @@ pub fn run(args: &DoctorArgs) -> Result<Outcome> {
         .iter()
         .map(|tool| (tool, tool.found().map(|path| path.display().to_string())))
         .collect();
-    let program = locate(None);
+    let programs = Architecture::ALL.map(|one| (one, locate(None, one)));
+    let [(_, usual), _] = &programs;
     let missing: Vec<&Tool> = tools
         .iter()
         .filter(|(_, found)| found.is_none())
         .map(|(tool, _)| *tool)
         .collect();
-    let whole = program.is_ok() && missing.iter().all(|tool| tool.optional);
+    // Who has boards of one kind needs no program for the other.
+    let has_program = programs.iter().any(|(_, program)| program.is_ok());
+    let whole = has_program && missing.iter().all(|tool| tool.optional);
     if args.json {
         let each = tools.iter().map(|(tool, found)| {
             json!({
@@ -37,20 +41,28 @@ pub fn run(args: &DoctorArgs) -> Result<Outcome> {
         let json = json!({
             "schema": ANSWER_SCHEMA,
             "ready": whole,
-            "device_program": program.as_ref().ok().map(|(path, _)| path.display().to_string()),
-            "device_program_problem": program.as_ref().err().map(ToString::to_string),
+            "device_program": usual.as_ref().ok().map(|found| found.path.display().to_string()),
+            "device_program_problem": usual.as_ref().err().map(ToString::to_string),
+            "device_programs": programs.iter().map(|(one, program)| {
+                let path = program.as_ref().ok().map(|found| found.path.display().to_string());
+                (one.name().to_string(), path.into())
+            }).collect::<serde_json::Map<_, _>>(),
             "tools": each.collect::<Vec<_>>(),
         });
         return Ok(answer(format!("{json:#}\n"), whole));
     }
-    let mut rows = vec![vec![
-        "the board's program".to_string(),
-        "deploy, emulate, package, install".to_string(),
-        match &program {
-            Ok((path, how)) => format!("{} ({how})", path.display()),
-            Err(_) => "missing".to_string(),
-        },
-    ]];
+    let mut rows: Vec<Vec<String>> = programs
+        .iter()
+        .map(|(one, program)| {
+            let state = match program {
+                Ok(found) => format!("{} ({})", found.path.display(), found.how),
+                Err(_) if has_program => "missing, not always needed".to_string(),
+                Err(_) => "missing".to_string(),
+            };
+            let needed = "deploy, emulate, package, install".to_string();
+            vec![format!("the board's program, {}", one.name()), needed, state]
+        })
+        .collect();
     rows.extend(tools.iter().map(|(tool, found)| {
         let state = match (found, tool.optional) {
             (Some(path), _) => path.clone(),
@@ -63,11 +75,10 @@ pub fn run(args: &DoctorArgs) -> Result<Outcome> {
     for tool in &missing {
         text += &format!("\n{}: {}\n  {}\n", tool.name, tool.does, tool.install());
     }
-    if let Err(error) = &program {
-        text += &format!(
-            "\n{error}\n  scripts/cross-build, or {}=FILE\n",
-            device_binary::VARIABLE
-        );
+    for (one, program) in &programs {
+        if let Err(error) = program {
+            text += &format!("\n{error}\n  {}, or {}=FILE\n", one.build(), device_binary::VARIABLE);
+        }
     }
     text += match whole {
         true => "\nevery command can run\n",

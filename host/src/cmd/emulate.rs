@@ -7,7 +7,7 @@ use crate::boards::cost_model::seq_of;
 use crate::boards::device_binary::device_program;
 use crate::boards::emulator::initramfs::Storage;
 use crate::boards::emulator::kernel::Kernel;
-use crate::boards::emulator::{BoardError, Ending, Machine, Setup, Shortage, least_ram};
+use crate::boards::emulator::{BoardError, Ending, Machine, Setup, Shortage, least_ram, most_ram};
 use crate::boards::{profiles, tools};
 use crate::fs::atomic;
 use crate::models::model_file::File;
@@ -44,13 +44,13 @@ pub struct EmulateArgs {
     /// Exit 1 when the program's peak memory exceeds this
     #[arg(long, value_name = "SIZE", value_parser = ram)]
     pub max_ram: Option<ByteSize>,
-    /// Boot this arm64 kernel: an Image or a Debian package [default: Debian's, fetched with apt]
+    /// Boot this kernel: an Image (a zImage of 32 bits) or a Debian package [default: Debian's, fetched with apt]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
     /// Choose where the model is stored [default: disk, or initramfs when the kernel has no modules]
     #[arg(long, value_enum)]
     pub storage: Option<crate::boards::emulator::initramfs::Storage>,
-    /// Use this aarch64 thimble-device [default: the one found as docs/commands.md says]
+    /// Use this thimble-device [default: the one for what the board runs, found as docs/commands.md says]
     #[arg(long, value_name = "FILE")]
     pub device_program: Option<PathBuf>,
     /// Write the bench report to this file
@@ -73,28 +73,31 @@ const STEP: u64 = 2 * MIB;
 pub fn run(args: &EmulateArgs) -> Result<Outcome> {
     let target = profiles::find(&args.target)?;
     // What lacks is told before a kernel is fetched.
-    tools::need(&[tools::QEMU])?;
+    let architecture = target.architecture();
+    tools::need(&[tools::qemu(architecture)])?;
     if args.storage == Some(Storage::Disk) || (args.storage.is_none() && args.kernel.is_none()) {
         tools::need(&["mke2fs"])?;
     }
     args.output.as_deref().map_or(Ok(()), atomic::can_be_written)?;
     let file = File::for_board(&args.file)?;
     let seq = seq_of(&file.artifact.graph.config, args.seq)?;
-    let device_program = device_program(args.device_program.as_deref())?;
+    let device_program = device_program(args.device_program.as_deref(), architecture)?;
     refuse_inputs(args, &device_program)?;
     let bar = (!args.verbose).then(|| Bar::spinner("finding a kernel"));
-    let kernel = Kernel::find(args.kernel.as_deref())?;
+    let kernel = Kernel::find(args.kernel.as_deref(), architecture)?;
     let storage = args.storage.unwrap_or(match kernel.has_modules() {
         true => Storage::Disk,
         false => Storage::Initramfs,
     });
-    let full = target.ram_total.value;
+    let most = most_ram(architecture);
+    let full = target.ram_total.value.min(most);
     let ram = args.ram.map_or(full, |r| r.as_u64());
-    if !(MIB..=(1 << 40)).contains(&ram) {
-        bail!("--ram {}: give a size from 1MiB", size(ram));
+    if !(MIB..=most).contains(&ram) {
+        bail!("--ram {}: give a size from 1MiB to {}", size(ram), size(most));
     }
     let bench = bench_options(args, seq);
     let setup = Setup {
+        architecture,
         cpu: &target.qemu_cpu,
         cores: target.cores.value,
         kernel: &kernel,

@@ -4,7 +4,7 @@
 use super::args::{PayloadArgs, limit_too_low, without_tokenizer};
 use super::outcome::Outcome;
 use crate::boards::cost_model::{seq_of, serving};
-use crate::boards::device_binary::{device_program, foreign, head, whole};
+use crate::boards::device_binary::{chosen, device_program, head, whole};
 use crate::boards::package::unit::Scope;
 use crate::boards::package::{CHECK, Enabling, MASK, MODELS, OWN_UNITS, Payload, payload};
 use crate::boards::sd_image::{self, CardError};
@@ -15,6 +15,7 @@ use crate::render::text::{exact, printable, remark, say, size};
 use anyhow::{Context, Result, bail};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
+use thimble_shared::board::architecture::Architecture;
 use thimble_shared::board::target::Target;
 use thimble_shared::files;
 
@@ -22,7 +23,7 @@ use thimble_shared::files;
 pub struct InstallArgs {
     /// Install this thimble file
     pub file: PathBuf,
-    /// Install into this mounted root file system of an aarch64 system
+    /// Install into this mounted root file system of a 64-bit or 32-bit ARM system
     #[arg(long, value_name = "DIR", conflicts_with = "image")]
     pub rootfs: Option<PathBuf>,
     /// Install into this raw SD-card image, which is replaced as a whole or not at all (needs e2fsprogs, no root)
@@ -56,7 +57,10 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
     }
     let target = target.or_else(|| args.rootfs.as_deref().and_then(board_of));
     let file = File::for_board(&args.file)?;
-    let program = device_program(args.payload.device_program.as_deref())?;
+    let program = match program_for(args, target.as_ref()) {
+        Ok(program) => program,
+        Err(error) => return refused(error),
+    };
     let units = args.payload.units(target.as_ref().map(|target| target.ram_total.value));
     let (bytes, tokenizer) = (file.bytes()?, file.tokenizer()?);
     let graph = &file.artifact.graph;
@@ -96,11 +100,7 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
     };
     let (mut text, masked) = match done {
         Ok(done) => done,
-        Err(error) => match error.downcast::<CardError>() {
-            Ok(CardError::Refused(why)) => return Ok(Outcome::no(format!("no: {why}; nothing was written\n"))),
-            Ok(other) => return Err(other.into()),
-            Err(other) => return Err(other),
-        },
+        Err(error) => return refused(error),
     };
     for file in payload.in_order() {
         text += &format!("/{}  {}\n", file.path, exact(file.bytes.len() as u64));
@@ -125,6 +125,57 @@ pub fn run(args: &InstallArgs) -> Result<Outcome> {
         text += &format!("enabled {CHECK}: it measures at boot and leaves /var/lib/thimble/report.json\n");
     }
     Ok(Outcome::yes(text))
+}
+
+/// A no where nothing is broken, it just does not fit.
+fn refused(error: anyhow::Error) -> Result<Outcome> {
+    match error.downcast::<CardError>()? {
+        CardError::Refused(why) => Ok(Outcome::no(format!("no: {why}; nothing was written\n"))),
+        other => Err(other.into()),
+    }
+}
+
+/// The device program for what the system there runs; where it does not tell, for what the board is said to run.
+fn program_for(args: &InstallArgs, target: Option<&Target>) -> Result<PathBuf> {
+    let system = match (&args.image, &args.rootfs) {
+        (Some(image), _) => Some(sd_image::architecture(image, args.partition)?),
+        (None, Some(root)) => shell_of(&board_root(root)?)?,
+        (None, None) => None,
+    };
+    let named = args.payload.device_program.as_deref();
+    let chosen = chosen(named)?;
+    if let (Some(system), Some(program)) = (system, &chosen) {
+        sd_image::fits(system, program.architecture)?;
+    }
+    let architecture = system
+        .or(chosen.map(|program| program.architecture))
+        .or(target.map(Target::architecture))
+        .unwrap_or(Architecture::Aarch64);
+    Ok(device_program(named, architecture)?)
+}
+
+/// A mounted root file system of a board, by its own path.
+fn board_root(root: &Path) -> Result<PathBuf> {
+    let root = root.canonicalize().with_context(|| root.display().to_string())?;
+    if root == Path::new("/") {
+        bail!("--rootfs /: that is this machine; name where the board's file system is mounted");
+    }
+    if !root.join("etc/os-release").exists() && !root.join("usr/lib/os-release").exists() {
+        bail!(
+            "{}: no root file system of a board: it has no etc/os-release",
+            root.display()
+        );
+    }
+    Ok(root)
+}
+
+/// What a mounted system runs, where it has a shell that tells.
+fn shell_of(root: &Path) -> Result<Option<Architecture>> {
+    let Some(shell) = follow(root, Path::new("bin/sh")).filter(|path| path.is_file()) else {
+        return Ok(None);
+    };
+    let head = head_of(&shell).with_context(|| shell.display().to_string())?;
+    Ok(Some(sd_image::of_shell(&head)?))
 }
 
 /// The board that a mounted system says it is for, where thimble knows it: Armbian and others name it in a file.
@@ -167,20 +218,9 @@ fn into_image(image: &Path, partition: Option<u32>, payload: &Payload) -> Result
 }
 
 fn into_root(root: &Path, payload: &Payload) -> Result<Done> {
-    let root = &root.canonicalize().with_context(|| root.display().to_string())?;
-    if root == Path::new("/") {
-        bail!("--rootfs /: that is this machine; name where the board's file system is mounted");
-    }
-    if !root.join("etc/os-release").exists() && !root.join("usr/lib/os-release").exists() {
-        bail!(
-            "{}: no root file system of a board: it has no etc/os-release",
-            root.display()
-        );
-    }
-    if let Some(shell) = follow(root, Path::new("bin/sh")).filter(|path| path.is_file())
-        && let Some(arch) = foreign(&head_of(&shell).with_context(|| shell.display().to_string())?)
-    {
-        return Err(CardError::Refused(sd_image::wrong_architecture(&arch)).into());
+    let root = &board_root(root)?;
+    if let Some(system) = shell_of(root)? {
+        sd_image::fits(system, payload.architecture)?;
     }
     // All is looked at before anything is written: a link that leads out must not stop it half way.
     let files = payload.in_order();

@@ -1,9 +1,9 @@
-//! `thimble package`: an arm64 Debian package that apt, Ansible or any other means can roll out to a fleet.
+//! `thimble package`: a Debian package that apt, Ansible or any other means can roll out to a fleet.
 
 use super::args::{PayloadArgs, limit_too_low, without_tokenizer};
 use super::outcome::Outcome;
 use crate::boards::cost_model::{seq_of, serving};
-use crate::boards::device_binary::{device_program, whole};
+use crate::boards::device_binary::{chosen, device_program, whole};
 use crate::boards::package::{Control, UnitOptions, deb, payload};
 use crate::fs::atomic;
 use crate::fs::subprocess::tool;
@@ -11,6 +11,7 @@ use crate::models::model_file::File;
 use crate::render::text::{exact, remark};
 use anyhow::Result;
 use std::path::PathBuf;
+use thimble_shared::board::architecture::Architecture;
 use thimble_shared::terminal::acts;
 use thimble_text::tokenizer_beside;
 
@@ -23,6 +24,9 @@ pub struct PackageArgs {
     pub output: PathBuf,
     #[command(flatten)]
     pub payload: PayloadArgs,
+    /// Package for what the boards run: arm64 or armhf [default: that of --device-program, else arm64]
+    #[arg(long, value_name = "NAME", value_parser = architecture)]
+    pub architecture: Option<Architecture>,
     /// Name the package
     #[arg(long, default_value = "thimble-model")]
     pub name: String,
@@ -35,6 +39,17 @@ pub struct PackageArgs {
     /// Describe the model in one line
     #[arg(long, default_value = "ALBERT model with the program that answers with it")]
     pub description: String,
+}
+
+/// An architecture by any of its names.
+fn architecture(text: &str) -> Result<Architecture, String> {
+    Architecture::of_name(text).ok_or_else(|| {
+        let names = Architecture::ALL.map(|one| format!("{} ({})", one.debian(), one.words()));
+        format!(
+            "'{text}' is none that thimble-device is built for; write {}",
+            names.join(" or ")
+        )
+    })
 }
 
 /// Who packages, by what the system knows: as Debian's own tools look for it, then git, then the user's name.
@@ -82,7 +97,11 @@ pub fn run(args: &PackageArgs) -> Result<Outcome> {
     let tokenizer = tokenizer_beside(&args.file);
     let named = args.payload.device_program.as_deref();
     atomic::refuse_inputs(&args.output, [args.file.as_path(), &tokenizer].into_iter().chain(named))?;
-    let program = device_program(named)?;
+    let architecture = match args.architecture {
+        Some(architecture) => architecture,
+        None => chosen(named)?.map_or(Architecture::Aarch64, |found| found.architecture),
+    };
+    let program = device_program(named, architecture)?;
     // Where nobody named one, it is only known now.
     atomic::refuse_inputs(&args.output, [program.as_path()])?;
     let maintainer = args.maintainer.clone().unwrap_or_else(|| {
@@ -127,6 +146,16 @@ pub fn run(args: &PackageArgs) -> Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_architecture_has_several_names() {
+        for name in ["armhf", "armv7", "armv7-unknown-linux-gnueabihf"] {
+            assert_eq!(architecture(name), Ok(Architecture::Armv7));
+        }
+        assert_eq!(architecture("arm64"), Ok(Architecture::Aarch64));
+        let error = architecture("amd64").unwrap_err();
+        assert!(error.contains("arm64 (64-bit ARM) or armhf (32-bit ARM)"), "{error}");
+    }
 
     #[test]
     fn the_maintainer_is_the_first_who_can_be_named() {

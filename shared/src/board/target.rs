@@ -1,6 +1,7 @@
 //! A target profile: what is known of one board, as `targets/*.toml` say it. Every figure carries where it was read
 //! and how far it can be trusted, so a verdict can say what it rests on. Sizes are bytes.
 
+use super::architecture::Architecture;
 use crate::terminal::acts;
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +51,7 @@ pub struct Target {
     /// Peak of one core in f32, 10⁹ operations per second.
     #[serde(default)]
     pub f32_gflops_per_core: Option<Figure<f64>>,
-    /// Triple that programs for the board are built for.
+    /// Triple that programs for the board's system are built for: the same board may run a system of 64 or of 32 bits.
     pub rustc_target: String,
     /// The nearest CPU qemu offers.
     pub qemu_cpu: String,
@@ -91,6 +92,11 @@ impl Target {
         sizes
     }
 
+    /// What the board's system runs, as its triple says; a triple for anything else is a problem of the profile.
+    pub fn architecture(&self) -> Architecture {
+        Architecture::of_triple(&self.rustc_target).unwrap_or(Architecture::Aarch64)
+    }
+
     /// What is wrong with the profile itself; empty when nothing is.
     pub fn problems(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -115,6 +121,10 @@ impl Target {
         check(
             !self.qemu_cpu.is_empty() && !self.qemu_cpu.contains([',', ' ']),
             "qemu_cpu is not the name of a CPU",
+        );
+        check(
+            Architecture::of_triple(&self.rustc_target).is_some(),
+            "rustc_target is neither for aarch64 nor for armv7",
         );
         check(self.clock_mhz.value > 0, "clock_mhz is 0");
         check(self.bandwidth.as_ref().is_none_or(|f| f.value > 0), "bandwidth is 0");
@@ -185,6 +195,15 @@ mod tests {
             names.push(target.name);
         }
         assert!(names.contains(&"pi-zero-2w".to_string()));
+        let of = |name: &str| {
+            let text = std::fs::read_to_string(dir.join(name).with_extension("toml")).unwrap();
+            toml::from_str::<Target>(&text).unwrap().architecture()
+        };
+        assert_eq!(of("pi-zero-2w"), Architecture::Aarch64);
+        assert_eq!(
+            (of("pi-zero-2w-32bit"), of("pi-2b")),
+            (Architecture::Armv7, Architecture::Armv7)
+        );
     }
 
     #[test]
@@ -192,7 +211,7 @@ mod tests {
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../targets/pi-zero-2w.toml")).unwrap();
         let good: Target = toml::from_str(&text).unwrap();
         type Spoil = fn(&mut Target);
-        let cases: [(Spoil, &str); 13] = [
+        let cases: [(Spoil, &str); 14] = [
             (|t| t.board = "a\u{1b}[31m".into(), "control character"),
             (|t| t.l2.source = "a\u{7}".into(), "control character"),
             (|t| t.features.value.push("a\nb".into()), "control character"),
@@ -208,6 +227,10 @@ mod tests {
                 "ram_variants has a size below ram_total",
             ),
             (|t| t.qemu_cpu = "max,x=on".into(), "qemu_cpu"),
+            (
+                |t| t.rustc_target = "arm-unknown-linux-gnueabihf".into(),
+                "rustc_target",
+            ),
             (|t| t.clock_mhz.value = 0, "clock_mhz is 0"),
             (
                 |t| t.f32_gflops_per_core.iter_mut().for_each(|f| f.value = f64::NAN),

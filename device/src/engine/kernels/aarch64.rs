@@ -1,43 +1,10 @@
-//! What the kernels for aarch64 share: a tile of sums, panel by panel and in every vector register; and the packing and widening
-//! that NEON does. In assembly where a loop needs exactly the registers there are, since compilers spill accumulators.
+//! What the kernels for aarch64 share: a tile of sums in every vector register; and the packing and widening that NEON does. In
+//! assembly where a loop needs exactly the registers there are, since compilers spill accumulators.
 
 use super::I8Tile;
-use super::tiling::Tiling;
+use super::panels::{EIGHT, by_panels};
 use std::arch::aarch64::*;
 use thimble_shared::artifact::layout::{I4_BLOCK_BYTES, I4_OFFSET, I8_DEPTH, PANEL_ROWS};
-
-/// Calls `kernel(panel's number, panel, out, bytes from row to row)` for each panel of `w`. The kernel writes all `T` rows of
-/// eight sums; where fewer tokens are real, into a tile of which their rows are kept.
-pub fn by_panels<W, S: Copy + Default, const T: usize>(
-    w: &[W],
-    depth: usize,
-    tokens: usize,
-    out: &mut [S],
-    stride: usize,
-    kernel: impl Fn(usize, &[W], *mut S, usize),
-) {
-    let panels = w.chunks_exact(depth * PANEL_ROWS);
-    assert!((1..=T).contains(&tokens) && out.len() >= (tokens - 1) * stride + panels.len() * PANEL_ROWS);
-    for (p, w) in panels.enumerate() {
-        let at = p * PANEL_ROWS;
-        if tokens == T {
-            // Rows at + t*stride, eight sums each, lie in `out` by the assertion.
-            kernel(p, w, out[at..].as_mut_ptr(), stride * size_of::<S>());
-            continue;
-        }
-        let mut tile = [[S::default(); PANEL_ROWS]; T];
-        kernel(p, w, tile.as_mut_ptr().cast(), PANEL_ROWS * size_of::<S>());
-        for (t, row) in tile.iter().take(tokens).enumerate() {
-            out[t * stride + at..][..PANEL_ROWS].copy_from_slice(row);
-        }
-    }
-}
-
-/// The tiles of [`by_eight`]: accumulators, weights and inputs of one step fill all 32 registers.
-pub const EIGHT: Tiling = Tiling {
-    tokens: 8,
-    padded: true,
-};
 
 /// 8 channels × 8 tokens, 16 inputs per step. The tile is filled up to eight tokens; only the real ones' rows are written. Calls
 /// `kernel(weights, inputs, steps, out, bytes from row to row)` for each panel: `steps` is at least 1, weights and inputs have 128

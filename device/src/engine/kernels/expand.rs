@@ -8,7 +8,7 @@ use thimble_shared::artifact::layout::{I4_BLOCK_BYTES, I8_GROUP, PANEL_ROWS};
 use thimble_shared::dtype::I4_BLOCK;
 
 /// Numbers of all channels of a panel at one group of inputs.
-const STEP: usize = PANEL_ROWS * I8_GROUP;
+pub(super) const STEP: usize = PANEL_ROWS * I8_GROUP;
 /// Steps that lie in the low halves of a block's bytes; as many lie in the high halves.
 const HALF: usize = I4_BLOCK / I8_GROUP / 2;
 
@@ -35,14 +35,18 @@ multiversion! {
     }
 }
 
+#[cfg(not(any(target_arch = "aarch64", target_arch = "arm")))]
+use self::plain_block as block;
 #[cfg(target_arch = "aarch64")]
 use super::aarch64::expand_int4 as block;
+#[cfg(target_arch = "arm")]
+use super::neon32::{expand_int4 as block, expand_int8 as some_steps};
 
 /// One block of an int4 panel as int8: the numbers in the low halves of its bytes and, where `high` is asked for, those in the high
-/// halves, each times its channel's multiplier. Arm has its own.
+/// halves, each times its channel's multiplier. 64-bit Arm has its own.
 #[cfg(not(target_arch = "aarch64"))]
 #[inline(always)]
-fn block(
+pub(super) fn plain_block(
     bytes: &[u8; I4_BLOCK_BYTES],
     multipliers: &[u8; PANEL_ROWS],
     low: &mut [i8; I4_BLOCK_BYTES],
@@ -70,7 +74,8 @@ multiversion! {
     /// int8 panels `[depth/4][8][4]` to f32 panels `[k][8]`, `k` being the inputs without padding.
     pub fn int8(panels: &[i8], depth: usize, k: usize, to: &mut [f32]) {
         for (panel, to) in panels.chunks_exact(depth * PANEL_ROWS).zip(to.chunks_exact_mut(k * PANEL_ROWS)) {
-            for (step, to) in panel.as_chunks::<STEP>().0.iter().zip(to.chunks_mut(STEP)) {
+            let done = some_steps(panel, to);
+            for (step, to) in panel.as_chunks::<STEP>().0.iter().zip(to.chunks_mut(STEP)).skip(done) {
                 for (c, to) in to.as_chunks_mut::<PANEL_ROWS>().0.iter_mut().enumerate() {
                     for (n, to) in to.iter_mut().enumerate() {
                         *to = f32::from(step[n * I8_GROUP + c]);
@@ -79,6 +84,13 @@ multiversion! {
             }
         }
     }
+}
+
+/// As many steps as assembly does; returns how many. Compilers make vectors of the rest, but for 32-bit Arm.
+#[cfg(not(target_arch = "arm"))]
+#[inline(always)]
+fn some_steps(_: &[i8], _: &mut [f32]) -> usize {
+    0
 }
 
 /// The sum of each channel's numbers, of int8 panels `[depth/4][8][4]`; padding is 0 and adds nothing.

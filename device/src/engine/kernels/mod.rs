@@ -4,6 +4,8 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(target_arch = "arm")]
+mod arm;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -11,9 +13,15 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 pub(crate) mod expand;
+#[cfg(target_arch = "arm")]
+pub(crate) mod finish32;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "arm")]
+mod neon32;
 pub(crate) mod pack;
+#[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
+mod panels;
 mod portable;
 #[cfg(target_arch = "aarch64")]
 mod sdot;
@@ -26,6 +34,10 @@ mod smull;
 pub(crate) mod tests;
 pub(crate) mod tiling;
 pub(crate) mod tract;
+#[cfg(target_arch = "arm")]
+mod vmla;
+#[cfg(target_arch = "arm")]
+mod vmull;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -57,6 +69,8 @@ static F32: &[&Row<F32Product>] = &[
     &tract::A53_F32,
     #[cfg(target_arch = "aarch64")]
     &tract::A55_F32,
+    #[cfg(target_arch = "arm")]
+    &vmla::ROW,
     &portable::F32,
 ];
 
@@ -74,6 +88,8 @@ static I8: &[&Row<I8Product>] = &[
     &tract::DOT_I8,
     #[cfg(target_arch = "aarch64")]
     &smull::ROW,
+    #[cfg(target_arch = "arm")]
+    &vmull::ROW,
     &portable::I8,
 ];
 
@@ -116,6 +132,10 @@ pub(crate) enum F32Product {
     /// Tile by tile, in this crate.
     Tiles(F32Tiles),
     /// As a whole, by the kernel of tract's that has the row's name.
+    #[cfg_attr(
+        not(any(target_arch = "aarch64", target_arch = "x86_64")),
+        allow(dead_code, reason = "only aarch64 and x86_64 have such a kernel")
+    )]
     Tract { packing: usize },
 }
 
@@ -166,8 +186,8 @@ pub(crate) struct I8Tile<'a> {
     pub w: &'a [i8],
     /// What [`fits_four`] says of the panels; empty where the kernel does not ask.
     #[cfg_attr(
-        not(target_arch = "aarch64"),
-        allow(dead_code, reason = "only aarch64 has such a kernel")
+        not(any(target_arch = "aarch64", target_arch = "arm")),
+        allow(dead_code, reason = "only kernels for Arm ask")
     )]
     pub chains: &'a [u8],
     pub x: &'a [u8],
@@ -563,6 +583,8 @@ impl Kernels {
 pub fn widen(from: &[f16], to: &mut [f32]) {
     #[cfg(target_arch = "aarch64")]
     aarch64::widen_f16(bytemuck::cast_slice(from), to);
-    #[cfg(not(target_arch = "aarch64"))]
+    #[cfg(target_arch = "arm")]
+    neon32::widen_f16(from, to);
+    #[cfg(not(any(target_arch = "aarch64", target_arch = "arm")))]
     half::slice::HalfFloatSliceExt::convert_to_f32_slice(from, to);
 }

@@ -1,6 +1,7 @@
 //! f32 with FMLA, which every aarch64 has. Attention multiplies small matrices with it: a call costs little.
 
-use super::aarch64::{EIGHT, by_panels, clear_sums, tile_asm};
+use super::aarch64::{clear_sums, tile_asm};
+use super::panels::{EIGHT, by_panels};
 use super::{F32Product, F32Tile, F32Tiles, Fit, Row};
 use thimble_shared::artifact::layout::PANEL_ROWS;
 

@@ -3,10 +3,12 @@
 
 #[cfg(target_arch = "aarch64")]
 use super::aarch64::{interleave as interleave_fours, max_abs, range};
+#[cfg(target_arch = "arm")]
+use super::neon32::{max_abs, range, round as round_some};
 use super::tiling::Tiling;
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::interleave as interleave_fours;
-#[cfg(not(target_arch = "aarch64"))]
+#[cfg(not(any(target_arch = "aarch64", target_arch = "arm")))]
 use crate::engine::elementwise::{max_abs, range};
 use crate::engine::threads::Pool;
 use crate::image::buffer::Buffer;
@@ -220,7 +222,8 @@ crate::engine::elementwise::multiversion! {
     pub fn quantize_row(x: &[f32], q: &mut [i8]) -> f32 {
         let a = max_abs(x).max(ACTIVATION_FLOOR);
         let inverse = I8_MAX / a;
-        for (q, &x) in q.iter_mut().zip(x) {
+        let done = round_some(x, 0.0, inverse, q);
+        for (q, &x) in q.iter_mut().zip(x).skip(done) {
             *q = round(x * inverse);
         }
         a / I8_MAX
@@ -235,7 +238,8 @@ crate::engine::elementwise::multiversion! {
         let center = (most + least) * 0.5;
         let a = (most - center).max(center - least).max(ACTIVATION_FLOOR);
         let inverse = I8_MAX / a;
-        for (q, &x) in q.iter_mut().zip(x) {
+        let done = round_some(x, center, inverse, q);
+        for (q, &x) in q.iter_mut().zip(x).skip(done) {
             *q = round((x - center) * inverse);
         }
         (a / I8_MAX, center)
@@ -279,6 +283,14 @@ crate::engine::elementwise::multiversion! {
             *q = (u8 as i32 - 128) as i8;
         }
     }
+}
+
+/// As much of a row as assembly rounds; returns how far it got. Compilers make vectors of the loops that do the rest, but for
+/// 32-bit Arm.
+#[cfg(not(target_arch = "arm"))]
+#[inline(always)]
+fn round_some(_: &[f32], _: f32, _: f32, _: &mut [i8]) -> usize {
+    0
 }
 
 /// The nearest integer, ties to even. Adding 1.5 * 2^23 leaves it in the low mantissa bits: the addition itself rounds to

@@ -1,7 +1,8 @@
 //! int8 with SDOT, where the CPU has dot products (Cortex-A76): four products and their sum in one instruction.
 
-use super::aarch64::{EIGHT, by_eight, clear_sums, tile_asm};
+use super::aarch64::{by_eight, clear_sums, tile_asm};
 use super::pack::Order;
+use super::panels::EIGHT;
 use super::{Fit, I8Product, I8Tile, I8Tiles, Row};
 
 pub const ROW: Row<I8Product> = Row {

@@ -1,8 +1,9 @@
 //! int8 with SMULL, SMLAL and SADALP, which every aarch64 has (Cortex-A53, A57, A72): products in i16, two or four of which share
 //! a lane before they are gathered.
 
-use super::aarch64::{by_panels, clear_sums, tile_asm};
+use super::aarch64::{clear_sums, tile_asm};
 use super::pack::Order;
+use super::panels::by_panels;
 use super::tiling::Tiling;
 use super::{Fit, I8Product, I8Tile, I8Tiles, Row};
 use thimble_shared::artifact::layout::{I8_DEPTH, PANEL_ROWS};

@@ -7,8 +7,12 @@ use thimble_shared::artifact::layout::{I8_DEPTH, PanelLayout};
 use thimble_shared::dtype::{I8_INPUTS, InputRange, Storage};
 pub(crate) use thimble_shared::random::Random;
 
-/// Random cases a test makes; an interpreter takes minutes for a few.
-pub(crate) const CASES: u64 = if cfg!(miri) { 3 } else { 200 };
+/// Random cases a test makes. An interpreter takes minutes for a few, and 32-bit Arm is always emulated, f64 slowly.
+pub(crate) const CASES: u64 = match (cfg!(miri), cfg!(target_arch = "arm")) {
+    (true, _) => 3,
+    (false, true) => 40,
+    (false, false) => 200,
+};
 
 /// A length of 1 to `most`: often the least, often at or just past the edge of a tile.
 pub(crate) fn size(random: &mut Random, most: usize) -> usize {

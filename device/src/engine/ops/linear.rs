@@ -3,6 +3,8 @@
 
 use crate::engine::context::{Context, LinearInput, Packed, Scratch};
 use crate::engine::elementwise::{activate_tile, multiversion};
+#[cfg(target_arch = "arm")]
+use crate::engine::kernels::finish32::{self, Scales};
 use crate::engine::kernels::pack::{PackedF32, PackedI8, Token};
 use crate::engine::kernels::tiling::Tiling;
 use crate::engine::kernels::{KernelWork, Kernels, expand, widen};
@@ -449,6 +451,10 @@ multiversion! {
         bias: &[f32; CHUNK],
         to: &mut Fresh<'_>
     ) {
+        #[cfg(target_arch = "arm")]
+        if finish32::rescale(sums, width, |row| (tokens[row].scale, 0.0), Scales { scales, row_sums: None, bias }, to) {
+            return;
+        }
         each_row(sums, width, to, |row, i, sum| sum as f32 * tokens[row].scale * scales[i] + bias[i]);
     }
 }
@@ -464,6 +470,13 @@ multiversion! {
         bias: &[f32; CHUNK],
         to: &mut Fresh<'_>
     ) {
+        #[cfg(target_arch = "arm")]
+        {
+            let by = Scales { scales, row_sums: Some(row_sums), bias };
+            if finish32::rescale(sums, width, |row| (tokens[row].scale, tokens[row].center), by, to) {
+                return;
+            }
+        }
         each_row(sums, width, to, |row, i, sum| {
             let token = tokens[row];
             sum as f32 * token.scale * scales[i] + token.center * row_sums[i] + bias[i]

@@ -3,7 +3,6 @@
 use super::listen::Heard;
 use super::{BoardError, Ending, Shortage, Shown};
 use crate::boards::reports;
-use crate::boards::tools::QEMU;
 use crate::fs::subprocess::{ToolError, last_line};
 use crate::render::text::printable;
 use std::collections::BTreeMap;
@@ -96,7 +95,7 @@ impl<'a> Said<'a> {
 }
 
 /// What it means. `cramped`: the RAM hardly holds what is booted.
-pub(super) fn understand(heard: &Heard, cramped: bool) -> Result<Shown, BoardError> {
+pub(super) fn understand(heard: &Heard, cramped: bool, qemu: &str) -> Result<Shown, BoardError> {
     let said = Said::new(&heard.console);
     match (said.one("exit"), said.one("signal")) {
         // 0: within the limits; 1: a limit did not hold, which the report says.
@@ -120,12 +119,12 @@ pub(super) fn understand(heard: &Heard, cramped: bool) -> Result<Shown, BoardErr
                 printable(&said.all("stderr"))
             ))),
         },
-        (None, None) => unfinished(heard, &said, cramped),
+        (None, None) => unfinished(heard, &said, cramped, qemu),
     }
 }
 
 /// What it means where the board told no end of the program.
-fn unfinished(heard: &Heard, said: &Said<'_>, cramped: bool) -> Result<Shown, BoardError> {
+fn unfinished(heard: &Heard, said: &Said<'_>, cramped: bool, qemu: &str) -> Result<Shown, BoardError> {
     if let Some(line) = said.killed().or(said.no_memory()) {
         return said.out_of_memory(if said.started() { "run" } else { "boot" }, line);
     }
@@ -142,7 +141,7 @@ fn unfinished(heard: &Heard, said: &Said<'_>, cramped: bool) -> Result<Shown, Bo
         });
         return match too_small {
             Some(line) => said.out_of_memory("boot", line),
-            None => Err(ToolError::new(QEMU, failure).into()),
+            None => Err(ToolError::new(qemu, failure).into()),
         };
     }
     if said.started() {
@@ -173,6 +172,7 @@ fn kilobytes(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boards::tools::QEMU;
     use std::process::ExitStatus;
 
     fn heard(console: &str) -> Heard {
@@ -189,7 +189,7 @@ mod tests {
         let killed = "thimble-board: total 50000 kB\r\nthimble-board: available 9000 kB\n\
             [    3.1] Out of memory: Killed process 57 (thimble-device) total-vm:65536kB, anon-rss:4096kB, file-rss:1024kB, shmem-rss:0kB\n\
             thimble-board: signal 9\n";
-        let Shown::Ended(Ending::OutOfMemory(short)) = understand(&heard(killed), false).unwrap() else {
+        let Shown::Ended(Ending::OutOfMemory(short)) = understand(&heard(killed), false, QEMU).unwrap() else {
             panic!("{killed}")
         };
         assert_eq!(
@@ -201,7 +201,7 @@ mod tests {
             "[0.7] Initramfs unpacking failed: write error",
             "thimble-board: problem /modules/x.ko cannot be loaded: Cannot allocate memory",
         ] {
-            let shown = understand(&heard(console), false).unwrap();
+            let shown = understand(&heard(console), false, QEMU).unwrap();
             assert!(
                 matches!(&shown, Shown::Ended(Ending::OutOfMemory(s)) if s.during == "boot"),
                 "{console}"
@@ -219,7 +219,7 @@ mod tests {
                 ..heard(console)
             };
             for heard in [heard(console), still] {
-                let shown = understand(&heard, true).unwrap();
+                let shown = understand(&heard, true, QEMU).unwrap();
                 assert!(
                     matches!(&shown, Shown::NoStart(s) if !s.kernel_said.is_empty()),
                     "{console}"
@@ -245,7 +245,10 @@ mod tests {
             ("thimble-board: available 1 kB\nhello\n", "hello"),
         ];
         for (console, part) in errors {
-            let error = understand(&heard(console), false).map(drop).unwrap_err().to_string();
+            let error = understand(&heard(console), false, QEMU)
+                .map(drop)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(part), "{error}");
         }
     }
@@ -277,7 +280,7 @@ mod tests {
             ),
         ];
         for (heard, part) in cases {
-            let error = understand(&heard, false).map(drop).unwrap_err().to_string();
+            let error = understand(&heard, false, QEMU).map(drop).unwrap_err().to_string();
             assert!(error.starts_with(QEMU) && error.contains(part), "{error}");
         }
         for (said, cramped) in [
@@ -287,7 +290,7 @@ mod tests {
             ),
             ("qemu-system-aarch64: could not load initrd 'initramfs'", true),
         ] {
-            let shown = understand(&ended(256, said), cramped).unwrap();
+            let shown = understand(&ended(256, said), cramped, QEMU).unwrap();
             assert!(matches!(shown, Shown::Ended(Ending::OutOfMemory(s)) if s.during == "boot"));
         }
     }

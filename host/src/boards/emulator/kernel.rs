@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use thimble_device::image::digest::hex;
+use thimble_shared::board::architecture::Architecture;
 use thimble_shared::files;
 
 #[derive(Debug, Clone)]
@@ -22,25 +23,51 @@ pub struct Kernel {
     modules: Option<PathBuf>,
 }
 
-/// The package that depends on Debian's newest kernel for virtual machines.
-const PACKAGE: &str = "linux-image-cloud-arm64";
+/// The package that depends on Debian's newest kernel for virtual machines; of 32 bits there is one for all.
+const fn package(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Aarch64 => "linux-image-cloud-arm64",
+        Architecture::Armv7 => "linux-image-armmp",
+    }
+}
+
+/// What a kernel's image has, and where: an Image of 64 bits, a zImage of 32.
+const fn magic(architecture: Architecture) -> (usize, [u8; 4]) {
+    match architecture {
+        Architecture::Aarch64 => (56, *b"ARM\x64"),
+        Architecture::Armv7 => (36, [0x18, 0x28, 0x6f, 0x01]),
+    }
+}
+
+/// A name in the cache: those of 64 bits are as they ever were.
+fn in_cache(name: &str, architecture: Architecture) -> String {
+    match architecture {
+        Architecture::Aarch64 => name.to_string(),
+        Architecture::Armv7 => format!("{name}-{}", architecture.debian()),
+    }
+}
 
 impl Kernel {
     /// The kernel named, or the one in the cache, or Debian's.
-    pub fn find(named: Option<&Path>) -> Result<Kernel, BoardError> {
+    pub fn find(named: Option<&Path>, architecture: Architecture) -> Result<Kernel, BoardError> {
         if let Some(path) = named {
             atomic::regular(path)?;
         }
         match named {
             Some(path) if path.extension().is_some_and(|e| e == "deb") => {
                 let tree = cache()?.join(tree_name(path)?);
-                if Kernel::in_tree(&tree).is_none() {
-                    unpack(path, &tree)?;
+                if Kernel::in_tree(&tree, architecture).is_none() {
+                    unpack(path, &tree, architecture)?;
                 }
-                Kernel::in_tree(&tree).ok_or_else(|| BoardError::file(path, "holds no arm64 kernel (boot/vmlinuz-*)"))
+                Kernel::in_tree(&tree, architecture).ok_or_else(|| {
+                    BoardError::file(
+                        path,
+                        format!("holds no {} kernel (boot/vmlinuz-*)", architecture.debian()),
+                    )
+                })
             }
-            Some(path) => Kernel::of_image(path),
-            None => Kernel::debian(),
+            Some(path) => Kernel::of_image(path, architecture),
+            None => Kernel::debian(architecture),
         }
     }
 
@@ -58,16 +85,19 @@ impl Kernel {
     }
 
     /// An Image; modules are looked for where a root file system has them: ROOT/boot/vmlinuz-V, ROOT/lib/modules/V.
-    fn of_image(path: &Path) -> Result<Kernel, BoardError> {
+    fn of_image(path: &Path, architecture: Architecture) -> Result<Kernel, BoardError> {
         let mut head = [0u8; 64];
         // A package may hold anything under that name.
         atomic::regular(path).map_err(|e| BoardError::file(path, e.problem))?;
         std::fs::File::open(path)
             .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut head))
             .map_err(|e| BoardError::file(path, e))?;
-        // "ARM\x64" at 56 in an Image; a compressed one is the user's risk, qemu takes gzip.
-        if &head[56..60] != b"ARM\x64" && !head.starts_with(&[0x1f, 0x8b]) {
-            return Err(BoardError::file(path, "is not an arm64 kernel image"));
+        // A compressed Image is the user's risk, qemu takes gzip.
+        let (at, magic) = magic(architecture);
+        let packed = architecture == Architecture::Aarch64 && head.starts_with(&[0x1f, 0x8b]);
+        if !head[at..].starts_with(&magic) && !packed {
+            let debian = architecture.debian();
+            return Err(BoardError::file(path, format!("is not an {debian} kernel image")));
         }
         let version = path
             .file_name()
@@ -86,49 +116,50 @@ impl Kernel {
         })
     }
 
-    fn in_tree(tree: &Path) -> Option<Kernel> {
+    fn in_tree(tree: &Path, architecture: Architecture) -> Option<Kernel> {
         let image = std::fs::read_dir(tree.join("boot"))
             .ok()?
             .flatten()
             .find(|entry| entry.file_name().to_string_lossy().starts_with("vmlinuz-"))?;
-        Kernel::of_image(&image.path()).ok()
+        Kernel::of_image(&image.path(), architecture).ok()
     }
 
-    fn debian() -> Result<Kernel, BoardError> {
+    fn debian(architecture: Architecture) -> Result<Kernel, BoardError> {
         let cache = cache()?;
-        let tree = cache.join("debian");
-        if let Some(kernel) = Kernel::in_tree(&tree) {
+        let package = package(architecture);
+        let tree = cache.join(in_cache("debian", architecture));
+        if let Some(kernel) = Kernel::in_tree(&tree, architecture) {
             return Ok(kernel);
         }
-        let apt = Apt::new(&cache.join("apt"))?;
+        let apt = Apt::new(&cache.join(in_cache("apt", architecture)), architecture)?;
         // apt does not wait for another one's lists.
         let alone = File::open(&apt.dir).map_err(|e| BoardError::file(&apt.dir, e))?;
         if let Err(TryLockError::WouldBlock) = alone.try_lock() {
             remark("another emulate fetches the kernel; waiting");
             alone.lock().map_err(|e| BoardError::file(&apt.dir, e))?;
         }
-        if let Some(kernel) = Kernel::in_tree(&tree) {
+        if let Some(kernel) = Kernel::in_tree(&tree, architecture) {
             return Ok(kernel);
         }
-        remark(&format!("fetching {PACKAGE} with apt into {}", cache.display()));
+        remark(&format!("fetching {package} with apt into {}", cache.display()));
         apt.run("apt-get", &["update", "-q"])?;
-        let told = apt.run("apt-cache", &["depends", "--important", PACKAGE])?;
-        let package = told
+        let told = apt.run("apt-cache", &["depends", "--important", package])?;
+        let newest = told
             .lines()
             .filter_map(|line| line.trim().strip_prefix("Depends: "))
             .find(|name| name.starts_with("linux-image-"))
-            .ok_or_else(|| BoardError::Kernel(format!("apt knows no kernel behind {PACKAGE}; name one with --kernel")))?
+            .ok_or_else(|| BoardError::Kernel(format!("apt knows no kernel behind {package}; name one with --kernel")))?
             .to_string();
-        apt.run("apt-get", &["download", "-q", &package])?;
+        apt.run("apt-get", &["download", "-q", &newest])?;
         let deb = std::fs::read_dir(&apt.dir)
             .map_err(|e| BoardError::file(&apt.dir, e))?
             .flatten()
             .map(|entry| entry.path())
             .find(|path| path.extension().is_some_and(|e| e == "deb"))
             .ok_or_else(|| BoardError::file(&apt.dir, "apt downloaded nothing"))?;
-        unpack(&deb, &tree)?;
+        unpack(&deb, &tree, architecture)?;
         let _ = std::fs::remove_file(deb);
-        Kernel::in_tree(&tree).ok_or_else(|| BoardError::file(&tree, "the package holds no kernel"))
+        Kernel::in_tree(&tree, architecture).ok_or_else(|| BoardError::file(&tree, "the package holds no kernel"))
     }
 
     /// The modules named and all they depend on, in loading order: file name and contents. One that is built in is left
@@ -219,7 +250,7 @@ fn tree_name(deb: &Path) -> Result<String, BoardError> {
     Ok(format!("{name}-{sum}"))
 }
 
-fn unpack(deb: &Path, tree: &Path) -> Result<(), BoardError> {
+fn unpack(deb: &Path, tree: &Path, architecture: Architecture) -> Result<(), BoardError> {
     let folder = tree.parent().unwrap_or(tree);
     let fresh = Scratch::within(folder).map_err(|e| BoardError::file(folder, e))?;
     let to = fresh.path().join("tree");
@@ -232,11 +263,11 @@ fn unpack(deb: &Path, tree: &Path) -> Result<(), BoardError> {
         return Err(BoardError::file(deb, complaint(&done)));
     }
     // Whatever lies there holds no kernel, unless another run has just put the same one there.
-    if Kernel::in_tree(tree).is_none() {
+    if Kernel::in_tree(tree, architecture).is_none() {
         let _ = std::fs::remove_dir_all(tree);
     }
     match std::fs::rename(&to, tree) {
-        Err(_) if Kernel::in_tree(tree).is_some() => Ok(()),
+        Err(_) if Kernel::in_tree(tree, architecture).is_some() => Ok(()),
         done => done.map_err(|e| BoardError::file(tree, e)),
     }
 }
@@ -255,25 +286,30 @@ pub fn cache() -> Result<PathBuf, BoardError> {
     dir.canonicalize().map_err(|e| BoardError::file(&dir, e))
 }
 
-/// apt over the system's sources but with lists, cache and state of its own, for arm64: needs no root and changes nothing.
+/// apt over the system's sources but with lists, cache and state of its own: needs no root and changes nothing.
 struct Apt {
     dir: PathBuf,
+    architecture: Architecture,
 }
 
 impl Apt {
-    fn new(dir: &Path) -> Result<Apt, BoardError> {
+    fn new(dir: &Path, architecture: Architecture) -> Result<Apt, BoardError> {
         for part in ["state/lists/partial", "cache/archives/partial"] {
             let part = dir.join(part);
             std::fs::create_dir_all(&part).map_err(|e| BoardError::file(&part, e))?;
         }
-        Ok(Apt { dir: dir.to_path_buf() })
+        Ok(Apt {
+            dir: dir.to_path_buf(),
+            architecture,
+        })
     }
 
     fn run(&self, name: &str, arguments: &[&str]) -> Result<String, BoardError> {
+        let debian = self.architecture.debian();
         let at = |part: &str| self.dir.join(part).display().to_string();
         let settings = [
-            "APT::Architecture=arm64".to_string(),
-            "APT::Architectures=arm64".to_string(),
+            format!("APT::Architecture={debian}"),
+            format!("APT::Architectures={debian}"),
             format!("Dir::State={}", at("state")),
             format!("Dir::Cache={}", at("cache")),
             "Dir::State::status=/dev/null".to_string(),
@@ -284,8 +320,10 @@ impl Apt {
             command.arg("-o").arg(setting);
         }
         let done = command.args(arguments).current_dir(&self.dir).output().map_err(|e| {
-            let hint = "on a system without apt, name an arm64 kernel (an Image or a Debian package) with --kernel";
-            ToolError::start(name, &e, hint)
+            let hint = format!(
+                "on a system without apt, name an {debian} kernel (an image or a Debian package) with --kernel"
+            );
+            ToolError::start(name, &e, &hint)
         })?;
         if done.status.success() {
             return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
@@ -320,7 +358,7 @@ mod tests {
         module("jbd2.ko", "mbcache");
         module("mbcache.ko", "");
         module("crc32c-x.ko", "");
-        let kernel = Kernel::find(Some(&boot.join("vmlinuz-6.1"))).unwrap();
+        let kernel = Kernel::find(Some(&boot.join("vmlinuz-6.1")), Architecture::Aarch64).unwrap();
         let names: Vec<String> = kernel
             .modules(&["virtio_blk", "ext4"])
             .unwrap()
@@ -328,7 +366,28 @@ mod tests {
             .map(|m| m.0)
             .collect();
         assert_eq!(names, ["mbcache.ko", "jbd2.ko", "crc32c_x.ko", "ext4.ko"]);
-        assert!(Kernel::find(Some(&tree.join("ext4.ko"))).is_err());
+        assert!(Kernel::find(Some(&tree.join("ext4.ko")), Architecture::Aarch64).is_err());
+    }
+
+    #[test]
+    fn an_image_is_of_the_architecture_that_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        for (at, magic, is) in [
+            (56, *b"ARM\x64", [true, false]),
+            (36, [0x18, 0x28, 0x6f, 0x01], [false, true]),
+            (0, [0x1f, 0x8b, 8, 0], [true, false]),
+            (36, *b"ARM\x64", [false, false]),
+        ] {
+            let mut image = vec![0u8; 64];
+            image[at..at + 4].copy_from_slice(&magic);
+            let path = dir.path().join("vmlinuz-6.1");
+            std::fs::write(&path, image).unwrap();
+            assert_eq!(
+                Architecture::ALL.map(|one| Kernel::find(Some(&path), one).is_ok()),
+                is,
+                "{at}"
+            );
+        }
     }
 
     #[test]

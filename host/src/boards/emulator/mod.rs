@@ -7,7 +7,7 @@ pub mod initramfs;
 pub mod kernel;
 mod listen;
 
-use crate::boards::tools::QEMU;
+use crate::boards::tools;
 use crate::fs::atomic::FileError;
 use crate::fs::scratch::Scratch;
 use crate::fs::signals::PutOff;
@@ -17,6 +17,7 @@ use initramfs::{INITRAMFS, MODEL_DISK, Storage};
 use kernel::Kernel;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use thimble_shared::board::architecture::Architecture;
 use thimble_shared::board::report::Report;
 
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,7 @@ impl BoardError {
 
 /// All a boot needs, beside its RAM.
 pub struct Setup<'a> {
+    pub architecture: Architecture,
     pub cpu: &'a str,
     pub cores: u32,
     pub kernel: &'a Kernel,
@@ -73,6 +75,15 @@ pub struct Shortage {
     pub mem_total: Option<u64>,
     pub mem_available: Option<u64>,
     pub kernel_said: String,
+}
+
+/// Most RAM that a virtual board has.
+pub const fn most_ram(architecture: Architecture) -> u64 {
+    match architecture {
+        Architecture::Aarch64 => 1 << 40,
+        // What lies below its devices.
+        Architecture::Armv7 => 3 << 30,
+    }
 }
 
 /// RAM in which every kernel for the virtual board starts.
@@ -171,14 +182,27 @@ fn boot(setup: &Setup, ram: u64) -> Result<Shown, BoardError> {
         .map_err(|e| BoardError::file(kernel, e))?
         .len();
     // The second version of the interrupt controller, which every kernel knows, has room for eight cores.
-    let machine = match setup.cores {
+    let mut machine = match setup.cores {
         ..=8 => "virt,gic-version=2",
         _ => "virt,gic-version=3",
-    };
-    let mut command = Command::new(QEMU);
+    }
+    .to_string();
+    // A kernel of 32 bits does not reach devices above 4 GiB.
+    if setup.architecture == Architecture::Armv7 {
+        machine += ",highmem=off";
+    }
+    let qemu = tools::qemu(setup.architecture);
+    let mut command = Command::new(qemu);
     command
         .current_dir(dir.path())
-        .args(["-M", machine, "-accel", "tcg,thread=multi", "-nodefaults", "-nographic"])
+        .args([
+            "-M",
+            &machine,
+            "-accel",
+            "tcg,thread=multi",
+            "-nodefaults",
+            "-nographic",
+        ])
         .args(["-no-reboot", "-serial", "stdio", "-cpu", setup.cpu])
         .args(["-smp", &setup.cores.to_string()])
         .args(["-m", &format!("{}k", ram / 1024)])
@@ -199,11 +223,11 @@ fn boot(setup: &Setup, ram: u64) -> Result<Shown, BoardError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|e| ToolError::start(QEMU, &e, "install it (Debian: apt-get install qemu-system-arm)"))?;
+        .map_err(|e| ToolError::start(qemu, &e, "install it (Debian: apt-get install qemu-system-arm)"))?;
     let heard = listen::listen(child, setup.verbose)?;
     // qemu puts the initramfs into the upper half.
     let cramped = ram < 2 * (kernel_bytes + image.initramfs_bytes) + (16 << 20);
-    console::understand(&heard, cramped)
+    console::understand(&heard, cramped, qemu)
 }
 
 /// The least RAM, in steps of `step` bytes, in which `fits` says yes; `None` when `most` is too little. A boot that fails is

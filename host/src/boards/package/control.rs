@@ -3,6 +3,7 @@
 
 use super::{CHECK, Entry, PROGRAM, PROGRAMS, PackageError, Payload, SERVICE, SOCKET, UNITS};
 use md5::{Digest as _, Md5};
+use thimble_shared::board::architecture::Architecture;
 use thimble_shared::terminal::acts;
 
 /// What the package says of itself.
@@ -91,7 +92,12 @@ fn is_version(text: &str) -> bool {
 
 /// The files of the package's control archive: fields, checksums of the installed `files`, and scripts for its `units`; path, mode
 /// and text.
-pub(super) fn files(control: &Control, files: &[Entry], units: &[&str]) -> [(&'static str, u32, String); 5] {
+pub(super) fn files(
+    control: &Control,
+    architecture: Architecture,
+    files: &[Entry],
+    units: &[&str],
+) -> Vec<(&'static str, u32, String)> {
     let kilobytes: u64 = files.iter().map(|f| (f.2.len() as u64).div_ceil(1024)).sum();
     let description = format!(
         "{}\n Made by thimble: one ONNX file that the board maps and computes from,\n \
@@ -99,9 +105,12 @@ pub(super) fn files(control: &Control, files: &[Entry], units: &[&str]) -> [(&'s
         control.description
     );
     let fields = format!(
-        "Package: {}\nVersion: {}\nArchitecture: arm64\nMaintainer: {}\nInstalled-Size: {kilobytes}\nSection: science\n\
+        "Package: {}\nVersion: {}\nArchitecture: {}\nMaintainer: {}\nInstalled-Size: {kilobytes}\nSection: science\n\
          Priority: optional\nProvides: {ROLE}\nConflicts: {ROLE}\nReplaces: {ROLE}\nDescription: {description}\n",
-        control.name, control.version, control.maintainer
+        control.name,
+        control.version,
+        architecture.debian(),
+        control.maintainer
     );
     let sums: String = files
         .iter()
@@ -111,13 +120,27 @@ pub(super) fn files(control: &Control, files: &[Entry], units: &[&str]) -> [(&'s
         })
         .collect();
     let (postinst, prerm, postrm) = (post_install(units), pre_remove(units), post_remove(units));
-    [
+    let mut all = vec![
         ("control", 0o644, fields),
         ("md5sums", 0o644, sums),
         ("postinst", 0o755, postinst),
         ("postrm", 0o755, postrm),
-        ("prerm", 0o755, prerm),
-    ]
+    ];
+    if architecture == Architecture::Armv7 {
+        all.push(("preinst", 0o755, pre_install()));
+    }
+    all.push(("prerm", 0o755, prerm));
+    all
+}
+
+/// Refuses a CPU before version 7, for which Raspberry Pi OS has the same name of its packages; elsewhere dpkg refuses by itself.
+fn pre_install() -> String {
+    format!(
+        "#!/bin/sh\nset -e\ncase $(uname -m) in armv[456]*)\n\
+         \techo \"thimble-device needs {}; this board is $(uname -m), as Raspberry Pi 1 and Zero are\" >&2\n\
+         \texit 1 ;;\nesac\n",
+        Architecture::Armv7
+    )
 }
 
 /// Enables the units as debhelper's scripts do: once, and not against what the board's owner chose since. The server is started

@@ -1,4 +1,4 @@
-//! Writes a payload as an arm64 Debian package: an `ar` archive of two gzip tars with one fixed date, one owner and entries in a
+//! Writes a payload as a Debian package: an `ar` archive of two gzip tars with one fixed date, one owner and entries in a
 //! fixed order, so the same input gives the same bytes. The `ar` around them is written by hand: it has three members, each with
 //! a line of text before it.
 
@@ -8,7 +8,7 @@ use flate2::{Compression, GzBuilder};
 use std::io::Write;
 use tar::{EntryType, Header};
 
-/// The bytes of an arm64 package.
+/// The bytes of a package for the architecture of the payload's program.
 ///
 /// # Errors
 /// [`PackageError::Field`] for a path or a field that dpkg would read otherwise, [`PackageError::Archive`] where writing fails.
@@ -43,10 +43,11 @@ pub fn deb(payload: &Payload, control: &Control) -> Result<Vec<u8>, PackageError
     files.push((&overrides_at, 0o644, overrides.as_bytes()));
     // dpkg gives files their names in this order: with the units last, one that a power cut leaves never names what is not there.
     files.sort_by_key(|file| (file.0.starts_with(super::UNITS), file.0));
-    let control_files = control::files(control, &files, &payload.units());
-    let control_files = control_files
-        .each_ref()
-        .map(|(path, mode, text)| (*path, *mode, text.as_bytes()));
+    let control_files = control::files(control, payload.architecture, &files, &payload.units());
+    let control_files: Vec<Entry> = control_files
+        .iter()
+        .map(|(path, mode, text)| (*path, *mode, text.as_bytes()))
+        .collect();
     ar(&[
         ("debian-binary", b"2.0\n"),
         ("control.tar.gz", &gzip(&tar(&control_files)?, Compression::best())?),
@@ -127,6 +128,7 @@ mod tests {
     use super::super::control::tests::control;
     use super::*;
     use std::io::Read;
+    use thimble_shared::board::architecture::Architecture;
 
     #[test]
     fn files_lie_at_plain_paths_and_each_once() {
@@ -136,7 +138,14 @@ mod tests {
                 mode: 0o644,
                 bytes: vec![],
             });
-            deb(&Payload { files: files.collect() }, &control()).map_err(|e| e.to_string())
+            deb(
+                &Payload {
+                    architecture: Architecture::Aarch64,
+                    files: files.collect(),
+                },
+                &control(),
+            )
+            .map_err(|e| e.to_string())
         };
         assert!(with(&["usr/lib/a", "usr/lib/b.onnx"]).is_ok());
         for paths in [
@@ -157,6 +166,7 @@ mod tests {
     #[test]
     fn the_same_input_gives_the_same_bytes() {
         let payload = || Payload {
+            architecture: Architecture::Aarch64,
             files: vec![PackagedFile {
                 path: "usr/lib/thimble/a".into(),
                 mode: 0o644,

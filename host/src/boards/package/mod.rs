@@ -1,5 +1,5 @@
 //! What a board gets and where it lies: device program, model, tokenizer, systemd units. The same list of files goes into a
-//! mounted root file system, into a card image or, with licenses, into an arm64 Debian package.
+//! mounted root file system, into a card image or, with licenses, into a Debian package.
 
 mod control;
 mod deb;
@@ -10,6 +10,7 @@ pub use control::Control;
 pub use deb::deb;
 use std::path::Path;
 use thimble_device::image::digest::sha256;
+use thimble_shared::board::architecture::Architecture;
 use thimble_text::tokenizer_beside;
 use unit::{Scope, Service};
 
@@ -61,6 +62,8 @@ type Entry<'a> = (&'a str, u32, &'a [u8]);
 pub struct Payload {
     /// Sorted by path.
     pub files: Vec<PackagedFile>,
+    /// What the device program is for.
+    pub architecture: Architecture,
 }
 
 /// What the units hold the program to, and which there are.
@@ -155,7 +158,7 @@ pub fn payload(
     model: &Path,
     bytes: Vec<u8>,
     tokenizer: Option<Vec<u8>>,
-    program: Vec<u8>,
+    (program, architecture): (Vec<u8>, Architecture),
     units: &UnitOptions,
 ) -> Result<Payload, PackageError> {
     let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -201,7 +204,7 @@ pub fn payload(
         unit(CHECK, unit::check(&program_at, &model_at, &bench, units.max_ram, None));
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Payload { files })
+    Ok(Payload { files, architecture })
 }
 
 #[cfg(test)]
@@ -220,7 +223,14 @@ mod tests {
 
     fn made(units: UnitOptions) -> Payload {
         let (model, tokenizer) = (Path::new("x/m.onnx"), Some(b"t".to_vec()));
-        payload(model, b"abc".to_vec(), tokenizer, b"x".to_vec(), &units).unwrap()
+        payload(
+            model,
+            b"abc".to_vec(),
+            tokenizer,
+            (b"x".to_vec(), Architecture::Armv7),
+            &units,
+        )
+        .unwrap()
     }
 
     #[test]

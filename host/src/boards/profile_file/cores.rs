@@ -1,16 +1,23 @@
 //! The designs of cores that boards have, and what follows of each where a target file does not say it.
 
+use thimble_shared::board::architecture::Architecture;
+
 /// What is known of a core's design.
 pub(super) struct Core {
     pub name: &'static str,
-    /// As Linux numbers it (arch/arm64/include/asm/cputype.h).
+    /// As Linux numbers it (asm/cputype.h of arch/arm64, arch/arm).
     pub part: &'static str,
     pub l1d: u64,
     pub l2: u64,
     pub dot_product: bool,
     /// The nearest CPU qemu offers.
     pub qemu: &'static str,
+    /// The widest that it runs.
+    pub runs: Architecture,
 }
+
+/// What qemu has for systems of 32 bits on a core of 64.
+pub(super) const QEMU_32: &str = "cortex-a7";
 
 const fn core(
     name: &'static str,
@@ -26,11 +33,24 @@ const fn core(
         l2: l2 << 10,
         dot_product,
         qemu,
+        runs: Architecture::Aarch64,
+    }
+}
+
+const fn core32(name: &'static str, part: &'static str, (l1d, l2): (u64, u64), qemu: &'static str) -> Core {
+    Core {
+        runs: Architecture::Armv7,
+        ..core(name, part, (l1d, l2), false, qemu)
     }
 }
 
 /// Designs boards have; caches in KiB, as they are most often built.
-pub(super) const CORES: [Core; 14] = [
+pub(super) const CORES: [Core; 19] = [
+    core32("Cortex-A7", "0xc07", (32, 512), "cortex-a7"),
+    core32("Cortex-A8", "0xc08", (32, 256), "cortex-a8"),
+    core32("Cortex-A9", "0xc09", (32, 512), "cortex-a9"),
+    core32("Cortex-A15", "0xc0f", (32, 1024), "cortex-a15"),
+    core32("Cortex-A17", "0xc0e", (32, 512), "cortex-a15"),
     core("Cortex-A35", "0xd04", (32, 256), false, "cortex-a35"),
     core("Cortex-A53", "0xd03", (32, 512), false, "cortex-a53"),
     core("Cortex-A55", "0xd05", (32, 512), true, "cortex-a55"),

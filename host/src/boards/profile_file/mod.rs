@@ -4,8 +4,9 @@
 mod cores;
 mod probe;
 
-use cores::{CORES, Core};
+use cores::{CORES, Core, QEMU_32};
 pub use probe::{ProbeError, of_board, probe};
+use thimble_shared::board::architecture::Architecture;
 use thimble_shared::board::target::{Confidence, Figure, Target};
 use thimble_shared::spelling::nearest;
 use thimble_shared::terminal::printable;
@@ -192,17 +193,26 @@ fn defaults(table: &mut Table, core: Option<&Core>) {
     const DESIGN: &str = "usual for the core's design; the device reports what it finds";
     const ASSUMED: &str = "not said, assumed; the device reports what it finds";
     let bytes = |n: u64| Value::Integer(n as i64);
+    let runs = core.map_or(Architecture::Aarch64, |core| core.runs);
+    let triple = table.get("rustc_target").and_then(Value::as_str);
+    let architecture = triple.and_then(Architecture::of_triple).unwrap_or(runs);
+    let vectors = Value::from(architecture.vectors());
     let features = match core {
-        Some(core) if core.dot_product => vec![Value::from("asimd"), Value::from("asimddp")],
-        _ => vec![Value::from("asimd")],
+        Some(core) if core.dot_product && architecture == runs => vec![vectors, Value::from("asimddp")],
+        _ => vec![vectors],
+    };
+    let qemu = match core {
+        Some(core) if architecture == core.runs => core.qemu,
+        _ if architecture == Architecture::Armv7 => QEMU_32,
+        _ => "cortex-a53",
     };
     let source = if core.is_some() { DESIGN } else { ASSUMED };
     let name = table.get("name").cloned().unwrap_or_else(|| Value::from(""));
     let texts = [
         ("board", name),
         ("soc", Value::from("unknown")),
-        ("rustc_target", Value::from("aarch64-unknown-linux-gnu")),
-        ("qemu_cpu", Value::from(core.map_or("cortex-a53", |core| core.qemu))),
+        ("rustc_target", Value::from(architecture.triple())),
+        ("qemu_cpu", Value::from(qemu)),
     ];
     let figures = [
         ("cpu_part", core.map(|core| Value::from(core.part)), source),
@@ -236,7 +246,8 @@ pub fn template(name: &str) -> String {
          # soc = \"H618\"\n\
          # cpu_part = \"0xd03\"     # \"CPU part\" of /proc/cpuinfo\n\
          # clock_mhz = 1500\n\
-         # features = [\"asimd\"]   # of \"Features\" in /proc/cpuinfo: asimd, asimddp, i8mm\n\
+         # features = [\"asimd\"]   # of \"Features\" in /proc/cpuinfo: asimd, asimddp, i8mm; neon of a 32-bit system\n\
+         # rustc_target = \"aarch64-unknown-linux-gnu\" # armv7-unknown-linux-gnueabihf of a 32-bit system\n\
          # l1d = \"32KiB\"          # of one core\n\
          # l2 = \"512KiB\"\n\
          # ram_variants = [2147483648, 4294967296]\n\
@@ -339,6 +350,25 @@ mod tests {
             (1 << 30, 4, 512 << 10)
         );
         assert_eq!(target.cores.confidence, Confidence::Unverified);
+        // A system of 32 bits on the same core, and a core that has no other.
+        for (text, part) in [
+            (
+                little.to_string() + "rustc_target = \"armv7-unknown-linux-gnueabihf\"\n",
+                "0xd03",
+            ),
+            (little.replace("A53", "A7"), "0xc07"),
+        ] {
+            let target = read(&text).unwrap();
+            assert_eq!(target.problems(), Vec::<String>::new());
+            assert_eq!(
+                (target.cpu_part.value.as_str(), target.qemu_cpu.as_str()),
+                (part, "cortex-a7")
+            );
+            assert_eq!(
+                (target.architecture(), target.features.value),
+                (Architecture::Armv7, vec!["neon".to_string()])
+            );
+        }
         let cases = [
             (
                 "",

@@ -4,13 +4,13 @@
 use super::cores::{CORES, Core};
 use super::{defaults, unverified};
 use crate::boards::ssh::link::{Link, LinkError};
+use crate::boards::system;
 use thimble_shared::board::target::Target;
 use thimble_shared::terminal::printable;
 use toml::{Table, Value};
 
-/// What a board is asked. Each line begins with a word that [`of_board`] knows; what a board does not tell is left out.
+/// What a board is asked beside its system. Each line begins with a word that [`of_board`] knows; what a board does not tell is left out.
 const SCRIPT: &str = "\
-echo arch $(uname -m)
 echo model $(tr -d '\\000' < /proc/device-tree/model 2>/dev/null)
 echo compatible $(tr '\\000' '\\n' < /proc/device-tree/compatible 2>/dev/null | tail -n 1)
 echo page $(getconf PAGESIZE 2>/dev/null)
@@ -22,12 +22,16 @@ for c in /sys/devices/system/cpu/cpu0/cache/index*; do echo cache $(cat $c/level
 cat /sys/devices/system/cpu/cpu*/cpufreq/cpuinfo_max_freq 2>/dev/null | sed 's/^/khz /'
 true";
 
+fn script() -> String {
+    format!("{}{SCRIPT}", system::SCRIPT)
+}
+
 /// Asks a running board.
 ///
 /// # Errors
 /// Where ssh does not get there, or the board does not tell what is needed.
 pub fn probe(link: &Link) -> Result<Target, ProbeError> {
-    let told = link.run(SCRIPT)?;
+    let told = link.run(&script())?;
     match told.code {
         0 => of_board(&told.stdout).map_err(ProbeError::Told),
         code => Err(ProbeError::Told(format!("sh ended with {code}: {}", told.stderr))),
@@ -104,7 +108,7 @@ impl<'a> Answer<'a> {
     /// The features that matter to kernels.
     fn features(&self) -> Value {
         let features: Vec<&str> = self.said("features").unwrap_or_default().split_whitespace().collect();
-        let matter = ["asimd", "asimdhp", "asimddp", "i8mm"]
+        let matter = ["asimd", "neon", "vfpv4", "asimdhp", "asimddp", "i8mm"]
             .into_iter()
             .filter(|f| features.contains(f));
         Value::Array(matter.map(Value::from).collect())
@@ -160,16 +164,10 @@ fn whole(n: u64) -> Value {
 /// A target of what a board said to [`SCRIPT`].
 ///
 /// # Errors
-/// Where it is not 64-bit ARM, or tells neither its cores nor its memory.
+/// Where no program for boards runs on it, or it tells neither its cores nor its memory.
 pub fn of_board(text: &str) -> Result<Target, String> {
     let answer = Answer(text);
-    let arch = answer.said("arch").unwrap_or("of an unknown kind");
-    if arch != "aarch64" && arch != "arm64" {
-        return Err(format!(
-            "it is {}, thimble-device is for aarch64 (64-bit ARM)",
-            printable(arch)
-        ));
-    }
+    let system = system::told(text).map_err(|other| format!("it is {}", printable(&other.to_string())))?;
     let seen = answer
         .bytes("total")
         .ok_or("it does not tell its memory (/proc/meminfo)")?;
@@ -197,6 +195,7 @@ pub fn of_board(text: &str) -> Result<Target, String> {
     put("name", Value::from(slug(model)));
     put("board", Value::from(printable(model)));
     put("soc", Value::from(printable(soc)));
+    put("rustc_target", Value::from(system.programs.triple()));
     put(
         "cpu",
         Value::from(core.map_or_else(|| format!("part {}", part.unwrap_or("unknown")), |c| c.name.to_string())),
@@ -258,6 +257,7 @@ fn slug(model: &str) -> String {
 mod tests {
     use super::super::{read, write};
     use super::*;
+    use thimble_shared::board::architecture::Architecture;
 
     const PI: &str = "arch aarch64\nmodel Raspberry Pi 4 Model B Rev 1.4\ncompatible brcm,bcm2711\npage 4096\ncores 4\n\
                       part 0xd08\npart 0xd08\npart 0xd08\npart 0xd08\nfeatures fp asimd evtstrm crc32 cpuid\n\
@@ -280,8 +280,15 @@ mod tests {
         for built_in in crate::boards::profiles::all().unwrap() {
             assert_eq!(read(&write(&built_in)).unwrap(), built_in);
         }
+        // Raspberry Pi OS of 32 bits on that board.
+        let narrow = of_board(&PI.replace("arch aarch64\n", "arch aarch64\nbits 32\n")).unwrap();
+        assert_eq!(
+            (narrow.architecture(), narrow.qemu_cpu.as_str()),
+            (Architecture::Armv7, "cortex-a7")
+        );
+        assert_eq!(read(&write(&narrow)).unwrap(), narrow);
         let cases = [
-            ("arch armv7l\n", "it is armv7l"),
+            ("arch armv6l\n", "it is armv6l, an ARM before version 7"),
             ("", "of an unknown kind"),
             ("arch aarch64\ncores 4\n", "does not tell its memory"),
             ("arch aarch64\ntotal 1000\n", "does not tell its cores"),
@@ -301,7 +308,10 @@ mod tests {
 
     #[test]
     fn the_script_runs_in_sh() {
-        let done = std::process::Command::new("sh").args(["-c", SCRIPT]).output().unwrap();
+        let done = std::process::Command::new("sh")
+            .args(["-c", &script()])
+            .output()
+            .unwrap();
         let text = String::from_utf8_lossy(&done.stdout);
         assert!(
             done.status.success() && text.starts_with("arch ") && text.contains("\ntotal "),

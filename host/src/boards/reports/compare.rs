@@ -3,6 +3,7 @@
 
 use super::Entry;
 use crate::render::text::{Align, percent, printable, size, table};
+use thimble_shared::board::architecture::Architecture;
 use thimble_shared::board::report::Report;
 use thimble_shared::board::target::Target;
 
@@ -21,11 +22,14 @@ pub fn against_target(report: &Report, target: &Target) -> Vec<String> {
     if let Some(cores) = board.cores.filter(|c| *c != target.cores.value) {
         found.push(format!("{cores} cores, {} has {}", target.name, target.cores.value));
     }
+    // A 64-bit kernel has another name for the vectors than a 32-bit one, and may run either's programs.
+    let vectors = |f: &str| Architecture::ALL.iter().any(|one| one.vectors() == f);
+    let has = |f: &String| board.features.iter().any(|b| b == f || vectors(b) && vectors(f));
     let missing: Vec<&str> = target
         .features
         .value
         .iter()
-        .filter(|f| !board.features.contains(f))
+        .filter(|f| !has(f))
         .map(String::as_str)
         .collect();
     if !missing.is_empty() && !board.features.is_empty() {

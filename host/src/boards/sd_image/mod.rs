@@ -5,7 +5,6 @@
 pub mod debugfs;
 pub mod partition;
 
-use crate::boards::device_binary::foreign;
 use crate::boards::package::{Enabling, MASK, OWN_UNITS, Payload};
 use crate::fs::atomic::{self, FileError};
 use crate::fs::subprocess::ToolError;
@@ -17,6 +16,7 @@ use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
+use thimble_shared::board::architecture::Architecture;
 
 /// Why nothing was installed; the image is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -68,23 +68,17 @@ pub struct Installed {
 /// Installs a payload into the root partition of an image, or into partition `wanted`.
 ///
 /// # Errors
-/// Where the image cannot be read, is in use, has no room, no aarch64 system or a damaged file system, or where what was
+/// Where the image cannot be read, is in use, has no room, a system of another architecture or a damaged file system, or where what was
 /// written does not read back.
 pub fn install(image: &Path, wanted: Option<u32>, payload: &Payload) -> Result<Installed, CardError> {
     let failed = |e: std::io::Error| CardError::file(image, e);
     // A link stays a link: what it leads to is replaced.
-    let image = &image.canonicalize().map_err(failed)?;
-    if !image.metadata().map_err(failed)?.is_file() {
-        return Err(CardError::file(
-            image,
-            "is no regular file; mount a card's root partition and name it with --rootfs",
-        ));
-    }
+    let image = &regular(image)?;
     let mut file = open_alone(image).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
     let (partition, space) = root_partition(image, &mut file, meta.len(), wanted)?;
     let original = FileSystem::of(image, &partition)?;
-    fits_architecture(image, &original)?;
+    fits(runs(image, &original)?, payload.architecture)?;
     let script = Script::new(&original, payload, &space)?;
 
     let folder = image.parent().unwrap_or(Path::new("/"));
@@ -230,7 +224,34 @@ fn is_root(system: &FileSystem) -> Result<bool, CardError> {
     Ok(false)
 }
 
-fn fits_architecture(image: &Path, system: &FileSystem) -> Result<(), CardError> {
+/// What the system in the root partition of an image runs, or partition `wanted`.
+///
+/// # Errors
+/// Where the image or its shell cannot be read, or no program for boards runs there.
+pub fn architecture(image: &Path, wanted: Option<u32>) -> Result<Architecture, CardError> {
+    let failed = |e: std::io::Error| CardError::file(image, e);
+    let image = &regular(image)?;
+    let mut file = File::open(image).map_err(failed)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    let (partition, _) = root_partition(image, &mut file, bytes, wanted)?;
+    runs(image, &FileSystem::of(image, &partition)?)
+}
+
+/// An image's own path, where it is a file.
+fn regular(image: &Path) -> Result<PathBuf, CardError> {
+    let failed = |e: std::io::Error| CardError::file(image, e);
+    let path = image.canonicalize().map_err(failed)?;
+    match path.metadata().map_err(failed)?.is_file() {
+        true => Ok(path),
+        false => Err(CardError::file(
+            &path,
+            "is no regular file; mount a card's root partition and name it with --rootfs",
+        )),
+    }
+}
+
+/// What the shell of a system is for, and so the system.
+fn runs(image: &Path, system: &FileSystem) -> Result<Architecture, CardError> {
     let shell = match system.follow("/bin/sh")? {
         Some(path) => system.read(&path, MOST_SHELL)?,
         None => None,
@@ -239,15 +260,34 @@ fn fits_architecture(image: &Path, system: &FileSystem) -> Result<(), CardError>
         let told = "its root file system has no /bin/sh to tell the architecture by";
         return Err(CardError::file(image, told));
     };
-    match foreign(&shell) {
-        Some(arch) => Err(CardError::Refused(wrong_architecture(&arch))),
-        None => Ok(()),
-    }
+    of_shell(&shell)
 }
 
-/// What is said of a system for another architecture, given its name.
-pub fn wrong_architecture(arch: &str) -> String {
-    format!("the system there is {arch}, thimble-device is for aarch64 (64-bit ARM): take a 64-bit system")
+/// What a system runs, by the program that is its shell.
+///
+/// # Errors
+/// [`CardError::Refused`] where no program for boards runs there.
+pub fn of_shell(program: &[u8]) -> Result<Architecture, CardError> {
+    Architecture::of_program(program).map_err(|other| {
+        let [usual, small] = Architecture::ALL;
+        CardError::Refused(format!(
+            "the system there is {other}, thimble-device is for {usual} and {small}"
+        ))
+    })
+}
+
+/// Refuses a program that is for another architecture than the system there.
+///
+/// # Errors
+/// [`CardError::Refused`].
+pub fn fits(system: Architecture, program: Architecture) -> Result<(), CardError> {
+    match system == program {
+        true => Ok(()),
+        false => Err(CardError::Refused(format!(
+            "the system there runs {system}, the thimble-device that was named is for {program}; {} makes one for it",
+            system.build()
+        ))),
+    }
 }
 
 /// What is to be done to the file system, made up before anything is.

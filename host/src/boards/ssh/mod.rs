@@ -1,6 +1,7 @@
 //! One board over ssh: look before sending, send what is missing under a temporary name, check its SHA-256, rename, run the
 //! bench, bring the report back. A broken connection is taken up where it broke; nothing half sent ever has its final name.
 
+mod cargo;
 pub mod inventory;
 pub mod link;
 mod probe;
@@ -8,9 +9,11 @@ pub mod serving;
 
 use crate::boards::package;
 use crate::boards::reports;
+use crate::boards::system;
 use crate::fs::atomic::FileError;
 use crate::render::progress::{doing, stage};
 use crate::render::text::{percent, remark, say, size};
+pub use cargo::{Cargo, Cargoes, Item, item};
 use link::{Link, LinkError, quote};
 pub use probe::{Look, Refusal};
 use probe::{check, look};
@@ -18,10 +21,9 @@ use serving::{Old, Served};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::time::Duration;
-use thimble_device::image::mmap::{MapError, ModelFile};
-use thimble_shared::board::memory::Need;
+use thimble_device::image::mmap::MapError;
+use thimble_shared::board::architecture::System;
 use thimble_shared::board::report::Report;
 
 /// Times in a row that a connection is taken up again without a byte more on the board: with the pauses between, a minute.
@@ -36,32 +38,6 @@ const WAITS: u32 = 360;
 /// Longer every time: what broke a connection may take a while to go away.
 fn pause(tries: u32) -> Duration {
     Duration::from_secs(1 << tries.min(5))
-}
-
-/// What goes to the board.
-pub struct Cargo {
-    /// Model, tokenizer and device program.
-    pub files: Vec<Item>,
-    /// Name in `files` of the model to measure.
-    pub model: String,
-    /// RAM the bench is predicted to take.
-    pub need: Need,
-    /// The largest page the program can be mapped with.
-    pub largest_page: Option<u64>,
-}
-
-/// One file to send.
-pub struct Item {
-    /// Held open: every board gets what was looked at, whatever bears its name by then.
-    pub file: Arc<ModelFile>,
-    /// File name on the board.
-    pub name: String,
-    /// Of the whole file, lower-case hexadecimal.
-    pub sha256: String,
-    /// Size of the file.
-    pub bytes: u64,
-    /// Permission bits in octal, as chmod takes them.
-    pub mode: &'static str,
 }
 
 /// What is done on the board.
@@ -164,8 +140,15 @@ fn part_name(item: &Item) -> String {
 ///
 /// # Errors
 /// Any [`DeployError`]. What was sent stays on the board for the next try.
-pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, DeployError> {
+pub fn deploy(link: &Link, cargoes: &Cargoes, order: &Order) -> Result<Deployed, DeployError> {
     order.stage(&format!("{}: looking at the board", link.to));
+    let cargo = cargoes.for_system(ask(link)?)?;
+    if cargo.architecture != cargoes.usual && !cargoes.named {
+        remark(&format!(
+            "{}: it runs {}, and gets the program for it",
+            link.to, cargo.architecture
+        ));
+    }
     let look = look(link, cargo, order)?;
     let missing: Vec<&Item> = cargo
         .files
@@ -216,6 +199,12 @@ pub fn deploy(link: &Link, cargo: &Cargo, order: &Order) -> Result<Deployed, Dep
         served,
         old,
     })
+}
+
+/// What the board runs.
+fn ask(link: &Link) -> Result<System, DeployError> {
+    let told = link.run(&format!("{}true", system::SCRIPT))?;
+    Ok(system::told(&told.stdout).map_err(Refusal::Architecture)?)
 }
 
 /// The file in the folder that lists what deploys put there.
@@ -534,20 +523,6 @@ fn keep(link: &Link, look: &Look, cargo: &Cargo, order: &Order) -> Result<(), De
     }
 }
 
-/// A file to send, read once for its checksum.
-pub fn item(file: Arc<ModelFile>, name: String, mode: &'static str) -> Result<Item, DeployError> {
-    if !package::plain_name(&name) {
-        return Err(FileError::new(file.path(), format!("rename it: {}", package::PLAIN_NAME)).into());
-    }
-    Ok(Item {
-        name,
-        sha256: file.sha256()?,
-        bytes: file.bytes(),
-        mode,
-        file,
-    })
-}
-
 /// The rest of a file, from `at` on, however many read it at a time.
 struct Rest<'a> {
     file: &'a File,
@@ -571,6 +546,8 @@ impl Read for Rest<'_> {
 pub(crate) mod tests {
     use super::probe::tests::board;
     use super::*;
+    use std::sync::Arc;
+    use thimble_device::image::mmap::ModelFile;
 
     #[test]
     fn a_kill_is_for_memory_where_the_kernel_counts_it() {

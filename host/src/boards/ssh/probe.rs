@@ -1,18 +1,31 @@
 //! A look at a board before anything is sent: what it is and has, and whether the model can be there.
 
 use super::{Cargo, DeployError, Item, Order, SUM, part_name};
+use crate::boards::device_binary::VARIABLE;
 use crate::boards::package;
 use crate::boards::ssh::link::{Link, quote};
 use crate::render::text::size;
 use std::collections::BTreeMap;
 use std::path::Path;
+use thimble_shared::board::architecture::{Architecture, Unsupported};
 
 /// Why a board says no: nothing is broken, it just does not fit.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// The CPU or its system is not 64-bit ARM; what `uname -m` prints.
-    #[error("the board is {0}, thimble-device is for aarch64 (64-bit ARM): install a 64-bit system")]
-    Architecture(String),
+    /// No device program is built for the board.
+    #[error("the board is {0}")]
+    Architecture(Unsupported),
+    /// The program that the user named does not start on the board.
+    #[error(
+        "the board runs {programs}, the thimble-device that was named is for {named}; without --device-program and {VARIABLE} \
+         thimble chooses"
+    )]
+    Program {
+        /// What the board runs.
+        programs: Architecture,
+        /// What the program is for.
+        named: Architecture,
+    },
     /// The disk has no room for what is missing.
     #[error("{need} must be sent, the board has {free} free in {dir}", need = size(*.need), free = size(*.free))]
     Disk {
@@ -70,8 +83,6 @@ pub enum Refusal {
 /// What a look at the board tells.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Look {
-    /// `uname -m`.
-    pub arch: String,
     /// `uname -r`.
     pub kernel: String,
     /// The `Features` line of the first CPU in /proc/cpuinfo; empty where there is none.
@@ -113,7 +124,7 @@ pub struct Look {
 pub(super) fn look(link: &Link, cargo: &Cargo, order: &Order) -> Result<Look, DeployError> {
     let mut script = format!(
         "cd 2>/dev/null\n\
-         echo arch $(uname -m)\necho kernel $(uname -r)\necho page $(getconf PAGESIZE 2>/dev/null)\necho user $(id -un)\n\
+         echo kernel $(uname -r)\necho page $(getconf PAGESIZE 2>/dev/null)\necho user $(id -un)\n\
          echo uid $(id -u)\n\
          sed -n 's/^MemTotal: *\\([0-9]*\\) kB/total \\1/p;s/^MemAvailable: *\\([0-9]*\\) kB/available \\1/p' /proc/meminfo\n\
          echo features $(sed -n 's/^Features[^:]*://p' /proc/cpuinfo | head -n 1)\n\
@@ -161,7 +172,6 @@ fn parse(text: &str) -> Look {
         let kilobytes = || value.parse::<u64>().ok().and_then(|k| k.checked_mul(1024));
         let mut words = value.split_whitespace();
         match key {
-            "arch" => look.arch = value.into(),
             "kernel" => look.kernel = value.into(),
             "features" => look.features = value.into(),
             "page" => look.page_size = value.parse().ok(),
@@ -194,17 +204,13 @@ fn parse(text: &str) -> Look {
     look
 }
 
-/// 128-bit vectors.
-const BASE_FEATURE: &str = "asimd";
-
 pub(super) fn check(look: &Look, missing: &[&Item], cargo: &Cargo, order: &Order) -> Result<(), Refusal> {
-    if look.arch != "aarch64" && look.arch != "arm64" {
-        return Err(Refusal::Architecture(look.arch.clone()));
-    }
-    // Other features choose between kernels; this one every kernel for aarch64 takes for granted. A board may not list any.
+    // Features choose between kernels; this one all for 64 bits take for granted. A board may not list any, and one that asks for 32
+    // bits is told the other name.
     let has = |feature: &str| look.features.split_whitespace().any(|f| f == feature);
-    if !look.features.is_empty() && !has(BASE_FEATURE) {
-        return Err(Refusal::Features(BASE_FEATURE));
+    let lacks = !look.features.is_empty() && !Architecture::ALL.iter().any(|one| has(one.vectors()));
+    if lacks && cargo.architecture == Architecture::Aarch64 {
+        return Err(Refusal::Features(cargo.architecture.vectors()));
     }
     if let (Some(page), Some(largest)) = (look.page_size, cargo.largest_page)
         && page > largest
@@ -295,7 +301,7 @@ pub(super) mod tests {
 
     pub(in crate::boards::ssh) fn board() -> Look {
         parse(
-            "arch aarch64\nkernel 6.1\npage 4096\nuser pi\nuid 1000\ntotal 500000\navailable 300000\n\
+            "kernel 6.1\npage 4096\nuser pi\nuid 1000\ntotal 500000\navailable 300000\n\
              features fp asimd\nsystemd yes\ndir /home/pi/.thimble\ndisk 90000\n\
              have m.onnx aa  -\npart t.json 17\nnoise\n",
         )
@@ -305,8 +311,8 @@ pub(super) mod tests {
     fn a_look_is_understood() {
         let look = board();
         assert_eq!(
-            (look.arch.as_str(), look.page_size, look.disk_free),
-            ("aarch64", Some(4096), Some(90_000 * 1024))
+            (look.kernel.as_str(), look.page_size, look.disk_free),
+            ("6.1", Some(4096), Some(90_000 * 1024))
         );
         assert_eq!((look.have["m.onnx"].as_str(), look.part["t.json"]), ("aa", 17));
         assert!(look.systemd && !look.root);
@@ -325,6 +331,7 @@ pub(super) mod tests {
         let cargo = |bytes| Cargo {
             files: vec![],
             model: "m.onnx".into(),
+            architecture: Architecture::Aarch64,
             largest_page: Some(0x1_0000),
             need: Need {
                 program: bytes,
@@ -357,15 +364,6 @@ pub(super) mod tests {
         half.part.insert("m.onnx".into(), 45 << 20);
         assert_eq!(said(&half, 1, false), "", "what is there already needs no room");
         let cases = [
-            (
-                Look {
-                    arch: "armv7l".into(),
-                    ..board()
-                },
-                1,
-                false,
-                "armv7l",
-            ),
             (
                 Look {
                     features: "fp half".into(),

@@ -408,6 +408,7 @@ mod tests {
     use super::*;
     use std::path::Path;
     use std::process::Command;
+    use thimble_shared::board::architecture::Architecture;
     use thimble_shared::board::memory::Need;
 
     /// A board in a directory: its home, with paths of the system put there, and programs that only note how they are called.
@@ -490,6 +491,7 @@ mod tests {
                     copy: 0,
                     tokenizer: 0,
                 },
+                architecture: Architecture::Aarch64,
                 largest_page: None,
             }
         }
