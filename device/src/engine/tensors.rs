@@ -322,7 +322,7 @@ mod tests {
             ),
             (
                 file(
-                    r#"{"a":{"dtype":"I64","shape":[4294967296,4294967296],"data_offsets":[0,8]}}"#,
+                    r#"{"a":{"dtype":"I64","shape":[2147483648,2147483648],"data_offsets":[0,8]}}"#,
                     &[0; 8],
                 ),
                 "disagree",
