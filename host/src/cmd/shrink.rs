@@ -1,5 +1,6 @@
 //! `thimble shrink`: the ONNX file with the least measured loss under a budget, or the whole frontier of bytes against loss.
 
+mod attention;
 mod beside;
 mod bounds;
 mod output;
@@ -31,6 +32,7 @@ use crate::render::listener::stopped;
 use crate::render::progress::Bar;
 use crate::render::text::remark;
 use anyhow::{Context, Result, bail};
+use attention::{AttentionArg, Refusal, Ways};
 use bounds::Bounds;
 use bytesize::ByteSize;
 use std::path::{Path, PathBuf};
@@ -85,6 +87,9 @@ pub struct ShrinkArgs {
     /// Choose between integer arithmetic and f32 arithmetic (w8, f16, f32), which loses less and is slower
     #[arg(long, value_enum, value_name = "WHAT", default_value_t, conflicts_with = "formats")]
     pub prefer: Prefer,
+    /// Multiply so in attention; its own products, not the linear maps, which --prefer and --formats are for
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    pub attention: AttentionArg,
     /// Formats to choose from.
     #[arg(long, value_name = "LIST", value_delimiter = ',', help = formats_help(), ignore_case = true, value_parser = format())]
     pub formats: Vec<Format>,
@@ -214,15 +219,16 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         report: &report,
         formats: &formats,
         integers_only: args.formats.is_empty() && args.prefer == Prefer::Speed,
+        attention: args.attention.measured_in(),
         objective: args.objective.unwrap_or_else(|| Objective::default_of(&config)),
         onnx,
         provenance: &provenance,
     };
     let sizes = Sizes::new(&question);
-    let bounds = Bounds::of(args, &question, target.as_ref(), &sizes, tokenizer.as_deref())?;
-    let about = output::About {
+    let open = attention::Open::of(args, &question, target.as_ref(), &sizes, tokenizer.as_deref())?;
+    let mut about = output::About {
         args,
-        bounds: &bounds,
+        bounds: open.bounds(),
         target: target.as_ref(),
         tuned: tune.len(),
         reported: report.len(),
@@ -230,15 +236,15 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         calibrated: inputs.given,
         tokenizer: tokenizer.as_ref().map(String::len),
         savings: Vec::new(),
+        attention: None,
         question: &question,
     };
-    let floor = sizes.floor()?;
-    if floor.bytes > bounds.limits.bytes {
-        return Ok(Outcome::no(about.below_floor(&floor)));
-    }
-    if let Some(reason) = bounds.too_slow() {
-        return Ok(Outcome::no(about.refused(&[reason], None)));
-    }
+    let ways = match open.ways(&sizes, smallest(args).is_some())? {
+        Ok(ways) => ways,
+        Err(Refusal::Floor(floor)) => return Ok(Outcome::no(about.below_floor(&floor))),
+        Err(Refusal::TooSlow(reason)) => return Ok(Outcome::no(about.refused(&[reason], None))),
+    };
+    about.bounds = ways.bounds();
 
     memory_need::check(&memory_need::Task {
         config: &source.config,
@@ -246,7 +252,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         rows: &inputs.rows,
         calibrated: !args.nearest,
     })?;
-    search(about, sizes, &levers, tokenizer)
+    search(about, sizes, &ways, &levers, tokenizer)
 }
 
 /// Refuses arguments that contradict each other or the model, and outputs that are inputs or named twice.
@@ -274,8 +280,14 @@ fn check_arguments(args: &ShrinkArgs, source: &ModelSource, written: &[&PathBuf]
 }
 
 /// Measures, chooses the formats, holds the choice to the limits and writes the file.
-fn search(mut about: output::About, sizes: Sizes, levers: &Levers, tokenizer: Option<String>) -> Result<Outcome> {
-    let (args, bounds, question) = (about.args, about.bounds, about.question);
+fn search<'a>(
+    mut about: output::About<'a>,
+    sizes: Sizes,
+    ways: &Ways<'a>,
+    levers: &Levers,
+    tokenizer: Option<String>,
+) -> Result<Outcome> {
+    let (args, question) = (about.args, about.question);
     let farewell = Farewell::new(match loss_cache::is_kept() {
         true => {
             "interrupted: no file was written; the losses of finished stages are kept, and the same command goes on from them"
@@ -286,12 +298,13 @@ fn search(mut about: output::About, sizes: Sizes, levers: &Levers, tokenizer: Op
     let steps = steps(args);
     let options = PrepareOptions {
         steps: &steps,
-        most: bounds.limits.bytes,
+        most: about.bounds.limits.bytes,
     };
     let mut search = Search::measure(sizes, options, &mut watch)?;
     let points = if args.frontier.frontier {
         let (count, baseline) = (args.frontier.points, args.frontier.baseline);
-        Some(search.frontier(&bounds.limits, count, baseline, &mut watch)?)
+        let limits = ways.of_frontier(&mut search);
+        Some(search.frontier(limits, count, baseline, &mut watch)?)
     } else {
         None
     };
@@ -305,14 +318,13 @@ fn search(mut about: output::About, sizes: Sizes, levers: &Levers, tokenizer: Op
         return Ok(Outcome::yes(about.frontier(points, &drawn)));
     }
 
-    let smallest = args
-        .min_agreement
-        .filter(|_| !bounds.bytes_given || args.frontier.frontier);
-    let (answer, trade) = match choose(&mut search, &about, smallest, &mut watch)? {
-        Ok(chosen) => chosen,
+    let settled = match ways.settle(&mut search, args, smallest(args), &mut watch)? {
+        Ok(settled) => settled,
         Err(reason) => return Ok(Outcome::no(about.refused(&[reason], points.as_deref()))),
     };
-    let plan = search.plan(answer, bounds.limits.bytes, trade, &mut watch)?;
+    (about.bounds, about.attention) = (settled.bounds, Some(settled.attention));
+    let (answer, trade) = settled.chosen;
+    let plan = search.plan(answer, about.bounds.limits.bytes, trade, &mut watch)?;
     drop((watch, farewell));
     about.savings = savings(question, levers, &plan)?;
 
@@ -339,17 +351,23 @@ fn search(mut about: output::About, sizes: Sizes, levers: &Levers, tokenizer: Op
     })
 }
 
+/// The agreement that the smallest file is to reach, where that is what is asked for.
+fn smallest(args: &ShrinkArgs) -> Option<f64> {
+    let by_bytes = args.budget.is_some() || args.max_ram.is_some();
+    args.min_agreement.filter(|_| !by_bytes || args.frontier.frontier)
+}
+
 /// An answer, and what it traded where integer arithmetic was weighed.
 type Chosen = (Answer, Option<Trade>);
 
 /// The formats that lose least, or with `smallest` the smallest file of that agreement; the reason where there are none.
 fn choose(
     search: &mut Search,
-    about: &output::About,
+    args: &ShrinkArgs,
+    bounds: &Bounds,
     smallest: Option<f64>,
     watch: &mut Bar,
 ) -> Result<Result<Chosen, String>> {
-    let (args, bounds) = (about.args, about.bounds);
     let answer = match smallest {
         Some(share) => search.smallest(share, &bounds.limits, watch)?,
         None => search.answer(&bounds.limits, watch)?,
