@@ -3,13 +3,13 @@
 
 mod fixture;
 
-use fixture::{Checkpoint, TINY, engine};
+use fixture::{Checkpoint, TINY, engine, image};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use thimble_device::engine::kernels::Kernels;
 use thimble_device::{Engine, EngineOptions, Image, Input};
 use thimble_shared::dtype::{Format, InputRange};
-use thimble_shared::model::{Head, Kind, Role, Site};
+use thimble_shared::model::{AttentionArithmetic, Head, Kind, Role, Site};
 
 fn sequence(engine: &Engine, seq: usize) -> Input {
     let ids = (0..seq).map(|i| (i * 13 % engine.config().vocab_size) as i64).collect();
@@ -172,6 +172,66 @@ fn a_row_does_not_depend_on_its_neighbors() {
             for (x, y) in a.data[..real * width].iter().zip(&b.data[row * 12 * width..]) {
                 assert!((x - y).abs() < 1e-5, "{format} row {row}: {x} and {y}");
             }
+        }
+    }
+}
+
+/// Of int8 maps and int8 attention, by every kernel: padding, a batch and a kernel change no bit.
+#[test]
+fn int8_attention_gives_the_same_bits_padded_in_a_batch_and_by_every_kernel() {
+    let mut model = Checkpoint::read("albert-tiny-groups").model(Format::I8);
+    model.config.attention = AttentionArithmetic::Int8;
+    let image = image(&model);
+    let width = model.config.hidden_size;
+    let (rows, seq) = (3, 23);
+    let real = |row: usize| seq - 4 * row;
+    let ids = |row: usize| -> Vec<i64> { (0..real(row)).map(|i| ((i * 5 + row * 7) % 131) as i64).collect() };
+    // One key in the middle is masked, too.
+    let mask = |row: usize| -> Vec<i64> { (0..real(row)).map(|i| i64::from(i != 3)).collect() };
+    let padded = |of: &dyn Fn(usize) -> Vec<i64>| -> Vec<i64> {
+        let each = (0..rows).map(|row| {
+            let mut all = of(row);
+            all.resize(seq, 0);
+            all
+        });
+        each.flatten().collect()
+    };
+    let mut before: Option<Vec<u32>> = None;
+    for kernel in Kernels::available().1 {
+        let options = EngineOptions {
+            threads: 2,
+            force_kernel: Some(kernel.clone()),
+        };
+        let engine = Engine::new(image.clone(), options).unwrap();
+        assert!(engine.describe().contains(&kernel));
+        let run = |shape: Vec<usize>, input_ids: Vec<i64>, mask: Vec<i64>| -> Vec<u32> {
+            let input = Input {
+                shape,
+                input_ids,
+                attention_mask: Some(mask),
+                token_type_ids: None,
+            };
+            let outputs = engine.run(&input).unwrap();
+            outputs
+                .get("last_hidden_state")
+                .unwrap()
+                .data
+                .iter()
+                .map(|x| x.to_bits())
+                .collect()
+        };
+        let all = run(vec![rows, seq], padded(&ids), padded(&mask));
+        for row in 0..rows {
+            let alone = run(vec![1, real(row)], ids(row), mask(row));
+            assert_eq!(
+                alone,
+                all[row * seq * width..][..real(row) * width],
+                "{kernel}, row {row}"
+            );
+        }
+        // "portable" names an f32 kernel as well, whose sums run in another order.
+        if kernel != "portable" && before.replace(all.clone()).is_some_and(|before| before != all) {
+            panic!("{kernel} gives other bits");
         }
     }
 }

@@ -5,7 +5,7 @@ mod golden_cases;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use golden_cases::{Case, GOLDEN, cases, export};
+use golden_cases::{Case, GOLDEN, cases, export, export_with};
 use std::collections::BTreeMap;
 use std::path::Path;
 use thimble_device::{Engine, EngineOptions, Image, Input};
@@ -89,8 +89,8 @@ fn fp32_files_give_hugging_faces_values() {
 }
 
 /// Largest difference between stock tract and the engine, in standard deviations, and the RMS of all.
-fn apart(model: &str, precision: &str) -> (f64, f64) {
-    let file = export(model, precision, 17);
+fn apart(model: &str, precision: &str, attention: &str) -> (f64, f64) {
+    let file = export_with(model, precision, 17, attention);
     let (mut most, mut squares, mut count) = (0.0f64, 0.0, 0);
     for case in cases(model) {
         let ours = engine(&file, &case);
@@ -111,7 +111,7 @@ fn apart(model: &str, precision: &str) -> (f64, f64) {
 #[test]
 fn fp16_files_give_the_engines_values() {
     for model in GOLDEN {
-        let (most, _) = apart(model, "fp16");
+        let (most, _) = apart(model, "fp16", "f32");
         assert!(most <= 1e-3, "{model}: {most} standard deviations apart");
     }
 }
@@ -128,11 +128,25 @@ fn int8_files_give_the_engines_values_but_for_roundings() {
         ("albert-mlm-tiny", "int8a", 0.05, 0.01),
     ];
     for (model, precision, limit, rms_limit) in cases {
-        let (most, rms) = apart(model, precision);
+        let (most, rms) = apart(model, precision, "f32");
         println!("{model} {precision}: max {most:.4}, RMS {rms:.4} standard deviations");
         assert!(
             most <= limit && rms <= rms_limit,
             "{model} {precision}: max {most}, RMS {rms} standard deviations apart"
         );
+    }
+}
+
+#[test]
+fn int8_attention_gives_the_engines_values_but_for_roundings() {
+    for model in GOLDEN {
+        for precision in ["fp32", "int8"] {
+            let (most, rms) = apart(model, precision, "int8");
+            println!("{model} {precision}: max {most:.4}, RMS {rms:.4} standard deviations");
+            assert!(
+                most <= 0.12 && rms <= 0.03,
+                "{model} {precision}: max {most}, RMS {rms} standard deviations apart"
+            );
+        }
     }
 }

@@ -7,7 +7,7 @@
 //! use thimble_shared::artifact::emit::LowerOptions;
 //! use thimble_shared::artifact::{self, Provenance};
 //! use thimble_shared::dtype::{Format, Values};
-//! use thimble_shared::model::{Activation, Config, Head, Kind, Model, ModelFamily};
+//! use thimble_shared::model::{Activation, AttentionArithmetic, Config, Head, Kind, Model, ModelFamily};
 //!
 //! let config = Config {
 //!     family: ModelFamily::Albert,
@@ -31,6 +31,7 @@
 //!     regression: false,
 //!     hidden_shift: false,
 //!     sentence: None,
+//!     attention: AttentionArithmetic::F32,
 //! };
 //! let weights = config
 //!     .weights()

@@ -292,6 +292,15 @@ def test_export_and_inspect_give_what_the_program_prints(folder, tmp_path):
     assert thimble.inspect(tmp_path / "a.onnx", against=DEB) == program_json(folder, "inspect", tmp_path / "a.onnx", "--against", DEB)
 
 
+def test_export_takes_the_arithmetic_of_attention(tmp_path):
+    made = thimble.export(DEB, tmp_path / "a.onnx", precision="int8", attention="int8")
+    assert thimble.inspect(made["model"]["file"])["attention"] == "int8"
+    thimble.export(tmp_path / "a.onnx", tmp_path / "b.onnx", attention="f32")
+    assert "attention" not in thimble.inspect(tmp_path / "b.onnx")
+    with pytest.raises(ValueError, match="int4"):
+        thimble.export(DEB, tmp_path / "c.onnx", attention="int4")
+
+
 def test_verify_gives_what_the_program_prints(folder, models):
     small = models.export("albert-deb", "int4")
     mine = thimble.verify(DEB, small, rows=16, inputs=DEB / "test.jsonl", min_agreement=0.5)

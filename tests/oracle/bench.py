@@ -88,12 +88,13 @@ class Models:
             self.made[name] = folder
         return self.made[name]
 
-    def export(self, name, precision="fp32", opset=None, seq=None):
-        key = (name, precision, opset, seq)
+    def export(self, name, precision="fp32", opset=None, seq=None, attention=None):
+        key = (name, precision, opset, seq, attention)
         if key not in self.made:
             out = self.folder / ("-".join(str(part) for part in key if part is not None) + ".onnx")
             extra = [] if opset is None else ["--opset", opset]
             extra += [] if seq is None else ["--seq", seq]
+            extra += [] if attention is None else ["--attention", attention]
             self.thimble.run("export", self.source(name), "-o", out, "--precision", precision, *extra)
             self.made[key] = out
         return self.made[key]

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use thimble_shared::model::sentence::{Dense, Pooling, Sentence};
-use thimble_shared::model::{Activation, Config, Head, ModelFamily};
+use thimble_shared::model::{Activation, AttentionArithmetic, Config, Head, ModelFamily};
 
 /// The path of a fixture, from any crate of the workspace.
 pub fn fixture(name: &str) -> PathBuf {
@@ -47,6 +47,7 @@ pub fn tiny(head: Head) -> Config {
         multi_label: false,
         regression: false,
         hidden_shift: false,
+        attention: AttentionArithmetic::F32,
         sentence: (head == Head::SentenceEmbedding).then(|| Sentence {
             pooling: vec![Pooling::Mean, Pooling::Max],
             dense: vec![Dense {

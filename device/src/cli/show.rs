@@ -14,7 +14,7 @@ use thimble_shared::board::memory::Need;
 use thimble_shared::board::report::{
     BoardReport, EngineReport, Faults, Latency, Memory, ModelReport, ProfileReport, Report, Thermal,
 };
-use thimble_shared::model::{AnswerKind, Config};
+use thimble_shared::model::{AnswerKind, AttentionArithmetic, Config};
 use thimble_shared::terminal::printable;
 
 fn size(bytes: impl Into<Option<u64>>) -> String {
@@ -131,7 +131,7 @@ pub fn info(
     model_lines(&mut text, model);
     let _ = writeln!(
         text,
-        "network  {} layers in {} groups, hidden {}, heads {}, vocabulary {}, up to {} tokens, head: {}{}",
+        "network  {} layers in {} groups, hidden {}, heads {}, vocabulary {}, up to {} tokens, head: {}{}{}",
         config.num_hidden_layers,
         config.num_hidden_groups,
         config.hidden_size,
@@ -142,7 +142,11 @@ pub fn info(
         config
             .sentence
             .as_ref()
-            .map_or(String::new(), |sentence| format!(" ({sentence})"))
+            .map_or(String::new(), |sentence| format!(" ({sentence})")),
+        match config.attention {
+            AttentionArithmetic::F32 => "",
+            AttentionArithmetic::Int8 => ", attention in int8",
+        }
     );
     let _ = writeln!(
         text,

@@ -332,6 +332,7 @@ impl<'a> Builder<'a> {
         inputs.push(scope.keep(wiring)?);
         let attention = Attention {
             heads: self.config.num_attention_heads,
+            arithmetic: self.config.attention,
             context: self.context.clone(),
         };
         wiring.one(&at("attention"), attention, &inputs)

@@ -38,6 +38,9 @@ pub struct Scratch {
     pub x: PackedF32,
     /// For a product whose factor lies in `work`.
     pub second: KernelWork,
+    /// Queries of int8 attention, and what their products with the keys weigh.
+    pub queries: PackedI8,
+    pub weights: PackedI8,
 }
 
 /// A linear input, packed once for all weights that read it.

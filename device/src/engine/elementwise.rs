@@ -67,7 +67,7 @@ fn sum(x: &[f32], map: impl Fn(f32) -> f32) -> f32 {
 
 /// The greater of two numbers, `b` where `a` is NaN: one instruction on every target.
 #[inline(always)]
-fn greater(a: f32, b: f32) -> f32 {
+pub(crate) fn greater(a: f32, b: f32) -> f32 {
     if cfg!(target_arch = "aarch64") {
         a.max(b)
     } else if a > b {
@@ -103,7 +103,7 @@ fn clamp(x: f32, low: f32, high: f32) -> f32 {
 
 /// `low` for anything below, and NaN for NaN.
 #[inline(always)]
-fn at_least(x: f32, low: f32) -> f32 {
+pub(crate) fn at_least(x: f32, low: f32) -> f32 {
     if x < low { low } else { x }
 }
 
@@ -135,12 +135,12 @@ fn exp2_of_number(x: f32) -> f32 {
 }
 
 /// Where [`power`] begins: 2^-127 is 0.
-const LOWEST: f32 = -127.0;
+pub(crate) const LOWEST: f32 = -127.0;
 
 /// 2^x for x in [-127, 127]: the integer part goes into the exponent, a polynomial makes the rest, which lies in [-1/2, 1/2].
 #[inline(always)]
 #[allow(clippy::approx_constant, reason = "the polynomial's best coefficient, not ln 2")]
-fn power(x: f32) -> f32 {
+pub(crate) fn power(x: f32) -> f32 {
     // Adding it rounds to an integer and leaves that, with the exponent's bias, in the low bits.
     const MAGIC: f32 = 12_582_912.0 + 127.0;
     let shifted = x + MAGIC;

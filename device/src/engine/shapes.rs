@@ -19,7 +19,7 @@ use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::artifact::{self, Artifact, Provenance};
 use thimble_shared::board::memory;
 use thimble_shared::dtype::{ACTIVATION_FLOOR, Format, InputRange, Values};
-use thimble_shared::model::{Activation, Config, Head, Kind, Model};
+use thimble_shared::model::{Activation, AttentionArithmetic, Config, Head, Kind, Model};
 use tract_core::internal::*;
 
 /// Half the distance of two neighboring f32 near 1: the most one rounding changes, relative to the result.
@@ -34,6 +34,11 @@ fn context(case: u64) -> Arc<Context> {
     };
     let threads = if case.is_multiple_of(4) { 3 } else { 1 };
     Context::new(kernels, Pool::new(threads).unwrap())
+}
+
+/// The kernel of this name, and the best one of what it does not multiply.
+fn by_kernel(name: &str) -> Arc<Context> {
+    Context::new(Kernels::choose(Some(name)).unwrap(), Pool::new(1).unwrap())
 }
 
 fn run(op: impl Into<Box<dyn TypedOp>>, inputs: Vec<Tensor>) -> Vec<Vec<f32>> {
@@ -114,6 +119,7 @@ impl Case {
             regression: false,
             hidden_shift: false,
             sentence: None,
+            attention: AttentionArithmetic::F32,
             labels: vec![],
         };
         let weights = config.weights().into_iter().map(|w| {
@@ -314,9 +320,18 @@ fn embeddings_at_random_shapes() {
     }
 }
 
-#[test]
-fn attention_at_random_shapes() {
-    for seed in 0..CASES {
+/// What attention reads, of random sizes, with a mask that has holes.
+struct Attended {
+    /// Sequences, tokens, heads and the width of a head.
+    sizes: [usize; 4],
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    keep: Vec<f32>,
+}
+
+impl Attended {
+    fn new(seed: u64) -> Attended {
         let mut random = Random(seed << 20 | 1);
         let (batch, heads, width) = (size(&mut random, 3), size(&mut random, 4), size(&mut random, 40));
         // One more than the queries of a block, now and then.
@@ -328,29 +343,62 @@ fn attention_at_random_shapes() {
         let hidden = heads * width;
         let mut some = || -> Vec<f32> { (0..batch * seq * hidden).map(|_| random.normal()).collect() };
         let (q, k, v) = (some(), some(), some());
-        let keep: Vec<f32> = (0..batch * seq)
-            .map(|_| f32::from(u8::from(!random.next().is_multiple_of(5))))
-            .collect();
+        let keep = (0..batch * seq).map(|_| f32::from(u8::from(!random.next().is_multiple_of(5))));
+        Attended {
+            sizes: [batch, seq, heads, width],
+            q,
+            k,
+            v,
+            keep: keep.collect(),
+        }
+    }
+
+    fn run(&self, arithmetic: AttentionArithmetic, context: Arc<Context>) -> Vec<f32> {
+        let [batch, seq, heads, width] = self.sizes;
         let op = Attention {
             heads,
-            context: context(seed),
+            arithmetic,
+            context,
         };
-        let shape = [batch, seq, hidden];
+        let shape = [batch, seq, heads * width];
         let inputs = vec![
-            tensor(&shape, &q),
-            tensor(&shape, &k),
-            tensor(&shape, &v),
-            tensor(&[batch, seq], &keep),
+            tensor(&shape, &self.q),
+            tensor(&shape, &self.k),
+            tensor(&shape, &self.v),
+            tensor(&[batch, seq], &self.keep),
         ];
-        let got = run(op, inputs).remove(0);
-        for (b, h) in (0..batch).flat_map(|b| (0..heads).map(move |h| (b, h))) {
-            let row = |x: &[f32], t: usize| x[(b * seq + t) * hidden + h * width..][..width].to_vec();
+        run(op, inputs).remove(0)
+    }
+
+    /// The numbers of one token's head.
+    fn row<'a>(&self, x: &'a [f32], [b, h, t]: [usize; 3]) -> &'a [f32] {
+        let [_, seq, heads, width] = self.sizes;
+        &x[((b * seq + t) * heads + h) * width..][..width]
+    }
+
+    /// Every head of every sequence.
+    fn heads(&self) -> impl Iterator<Item = (usize, usize)> {
+        let [batch, _, heads, _] = self.sizes;
+        (0..batch).flat_map(move |b| (0..heads).map(move |h| (b, h)))
+    }
+}
+
+#[test]
+fn attention_at_random_shapes() {
+    for seed in 0..CASES {
+        let case = Attended::new(seed);
+        let [batch, seq, heads, width] = case.sizes;
+        let (q, k, v, keep) = (&case.q, &case.k, &case.v, &case.keep);
+        let hidden = heads * width;
+        let got = case.run(AttentionArithmetic::F32, context(seed));
+        for (b, h) in case.heads() {
+            let row = |x: &[f32], t: usize| case.row(x, [b, h, t]).to_vec();
             let kept = &keep[b * seq..][..seq];
             let none = kept.iter().all(|&k| k == 0.0);
             for t in 0..seq {
                 let (mut sums, mut loss) = (vec![0f64; seq], 0f64);
                 for (j, sum) in sums.iter_mut().enumerate() {
-                    let (score, lost) = product(&row(&q, t), &row(&k, j), 0.0);
+                    let (score, lost) = product(&row(q, t), &row(k, j), 0.0);
                     let scale = 1.0 / (width as f64).sqrt();
                     *sum = if none { 0.0 } else { score * scale };
                     loss = loss.max((lost + 8.0 * UNIT * score.abs()) * scale);
@@ -364,7 +412,7 @@ fn attention_at_random_shapes() {
                 // A wrong score changes its weight by as much, relatively, and the total by no more.
                 let relative = 2.0 * loss + 4e-7 + (2 * seq + 8) as f64 * UNIT;
                 for d in 0..width {
-                    let values = (0..seq).map(|j| f64::from(row(&v, j)[d]));
+                    let values = (0..seq).map(|j| f64::from(row(v, j)[d]));
                     let terms: Vec<f64> = values.zip(&weights).map(|(v, w)| v * w / total).collect();
                     let want: f64 = terms.iter().sum();
                     let size: f64 = terms.iter().map(|t| t.abs()).sum();
@@ -376,6 +424,102 @@ fn attention_at_random_shapes() {
                     );
                 }
             }
+        }
+    }
+}
+
+/// int8 numbers of a row over its range, and their step, as the ONNX states them.
+fn int8s(x: &[f32]) -> (Vec<i32>, f32) {
+    let most = x.iter().fold(0f32, |m, v| m.max(v.abs())).max(ACTIVATION_FLOOR);
+    let inverse = 127.0 / most;
+    let int8s = x.iter().map(|x| (x * inverse).round_ties_even() as i32).collect();
+    (int8s, most / 127.0)
+}
+
+#[test]
+fn int8_attention_at_random_shapes() {
+    for seed in 0..CASES {
+        let case = Attended::new(seed);
+        let [_, seq, _, width] = case.sizes;
+        let got = case.run(AttentionArithmetic::Int8, context(seed));
+        for (b, h) in case.heads() {
+            let all = |x: &[f32]| -> Vec<(Vec<i32>, f32)> { (0..seq).map(|t| int8s(case.row(x, [b, h, t]))).collect() };
+            let (queries, keys, values) = (all(&case.q), all(&case.k), all(&case.v));
+            let kept = &case.keep[b * seq..][..seq];
+            let none = kept.iter().all(|&k| k == 0.0);
+            for (t, (query, query_step)) in queries.iter().enumerate() {
+                let score = |(key, step): &(Vec<i32>, f32)| {
+                    let sum: i32 = query.iter().zip(key).map(|(q, k)| q * k).sum();
+                    f64::from(sum as f32 * step * query_step) / (width as f64).sqrt()
+                };
+                let scores: Vec<f64> = keys.iter().map(|key| if none { 0.0 } else { score(key) }).collect();
+                let used = |j: usize| none || kept[j] != 0.0;
+                let most = (0..seq).filter(|&j| used(j)).fold(f64::MIN, |m, j| m.max(scores[j]));
+                let weight = |j: usize| if used(j) { (scores[j] - most).exp() } else { 0.0 };
+                let total: f64 = (0..seq).map(weight).sum();
+                let weights: Vec<f64> = (0..seq).map(|j| weight(j) * f64::from(values[j].1)).collect();
+                let largest = weights.iter().copied().fold(0.0, f64::max);
+                for d in 0..width {
+                    let (mut sum, mut edges) = (0f64, 0f64);
+                    for (weight, (value, _)) in weights.iter().zip(&values) {
+                        let exact = weight / largest * 127.0;
+                        let value = f64::from(value[d]);
+                        sum += exact.round_ties_even() * value;
+                        // A weight that the rounding of f32 may move across an edge moves by a whole step.
+                        if ((exact - exact.floor()) - 0.5).abs() < 127.0 * 1e-5 {
+                            edges += value.abs();
+                        }
+                    }
+                    let step = largest / 127.0 / total;
+                    let at = case.row(&got, [b, h, t])[d];
+                    let allowed = step * (edges + 1e-5 * (1.0 + sum.abs()));
+                    assert!(
+                        (f64::from(at) - sum * step).abs() <= allowed,
+                        "{at} not {} within {allowed}: seed {seed}, {:?}, token {t}",
+                        sum * step,
+                        case.sizes
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// All kernels multiply the same int8 numbers, and what they are multiplied by is computed alike: the same bits. What else stands
+/// in the batch changes none, and neither does padding behind a sequence.
+#[test]
+fn int8_attention_has_the_same_bits_by_every_kernel_and_beside_anything() {
+    let alone = |case: &Attended, b: usize, tokens: usize| {
+        let [_, seq, heads, width] = case.sizes;
+        let part = |x: &[f32], each: usize| x[b * seq * each..][..tokens * each].to_vec();
+        let hidden = heads * width;
+        Attended {
+            sizes: [1, tokens, heads, width],
+            q: part(&case.q, hidden),
+            k: part(&case.k, hidden),
+            v: part(&case.v, hidden),
+            keep: part(&case.keep, 1),
+        }
+    };
+    for seed in 0..CASES / 4 {
+        let mut case = Attended::new(seed);
+        let [batch, seq, heads, width] = case.sizes;
+        // The last third of the first sequence is padding.
+        let real = seq - seq / 3;
+        case.keep[..seq].fill(0.0);
+        case.keep[..real].fill(1.0);
+        let bits = |x: &[f32]| -> Vec<u32> { x.iter().map(|x| x.to_bits()).collect() };
+        let portable = case.run(AttentionArithmetic::Int8, by_kernel("portable"));
+        for name in Kernels::available().1 {
+            let got = case.run(AttentionArithmetic::Int8, by_kernel(&name));
+            assert_eq!(bits(&got), bits(&portable), "{name}, seed {seed}, {:?}", case.sizes);
+        }
+        let hidden = heads * width;
+        for b in 0..batch {
+            let tokens = if b == 0 { real } else { seq };
+            let one = alone(&case, b, tokens).run(AttentionArithmetic::Int8, by_kernel("portable"));
+            let of_batch = &portable[b * seq * hidden..][..tokens * hidden];
+            assert_eq!(bits(&one), bits(of_batch), "row {b}, seed {seed}, {:?}", case.sizes);
         }
     }
 }

@@ -9,7 +9,7 @@ use thimble_shared::board::memory::{self, Need, Work};
 use thimble_shared::board::target::Target;
 use thimble_shared::dtype::Format;
 use thimble_shared::model::network::uses;
-use thimble_shared::model::{Activation, Config, Head, Kind, ModelSpec, WeightSpec};
+use thimble_shared::model::{Activation, AttentionArithmetic, Config, Head, Kind, ModelSpec, WeightSpec};
 
 /// Threads the device program computes with unless told otherwise: the cores of most boards.
 const CORES: usize = 4;
@@ -137,7 +137,11 @@ impl Pace {
     /// Nanoseconds of what no format changes: attention's own products.
     pub fn attention(&self, config: &Config, seq: usize) -> u64 {
         let macs = 2 * seq * seq * config.hidden_size * config.num_hidden_layers * config.inner_group_num;
-        (macs as f64 / self.f32).ceil() as u64
+        let rate = match config.attention {
+            AttentionArithmetic::F32 => self.f32,
+            AttentionArithmetic::Int8 => self.int8,
+        };
+        (macs as f64 / rate).ceil() as u64
     }
 
     /// Nanoseconds of one inference.
@@ -175,6 +179,7 @@ pub fn albert_base() -> Config {
         regression: false,
         hidden_shift: false,
         sentence: None,
+        attention: AttentionArithmetic::F32,
     }
 }
 

@@ -33,14 +33,17 @@ impl<'a> Bench<'a> {
         Bench {
             question,
             quantizer,
-            cache: LossCache::open(&[original, variant], rows),
+            cache: LossCache::open(&[original, &variant.clone().with(question.attention.name())], rows),
         }
     }
 
     /// The model in these formats; None where a number does not fit its format.
     pub fn made(&self, formats: &BTreeMap<String, Format>) -> Result<Option<Model>, BudgetError> {
         match self.quantizer.model(formats) {
-            Ok(model) => Ok(Some(model)),
+            Ok(mut model) => {
+                model.config.attention = self.question.attention;
+                Ok(Some(model))
+            }
             Err(QuantizeError::F16Overflow { .. }) => Ok(None),
             Err(other) => Err(other.into()),
         }

@@ -17,7 +17,7 @@ use thimble_shared::model::network::uses;
 /// Sets of families run to find the least work, beside all of them.
 const RUNS: usize = 8;
 /// Share of the loss that `w8` must save where no word changes.
-const WORTH: f64 = 0.25;
+pub(super) const WORTH: f64 = 0.25;
 /// Share of what could be saved that is enough: the rest is not paid for with time.
 const ENOUGH: f64 = 0.9;
 /// Time of a weight multiplied in f32 in units of its time in int8, by instructions under emulation: docs/shrink.md has the

@@ -1,6 +1,7 @@
 //! The byte budget: which format each family of weights takes, so that the file fits and the measured loss is least.
 
 pub(crate) mod answer;
+pub(crate) mod attention;
 pub(crate) mod branch_and_bound;
 pub(crate) mod candidates;
 pub(crate) mod chart;

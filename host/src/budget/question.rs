@@ -7,7 +7,7 @@ use crate::eval::runner::Vocabulary;
 use thimble_shared::artifact::Provenance;
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::dtype::Format;
-use thimble_shared::model::{Config, Kind, Model};
+use thimble_shared::model::{AttentionArithmetic, Config, Kind, Model};
 
 /// Never fewer rows than this, if there are as many.
 const SENSE_ROWS: usize = 8;
@@ -27,6 +27,8 @@ pub struct Question<'a> {
     pub formats: &'a [Format],
     /// Linear weights take only those of the formats whose arithmetic is in integers.
     pub integers_only: bool,
+    /// The arithmetic of attention that choices are measured in.
+    pub attention: AttentionArithmetic,
     pub objective: Objective,
     pub onnx: LowerOptions,
     pub provenance: &'a Provenance,

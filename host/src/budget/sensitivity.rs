@@ -22,7 +22,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use thimble_shared::dtype::Format;
-use thimble_shared::model::{Model, ModelSpec};
+use thimble_shared::model::{AttentionArithmetic, Model, ModelSpec};
 
 /// Multiply-accumulates that the loss of all families in all formats may take together. A large model's sensitivities are
 /// measured on as many of the tuning rows as that allows; whatever is chosen between is run on all of them. Counted in work
@@ -256,7 +256,24 @@ impl<'a> Search<'a> {
     /// # Errors
     /// Numbers that a format cannot hold.
     pub fn model(&self, choice: &Choice) -> Result<(Model, Done), BudgetError> {
-        Ok(self.chosen.quantizer.made(&self.problem.formats_of(choice))?)
+        let (mut model, done) = self.chosen.quantizer.made(&self.problem.formats_of(choice))?;
+        model.config.attention = self.sizes.attention();
+        Ok((model, done))
+    }
+
+    /// From here on files have attention in this arithmetic. What choices measure stays in the question's.
+    pub fn attend_in(&mut self, arithmetic: AttentionArithmetic) {
+        self.sizes.attend_in(arithmetic);
+    }
+
+    /// What a choice measures on the tuning rows with attention in this arithmetic.
+    ///
+    /// # Errors
+    /// What running the model may meet.
+    pub fn score_in(&self, arithmetic: AttentionArithmetic, choice: &Choice) -> Result<Score, BudgetError> {
+        let (mut model, _) = self.model(choice)?;
+        model.config.attention = arithmetic;
+        Ok(self.tune.loss(&image_of(&model)?)?.score())
     }
 
     /// The loss on the rows kept for the report.

@@ -6,11 +6,11 @@ use crate::budget::error::BudgetError;
 use crate::budget::problem::{Choice, Family, Problem};
 use crate::budget::question::Question;
 use crate::quantize::shift::{Reach, shifted_config};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use thimble_shared::artifact;
 use thimble_shared::dtype::Format;
-use thimble_shared::model::{Config, ModelSpec};
+use thimble_shared::model::{AttentionArithmetic, Config, ModelSpec};
 
 /// Bytes by which what options add may miss: alignment and the length of numbers in the file's own text.
 const SLACK: i64 = 256;
@@ -20,6 +20,7 @@ pub struct Sizes<'a> {
     question: &'a Question<'a>,
     /// The network whose files are sized, and how far it is shifted.
     network: RefCell<(Config, Reach)>,
+    attention: Cell<AttentionArithmetic>,
     known: RefCell<HashMap<Choice, u64>>,
 }
 
@@ -28,6 +29,7 @@ impl<'a> Sizes<'a> {
         Sizes {
             question,
             network: RefCell::new((question.source.config.clone(), Reach::Nowhere)),
+            attention: Cell::new(question.attention),
             known: RefCell::default(),
         }
     }
@@ -55,6 +57,18 @@ impl<'a> Sizes<'a> {
     pub fn become_of(&self, config: Config, reach: Reach) {
         self.known.borrow_mut().clear();
         self.network.replace((config, reach));
+    }
+
+    /// From here on sizes are those of files with attention in this arithmetic.
+    pub fn attend_in(&self, arithmetic: AttentionArithmetic) {
+        if self.attention.replace(arithmetic) != arithmetic {
+            self.known.borrow_mut().clear();
+        }
+    }
+
+    /// The arithmetic of attention in the files that are sized.
+    pub fn attention(&self) -> AttentionArithmetic {
+        self.attention.get()
     }
 
     /// The smallest file of another network, so shifted.
@@ -114,7 +128,10 @@ impl<'a> Sizes<'a> {
     pub fn of(&self, formats: &BTreeMap<String, Format>) -> Result<u64, BudgetError> {
         let (config, reach) = &*self.network.borrow();
         let graph = ModelSpec {
-            config: shifted_config(config, formats, *reach),
+            config: Config {
+                attention: self.attention.get(),
+                ..shifted_config(config, formats, *reach)
+            },
             formats: formats.clone(),
         };
         Ok(artifact::size(&graph, self.question.onnx, self.question.provenance)? as u64)
@@ -218,6 +235,7 @@ mod tests {
                 report: &[],
                 formats: &Format::ALL,
                 integers_only: false,
+                attention: AttentionArithmetic::F32,
                 objective: Objective::Error,
                 onnx: LowerOptions::default(),
                 provenance: &Provenance::default(),

@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use thimble_shared::artifact::Provenance;
 use thimble_shared::artifact::emit::LowerOptions;
 use thimble_shared::dtype::Format;
-use thimble_shared::model::Model;
+use thimble_shared::model::{AttentionArithmetic, Model};
 
 /// Multiply-accumulates one answer may spend on running choices, and bounds on how many it runs. Predictions add up the
 /// families' losses, so choices whose errors help or hurt each other are told apart only by running them.
@@ -327,6 +327,7 @@ pub fn solve(task: &Task, mut watch: impl FnMut(&str)) -> Result<Result<Plan, Fl
         report: task.report,
         formats: task.formats,
         integers_only: false,
+        attention: AttentionArithmetic::F32,
         objective: Objective::default_of(&task.source.config),
         onnx: task.onnx,
         provenance: task.provenance,

@@ -15,7 +15,7 @@ use thimble_shared::artifact::emit::{LowerOptions, OPSETS};
 use thimble_shared::artifact::runtime::Runtime;
 use thimble_shared::board::memory::Need;
 use thimble_shared::dtype::Format;
-use thimble_shared::model::Head;
+use thimble_shared::model::{AttentionArithmetic, Head};
 
 /// Reads the name of a number format, in any spelling.
 pub fn format() -> impl TypedValueParser<Value = Format> {
@@ -28,6 +28,12 @@ pub fn format() -> impl TypedValueParser<Value = Format> {
         }
     };
     PossibleValuesParser::new(Format::ALL.map(name)).try_map(|text| text.to_lowercase().parse::<Format>())
+}
+
+/// Reads the name of an arithmetic of attention.
+pub fn attention() -> impl TypedValueParser<Value = AttentionArithmetic> {
+    let names = AttentionArithmetic::ALL.map(AttentionArithmetic::name);
+    PossibleValuesParser::new(names).try_map(|text| text.parse::<AttentionArithmetic>())
 }
 
 /// How a model is read where its folder or file leaves it open.

@@ -1,6 +1,6 @@
 //! `thimble export`: checkpoint → one ONNX file in one number format throughout.
 
-use super::args::{OnnxArgs, SourceArgs, format};
+use super::args::{OnnxArgs, SourceArgs, attention, format};
 use super::outcome::Outcome;
 use crate::fs::atomic::{self, Content, Output, write_outputs_together};
 use crate::models::file_names;
@@ -24,7 +24,7 @@ use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{Provenance, Writer};
 use thimble_shared::dtype::{Format, Values};
 use thimble_shared::files;
-use thimble_shared::model::Model;
+use thimble_shared::model::{AttentionArithmetic, Model};
 use thimble_text::tokenizer_beside;
 
 #[derive(Debug, clap::Args)]
@@ -37,6 +37,9 @@ pub struct ExportArgs {
     /// Store every table and linear weight in this format [default: f32, or those of the thimble file read]
     #[arg(long, value_name = "FORMAT", ignore_case = true, value_parser = format())]
     pub precision: Option<Format>,
+    /// Multiply in this arithmetic in attention: int8 is faster and loses a little [default: f32, or that of the thimble file read]
+    #[arg(long, value_name = "WHAT", value_parser = attention())]
+    pub attention: Option<AttentionArithmetic>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -61,6 +64,9 @@ pub fn run(args: &ExportArgs) -> Result<Outcome> {
     if let Cow::Owned(suited) = suited(&model, runtime) {
         model = Cow::Owned(suited);
     }
+    if let Some(attention) = attention_of(args, model.config.attention)? {
+        model.to_mut().config.attention = attention;
+    }
     let written = write(&source, &model, args.onnx.over(source.options()), &args.output)?;
     if args.json {
         let lost: Vec<_> = lost
@@ -81,6 +87,19 @@ pub fn run(args: &ExportArgs) -> Result<Outcome> {
         writeln!(text, "{name}: {zeros} of {of} numbers are zero in f16")?;
     }
     Ok(Outcome::yes(text))
+}
+
+/// The arithmetic of attention, where it is not the one that the model has.
+fn attention_of(args: &ExportArgs, own: AttentionArithmetic) -> Result<Option<AttentionArithmetic>> {
+    let attention = match (args.attention, args.onnx.runtime) {
+        (Some(attention), Runtime::Board) => attention,
+        (None, Runtime::Board) => own,
+        (Some(AttentionArithmetic::F32) | None, Runtime::OnnxRuntime | Runtime::Onnx) => AttentionArithmetic::F32,
+        (Some(AttentionArithmetic::Int8), runtime) => {
+            bail!("--attention int8 is for boards; --for {runtime} leaves attention to that runtime")
+        }
+    };
+    Ok((attention != own).then_some(attention))
 }
 
 /// The model with each weight's numbers in the format that the runtime is fast at.

@@ -117,10 +117,12 @@ fn print(e: &Explanation, against: Option<u64>) -> String {
     let growth = against.map(|bytes| (bytes, Growth::of(&e.account, bytes)));
     match (&e.head, e.layers) {
         (Some(head), Some(layers)) => text.push_str(&format!(
-            "ALBERT with {layers} layers, head: {head}{}, {} parameters, opset {}\n",
+            "ALBERT with {layers} layers, head: {head}{}{}, {} parameters, opset {}\n",
             e.sentence
                 .as_ref()
                 .map_or(String::new(), |sentence| format!(" ({sentence})")),
+            e.attention
+                .map_or(String::new(), |arithmetic| format!(", attention in {arithmetic}")),
             thousands(e.parameters()),
             e.opset
         )),

@@ -1,10 +1,12 @@
 //! `thimble shrink`: the ONNX file with the least measured loss under a budget, or the whole frontier of bytes against loss.
 
+mod attention;
 mod beside;
 mod bounds;
 mod output;
+mod rows;
 
-use super::args::{OnnxArgs, RowArgs, SourceArgs, bytes, format, milliseconds, ram, rows, share};
+use super::args::{self, OnnxArgs, RowArgs, SourceArgs, bytes, format, milliseconds, ram, share};
 use super::outcome::Outcome;
 use crate::boards::profiles;
 use crate::budget::answer::{Answer, NOTHING_FINITE};
@@ -19,7 +21,6 @@ use crate::budget::sizes::Sizes;
 use crate::budget::solver::Plan;
 use crate::cmd::export::{self, Written};
 use crate::cmd::verify;
-use crate::eval::dataset::{self, Dataset, Row};
 use crate::eval::metrics::{Objective, decides};
 use crate::fs::atomic::{can_be_written, refuse_inputs, write_together};
 use crate::fs::interrupt::Farewell;
@@ -29,15 +30,17 @@ use crate::quantize::prune::Levers;
 use crate::quantize::vocabulary;
 use crate::render::listener::stopped;
 use crate::render::progress::Bar;
-use crate::render::text::{remark, say};
-use anyhow::{Context, Error, Result, bail};
+use crate::render::text::remark;
+use anyhow::{Context, Result, bail};
+use attention::{AttentionArg, Refusal, Ways};
 use bounds::Bounds;
 use bytesize::ByteSize;
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use thimble_shared::artifact::runtime::Runtime;
 use thimble_shared::dtype::{Format, Offered};
 use thimble_shared::model::{Config, Role, Site};
+
+pub use rows::split;
 
 /// Arguments of `thimble shrink`.
 #[derive(Debug, clap::Args)]
@@ -54,7 +57,7 @@ pub struct ShrinkArgs {
     #[arg(long, value_name = "X.jsonl")]
     pub calibrate: Option<PathBuf>,
     /// Tune on at most this many calibration rows; up to 256 others are held out for the report
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = rows)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = args::rows)]
     pub rows: usize,
     /// Require this agreement with the original's decisions, 0 to 1: with a budget, refuse a result below it; without one,
     /// find the smallest file that reaches it
@@ -84,6 +87,9 @@ pub struct ShrinkArgs {
     /// Choose between integer arithmetic and f32 arithmetic (w8, f16, f32), which loses less and is slower
     #[arg(long, value_enum, value_name = "WHAT", default_value_t, conflicts_with = "formats")]
     pub prefer: Prefer,
+    /// Multiply so in attention; its own products, not the linear maps, which --prefer and --formats are for
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    pub attention: AttentionArg,
     /// Formats to choose from.
     #[arg(long, value_name = "LIST", value_delimiter = ',', help = formats_help(), ignore_case = true, value_parser = format())]
     pub formats: Vec<Format>,
@@ -157,11 +163,6 @@ fn points(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Rows the loss is reported on, beside those the choice is made on.
-const REPORT_ROWS: usize = 256;
-/// With fewer rows than this, choice and report share them all.
-const SPLIT_FROM: usize = 16;
-
 /// Runs `thimble shrink`: one check after another, before the work begins, so it is not cut into parts.
 ///
 /// # Errors
@@ -203,10 +204,10 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
     };
     let source = left.as_ref().unwrap_or(&original);
 
-    let inputs = load(args, &config, &levers, &opened)?;
-    let (tune, report) = split(&inputs, args.rows);
+    let inputs = rows::load(args, &config, &levers, &opened)?;
+    let (tune, report) = rows::split(&inputs, args.rows);
     if let Some(vocabulary) = &levers.vocabulary {
-        warn_of_lost_tokens(vocabulary, &inputs);
+        rows::warn_of_lost_tokens(vocabulary, &inputs);
     }
     let formats = formats(args);
     let onnx = args.onnx.over(opened.options());
@@ -218,31 +219,32 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         report: &report,
         formats: &formats,
         integers_only: args.formats.is_empty() && args.prefer == Prefer::Speed,
+        attention: args.attention.measured_in(),
         objective: args.objective.unwrap_or_else(|| Objective::default_of(&config)),
         onnx,
         provenance: &provenance,
     };
     let sizes = Sizes::new(&question);
-    let bounds = Bounds::of(args, &question, target.as_ref(), &sizes, tokenizer.as_deref())?;
-    let about = output::About {
+    let open = attention::Open::of(args, &question, target.as_ref(), &sizes, tokenizer.as_deref())?;
+    let mut about = output::About {
         args,
-        bounds: &bounds,
+        bounds: open.bounds(),
         target: target.as_ref(),
         tuned: tune.len(),
         reported: report.len(),
-        held_out: inputs.rows.len() >= SPLIT_FROM,
+        held_out: inputs.rows.len() >= rows::SPLIT_FROM,
         calibrated: inputs.given,
         tokenizer: tokenizer.as_ref().map(String::len),
         savings: Vec::new(),
+        attention: None,
         question: &question,
     };
-    let floor = sizes.floor()?;
-    if floor.bytes > bounds.limits.bytes {
-        return Ok(Outcome::no(about.below_floor(&floor)));
-    }
-    if let Some(reason) = bounds.too_slow() {
-        return Ok(Outcome::no(about.refused(&[reason], None)));
-    }
+    let ways = match open.ways(&sizes, smallest(args).is_some())? {
+        Ok(ways) => ways,
+        Err(Refusal::Floor(floor)) => return Ok(Outcome::no(about.below_floor(&floor))),
+        Err(Refusal::TooSlow(reason)) => return Ok(Outcome::no(about.refused(&[reason], None))),
+    };
+    about.bounds = ways.bounds();
 
     memory_need::check(&memory_need::Task {
         config: &source.config,
@@ -250,7 +252,7 @@ pub fn run(args: &ShrinkArgs) -> Result<Outcome> {
         rows: &inputs.rows,
         calibrated: !args.nearest,
     })?;
-    search(about, sizes, &levers, tokenizer)
+    search(about, sizes, &ways, &levers, tokenizer)
 }
 
 /// Refuses arguments that contradict each other or the model, and outputs that are inputs or named twice.
@@ -278,8 +280,14 @@ fn check_arguments(args: &ShrinkArgs, source: &ModelSource, written: &[&PathBuf]
 }
 
 /// Measures, chooses the formats, holds the choice to the limits and writes the file.
-fn search(mut about: output::About, sizes: Sizes, levers: &Levers, tokenizer: Option<String>) -> Result<Outcome> {
-    let (args, bounds, question) = (about.args, about.bounds, about.question);
+fn search<'a>(
+    mut about: output::About<'a>,
+    sizes: Sizes,
+    ways: &Ways<'a>,
+    levers: &Levers,
+    tokenizer: Option<String>,
+) -> Result<Outcome> {
+    let (args, question) = (about.args, about.question);
     let farewell = Farewell::new(match loss_cache::is_kept() {
         true => {
             "interrupted: no file was written; the losses of finished stages are kept, and the same command goes on from them"
@@ -290,12 +298,13 @@ fn search(mut about: output::About, sizes: Sizes, levers: &Levers, tokenizer: Op
     let steps = steps(args);
     let options = PrepareOptions {
         steps: &steps,
-        most: bounds.limits.bytes,
+        most: about.bounds.limits.bytes,
     };
     let mut search = Search::measure(sizes, options, &mut watch)?;
     let points = if args.frontier.frontier {
         let (count, baseline) = (args.frontier.points, args.frontier.baseline);
-        Some(search.frontier(&bounds.limits, count, baseline, &mut watch)?)
+        let limits = ways.of_frontier(&mut search);
+        Some(search.frontier(limits, count, baseline, &mut watch)?)
     } else {
         None
     };
@@ -309,14 +318,13 @@ fn search(mut about: output::About, sizes: Sizes, levers: &Levers, tokenizer: Op
         return Ok(Outcome::yes(about.frontier(points, &drawn)));
     }
 
-    let smallest = args
-        .min_agreement
-        .filter(|_| !bounds.bytes_given || args.frontier.frontier);
-    let (answer, trade) = match choose(&mut search, &about, smallest, &mut watch)? {
-        Ok(chosen) => chosen,
+    let settled = match ways.settle(&mut search, args, smallest(args), &mut watch)? {
+        Ok(settled) => settled,
         Err(reason) => return Ok(Outcome::no(about.refused(&[reason], points.as_deref()))),
     };
-    let plan = search.plan(answer, bounds.limits.bytes, trade, &mut watch)?;
+    (about.bounds, about.attention) = (settled.bounds, Some(settled.attention));
+    let (answer, trade) = settled.chosen;
+    let plan = search.plan(answer, about.bounds.limits.bytes, trade, &mut watch)?;
     drop((watch, farewell));
     about.savings = savings(question, levers, &plan)?;
 
@@ -343,17 +351,23 @@ fn search(mut about: output::About, sizes: Sizes, levers: &Levers, tokenizer: Op
     })
 }
 
+/// The agreement that the smallest file is to reach, where that is what is asked for.
+fn smallest(args: &ShrinkArgs) -> Option<f64> {
+    let by_bytes = args.budget.is_some() || args.max_ram.is_some();
+    args.min_agreement.filter(|_| !by_bytes || args.frontier.frontier)
+}
+
 /// An answer, and what it traded where integer arithmetic was weighed.
 type Chosen = (Answer, Option<Trade>);
 
 /// The formats that lose least, or with `smallest` the smallest file of that agreement; the reason where there are none.
 fn choose(
     search: &mut Search,
-    about: &output::About,
+    args: &ShrinkArgs,
+    bounds: &Bounds,
     smallest: Option<f64>,
     watch: &mut Bar,
 ) -> Result<Result<Chosen, String>> {
-    let (args, bounds) = (about.args, about.bounds);
     let answer = match smallest {
         Some(share) => search.smallest(share, &bounds.limits, watch)?,
         None => search.answer(&bounds.limits, watch)?,
@@ -515,70 +529,6 @@ fn levers(args: &ShrinkArgs, source: &ModelSource) -> Result<(Levers, Option<voc
     Ok((levers, cut))
 }
 
-/// Different inputs, short enough for what the levers leave.
-fn load(args: &ShrinkArgs, config: &Config, levers: &Levers, source: &ModelSource) -> Result<Dataset> {
-    let config = Config {
-        max_position_embeddings: levers.max_seq.unwrap_or(config.max_position_embeddings),
-        ..config.clone()
-    };
-    let most = args.rows.saturating_add(REPORT_ROWS);
-    let path = args.calibrate.as_deref();
-    let options = (args.rows_of)
-        .options(("--calibrate", path.is_some()))
-        .map_err(Error::msg)?;
-    let mut inputs = dataset::load_with(path, &config, source.tokenizer(), Some(most), &options)?;
-    inputs.read_as.iter().for_each(|form| remark(&format!("note: {form}")));
-    if !inputs.given {
-        say("warning: no --calibrate: the loss is measured on made-up token sequences and says little about real text");
-    }
-    inputs.warnings().iter().for_each(|w| say(&format!("warning: {w}")));
-    if inputs.truncated > 0 {
-        say(&format!(
-            "warning: {} texts were longer than the model's positions and were cut, the longer of a pair first",
-            inputs.truncated
-        ));
-    }
-    let repeats = inputs.drop_repeats();
-    if repeats > 0 {
-        remark(&format!("note: {repeats} inputs that repeat another were left out"));
-    }
-    if inputs.rows.len() < SPLIT_FROM {
-        say(&format!(
-            "warning: {} different inputs are too few to hold any out: the loss is reported on the rows it was chosen on",
-            inputs.rows.len()
-        ));
-    }
-    Ok(inputs)
-}
-
-fn warn_of_lost_tokens(vocabulary: &crate::eval::runner::Vocabulary, inputs: &Dataset) {
-    let kept: BTreeSet<i64> = vocabulary.kept.iter().map(|&id| id as i64).collect();
-    let lost = |row: &&Row| row.input_ids.iter().any(|id| !kept.contains(id));
-    match inputs.rows.iter().filter(lost).count() {
-        0 => {}
-        count => say(&format!(
-            "warning: {count} of {} inputs hold tokens that --vocab-from never produces; they are measured with unknown tokens in their place",
-            inputs.rows.len()
-        )),
-    }
-}
-
-/// Rows to choose on and rows to report on: apart where there are enough, so that no loss is reported on rows tuned on.
-pub fn split(inputs: &Dataset, tune: usize) -> (Vec<Row>, Vec<Row>) {
-    let rows = &inputs.rows;
-    if rows.len() < SPLIT_FROM {
-        return (rows.clone(), rows.clone());
-    }
-    let chosen: BTreeSet<usize> = dataset::sample(rows.len(), tune.min(rows.len() / 2))
-        .into_iter()
-        .collect();
-    let pick = |want: bool| {
-        let side = rows.iter().enumerate().filter(|(i, _)| chosen.contains(i) == want);
-        side.map(|(_, row)| row.clone()).collect()
-    };
-    (pick(true), pick(false))
-}
-
 /// Bytes each lever saves in the formats chosen: what the file would have without it.
 fn savings(question: &Question, levers: &Levers, plan: &Plan) -> Result<Vec<(&'static str, u64)>> {
     let mut formats = plan.problem.formats_of(&plan.choice);
@@ -619,26 +569,4 @@ fn draw(args: &ShrinkArgs, about: &output::About, points: &[crate::budget::front
         .collect();
     write_together(&files)?;
     Ok(files.iter().map(|(path, _)| path.display().to_string()).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_tuned_on_and_rows_reported_on_are_apart_even_if_inputs_repeat() {
-        let rows = (0..90).map(|i| Row::sequence(&[2, 5 + i % 40, 3])).collect();
-        let mut inputs = Dataset {
-            rows,
-            ..Dataset::default()
-        };
-        assert_eq!(inputs.drop_repeats(), 50);
-        let (tune, report) = split(&inputs, 30);
-        assert_eq!((tune.len(), report.len()), (20, 20), "half of them at most");
-        assert!(tune.iter().all(|row| !report.contains(row)));
-        assert_eq!(split(&inputs, 30), (tune, report), "the same every time");
-        inputs.rows.truncate(SPLIT_FROM - 1);
-        let (tune, report) = split(&inputs, 30);
-        assert_eq!(tune, report);
-    }
 }

@@ -25,7 +25,7 @@ use thimble_shared::artifact::verify;
 use thimble_shared::artifact::{self, Artifact, ArtifactError};
 use thimble_shared::dtype::Format;
 use thimble_shared::model::sentence::Sentence;
-use thimble_shared::model::{Kind, WeightSpec};
+use thimble_shared::model::{AttentionArithmetic, Kind, WeightSpec};
 use thimble_shared::onnx::reader;
 
 /// One row of the table.
@@ -71,6 +71,9 @@ pub struct Explanation {
     pub sentence: Option<Sentence>,
     /// Layers of the network, for thimble's own files.
     pub layers: Option<usize>,
+    /// The arithmetic of attention where it is not f32, for thimble's own files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention: Option<AttentionArithmetic>,
     /// Weights in the order of the network, or a foreign file's initializers, largest first.
     pub parts: Vec<PartBytes>,
     /// Bytes that are no weight's: nodes, names, metadata, alignment.
@@ -211,6 +214,7 @@ fn empty(kind: &'static str) -> Explanation {
         head: None,
         sentence: None,
         layers: None,
+        attention: None,
         parts: vec![],
         rest: 0,
         source_sha256: None,
@@ -251,6 +255,7 @@ fn own(artifact: &Artifact, file: &OnnxFile) -> Result<Explanation, ArtifactErro
         head: Some(config.head.name().to_string()),
         sentence: config.sentence.clone(),
         layers: Some(config.num_hidden_layers),
+        attention: Some(config.attention).filter(|arithmetic| *arithmetic != AttentionArithmetic::F32),
         parts,
         source_sha256: artifact.provenance.source_sha256.clone(),
         tokenizer_sha256: artifact.provenance.tokenizer_sha256.clone(),

@@ -64,6 +64,17 @@ fn described(folder: &Path, change: fn(&mut Json)) -> PathBuf {
     })
 }
 
+/// The same of a file that says its attention is int8.
+fn attending(folder: &Path, change: fn(&mut Json)) -> PathBuf {
+    text(folder, |text| {
+        let mut graph: Json = serde_json::from_str(text).unwrap();
+        graph["schema"] = 4.into();
+        graph["config"]["attention"] = "int8".into();
+        change(&mut graph);
+        graph.to_string()
+    })
+}
+
 /// The file with another graph text.
 fn text(folder: &Path, change: impl Fn(&str) -> String) -> PathBuf {
     let file = bytes(Format::I8);
@@ -182,6 +193,7 @@ const LENGTH: &str = "CVE-2026-27940 (GGUF): a size near 2⁶⁴ got past its ch
 const ALLOCATION: &str = "rten issue 1218: memory taken because the file declares it";
 const SCALES: &str = "a file that loads and gives nonsense: scales no quantizer writes";
 const STACK: &str = "CVE-2025-4565 (protobuf) and its like in JSON: parsers that recurse as deep as the file says";
+const VERSIONS: &str = "readers that disagree: a field that programs of the version said do not know";
 const CONFUSION: &str = "type confusion: declared as one type, stored as another";
 
 pub const ROWS: &[Attack] = &[
@@ -218,6 +230,43 @@ pub const ROWS: &[Attack] = &[
             })
         },
         "sentence: pooling has each way at most once, and at least one",
+    ),
+    row(
+        "int8 attention in a file of an older version",
+        VERSIONS,
+        |d| described(d, |g| g["config"]["attention"] = "int8".into()),
+        "schema 1, but the network has what came with schema 4",
+    ),
+    row(
+        "attention in an arithmetic nobody knows",
+        CONFUSION,
+        |d| attending(d, |g| g["config"]["attention"] = "int4".into()),
+        "unknown variant `int4`, expected `f32` or `int8`",
+    ),
+    row(
+        "attention that is a number",
+        CONFUSION,
+        |d| attending(d, |g| g["config"]["attention"] = 8.into()),
+        "attention",
+    ),
+    row(
+        "int8 attention over 2¹⁷ tokens",
+        OVERFLOW,
+        |d| attending(d, |g| g["config"]["max_position_embeddings"] = (1u64 << 17).into()),
+        "attention: int8 sums hold 65536 products, and a head or a sequence has 131072",
+    ),
+    row(
+        "int8 attention for another runtime",
+        CONFUSION,
+        |d| attending(d, |g| g["for"] = "onnx".into()),
+        "attention in int8 is for boards, and the file is for onnx",
+    ),
+    asked(
+        Audit,
+        "int8 attention said, f32 stated",
+        CONFUSION,
+        |d| attending(d, |_| ()),
+        "L0.kh",
     ),
     row(
         "the largest table there may be",

@@ -137,13 +137,19 @@ pub fn source(model: &str) -> PathBuf {
 
 /// Exports with the real program and returns the file.
 pub fn export(model: &str, precision: &str, opset: i64) -> PathBuf {
-    let out = folder().join(format!("{model}-{precision}-{opset}.onnx"));
+    export_with(model, precision, opset, "f32")
+}
+
+/// The same with attention in this arithmetic.
+pub fn export_with(model: &str, precision: &str, opset: i64, attention: &str) -> PathBuf {
+    let out = folder().join(format!("{model}-{precision}-{opset}-{attention}.onnx"));
     let done = Command::new(env!("CARGO_BIN_EXE_thimble"))
         .arg("export")
         .arg(source(model))
         .arg("-o")
         .arg(&out)
         .args(["--precision", precision, "--opset", &opset.to_string()])
+        .args(["--attention", attention])
         .output()
         .unwrap();
     assert!(

@@ -17,7 +17,7 @@ use crate::file_kind::FileKind;
 use crate::model::family;
 use crate::model::sentence::Sentence;
 use crate::model::weights::Weights;
-use crate::model::{Config, ConfigError, Kind, Model, ModelSpec, WeightSpec};
+use crate::model::{AttentionArithmetic, Config, ConfigError, Kind, Model, ModelSpec, WeightSpec};
 use crate::onnx::reader::{self, ModelView, ReadError, TensorView};
 use crate::onnx::writer::{self, DataType, OnnxModel};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,13 @@ use std::ops::Range;
 
 /// The newest version of the `thimble.graph` text, and the last this program reads: that of the newest format, family or field. A
 /// file states the least version that has what it uses, so that older programs read all they can.
-pub const SCHEMA: u32 = newest(&[dtype::SINCE, family::SINCE, Sentence::SINCE, Runtime::SINCE]);
+pub const SCHEMA: u32 = newest(&[
+    dtype::SINCE,
+    family::SINCE,
+    Sentence::SINCE,
+    Runtime::SINCE,
+    AttentionArithmetic::SINCE,
+]);
 
 const fn newest(versions: &[u32]) -> u32 {
     let (mut newest, mut at) = (1, 0);
@@ -191,6 +197,12 @@ struct WeightText {
 fn check_options(config: &Config, options: LowerOptions) -> Result<(), ArtifactError> {
     if !OPSETS.contains(&options.opset) {
         return Err(ArtifactError::Opset(options.opset));
+    }
+    if config.attention != AttentionArithmetic::F32 && options.runtime != Runtime::Board {
+        return Err(bad_graph(format!(
+            "attention in {} is for boards, and the file is for {}",
+            config.attention, options.runtime
+        )));
     }
     if let Some(seq) = options.seq
         && !(1..=config.max_position_embeddings).contains(&seq)

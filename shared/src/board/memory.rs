@@ -3,7 +3,7 @@
 
 use crate::artifact::tensors::weight_bytes;
 use crate::dtype::{Format, InputRange, Storage};
-use crate::model::{Config, Kind, Role};
+use crate::model::{AttentionArithmetic, Config, Kind, Role};
 use std::collections::BTreeMap;
 
 /// Queries that pass attention at a time.
@@ -112,15 +112,13 @@ pub fn activations(config: &Config, formats: &[Format], work: Work) -> u64 {
     // Query, key and value may read the same input over several ranges.
     let narrow = ranges * (embedding + hidden) + u64::from(float) * 4 * (embedding + hidden);
     let wide = ranges.min(1) * inner + u64::from(float) * 4 * inner;
-    // Attention per thread: keys, values, a few queries, their scores and results; and panels that are expanded.
-    let size = hidden / (config.num_attention_heads as u64).max(1);
-    let (seq, queries) = (work.seq as u64, QUERIES as u64);
     let expands = formats.iter().any(|f| match f.storage() {
         Storage::F32 => false,
         Storage::I8 => !f.quantizes_input(),
         Storage::F16 | Storage::I4 => true,
     });
-    let attention = 4 * (2 * seq * size + 3 * queries * size + queries * seq) + u64::from(expands) * EXPANDED;
+    // Per thread: attention, and panels that are expanded.
+    let attention = attention(config, work.seq as u64) + u64::from(expands) * EXPANDED;
     // A block that is as large as a hidden state is one that query, key or value leave.
     let between = if block.saturating_mul(inner) == tokens.saturating_mul(hidden) {
         0
@@ -131,6 +129,20 @@ pub fn activations(config: &Config, formats: &[Format], work: Work) -> u64 {
         .saturating_mul(tensors + narrow)
         .saturating_add(between)
         .saturating_add((work.threads as u64).max(1).saturating_mul(attention))
+}
+
+/// Bytes that attention holds per thread: keys, values, a few queries, their scores and results.
+fn attention(config: &Config, seq: u64) -> u64 {
+    let size = config.hidden_size as u64 / (config.num_attention_heads as u64).max(1);
+    let queries = QUERIES as u64;
+    match config.attention {
+        AttentionArithmetic::F32 => 4 * (2 * seq * size + 3 * queries * size + queries * seq),
+        AttentionArithmetic::Int8 => {
+            let (depth, keys) = (size.next_multiple_of(16), seq.next_multiple_of(16));
+            // Keys and values with their steps; int8 queries and weights, as wide as any kernel reads them; scores and results.
+            keys * (2 * depth + 8) + (2 + 4) * queries * (depth + keys)
+        }
+    }
 }
 
 /// Bytes of the model file that one inference leaves alone: rows of the word table that no token names.

@@ -2,6 +2,7 @@
 //! which ones a model has.
 
 use super::activation::Activation;
+use super::attention::AttentionArithmetic;
 use super::sentence::Sentence;
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +98,9 @@ pub struct Config {
     /// How tokens become a sentence's embedding; of that head alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sentence: Option<Sentence>,
+    /// The arithmetic of attention's products in every layer.
+    #[serde(default, skip_serializing_if = "AttentionArithmetic::is_unsaid")]
+    pub attention: AttentionArithmetic,
 }
 
 /// A hyperparameter that no model can have.

@@ -3,6 +3,7 @@
 //! `artifact::emit` states the network in ONNX, and the device builds tract plans of it.
 
 pub mod activation;
+pub mod attention;
 pub mod config;
 pub mod family;
 pub mod head;
@@ -13,6 +14,7 @@ pub mod weights;
 mod whole;
 
 pub use activation::Activation;
+pub use attention::AttentionArithmetic;
 pub use config::{Config, ConfigError, Head, ModelFamily};
 pub use family::FamilyRow;
 pub use head::AnswerKind;

@@ -1,12 +1,13 @@
 //! A model as a whole, encoder and head together: its weights, its network, and what must hold of its configuration. The parts
 //! stand in `config`, `weight`, `network`, `family` and `head`, and none of them reads this file.
 
+use super::attention::AttentionArithmetic;
 use super::config::{Config, ConfigError};
 use super::head::AnswerKind;
 use super::network::{HeadSteps, Network};
 use super::sentence::Sentence;
 use super::weight::{Role, Site, WeightList, WeightSpec};
-use crate::dtype::I4_BLOCK;
+use crate::dtype::{I4_BLOCK, I8_INPUTS};
 
 /// The largest value any size field may take: keeps every product of two within u64 and refuses absurd files early.
 const MAX_DIM: usize = 1 << 24;
@@ -75,7 +76,7 @@ impl Config {
             (None, true) => 2,
             (None, false) => 1,
         };
-        own.max(self.family.row().since)
+        own.max(self.family.row().since).max(self.attention.since())
     }
 
     /// Each size by itself.
@@ -143,7 +144,19 @@ impl Config {
                 format!("is {}, must be finite and not negative", self.layer_norm_eps),
             );
         }
-        Ok(())
+        self.check_attention()
+    }
+
+    /// That int8 sums over a head's width, and over all tokens, fit int32.
+    fn check_attention(&self) -> Result<(), ConfigError> {
+        let most = self.head_size().max(self.max_position_embeddings);
+        match self.attention {
+            AttentionArithmetic::Int8 if most > I8_INPUTS => bad(
+                "attention",
+                format!("int8 sums hold {I8_INPUTS} products, and a head or a sequence has {most}; use f32"),
+            ),
+            AttentionArithmetic::Int8 | AttentionArithmetic::F32 => Ok(()),
+        }
     }
 
     /// What goes with the head and what does not.

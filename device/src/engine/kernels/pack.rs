@@ -138,6 +138,23 @@ pub enum Order {
     Halves,
 }
 
+impl Order {
+    /// Puts one token's row into its tile, as the `t`-th of `width` tokens; returns [`Token::sum`].
+    fn place(self, row: &[i8], tile: &mut [u8], t: usize, width: usize) -> i32 {
+        match self {
+            Order::Groups => scatter::<i8, I8_GROUP>(row, tile, t, width),
+            Order::WideGroups => scatter::<i16, I8_GROUP>(row, tile, t, width),
+            Order::Blocks => scatter::<i8, I8_DEPTH>(row, tile, t, width),
+            Order::Halves => scatter::<i8, { I8_DEPTH / 2 }>(row, tile, t, width),
+        }
+        if self == Order::Groups {
+            row.iter().map(|&v| i32::from(v)).sum()
+        } else {
+            0
+        }
+    }
+}
+
 /// int8 activations in tiles, with the scale each token was quantized by.
 #[derive(Debug, Default)]
 pub struct PackedI8 {
@@ -147,6 +164,8 @@ pub struct PackedI8 {
     pub depth: usize,
     order: Order,
     pub range: InputRange,
+    /// One row on its way into a tile.
+    row: Vec<i8>,
 }
 
 impl PackedI8 {
@@ -171,19 +190,42 @@ impl PackedI8 {
                     InputRange::Centered => quantize_centered(x, &mut row[..k]),
                     InputRange::Tensor => whole.unwrap_or_default().quantize(x, &mut row[..k]),
                 };
-                token.sum = if order == Order::Groups {
-                    row.iter().map(|&v| i32::from(v)).sum()
-                } else {
-                    0
-                };
-                match order {
-                    Order::Groups => scatter::<i8, I8_GROUP>(&row, tile, t, width),
-                    Order::WideGroups => scatter::<i16, I8_GROUP>(&row, tile, t, width),
-                    Order::Blocks => scatter::<i8, I8_DEPTH>(&row, tile, t, width),
-                    Order::Halves => scatter::<i8, { I8_DEPTH / 2 }>(&row, tile, t, width),
-                }
+                token.sum = order.place(&row, tile, t, width);
             }
         });
+    }
+
+    /// Packs `rows` rows of `k` int8 values, which `write` writes one after another: given the row's number, it returns what one
+    /// step of its values stands for.
+    pub fn fill(
+        &mut self,
+        tiling: Tiling,
+        order: Order,
+        rows: usize,
+        k: usize,
+        mut write: impl FnMut(usize, &mut [i8]) -> f32,
+    ) {
+        let depth = k.next_multiple_of(I8_DEPTH);
+        (self.depth, self.order, self.range) = (depth, order, InputRange::Symmetric);
+        self.tokens.clear();
+        let tile_bytes = tiling.tokens * depth * self.element();
+        let data = self.data.take::<u8>(tiling.tiles(rows) * tile_bytes);
+        self.row.clear();
+        self.row.resize(depth, 0);
+        for (i, tile) in data.chunks_exact_mut(tile_bytes).enumerate() {
+            let (real, width) = (tiling.real(rows, i), tiling.width(rows, i));
+            if width > real {
+                tile.fill(0);
+            }
+            for t in 0..real {
+                let scale = write(i * tiling.tokens + t, &mut self.row[..k]);
+                self.tokens.push(Token {
+                    scale,
+                    center: 0.0,
+                    sum: order.place(&self.row, tile, t, width),
+                });
+            }
+        }
     }
 
     fn element(&self) -> usize {
@@ -293,10 +335,15 @@ fn round_some(_: &[f32], _: f32, _: f32, _: &mut [i8]) -> usize {
     0
 }
 
+/// Puts the int8 row of one channel into its panel `[depth/4][8][4]`, as the `channel`-th of eight.
+pub fn place_channel(row: &[i8], panel: &mut [i8], channel: usize) {
+    scatter::<i8, I8_GROUP>(row, bytemuck::cast_slice_mut(panel), channel, PANEL_ROWS);
+}
+
 /// The nearest integer, ties to even. Adding 1.5 * 2^23 leaves it in the low mantissa bits: the addition itself rounds to
 /// even, and unlike a call to rint it vectorizes on every target.
 #[inline(always)]
-fn round(x: f32) -> i8 {
+pub fn round(x: f32) -> i8 {
     const MAGIC: f32 = 12_582_912.0;
     ((x + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32) as i8
 }

@@ -1,6 +1,7 @@
 //! The tract op of masked self-attention: query, key and value `[batch, seq, hidden]` and `keep` `[batch, seq]` (1 = real
-//! token) in, `[batch, seq, hidden]` out, all f32. Each head packs its keys as tiles and its values as panels. Then a few queries at
-//! a time pass, as panels: their scores come out as the tile that the values are multiplied by, and stay in the first cache.
+//! token) in, `[batch, seq, hidden]` out, all f32. In f32 each head packs its keys as tiles and its values as panels. Then a few
+//! queries at a time pass, as panels: their scores come out as the tile that the values are multiplied by, and stay in the first
+//! cache. [`super::attention_int8`] multiplies int8 numbers instead.
 
 use crate::engine::context::{Context, Scratch};
 use crate::engine::elementwise::{SCORE_UNIT, weigh};
@@ -10,11 +11,13 @@ use crate::engine::tile::{Tile, each_tile};
 use std::sync::{Arc, Mutex};
 use thimble_shared::artifact::layout::PANEL_ROWS;
 use thimble_shared::board::memory::QUERIES;
+use thimble_shared::model::AttentionArithmetic;
 use tract_core::internal::*;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attention {
     pub heads: usize,
+    pub arithmetic: AttentionArithmetic,
     pub context: Arc<Context>,
 }
 
@@ -24,11 +27,12 @@ impl Op for Attention {
     }
 
     fn info(&self) -> TractResult<Vec<String>> {
-        Ok(vec![format!(
-            "{} heads, f32 by {}",
-            self.heads,
-            self.context.kernels.f32.name()
-        )])
+        let kernels = &self.context.kernels;
+        let kernel = match self.arithmetic {
+            AttentionArithmetic::F32 => kernels.f32.name(),
+            AttentionArithmetic::Int8 => kernels.i8.name(),
+        };
+        Ok(vec![format!("{} heads, {} by {kernel}", self.heads, self.arithmetic)])
     }
 
     op_as_typed_op!();
@@ -70,9 +74,11 @@ impl EvalOp for Attention {
                 size,
                 stride: hidden,
             };
-            let done = self
-                .context
-                .with_scratch(|scratch| one.attend(queries, &self.context, scratch));
+            let context = &self.context;
+            let done = context.with_scratch(|scratch| match self.arithmetic {
+                AttentionArithmetic::F32 => one.attend(queries, context, scratch),
+                AttentionArithmetic::Int8 => one.attend_int8(queries, context, scratch),
+            });
             if let (Err(e), Ok(mut failure)) = (done, failure.lock()) {
                 *failure = Some(e);
             }
@@ -93,16 +99,25 @@ impl TypedOp for Attention {
 }
 
 /// What one head of one sequence attends to. Rows of keys and values are `stride` apart.
-struct Head<'a> {
-    key: &'a [f32],
-    value: &'a [f32],
-    keep: &'a [f32],
-    seq: usize,
-    size: usize,
-    stride: usize,
+pub(super) struct Head<'a> {
+    pub key: &'a [f32],
+    pub value: &'a [f32],
+    pub keep: &'a [f32],
+    pub seq: usize,
+    pub size: usize,
+    pub stride: usize,
 }
 
 impl Head<'_> {
+    /// The keys up to the last one that counts, as those behind it weigh nothing, and their mask where it has holes. A row that
+    /// keeps none weighs all alike.
+    pub(super) fn counted(&self) -> (usize, Option<&[f32]>) {
+        let last = self.keep.iter().rposition(|&keep| keep != 0.0);
+        let keys = last.map_or(self.seq, |last| last + 1);
+        let mask = &self.keep[..keys];
+        (keys, mask.contains(&0.0).then_some(mask))
+    }
+
     /// Puts the result where the head's queries are.
     fn attend(&self, mut queries: Tile<'_>, context: &Context, scratch: &mut Scratch) -> TractResult<()> {
         let &Head { seq, size, stride, .. } = self;
@@ -116,10 +131,7 @@ impl Head<'_> {
             x,
             ..
         } = scratch;
-        // Keys behind the last one that counts weigh nothing. A row that keeps none weighs all alike.
-        let last = self.keep.iter().rposition(|&keep| keep != 0.0);
-        let keys = last.map_or(seq, |last| last + 1);
-        let holes = self.keep[..keys].contains(&0.0).then_some(&self.keep[..keys]);
+        let (keys, holes) = self.counted();
         x.pack(&Pool::inline(), tiling, self.key, keys, size, stride);
         let keys_packed = x.tiles(tiling);
         let padded_size = size.next_multiple_of(PANEL_ROWS);

@@ -1,6 +1,7 @@
 //! What stands beside a plan: what other files of the model lose, what was weighed between integer arithmetic and f32, and how
 //! the model was prepared. As lines for people, or as parts of the JSON object.
 
+use crate::budget::attention::Attention;
 use crate::budget::integer_arithmetic::Trade;
 use crate::budget::sensitivity::Yardstick;
 use crate::budget::solver::Plan;
@@ -65,21 +66,47 @@ pub fn trade_text(plan: &Plan) -> String {
     text + "\n"
 }
 
-pub fn trade_json(trade: &Trade) -> Value {
-    let said = |score: Score| {
-        json!({
-            "word": score.word(), "relative_rms": score.plain_rms(), "channel_rms": score.relative_rms(),
-            "agreement": score.agreement().rate(),
-        })
+/// In which arithmetic attention multiplies, and why.
+pub fn attention_text(attention: &Attention) -> String {
+    let said = |score: Score| format!("{} ({})", score.felt(), score.word().name());
+    match *attention {
+        Attention::Given(arithmetic, "") => format!("attention in {arithmetic}, as asked\n"),
+        Attention::Given(arithmetic, why) => format!("attention in {arithmetic}: {why}\n"),
+        Attention::Weighed { taken, f32, int8 } => format!(
+            "attention in {taken}: on the tuning rows int8 gives {}, f32 {}\n",
+            said(int8),
+            said(f32)
+        ),
+    }
+}
+
+pub fn attention_json(attention: &Attention) -> Value {
+    let (why, scores) = match *attention {
+        Attention::Given(_, why) => (Some(why).filter(|why| !why.is_empty()), None),
+        Attention::Weighed { f32, int8, .. } => (None, Some((f32, int8))),
     };
+    json!({
+        "arithmetic": attention.arithmetic(), "why": why,
+        "f32": scores.map(|(f32, _)| score_json(f32)), "int8": scores.map(|(_, int8)| score_json(int8)),
+    })
+}
+
+fn score_json(score: Score) -> Value {
+    json!({
+        "word": score.word(), "relative_rms": score.plain_rms(), "channel_rms": score.relative_rms(),
+        "agreement": score.agreement().rate(),
+    })
+}
+
+pub fn trade_json(trade: &Trade) -> Value {
     let wide = trade.wide.iter();
     let w8 = wide.clone().filter(|(_, format)| *format == Format::W8);
     json!({
         "w8": w8.map(|(name, _)| name).collect::<Vec<_>>(),
         "f32_arithmetic": wide.map(|(name, f)| (name.to_string(), json!(f.to_string()))).collect::<serde_json::Map<_, _>>(),
         // The first name of `without_w8`.
-        "integer": said(trade.without),
-        "without_w8": said(trade.without), "with_w8": trade.with.map(said), "chosen": said(trade.chosen),
+        "integer": score_json(trade.without),
+        "without_w8": score_json(trade.without), "with_w8": trade.with.map(score_json), "chosen": score_json(trade.chosen),
         "time": trade.time.iter().map(|(cpu, t)| (cpu.to_string(), json!(t))).collect::<serde_json::Map<_, _>>(),
     })
 }

@@ -12,7 +12,7 @@ use anyhow::Result;
 use std::collections::BTreeMap;
 use thimble_shared::board::target::Target;
 use thimble_shared::dtype::Format;
-use thimble_shared::model::Config;
+use thimble_shared::model::{AttentionArithmetic, Config};
 
 pub struct Bounds {
     pub limits: Limits,
@@ -44,11 +44,15 @@ impl Bounds {
     pub fn of(
         args: &ShrinkArgs,
         question: &Question,
+        attention: AttentionArithmetic,
         target: Option<&Target>,
         sizes: &Sizes,
         tokenizer: Option<&str>,
     ) -> Result<Bounds> {
-        let config = &question.source.config;
+        let config = &Config {
+            attention,
+            ..question.source.config.clone()
+        };
         let seq = question.onnx.seq.unwrap_or_else(|| usual_seq(config));
         // Formats are not chosen yet.
         let tokenizer = tokenizer.map_or(0, |json| thimble_text::ram(json.as_bytes()));

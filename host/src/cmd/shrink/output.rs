@@ -1,8 +1,12 @@
 //! What `thimble shrink` says of its plans, refusals and frontiers: as text for people, or as one JSON object.
 
 use super::ShrinkArgs;
-use super::beside::{preparation_json, prepared_text, trade_json, trade_text, yardstick_json, yardsticks_text};
+use super::beside::{
+    attention_json, attention_text, preparation_json, prepared_text, trade_json, trade_text, yardstick_json,
+    yardsticks_text,
+};
 use super::bounds::Bounds;
+use crate::budget::attention::Attention;
 use crate::budget::frontier::Point;
 use crate::budget::question::Question;
 use crate::budget::sizes::Floor;
@@ -29,6 +33,8 @@ pub struct About<'a> {
     pub tokenizer: Option<usize>,
     /// Levers pulled, and the bytes each saves.
     pub savings: Vec<(&'static str, u64)>,
+    /// How attention came to its arithmetic, once that is settled.
+    pub attention: Option<Attention>,
     pub question: &'a Question<'a>,
 }
 
@@ -213,6 +219,9 @@ impl About<'_> {
         if verbosity() == Verbosity::Verbose {
             text += &self.search_text(plan);
         }
+        text += &self
+            .attention
+            .map_or(String::new(), |attention| attention_text(&attention));
         text += &format!("\non {}:\n{}\n", self.rows_reported(), verify::describe(&plan.loss));
         text + &self.board_text(plan)
     }
@@ -328,6 +337,7 @@ impl About<'_> {
             "word": plan.loss.score().word(),
             "yardsticks": plan.yardsticks.iter().map(yardstick_json).collect::<Vec<_>>(),
             "trade": plan.trade.as_ref().map(trade_json),
+            "attention": self.attention.as_ref().map(attention_json),
             "floor_loss": floor,
             "next_step": next.map(|(family, format, bytes)| json!({"family": family, "format": format.to_string(), "bytes": bytes})),
             "predicted": {

@@ -12,7 +12,9 @@ use thimble_shared::model::family::Sharing;
 use thimble_shared::model::head::sequence;
 use thimble_shared::model::sentence::Pooling;
 use thimble_shared::model::sentence::Sentence;
-use thimble_shared::model::{Activation, AnswerKind, Config, FamilyRow, Head, ModelFamily, Role, Site};
+use thimble_shared::model::{
+    Activation, AnswerKind, AttentionArithmetic, Config, FamilyRow, Head, ModelFamily, Role, Site,
+};
 
 /// Hugging Face's `hidden_act` names with the formula behind each. `gelu_fast` and `gelu_accurate` write the tanh form with
 /// other groupings and constants rounded to ten digits: within one f32 rounding of each other.
@@ -113,6 +115,7 @@ pub fn read(
         labels,
         hidden_shift: false,
         sentence,
+        attention: AttentionArithmetic::F32,
     };
     if let Some(sentence) = &mut config.sentence {
         // Positions end there in any case.

@@ -7,7 +7,7 @@ use super::trace::Trace;
 use super::weights::StoredMatrix;
 use crate::render::text::printable;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use thimble_shared::model::{Activation, Config, Head, Role, Site, Slot};
+use thimble_shared::model::{Activation, AttentionArithmetic, Config, Head, Role, Site, Slot};
 use thimble_shared::onnx::reader::NodeView;
 
 pub struct Body<'a> {
@@ -91,6 +91,7 @@ pub fn find<'a>(trace: &Trace<'a>, embedding: &Embedding<'a>) -> Result<Body<'a>
         regression: false,
         hidden_shift: false,
         sentence: None,
+        attention: AttentionArithmetic::F32,
     };
     found.truncate(count);
     share(trace, base, found, steps, after)

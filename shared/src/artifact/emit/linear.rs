@@ -67,7 +67,7 @@ impl Lowering<'_> {
     }
 
     /// A reduction of the last axis that keeps it, as 1.
-    fn reduce(&mut self, op: &'static str, x: &str, out: &str) -> String {
+    pub(super) fn reduce(&mut self, op: &'static str, x: &str, out: &str) -> String {
         let keep = Attr::Int("keepdims", 1);
         if self.options.opset >= 18 {
             let axes = self.ints("last", &[-1]);
@@ -78,7 +78,7 @@ impl Lowering<'_> {
     }
 
     /// int8 values of `x` and their step per token: a = max|x| raised to a floor, q = round(x · 127/a), step = a/127.
-    fn quantize(&mut self, x: &str) -> (String, String) {
+    pub(super) fn quantize(&mut self, x: &str) -> (String, String) {
         if let Some(made) = self.quantized(x) {
             return made;
         }
@@ -128,7 +128,7 @@ impl Lowering<'_> {
     }
 
     /// int8 values and steps of `x`, no magnitude of which exceeds `max`.
-    fn round(&mut self, x: &str, max: &str) -> (String, String) {
+    pub(super) fn round(&mut self, x: &str, max: &str) -> (String, String) {
         let (q, step) = (format!("{x}.q8"), format!("{x}.step"));
         self.made.insert(q.clone(), step.clone());
         let top = self.float("top", I8_MAX);

@@ -2,6 +2,7 @@
 //! undone from their panels once (`Transpose`, `Reshape`) and shared by all layers; int8 linears quantize their input per
 //! token, multiply in int8 and rescale. In: a [`ModelSpec`]; out: nodes, small constants and ports, deterministic.
 
+mod attention;
 mod linear;
 mod rows;
 mod steps;
@@ -437,8 +438,8 @@ pub fn scale(weight: &str) -> String {
 mod tests {
     use super::*;
     use crate::dtype::Format;
-    use crate::model::Head;
     use crate::model::config::tests::tiny;
+    use crate::model::{AttentionArithmetic, Head};
 
     #[test]
     fn every_value_is_made_once_and_before_its_use() {
@@ -465,37 +466,47 @@ mod tests {
                         runtime: Runtime::Onnx,
                     },
                 ] {
-                    let config = Config {
-                        hidden_shift: head.row().gives_hidden && options.seq.is_some(),
-                        ..tiny(head)
-                    };
-                    let graph = ModelSpec::uniform(config, format);
-                    let lowered = lower(&graph, options);
-                    let mut known: BTreeSet<String> = lowered.constants.iter().map(|c| c.name.clone()).collect();
-                    known.extend(lowered.inputs.iter().map(|p| p.name.to_string()));
-                    for weight in graph.config.weights() {
-                        known.extend(Part::ALL.map(|part| part.of(&weight.name)));
-                    }
-                    for node in &lowered.nodes {
-                        for input in node.inputs.iter().filter(|name| !name.is_empty()) {
-                            assert!(
-                                known.contains(input),
-                                "{head:?} {format}: {} reads {input} before it is made",
-                                node.outputs[0]
-                            );
+                    for attention in AttentionArithmetic::ALL {
+                        if attention == AttentionArithmetic::F32 || options.runtime == Runtime::Board {
+                            check_values(head, format, attention, options);
                         }
-                        for output in &node.outputs {
-                            assert!(
-                                known.insert(output.clone()),
-                                "{head:?} {format}: {output} is made twice"
-                            );
-                        }
-                    }
-                    for port in &lowered.outputs {
-                        assert!(known.contains(port.name), "{head:?} {format}: output {}", port.name);
                     }
                 }
             }
+        }
+    }
+
+    /// Values are read after they are made, and made once.
+    fn check_values(head: Head, format: Format, attention: AttentionArithmetic, options: LowerOptions) {
+        let config = Config {
+            hidden_shift: head.row().gives_hidden && options.seq.is_some(),
+            attention,
+            ..tiny(head)
+        };
+        let graph = ModelSpec::uniform(config, format);
+        let lowered = lower(&graph, options);
+        let mut known: BTreeSet<String> = lowered.constants.iter().map(|c| c.name.clone()).collect();
+        known.extend(lowered.inputs.iter().map(|p| p.name.to_string()));
+        for weight in graph.config.weights() {
+            known.extend(Part::ALL.map(|part| part.of(&weight.name)));
+        }
+        for node in &lowered.nodes {
+            for input in node.inputs.iter().filter(|name| !name.is_empty()) {
+                assert!(
+                    known.contains(input),
+                    "{head:?} {format}: {} reads {input} before it is made",
+                    node.outputs[0]
+                );
+            }
+            for output in &node.outputs {
+                assert!(
+                    known.insert(output.clone()),
+                    "{head:?} {format}: {output} is made twice"
+                );
+            }
+        }
+        for port in &lowered.outputs {
+            assert!(known.contains(port.name), "{head:?} {format}: output {}", port.name);
         }
     }
 }

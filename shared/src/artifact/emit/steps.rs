@@ -7,7 +7,7 @@ use crate::model::{Role, Site};
 use crate::onnx::writer::{Attr, Port};
 
 /// A part of the network as it is stated: names outside for the values inside.
-struct Scope<'a> {
+pub(super) struct Scope<'a> {
     /// What values are named after; none in the embedding and the head, whose values keep their names.
     layer: Option<&'a str>,
     site: Option<Site>,
@@ -15,13 +15,13 @@ struct Scope<'a> {
     tokens: [&'a str; 2],
     /// What the part starts from.
     hidden: &'a str,
-    mask: &'a str,
+    pub(super) mask: &'a str,
     /// What the part's result is called.
     out: &'a str,
 }
 
 impl Scope<'_> {
-    fn name(&self, value: Value) -> String {
+    pub(super) fn name(&self, value: Value) -> String {
         match (self.layer, value) {
             (_, HIDDEN) => self.hidden.to_string(),
             (_, OUT) => self.out.to_string(),
@@ -30,7 +30,7 @@ impl Scope<'_> {
         }
     }
 
-    fn weight(&self, role: Role) -> String {
+    pub(super) fn weight(&self, role: Role) -> String {
         role.at(self.site)
     }
 }
@@ -246,43 +246,5 @@ impl Lowering<'_> {
         let position = self.positions(ids);
         let sum = self.node("Add", &[&word, &kind], "embed.word_type", &[]);
         self.node("Add", &[&sum, &position], out, &[]);
-    }
-
-    fn attention(&mut self, x: &str, scope: &Scope, out: &str) {
-        let (heads, size) = (self.config.num_attention_heads as i64, self.config.head_size() as i64);
-        if self.options.runtime.is_onnxruntime() {
-            let map = |l: &mut Self, role: Role| {
-                let weight = scope.weight(role);
-                l.linear(x, &weight, &format!("{weight}.bias"), &scope.name(role.name()))
-            };
-            let [q, k, v] = [Role::Query, Role::Key, Role::Value].map(|role| map(self, role));
-            let attributes = [
-                Attr::Int("num_heads", heads),
-                Attr::Float("mask_filter_value", f32::MIN),
-            ];
-            self.microsoft("MultiHeadAttention", &[&q, &k, &v, "", scope.mask], out, &attributes);
-            return;
-        }
-        let split = self.ints("heads", &[0, 0, heads, size]);
-        let merge = self.ints("merged", &[0, 0, heads * size]);
-        let mut head = |role: Role, perm: [i64; 4]| {
-            let (weight, part) = (scope.weight(role), role.name());
-            let y = self.linear(x, &weight, &format!("{weight}.bias"), &scope.name(part));
-            let y = self.node("Reshape", &[&y, &split], &format!("{y}s"), &[]);
-            let perm = [Attr::Ints("perm", perm.to_vec())];
-            self.node("Transpose", &[&y], &format!("{}h", scope.name(part)), &perm)
-        };
-        let q = head(Role::Query, [0, 2, 1, 3]);
-        let k = head(Role::Key, [0, 2, 3, 1]);
-        let v = head(Role::Value, [0, 2, 1, 3]);
-        let scale = self.float("score_scale", 1.0 / (size as f32).sqrt());
-        let scores = self.node("MatMul", &[&q, &k], &scope.name("qk"), &[]);
-        let scores = self.node("Mul", &[&scores, &scale], &scope.name("scaled"), &[]);
-        let scores = self.node("Add", &[&scores, scope.mask], &scope.name("scores"), &[]);
-        let probs = self.node("Softmax", &[&scores], &scope.name("probs"), &[Attr::Int("axis", -1)]);
-        let context = self.node("MatMul", &[&probs, &v], &scope.name("pv"), &[]);
-        let perm = [Attr::Ints("perm", vec![0, 2, 1, 3])];
-        let context = self.node("Transpose", &[&context], &scope.name("pvt"), &perm);
-        self.node("Reshape", &[&context, &merge], out, &[]);
     }
 }
