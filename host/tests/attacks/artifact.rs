@@ -247,7 +247,7 @@ pub const ROWS: &[Attack] = &[
         "attention that is a number",
         CONFUSION,
         |d| attending(d, |g| g["config"]["attention"] = 8.into()),
-        "attention",
+        "invalid type: integer `8`, expected string",
     ),
     row(
         "int8 attention over 2¹⁷ tokens",
