@@ -7,8 +7,9 @@ use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
 use thimble::boards::sd_image::partition;
 use thimble::boards::ssh::{inventory, link::Link};
-use thimble::boards::{device_binary, profile_file, profiles, reports};
+use thimble::boards::{device_binary, profile_file, profiles, reports, system};
 use thimble_fuzz::{Allowance, bounded, one_line, plain, put};
+use thimble_shared::board::architecture::Architecture;
 
 const ALLOWANCE: Allowance = Allowance {
     times: 256,
@@ -23,9 +24,10 @@ fuzz_target!(|data: &[u8]| {
         2 => history(rest),
         3 => card(rest),
         _ => {
-            if let Some(what) = device_binary::foreign(rest) {
+            if let Err(what) = Architecture::of_program(rest) {
                 plain(&what);
             }
+            let _ = system::told(&String::from_utf8_lossy(rest));
             device_binary::largest_page(rest);
         }
     });

@@ -11,6 +11,7 @@ use thimble::boards::cpio::Archive;
 use thimble::boards::package::unit::{self, Scope, Service};
 use thimble::boards::package::{Control, PackagedFile, Payload, deb, plain_name};
 use thimble_fuzz::plain;
+use thimble_shared::board::architecture::Architecture;
 
 #[derive(Debug)]
 enum Entry {
@@ -169,6 +170,7 @@ fn debian(files: &[(String, u16, Vec<u8>)], control: &Control) {
                 bytes: bytes.clone(),
             })
             .collect(),
+        architecture: Architecture::ALL[files.len() % 2],
     };
     let bytes = match deb(&payload, control) {
         Ok(bytes) => bytes,

@@ -183,7 +183,7 @@ mod tests {
     fn the_targets_of_this_repository_are_sound() {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../targets");
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(dir).unwrap() {
+        for entry in std::fs::read_dir(&dir).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_none_or(|e| e != "toml") {
                 continue;
