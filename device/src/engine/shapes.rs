@@ -335,7 +335,7 @@ impl Attended {
         let mut random = Random(seed << 20 | 1);
         let (batch, heads, width) = (size(&mut random, 3), size(&mut random, 4), size(&mut random, 40));
         // One more than the queries of a block, now and then.
-        let seq = if seed % 10 == 0 {
+        let seq = if seed.is_multiple_of(10) {
             memory::QUERIES + 1
         } else {
             size(&mut random, 50)
