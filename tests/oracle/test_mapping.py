@@ -101,13 +101,13 @@ def test_locked_pages_are_the_same_pages(thimble, models):
         assert sum(area["Anonymous"] for area in mapped) == 0
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize(("precision", "attention"), [("fp32", "f32"), ("int8", "f32"), ("int8", "int8")])
 @pytest.mark.parametrize("seq", [16, 128, 512])
-def test_activations_take_what_info_says(thimble, models, precision, seq):
+def test_activations_take_what_info_says(thimble, models, precision, attention, seq):
     """What the process keeps for itself grows with the tokens as predicted: the kernel counts it (smaps_rollup)."""
     import json
 
-    model = models.export("albert-base-rand", precision)
+    model = models.export("albert-base-rand", precision, attention=attention)
     info = json.loads(thimble.run("info", model, "--seq", str(seq), "--json", program=thimble.device).stdout)
     bench = ["bench", model, "--seq", str(seq), "--threads", "1", "--runs", "2", "--warmup", "2", "--json"]
     memory = json.loads(thimble.run(*bench, program=thimble.device).stdout)["memory"]
@@ -120,14 +120,15 @@ def test_activations_take_what_info_says(thimble, models, precision, seq):
     assert 0 < beyond < 3 * MIB, f"{beyond / MIB:.2f} MiB"
 
 
+@pytest.mark.parametrize("attention", ["f32", "int8"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
-def test_the_predicted_peak_is_the_measured_one_or_a_tenth_more(thimble, models, tmp_path, precision):
+def test_the_predicted_peak_is_the_measured_one_or_a_tenth_more(thimble, models, tmp_path, precision, attention):
     import json
 
     # Kernels that keep what is written at once in large pages map all of such a page with one token's row: here they are small, as
     # on the boards' kernels.
     model = tmp_path / "model.onnx"
-    whole = models.export("albert-base-rand", precision).read_bytes()
+    whole = models.export("albert-base-rand", precision, attention=attention).read_bytes()
     with open(model, "wb", buffering=0) as file:
         for at in range(0, len(whole), 4096):
             file.write(whole[at : at + 4096])

@@ -15,7 +15,7 @@ use thimble_shared::model::{AttentionArithmetic, Kind, Role};
 pub enum Attention {
     /// Nothing was weighed: it was asked for, or this is why it is f32.
     Given(AttentionArithmetic, &'static str),
-    /// What the formats lose in either, on the tuning rows.
+    /// What the file loses in either, on the tuning rows.
     Weighed {
         taken: AttentionArithmetic,
         f32: Score,
@@ -30,47 +30,44 @@ impl Attention {
             Attention::Weighed { taken, .. } => taken,
         }
     }
-
-    /// The same, where no other arithmetic keeps to the limits.
-    pub fn taking(self, taken: AttentionArithmetic) -> Attention {
-        match self {
-            Attention::Given(..) => Attention::Given(taken, "no other keeps to the limits"),
-            Attention::Weighed { f32, int8, .. } => Attention::Weighed { taken, f32, int8 },
-        }
-    }
 }
 
 impl Search<'_> {
-    /// Weighs int8 attention for an answer that was measured in f32.
+    /// What an answer loses with int8 attention on the tuning rows; none where its maps leave no integers to attention.
     ///
     /// # Errors
     /// What running the model may meet.
-    pub fn weigh_attention(
-        &self,
-        answer: &Answer,
-        prefer: Prefer,
-        watch: &mut impl Watch,
-    ) -> Result<Attention, BudgetError> {
+    pub fn with_int8_attention(&self, answer: &Answer, watch: &mut impl Watch) -> Result<Option<Score>, BudgetError> {
         if !self.attends_to_integers(answer) {
-            let why = "query, key and value maps are not all of integers";
-            return Ok(Attention::Given(AttentionArithmetic::F32, why));
+            return Ok(None);
         }
         watch.stage("running the choice with int8 attention", 1);
-        let int8 = self.score_in(AttentionArithmetic::Int8, &answer.choice)?;
-        let (f32, loss) = (answer.score, |score: &Score| self.objective(score));
+        let score = self.score_in(AttentionArithmetic::Int8, &answer.choice)?;
+        Ok(Some(score).filter(Score::is_finite))
+    }
+
+    /// Whether int8 attention is taken whatever f32 would lose.
+    pub fn is_settled(&self, prefer: Prefer, int8: &Score) -> bool {
+        match prefer {
+            Prefer::Speed => true,
+            Prefer::Balance => int8.word() == Word::Good,
+            Prefer::Loss => false,
+        }
+    }
+
+    /// Which of two is taken.
+    pub fn weigh_attention(&self, prefer: Prefer, f32: Score, int8: Score) -> Attention {
+        let loss = |score: &Score| self.objective(score);
         let is_better = match prefer {
-            Prefer::Speed => !int8.is_finite(),
-            Prefer::Loss => !int8.is_finite() || loss(&f32) < loss(&int8),
+            Prefer::Speed => false,
+            Prefer::Loss => loss(&f32) < loss(&int8),
             Prefer::Balance => worth((f32.word(), loss(&f32)), (int8.word(), loss(&int8))),
         };
-        Ok(Attention::Weighed {
-            taken: match is_better {
-                true => AttentionArithmetic::F32,
-                false => AttentionArithmetic::Int8,
-            },
-            f32,
-            int8,
-        })
+        let taken = match is_better {
+            true => AttentionArithmetic::F32,
+            false => AttentionArithmetic::Int8,
+        };
+        Attention::Weighed { taken, f32, int8 }
     }
 
     /// The answer with what it measured in the arithmetic of attention that was taken.

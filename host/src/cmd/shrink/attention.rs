@@ -8,6 +8,7 @@ use crate::budget::attention::Attention;
 use crate::budget::question::Question;
 use crate::budget::sensitivity::Search;
 use crate::budget::sizes::{Floor, Sizes};
+use crate::eval::metrics::Score;
 use crate::render::progress::Bar;
 use anyhow::{Result, bail};
 use thimble_shared::artifact::runtime::Runtime;
@@ -176,41 +177,59 @@ impl<'w> Ways<'w> {
         smallest: Option<f64>,
         watch: &mut Bar,
     ) -> Result<Result<Settled<'w>, String>> {
-        let mut attention = Attention::Given(args.attention.measured_in(), self.why);
-        let mut fast = None;
+        let (mut fast, mut why) = (None, self.why);
         if let Some(way) = self.fast {
             search.attend_in(way.attention);
             match choose(search, args, &way.bounds, smallest, watch)? {
-                Ok(chosen) => {
-                    attention = search.weigh_attention(&chosen.0, args.prefer, watch)?;
-                    fast = Some((chosen, way));
+                Ok((answer, trade)) => match search.with_int8_attention(&answer, watch)? {
+                    Some(int8) => fast = Some(((answer, trade), int8, way)),
+                    None => why = "query, key and value maps are not all of integers",
+                },
+                Err(reason) => {
+                    if self.own.is_none() {
+                        return Ok(Err(reason));
+                    }
+                    why = "no formats leave room for the nodes of int8";
                 }
-                Err(reason) if self.own.is_none() => return Ok(Err(reason)),
-                Err(_) => {}
             }
         }
-        let is_fast = attention.arithmetic() == AttentionArithmetic::Int8;
-        if let Some(way) = self.own.filter(|_| fast.is_none() || !is_fast) {
-            search.attend_in(way.attention);
-            match (choose(search, args, &way.bounds, smallest, watch)?, &fast) {
-                (Ok(chosen), _) => {
-                    let bounds = &way.bounds;
-                    return Ok(Ok(Settled {
-                        chosen,
-                        attention,
-                        bounds,
-                    }));
-                }
-                (Err(reason), None) => return Ok(Err(reason)),
-                (Err(_), Some(_)) => {}
+        let is_settled = |int8: &Score| search.is_settled(args.prefer, int8);
+        let own = match (&fast, self.own) {
+            (Some((_, int8, _)), _) if is_settled(int8) => None,
+            (_, Some(way)) => {
+                search.attend_in(way.attention);
+                Some((choose(search, args, &way.bounds, smallest, watch)?, way))
             }
-        }
-        let Some(((answer, trade), way)) = fast else {
-            return Ok(Err(self.why.to_string()));
+            (_, None) => None,
         };
-        // It is good enough, or the only one that keeps to the limits.
+        let Some(((answer, trade), int8, way)) = fast else {
+            return Ok(match own {
+                Some((Ok(chosen), way)) => Ok(Settled {
+                    chosen,
+                    attention: Attention::Given(way.attention, why),
+                    bounds: &way.bounds,
+                }),
+                Some((Err(reason), _)) => Err(reason),
+                None => Err(format!("attention in f32 is predicted to take too long, and {why}")),
+            });
+        };
+        let mut attention = Attention::Weighed {
+            taken: way.attention,
+            f32: answer.score,
+            int8,
+        };
+        if let Some((Ok(chosen), way)) = own {
+            attention = search.weigh_attention(args.prefer, chosen.0.score, int8);
+            if attention.arithmetic() == way.attention {
+                let bounds = &way.bounds;
+                return Ok(Ok(Settled {
+                    chosen,
+                    attention,
+                    bounds,
+                }));
+            }
+        }
         search.attend_in(way.attention);
-        let attention = attention.taking(way.attention);
         Ok(Ok(Settled {
             chosen: (search.answer_in(attention, answer), trade),
             attention,
