@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 import layout
-from bench import FIXTURES, session
+from bench import FIXTURES, saturates, session
 from test_errors import one_clear_line
 from test_slim import said
 
@@ -22,6 +22,9 @@ EXPECTED = json.loads((WILD / "expected.json").read_text())
 LOGITS = next(v["logits"] for k, v in EXPECTED.items() if k.startswith("logits of a03"))
 IDS = np.array([EXPECTED["ids"]])
 LIMIT = 1e-4
+
+# The file itself in ONNX Runtime is the judge.
+EXACT = pytest.mark.skipif(saturates(), reason="ONNX Runtime saturates products of uint8 with int8 on this CPU")
 
 
 def feeds_of(ids, mask=None):
@@ -452,6 +455,7 @@ KINDS = {
 }  # fmt: skip
 
 
+@EXACT
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantised_files_are_read_when_asked_to(thimble, tmp_path, kind):
     path, out = quantised(kind, tmp_path / "int8.onnx"), tmp_path / "out.onnx"
@@ -498,6 +502,7 @@ def test_a_quantised_file_is_never_called_no_albert(thimble, tmp_path):
     assert "no ALBERT" not in done.stderr
 
 
+@EXACT
 @pytest.mark.parametrize("name", ("e20_dynint8", "e22_perchannel"))
 def test_quantised_weights_are_the_files_own(thimble, tmp_path, name):
     """Of each stored table: (q - zero point) · scale, to the bit of f32."""
