@@ -142,14 +142,20 @@ impl Kernel {
             return Ok(kernel);
         }
         remark(&format!("fetching {package} with apt into {}", cache.display()));
-        apt.run("apt-get", &["update", "-q"])?;
-        let told = apt.run("apt-cache", &["depends", "--important", package])?;
-        let newest = told
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("Depends: "))
-            .find(|name| name.starts_with("linux-image-"))
-            .ok_or_else(|| BoardError::Kernel(format!("apt knows no kernel behind {package}; name one with --kernel")))?
-            .to_string();
+        // Where some lists cannot be fetched, those that were may do.
+        let updated = apt.run("apt-get", &["update", "-q"]);
+        let told = apt.run("apt-cache", &["depends", "--important", package]);
+        let newest = told.ok().and_then(|told| {
+            let mut depends = told.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+            depends
+                .find(|name| name.starts_with("linux-image-"))
+                .map(str::to_string)
+        });
+        let Some(newest) = newest else {
+            updated?;
+            let told = format!("apt knows no kernel behind {package}; name one with --kernel");
+            return Err(BoardError::Kernel(told));
+        };
         apt.run("apt-get", &["download", "-q", &newest])?;
         let deb = std::fs::read_dir(&apt.dir)
             .map_err(|e| BoardError::file(&apt.dir, e))?
