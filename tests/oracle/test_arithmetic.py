@@ -69,6 +69,7 @@ def test_albert_base_stays_with_onnx_runtime_through_twelve_layers(thimble, mode
     assert cosine >= 0.9998
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ROUNDING)
 def test_albert_deb_gives_onnx_runtimes_labels(thimble, models, precision):
     feeds, _ = rows("albert-deb")

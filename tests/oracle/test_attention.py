@@ -108,6 +108,7 @@ def test_it_stays_close_to_hugging_face(thimble, models, case):
         assert rms <= 0.05 and most <= 0.3, name
 
 
+@pytest.mark.long
 def test_albert_deb_keeps_its_labels(thimble, models):
     feeds, golden = rows("albert-deb")
     kept = {}

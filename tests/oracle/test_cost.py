@@ -62,6 +62,7 @@ def test_inspect_reads_every_number_and_keeps_none(peak, models):
     assert peak("inspect", file) <= 0.36 * file.stat().st_size
 
 
+@pytest.mark.long
 def test_shrink_takes_a_few_checkpoints(peak, source, rows, tmp_path):
     shrink = ["shrink", source, "--budget", "12MiB", "--calibrate", rows, "-o", tmp_path / "small.onnx"]
     assert peak(*shrink) <= 5 * checkpoint_bytes(source)

@@ -104,6 +104,7 @@ def test_the_smallest_file_that_agrees_is_found_and_agrees(thimble, models, text
     assert out.stat().st_size == said["bytes"] < 700_000
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("objective", ["agreement", "kl", "cosine", "error"])
 def test_every_objective_is_minimised(thimble, models, text, objective):
     ask = [

@@ -189,6 +189,7 @@ def shrunk_is_close(path, feeds, wanted, limit):
 
 
 # The tiny models are mostly graph: their floor lies above a third of the checkpoint, and they are asked to go there.
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*EXPORTED, *LARGE])
 def test_shrink_to_a_third_of_the_checkpoint_or_to_the_floor(thimble, models, tmp_path, name):
     """Judged by Hugging Face's values, and for the static file by the checkpoint's own."""
@@ -377,6 +378,7 @@ def test_one_thing_broken_is_one_clear_error(thimble, tmp_path, name, kind):
     assert not out.exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ("mlm_torch1.8_dyn.onnx", "qa_torch2.6.onnx", "seq_torch2.6_half.onnx"))
 def test_no_single_byte_makes_anything_fall_over(thimble, tmp_path, name):
     """Bytes of every kind of field, flipped one at a time: an answer or one error line, never a panic."""
