@@ -1,6 +1,6 @@
 """The virtual board with sshd, for the true `thimble deploy`. THIMBLE_BIN is the directory of the host's programs,
-THIMBLE_DEVICE the aarch64 device program and THIMBLE_DEVICE_ARMV7 the armv7 one (scripts/cross-build prints them); scripts/test-board
-sets all three."""
+THIMBLE_DEVICE the aarch64 device program (scripts/cross-build prints it); scripts/test-board sets both, and THIMBLE_DEVICE_ARMV7 for
+the boards of 32 bits."""
 
 import json
 import os
@@ -13,8 +13,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ["THIMBLE_BIN"])
 DEVICE = Path(os.environ["THIMBLE_DEVICE"])
-# Only boards of 32 bits need it.
-DEVICE_ARMV7 = Path(os.environ.get("THIMBLE_DEVICE_ARMV7", "/nowhere"))
 
 
 def thimble(*args, code=0, **kw):
@@ -35,9 +33,6 @@ def with_devices(folder, *devices):
     for name, program in devices:
         (data / name).write_bytes(program.read_bytes())
     return {**without_device(), "XDG_DATA_HOME": str(folder / "data")}
-
-
-BOTH = (("thimble-device-aarch64", DEVICE), ("thimble-device-armv7", DEVICE_ARMV7))
 
 
 def free_ports(first=22420):

@@ -2,10 +2,15 @@
 and a system of 32 bits on a 64-bit kernel."""
 
 import json
+import os
 import shutil
 import subprocess
+from pathlib import Path
 
-from conftest import BIN, BOTH, DEVICE, DEVICE_ARMV7, thimble, with_devices
+from conftest import BIN, DEVICE, thimble, with_devices
+
+DEVICE_ARMV7 = Path(os.environ["THIMBLE_DEVICE_ARMV7"])
+BOTH = (("thimble-device-aarch64", DEVICE), ("thimble-device-armv7", DEVICE_ARMV7))
 
 MIB = 1 << 20
 MAINTAINER = "Test <test@example.org>"

@@ -3,7 +3,9 @@
 THIMBLE_BIN names a folder that already holds `thimble`, `thimble-device` and `examples/`; otherwise cargo builds them.
 """
 
+import json
 import os
+import random
 import subprocess
 
 import pytest
@@ -27,3 +29,13 @@ def thimble(tmp_path_factory):
 @pytest.fixture(scope="session")
 def models(thimble, tmp_path_factory):
     return Models(thimble, tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def short_rows(tmp_path_factory):
+    """A few rows of different lengths, so that shrinking albert-base's shape takes seconds."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    draw = random.Random(7)
+    ids = [[2, *(draw.randrange(5, 30000) for _ in range(4 + i)), 3] for i in range(16)]
+    path.write_text("".join(json.dumps({"input_ids": row}) + "\n" for row in ids))
+    return path

@@ -3,7 +3,6 @@ loss, and a budget that cannot be met is refused with the floor and what sets it
 """
 
 import json
-import random
 
 import pytest
 
@@ -11,17 +10,13 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def shrunk(thimble, models, tmp_path_factory):
+def shrunk(thimble, models, short_rows, tmp_path_factory):
     """albert-base-rand under each budget: the file's size and what the command said."""
     folder = tmp_path_factory.mktemp("budget")
-    # Short rows: rows as long as thimble makes up take minutes in twelve layers.
-    rows, draw = folder / "rows.jsonl", random.Random(11)
-    ids = [[2, *(draw.randrange(5, 30000) for _ in range(4 + row)), 3] for row in range(16)]
-    rows.write_text("".join(json.dumps({"input_ids": row}) + "\n" for row in ids))
     made = {}
     for mib in (12, 20):
         out = folder / f"{mib}.onnx"
-        shrink = ["shrink", models.source("albert-base-rand"), "--budget", f"{mib}MiB", "--calibrate", rows, "-o", out, "--json"]
+        shrink = ["shrink", models.source("albert-base-rand"), "--budget", f"{mib}MiB", "--calibrate", short_rows, "-o", out, "--json"]
         made[mib] = (out, json.loads(thimble.run(*shrink).stdout))
     return made
 

@@ -2,8 +2,6 @@
 what they say where there is not enough of it.
 """
 
-import json
-import random
 import resource
 import subprocess
 
@@ -35,16 +33,6 @@ def source(models):
     return models.source("albert-base-rand")
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    """A few rows of different lengths, so that shrinking takes seconds."""
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    draw = random.Random(7)
-    ids = [[2, *(draw.randrange(5, 30000) for _ in range(4 + i)), 3] for i in range(16)]
-    path.write_text("".join(json.dumps({"input_ids": row}) + "\n" for row in ids))
-    return path
-
-
 def checkpoint_bytes(source):
     return (source / "model.safetensors").stat().st_size
 
@@ -63,8 +51,8 @@ def test_inspect_reads_every_number_and_keeps_none(peak, models):
 
 
 @pytest.mark.long
-def test_shrink_takes_a_few_checkpoints(peak, source, rows, tmp_path):
-    shrink = ["shrink", source, "--budget", "12MiB", "--calibrate", rows, "-o", tmp_path / "small.onnx"]
+def test_shrink_takes_a_few_checkpoints(peak, source, short_rows, tmp_path):
+    shrink = ["shrink", source, "--budget", "12MiB", "--calibrate", short_rows, "-o", tmp_path / "small.onnx"]
     assert peak(*shrink) <= 5 * checkpoint_bytes(source)
 
 
@@ -75,11 +63,11 @@ def limited(thimble, limit, *args):
 
 
 @pytest.mark.parametrize("share, words", [(0.7, "its weights take"), (2.5, "shrink takes")])
-def test_too_little_memory_is_said_before_anything_starts(thimble, source, rows, tmp_path, share, words):
+def test_too_little_memory_is_said_before_anything_starts(thimble, source, short_rows, tmp_path, share, words):
     """0.7 checkpoints do not hold the weights, 2.5 not what shrinking takes beside them."""
     out = tmp_path / "never.onnx"
     limit = int(share * checkpoint_bytes(source)) + ADDRESSES
-    done = limited(thimble, limit, "shrink", source, "--budget", "12MiB", "--calibrate", rows, "-o", out)
+    done = limited(thimble, limit, "shrink", source, "--budget", "12MiB", "--calibrate", short_rows, "-o", out)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr and "ulimit -v" in done.stderr and "panicked" not in done.stderr
     assert not list(tmp_path.iterdir())
